@@ -1,0 +1,1 @@
+"""Measurements: one function per entry point, used by `mlflow run` and by `ulora measure`."""

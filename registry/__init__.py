@@ -1,0 +1,1 @@
+"""Version management for LoRA adapters on DINO backbones."""

@@ -1,0 +1,64 @@
+"""Canonical JSON: the one byte form of a document, so that equal documents have equal digests.
+
+UTF-8, sorted keys, no spaces, no NaN or infinity (RFC 8785's intent, with Python's shortest float form).
+Decoding is strict and bounded: duplicate keys, NaN and documents over the limit are refused before they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NoReturn
+
+from registry.errors import BadManifest
+
+MAX_DOCUMENT = 16 * 1024 * 1024
+"""Bytes of the largest JSON document that is read into memory."""
+
+
+def encode(document: Any) -> bytes:
+    """The canonical bytes of a JSON document.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which have no canonical form.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+    """Parse a JSON object; `what` names it in errors.
+
+    Raises:
+        BadManifest: over `limit` bytes, not UTF-8 JSON, not an object, a duplicate key, NaN, or nested too deep.
+    """
+    if len(data) > limit:
+        raise BadManifest(f"{what} is {len(data)} bytes, more than the {limit} that are allowed")
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadManifest(f"{what} is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BadManifest(f"{what} is not a JSON object")
+    return document
+
+
+def digest(document: Any) -> str:
+    """The sha256, in hex, of a document's canonical bytes."""
+    return sha256(encode(document))
+
+
+def sha256(data: bytes) -> str:
+    """The sha256 of some bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key appears twice")
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not allowed")

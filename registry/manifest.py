@@ -1,0 +1,227 @@
+"""The manifest, `version.json`: what a version is, file by file.
+
+A manifest is immutable and keeps these laws:
+
+* its paths are safe to restore anywhere (`check_path`) and unique after casefold;
+* `content_sha256` is the digest of {model, flavor, backbone, components, files} and of nothing else: two versions with
+  equal content have equal digests, whoever made them and whenever;
+* fields it does not know are kept, so that a newer writer's manifest passes through unharmed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from registry import canonical
+from registry.errors import BadManifest
+from registry.names import VersionName, check_model
+
+FORMAT = 1
+MAX_FILES = 100_000
+MAX_PATH = 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+def check_path(path: str) -> str:
+    """Return a manifest path unchanged if it is safe to write below any folder on any system.
+
+    Raises:
+        ValueError: it is not NFC, not relative, or has `..`, `.git`, a backslash, a control character or an empty part.
+    """
+    parts = path.split("/")
+    problem = (
+        "is empty or too long" if not 0 < len(path.encode("utf-8", "surrogatepass")) <= MAX_PATH
+        else "is not valid Unicode" if not _is_unicode(path)
+        else "is not NFC-normalised" if unicodedata.normalize("NFC", path) != path
+        else "has a backslash or a control character" if "\\" in path or _CONTROL.search(path)
+        else "is not relative" if path.startswith("/") or re.match(r"[A-Za-z]:", path)
+        else "has an empty, '.' or '..' part" if any(part in ("", ".", "..") for part in parts)
+        else "has a part that ends in a dot or a space" if any(part[-1] in ". " for part in parts)
+        else "goes into .git" if any(part.casefold() == ".git" for part in parts)
+        else ""
+    )  # fmt: skip
+    if problem:
+        raise ValueError(f"path {path[:120]!r} {problem}")
+    return path
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+class FileEntry(_Document):
+    """One file of a version. `size` is in bytes."""
+
+    path: Annotated[str, AfterValidator(check_path)]
+    size: int = Field(ge=0, le=5 * 1024**4)
+    mode: Literal["0644", "0755"] = "0644"
+    sha256: Sha256
+
+
+class BackboneRef(_Document):
+    """The frozen backbone that a version runs on. Versions name it by digest and never hold its weights.
+
+    Attributes:
+        family: `dinov2` or `dinov3`; a row of `adapters.families`.
+        sha256: digest of the weights file (`model.safetensors`).
+        name: what people call it, e.g. `dinov2-base` or `tiny-dinov3`.
+        hub_id: the Hugging Face repository, e.g. `facebook/dinov2-base`; None for a folder of the team's own.
+        revision: commit of that repository.
+        config: the transformers configuration that the weights were saved with.
+    """
+
+    family: str = Field(pattern=r"\A[a-z0-9_]{1,40}\Z")
+    sha256: Sha256
+    name: str = Field(min_length=1, max_length=200)
+    hub_id: str | None = Field(default=None, max_length=200)
+    revision: str | None = Field(default=None, max_length=100)
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Component(_Document):
+    """A part of a version with requirements of its own: `adapters/<target>`, `router`, `config`, `project`, `backbone`.
+
+    Attributes:
+        weights_sha256: digest of its tensors (`registry.weights`), None when it holds none.
+        requires: digests that the version around it must offer, e.g. `backbone`, `labels`, `preprocessing`.
+    """
+
+    weights_sha256: Sha256 | None = None
+    requires: dict[str, str] = Field(default_factory=dict)
+
+
+class Parent(_Document):
+    """The version that a version was made from, and what changed against it."""
+
+    version: str
+    content_sha256: Sha256
+
+
+class Manifest(_Document):
+    """What a version is. See the module's docstring for the laws it keeps."""
+
+    format: Literal[1] = 1
+    model: Annotated[str, AfterValidator(check_model)]
+    version: str
+    flavor: str = Field(pattern=r"\A[a-z0-9-]{1,40}\Z")
+    content_sha256: Sha256
+    backbone: BackboneRef | None
+    components: dict[str, Component]
+    files: tuple[FileEntry, ...] = Field(max_length=MAX_FILES)
+
+    timestamp: str = Field(max_length=40)
+    source: str = Field(default="", max_length=4096)
+    description: str = Field(default="", max_length=65536)
+    changes: dict[str, Any] = Field(default_factory=dict)
+    parent: Parent | None = None
+    files_added: tuple[str, ...] = ()
+    files_modified: tuple[str, ...] = ()
+    files_removed: tuple[str, ...] = ()
+    breaking_changes: tuple[str, ...] = ()
+    backward_compatibility: str = Field(default="", max_length=65536)
+    testing_instructions: str = Field(default="", max_length=65536)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: bytes, what: str = "version.json") -> Self:
+        """Read a manifest's bytes.
+
+        Raises:
+            BadManifest: it does not follow the format, or its `content_sha256` is not that of its content.
+        """
+        document = canonical.decode(data, what)
+        if document.get("format") != FORMAT:
+            raise BadManifest(
+                f"{what} has format {document.get('format')!r}; this release reads format {FORMAT}",
+                hint="upgrade ulora-registry",
+            )
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes, which are stored as a blob under their own sha256."""
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @property
+    def name(self) -> VersionName:
+        """The version's name, parsed."""
+        return VersionName.parse(self.version)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @model_validator(mode="after")
+    def _holds_its_laws(self) -> Self:
+        VersionName.parse(self.version)
+        paths = [file.path for file in self.files]
+        if paths != sorted(paths):
+            raise ValueError("files are not sorted by path")
+        check_unique(paths)
+        actual = content_sha256(self.model, self.flavor, self.backbone, self.components, self.files)
+        if actual != self.content_sha256:
+            raise ValueError(f"content_sha256 is {self.content_sha256}, but the content's digest is {actual}")
+        return self
+
+
+def check_unique(paths: list[str]) -> None:
+    """Check that no path is another's folder or equals it on a file system that ignores case.
+
+    Raises:
+        ValueError: two paths collide.
+    """
+    seen: dict[str, str] = {}
+    for path in paths:
+        folded = unicodedata.normalize("NFC", path.casefold())
+        if folded in seen:
+            raise ValueError(f"paths {seen[folded]!r} and {path!r} are the same on a file system that ignores case")
+        seen[folded] = path
+    for folded, path in seen.items():
+        parts = folded.split("/")
+        for depth in range(1, len(parts)):
+            folder = "/".join(parts[:depth])
+            if folder in seen:
+                raise ValueError(f"path {seen[folder]!r} is a file and also the folder of {path!r}")
+
+
+def content_sha256(
+    model: str,
+    flavor: str,
+    backbone: BackboneRef | None,
+    components: dict[str, Component],
+    files: tuple[FileEntry, ...],
+) -> str:
+    """The digest of what a version is, without timestamps and provenance."""
+    return canonical.digest(
+        {
+            "model": model,
+            "flavor": flavor,
+            "backbone": backbone.model_dump(mode="json") if backbone else None,
+            "components": {name: component.model_dump(mode="json") for name, component in components.items()},
+            "files": [file.model_dump(mode="json") for file in files],
+        }
+    )
+
+
+def first_problem(error: ValidationError) -> str:
+    """One line about the first thing that pydantic found wrong."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']}" if place else str(problem["msg"])
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,103 @@
+"""Names of versions, models, channels and targets: parse, order, alias form."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import total_ordering
+
+from registry.errors import BadInput, BadVersionName
+
+_VERSION = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:-([A-Za-z0-9][A-Za-z0-9.-]{0,63}))?")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CHANNEL = re.compile(r"staging|production|drill-[a-z0-9-]{1,40}")
+_TARGET = re.compile(r"[a-z0-9]+(__[a-z0-9]+)?")
+
+CHANNELS = ("staging", "production")
+"""The channels that exist in every model and that MLflow mirrors."""
+
+
+@total_ordering
+@dataclass(frozen=True)
+class VersionName:
+    """The name of a version, `v[MAJOR].[MINOR].[PATCH]-[OPTIMIZATION]`, e.g. `v5.5.4-dinov3`.
+
+    Order: (major, minor, patch), then the plain name before suffixed ones, then the suffix as text. This is NOT SemVer's
+    pre-release order: `v5.5.4-dinov3` is a finished release, and comes after `v5.5.4`.
+    """
+
+    major: int
+    minor: int
+    patch: int
+    suffix: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> VersionName:
+        """Read a version name.
+
+        Raises:
+            BadVersionName: it does not follow the form.
+        """
+        match = _VERSION.fullmatch(text)
+        if match is None:
+            raise BadVersionName(
+                f"{text[:80]!r} is not a version name",
+                hint="a version name reads v[MAJOR].[MINOR].[PATCH]-[OPTIMIZATION], for example v5.5.4-dinov3",
+            )
+        major, minor, patch, suffix = match.groups()
+        return cls(int(major), int(minor), int(patch), suffix or "")
+
+    @property
+    def alias(self) -> str:
+        """The name as an MLflow alias, which can hold no dot: `v5_5_4-dinov3`."""
+        return str(self).replace(".", "_")
+
+    @property
+    def suffix_words(self) -> frozenset[str]:
+        """The words of the suffix, by which a policy's `by_suffix` is chosen: `ood-v2` has `ood` and `v2`."""
+        return frozenset(re.split(r"[.-]", self.suffix)) - {""}
+
+    def __str__(self) -> str:
+        return f"v{self.major}.{self.minor}.{self.patch}" + (f"-{self.suffix}" if self.suffix else "")
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, VersionName):
+            return NotImplemented
+        return self._key < other._key
+
+    @property
+    def _key(self) -> tuple[int, int, int, str]:
+        return (self.major, self.minor, self.patch, self.suffix)
+
+
+def check_model(text: str) -> str:
+    """Return a model's name unchanged.
+
+    Raises:
+        BadInput: it is not 1 to 100 letters, digits, dots, dashes or underscores.
+    """
+    return _check(_MODEL, text, "model", "aads-ulora")
+
+
+def check_channel(text: str) -> str:
+    """Return a channel's name unchanged.
+
+    Raises:
+        BadInput: it is neither `staging`, `production` nor `drill-<id>`.
+    """
+    return _check(_CHANNEL, text, "channel", "staging or production")
+
+
+def check_target(text: str) -> str:
+    """Return a target's name unchanged: a crop, or a crop and part such as `tomato__leaf`.
+
+    Raises:
+        BadInput: it does not match `[a-z0-9]+(__[a-z0-9]+)?`.
+    """
+    return _check(_TARGET, text, "target", "tomato or tomato__leaf")
+
+
+def _check(pattern: re.Pattern[str], text: str, what: str, example: str) -> str:
+    if pattern.fullmatch(text) is None:
+        raise BadInput(f"{text[:80]!r} is not a {what}'s name", hint=f"for example {example}")
+    return text

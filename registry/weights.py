@@ -1,0 +1,124 @@
+"""Digests of safetensors files, read from their headers without torch.
+
+Format: https://github.com/huggingface/safetensors#format: 8 bytes little-endian header size, a JSON header, the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import BadWeights
+
+MAX_HEADER = 100_000_000
+"""Bytes of the largest header, the bound of the safetensors library itself."""
+
+_ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+_PEFT_PREFIX = "base_model.model."
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TensorSpan:
+    """Where one tensor's bytes stand in a file: `start` and `end` are absolute offsets."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def weights_sha256(files: Mapping[str, Path]) -> str | None:
+    """The digest of all tensors of a component.
+
+    Over sorted (canonical name, dtype, shape, little-endian bytes). The canonical name is the file's path inside the
+    component without its suffix, then the tensor's name without PEFT's `base_model.model.` prefix; metadata, order and
+    padding inside the files do not count.
+
+    Args:
+        files: paths inside the component to files on disk; those that are not `.safetensors` are left out.
+
+    Raises:
+        BadWeights: a file is truncated or malformed.
+    """
+    tensors: list[tuple[str, TensorSpan, Path]] = []
+    for inner, path in files.items():
+        if inner.endswith(".safetensors"):
+            stem = inner.removesuffix(".safetensors")
+            tensors += [(f"{stem}/{span.name.removeprefix(_PEFT_PREFIX)}", span, path) for span in read_header(path)]
+    if not tensors:
+        return None
+    digest = hashlib.sha256()
+    for name, span, path in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name}\0{span.dtype}\0{','.join(map(str, span.shape))}\0".encode())
+        for chunk in _read_span(path, span):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_header(path: Path) -> list[TensorSpan]:
+    """The tensors of a safetensors file, checked against the file's size.
+
+    Raises:
+        BadWeights: the file is truncated, its header malformed, or a tensor's bytes do not fit its shape.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        lead = file.read(8)
+        if len(lead) < 8:
+            raise BadWeights(f"{path.name} is truncated: {size} bytes hold no safetensors header")
+        (length,) = struct.unpack("<Q", lead)
+        if length > MAX_HEADER or length + 8 > size:
+            raise BadWeights(f"{path.name} is no safetensors file or truncated: header of {length} bytes in {size}")
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"))
+        header.pop("__metadata__", None)
+        spans = [_span(name, entry, 8 + length) for name, entry in header.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadWeights(f"{path.name} has a malformed safetensors header: {error}") from error
+    _check_cover(path, sorted(spans, key=lambda span: (span.start, span.end)), 8 + length, size)
+    return spans
+
+
+def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
+        raise TypeError(f"tensor {name!r} has fields of the wrong type")
+    if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]) or len(offsets) != 2:
+        raise ValueError(f"tensor {name!r} has a negative or missing number")
+    start, end = offsets
+    if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"tensor {name!r} has {end - start} bytes, not those of {dtype} {shape}")
+    return TensorSpan(name, dtype, tuple(shape), base + start, base + end)
+
+
+def _check_cover(path: Path, spans: list[TensorSpan], start: int, size: int) -> None:
+    position = start
+    for span in spans:
+        if span.start != position:
+            raise BadWeights(f"{path.name} has a gap or an overlap before tensor {span.name!r}")
+        position = span.end
+    if position != size:
+        raise BadWeights(f"{path.name} is truncated or has a tail: {size} bytes, its tensors end at {position}")
+
+
+def _read_span(path: Path, span: TensorSpan) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(span.start)
+        left = span.end - span.start
+        while left:
+            chunk = file.read(min(_CHUNK, left))
+            if not chunk:
+                raise BadWeights(f"{path.name} shrank while it was read")
+            left -= len(chunk)
+            yield chunk
