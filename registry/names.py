@@ -22,8 +22,8 @@ CHANNELS = ("staging", "production")
 class VersionName:
     """The name of a version, `v[MAJOR].[MINOR].[PATCH]-[OPTIMIZATION]`, e.g. `v5.5.4-dinov3`.
 
-    Order: (major, minor, patch), then the plain name before suffixed ones, then the suffix as text. This is NOT SemVer's
-    pre-release order: `v5.5.4-dinov3` is a finished release, and comes after `v5.5.4`.
+    Order: (major, minor, patch), then the plain name before suffixed ones, then the suffix as text. This is NOT
+    SemVer's pre-release order: `v5.5.4-dinov3` is a finished release, and comes after `v5.5.4`.
     """
 
     major: int

@@ -1,0 +1,159 @@
+"""A bundle on disk: the files that become a version. Read, checked and hashed before anything is uploaded."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from registry import canonical
+from registry.errors import BadBundle, BadInput
+from registry.manifest import MAX_FILES, BackboneRef, Component, FileEntry, check_path, check_unique, first_problem
+from registry.names import check_target
+from registry.store.blobs import Progress, hash_file, in_parallel
+from registry.weights import weights_sha256
+
+DEFAULT_FLAVOR = "dino-lora"
+_TOP = ("adapters", "router", "config", "project")
+_MAX_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's content, hashed. `paths` gives each manifest path's file on disk."""
+
+    backbone: BackboneRef
+    components: dict[str, Component]
+    files: tuple[FileEntry, ...]
+    paths: dict[str, Path]
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """Files on disk by the digest of their bytes."""
+        return {file.sha256: self.paths[file.path] for file in self.files}
+
+
+def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
+    """Read a bundle: `backbone.json`, `adapters/<target>/…`, and optionally `router/…`, `config/…`, `project/…`.
+
+    Raises:
+        BadBundle: a file is missing, unreadable, a link, or has a path that is not allowed.
+        BadWeights: a safetensors file is truncated or malformed.
+    """
+    if not folder.is_dir():
+        raise BadBundle(
+            f"{folder} is no folder", hint="a bundle is a folder with backbone.json and adapters/<target>/…"
+        )
+    paths = _find_files(folder)
+    backbone = _read_backbone(paths)
+    components = _read_components(paths, backbone)
+
+    def entry(item: tuple[str, Path]) -> FileEntry:
+        path, file = item
+        info = file.stat()
+        mode: Literal["0644", "0755"] = "0755" if info.st_mode & stat.S_IXUSR else "0644"
+        return FileEntry(path=path, size=info.st_size, mode=mode, sha256=hash_file(file, progress))
+
+    try:
+        files = tuple(in_parallel(entry, sorted(paths.items())))
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+    return Bundle(backbone, components, files, paths)
+
+
+def _find_files(folder: Path) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    try:
+        for file in _walk(folder, 0):
+            path = file.relative_to(folder).as_posix()
+            paths[check_path(path)] = file
+            if len(paths) > MAX_FILES:
+                raise BadBundle(f"{folder} holds more than {MAX_FILES} files")
+        check_unique(sorted(paths))
+    except ValueError as error:
+        raise BadBundle(f"{folder} can't become a version: {error}", hint="rename or remove that file") from error
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+    return paths
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    if depth > _MAX_DEPTH:
+        raise BadBundle(f"{folder} is nested deeper than {_MAX_DEPTH} folders")
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_symlink():
+            raise BadBundle(f"{entry.path} is a link", hint="a version holds files only: copy what it points to")
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), depth + 1)
+        elif entry.is_file():
+            yield Path(entry.path)
+        else:
+            raise BadBundle(f"{entry.path} is neither a file nor a folder")
+
+
+def _read_backbone(paths: dict[str, Path]) -> BackboneRef:
+    try:
+        return BackboneRef.model_validate(_read_json(paths, "backbone.json"))
+    except ValidationError as error:
+        raise BadBundle(f"backbone.json does not follow the format: {first_problem(error)}") from error
+
+
+def _read_components(paths: dict[str, Path], backbone: BackboneRef) -> dict[str, Component]:
+    members: dict[str, dict[str, Path]] = {}
+    for path, file in paths.items():
+        name, inner = _component_of(path)
+        members.setdefault(name, {})[inner] = file
+    if not any(name.startswith("adapters/") for name in members):
+        raise BadBundle("there is no adapters/<target>/ folder", hint="a bundle has at least one adapter")
+    return {name: _read_component(name, inner, backbone) for name, inner in sorted(members.items())}
+
+
+def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef) -> Component:
+    if name.startswith("adapters/"):
+        check_target(name.removeprefix("adapters/"))
+        if not any(inner.endswith(".safetensors") for inner in members):
+            raise BadBundle(f"{name} holds no .safetensors file")
+    requires: dict[str, Any] = {}
+    if "component.json" in members and name != "project":
+        requires = _read_json(members, "component.json", f"{name}/component.json").get("requires", {})
+    try:
+        component = Component(weights_sha256=weights_sha256(members), requires=requires)
+    except ValidationError as error:
+        raise BadBundle(f"{name}/component.json does not follow the format: {first_problem(error)}") from error
+    if component.requires.get("backbone", backbone.sha256) != backbone.sha256:
+        raise BadBundle(
+            f"{name} was made for another backbone: {component.requires['backbone'][:12]}, not {backbone.sha256[:12]}"
+        )
+    return component
+
+
+def _component_of(path: str) -> tuple[str, str]:
+    """The component that a file belongs to, and its path inside it."""
+    if path == "backbone.json":
+        return "backbone", path
+    top, _, rest = path.partition("/")
+    if top not in _TOP or not rest:
+        raise BadBundle(
+            f"{path} has no place in a bundle", hint=f"a bundle holds backbone.json and {', '.join(_TOP)}/…"
+        )
+    if top != "adapters":
+        return top, rest
+    target, _, inner = rest.partition("/")
+    if not inner:
+        raise BadBundle(f"{path} is not below adapters/<target>/")
+    return f"adapters/{target}", inner
+
+
+def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, Any]:
+    what = what or path
+    if path not in paths:
+        raise BadBundle(f"{what} is missing", hint="`ulora create --help` shows what a bundle holds")
+    try:
+        return canonical.decode(paths[path].read_bytes(), what)
+    except OSError as error:
+        raise BadInput(f"{what} can't be read: {error.strerror}") from error

@@ -1,0 +1,212 @@
+"""A record: one change of a channel, and with it the channel's whole state. The rules of every change, no I/O.
+
+A record is immutable. `previous` chains it to the record before, so that history can't be rewritten unseen; `nonce`
+makes its bytes its writer's own, so that a writer can tell its record from another's with the same meaning.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from registry import canonical
+from registry.errors import BadManifest, NotFound, NothingToRollBackTo, NotNow
+from registry.manifest import Sha256, first_problem
+
+FORMAT = 1
+WRITER = 1
+"""What this release writes. A record whose `min_writer` is larger can be read, but only a newer release adds to it."""
+STACK_DEPTH = 10
+MAX_RECORD = 1024 * 1024
+
+Action = Literal["promote", "canary", "advance", "abort", "rollback"]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+class Pointer(_Document):
+    """A version, by name and by the digest of its manifest."""
+
+    version: str = Field(max_length=120)
+    manifest_sha256: Sha256
+
+
+class Canary(Pointer):
+    """The version on trial beside stable; `weight` is its share of the keys in percent."""
+
+    weight: float = Field(ge=0, le=100)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who changes a channel and why."""
+
+    who: str
+    reason: str = ""
+    who_verified: bool = False
+
+
+class Record(_Document):
+    """The state of a channel after one change.
+
+    Attributes:
+        min_writer: the oldest writer that may add to the log after this record.
+        generation: 1 for the first record, then without gaps.
+        stable: what the channel serves; None only before anything became stable.
+        canary: what is on trial beside it.
+        stack: what a rollback goes back to, next target first.
+        withdrawn: versions that were rolled back and not promoted since.
+        verdict: digest of the judgement that let the change pass (or was overruled).
+        when: UTC, ISO 8601, by the writer's clock.
+        previous: digest of the bytes of the record before, None for the first.
+    """
+
+    format: Literal[1] = 1
+    min_writer: int = Field(default=1, ge=1)
+    model: str = Field(max_length=100)
+    channel: str = Field(max_length=64)
+    generation: int = Field(ge=1, lt=10**12)
+    action: Action
+    stable: Pointer | None
+    canary: Canary | None = None
+    stack: tuple[Pointer, ...] = Field(default=(), max_length=100)
+    withdrawn: tuple[str, ...] = Field(default=(), max_length=10_000)
+    verdict: Sha256 | None = None
+    reason: str = Field(default="", max_length=4096)
+    who: str = Field(max_length=256)
+    who_verified: bool = False
+    when: str = Field(max_length=40)
+    nonce: str = Field(min_length=16, max_length=64)
+    previous: Sha256 | None = None
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Self:
+        """Read a record's bytes; `what` names it in errors.
+
+        Raises:
+            BadManifest: it does not follow the format.
+        """
+        canonical.decode(data, what, MAX_RECORD)
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes that the log stores."""
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @property
+    def sha256(self) -> str:
+        """The digest by which the next record names this one."""
+        return canonical.sha256(self.to_bytes())
+
+    def live(self) -> tuple[str, ...]:
+        """The versions that answer requests: stable, then canary."""
+        return tuple(pointer.version for pointer in (self.stable, self.canary) if pointer)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A channel of a model, and its newest record; `head` is None while the log is empty."""
+
+    model: str
+    channel: str
+    head: Record | None
+
+
+def promoted(place: Place, version: Pointer, signature: Signature, verdict: str | None) -> Record:
+    """`version` becomes stable; the old stable goes on the stack, every other mention of the new one leaves it.
+
+    Raises:
+        NotNow: a canary runs.
+    """
+    head = place.head
+    if head and head.canary:
+        raise NotNow(
+            f"{head.canary.version} is on trial in {place.channel} with {head.canary.weight:g}%",
+            hint="`ulora canary advance --to 100` makes it stable, `ulora rollback` ends the trial",
+        )
+    old = [head.stable] if head and head.stable else []
+    stack = [pointer for pointer in [*old, *(head.stack if head else ())] if pointer.version != version.version]
+    withdrawn = tuple(name for name in (head.withdrawn if head else ()) if name != version.version)
+    return _next(
+        place, signature, action="promote", stable=version, stack=tuple(stack[:STACK_DEPTH]), withdrawn=withdrawn,
+        verdict=verdict,
+    )  # fmt: skip
+
+
+def aborted(place: Place, signature: Signature) -> Record:
+    """The canary is withdrawn, stable untouched.
+
+    Raises:
+        NotFound: no canary runs.
+    """
+    head = place.head
+    if head is None or head.canary is None:
+        raise NotFound(f"no canary runs in {place.channel}")
+    return _next(place, signature, action="abort", withdrawn=_withdraw(head, [head.canary.version]))
+
+
+def rolled_back(place: Place, signature: Signature, to: str | None = None) -> Record:
+    """Stable (and a canary) is withdrawn and the top of the stack becomes stable; with `to`, all above it goes too.
+
+    The stack never holds a withdrawn version: what is withdrawn leaves it here.
+
+    Raises:
+        NothingToRollBackTo: the stack is empty, or `to` is not on it.
+    """
+    head = place.head
+    stack = head.stack if head else ()
+    names = [pointer.version for pointer in stack]
+    if head is None or not stack:
+        raise NothingToRollBackTo(
+            f"{place.model} {place.channel} has no earlier version to roll back to; nothing changed",
+            hint="`ulora promote VERSION --force --reason …` makes any version stable",
+        )
+    if to is not None and to not in names:
+        raise NothingToRollBackTo(
+            f"{to} is not on the stack of {place.channel}; nothing changed", hint=f"on the stack: {', '.join(names)}"
+        )
+    depth = names.index(to) if to is not None else 0
+    left = [*head.live(), *names[:depth]]
+    withdrawn = _withdraw(head, left)
+    rest = tuple(pointer for pointer in stack[depth + 1 :] if pointer.version not in withdrawn)
+    return _next(place, signature, action="rollback", stable=stack[depth], stack=rest, withdrawn=withdrawn)
+
+
+def _withdraw(head: Record, names: list[str]) -> tuple[str, ...]:
+    return (*(name for name in head.withdrawn if name not in names), *dict.fromkeys(names))
+
+
+def _next(place: Place, signature: Signature, *, action: Action, **changes: object) -> Record:
+    """The record after the head; fields that this release does not know are copied through."""
+    head = place.head
+    if head and head.min_writer > WRITER:
+        raise NotNow(
+            f"the log of {place.channel} asks for writer {head.min_writer}, this release is writer {WRITER}",
+            hint="upgrade ulora-registry",
+        )
+    kept = head.model_dump(exclude={"verdict", "canary"}) if head else {"stable": None}
+    return Record.model_validate(
+        {
+            **kept,
+            "model": place.model,
+            "channel": place.channel,
+            "generation": head.generation + 1 if head else 1,
+            "action": action,
+            "reason": signature.reason,
+            "who": signature.who,
+            "who_verified": signature.who_verified,
+            "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "nonce": secrets.token_hex(16),
+            "previous": head.sha256 if head else None,
+            **changes,
+        }
+    )

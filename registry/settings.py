@@ -1,0 +1,135 @@
+"""Where the settings come from: options, then environment variables, then `ulora.toml`.
+
+| setting | option | environment | ulora.toml |
+|---|---|---|---|
+| model | --model | ULORA_MODEL | model |
+| store | --store | ULORA_STORE | store |
+| S3 endpoint | | ULORA_S3_ENDPOINT, else AWS's own | endpoint_url |
+| tracking server | --tracking-uri | MLFLOW_TRACKING_URI | tracking_uri |
+| cache | | ULORA_CACHE | cache |
+| policy | --policy | ULORA_POLICY | policy |
+| data | --data | ULORA_DATA | data |
+| who | | ULORA_WHO | |
+
+Credentials are AWS's own: boto3's whole chain decides.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from registry.errors import BadSetting
+from registry.names import check_model
+
+_KNOWN = {"model", "store", "endpoint_url", "tracking_uri", "cache", "policy", "data", "aliases"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a `Registry` needs to know.
+
+    Attributes:
+        model: the MLflow registered model, e.g. `aads-ulora`.
+        store: `s3://BUCKET/PREFIX`, one trust domain.
+        endpoint_url: the S3 server, None for AWS's own choice.
+        tracking_uri: the MLflow server, None when there is none.
+        cache: folder of verified blobs, shared by all processes of this machine.
+        policy: a gate policy file, None for the one that ships.
+        data: the images that `measure` uses.
+        aliases: the MLflow alias of each mirrored channel.
+        who: who signs the records of a channel; a claim, not a proof.
+    """
+
+    model: str
+    store: str
+    endpoint_url: str | None = None
+    tracking_uri: str | None = None
+    cache: Path = Path()
+    policy: Path | None = None
+    data: Path | None = None
+    aliases: Mapping[str, str] = field(default_factory=lambda: {"staging": "staging", "production": "production"})
+    who: str = ""
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        model: str | None = None,
+        store: str | None = None,
+        tracking_uri: str | None = None,
+        policy: Path | None = None,
+        data: Path | None = None,
+    ) -> Settings:
+        """Fill what the caller left out from the environment, then from `ulora.toml` or the file `ULORA_CONFIG` names.
+
+        Raises:
+            BadSetting: the file does not parse or has an unknown key, or model or store are nowhere to be found.
+        """
+        file = _read_file()
+        env = os.environ
+        found_store = store or env.get("ULORA_STORE") or file.get("store")
+        if not found_store:
+            raise BadSetting(
+                "no store is set", hint="pass --store s3://BUCKET/PREFIX or set ULORA_STORE; `ulora dev` starts one"
+            )
+        return cls(
+            model=check_model(model or env.get("ULORA_MODEL") or file.get("model") or "aads-ulora"),
+            store=found_store,
+            endpoint_url=env.get("ULORA_S3_ENDPOINT") or file.get("endpoint_url"),
+            tracking_uri=tracking_uri or env.get("MLFLOW_TRACKING_URI") or file.get("tracking_uri"),
+            cache=Path(env.get("ULORA_CACHE") or file.get("cache") or _default_cache()).expanduser(),
+            policy=policy or _path(env.get("ULORA_POLICY") or file.get("policy")),
+            data=data or _path(env.get("ULORA_DATA") or file.get("data")),
+            aliases=file.get("aliases") or {"staging": "staging", "production": "production"},
+            who=env.get("ULORA_WHO") or f"{_user()}@{socket.gethostname()}",
+        )
+
+
+def _read_file() -> dict[str, Any]:
+    path = Path(os.environ.get("ULORA_CONFIG", "ulora.toml"))
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        if "ULORA_CONFIG" in os.environ:
+            raise BadSetting(f"ULORA_CONFIG names {path}, which does not exist") from error
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{path} can't be read: {error}") from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadSetting(f"{path} is not valid TOML: {error}") from error
+    unknown = sorted(set(document) - _KNOWN)
+    if unknown:
+        raise BadSetting(
+            f"{path} has unknown keys: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(_KNOWN))}"
+        )
+    for key, value in document.items():
+        if key != "aliases" and not isinstance(value, str):
+            raise BadSetting(f"{path}: {key} must be a string")
+    aliases = document.get("aliases", {})
+    if not (isinstance(aliases, dict) and all(isinstance(value, str) for value in aliases.values())):
+        raise BadSetting(f"{path}: aliases must map channels to names", hint='[aliases] production = "champion"')
+    return document
+
+
+def _default_cache() -> str:
+    return os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/ulora"
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid{os.getuid()}"

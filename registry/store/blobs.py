@@ -1,0 +1,237 @@
+"""Bytes under their own sha256: upload what is missing, fetch verified into a cache that processes share.
+
+Every reader hashes what it reads: bytes that do not hash to their name never leave this module.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from registry import canonical
+from registry.errors import CorruptBlob, MissingBlob, ObjectNotFound, disk_errors
+from registry.store import layout
+from registry.store.objects import ObjectStore
+
+WORKERS = 16
+_CHUNK = 1024 * 1024
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int], None]
+"""Told of bytes as they are done."""
+
+
+class Described(Protocol):
+    """Something with a digest and a size in bytes, such as a manifest's `FileEntry`."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class BadBlob:
+    """A blob that is not as it should be, and how: `missing` or `corrupt`."""
+
+    sha256: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    sha256: str
+    size: int
+
+
+class Blobs:
+    """The blobs of one store, seen through one cache folder."""
+
+    def __init__(self, store: ObjectStore, cache: Path) -> None:
+        self._store = store
+        self._cache = cache / "blobs"
+
+    # --- to the store ------------------------------------------------------------------------------------------------
+
+    def absent(self, files: Iterable[Described]) -> list[BadBlob]:
+        """Those of the files whose blob the store does not hold with the right size and digest. One HEAD a blob."""
+        distinct = {file.sha256: file for file in files}
+        found = in_parallel(self._look, distinct.values())
+        return [bad for bad in found if bad is not None]
+
+    def upload(self, sources: Mapping[str, Path], progress: Progress = lambda done: None) -> int:
+        """Upload files, given by digest, that the store does not hold yet; return the bytes sent.
+
+        Raises:
+            CorruptBlob: a file is not what its digest says, or the store holds other bytes under it.
+        """
+
+        def send(item: tuple[str, Path]) -> int:
+            digest, path = item
+            size = path.stat().st_size
+            present = self._look(_Source(digest, size)) is None
+            if not present:
+                self._store.upload(layout.blob(digest), path, digest, size)
+            progress(size)
+            return 0 if present else size
+
+        return sum(in_parallel(send, sources.items()))
+
+    def put(self, body: bytes) -> str:
+        """Store some bytes as a blob and return their digest."""
+        digest = canonical.sha256(body)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(body)
+            file.flush()
+            self._store.upload(layout.blob(digest), Path(file.name), digest, len(body))
+        return digest
+
+    # --- from the store ----------------------------------------------------------------------------------------------
+
+    def read(self, digest: str, limit: int = canonical.MAX_DOCUMENT) -> bytes:
+        """A small blob's bytes, verified.
+
+        Raises:
+            MissingBlob, CorruptBlob.
+        """
+        try:
+            body = self._store.get(layout.blob(digest), limit).body
+        except ObjectNotFound as error:
+            raise _missing(digest) from error
+        if canonical.sha256(body) != digest:
+            raise _corrupt(digest)
+        return body
+
+    def fetch(self, files: Iterable[Described], progress: Progress = lambda done: None) -> dict[str, Path]:
+        """Local files by digest, each verified in this call, those missing in the cache downloaded in parallel.
+
+        Raises:
+            MissingBlob, CorruptBlob, DiskFull.
+        """
+        distinct = {file.sha256: file for file in files}
+
+        def bring(file: Described) -> Path:
+            path = self._bring(file)
+            progress(file.size)
+            return path
+
+        return dict(zip(distinct, in_parallel(bring, distinct.values()), strict=True))
+
+    def check(self, files: Iterable[Described], progress: Progress = lambda done: None) -> list[BadBlob]:
+        """Read every blob from the store (not the cache) and return those that are missing or corrupt."""
+        distinct = {file.sha256: file for file in files}
+
+        def look(file: Described) -> BadBlob | None:
+            try:
+                for chunk in self._stream(file):
+                    progress(len(chunk))
+            except MissingBlob:
+                return BadBlob(file.sha256, "missing")
+            except CorruptBlob:
+                return BadBlob(file.sha256, "corrupt")
+            return None
+
+        return [bad for bad in in_parallel(look, distinct.values()) if bad is not None]
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _look(self, file: Described) -> BadBlob | None:
+        info = self._store.head(layout.blob(file.sha256))
+        if info is None:
+            return BadBlob(file.sha256, "missing")
+        return None if (info.size, info.sha256) == (file.size, file.sha256) else BadBlob(file.sha256, "corrupt")
+
+    def _bring(self, file: Described) -> Path:
+        path = self._cache / file.sha256[:2] / file.sha256
+        with disk_errors(path), _locked(path):
+            if not _is_whole(path, file):
+                self._download(file, path)
+        return path
+
+    def _download(self, file: Described, path: Path) -> None:
+        """Write beside and rename, so that a reader of the cache sees a whole file or none."""
+        beside = path.with_suffix(".part")
+        try:
+            with beside.open("wb") as out:
+                for chunk in self._stream(file):
+                    out.write(chunk)
+            beside.chmod(0o444)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _stream(self, file: Described) -> Iterator[bytes]:
+        """A blob's bytes as they arrive. Raises at the end if they do not hash to the name: use nothing before that."""
+        digest = hashlib.sha256()
+        try:
+            for chunk in self._store.stream(layout.blob(file.sha256), file.size):
+                digest.update(chunk)
+                yield chunk
+        except ObjectNotFound as error:
+            raise _missing(file.sha256) from error
+        if digest.hexdigest() != file.sha256:
+            raise _corrupt(file.sha256)
+
+
+def hash_file(path: Path, progress: Progress = lambda done: None) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def in_parallel(act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`act` on every item, up to WORKERS at a time, results in order. The first error stops what has not begun."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        futures: list[Future[Result]] = [pool.submit(act, item) for item in items]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            for future in futures:
+                future.cancel()
+    for future in futures:
+        if not future.cancelled() and (error := future.exception()):
+            raise error
+    return [future.result() for future in futures]
+
+
+def _is_whole(path: Path, file: Described) -> bool:
+    try:
+        return path.stat().st_size == file.size and hash_file(path) == file.sha256
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time bring this blob, so that others find it instead of downloading it again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _missing(digest: str) -> MissingBlob:
+    return MissingBlob(f"blob {digest} is not in the store", hint="run `ulora verify` on the version; create it again")
+
+
+def _corrupt(digest: str) -> CorruptBlob:
+    return CorruptBlob(
+        f"blob {digest} does not hash to its name; it was not used",
+        hint="run `ulora verify` on the version to see which file it is",
+    )

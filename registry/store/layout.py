@@ -1,0 +1,77 @@
+"""The only place that spells a key of the store. All keys are relative to the store's PREFIX."""
+
+from __future__ import annotations
+
+FORMAT_KEY = "format.json"
+PROBE_PREFIX = "probe/"
+BLOBS_PREFIX = "blobs/sha256/"
+
+_NEWEST_FIRST = 10**12
+"""Generation n has the key 10^12 - n, so that a listing starts with the newest."""
+
+
+def blob(sha256: str) -> str:
+    """Where bytes are stored under their own sha256."""
+    return f"{BLOBS_PREFIX}{sha256[:2]}/{sha256}"
+
+
+def versions(model: str) -> str:
+    """The folder of a model's names."""
+    return f"models/{model}/versions/"
+
+
+def version(model: str, name: str) -> str:
+    """What binds a name to its manifest."""
+    return f"{versions(model)}{name}.json"
+
+
+def evidence(model: str, version: str, sha256: str = "") -> str:
+    """One result of a benchmark, or without a digest the folder of a version's results."""
+    return f"models/{model}/evidence/{version}/" + (f"{sha256}.json" if sha256 else "")
+
+
+def verdict(model: str, sha256: str) -> str:
+    """One judgement of a version."""
+    return f"models/{model}/verdicts/{sha256}.json"
+
+
+def channel(model: str, name: str) -> str:
+    """The folder of a channel's log."""
+    return f"models/{model}/channels/{name}/"
+
+
+def record(model: str, channel_name: str, generation: int) -> str:
+    """One record of a channel's log."""
+    return f"{channel(model, channel_name)}{_NEWEST_FIRST - generation:013d}.json"
+
+
+def generation(record_key: str) -> int:
+    """The generation that a record's key spells.
+
+    Raises:
+        ValueError: it is no key of a record.
+    """
+    stem = record_key.rpartition("/")[2].removesuffix(".json")
+    if len(stem) != 13 or not stem.isascii() or not stem.isdigit():
+        raise ValueError(f"{record_key!r} is no key of a record")
+    return _NEWEST_FIRST - int(stem)
+
+
+def passed(model: str, channel_name: str, version: str, record_sha256: str = "") -> str:
+    """A note that a version became stable in a channel by a record, or the folder of a version's notes."""
+    return f"models/{model}/passed/{channel_name}/{version}/" + (f"{record_sha256}.json" if record_sha256 else "")
+
+
+def forgotten(model: str, name: str) -> str:
+    """A note that a version's blobs may be collected."""
+    return f"models/{model}/forgotten/{name}.json"
+
+
+def replicas(model: str, channel_name: str) -> str:
+    """The folder of a channel's heartbeats."""
+    return f"models/{model}/replicas/{channel_name}/"
+
+
+def replica(model: str, channel_name: str, replica_id: str) -> str:
+    """One replica's own heartbeat."""
+    return f"{replicas(model, channel_name)}{replica_id}.json"

@@ -1,0 +1,138 @@
+"""Versions: bind a name to a manifest, once and for ever, and read it back."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from registry import canonical
+from registry.errors import BadManifest, BadVersionName, KeyExists, ObjectNotFound, VersionExists, VersionNotFound
+from registry.manifest import Manifest, Sha256, first_problem
+from registry.names import VersionName
+from registry.record import Pointer
+from registry.store import layout
+from registry.store.blobs import Blobs
+from registry.store.objects import ObjectStore
+
+MAX_BINDING = 64 * 1024
+
+
+class Binding(BaseModel):
+    """What ties a name to its manifest. Create-only: a version never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    format: Literal[1] = 1
+    model: str = Field(max_length=100)
+    version: str = Field(max_length=120)
+    manifest_sha256: Sha256
+    content_sha256: Sha256
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Self:
+        """Read a binding's bytes.
+
+        Raises:
+            BadManifest: it does not follow the format.
+        """
+        canonical.decode(data, what, MAX_BINDING)
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
+
+    @property
+    def pointer(self) -> Pointer:
+        """The version as a channel names it."""
+        return Pointer(version=self.version, manifest_sha256=self.manifest_sha256)
+
+
+class Versions:
+    """The names of one model."""
+
+    def __init__(self, store: ObjectStore, blobs: Blobs, model: str) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._model = model
+
+    def names(self) -> list[VersionName]:
+        """All names, in their order."""
+        folder = layout.versions(self._model)
+        stems = (info.key.removeprefix(folder).removesuffix(".json") for info in self._store.list(folder))
+        return sorted(VersionName.parse(stem) for stem in stems if _is_name(stem))
+
+    def find(self, name: VersionName) -> Binding | None:
+        """What a name is bound to, None when it is free."""
+        key = layout.version(self._model, str(name))
+        try:
+            body = self._store.get(key, MAX_BINDING).body
+        except ObjectNotFound:
+            return None
+        binding = Binding.parse(body, key)
+        if (binding.model, binding.version) != (self._model, str(name)):
+            raise BadManifest(f"{key} binds {binding.model} {binding.version}")
+        return binding
+
+    def get(self, name: VersionName) -> Binding:
+        """What a name is bound to.
+
+        Raises:
+            VersionNotFound: it is free.
+        """
+        binding = self.find(name)
+        if binding is None:
+            raise VersionNotFound(f"{self._model} has no version {name}", hint="`ulora list` shows the versions")
+        return binding
+
+    def manifest(self, pointer: Pointer) -> Manifest:
+        """The manifest that a pointer names, verified.
+
+        Raises:
+            MissingBlob, CorruptBlob, BadManifest.
+        """
+        what = f"the manifest of {pointer.version}"
+        manifest = Manifest.parse(self._blobs.read(pointer.manifest_sha256), what)
+        if (manifest.model, manifest.version) != (self._model, pointer.version):
+            raise BadManifest(f"{what} is that of {manifest.model} {manifest.version}")
+        return manifest
+
+    def bind(self, manifest: Manifest, manifest_sha256: str) -> bool:
+        """Give the name to a manifest: the commit of `create`. False when it had equal content already.
+
+        Raises:
+            VersionExists: the name is taken by other content.
+        """
+        binding = Binding(
+            model=manifest.model,
+            version=manifest.version,
+            manifest_sha256=manifest_sha256,
+            content_sha256=manifest.content_sha256,
+        )
+        try:
+            body = canonical.encode(binding.model_dump(mode="json"))
+            self._store.create(layout.version(self._model, manifest.version), body)
+        except KeyExists as error:
+            self.check_same(self.get(manifest.name), manifest.content_sha256, error)
+            return False
+        return True
+
+    def check_same(self, found: Binding, content_sha256: str, cause: Exception | None = None) -> None:
+        """Check that a name's content is the one asked for.
+
+        Raises:
+            VersionExists: it is not.
+        """
+        if found.content_sha256 != content_sha256:
+            raise VersionExists(
+                f"{found.version} exists with other content ({found.content_sha256[:12]}, not {content_sha256[:12]})",
+                hint="a version never changes: choose the next name",
+            ) from cause
+
+
+def _is_name(text: str) -> bool:
+    try:
+        VersionName.parse(text)
+    except BadVersionName:
+        return False
+    return True
