@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from registry import canonical
+from registry.document import first_problem
 from registry.errors import BadBundle, BadInput
-from registry.manifest import MAX_FILES, BackboneRef, Component, FileEntry, check_path, check_unique, first_problem
+from registry.manifest import MAX_FILES, BackboneRef, Component, FileEntry, check_path, check_unique
 from registry.names import check_target
 from registry.store.blobs import Progress, hash_file, in_parallel
 from registry.weights import weights_sha256

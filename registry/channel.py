@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from registry.errors import (
-    BadManifest,
     BrokenChain,
     ChannelMoved,
     KeyExists,
@@ -16,7 +15,7 @@ from registry.errors import (
     VersionNotFound,
 )
 from registry.names import check_channel
-from registry.record import MAX_RECORD, Place, Record, Signature, aborted, rolled_back
+from registry.record import Place, Record, Signature, aborted, rolled_back
 from registry.store import layout
 from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore
@@ -191,14 +190,12 @@ class Channel:
 
     def _read(self, generation: int) -> tuple[Record, float]:
         key = layout.record(self.model, self.name, generation)
-        stored = self._store.get(key, MAX_RECORD)
+        stored = self._store.get(key, Record.LIMIT)
         record = Record.parse(stored.body, key)
         if (record.model, record.channel, record.generation) != (self.model, self.name, generation):
             raise BrokenChain(
                 f"{key} holds the record of {record.model} {record.channel}, generation {record.generation}"
             )
-        if record.to_bytes() != stored.body:
-            raise BadManifest(f"{key} is not in canonical form")
         return record, stored.age
 
     def _read_all(self, keys: Iterator[str]) -> Iterator[Record]:

@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from registry import canonical
+from registry.document import Document, Part
+from registry.document import first_problem as first_problem
 from registry.errors import BadManifest
 from registry.names import VersionName, check_model
 
-FORMAT = 1
+CONTENT = ("model", "flavor", "backbone", "components", "files")
+"""The fields that `content_sha256` is the digest of."""
 MAX_FILES = 100_000
 MAX_PATH = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def check_path(path: str) -> str:
@@ -51,11 +55,7 @@ def check_path(path: str) -> str:
     return path
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-
-class FileEntry(_Document):
+class FileEntry(Part):
     """One file of a version. `size` is in bytes."""
 
     path: Annotated[str, AfterValidator(check_path)]
@@ -64,7 +64,7 @@ class FileEntry(_Document):
     sha256: Sha256
 
 
-class BackboneRef(_Document):
+class BackboneRef(Part):
     """The frozen backbone that a version runs on. Versions name it by digest and never hold its weights.
 
     Attributes:
@@ -76,7 +76,7 @@ class BackboneRef(_Document):
         config: the transformers configuration that the weights were saved with.
     """
 
-    family: str = Field(pattern=r"\A[a-z0-9_]{1,40}\Z")
+    family: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
     sha256: Sha256
     name: str = Field(min_length=1, max_length=200)
     hub_id: str | None = Field(default=None, max_length=200)
@@ -84,7 +84,7 @@ class BackboneRef(_Document):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class Component(_Document):
+class Component(Part):
     """A part of a version with requirements of its own: `adapters/<target>`, `router`, `config`, `project`, `backbone`.
 
     Attributes:
@@ -96,20 +96,20 @@ class Component(_Document):
     requires: dict[str, str] = Field(default_factory=dict)
 
 
-class Parent(_Document):
+class Parent(Part):
     """The version that a version was made from, and what changed against it."""
 
     version: str
     content_sha256: Sha256
 
 
-class Manifest(_Document):
+class Manifest(Document):
     """What a version is. See the module's docstring for the laws it keeps."""
 
-    format: Literal[1] = 1
+    format: Literal[1]
     model: Annotated[str, AfterValidator(check_model)]
     version: str
-    flavor: str = Field(pattern=r"\A[a-z0-9-]{1,40}\Z")
+    flavor: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
     content_sha256: Sha256
     backbone: BackboneRef | None
     components: dict[str, Component]
@@ -129,26 +129,28 @@ class Manifest(_Document):
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
+    def make(cls, **fields: Any) -> Self:
+        """A new manifest from its fields, without `format` and `content_sha256`.
+
+        Raises:
+            BadManifest: a field is out of its bounds.
+        """
+        document = {"format": cls.FORMAT, **fields}
+        plain = {name: _plain(value) for name, value in document.items()}
+        return cls.parse(canonical.encode({**plain, "content_sha256": content_sha256(plain)}), "the new manifest")
+
+    @classmethod
     def parse(cls, data: bytes, what: str = "version.json") -> Self:
         """Read a manifest's bytes.
 
         Raises:
             BadManifest: it does not follow the format, or its `content_sha256` is not that of its content.
         """
-        document = canonical.decode(data, what)
-        if document.get("format") != FORMAT:
-            raise BadManifest(
-                f"{what} has format {document.get('format')!r}; this release reads format {FORMAT}",
-                hint="upgrade ulora-registry",
-            )
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
-
-    def to_bytes(self) -> bytes:
-        """The canonical bytes, which are stored as a blob under their own sha256."""
-        return canonical.encode(self.model_dump(mode="json"))
+        manifest = super().parse(data, what)
+        actual = content_sha256(canonical.decode(data, what))
+        if actual != manifest.content_sha256:
+            raise BadManifest(f"{what} says content_sha256 {manifest.content_sha256}, but its content has {actual}")
+        return manifest
 
     @property
     def name(self) -> VersionName:
@@ -167,9 +169,6 @@ class Manifest(_Document):
         if paths != sorted(paths):
             raise ValueError("files are not sorted by path")
         check_unique(paths)
-        actual = content_sha256(self.model, self.flavor, self.backbone, self.components, self.files)
-        if actual != self.content_sha256:
-            raise ValueError(f"content_sha256 is {self.content_sha256}, but the content's digest is {actual}")
         return self
 
 
@@ -193,30 +192,20 @@ def check_unique(paths: list[str]) -> None:
                 raise ValueError(f"path {seen[folder]!r} is a file and also the folder of {path!r}")
 
 
-def content_sha256(
-    model: str,
-    flavor: str,
-    backbone: BackboneRef | None,
-    components: dict[str, Component],
-    files: tuple[FileEntry, ...],
-) -> str:
-    """The digest of what a version is, without timestamps and provenance."""
-    return canonical.digest(
-        {
-            "model": model,
-            "flavor": flavor,
-            "backbone": backbone.model_dump(mode="json") if backbone else None,
-            "components": {name: component.model_dump(mode="json") for name, component in components.items()},
-            "files": [file.model_dump(mode="json") for file in files],
-        }
-    )
+def content_sha256(document: Mapping[str, Any]) -> str:
+    """The digest of what a version is, without timestamps and provenance, from its manifest as plain JSON."""
+    return canonical.digest({name: document[name] for name in CONTENT})
 
 
-def first_problem(error: ValidationError) -> str:
-    """One line about the first thing that pydantic found wrong."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    return f"{place}: {problem['msg']}" if place else str(problem["msg"])
+def _plain(value: Any) -> Any:
+    """A field's value as plain JSON."""
+    if isinstance(value, Part):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _is_unicode(text: str) -> bool:

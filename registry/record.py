@@ -9,28 +9,22 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from registry import canonical
-from registry.errors import BadManifest, NotFound, NothingToRollBackTo, NotNow
-from registry.manifest import Sha256, first_problem
+from registry.document import Document, Part
+from registry.errors import NotFound, NothingToRollBackTo, NotNow
+from registry.manifest import Sha256
 
-FORMAT = 1
 WRITER = 1
 """What this release writes. A record whose `min_writer` is larger can be read, but only a newer release adds to it."""
 STACK_DEPTH = 10
-MAX_RECORD = 1024 * 1024
 
 Action = Literal["promote", "canary", "advance", "abort", "rollback"]
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-
-class Pointer(_Document):
+class Pointer(Part):
     """A version, by name and by the digest of its manifest."""
 
     version: str = Field(max_length=120)
@@ -52,7 +46,7 @@ class Signature:
     who_verified: bool = False
 
 
-class Record(_Document):
+class Record(Document):
     """The state of a channel after one change.
 
     Attributes:
@@ -67,7 +61,9 @@ class Record(_Document):
         previous: digest of the bytes of the record before, None for the first.
     """
 
-    format: Literal[1] = 1
+    LIMIT: ClassVar[int] = 1024 * 1024
+
+    format: Literal[1]
     min_writer: int = Field(default=1, ge=1)
     model: str = Field(max_length=100)
     channel: str = Field(max_length=64)
@@ -84,28 +80,6 @@ class Record(_Document):
     when: str = Field(max_length=40)
     nonce: str = Field(min_length=16, max_length=64)
     previous: Sha256 | None = None
-
-    @classmethod
-    def parse(cls, data: bytes, what: str) -> Self:
-        """Read a record's bytes; `what` names it in errors.
-
-        Raises:
-            BadManifest: it does not follow the format.
-        """
-        canonical.decode(data, what, MAX_RECORD)
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
-
-    def to_bytes(self) -> bytes:
-        """The canonical bytes that the log stores."""
-        return canonical.encode(self.model_dump(mode="json"))
-
-    @property
-    def sha256(self) -> str:
-        """The digest by which the next record names this one."""
-        return canonical.sha256(self.to_bytes())
 
     def live(self) -> tuple[str, ...]:
         """The versions that answer requests: stable, then canary."""
@@ -193,10 +167,12 @@ def _next(place: Place, signature: Signature, *, action: Action, **changes: obje
             f"the log of {place.channel} asks for writer {head.min_writer}, this release is writer {WRITER}",
             hint="upgrade ulora-registry",
         )
-    kept = head.model_dump(exclude={"verdict", "canary"}) if head else {"stable": None}
+    kept = head.model_dump(exclude={"verdict", "canary"}, exclude_unset=True) if head else {"stable": None}
     return Record.model_validate(
         {
             **kept,
+            "format": Record.FORMAT,
+            "min_writer": head.min_writer if head else 1,
             "model": place.model,
             "channel": place.channel,
             "generation": head.generation + 1 if head else 1,

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from registry import canonical
+from registry.document import Document
 from registry.errors import BadManifest, BadVersionName, KeyExists, ObjectNotFound, VersionExists, VersionNotFound
-from registry.manifest import Manifest, Sha256, first_problem
+from registry.manifest import Manifest, Sha256
 from registry.names import VersionName
 from registry.record import Pointer
 from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 
-MAX_BINDING = 64 * 1024
 
-
-class Binding(BaseModel):
+class Binding(Document):
     """What ties a name to its manifest. Create-only: a version never changes."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    LIMIT: ClassVar[int] = 64 * 1024
 
-    format: Literal[1] = 1
+    format: Literal[1]
     model: str = Field(max_length=100)
     version: str = Field(max_length=120)
     manifest_sha256: Sha256
     content_sha256: Sha256
-
-    @classmethod
-    def parse(cls, data: bytes, what: str) -> Self:
-        """Read a binding's bytes.
-
-        Raises:
-            BadManifest: it does not follow the format.
-        """
-        canonical.decode(data, what, MAX_BINDING)
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
 
     @property
     def pointer(self) -> Pointer:
@@ -66,7 +51,7 @@ class Versions:
         """What a name is bound to, None when it is free."""
         key = layout.version(self._model, str(name))
         try:
-            body = self._store.get(key, MAX_BINDING).body
+            body = self._store.get(key, Binding.LIMIT).body
         except ObjectNotFound:
             return None
         binding = Binding.parse(body, key)
@@ -104,14 +89,14 @@ class Versions:
             VersionExists: the name is taken by other content.
         """
         binding = Binding(
+            format=1,
             model=manifest.model,
             version=manifest.version,
             manifest_sha256=manifest_sha256,
             content_sha256=manifest.content_sha256,
         )
         try:
-            body = canonical.encode(binding.model_dump(mode="json"))
-            self._store.create(layout.version(self._model, manifest.version), body)
+            self._store.create(layout.version(self._model, manifest.version), binding.to_bytes())
         except KeyExists as error:
             self.check_same(self.get(manifest.name), manifest.content_sha256, error)
             return False
