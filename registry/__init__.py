@@ -1,1 +1,46 @@
-"""Version management for LoRA adapters on DINO backbones."""
+"""Version management for LoRA adapters on DINO backbones: gated promotion, S3-backed serving, instant rollback.
+
+    from registry import Registry
+
+    registry = Registry("aads-ulora")
+    with registry.follow("production") as live:
+        prediction = live.predict(image, key=request_id)
+
+Importing this package loads nothing heavy: each public name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+    from registry.bundles import Story
+    from registry.channel import Wish
+    from registry.errors import UloraError
+    from registry.names import VersionName
+    from registry.serving.live import Live
+    from registry.settings import Settings
+
+__all__ = ["Live", "Registry", "Settings", "Story", "UloraError", "VersionName", "Wish"]
+
+_HOMES = {
+    "Live": "registry.serving.live",
+    "Registry": "registry.api",
+    "Settings": "registry.settings",
+    "Story": "registry.bundles",
+    "UloraError": "registry.errors",
+    "VersionName": "registry.names",
+    "Wish": "registry.channel",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'registry' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

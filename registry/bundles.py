@@ -1,21 +1,31 @@
-"""A bundle on disk: the files that become a version. Read, checked and hashed before anything is uploaded."""
+"""A bundle on disk: read, checked and hashed before anything is uploaded, then described by a manifest."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from registry import canonical
+from registry import canonical, provenance
 from registry.document import first_problem
 from registry.errors import BadBundle, BadInput
-from registry.manifest import MAX_FILES, BackboneRef, Component, FileEntry, check_path, check_unique
-from registry.names import check_target
+from registry.manifest import (
+    MAX_FILES,
+    BackboneRef,
+    Component,
+    FileEntry,
+    Manifest,
+    Parent,
+    check_path,
+    check_unique,
+)
+from registry.names import VersionName, check_target
 from registry.store.blobs import Progress, hash_file, in_parallel
 from registry.weights import weights_sha256
 
@@ -158,3 +168,47 @@ def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, A
         return canonical.decode(paths[path].read_bytes(), what)
     except OSError as error:
         raise BadInput(f"{what} can't be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Story:
+    """What people say about a version. It is kept in the manifest and is no part of `content_sha256`."""
+
+    description: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    breaking_changes: tuple[str, ...] = ()
+    backward_compatibility: str = ""
+    testing_instructions: str = ""
+
+
+def describe(
+    model: str, version: VersionName, bundle: Bundle, *, source: Path, story: Story, parent: Manifest | None
+) -> Manifest:
+    """The manifest of a bundle: what it holds, what people say about it, and how it differs from its parent.
+
+    Raises:
+        BadManifest: something in it is out of its bounds.
+    """
+    now = {file.path: file for file in bundle.files}
+    before = {file.path: file for file in parent.files} if parent else {}
+    modified = [path for path, file in now.items() if path in before and file != before[path]]
+    return Manifest.make(
+        model=model,
+        version=str(version),
+        flavor=DEFAULT_FLAVOR,
+        backbone=bundle.backbone,
+        components=bundle.components,
+        files=bundle.files,
+        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=str(source),
+        description=story.description,
+        changes=story.changes,
+        parent=Parent(version=parent.version, content_sha256=parent.content_sha256) if parent else None,
+        files_added=sorted(now.keys() - before.keys()) if parent else [],
+        files_modified=modified,
+        files_removed=sorted(before.keys() - now.keys()),
+        breaking_changes=story.breaking_changes,
+        backward_compatibility=story.backward_compatibility,
+        testing_instructions=story.testing_instructions,
+        provenance=provenance.collect(source),
+    )

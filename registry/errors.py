@@ -32,6 +32,7 @@
     + StoreUnreachable
     + StoreDenied
     + CatalogUnreachable
+    + CatalogRefused
     + OutcomeUnknown
   x StoreUnfit                  1  a store that ignores conditional writes, and the like
   x DiskFull                    1
@@ -96,9 +97,13 @@ class MissingDependency(BadInput):
 
 
 class GateRefused(UloraError):
-    """A policy's rules were not met. The refused verdict was kept in the store."""
+    """A policy's rules were not met. `verdict` says which; it was kept in the store."""
 
     exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", verdict: object = None) -> None:
+        super().__init__(message, hint=hint)
+        self.verdict = verdict
 
 
 class Conflict(UloraError):
@@ -209,6 +214,10 @@ class CatalogUnreachable(Unreachable):
     """The MLflow tracking server does not answer."""
 
 
+class CatalogRefused(Unreachable):
+    """The MLflow tracking server answers, and refuses: our credentials, or the request."""
+
+
 class OutcomeUnknown(Unreachable):
     """A write was sent, and whether the server applied it could not be learned before the deadline."""
 
@@ -230,7 +239,7 @@ class ReplicaClosed(UloraError):
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path | str) -> Iterator[None]:
     """Turn "no space left" and "quota exceeded" while writing below `path` into `DiskFull`."""
     try:
         yield

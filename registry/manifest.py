@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from registry import canonical
 from registry.document import Document, Part
+from registry.document import Sha256 as Sha256
 from registry.document import first_problem as first_problem
 from registry.errors import BadManifest
 from registry.names import VersionName, check_model
@@ -28,8 +29,6 @@ CONTENT = ("model", "flavor", "backbone", "components", "files")
 MAX_FILES = 100_000
 MAX_PATH = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def check_path(path: str) -> str:

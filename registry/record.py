@@ -13,9 +13,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from registry.document import Document, Part
+from registry.document import Document, Part, Sha256
 from registry.errors import NotFound, NothingToRollBackTo, NotNow
-from registry.manifest import Sha256
 
 WRITER = 1
 """What this release writes. A record whose `min_writer` is larger can be read, but only a newer release adds to it."""

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from registry.document import Document
+from registry.document import Document, Sha256
 from registry.errors import BadManifest, BadVersionName, KeyExists, ObjectNotFound, VersionExists, VersionNotFound
-from registry.manifest import Manifest, Sha256
+from registry.manifest import Manifest
 from registry.names import VersionName
 from registry.record import Pointer
 from registry.store import layout

@@ -1,1 +1,1 @@
-
+"""The `ulora` command: one module per group of commands; the only place that prints."""

@@ -1,1 +1,1 @@
-
+"""Evidence, policy and gates: what was measured, what is asked, and what follows."""

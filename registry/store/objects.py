@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -139,7 +139,7 @@ class ObjectStore:
         """
         with self._errors(key):
             reply = self._client.get_object(Bucket=self.bucket, Key=self._prefix + key)
-            with reply["Body"] as body:
+            with closing(reply["Body"]) as body:
                 if reply["ContentLength"] != size:
                     raise CorruptBlob(f"{key} is {reply['ContentLength']} bytes long, not {size}")
                 yield from body.iter_chunks(_CHUNK)

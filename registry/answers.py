@@ -1,0 +1,154 @@
+"""What the API answers: frozen dataclasses that print well and turn into JSON as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from registry.evidence.gates import Verdict
+
+
+@dataclass(frozen=True)
+class Created:
+    """A version that was created, or that was there already with equal content.
+
+    Attributes:
+        is_new: False when the name had this content already: nothing was done.
+        files: how many files it has; `size` their bytes; `uploaded` the bytes that travelled.
+        catalog_number: the version's number in MLflow, None when MLflow was left out.
+    """
+
+    model: str
+    version: str
+    content_sha256: str
+    is_new: bool
+    files: int
+    size: int
+    uploaded: int
+    catalog_number: int | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of a list of versions. `size` is in bytes."""
+
+    version: str
+    description: str
+    timestamp: str
+    files: int
+    size: int
+    channels: tuple[str, ...]
+    withdrawn_from: tuple[str, ...]
+    catalog_number: int | None
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a promotion or rollback did to a channel.
+
+    Attributes:
+        action: `promote`, `rollback`, `abort`; `none` when there was nothing to do.
+        changed: whether the log moved.
+        version: what the channel serves now; `previous` what it served before.
+        verdict: the judgement it rests on, None for a rollback.
+        notes: what else the caller should know, e.g. that MLflow was down.
+    """
+
+    model: str
+    channel: str
+    action: str
+    changed: bool
+    version: str
+    previous: str | None
+    generation: int
+    who: str
+    when: str
+    reason: str = ""
+    verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """What a replica last said of itself. `age` is in seconds, by the store's clock."""
+
+    id: str
+    version: str
+    generation: int
+    state: str
+    rollback_ready: bool
+    age: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ChannelStatus:
+    """What a channel serves. `rollback_target` is where a rollback goes."""
+
+    channel: str
+    generation: int
+    stable: str | None
+    canary: str | None
+    canary_weight: float | None
+    rollback_target: str | None
+    withdrawn: tuple[str, ...]
+    action: str | None
+    who: str | None
+    when: str | None
+    reason: str
+    replicas: tuple[ReplicaStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class Status:
+    """What every channel of a model serves."""
+
+    model: str
+    store: str
+    channels: tuple[ChannelStatus, ...]
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file of a version whose blob is `missing` or `corrupt`."""
+
+    path: str
+    sha256: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found of one version. `read`: the bytes were read, not only the store's checksums asked."""
+
+    version: str
+    files: int
+    size: int
+    read: bool
+    bad: tuple[BadFile, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file is there and is what its name says."""
+        return not self.bad
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What `reconcile` did to MLflow, or would do."""
+
+    logged: tuple[str, ...]
+    changes: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `doctor`: `level` is `ok`, `warning` or `error`; `fix` what to run."""
+
+    subject: str
+    level: str
+    detail: str
+    fix: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,626 @@
+"""The use cases, each a short story told with the parts below it. Silent: printing is the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.channel import Channel, Rollback, Wish
+from registry.errors import BadInput, CatalogUnreachable, ChannelMoved, GateRefused, MissingBlob, UloraError
+from registry.names import CHANNELS, VersionName, check_channel
+from registry.record import Place, Record, Signature, promoted
+from registry.settings import Settings
+from registry.store.blobs import Blobs, Progress, in_parallel
+from registry.store.objects import ObjectStore
+from registry.versions import Binding, Versions
+
+if TYPE_CHECKING:
+    from registry.answers import (
+        Change,
+        ChannelStatus,
+        Created,
+        Listed,
+        Reconciled,
+        ReplicaStatus,
+        Status,
+        Verification,
+    )
+    from registry.bundles import Bundle, Story
+    from registry.catalog.log import Catalog, CatalogVersion, Result
+    from registry.catalog.mirror import ChannelView
+    from registry.evidence.gates import Candidate, Verdict
+    from registry.evidence.ledger import Ledger
+    from registry.evidence.results import Evidence
+    from registry.manifest import Manifest
+    from registry.serving.live import Live
+    from registry.serving.loaders import Loaded
+
+CONTENT_TAG = "ulora.content_sha256"
+VERDICT_TAG = "ulora.verdict"
+MIRROR_SECONDS = 5.0
+"""How long a promotion waits for MLflow to show it before it leaves that to `reconcile`."""
+
+
+class Registry:
+    """The versions and channels of one model. Opens nothing until it is used; threads may share it."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        store: str | None = None,
+        tracking_uri: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """What is left out comes from the environment or `ulora.toml`; see `registry.settings`.
+
+        Raises:
+            BadSetting: a setting is missing or wrong.
+        """
+        self.settings = settings or Settings.load(model=model, store=store, tracking_uri=tracking_uri)
+        self.model = self.settings.model
+        self._is_checked = False
+
+    def __repr__(self) -> str:
+        return f"Registry({self.model!r}, store={self.settings.store!r})"
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The objects of the store."""
+        return ObjectStore(self.settings.store, endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        """The blobs of the store, through this machine's cache."""
+        return Blobs(self.store, self.settings.cache)
+
+    @cached_property
+    def bindings(self) -> Versions:
+        """The names of the model."""
+        return Versions(self.store, self.blobs, self.model)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The evidence, verdicts and passes of the model."""
+        from registry.evidence.ledger import Ledger
+
+        return Ledger(self.store, self.model)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The MLflow server. Every use of it may raise `CatalogUnreachable`."""
+        from registry.catalog.log import Catalog
+
+        return Catalog(self.settings.tracking_uri, self.settings.aliases)
+
+    def channel(self, name: str) -> Channel:
+        """The log of a channel."""
+        return Channel(self.store, self.model, check_channel(name))
+
+    # --- versions ----------------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        version: str,
+        source: Path | str,
+        *,
+        story: Story | None = None,
+        parent: str | None = None,
+        offline: bool = False,
+        dry_run: bool = False,
+        progress: Progress = lambda done: None,
+    ) -> Created:
+        """Make a bundle a version: hash, upload the missing blobs, bind the name (the commit), log it in MLflow.
+
+        Running it again after a crash finishes and uploads nothing twice.
+
+        Raises:
+            BadVersionName, BadBundle, BadWeights: nothing was done.
+            VersionExists: the name has other content.
+            CatalogUnreachable: MLflow is down and `offline` was not asked for; nothing was done.
+        """
+        from registry.bundles import Story, describe, read_bundle
+
+        name, folder = VersionName.parse(version), Path(source)
+        bundle = read_bundle(folder)
+        before = self.manifest(parent) if parent else None
+        manifest = describe(self.model, name, bundle, source=folder, story=story or Story(), parent=before)
+        bound = self.bindings.find(name)
+        if bound:
+            self.bindings.check_same(bound, manifest.content_sha256)
+        if dry_run:
+            return self._created(manifest, bound, uploaded=0)
+        if not offline:
+            self.catalog.ping()
+        uploaded = 0 if bound else self._upload(manifest, bundle, progress)
+        binding = self.bindings.get(name)
+        number = None if offline else self._log_in_catalog(binding, bundle.paths)
+        return self._created(self.bindings.manifest(binding.pointer), bound, uploaded, number)
+
+    def versions(self) -> list[Listed]:
+        """All versions in the order of their names. MLflow's numbers are left out when it does not answer."""
+        from registry.answers import Listed
+
+        heads = self._heads()
+        numbers = self._catalog_numbers()
+
+        def describe(name: VersionName) -> Listed:
+            binding = self.bindings.get(name)
+            manifest = self.bindings.manifest(binding.pointer)
+            return Listed(
+                version=str(name),
+                description=manifest.description,
+                timestamp=manifest.timestamp,
+                files=len(manifest.files),
+                size=manifest.size,
+                channels=tuple(channel for channel, head in heads.items() if str(name) in head.live()),
+                withdrawn_from=tuple(channel for channel, head in heads.items() if str(name) in head.withdrawn),
+                catalog_number=numbers.get(manifest.content_sha256),
+                evidence=self.ledger.benchmarks(name),
+            )
+
+        return in_parallel(describe, self.bindings.names())
+
+    def manifest(self, version: str) -> Manifest:
+        """What a version is, verified.
+
+        Raises:
+            VersionNotFound, MissingBlob, CorruptBlob.
+        """
+        return self.bindings.manifest(self.bindings.get(VersionName.parse(version)).pointer)
+
+    def verify(self, version: str, *, read_data: bool = False, progress: Progress = lambda done: None) -> Verification:
+        """Check every file of a version in the store: by the server's checksums, or by reading all bytes.
+
+        Raises:
+            VersionNotFound: there is no such version.
+            MissingBlob, CorruptBlob, BadManifest: its manifest itself is bad.
+        """
+        from registry.answers import BadFile, Verification
+
+        manifest = self.manifest(version)
+        found = self.blobs.check(manifest.files, progress) if read_data else self.blobs.absent(manifest.files)
+        problems = {bad.sha256: bad.problem for bad in found}
+        bad = tuple(
+            BadFile(file.path, file.sha256, problems[file.sha256]) for file in manifest.files if file.sha256 in problems
+        )
+        return Verification(version, len(manifest.files), manifest.size, read_data, bad)
+
+    # --- evidence ----------------------------------------------------------------------------------------------------
+
+    def measure(
+        self,
+        version: str,
+        *,
+        only: Sequence[str] = (),
+        data: Path | None = None,
+        device: str = "cpu",
+        offline: bool = False,
+        on_done: Callable[[Evidence], None] = lambda evidence: None,
+    ) -> list[Evidence]:
+        """Run benchmarks on a version; keep the evidence in the store, then show it in MLflow.
+
+        Args:
+            only: names of benchmarks; all that are installed when empty.
+            data: the images; the setting `data` when left out.
+            on_done: told of each evidence once it is kept.
+
+        Raises:
+            BadInput: no data, or no such benchmark.
+        """
+        from registry.evidence.measuring import find_benchmarks, measure, open_data
+
+        benchmarks = find_benchmarks(only)
+        manifest = self.manifest(version)
+        images = open_data(manifest.flavor, data or self.settings.data)
+        if not offline:
+            self.catalog.ping()
+        loaded = self.load(version, device=device)
+        kept = []
+        for name, benchmark in benchmarks.items():
+            evidence, plot = measure(name, benchmark, manifest, loaded, images, who=self.settings.who)
+            self.ledger.add(evidence)
+            if not offline:
+                self.catalog.record_evidence(manifest, _result(evidence, plot))
+            kept.append(evidence)
+            on_done(evidence)
+        return kept
+
+    def evidence(self, version: str) -> list[Evidence]:
+        """All evidence of a version, oldest first."""
+        return self.ledger.evidence(self.manifest(version).name)
+
+    def judge(self, version: str, channel: str) -> Verdict:
+        """Judge by the policy whether a channel may take a version. Nothing is written."""
+        from registry.evidence.gates import judge
+        from registry.evidence.policy import load_policy
+
+        policy = load_policy(self.settings.policy)
+        candidate = self._candidate(version)
+        head = self.channel(channel).head()
+        stable = self._candidate(head.stable.version) if head and head.stable else None
+        compared = stable if stable and stable.version != candidate.version else None
+        required = policy.required_channel(channel)
+        return judge(
+            policy,
+            channel,
+            candidate,
+            self.ledger.evidence(candidate.version),
+            past=self.ledger.past(self.channel(required), candidate.version) if required else None,
+            withdrawn=head is not None and version in head.withdrawn,
+            stable=compared,
+            stable_evidence=self.ledger.evidence(compared.version) if compared else (),
+            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            who=self.settings.who,
+        )
+
+    # --- channels ----------------------------------------------------------------------------------------------------
+
+    def promote(
+        self,
+        version: str,
+        channel: str = "staging",
+        *,
+        reason: str = "",
+        force: bool = False,
+        expected: int | None = None,
+        dry_run: bool = False,
+    ) -> Change:
+        """Make a version stable in a channel, if every blob is there and the gates let it.
+
+        Args:
+            force: overrule the gates; needs a reason. The refused verdict is kept with it.
+            expected: the generation that the caller saw; another one is `ChannelMoved`.
+
+        Raises:
+            GateRefused: a rule was not met; the verdict is kept in the store.
+            ChannelMoved: another writer was first; nothing changed.
+            MissingBlob, CorruptBlob: the version is not whole; nothing changed.
+        """
+        if force and not reason.strip():
+            raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
+        log = self.channel(channel)
+        head = log.head()
+        _check_expected(head, expected)
+        binding = self.bindings.get(VersionName.parse(version))
+        if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
+            return _change(head, head, notes=(f"{version} is stable in {channel} already",))
+        self._check_whole(self.bindings.manifest(binding.pointer))
+        verdict = self.judge(version, channel)
+        verdict = verdict.force(reason) if force and not verdict.allows else verdict
+        signature = Signature(self.settings.who, reason)
+        record = promoted(Place(self.model, channel, head), binding.pointer, signature, verdict.sha256)
+        if not dry_run:
+            self._check_writable()
+            self.ledger.add_verdict(verdict)
+        if not verdict.allows:
+            raise _refusal(verdict)
+        if dry_run:
+            return _change(record, head, verdict=verdict)
+        self.ledger.add_pass(record, binding.content_sha256)
+        log.commit(record)
+        return _change(record, head, changed=True, verdict=verdict, notes=self.mirror(verdict))
+
+    def rollback(
+        self,
+        channel: str = "production",
+        *,
+        reason: str = "",
+        wish: Wish | None = None,
+        dry_run: bool = False,
+    ) -> Change:
+        """Go back to the version before, or end a trial: one conditional write, with nothing but S3.
+
+        MLflow is not asked and not told: `mirror` or `reconcile` make it show the change.
+
+        Raises:
+            NothingToRollBackTo, NotNow, VersionNotFound: nothing changed.
+            OutcomeUnknown: run it again, it is safe.
+        """
+        log, signature = self.channel(channel), Signature(self.settings.who, reason)
+        done = (log.plan_rollback if dry_run else log.rollback)(signature, wish or Wish())
+        return _rolled_back(done, dry_run)
+
+    def status(self) -> Status:
+        """What every channel serves, and its replicas."""
+        from registry.answers import Status
+
+        channels = tuple(in_parallel(self._channel_status, CHANNELS))
+        return Status(self.model, self.settings.store, channels)
+
+    def history(self, channel: str = "production", limit: int | None = None) -> list[Record]:
+        """The records of a channel, newest first; without a limit the whole chain is verified.
+
+        Raises:
+            BrokenChain: a record was changed or removed.
+        """
+        return self.channel(channel).history(limit)
+
+    # --- MLflow ------------------------------------------------------------------------------------------------------
+
+    def reconcile(self, *, adopt: bool = False, dry_run: bool = False) -> Reconciled:
+        """Make MLflow hold every version and show what the channels serve.
+
+        Raises:
+            CatalogUnreachable: it does not answer.
+        """
+        from registry.answers import Reconciled
+        from registry.catalog import mirror
+
+        self.catalog.ping()
+        known = {found.tags.get(CONTENT_TAG) for found in self.catalog.versions(self.model)}
+        bindings = in_parallel(self.bindings.get, self.bindings.names())
+        missing = [binding for binding in bindings if binding.content_sha256 not in known]
+        unmanaged: mirror.Unmanaged = "adopt" if adopt else "leave"
+        if dry_run:
+            plan = mirror.preview(self.catalog, self.model, self._channel_views(), unmanaged)
+        else:
+            for binding in missing:
+                self._log_in_catalog(binding, None)
+            for found in self.catalog.versions(self.model):
+                if found.version:
+                    self._show_evidence(found)
+            plan = mirror.mirror(self.catalog, self.model, self._channel_views, unmanaged)
+        return Reconciled(
+            logged=tuple(binding.version for binding in missing),
+            changes=tuple(str(change) for change in plan.changes),
+            skipped=plan.skipped,
+        )
+
+    def mirror(self, verdict: Verdict | None = None) -> tuple[str, ...]:
+        """Make MLflow show what the channels serve, for at most `MIRROR_SECONDS`; notes on what it could not do."""
+        from registry.catalog import mirror
+        from registry.catalog.deadline import within
+
+        if self.settings.tracking_uri is None:
+            return ()
+
+        def show() -> None:
+            mirror.mirror(self.catalog, self.model, self._channel_views)
+            if verdict:
+                tags = {f"{VERDICT_TAG}.{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
+                self.catalog.set_tags(self.model, verdict.content_sha256, tags)
+
+        try:
+            within(MIRROR_SECONDS, show)
+        except (UloraError, TimeoutError) as error:
+            return (f"MLflow does not show it yet ({error}); `ulora reconcile` does that later",)
+        return ()
+
+    # --- serving -----------------------------------------------------------------------------------------------------
+
+    def load(self, version: str, *, device: str = "cpu") -> Loaded:
+        """One version, verified, loaded and self-tested: for notebooks and batches. Starts no thread.
+
+        Raises:
+            VersionNotFound, MissingBlob, CorruptBlob, BadWeights, SelfTestFailed, LoadFailed, MissingDependency.
+        """
+        from registry.serving.loaders import load_version
+
+        binding = self.bindings.get(VersionName.parse(version))
+        return load_version(self.bindings, self.blobs, binding.pointer, device)
+
+    def follow(self, channel: str = "production", **options: Any) -> Live:
+        """What a channel serves: a new version is loaded beside the live one, then swapped in.
+
+        Use it as a context manager. The options are those of `registry.serving.live.Live`.
+        """
+        from registry.serving.fleet import Heartbeats
+        from registry.serving.live import Live
+
+        heartbeats = Heartbeats(self.store, self.model, check_channel(channel))
+        return Live(self.channel(channel), self.bindings, self.blobs, **{"fleet": heartbeats, **options})
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _upload(self, manifest: Manifest, bundle: Bundle, progress: Progress) -> int:
+        """Upload the blobs that are missing, then bind the name: the commit of `create`."""
+        self._check_writable()
+        uploaded = self.blobs.upload(bundle.sources, progress)
+        self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
+        return uploaded
+
+    def _check_writable(self) -> None:
+        """Before the first write of this object: is this a store, and does it honour conditional writes?"""
+        if not self._is_checked:
+            self.store.check_writable()
+            self._is_checked = True
+
+    def _check_whole(self, manifest: Manifest) -> None:
+        absent = {bad.sha256 for bad in self.blobs.absent(manifest.files)}
+        paths = [file.path for file in manifest.files if file.sha256 in absent]
+        if paths:
+            raise MissingBlob(
+                f"{manifest.version} is not whole in the store: {', '.join(paths[:3])}{' …' * (len(paths) > 3)}",
+                hint=f"`ulora verify {manifest.version}` names every file",
+            )
+
+    def _candidate(self, version: str) -> Candidate:
+        from registry.evidence.gates import Candidate
+
+        return Candidate.of(self.manifest(version))
+
+    def _log_in_catalog(self, binding: Binding, paths: Mapping[str, Path] | None) -> int:
+        """Log a version in MLflow from files on disk, or from the store."""
+        manifest = self.bindings.manifest(binding.pointer)
+        if paths is None:
+            files = self.blobs.fetch(manifest.files)
+            paths = {file.path: files[file.sha256] for file in manifest.files}
+        return self.catalog.log(manifest, binding.manifest_sha256, paths).number
+
+    def _show_evidence(self, found: CatalogVersion) -> None:
+        """Record in MLflow what was measured of a version while MLflow was away; plots were not kept."""
+        from registry.evidence.results import newest
+
+        for evidence in newest(self.ledger.evidence(VersionName.parse(found.version or ""))).values():
+            result = _result(evidence, None)
+            if evidence.content_sha256 == found.tags.get(CONTENT_TAG) and not found.shows(result):
+                self.catalog.record_evidence(self.manifest(evidence.version), result)
+
+    def _catalog_numbers(self) -> dict[str | None, int]:
+        """MLflow's numbers by content, empty when it does not answer."""
+        if self.settings.tracking_uri is None:
+            return {}
+        try:
+            self.catalog.ping()
+            return {found.tags.get(CONTENT_TAG): found.number for found in self.catalog.versions(self.model)}
+        except CatalogUnreachable:
+            return {}
+
+    def _heads(self) -> dict[str, Record]:
+        heads = {name: self.channel(name).head() for name in CHANNELS}
+        return {name: head for name, head in heads.items() if head}
+
+    def _channel_views(self) -> list[ChannelView]:
+        from registry.catalog.mirror import ChannelView
+
+        def view(name: str) -> ChannelView:
+            records = self.channel(name).history()
+            head = records[0] if records else None
+            return ChannelView(
+                channel=name,
+                generation=head.generation if head else 0,
+                stable=head.stable.version if head and head.stable else None,
+                canary=head.canary.version if head and head.canary else None,
+                formerly=frozenset(version for record in records for version in record.live()),
+                withdrawn=frozenset(head.withdrawn if head else ()),
+            )
+
+        return [view(name) for name in CHANNELS]
+
+    def _channel_status(self, name: str) -> ChannelStatus:
+        from registry.answers import ChannelStatus
+
+        head = self.channel(name).head()
+        return ChannelStatus(
+            channel=name,
+            generation=head.generation if head else 0,
+            stable=head.stable.version if head and head.stable else None,
+            canary=head.canary.version if head and head.canary else None,
+            canary_weight=head.canary.weight if head and head.canary else None,
+            rollback_target=head.stack[0].version if head and head.stack else None,
+            withdrawn=head.withdrawn if head else (),
+            action=head.action if head else None,
+            who=head.who if head else None,
+            when=head.when if head else None,
+            reason=head.reason if head else "",
+            replicas=self._replicas(name),
+        )
+
+    def _replicas(self, channel: str) -> tuple[ReplicaStatus, ...]:
+        from registry.answers import ReplicaStatus
+        from registry.serving.fleet import replicas
+
+        return tuple(
+            ReplicaStatus(
+                id=found.heartbeat.id,
+                version=found.heartbeat.version,
+                generation=found.heartbeat.generation,
+                state="silent" if found.silent else found.heartbeat.state,
+                rollback_ready=found.heartbeat.rollback_ready,
+                age=round(found.age, 1),
+                error=found.heartbeat.error,
+            )
+            for found in replicas(self.store, self.model, channel)
+        )
+
+    def _created(
+        self, manifest: Manifest, bound: Binding | None, uploaded: int, catalog_number: int | None = None
+    ) -> Created:
+        from registry.answers import Created
+
+        return Created(
+            model=self.model,
+            version=manifest.version,
+            content_sha256=manifest.content_sha256,
+            is_new=bound is None,
+            files=len(manifest.files),
+            size=manifest.size,
+            uploaded=uploaded,
+            catalog_number=catalog_number,
+        )
+
+
+def _result(evidence: Evidence, plot: bytes | None) -> Result:
+    """Some evidence as MLflow is to show it."""
+    from registry.catalog.log import Result
+
+    return Result(
+        benchmark=evidence.benchmark,
+        evidence_sha256=evidence.sha256,
+        metrics={
+            f"{metric.name}.{metric.target}" if metric.target else metric.name: metric.value
+            for metric in evidence.metrics
+            if metric.value is not None
+        },
+        params={
+            "version": evidence.version,
+            "device": evidence.device,
+            "runtime": evidence.runtime,
+            "data": evidence.data.name,
+            "data_sha256": evidence.data.sha256,
+            "n": str(evidence.data.n),
+        },
+        plots={f"{evidence.benchmark}.png": plot} if plot else {},
+    )
+
+
+def _check_expected(head: Record | None, expected: int | None) -> None:
+    generation = head.generation if head else 0
+    if expected is not None and generation != expected:
+        who = f"{head.who} ({head.action}, {head.when})" if head else "nobody"
+        raise ChannelMoved(
+            f"the channel is at generation {generation}, not {expected}: last moved by {who}; nothing changed",
+            hint="look with `ulora history`, then decide again",
+        )
+
+
+def _refusal(verdict: Verdict) -> GateRefused:
+    refused = verdict.refusals
+    return GateRefused(
+        f"{verdict.channel} refuses {verdict.version} ({verdict.outcome}): "
+        + "; ".join(check.reason for check in refused[:5])
+        + (f"; and {len(refused) - 5} more" if len(refused) > 5 else ""),
+        hint="`--force --reason …` overrules the gates; it stays on the record",
+        verdict=verdict,
+    )
+
+
+def _change(
+    record: Record,
+    before: Record | None,
+    *,
+    changed: bool = False,
+    verdict: Verdict | None = None,
+    notes: tuple[str, ...] = (),
+) -> Change:
+    """What a promotion did; without `changed`, what it would do or did not need to."""
+    from registry.answers import Change
+
+    return Change(
+        model=record.model,
+        channel=record.channel,
+        action=record.action,
+        changed=changed,
+        version=record.stable.version if record.stable else "",
+        previous=before.stable.version if before and before.stable else None,
+        generation=record.generation,
+        who=record.who,
+        when=record.when,
+        reason=record.reason,
+        verdict=verdict,
+        notes=notes,
+    )
+
+
+def _rolled_back(done: Rollback, dry_run: bool) -> Change:
+    record = done.record
+    notes = () if done.changed else (f"already done by {record.who}: {record.action}, {record.when}",)
+    change = _change(record, None, changed=done.changed and not dry_run, notes=notes)
+    return replace(change, previous=done.left or None)

@@ -1,0 +1,148 @@
+"""Talking to an MLflow server: bounded in time, quiet, and with this package's errors.
+
+MLflow takes its limits from environment variables at each request, retries for minutes by default, and prints. All
+of that is process-wide, so one lock lets one conversation at a time change it and put it back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOCK = threading.RLock()
+_RETRIES = 2
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_NOISY = ("mlflow", "urllib3.connectionpool", "alembic")
+_DOWN = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
+_DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
+_MESSAGE_LENGTH = 300
+
+
+class Connection:
+    """How to reach one MLflow server. Opens nothing until it is used.
+
+    Attributes:
+        uri: the tracking URI, None when there is no server.
+        timeout: seconds that one request may take. A failing one is sent again twice.
+    """
+
+    def __init__(self, uri: str | None, timeout: int = 20) -> None:
+        self.uri = uri
+        self.timeout = timeout
+
+    @property
+    def name(self) -> str:
+        """The address as messages may show it, without a password."""
+        if self.uri is None:
+            return "(none)"
+        parts = urlsplit(self.uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @contextmanager
+    def open(self, *, retries: int = _RETRIES, timeout: int | None = None) -> Iterator[MlflowClient]:
+        """A client for one conversation, whose failures become this package's errors.
+
+        Raises:
+            CatalogUnreachable: there is no server, or it does not answer.
+            CatalogRefused: it answers, and refuses.
+            MissingDependency: MLflow is not installed.
+        """
+        if self.uri is None:
+            raise CatalogUnreachable(
+                "no MLflow tracking server is set",
+                hint="set MLFLOW_TRACKING_URI or pass --tracking-uri; --offline does without it",
+            )
+        limits = {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout or self.timeout),
+            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        }
+        with _LOCK, _environment(_QUIET | limits):
+            client = _client(self.uri)
+            with _silence(), self._errors():
+                yield client
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise self._translate(error.error_code, error) from error
+        except RequestException as error:
+            raise self._translate("INTERNAL_ERROR", error) from error
+
+    def _translate(self, code: str, error: Exception) -> CatalogUnreachable | CatalogRefused:
+        detail = " ".join(str(error).split()).replace(self.uri or "", self.name)[:_MESSAGE_LENGTH]
+        if code in _DOWN:
+            return CatalogUnreachable(
+                f"the MLflow server {self.name} does not answer: {detail}",
+                hint="start it or wait; --offline does without and `ulora reconcile` catches up later",
+            )
+        denied = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return CatalogRefused(
+            f"the MLflow server {self.name} refuses: {detail}", hint=denied if code in _DENIED else ""
+        )
+
+
+def _client(uri: str) -> MlflowClient:
+    try:
+        from mlflow import MlflowClient
+    except ImportError as error:
+        raise MissingDependency(
+            f"MLflow can't be imported: {error}", hint="pip install 'ulora-registry[mlflow]'"
+        ) from error
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    # After MLflow's import, which sets levels and filters of its own. Some of its code lifts the filters again.
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.showwarning = _drop
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _drop(*_: Any, **__: Any) -> None:
+    """Show a warning to nobody."""

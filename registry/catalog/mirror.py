@@ -1,0 +1,268 @@
+"""What MLflow's UI shows of the channels: stages and aliases, made to follow the log.
+
+The log is the truth; this is a view of it that may lag and is repaired by running it again. Versions that others
+registered, those without the tag `ulora.version`, are never changed, archived or robbed of an alias unless they are to
+be adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from registry.catalog.log import Catalog, CatalogVersion
+from registry.errors import NotNow
+from registry.names import CHANNELS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Stage = Literal["Production", "Staging", "Archived", "None"]
+Unmanaged = Literal["leave", "adopt"]
+_ROUNDS = 20
+_SERVED: tuple[Stage, ...] = ("Production", "Staging")
+_NO_STAGES = {"ENDPOINT_NOT_FOUND", "NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"}
+
+
+@dataclass(frozen=True)
+class ChannelView:
+    """What the mirror needs to know of one channel. Versions are named, e.g. `v5.5.4-dinov3`.
+
+    Attributes:
+        generation: the generation that was read; 0 for an empty channel.
+        stable, canary: what it serves, and what is on trial.
+        formerly: versions that were stable or canary in it.
+        withdrawn: versions that it was rolled back from.
+    """
+
+    channel: str
+    generation: int
+    stable: str | None = None
+    canary: str | None = None
+    formerly: frozenset[str] = frozenset()
+    withdrawn: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class StageChange:
+    """Move a registered version to another stage."""
+
+    number: int
+    version: str | None
+    before: str
+    after: Stage
+
+    def __str__(self) -> str:
+        return f"stage of {self.version or f'#{self.number}'}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True)
+class AliasChange:
+    """Point an alias at another registered version, or at none. Both are MLflow's numbers."""
+
+    alias: str
+    before: int | None
+    after: int | None
+
+    def __str__(self) -> str:
+        return f"alias {self.alias}: {self.before or 'none'} -> {self.after or 'none'}"
+
+
+Change = StageChange | AliasChange
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to change, and in words what stays different from the log and why."""
+
+    changes: tuple[Change, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered version as the plan needs it; `version` is None for one that others registered."""
+
+    number: int
+    version: str | None
+    stage: str = "None"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What MLflow shows of a model now: its versions, and each alias's version number."""
+
+    versions: tuple[Registered, ...] = ()
+    aliases: Mapping[str, int] = field(default_factory=dict)
+
+
+def stages(channels: Sequence[ChannelView]) -> dict[str, Stage]:
+    """The stage of each version that a channel knows of; all others are in `None`.
+
+    Production if stable in production, else Staging if stable in staging or a canary, else Archived if withdrawn or
+    formerly promoted. Only the channels in `registry.names.CHANNELS` count: scratch channels are not shown.
+    """
+    shown: dict[str, Stage] = {}
+    mirrored = [view for view in channels if view.channel in CHANNELS]
+    for view in mirrored:
+        shown |= dict.fromkeys(view.withdrawn | view.formerly, "Archived")
+    for view in mirrored:
+        if view.canary:
+            shown[view.canary] = "Staging"
+        if view.channel == "staging" and view.stable:
+            shown[view.stable] = "Staging"
+    for view in mirrored:
+        if view.channel == "production" and view.stable:
+            shown[view.stable] = "Production"
+    return shown
+
+
+def plan(
+    shown: Shown, channels: Sequence[ChannelView], aliases: Mapping[str, str], unmanaged: Unmanaged = "leave"
+) -> Plan:
+    """Compare what MLflow shows with the channels. Aliases come first: they are what people load by.
+
+    Args:
+        aliases: the MLflow alias of each channel.
+        unmanaged: `adopt` lets the mirror take aliases and stages from versions that others registered.
+    """
+    numbers = _numbers(shown.versions)
+    by_alias = [
+        _plan_alias(shown, view, aliases[view.channel], numbers, unmanaged) for view in _aliased(channels, aliases)
+    ]
+    by_stage = [_plan_stage(each, stages(channels), numbers, unmanaged) for each in shown.versions]
+    parts = [*by_alias, *by_stage]
+    changes = [change for part in parts for change in part.changes]
+    # A version enters a stage before another leaves it: nobody who looks finds it empty.
+    order = {"Production": 1, "Staging": 2}
+    changes.sort(key=lambda change: 0 if isinstance(change, AliasChange) else order.get(change.after, 3))
+    return Plan(tuple(changes), tuple(reason for part in parts for reason in part.skipped))
+
+
+def preview(catalog: Catalog, model: str, channels: Sequence[ChannelView], unmanaged: Unmanaged = "leave") -> Plan:
+    """What `mirror` would change now. Nothing is written."""
+    with catalog.connection.open() as client:
+        return plan(_read(catalog, client, model), channels, catalog.aliases, unmanaged)
+
+
+def mirror(
+    catalog: Catalog,
+    model: str,
+    read_channels: Callable[[], Sequence[ChannelView]],
+    unmanaged: Unmanaged = "leave",
+) -> Plan:
+    """Make MLflow show what the channels serve; returns what was changed and what was left.
+
+    Reads the channels, writes what differs, and reads again until no generation moved meanwhile: of two mirrors that
+    run at once, the one that writes last has seen the newest state.
+
+    Raises:
+        CatalogUnreachable, CatalogRefused: see `Catalog`.
+        NotNow: the channels kept moving.
+    """
+    done: list[Change] = []
+    channels = read_channels()
+    for _ in range(_ROUNDS):
+        with catalog.connection.open() as client:
+            todo = plan(_read(catalog, client, model), channels, catalog.aliases, unmanaged)
+            skipped = list(todo.skipped)
+            for change in todo.changes:
+                if _apply(client, model, change):
+                    done.append(change)
+                else:
+                    skipped.append(f"{change}: this MLflow server has no stages")
+        again = read_channels()
+        if _generations(again) == _generations(channels):
+            return Plan(tuple(done), tuple(dict.fromkeys(skipped)))
+        channels = again
+    raise NotNow(
+        f"the channels of {model} moved {_ROUNDS} times while MLflow was written", hint="run `ulora reconcile`"
+    )
+
+
+def _aliased(channels: Sequence[ChannelView], aliases: Mapping[str, str]) -> list[ChannelView]:
+    return [view for view in channels if view.channel in CHANNELS and view.channel in aliases]
+
+
+def _numbers(versions: Sequence[Registered]) -> dict[str, int]:
+    """The number of each managed version: the lowest, should a name be registered twice."""
+    numbers: dict[str, int] = {}
+    for each in versions:
+        if each.version is not None:
+            numbers[each.version] = min(each.number, numbers.get(each.version, each.number))
+    return numbers
+
+
+def _plan_alias(shown: Shown, view: ChannelView, alias: str, numbers: Mapping[str, int], unmanaged: Unmanaged) -> Plan:
+    before = shown.aliases.get(alias)
+    if view.stable is not None and view.stable not in numbers:
+        return Plan(skipped=(f"alias {alias}: {view.stable} is not registered in MLflow",))
+    after = None if view.stable is None else numbers[view.stable]
+    if before == after:
+        return Plan()
+    holder = next((each for each in shown.versions if each.number == before), None)
+    if holder is not None and holder.version is None and unmanaged == "leave":
+        return Plan(skipped=(f"alias {alias}: held by #{before}, which was not registered by ulora",))
+    return Plan((AliasChange(alias, before, after),))
+
+
+def _plan_stage(
+    each: Registered, wanted: Mapping[str, Stage], numbers: Mapping[str, int], unmanaged: Unmanaged
+) -> Plan:
+    if each.version is None:
+        if each.stage not in _SERVED:
+            return Plan()
+        if unmanaged == "leave":
+            return Plan(skipped=(f"stage of #{each.number}: {each.stage}, and it was not registered by ulora",))
+        return Plan((StageChange(each.number, None, each.stage, "Archived"),))
+    after = wanted.get(each.version, "None") if numbers[each.version] == each.number else "None"
+    return Plan() if after == each.stage else Plan((StageChange(each.number, each.version, each.stage, after),))
+
+
+def _read(catalog: Catalog, client: MlflowClient, model: str) -> Shown:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # A search never returns aliases, and the registered model has them all.
+        registered = client.get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return Shown()
+        raise
+    aliases = {alias: int(number) for alias, number in registered.aliases.items()}
+    return Shown(tuple(_registered(version) for version in catalog.versions(model)), aliases)
+
+
+def _registered(version: CatalogVersion) -> Registered:
+    return Registered(version.number, version.version, version.stage or "None")
+
+
+def _apply(client: MlflowClient, model: str, change: Change) -> bool:
+    """Write one change; False when the server has no stages."""
+    if isinstance(change, AliasChange):
+        if change.after is None:
+            client.delete_registered_model_alias(model, change.alias)
+        else:
+            client.set_registered_model_alias(model, change.alias, str(change.after))
+        return True
+    return _move(client, model, change)
+
+
+def _move(client: MlflowClient, model: str, change: StageChange) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # Never `archive_existing_versions`: it would archive what others registered. The plan names each move.
+        client.transition_model_version_stage(model, str(change.number), change.after, archive_existing_versions=False)
+    except (AttributeError, NotImplementedError):
+        return False
+    except MlflowException as error:
+        if error.error_code not in _NO_STAGES:
+            raise
+        return False
+    return True
+
+
+def _generations(channels: Sequence[ChannelView]) -> dict[str, int]:
+    return {view.channel: view.generation for view in channels}

@@ -1,0 +1,84 @@
+"""`ulora store`, `reconcile`, `doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import dry_run_option, registry_options
+from registry.cli.output import Output, table
+from registry.errors import UloraError
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+
+
+@click.group("store", short_help="The store itself: init.")
+def store_command() -> None:
+    """Care for the store: the bucket and prefix that hold everything."""
+
+
+@store_command.command("init", short_help="Make a bucket's prefix a store.")
+@click.option("--create-bucket", is_flag=True, help="Create the bucket too.")
+@dry_run_option
+@registry_options
+def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_run: bool) -> None:
+    """Check that the server keeps what we promise (conditional writes, ordered listings), then write format.json.
+
+    A server that ignores conditional writes is refused. Doing it twice is fine.
+
+    \b
+    Example:
+      ulora store init --store s3://my-bucket/ulora --create-bucket
+    """
+    store = registry.store
+    if dry_run:
+        out.answer({"store": store.url, "created": False}, f"would make {store.url} a store")
+        return
+    if create_bucket:
+        store.create_bucket()
+    store.initialise()
+    out.answer({"store": store.url, "created": True}, f"{store.url} is a store")
+
+
+@click.command("reconcile", short_help="Make MLflow show what is true.")
+@click.option("--adopt", is_flag=True, help="Take stages and aliases from versions that others registered.")
+@dry_run_option
+@registry_options
+def reconcile_command(registry: Registry, out: Output, *, adopt: bool, dry_run: bool) -> None:
+    """Log versions and evidence that MLflow lacks, and put its stages and aliases to what the channels serve.
+
+    Versions that were not registered by ulora are left alone, unless --adopt.
+
+    \b
+    Example:
+      ulora reconcile --dry-run
+    """
+    done = registry.reconcile(adopt=adopt, dry_run=dry_run)
+    would = "would " if dry_run else ""
+    lines = [f"{would}log {version} in MLflow" for version in done.logged]
+    lines += [f"{would}set {change}" for change in done.changes]
+    lines += [f"left alone: {skipped}" for skipped in done.skipped]
+    out.answer(done, "\n".join(lines) or "MLflow shows what is true; nothing to do")
+
+
+@click.command("doctor", short_help="Look for trouble before it finds you.")
+@registry_options
+def doctor_command(registry: Registry, out: Output) -> None:
+    """Check the store, the channels, what is live and where a rollback goes, MLflow, the replicas and this machine.
+
+    Exits with 1 if anything is wrong. Each finding says what to run.
+
+    \b
+    Example:
+      ulora doctor --json | jq '.[] | select(.level != "ok")'
+    """
+    from registry.doctor import examine
+
+    findings = examine(registry)
+    rows = [(found.level, found.subject, found.detail, found.fix or "-") for found in findings]
+    out.answer(findings, table(("", "WHAT", "FOUND", "TO DO"), rows))
+    wrong = [found.subject for found in findings if found.level == "error"]
+    if wrong:
+        raise UloraError(f"something is wrong with: {', '.join(wrong)}", hint="the list above says what to run")

@@ -1,0 +1,128 @@
+"""The group of all commands, loaded one by one when used, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from registry.cli.output import fail
+from registry.errors import BadInput, DiskFull, UloraError, disk_errors
+
+INTERRUPTED = 130
+
+_SECTIONS = {
+    "Everyday": {
+        "create": "versions",
+        "list": "versions",
+        "show": "versions",
+        "measure": "evidence",
+        "promote": "channels",
+        "rollback": "channels",
+        "status": "channels",
+        "history": "channels",
+        "verify": "versions",
+        "serve": "serving",
+    },
+    "Care": {"store": "care", "reconcile": "care", "doctor": "care"},
+    "Start": {"demo": "stack", "dev": "stack"},
+}
+_MODULES = {name: module for section in _SECTIONS.values() for name, module in section.items()}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when the command is used, so that `ulora rollback` loads nothing it does not need."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        module = importlib.import_module(f"registry.cli.{_MODULES[cmd_name]}")
+        command = getattr(module, f"{cmd_name}_command")
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in _SECTIONS.items():
+            with formatter.section(title):
+                commands = ((name, self.get_command(ctx, name)) for name in names)
+                formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in commands if command])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"\n{EXIT_STATUS}\n")
+
+
+EXIT_STATUS = """Exit status:
+  0 done; 1 failed; 2 usage; 3 gate refused; 4 channel moved, name taken, or not
+  now; 5 not found; 6 integrity; 7 unreachable or outcome unknown; 130 interrupted"""
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ulora-registry", prog_name="ulora")
+def cli() -> None:
+    """Version management for LoRA adapters on DINO backbones: create, measure, promote by gates, roll back in a second.
+
+    \b
+    On the night a release goes bad:
+      ulora status                          what is live, and where a rollback would go
+      ulora rollback --reason "error rate"  go back; needs S3 only, MLflow may be down
+      ulora verify v5.5.3-performance --read-data
+
+    \b
+    A release:
+      ulora create v5.5.4-dinov3 --from bundle/ --description "DINOv3 backbone"
+      ulora measure v5.5.4-dinov3 --data images/
+      ulora promote v5.5.4-dinov3 --channel staging
+      ulora promote v5.5.4-dinov3 --channel production
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in words
+    try:
+        code = cli.main(words, prog_name="ulora", standalone_mode=False)
+    except UloraError as error:
+        fail(error, as_json)
+    except click.UsageError as error:
+        fail(_usage(error), as_json)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone, as in `ulora list | head`: that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        _fail_unexpectedly(error, as_json)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.UsageError) -> BadInput:
+    path = error.ctx.command_path if error.ctx else "ulora"
+    return BadInput(error.format_message(), hint=f"`{path} --help` shows how")
+
+
+def _fail_unexpectedly(error: Exception, as_json: bool) -> NoReturn:
+    if os.environ.get("ULORA_DEBUG"):
+        traceback.print_exc()
+    try:
+        with disk_errors(_place(error)):
+            raise error
+    except DiskFull as full:
+        fail(full, as_json)
+    except Exception as unexpected:
+        lines = str(unexpected).strip().splitlines() or [""]
+        message = f"unexpected {type(unexpected).__name__}: {lines[0][:300]}"
+        fail(UloraError(message, hint="ULORA_DEBUG=1 shows the traceback; please report it"), as_json)
+
+
+def _place(error: Exception) -> str:
+    return str(getattr(error, "filename", "") or "a file")

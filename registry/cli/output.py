@@ -1,0 +1,110 @@
+"""What the command line prints: text for people or one JSON document for programs; progress and errors on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from registry.errors import UloraError
+
+_MAX_CELL = 60
+
+
+class Output:
+    """Where a command's answer goes. With `as_json` only `answer` prints."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def answer(self, document: Any, text: str = "") -> None:
+        """The command's answer: the document with --json, the text otherwise."""
+        click.echo(to_json(document) if self.as_json else text)
+
+    def say(self, text: str) -> None:
+        """A line for people, left out with --json."""
+        if not self.as_json:
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """A line beside the answer, on standard error."""
+        if not self.as_json:
+            click.echo(f"note: {text}", err=True)
+
+    @contextmanager
+    def progress(self, total: int, label: str) -> Iterator[Callable[[int], None]]:
+        """A progress bar over `total` bytes on a terminal, nothing elsewhere; yields what is told of bytes done."""
+        if self.as_json or not sys.stderr.isatty() or total == 0:
+            yield lambda done: None
+            return
+        with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=False) as bar:
+            yield bar.update
+
+
+def to_json(document: Any) -> str:
+    """A document of dataclasses, pydantic models, names and paths as JSON."""
+    return json.dumps(document, default=_plain, indent=2, ensure_ascii=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns under a header, aligned with spaces. Long cells are cut, but for the last column's."""
+    last = len(header) - 1
+    cells = [
+        list(header),
+        *([_cell(value, _MAX_CELL if column < last else 0) for column, value in enumerate(row)] for row in rows),
+    ]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def facts(pairs: Mapping[str, object]) -> str:
+    """Names and values, a pair a line; empty values are left out."""
+    shown = {name: value for name, value in pairs.items() if value not in (None, "", (), [], {})}
+    width = max(map(len, shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {_cell(value, limit=0)}" for name, value in shown.items())
+
+
+def megabytes(size: int) -> str:
+    """A size in bytes as people read it."""
+    return f"{size / 1e6:.2f} MB"
+
+
+def fail(error: UloraError, as_json: bool) -> NoReturn:
+    """Print an error as one line (with its hint), or as one JSON object, and exit with its code."""
+    name = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
+    if as_json:
+        click.echo(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False), err=True)
+    else:
+        click.secho(f"error: {error}", err=True, fg="red")
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _cell(value: object, limit: int = _MAX_CELL) -> str:
+    if value is None or value == ():
+        return "-"
+    if isinstance(value, list | tuple | frozenset):
+        return ", ".join(str(item) for item in value)
+    text = " ".join(str(value).split())
+    return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    return str(value)

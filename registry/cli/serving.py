@@ -1,0 +1,40 @@
+"""`ulora serve`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import channel_option, device_option, registry_options
+from registry.cli.output import Output
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+
+
+@click.command("serve", short_help="Answer predictions over HTTP, following a channel.")
+@channel_option("production")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@device_option
+@registry_options
+def serve_command(registry: Registry, out: Output, *, channel: str, host: str, port: int, device: str) -> None:
+    """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
+
+    A promotion or rollback is followed within about a second, without failing a request. Ctrl-C ends it cleanly.
+
+    \b
+    Example:
+      ulora serve --channel production --port 8000
+      curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
+    """
+    from registry.serving.app import serve
+
+    with registry.follow(channel, device=device) as live:
+        serve(
+            live,
+            host,
+            port,
+            started=lambda url: out.answer({"url": url, "version": live.version}, f"{live.version} at {url}"),
+        )

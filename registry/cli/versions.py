@@ -1,0 +1,230 @@
+"""`ulora create`, `list`, `show`, `verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry.cli.options import dry_run_option, folder, offline_option, registry_options
+from registry.cli.output import Output, facts, megabytes, table
+from registry.errors import BadInput, CorruptBlob
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+    from registry.evidence.results import Evidence
+
+
+@click.command("create", short_help="Make a bundle a version.")
+@click.argument("version")
+@click.option("--from", "source", required=True, type=folder, metavar="DIR", help="The bundle.")
+@click.option("--description", default="", metavar="TEXT", help="What is new, in a line.")
+@click.option("--changes", type=folder, metavar="FILE", help="A JSON object of changes, in a structure of your own.")
+@click.option("--breaking-change", "breaking", multiple=True, metavar="TEXT", help="Give it once for each.")
+@click.option("--backward-compatibility", default="", metavar="TEXT", help="What still works with what.")
+@click.option("--testing-instructions", default="", metavar="TEXT", help="How to test it.")
+@click.option("--parent", metavar="VERSION", help="The version it was made from: changed files are listed against it.")
+@offline_option
+@dry_run_option
+@registry_options
+def create_command(
+    registry: Registry,
+    out: Output,
+    *,
+    version: str,
+    source: Path,
+    description: str,
+    changes: Path | None,
+    breaking: tuple[str, ...],
+    backward_compatibility: str,
+    testing_instructions: str,
+    parent: str | None,
+    offline: bool,
+    dry_run: bool,
+) -> None:
+    """Make the bundle in DIR a version: its files go to the store, its name is bound to them for ever, MLflow shows it.
+
+    Running it again after an interruption finishes it; nothing is uploaded twice. The same name with the same content
+    is no error.
+
+    \b
+    A bundle holds
+      backbone.json                  which frozen backbone it runs on
+      adapters/<target>/…            weights as .safetensors, configuration as .json
+      router/…  config/…  project/…  optional
+
+    \b
+    Examples:
+      ulora create v5.5.4-dinov3 --from bundle/ --description "DINOv3 backbone"
+      ulora create v5.5.5-router --from bundle/ --parent v5.5.4-dinov3 --dry-run
+    """
+    from registry.bundles import Story
+
+    story = Story(description, _read_changes(changes), breaking, backward_compatibility, testing_instructions)
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    with out.progress(0 if dry_run else size, "uploading") as progress:
+        created = registry.create(
+            version, source, story=story, parent=parent, offline=offline, dry_run=dry_run, progress=progress
+        )
+    did = "would create" if dry_run else "created" if created.is_new else "exists already with this content:"
+    number = f", MLflow version {created.catalog_number}" if created.catalog_number else ""
+    out.answer(
+        created,
+        f"{did} {created.model} {created.version}: {created.files} files, {megabytes(created.size)}, "
+        f"{megabytes(created.uploaded)} uploaded, content {created.content_sha256[:12]}{number}",
+    )
+
+
+@click.command("list", short_help="The versions of the model.")
+@registry_options
+def list_command(registry: Registry, out: Output) -> None:
+    """List the versions in the order of their names: what they are, where they are live, what was measured.
+
+    \b
+    Example:
+      ulora list --json | jq -r '.[].version'
+    """
+    versions = registry.versions()
+    rows = [
+        (
+            found.version,
+            found.description,
+            found.files,
+            f"{found.size / 1e6:.2f}",
+            ", ".join([*found.channels, *(f"withdrawn from {name}" for name in found.withdrawn_from)]) or "-",
+            found.catalog_number,
+            found.evidence,
+        )
+        for found in versions
+    ]
+    header = ("VERSION", "DESCRIPTION", "FILES", "MB", "CHANNEL", "MLFLOW", "EVIDENCE")
+    out.answer(versions, table(header, rows) if rows else f"{registry.model} has no versions yet")
+
+
+@click.command("show", short_help="Everything about one version.")
+@click.argument("version")
+@registry_options
+def show_command(registry: Registry, out: Output, *, version: str) -> None:
+    """Show a version: what it is, its files, what was measured, and whether the gates would let it pass.
+
+    \b
+    Example:
+      ulora show v5.5.4-dinov3
+    """
+    manifest = registry.manifest(version)
+    evidence = registry.evidence(version)
+    tested = registry.judge(version, "staging")
+    ready = registry.judge(version, "production")
+    document = {
+        **manifest.model_dump(mode="json"),
+        "tested": tested.outcome == "pass",
+        "ready_for_production": ready.outcome == "pass",
+        "evidence": evidence,
+        "verdicts": {"staging": tested, "production": ready},
+    }
+    backbone = manifest.backbone
+    text = facts(
+        {
+            "version": f"{manifest.model} {manifest.version}",
+            "description": manifest.description,
+            "made": f"{manifest.timestamp} from {manifest.source}",
+            "content": manifest.content_sha256,
+            "backbone": f"{backbone.name} ({backbone.family}, {backbone.sha256[:12]})" if backbone else "",
+            "components": sorted(manifest.components),
+            "files": f"{len(manifest.files)}, {megabytes(manifest.size)}",
+            "parent": manifest.parent.version if manifest.parent else "",
+            "breaking changes": manifest.breaking_changes,
+            "tested": _says(document["tested"], tested.refusals),
+            "ready for production": _says(document["ready_for_production"], ready.refusals),
+        }
+    )
+    files = table(("FILE", "BYTES", "SHA256"), [(file.path, file.size, file.sha256[:12]) for file in manifest.files])
+    out.answer(document, "\n\n".join(part for part in (text, files, metrics_table(evidence)) if part))
+
+
+@click.command("verify", short_help="Check that a version's files are what they should be.")
+@click.argument("versions", nargs=-1, metavar="[VERSION]…")
+@click.option("--all", "everything", is_flag=True, help="Every version, and the chain of every channel.")
+@click.option("--read-data", is_flag=True, help="Read every byte instead of asking the store for its checksums.")
+@registry_options
+def verify_command(
+    registry: Registry, out: Output, *, versions: tuple[str, ...], everything: bool, read_data: bool
+) -> None:
+    """Check every file of the versions in the store. Bad and missing files are named, and the exit status is 6.
+
+    \b
+    Examples:
+      ulora verify v5.5.3-performance
+      ulora verify --all --read-data
+    """
+    from registry.names import CHANNELS
+
+    if everything == bool(versions):
+        raise BadInput("say which versions to verify, or --all", hint="`ulora list` shows the versions")
+    names = [str(name) for name in registry.bindings.names()] if everything else versions
+    found = []
+    for name in names:
+        with out.progress(registry.manifest(name).size if read_data else 0, f"reading {name}") as progress:
+            checked = registry.verify(name, read_data=read_data, progress=progress)
+        found.append(checked)
+        out.say(f"{'ok ' if checked.ok else 'BAD'} {name}: {checked.files} files, {megabytes(checked.size)}")
+        for bad in checked.bad:
+            out.say(f"    {bad.problem}: {bad.path} ({bad.sha256[:12]})")
+    chains = {name: len(registry.history(name)) for name in CHANNELS} if everything else {}
+    for name, length in chains.items():
+        out.say(f"ok  {name}: a chain of {length} records")
+    if out.as_json:
+        out.answer({"versions": found, "chains": chains})
+    bad_files = [f"{checked.version} {bad.path} ({bad.problem})" for checked in found for bad in checked.bad]
+    if bad_files:
+        raise CorruptBlob(
+            f"{len(bad_files)} bad: {', '.join(bad_files[:5])}",
+            hint="what is live keeps serving from verified memory; do not promote these versions",
+        )
+
+
+def metrics_table(evidence: list[Evidence]) -> str:
+    """The newest evidence, a metric a line."""
+    from registry.evidence.results import newest
+
+    rows = [
+        (
+            one.benchmark,
+            metric.name,
+            metric.target or "all",
+            _number(metric.value),
+            _interval(metric),
+            metric.n,
+            one.device,
+        )
+        for one in newest(evidence).values()
+        for metric in one.metrics
+    ]
+    header = ("BENCHMARK", "METRIC", "TARGET", "VALUE", "95% INTERVAL", "N", "DEVICE")
+    return table(header, sorted(rows)) if rows else ""
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4g}"
+
+
+def _interval(metric: Any) -> str:
+    return "-" if metric.low is None or metric.high is None else f"{metric.low:.4g} to {metric.high:.4g}"
+
+
+def _says(passes: object, refusals: Any) -> str:
+    return "yes" if passes else "no: " + "; ".join(check.reason for check in refusals[:3])
+
+
+def _read_changes(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        changes = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--changes {path} can't be read as JSON: {error}") from error
+    if not isinstance(changes, dict):
+        raise BadInput(f"--changes {path} is not a JSON object")
+    return changes

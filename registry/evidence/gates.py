@@ -1,0 +1,397 @@
+"""Gates: a policy's rules on recorded evidence give a verdict. Pure functions: nothing here reads a store or a clock.
+
+How one check comes out:
+
+* the metric was not measured, or is not a number: fail, with its name and the benchmark to run;
+* a relative rule and no stable version, or a stable without this target: pass, with a note;
+* a relative rule and a stable that was not measured on the same data: inconclusive, "measure <stable> first";
+* fewer samples than the rule's `min_n`: inconclusive, with the n that would decide; but fail where the whole interval
+  is already on the wrong side of the bound;
+* otherwise the observed value decides. The interval is shown beside it: a pass whose interval still reaches over the
+  bound says so.
+
+A verdict fails if any check fails, else is inconclusive if any check is, else passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from registry.document import Document, Part, Sha256
+from registry.evidence.policy import Policy, Rule
+from registry.evidence.results import PROPORTION, Evidence, Metric, Model, Number, UtcTime, Version
+from registry.evidence.stats import n_that_decides
+from registry.manifest import Manifest
+from registry.names import VersionName
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+_BENCHMARK_OF = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "accuracy",
+    "macro_f1": "accuracy",
+    "crop_routing_accuracy": "routing",
+    "crop_routing_recall": "routing",
+    "adapter_memory_mb": "memory",
+    "throughput_fps": "latency",
+}
+_ADAPTERS = "adapters/"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version as the gates see it: its name, its content, and the targets that must have been measured."""
+
+    model: str
+    version: VersionName
+    content_sha256: str
+    targets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """The version that a manifest describes; its targets are its `adapters/<target>` components."""
+        targets = sorted(name.removeprefix(_ADAPTERS) for name in manifest.components if name.startswith(_ADAPTERS))
+        return cls(manifest.model, manifest.name, manifest.content_sha256, tuple(targets))
+
+
+@dataclass(frozen=True)
+class Past:
+    """That a version was stable in a channel, as its log says.
+
+    Attributes:
+        channel: the channel.
+        content_sha256: the content that was stable there.
+        record_sha256: the record that made it so, which stands in the channel's chain.
+        withdrawn: whether it was withdrawn since.
+    """
+
+    channel: str
+    content_sha256: str
+    record_sha256: str
+    withdrawn: bool = False
+
+
+class Check(Part):
+    """One rule's outcome for one target, or for the aggregate.
+
+    Attributes:
+        metric: what was looked at; `past` is the check that the version was stable in the required channel.
+        rule: the rule, as in the policy.
+        target: the target; None is the aggregate. The worst target's name where the rule is `per: worst`.
+        observed: the value, None where there is none. `low` and `high` are its interval, `n` its samples.
+        bound: what it was compared with; for a relative rule stable's value with the allowance added.
+        outcome: `pass`, `fail` or `inconclusive`.
+        reason: one line that says why.
+        evidence: digest of the evidence looked at.
+        stable_evidence: digest of stable's evidence, for a relative rule.
+    """
+
+    metric: str = Field(max_length=100)
+    rule: dict[str, Any]
+    target: str | None = Field(default=None, max_length=200)
+    observed: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
+    n: int | None = Field(default=None, ge=0)
+    bound: Number | None = None
+    outcome: Outcome
+    reason: str = Field(max_length=4000)
+    evidence: Sha256 | None = None
+    stable_evidence: Sha256 | None = None
+
+
+class Verdict(Document):
+    """A judgement with all that it rests on. Refusals are kept too.
+
+    Attributes:
+        checks: every rule's outcome, in the policy's order.
+        policy: digest of the policy.
+        stable: the version that relative rules compared with.
+        timestamp: when it was judged, UTC, ISO 8601.
+        who: who asked.
+        forced: why it went ahead all the same; empty where it was not forced.
+    """
+
+    LIMIT: ClassVar[int] = 4 * 1024 * 1024
+
+    format: Literal[1]
+    model: Model
+    version: Version
+    content_sha256: Sha256
+    channel: str = Field(max_length=100)
+    outcome: Outcome
+    checks: tuple[Check, ...] = Field(max_length=100_000)
+    policy: Sha256
+    stable: Version | None = None
+    timestamp: UtcTime
+    who: str = Field(default="", max_length=500)
+    forced: str = Field(default="", max_length=4000)
+
+    @property
+    def allows(self) -> bool:
+        """Whether the channel may take the version: it passed, or was forced with a reason."""
+        return self.outcome == "pass" or bool(self.forced)
+
+    @property
+    def refusals(self) -> tuple[Check, ...]:
+        """The checks that did not pass, failures before the inconclusive."""
+        return tuple(check for outcome in ("fail", "inconclusive") for check in self.checks if check.outcome == outcome)
+
+    def force(self, reason: str) -> Self:
+        """The same verdict, forced: its outcome stays what it was, and the reason is kept with it."""
+        return self.model_copy(update={"forced": reason})
+
+
+def judge(
+    policy: Policy,
+    channel: str,
+    candidate: Candidate,
+    evidence: Iterable[Evidence],
+    *,
+    past: Past | None = None,
+    withdrawn: bool = False,
+    stable: Candidate | None = None,
+    stable_evidence: Iterable[Evidence] = (),
+    timestamp: str,
+    who: str,
+) -> Verdict:
+    """Judge whether a channel may take a version.
+
+    Args:
+        policy: what is asked.
+        channel: the channel that would take it.
+        candidate: the version.
+        evidence: what was measured. Evidence of another content never counts, whatever version it names.
+        past: its past in the channel that the policy requires, None where it has none.
+        withdrawn: whether the channel was rolled back from it, and it was not promoted since.
+        stable: the version that relative rules compare with: the channel's stable, None where there is none.
+        stable_evidence: what was measured of it.
+        timestamp: now, UTC, ISO 8601.
+        who: who asks.
+    """
+    ours = _of_content(evidence, candidate)
+    theirs = _of_content(stable_evidence, stable) if stable else []
+    checks = [*_check_withdrawn(channel, candidate, withdrawn)]
+    checks += _check_past(policy.required_channel(channel), candidate, past)
+    for rule in policy.rules_for(channel, candidate.version):
+        checks += _check_rule(rule, candidate, ours, stable, theirs)
+    return Verdict(
+        format=1,
+        model=candidate.model,
+        version=str(candidate.version),
+        content_sha256=candidate.content_sha256,
+        channel=channel,
+        outcome=_worst_outcome(check.outcome for check in checks),
+        checks=tuple(checks),
+        policy=policy.digest,
+        stable=str(stable.version) if stable else None,
+        timestamp=timestamp,
+        who=who,
+    )
+
+
+def _of_content(evidence: Iterable[Evidence], candidate: Candidate) -> list[Evidence]:
+    """The candidate's own evidence, newest first."""
+    ours = [one for one in evidence if one.content_sha256 == candidate.content_sha256]
+    return sorted(ours, key=lambda one: one.order, reverse=True)
+
+
+def _worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:
+    found = set(outcomes)
+    return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
+
+
+def _check_withdrawn(channel: str, candidate: Candidate, withdrawn: bool) -> Iterator[Check]:
+    if withdrawn:
+        reason = f"{candidate.version} was rolled back in {channel}: a fixed version needs a name of its own"
+        yield Check(metric="withdrawn", rule={}, outcome="fail", reason=reason)
+
+
+def _check_past(required: str | None, candidate: Candidate, past: Past | None) -> Iterator[Check]:
+    if required is None:
+        return
+    outcome: Outcome = "fail"
+    if past is None or past.channel != required:
+        reason = f"{candidate.version} was never stable in {required}: promote it there first"
+    elif past.content_sha256 != candidate.content_sha256:
+        reason = f"what was stable in {required} under this name has other content"
+    elif past.withdrawn:
+        reason = f"{candidate.version} was withdrawn from {required}: promote it there again first"
+    else:
+        outcome, reason = "pass", f"was stable in {required}, record {past.record_sha256[:12]}"
+    yield Check(metric="past", rule={"requires": required}, outcome=outcome, reason=reason)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What a rule looks at: a metric and where it was found, or nothing."""
+
+    target: str | None
+    metric: Metric | None = None
+    source: Evidence | None = None
+
+    @property
+    def value(self) -> float | None:
+        return self.metric.value if self.metric else None
+
+
+def _check_rule(
+    rule: Rule, candidate: Candidate, ours: Sequence[Evidence], stable: Candidate | None, theirs: Sequence[Evidence]
+) -> list[Check]:
+    source = _newest_with(rule, ours)
+    samples = _sample(rule, source, candidate.targets)
+    if not rule.is_relative:
+        return [_check_sample(rule, candidate, sample, getattr(rule, rule.kind, None)) for sample in samples]
+    reference = _newest_with(rule, [one for one in theirs if source and one.data.sha256 == source.data.sha256])
+    return [_check_relative(rule, candidate, sample, stable, reference) for sample in samples]
+
+
+def _newest_with(rule: Rule, evidence: Sequence[Evidence]) -> Evidence | None:
+    """The newest evidence that holds the rule's metric and was taken where the rule says."""
+    return next(
+        (
+            one
+            for one in evidence
+            if rule.device in (None, one.device)
+            and rule.runtime in (None, one.runtime)
+            and any(metric.name == rule.metric for metric in one.metrics)
+        ),
+        None,
+    )
+
+
+def _sample(rule: Rule, source: Evidence | None, targets: Sequence[str]) -> list[_Sample]:
+    """What the rule looks at: the aggregate, each target, or one number made of all targets."""
+    scope: Sequence[str | None] = targets if rule.per != "all" and targets else (None,)
+    samples = [_Sample(target, source.metric(rule.metric, target) if source else None, source) for target in scope]
+    if rule.per in ("all", "target"):
+        return samples
+    # A worst or a mean over the targets that happen to be there would hide the ones that are not.
+    missing = [sample for sample in samples if sample.value is None]
+    if missing:
+        return missing
+    metrics = [sample.metric for sample in samples if sample.metric]
+    chosen = _mean(metrics) if rule.per == "mean" else _worst(rule, metrics)
+    return [_Sample(chosen.target, chosen, source)]
+
+
+def _worst(rule: Rule, metrics: Sequence[Metric]) -> Metric:
+    choose = min if rule.wants_more else max
+    return choose(metrics, key=lambda metric: math.nan if metric.value is None else metric.value)
+
+
+def _mean(metrics: Sequence[Metric]) -> Metric:
+    values = [metric.value for metric in metrics if metric.value is not None]
+    # No interval: the targets' own do not combine into one without knowing how they depend on each other.
+    return Metric.of(metrics[0].name, math.fsum(values) / len(values), n=sum(metric.n for metric in metrics))
+
+
+def _check_relative(
+    rule: Rule, candidate: Candidate, sample: _Sample, stable: Candidate | None, reference: Evidence | None
+) -> Check:
+    if sample.value is None:
+        return _check_sample(rule, candidate, sample, None)
+    if stable is None:
+        return _check(rule, sample, "pass", "there is no stable version to compare with")
+    if rule.per == "target" and sample.target not in stable.targets:
+        return _check(rule, sample, "pass", f"{stable.version} has no target {sample.target} to compare with")
+    base = _base(rule, sample, _sample(rule, reference, stable.targets))
+    if base is None:
+        command = _measure(rule, stable)
+        return _check(rule, sample, "inconclusive", f"measure {stable.version} first, on the same data: `{command}`")
+    bound = base + (rule.max_increase or 0.0) - (rule.max_decrease or 0.0)
+    check = _check_sample(rule, candidate, sample, bound)
+    aside = f"; stable {stable.version} has {_show(base)}"
+    return check.model_copy(
+        update={"reason": check.reason + aside, "stable_evidence": reference.sha256 if reference else None}
+    )
+
+
+def _base(rule: Rule, sample: _Sample, others: Sequence[_Sample]) -> float | None:
+    """Stable's value that a sample is compared with; None where it was not measured."""
+    if rule.per in ("worst", "mean"):
+        return others[0].value
+    return next((other.value for other in others if other.target == sample.target), None)
+
+
+def _check_sample(rule: Rule, candidate: Candidate, sample: _Sample, bound: float | None) -> Check:
+    what = rule.metric + (f" of {sample.target}" if sample.target else "")
+    if sample.metric is None or sample.value is None:
+        problem = "was not measured" if sample.metric is None else "is not a number"
+        return _check(rule, sample, "fail", f"{what} {problem}{_where(rule)}: {_remedy(rule, candidate, sample)}")
+    if bound is None:
+        return _check(rule, sample, "pass", f"{what} was measured: {_show(sample.value)}")
+    outcome, reason = _compare(rule, sample.metric, sample.value, bound)
+    return _check(rule, sample, outcome, f"{what} is {reason}", bound=bound)
+
+
+def _compare(rule: Rule, metric: Metric, value: float, bound: float) -> tuple[Outcome, str]:
+    """The outcome of a number against its bound, and the end of a sentence that says why."""
+    side = 1 if rule.wants_more else -1
+    holds = side * value >= side * bound
+    worse, better = (metric.low, metric.high) if rule.wants_more else (metric.high, metric.low)
+    asked = f"{'at least' if rule.wants_more else 'at most'} {_show(bound)}"
+    why = f": {rule.why}" if rule.why else ""
+    if metric.n < rule.min_n:
+        if not holds and better is not None and side * better < side * bound:
+            return "fail", f"{_show(value)}, not {asked}, which {metric.n} samples suffice to tell{why}"
+        return "inconclusive", f"{_show(value)} on only {metric.n} samples: {_wanted_n(rule, metric, value, bound)}"
+    if not holds:
+        return "fail", f"{_show(value)}, not {asked}{why}"
+    if worse is not None and side * worse < side * bound:
+        return "pass", f"{_show(value)}, {asked}; its interval reaches {_show(worse)}"
+    return "pass", f"{_show(value)}, {asked}"
+
+
+def _wanted_n(rule: Rule, metric: Metric, value: float, bound: float) -> str:
+    wanted = n_that_decides(value, bound) if metric.unit == PROPORTION and 0 <= value <= 1 else None
+    decides = max(rule.min_n, wanted or 0)
+    return f"the rule asks for {rule.min_n}, and {decides} would decide against {_show(bound)} at this value"
+
+
+def _check(rule: Rule, sample: _Sample, outcome: Outcome, reason: str, *, bound: float | None = None) -> Check:
+    metric = sample.metric
+    return Check(
+        metric=rule.metric,
+        rule=rule.document(),
+        target=sample.target,
+        observed=metric.value if metric else None,
+        low=metric.low if metric else None,
+        high=metric.high if metric else None,
+        n=metric.n if metric else None,
+        bound=bound,
+        outcome=outcome,
+        reason=reason,
+        evidence=sample.source.sha256 if sample.source and metric else None,
+    )
+
+
+def benchmark_of(metric: str) -> str:
+    """The name of the shipped benchmark that measures a metric; the metric's own first word where none is known."""
+    return _BENCHMARK_OF.get(metric, metric.split("_", 1)[0])
+
+
+def _where(rule: Rule) -> str:
+    place = " with ".join(filter(None, (rule.device, rule.runtime)))
+    return f" on {place}" if place else ""
+
+
+def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
+    """What to do about a missing number; the benchmark may have noted the cause under the metric's name."""
+    cause = sample.source.notes.get(rule.metric) if sample.source and sample.metric else None
+    then = f"{str(cause)[:300]}, then " if cause else ""
+    return f"{then}run `{_measure(rule, candidate)}`"
+
+
+def _measure(rule: Rule, version: Candidate) -> str:
+    device = f" --device {rule.device}" if rule.device else ""
+    return f"ulora measure {version.version} --only {benchmark_of(rule.metric)}{device}"
+
+
+def _show(number: float) -> str:
+    return f"{number:.6g}"

@@ -1,0 +1,100 @@
+"""Where evidence, verdicts and passes are kept: create-only objects in the store, named by their own digests."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeVar
+
+from pydantic import Field
+
+from registry.channel import Channel
+from registry.document import Document, Sha256
+from registry.errors import ObjectNotFound
+from registry.evidence.gates import Past, Verdict
+from registry.evidence.results import Evidence
+from registry.names import VersionName
+from registry.record import Record
+from registry.store import layout
+from registry.store.blobs import in_parallel
+from registry.store.objects import ObjectStore
+
+Kind = TypeVar("Kind", bound=Document)
+
+
+class Passed(Document):
+    """A note that a version became stable in a channel by a record. It counts only if that record stands in the log."""
+
+    LIMIT: ClassVar[int] = 64 * 1024
+
+    format: Literal[1]
+    version: str = Field(max_length=120)
+    content_sha256: Sha256
+    generation: int = Field(ge=1)
+    record_sha256: Sha256
+
+
+class Ledger:
+    """The evidence, verdicts and passes of one model."""
+
+    def __init__(self, store: ObjectStore, model: str) -> None:
+        self._store = store
+        self._model = model
+
+    def add(self, evidence: Evidence) -> str:
+        """Keep some evidence; return its digest."""
+        self._store.create(layout.evidence(self._model, evidence.version, evidence.sha256), evidence.to_bytes())
+        return evidence.sha256
+
+    def evidence(self, version: VersionName) -> list[Evidence]:
+        """All evidence of a version, oldest first."""
+        found = self._read_all(layout.evidence(self._model, str(version)), Evidence)
+        return sorted(found, key=lambda one: one.order)
+
+    def benchmarks(self, version: VersionName) -> tuple[str, ...]:
+        """The names of the benchmarks that a version has evidence of."""
+        return tuple(sorted({one.benchmark for one in self.evidence(version)}))
+
+    def add_verdict(self, verdict: Verdict) -> str:
+        """Keep a verdict, also one that refuses; return its digest."""
+        self._store.create(layout.verdict(self._model, verdict.sha256), verdict.to_bytes())
+        return verdict.sha256
+
+    def verdict(self, sha256: str) -> Verdict:
+        """A verdict by its digest.
+
+        Raises:
+            ObjectNotFound: there is none.
+        """
+        key = layout.verdict(self._model, sha256)
+        return Verdict.parse(self._store.get(key, Verdict.LIMIT).body, key)
+
+    def add_pass(self, record: Record, content_sha256: str) -> None:
+        """Note that `record`, about to be committed, makes its stable version pass the channel."""
+        if record.stable is None:
+            return
+        name = record.stable.version
+        note = Passed(
+            format=1, version=name, content_sha256=content_sha256, generation=record.generation,
+            record_sha256=record.sha256,
+        )  # fmt: skip
+        self._store.create(layout.passed(self._model, record.channel, name, record.sha256), note.to_bytes())
+
+    def past(self, channel: Channel, version: VersionName) -> Past | None:
+        """A version's past in a channel: the newest of its passes whose record stands in the channel's log."""
+        notes = self._read_all(layout.passed(self._model, channel.name, str(version)), Passed)
+        for note in sorted(notes, key=lambda note: note.generation, reverse=True):
+            if _stands(channel, note):
+                head = channel.head()
+                withdrawn = head is not None and str(version) in head.withdrawn
+                return Past(channel.name, note.content_sha256, note.record_sha256, withdrawn)
+        return None
+
+    def _read_all(self, folder: str, kind: type[Kind]) -> list[Kind]:
+        keys = [info.key for info in self._store.list(folder)]
+        return in_parallel(lambda key: kind.parse(self._store.get(key, kind.LIMIT).body, key), keys)
+
+
+def _stands(channel: Channel, note: Passed) -> bool:
+    try:
+        return channel.read(note.generation).sha256 == note.record_sha256
+    except ObjectNotFound:
+        return False

@@ -1,0 +1,86 @@
+"""Running benchmarks: find them by name, open the test data, keep what came out as evidence.
+
+Benchmarks and data formats belong to the torch side and are found through entry points, so that another kind of model
+needs no change here: the group `ulora.benchmarks` maps a name to a function `(loaded, data) -> Measurement`, the group
+`ulora.data` maps a flavor to a function `(folder) -> data`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from registry import provenance
+from registry.errors import BadInput, MissingDependency
+from registry.evidence.results import Evidence, Measurement
+from registry.manifest import Manifest
+
+BENCHMARKS = "ulora.benchmarks"
+DATA = "ulora.data"
+
+Benchmark = Callable[..., Measurement]
+
+
+def find_benchmarks(only: Sequence[str] = ()) -> dict[str, Benchmark]:
+    """The benchmarks with these names, or all that are installed.
+
+    Raises:
+        BadInput: there is no benchmark of a name.
+        MissingDependency: one needs a package that is not installed.
+    """
+    installed = {point.name: point for point in entry_points(group=BENCHMARKS)}
+    unknown = [name for name in only if name not in installed]
+    if unknown:
+        known = ", ".join(sorted(installed)) or "none is installed"
+        raise BadInput(f"there is no benchmark {unknown[0]!r}", hint=f"there are: {known}")
+    return {name: _load(installed[name]) for name in dict.fromkeys(only or sorted(installed))}
+
+
+def open_data(flavor: str, folder: Path | None) -> Any:
+    """The test data in a folder, as the flavor's benchmarks take it.
+
+    Raises:
+        BadInput: there is no folder.
+    """
+    if folder is None:
+        raise BadInput("no test data is set", hint="pass --data DIR or set ULORA_DATA")
+    if not folder.is_dir():
+        raise BadInput(f"the test data folder {folder} does not exist", hint="pass --data DIR or set ULORA_DATA")
+    for point in entry_points(group=DATA, name=flavor):
+        return _load(point)(folder)
+    raise MissingDependency(f"nothing installed reads test data for flavor {flavor!r}")
+
+
+def measure(
+    name: str, benchmark: Benchmark, manifest: Manifest, loaded: Any, data: Any, *, who: str
+) -> tuple[Evidence, bytes | None]:
+    """Run one benchmark on a loaded version; return the evidence and the plot (PNG), if it drew one."""
+    began = time.perf_counter()
+    measurement = benchmark(loaded, data)
+    evidence = Evidence.of(
+        measurement,
+        benchmark=name,
+        model=manifest.model,
+        version=manifest.version,
+        content_sha256=manifest.content_sha256,
+        device=loaded.device,
+        runtime=loaded.runtime,
+        timestamp=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        seconds=round(time.perf_counter() - began, 3),
+        libraries=provenance.libraries(),
+        who=who,
+    )
+    return evidence, measurement.plot
+
+
+def _load(point: Any) -> Any:
+    try:
+        return point.load()
+    except ImportError as error:
+        raise MissingDependency(
+            f"{point.value} can't be imported: {error}", hint="pip install 'ulora-registry[dino]'"
+        ) from error

@@ -1,0 +1,262 @@
+"""Gate policies: what a version must have measured before a channel may serve it. Data, never an expression language.
+
+A policy is a YAML file (see docs/policy.md and `default_policy.yaml`). Errors name the line and the field.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from registry import canonical
+from registry.errors import BadPolicy
+from registry.names import CHANNELS, VersionName, check_channel
+
+MAX_POLICY = 256 * 1024
+"""Bytes of the largest policy file."""
+MAX_RULES = 1000
+MAX_DEPTH = 20
+_BOUNDS = ("min", "max", "max_increase", "max_decrease")
+_DEFAULT = "default_policy.yaml"
+
+Bound = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=2000)]
+
+
+class _Part(BaseModel):
+    # Unknown fields are refused here, unlike in stored documents: a rule with a mistyped field would gate nothing.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Rule(_Part):
+    """What is asked of one metric. At most one bound; with none, the metric must have been measured and be a number.
+
+    Attributes:
+        metric: the metric's name, e.g. `accuracy`.
+        min: the least that is allowed.
+        max: the most that is allowed.
+        max_increase: how much more than stable's is allowed, in the metric's unit.
+        max_decrease: how much less than stable's is allowed.
+        per: `all` the aggregate over all targets; `target` every target by itself; `worst` the worst target; `mean` the
+            plain mean over targets.
+        min_n: below so many samples the check can't pass: it is inconclusive, or fails where the samples there are
+            already decide against it.
+        device: measured on this device only, e.g. `cpu`; any where it is not given.
+        runtime: measured by this runtime only, e.g. `torch-fp32`; any where it is not given.
+        why: the reason for the rule, shown where it refuses.
+    """
+
+    metric: str = Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")
+    min: Bound | None = None
+    max: Bound | None = None
+    max_increase: Annotated[Bound, Field(ge=0)] | None = None
+    max_decrease: Annotated[Bound, Field(ge=0)] | None = None
+    per: Literal["all", "target", "worst", "mean"] = "all"
+    min_n: int = Field(default=0, ge=0, le=10**9)
+    device: str | None = Field(default=None, min_length=1, max_length=200)
+    runtime: str | None = Field(default=None, min_length=1, max_length=200)
+    why: Text = ""
+
+    @property
+    def kind(self) -> str:
+        """The name of the bound that is set: `min`, `max`, `max_increase`, `max_decrease`, or `measured` for none."""
+        return next((name for name in _BOUNDS if getattr(self, name) is not None), "measured")
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the rule compares with the stable version."""
+        return self.kind in ("max_increase", "max_decrease")
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether a larger value is a better one, as far as this rule can tell."""
+        return self.kind in ("min", "max_decrease")
+
+    def document(self) -> dict[str, Any]:
+        """The rule as JSON, without the fields that are not set."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def __str__(self) -> str:
+        signs = {"min": ">=", "max": "<=", "max_increase": "<= stable +", "max_decrease": ">= stable -"}
+        asked = "measured" if self.kind == "measured" else f"{signs[self.kind]} {getattr(self, self.kind):g}"
+        scope = {"all": "", "target": " for every target", "worst": " for the worst target", "mean": " on average"}
+        place = " on " + ", ".join(filter(None, (self.device, self.runtime))) if self.device or self.runtime else ""
+        return f"{self.metric} {asked}{scope[self.per]}{place}"
+
+    @model_validator(mode="after")
+    def _has_one_bound(self) -> Self:
+        if len([name for name in _BOUNDS if getattr(self, name) is not None]) > 1:
+            raise ValueError(f"a rule has at most one of {', '.join(_BOUNDS)}; write one rule for each")
+        return self
+
+
+Rules = Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)]
+Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
+
+
+class ChannelPolicy(_Part):
+    """What one channel asks.
+
+    Attributes:
+        requires: a channel in which the version must have been stable before.
+        defaults: rules for every version.
+        by_suffix: rules for versions whose suffix has this word.
+    """
+
+    requires: str | None = None
+    defaults: Rules = ()
+    by_suffix: dict[Suffix, Rules] = Field(default_factory=dict, max_length=100)
+
+
+class Policy(_Part):
+    """What every channel asks of a version."""
+
+    format: Literal[1]
+    channels: dict[str, ChannelPolicy]
+
+    def rules_for(self, channel: str, version: VersionName) -> tuple[Rule, ...]:
+        """The rules for a version in a channel.
+
+        All defaults and all rules of the suffix's words hold together, except that a suffix's `min` or `max` takes the
+        place of the defaults' `min` or `max` on the same metric. Scratch channels (`drill-…`) have no rules.
+        """
+        asked = self._of(channel)
+        special = [rule for word in sorted(version.suffix_words) for rule in asked.by_suffix.get(word, ())]
+        replaced = {(rule.metric, rule.kind) for rule in special if rule.kind in ("min", "max")}
+        kept = [rule for rule in asked.defaults if (rule.metric, rule.kind) not in replaced]
+        return tuple(dict.fromkeys([*kept, *special]))
+
+    def required_channel(self, channel: str) -> str | None:
+        """The channel in which a version must have been stable before this one takes it, or None."""
+        return self._of(channel).requires
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what the policy says; comments and order in the file do not count."""
+        return canonical.digest(self.model_dump(mode="json"))
+
+    def _of(self, channel: str) -> ChannelPolicy:
+        return self.channels.get(check_channel(channel), ChannelPolicy())
+
+    @model_validator(mode="after")
+    def _covers_the_channels(self) -> Self:
+        if sorted(self.channels) != sorted(CHANNELS):
+            names = " and ".join(CHANNELS)
+            raise ValueError(f"channels must be exactly {names}; `{{}}` asks nothing of one")
+        for name, channel in self.channels.items():
+            if channel.requires is not None and (name, channel.requires) != ("production", "staging"):
+                raise ValueError(f"{name} can't require {channel.requires!r}; only production can, and only staging")
+        return self
+
+
+def load_policy(path: Path | None = None) -> Policy:
+    """Read a policy file; None is the default policy.
+
+    Raises:
+        BadPolicy: it can't be read, or does not follow the format; the message names the line and the field.
+    """
+    if path is None:
+        return parse_policy(resources.files(__package__).joinpath(_DEFAULT).read_bytes(), f"policy {_DEFAULT}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_POLICY + 1)
+    except OSError as error:
+        raise BadPolicy(f"policy {path} can't be read: {error.strerror}", hint="check the path") from error
+    return parse_policy(data, f"policy {path}")
+
+
+def parse_policy(data: bytes, what: str = "the policy") -> Policy:
+    """Read a policy's bytes; `what` names it in errors.
+
+    Raises:
+        BadPolicy: it does not follow the format; the message names the line and the field.
+    """
+    if len(data) > MAX_POLICY:
+        raise _bad(what, f"more than the {MAX_POLICY} bytes that are allowed")
+    try:
+        node = _compose(data.decode("utf-8"))
+        document = yaml.SafeLoader("").construct_document(node)
+        text = canonical.encode(document)
+    except yaml.MarkedYAMLError as error:
+        raise _bad(what, str(error.problem), _line(error)) from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise _bad(what, f"a value can't be read: {error}") from error
+    try:
+        return Policy.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = tuple(part for part in problem["loc"] if part != "[key]")
+        said = problem["msg"].removeprefix("Value error, ")
+        field = ".".join(map(str, place))
+        raise _bad(what, f"{field}: {said}" if field else said, _line_of(node, place)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its traps: no aliases (a few of them unfold into gigabytes), no depths, and no key given twice."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.get_mark())
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels deep", problem_mark=self.get_mark())
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twins(node)
+        return node
+
+
+def _compose(text: str) -> yaml.Node:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+    finally:
+        loader.dispose()
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.MarkedYAMLError(problem="a policy is a mapping with `format` and `channels`")
+    return node
+
+
+def _refuse_twins(node: yaml.MappingNode) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen if isinstance(key, yaml.ScalarNode) else True:
+            raise yaml.MarkedYAMLError(
+                problem=f"key {key.value!r} is no text or given twice", problem_mark=key.start_mark
+            )
+        seen.add(key.value)
+
+
+def _line_of(node: yaml.Node, place: tuple[int | str, ...]) -> int:
+    """The line of the deepest part of `place` that the file has."""
+    for part in place:
+        inner = _child(node, part)
+        if inner is None:
+            break
+        node = inner
+    return node.start_mark.line + 1
+
+
+def _child(node: yaml.Node, part: int | str) -> yaml.Node | None:
+    children: dict[int | str, yaml.Node] = {}
+    if isinstance(node, yaml.SequenceNode):
+        children = dict(enumerate(node.value))
+    if isinstance(node, yaml.MappingNode):
+        children = {key.value: value for key, value in node.value}
+    return children.get(part)
+
+
+def _line(error: yaml.MarkedYAMLError) -> int | None:
+    return error.problem_mark.line + 1 if error.problem_mark else None
+
+
+def _bad(what: str, problem: str, line: int | None = None) -> BadPolicy:
+    place = f", line {line}" if line else ""
+    return BadPolicy(f"{what}{place}: {problem}", hint="docs/policy.md has the format and an example to copy")

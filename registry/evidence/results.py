@@ -1,0 +1,229 @@
+"""What a benchmark measured: metrics with their intervals, and the evidence that keeps them.
+
+Evidence is immutable and keeps these laws:
+
+* it is stored under the sha256 of its canonical bytes (`Evidence.sha256`);
+* it speaks of one content (`content_sha256`), one benchmark, one device, one runtime and one set of test data;
+* no number in it is NaN or infinite: a metric that is not a number has the value None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from registry.document import Document, Part, Sha256
+from registry.errors import BadInput
+from registry.evidence.stats import wilson
+from registry.names import VersionName, check_model, check_target
+
+MAX_METRICS = 10_000
+PROPORTION = "proportion"
+"""The unit of a metric that is a share of `n` independent trials: sample sizes can be worked out for it."""
+
+
+def check_utc(text: str) -> str:
+    """Return an ISO 8601 time in UTC unchanged.
+
+    Raises:
+        ValueError: it is no such time, or says no time zone, or another one.
+    """
+    if datetime.fromisoformat(text).utcoffset() != timedelta(0):
+        raise ValueError(f"{text!r} is not in UTC")
+    return text
+
+
+def named(check: Callable[[str], object]) -> AfterValidator:
+    """A check of `registry.names` as a validator: inside a stored document a bad name is a bad document."""
+
+    def validate(text: str) -> str:
+        try:
+            check(text)
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    return AfterValidator(validate)
+
+
+UtcTime = Annotated[str, Field(max_length=40), AfterValidator(check_utc)]
+Version = Annotated[str, named(VersionName.parse)]
+Model = Annotated[str, named(check_model)]
+Target = Annotated[str, Field(max_length=200), named(check_target)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Word = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Metric(Part):
+    """One measured number. Make one with `Metric.of` or `Metric.proportion`.
+
+    Attributes:
+        name: what was measured, e.g. `accuracy`.
+        value: the number, or None where it came out as no number.
+        low: lower end of its 95% interval, None where there is none.
+        high: upper end.
+        n: samples behind it: images, or repetitions for a latency. The smaller class where two are compared.
+        target: the target that it holds for; None is the aggregate over all.
+        unit: `proportion`, `area`, `ms`, `MB`, `1/s` …
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")
+    value: Number | None
+    low: Number | None = None
+    high: Number | None = None
+    n: int = Field(ge=0)
+    target: Target | None = None
+    unit: str = Field(default="", max_length=40)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        value: float | None,
+        *,
+        n: int,
+        low: float | None = None,
+        high: float | None = None,
+        target: str | None = None,
+        unit: str = "",
+    ) -> Self:
+        """A metric from a computed number; NaN and infinity become None."""
+        return cls(
+            name=name, value=_finite(value), low=_finite(low), high=_finite(high), n=int(n), target=target, unit=unit
+        )
+
+    @classmethod
+    def proportion(cls, name: str, successes: int, n: int, *, target: str | None = None) -> Self:
+        """A share of n trials with its Wilson interval; None where nothing was tried."""
+        interval = wilson(successes, n)
+        value = successes / n if n else None
+        return cls.of(name, value, n=n, low=interval.low, high=interval.high, target=target, unit=PROPORTION)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a benchmark function returns.
+
+    Attributes:
+        metrics: the numbers.
+        data_sha256: digest of the test data.
+        data_name: what people call the test data.
+        data_n: how many test images there were.
+        plot: a PNG worth looking at, or None.
+        notes: short facts beside the numbers, e.g. the data set that stood for out-of-distribution images.
+    """
+
+    metrics: tuple[Metric, ...]
+    data_sha256: str
+    data_name: str
+    data_n: int
+    plot: bytes | None = None
+    notes: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+class MeasuredOn(Part):
+    """The test data behind some evidence: its digest, name, and number of images."""
+
+    name: Word
+    sha256: Sha256
+    n: int = Field(ge=0)
+
+
+class Evidence(Document):
+    """One benchmark's result for one version. See the module's docstring for the laws it keeps.
+
+    Attributes:
+        device: what it ran on, e.g. `cpu` or `cuda:0`.
+        runtime: what ran it, e.g. `torch-fp32`.
+        timestamp: when it was finished, UTC, ISO 8601.
+        seconds: how long the benchmark took.
+        libraries: versions of the packages that took part.
+        who: who measured.
+        notes: the measurement's notes.
+    """
+
+    LIMIT: ClassVar[int] = 4 * 1024 * 1024
+
+    format: Literal[1]
+    benchmark: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+    model: Model
+    version: Version
+    content_sha256: Sha256
+    metrics: tuple[Metric, ...] = Field(max_length=MAX_METRICS)
+    data: MeasuredOn
+    device: Word
+    runtime: Word
+    timestamp: UtcTime
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    libraries: dict[Word, Word] = Field(default_factory=dict, max_length=1000)
+    who: str = Field(default="", max_length=500)
+    notes: dict[Word, Any] = Field(default_factory=dict, max_length=1000)
+
+    @classmethod
+    def of(
+        cls,
+        measurement: Measurement,
+        *,
+        benchmark: str,
+        model: str,
+        version: str,
+        content_sha256: str,
+        device: str,
+        runtime: str,
+        timestamp: str,
+        seconds: float,
+        libraries: Mapping[str, str],
+        who: str,
+    ) -> Self:
+        """The evidence that keeps a measurement.
+
+        Raises:
+            pydantic.ValidationError: a field is out of its bounds, which is an error of the benchmark.
+        """
+        return cls(
+            format=1,
+            benchmark=benchmark,
+            model=model,
+            version=version,
+            content_sha256=content_sha256,
+            metrics=measurement.metrics,
+            data=MeasuredOn(name=measurement.data_name, sha256=measurement.data_sha256, n=measurement.data_n),
+            device=device,
+            runtime=runtime,
+            timestamp=timestamp,
+            seconds=seconds,
+            libraries=dict(libraries),
+            who=who,
+            notes=dict(measurement.notes),
+        )
+
+    @property
+    def order(self) -> tuple[datetime, str]:
+        """Sorts evidence from the oldest to the newest; the digest settles ties the same way everywhere."""
+        return datetime.fromisoformat(self.timestamp), self.sha256
+
+    def metric(self, name: str, target: str | None = None) -> Metric | None:
+        """The metric with this name for this target (None: the aggregate), or None."""
+        return next((metric for metric in self.metrics if (metric.name, metric.target) == (name, target)), None)
+
+    @model_validator(mode="after")
+    def _measures_each_once(self) -> Self:
+        keys = [(metric.name, metric.target) for metric in self.metrics]
+        if len(set(keys)) != len(keys):
+            raise ValueError("a metric is given twice for the same target")
+        return self
+
+
+def newest(evidence: Iterable[Evidence]) -> dict[tuple[str, str, str], Evidence]:
+    """The newest evidence by (benchmark, device, runtime). Keep to one content first: this does not look at it."""
+    return {(one.benchmark, one.device, one.runtime): one for one in sorted(evidence, key=lambda one: one.order)}
+
+
+def _finite(value: float | None) -> float | None:
+    number = None if value is None else float(value)
+    return number if number is not None and math.isfinite(number) else None

@@ -1,0 +1,90 @@
+"""Intervals for proportions, and the number of samples that would decide. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
+
+CONFIDENCE = 0.95
+"""The two-sided level of every interval that evidence holds, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, both ends included."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The Wilson score interval of a proportion.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927), 209.
+    It lies in [0, 1], always holds successes / n, and is sound for proportions near 1, where accuracies live.
+
+    Args:
+        successes: how many of the `n` were a success, 0 to n.
+        n: how many were tried. With none the interval is [0, 1]: nothing is known.
+
+    Raises:
+        ValueError: `successes` is not in 0..n, or `confidence` not between 0 and 1.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} is no proportion")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    p, z2 = successes / n, _z(confidence) ** 2
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # Rounding must not push the interval past 0, 1, or the proportion itself.
+    return Interval(min(max(0.0, middle - half), p), max(min(1.0, middle + half), p))
+
+
+def newcombe(successes: float, n: int, other: float, other_n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The interval of a difference of two independent proportions, successes / n - other / other_n.
+
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17 (1998), 873-890, method 10: the Wilson intervals of the two, combined.
+
+    Raises:
+        ValueError: a count is not in 0..n, or an n is 0.
+    """
+    if n == 0 or other_n == 0:
+        raise ValueError("a difference needs at least one sample on each side")
+    a, b = successes / n, other / other_n
+    of_a, of_b = wilson(successes, n, confidence), wilson(other, other_n, confidence)
+    down = math.hypot(a - of_a.low, of_b.high - b)
+    up = math.hypot(of_a.high - a, b - of_b.low)
+    return Interval(max(-1.0, a - b - down), min(1.0, a - b + up))
+
+
+def n_that_decides(proportion: float, bound: float, confidence: float = CONFIDENCE) -> int | None:
+    """The smallest n at which the Wilson interval around this proportion no longer holds the bound.
+
+    The Wilson interval is the score test inverted, so it leaves `bound` out just when
+    |proportion - bound| > z sqrt(bound (1 - bound) / n); this solves that for n.
+
+    Args:
+        proportion: what was observed, 0 to 1, and is expected to stay.
+        bound: what it is compared with.
+
+    Returns:
+        The n, or None where no n decides: the proportion is the bound.
+    """
+    gap = abs(proportion - bound)
+    if gap == 0:
+        return None
+    if not 0 < bound < 1:
+        return 1
+    needed = _z(confidence) ** 2 * bound * (1 - bound) / gap / gap
+    return math.floor(needed) + 1 if math.isfinite(needed) else None
+
+
+@cache
+def _z(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0 and 1")
+    return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -1,0 +1,277 @@
+"""A small HTTP service on a followed channel. Every answer says its version, in JSON and as `X-Ulora-Version`.
+
+| request | answer |
+|---|---|
+| `POST /predict` | the prediction; a multipart field `image`, or the image as the body; optional `target`, `key` |
+| `GET /health` | 200 when it should be asked, 503 when not |
+| `GET /version` | what answers, and since when |
+| `POST /-/refresh` | 202: it looks at the log now |
+
+Errors are `{"error": …, "message": …, "hint": …}` as everywhere. Importing this module needs the `serve` extra; without
+it the import raises `MissingDependency`.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from registry.errors import BadImage, BadInput, BadSetting, MissingDependency, ReplicaClosed, UloraError
+from registry.names import check_target
+from registry.serving.live import Live
+
+try:
+    import python_multipart  # noqa: F401  Starlette looks for it only when the first form arrives
+    import uvicorn
+    from fastapi import FastAPI, Request
+    from fastapi.concurrency import run_in_threadpool
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+except ModuleNotFoundError as error:
+    raise MissingDependency(
+        f"serving over HTTP needs {error.name}, which is not installed", hint="pip install 'ulora-registry[serve]'"
+    ) from error
+
+MAX_IMAGE = 32 * 1024 * 1024
+"""Bytes of the largest image."""
+MAX_KEY = 256
+VERSION_HEADER = "X-Ulora-Version"
+_MAX_FORM = 64 * 1024
+_GRACE = 10
+_BACKLOG = 2048
+_HINT = "send the image as the multipart field `image`, or as the body with a Content-Type of image/…"
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        "target": {"type": "string"},
+                        "key": {"type": "string"},
+                    },
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class _Question:
+    image: bytes
+    target: str | None
+    key: str | None
+
+
+class _Refused(Exception):
+    """A request that is answered with an error of HTTP's own."""
+
+    def __init__(self, status: int, error: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.status, self.error, self.hint = status, error, hint
+
+
+def create_app(live: Live) -> FastAPI:
+    """The application that answers for `live`, which its caller starts and closes."""
+    app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel names")
+    app.state.live = live
+    app.add_api_route("/predict", predict, methods=["POST"], openapi_extra=_BODY)
+    app.add_api_route("/health", health, methods=["GET"])
+    app.add_api_route("/version", version, methods=["GET"])
+    app.add_api_route("/-/refresh", refresh, methods=["POST"], status_code=202)
+    for kind in (UloraError, _Refused, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    return app
+
+
+def serve(
+    live: Live, host: str = "127.0.0.1", port: int = 8000, *, started: Callable[[str], None] = lambda url: None
+) -> None:
+    """Answer on `host` and `port` until Ctrl-C or SIGTERM, then finish the requests that run and return.
+
+    Args:
+        live: a started replica; its caller closes it.
+        port: 0 for any free one.
+        started: told the address, once connections are accepted.
+
+    Raises:
+        BadSetting: the port is taken, or the host is not this machine's.
+    """
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(live), log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False)
+    )
+    with _listen(host, port) as listener, _sigterm_returns():
+        started(f"http://{_in_url(host)}:{listener.getsockname()[1]}")
+        # uvicorn ends cleanly and then sends itself the signal again.
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+
+async def predict(request: Request) -> JSONResponse:
+    """Answer for one image."""
+    live: Live = request.app.state.live
+    question = await _read_question(request)
+    prediction = await run_in_threadpool(live.predict, question.image, question.key, question.target)
+    if prediction.outcome == "corrupt_image":
+        detail = str(prediction.to_dict().get("detail") or "these bytes are no image")
+        refused = {"error": BadImage.__name__, "message": detail, "hint": "send a whole image file"}
+        return _answer(400, refused, prediction.version)
+    return _answer(200, prediction.to_dict(), prediction.version)
+
+
+async def health(request: Request) -> JSONResponse:
+    """How this replica is."""
+    state = request.app.state.live.health()
+    return _answer(200 if state.ready else 503, {**asdict(state), "ready": state.ready}, state.version)
+
+
+async def version(request: Request) -> JSONResponse:
+    """What answers, and since when."""
+    serving = request.app.state.live.serving
+    document = {
+        "model": serving.record.model,
+        "channel": serving.record.channel,
+        "generation": serving.record.generation,
+        "content_sha256": serving.stable.content_sha256,
+        "since": serving.since,
+    }
+    return _answer(200, document, serving.stable.version)
+
+
+async def refresh(request: Request) -> JSONResponse:
+    """Look at the log now: a hint, of which many in a row are one look."""
+    live: Live = request.app.state.live
+    live.refresh()
+    return _answer(202, {"generation": live.record.generation}, live.version)
+
+
+def _answer(status: int, document: Mapping[str, Any], version: str | None) -> JSONResponse:
+    headers = {VERSION_HEADER: version} if version else {}
+    return JSONResponse({**document, "version": version}, status, headers)
+
+
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    refused = _as_refused(error)
+    document = {"error": refused.error, "message": str(refused), "hint": refused.hint}
+    return _answer(refused.status, document, request.app.state.live.health().version)
+
+
+def _as_refused(error: Exception) -> _Refused:
+    if isinstance(error, _Refused):
+        return error
+    if isinstance(error, HTTPException):
+        return _Refused(error.status_code, "HTTPError", str(error.detail), "see /docs")
+    if isinstance(error, UloraError):
+        status = 400 if isinstance(error, BadInput) else 503 if isinstance(error, ReplicaClosed) else 500
+        return _Refused(status, type(error).__name__, str(error), error.hint)
+    return _Refused(500, "InternalError", f"{type(error).__name__} while answering", "see the server's log")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+async def _read_question(request: Request) -> _Question:
+    """The image and what goes with it, from either form of body.
+
+    Raises:
+        _Refused, BadInput.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("image/"):
+        return _question(await _read_body(request, MAX_IMAGE), dict(request.query_params))
+    if kind == "multipart/form-data":
+        form = await _read_form(request, await _read_body(request, MAX_IMAGE + _MAX_FORM))
+        image = form.get("image")
+        if not hasattr(image, "read"):
+            raise BadInput("the form has no file field `image`", hint=_HINT)
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        return _question(await image.read(), {**request.query_params, **fields})
+    raise _Refused(415, "BadInput", f"a body of type {kind[:80] or 'unknown'} is not understood", _HINT)
+
+
+def _question(image: bytes, fields: dict[str, str]) -> _Question:
+    if len(image) > MAX_IMAGE:
+        raise _too_large()
+    if not image:
+        raise BadImage("the image is empty", hint=_HINT)
+    target, key = fields.get("target") or None, fields.get("key") or None
+    if key is not None and len(key) > MAX_KEY:
+        raise BadInput(f"the key has {len(key)} characters, more than {MAX_KEY}", hint="send a shorter key")
+    return _Question(image, check_target(target) if target else None, key)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The whole body, refused as soon as it is known to be over `limit` bytes."""
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+        raise _too_large()
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large()
+    except ClientDisconnect as error:
+        raise BadInput("the client went away before its image was whole") from error
+    return bytes(body)
+
+
+async def _read_form(request: Request, body: bytes) -> Any:
+    """Parse a multipart body that was read whole, and so bounded, before."""
+
+    async def replay() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        return await Request(request.scope, replay).form(max_files=1, max_fields=8, max_part_size=_MAX_FORM)
+    except HTTPException as error:
+        raise BadInput(f"the form does not parse: {error.detail}", hint=_HINT) from error
+
+
+def _too_large() -> _Refused:
+    return _Refused(413, BadImage.__name__, f"the image has more than {MAX_IMAGE >> 20} MiB", "send a smaller image")
+
+
+# --- sockets and signals ---------------------------------------------------------------------------------------------
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise BadSetting(
+            f"can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}",
+            hint="another server has it, or the host is not this machine's: choose another --port or --host",
+        ) from error
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def _sigterm_returns() -> Iterator[None]:
+    """Let SIGTERM, which orchestrators send, end `serve` as Ctrl-C does, so that what stands around it can close."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
