@@ -1,1 +1,4 @@
-"""Measurements: one function per entry point, used by `mlflow run` and by `ulora measure`."""
+"""Measurements: one function per entry point, used by `mlflow run` and by `ulora measure`.
+
+Each takes (model, data, *, seed, progress) and returns a `registry.evidence.results.Measurement`.
+"""

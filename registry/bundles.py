@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from registry import canonical, provenance
 from registry.document import first_problem
-from registry.errors import BadBundle, BadInput
+from registry.errors import BadBundle, BadInput, BadManifest
 from registry.manifest import (
     MAX_FILES,
     BackboneRef,
@@ -62,7 +62,6 @@ def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
         )
     paths = _find_files(folder)
     backbone = _read_backbone(paths)
-    components = _read_components(paths, backbone)
 
     def entry(item: tuple[str, Path]) -> FileEntry:
         path, file = item
@@ -71,6 +70,7 @@ def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
         return FileEntry(path=path, size=info.st_size, mode=mode, sha256=hash_file(file, progress))
 
     try:
+        components = _read_components(paths, backbone)
         files = tuple(in_parallel(entry, sorted(paths.items())))
     except OSError as error:
         raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
@@ -167,7 +167,9 @@ def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, A
     try:
         return canonical.decode(paths[path].read_bytes(), what)
     except OSError as error:
-        raise BadInput(f"{what} can't be read: {error.strerror}") from error
+        raise BadBundle(f"{what} can't be read: {error.strerror}") from error
+    except BadManifest as error:
+        raise BadBundle(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,12 @@ def describe(
     """The manifest of a bundle: what it holds, what people say about it, and how it differs from its parent.
 
     Raises:
-        BadManifest: something in it is out of its bounds.
+        BadInput: something that people say about it is out of its bounds.
     """
     now = {file.path: file for file in bundle.files}
     before = {file.path: file for file in parent.files} if parent else {}
     modified = [path for path, file in now.items() if path in before and file != before[path]]
-    return Manifest.make(
+    fields = dict(
         model=model,
         version=str(version),
         flavor=DEFAULT_FLAVOR,
@@ -212,3 +214,7 @@ def describe(
         testing_instructions=story.testing_instructions,
         provenance=provenance.collect(source),
     )
+    try:
+        return Manifest.make(**fields)
+    except BadManifest as error:  # the bundle has been checked, so it is the story
+        raise BadInput(f"{version} can't be described so: {error}") from error

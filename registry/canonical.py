@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any, NoReturn
 
 from registry.errors import BadManifest
@@ -30,12 +31,16 @@ def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     """Parse a JSON object; `what` names it in errors.
 
     Raises:
-        BadManifest: over `limit` bytes, not UTF-8 JSON, not an object, a duplicate key, NaN, or nested too deep.
+        BadManifest: over `limit` bytes, not UTF-8 JSON, not an object, a duplicate key, NaN or
+            a number that is as good as infinite, or nested too deep.
     """
     if len(data) > limit:
         raise BadManifest(f"{what} is {len(data)} bytes, more than the {limit} that are allowed")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        document = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )  # fmt: skip
     except (ValueError, RecursionError) as error:
         raise BadManifest(f"{what} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
@@ -58,6 +63,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("a key appears twice")
     return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from registry import canonical
-from registry.errors import BadManifest
+from registry.errors import BadInput, BadManifest
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in hex."""
@@ -41,7 +41,7 @@ class Document(Part):
             BadManifest: it is over the limit, no JSON, of another format, or does not follow it.
         """
         found = canonical.decode(data, what, cls.LIMIT).get("format")
-        if found != cls.FORMAT:
+        if type(found) is not int or found != cls.FORMAT:
             raise BadManifest(
                 f"{what} has format {str(found)[:40]}; this release reads format {cls.FORMAT}",
                 hint="upgrade ulora-registry",
@@ -50,6 +50,8 @@ class Document(Part):
             document = cls.model_validate_json(data)
         except ValidationError as error:
             raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
+        except BadInput as error:  # what people may mistype is, in a stored document, damage
+            raise BadManifest(f"{what} does not follow the format: {error}") from error
         document._stored = data
         return document
 

@@ -18,9 +18,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from registry import canonical
-from registry.document import Document, Part
-from registry.document import Sha256 as Sha256
-from registry.document import first_problem as first_problem
+from registry.document import Document, Part, Sha256
+from registry.document import first_problem as first_problem  # noqa: PLC0414  the torch side knows this module only
 from registry.errors import BadManifest
 from registry.names import VersionName, check_model
 
@@ -132,11 +131,15 @@ class Manifest(Document):
         """A new manifest from its fields, without `format` and `content_sha256`.
 
         Raises:
-            BadManifest: a field is out of its bounds.
+            BadManifest: a field is out of its bounds, or no JSON.
         """
         document = {"format": cls.FORMAT, **fields}
-        plain = {name: _plain(value) for name, value in document.items()}
-        return cls.parse(canonical.encode({**plain, "content_sha256": content_sha256(plain)}), "the new manifest")
+        try:
+            plain = {name: _plain(value) for name, value in document.items()}
+            data = canonical.encode({**plain, "content_sha256": content_sha256(plain)})
+        except (ValueError, TypeError, RecursionError) as error:
+            raise BadManifest(f"the new manifest has a value that JSON can't hold: {error}") from error
+        return cls.parse(data, "the new manifest")
 
     @classmethod
     def parse(cls, data: bytes, what: str = "version.json") -> Self:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from registry.document import Document, Part, Sha256
-from registry.errors import NotFound, NothingToRollBackTo, NotNow
+from registry.document import Document, Part, Sha256, first_problem
+from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow
 
 WRITER = 1
 """What this release writes. A record whose `min_writer` is larger can be read, but only a newer release adds to it."""
@@ -159,7 +159,12 @@ def _withdraw(head: Record, names: list[str]) -> tuple[str, ...]:
 
 
 def _next(place: Place, signature: Signature, *, action: Action, **changes: object) -> Record:
-    """The record after the head; fields that this release does not know are copied through."""
+    """The record after the head; fields that this release does not know are copied through.
+
+    Raises:
+        NotNow: only a newer release may write here.
+        BadInput: the reason or who gives it is too long, or no text.
+    """
     head = place.head
     if head and head.min_writer > WRITER:
         raise NotNow(
@@ -167,21 +172,23 @@ def _next(place: Place, signature: Signature, *, action: Action, **changes: obje
             hint="upgrade ulora-registry",
         )
     kept = head.model_dump(exclude={"verdict", "canary"}, exclude_unset=True) if head else {"stable": None}
-    return Record.model_validate(
-        {
-            **kept,
-            "format": Record.FORMAT,
-            "min_writer": head.min_writer if head else 1,
-            "model": place.model,
-            "channel": place.channel,
-            "generation": head.generation + 1 if head else 1,
-            "action": action,
-            "reason": signature.reason,
-            "who": signature.who,
-            "who_verified": signature.who_verified,
-            "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "nonce": secrets.token_hex(16),
-            "previous": head.sha256 if head else None,
-            **changes,
-        }
-    )
+    fields = {
+        **kept,
+        "format": Record.FORMAT,
+        "min_writer": head.min_writer if head else 1,
+        "model": place.model,
+        "channel": place.channel,
+        "generation": head.generation + 1 if head else 1,
+        "action": action,
+        "reason": signature.reason,
+        "who": signature.who,
+        "who_verified": signature.who_verified,
+        "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "nonce": secrets.token_hex(16),
+        "previous": head.sha256 if head else None,
+        **changes,
+    }
+    try:
+        return Record.model_validate(fields)
+    except ValidationError as error:
+        raise BadInput(f"a record of {place.channel} can't hold this {first_problem(error)}") from error

@@ -7,7 +7,16 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from registry.document import Document, Sha256
-from registry.errors import BadManifest, BadVersionName, KeyExists, ObjectNotFound, VersionExists, VersionNotFound
+from registry.errors import (
+    BadManifest,
+    BadVersionName,
+    CorruptBlob,
+    KeyExists,
+    MissingBlob,
+    ObjectNotFound,
+    VersionExists,
+    VersionNotFound,
+)
 from registry.manifest import Manifest
 from registry.names import VersionName
 from registry.record import Pointer
@@ -77,7 +86,10 @@ class Versions:
             MissingBlob, CorruptBlob, BadManifest.
         """
         what = f"the manifest of {pointer.version}"
-        manifest = Manifest.parse(self._blobs.read(pointer.manifest_sha256), what)
+        try:
+            manifest = Manifest.parse(self._blobs.read(pointer.manifest_sha256), what)
+        except (MissingBlob, CorruptBlob) as error:
+            raise type(error)(f"{what}: {error}", hint="put that object back from a copy of the store") from error
         if (manifest.model, manifest.version) != (self._model, pointer.version):
             raise BadManifest(f"{what} is that of {manifest.model} {manifest.version}")
         return manifest

@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from registry.errors import BadWeights
@@ -57,8 +58,12 @@ def weights_sha256(files: Mapping[str, Path]) -> str | None:
             tensors += [(f"{stem}/{span.name.removeprefix(_PEFT_PREFIX)}", span, path) for span in read_header(path)]
     if not tensors:
         return None
+    tensors.sort(key=lambda item: item[0])
+    for (name, _, path), (following, _, _) in pairwise(tensors):
+        if name == following:
+            raise BadWeights(f"{path.name} has the tensor {name!r} twice, with and without PEFT's prefix")
     digest = hashlib.sha256()
-    for name, span, path in sorted(tensors, key=lambda item: item[0]):
+    for name, span, path in tensors:
         digest.update(f"{name}\0{span.dtype}\0{','.join(map(str, span.shape))}\0".encode())
         for chunk in _read_span(path, span):
             digest.update(chunk)
@@ -96,6 +101,7 @@ def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
         raise TypeError(f"tensor {name!r} has fields of the wrong type")
     if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]) or len(offsets) != 2:
         raise ValueError(f"tensor {name!r} has a negative or missing number")
+    name.encode()  # refuses half a surrogate pair, which has no bytes to be hashed
     start, end = offsets
     if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise ValueError(f"tensor {name!r} has {end - start} bytes, not those of {dtype} {shape}")

@@ -181,8 +181,11 @@ class Catalog:
             _set_tags(client, model, self._require(client, model, content_sha256), tags)
 
     def url(self, model: str, number: int) -> str:
-        """The page of a version in MLflow's UI."""
-        return f"{self.connection.name.rstrip('/')}/#/models/{model}/versions/{number}"
+        """The page of a version in MLflow's UI; for a database without a server, the version's URI."""
+        server = self.connection.name.rstrip("/")
+        return (
+            f"{server}/#/models/{model}/versions/{number}" if server.startswith("http") else f"models:/{model}/{number}"
+        )
 
     def _find(self, client: MlflowClient, model: str, content_sha256: str) -> CatalogVersion | None:
         found = self._search(client, _query(model, content_sha256))
@@ -332,13 +335,14 @@ def _loader(flavor: str) -> metadata.EntryPoint:
 
 def _model_code(flavor: str) -> ModuleType:
     """The flavor's MLflow model, the module `model` beside its loader: offers `signature()` and `input_example()`."""
-    package = _loader(flavor).module.rpartition(".")[0]
+    loader = _loader(flavor)
+    package = loader.module.rpartition(".")[0]
     try:
         parent = importlib.import_module(package)
-        if flavor == "dino-lora" and getattr(parent, "DISTRIBUTION", None) != DISTRIBUTION:
+        if _distribution(loader)[0] == DISTRIBUTION and getattr(parent, "DISTRIBUTION", None) != DISTRIBUTION:
             raise MissingDependency(
                 f"another package is imported as {package!r}, from {parent.__file__}",
-                hint="pip uninstall adapters, then pip install --force-reinstall --no-deps ulora-registry",
+                hint=f"pip uninstall {package}, then pip install --force-reinstall --no-deps {DISTRIBUTION}",
             )
         return importlib.import_module(f"{package}.model")
     except ImportError as error:
@@ -347,12 +351,16 @@ def _model_code(flavor: str) -> ModuleType:
         ) from error
 
 
+def _distribution(loader: metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that brings a loader."""
+    return (loader.dist.name, loader.dist.version) if loader.dist else ("", "")
+
+
 def _requirements(flavor: str) -> list[str]:
-    ours = [f"{DISTRIBUTION}[dino,mlflow]=={metadata.version(DISTRIBUTION)}"]
-    distribution = _loader(flavor).dist
-    if distribution is not None and distribution.name != DISTRIBUTION:
-        ours.append(f"{distribution.name}=={distribution.version}")
-    return ours + [f"{name}=={_public_version(name)}" for name in _installed(_PINNED)]
+    name, version = _distribution(_loader(flavor))
+    theirs = [f"{name}=={version}"] if name != DISTRIBUTION else []
+    ours = f"{DISTRIBUTION}[dino,mlflow]=={metadata.version(DISTRIBUTION)}"
+    return [ours, *theirs, *(f"{each}=={_public_version(each)}" for each in _installed(_PINNED))]
 
 
 def _installed(names: Iterable[str]) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry import canonical
 from registry.cli.options import dry_run_option, folder, offline_option, registry_options
 from registry.cli.output import Output, facts, megabytes, table
-from registry.errors import BadInput, CorruptBlob
+from registry.errors import BadInput, BadManifest, CorruptBlob
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -222,9 +222,8 @@ def _read_changes(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        changes = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--changes {path} can't be read as JSON: {error}") from error
-    if not isinstance(changes, dict):
-        raise BadInput(f"--changes {path} is not a JSON object")
-    return changes
+        return canonical.decode(path.read_bytes(), f"--changes {path}")
+    except OSError as error:
+        raise BadInput(f"--changes {path} can't be read: {error.strerror}") from error
+    except BadManifest as error:
+        raise BadInput(str(error)) from error

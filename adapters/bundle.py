@@ -1,0 +1,159 @@
+"""The files of a bundle: what they are called and how they are written, the same bytes for the same content.
+
+    backbone.json                                the backbone, as a BackboneRef
+    adapters/<target>/adapter_config.json        the LoRA, as PEFT writes it
+                      adapter_model.safetensors
+                      head.json  head.safetensors
+                      ood.json   ood.safetensors
+                      golden.safetensors         optional: inputs and the outputs they must give
+                      component.json             labels, and what the version around it must offer
+    router/           head.json  head.safetensors  golden.safetensors  component.json
+    config/           preprocessing.json  inference.json
+
+Every JSON file is canonical apart from a newline at its end; no file holds a time or a machine's path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from registry import canonical
+from registry.errors import BadManifest, BadWeights, MissingBlob
+from registry.manifest import BackboneRef
+from registry.weights import read_header
+
+if TYPE_CHECKING:
+    import torch
+
+BACKBONE = "backbone.json"
+PREPROCESSING = "config/preprocessing.json"
+INFERENCE = "config/inference.json"
+ROUTER = "router"
+ADAPTERS = "adapters"
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+HEAD = "head"
+OOD = "ood"
+GOLDEN = "golden.safetensors"
+COMPONENT = "component.json"
+
+DEFAULT_INFERENCE: dict[str, Any] = {
+    "router_threshold": 0.5,
+    "tolerance": {"torch-fp32": {"logits": 1e-3, "ood_score": 1e-2}},
+}
+"""The content of `inference.json`: the least confidence at which the router's choice is taken, and how far from its
+golden outputs a version may answer, per runtime (`ood_score` in thresholds)."""
+
+
+class BundleFiles:
+    """A bundle's files for reading: its paths, and where each one's verified bytes lie on this disk.
+
+    Files are found by their path in the bundle alone: on disk they may be called by their digests.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._files
+
+    def children(self, folder: str) -> tuple[str, ...]:
+        """The names of the folders in a folder, sorted."""
+        parts = [path.removeprefix(f"{folder}/").split("/") for path in self._files if path.startswith(f"{folder}/")]
+        return tuple(sorted({first for first, *rest in parts if rest}))
+
+    def document(self, path: str) -> dict[str, Any]:
+        """A JSON file.
+
+        Raises:
+            MissingBlob: the bundle has no such file.
+            BadManifest: it is not a JSON object, or too large.
+        """
+        place = self._place(path)
+        if place.stat().st_size > canonical.MAX_DOCUMENT:
+            raise BadManifest(f"{path} is {place.stat().st_size} bytes, more than {canonical.MAX_DOCUMENT}")
+        return canonical.decode(place.read_bytes(), path)
+
+    def tensors(self, path: str) -> dict[str, torch.Tensor]:
+        """The tensors of a safetensors file; floating point comes as float32.
+
+        Raises:
+            MissingBlob: the bundle has no such file.
+            BadWeights: it is truncated or malformed, or holds a number that is not finite.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        place = self._place(path)
+        try:
+            read_header(place)
+            tensors = load(place.read_bytes())
+        except BadWeights as error:
+            raise BadWeights(f"{path}: {error}", hint=error.hint) from error
+        except (SafetensorError, ValueError) as error:
+            raise BadWeights(f"{path} is no sound safetensors file: {error}") from error
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                if not bool(tensor.isfinite().all()):
+                    raise BadWeights(f"{path} has numbers that are not finite in {name!r}")
+                tensors[name] = tensor.float()
+        return tensors
+
+    def _place(self, path: str) -> Path:
+        if path not in self._files:
+            raise MissingBlob(
+                f"the version has no file {path}", hint="make the bundle again; adapters/bundle.py lists it"
+            )
+        return self._files[path]
+
+
+def check_shapes(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], path: str) -> None:
+    """Check that a file holds exactly these tensors.
+
+    Raises:
+        BadWeights: one is missing, too many, or of another shape.
+    """
+    actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if actual != dict(shapes):
+        raise BadWeights(f"{path} holds {actual}, not the expected {dict(shapes)}"[:600])
+
+
+def adapter_folder(target: str) -> str:
+    """Where a target's files stand in a bundle."""
+    return f"{ADAPTERS}/{target}"
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file, making its folder."""
+    _write(path, canonical.encode(document) + b"\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file, making its folder."""
+    _write(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+
+
+def component_document(
+    labels: Sequence[str], backbone: BackboneRef, preprocessing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of `component.json`."""
+    return {
+        "labels": list(labels),
+        "requires": {
+            "backbone": backbone.sha256,
+            "labels": canonical.digest(list(labels)),
+            "preprocessing": canonical.digest(dict(preprocessing)),
+        },
+    }
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    path.chmod(0o644)

@@ -1,0 +1,51 @@
+"""What a version answers for one image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Outcome: TypeAlias = Literal["answer", "review", "router_uncertain", "no_adapter", "corrupt_image"]
+"""`answer`: take the label. `review`: the image is unlike those of its label, somebody should look. `router_uncertain`:
+no target was sure enough. `no_adapter`: the version has none for the target. `corrupt_image`: nothing was seen."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image.
+
+    Attributes:
+        version: the version that answered.
+        target: the target (crop) that the caller named or the router chose; None if there was nothing to choose from.
+        label: the label (disease), None unless an adapter answered.
+        confidence: the label's probability, 0 without a label.
+        ood_score: distance to the label's training images in units of its threshold, None without a label.
+        is_ood: whether `ood_score` is above 1.
+        outcome: which kind of answer this is.
+        target_confidence: the router's probability of the target, 1 if the caller named it.
+        probabilities: of all labels of the target.
+        detail: for people: why there is no label.
+    """
+
+    version: str
+    target: str | None
+    label: str | None
+    confidence: float
+    ood_score: float | None
+    is_ood: bool
+    outcome: Outcome
+    target_confidence: float
+    probabilities: dict[str, float] = field(default_factory=dict, repr=False)
+    detail: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.label is None:
+            return f"{self.outcome} ({self.detail or self.target}) by {self.version}"
+        return (
+            f"{self.target} {self.label} {self.confidence:.3f}, OOD {self.ood_score:.2f} of 1: "
+            f"{self.outcome} by {self.version}"
+        )

@@ -1,0 +1,154 @@
+"""From what a caller has (bytes, a path, a PIL image, an array) to the tensor that a backbone takes.
+
+PIL and torch only: DINOv2's own processor and DINOv3's differ in what they need installed, and torchvision is not at
+hand everywhere. Everything is bounded before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from registry.errors import BadImage, BadManifest
+
+if TYPE_CHECKING:
+    import torch
+
+ImageLike: TypeAlias = "bytes | str | Path | Image.Image | np.ndarray"
+"""An image file's bytes or path, a PIL image, or an array [H, W, 3] of uint8."""
+
+MAX_BYTES = 32 * 1024 * 1024
+MAX_PIXELS = 64 * 1000 * 1000
+MAX_SIDE = 4096
+"""Bounds: bytes of an image file, pixels of an image, side of the square that a version may ask for."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_HINT = f"send a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image of at most {MAX_BYTES >> 20} MiB and 64 megapixels"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The content of `config/preprocessing.json`: shortest side to `resize`, centre square of `crop`, normalise.
+
+    Attributes:
+        resize, crop: in pixels.
+        interpolation: `bilinear` or `bicubic`.
+        mean, std: per channel, of values in 0..1.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Preprocessing:
+        """Read the document.
+
+        Raises:
+            BadManifest: a field is missing or out of bounds.
+        """
+        try:
+            mean, std = (tuple(float(value) for value in document[name]) for name in ("mean", "std"))
+            made = cls(int(document["resize"]), int(document["crop"]), str(document["interpolation"]), mean, std)  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadManifest(f"config/preprocessing.json lacks or misspells a field: {error}") from error
+        sound = 1 <= made.crop <= made.resize <= MAX_SIDE and made.interpolation in _FILTERS
+        if not (sound and len(mean) == len(std) == 3 and min(std) > 0):
+            raise BadManifest(f"config/preprocessing.json is out of bounds: {made}")
+        return made
+
+    def square(self, image: ImageLike) -> np.ndarray:
+        """The resized, cropped pixels: [crop, crop, 3] uint8. A square of this size comes back unchanged.
+
+        Raises:
+            BadImage: it is no image, or too large.
+        """
+        return self.square_of(read_image(image))
+
+    def square_of(self, image: Image.Image) -> np.ndarray:
+        """`square` of an image that `read_image` has checked."""
+        # One resize from the box that will remain: a 64,000,000 x 1 image never becomes a huge one on the way.
+        side = min(image.size) * self.crop / self.resize
+        left, top = ((length - side) / 2 for length in image.size)
+        box = (left, top, left + side, top + side)
+        return np.asarray(image.resize((self.crop, self.crop), _FILTERS[self.interpolation], box=box))
+
+    def normalise(self, squares: torch.Tensor) -> torch.Tensor:
+        """[N, H, W, 3] uint8 -> [N, 3, H, W] float32, centred and scaled per channel."""
+        import torch
+
+        mean, std = (torch.tensor(values, device=squares.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (squares.permute(0, 3, 1, 2).float().div_(255) - mean) / std
+
+    def __call__(self, image: ImageLike) -> torch.Tensor:
+        """One image as [3, H, W] float32.
+
+        Raises:
+            BadImage: it is no image, or too large.
+        """
+        import torch
+
+        return self.normalise(torch.from_numpy(self.square(image).copy())[None])[0]
+
+
+def read_image(image: ImageLike) -> Image.Image:
+    """Decode an image to RGB, the way up that its EXIF says.
+
+    Raises:
+        BadImage: it is no image, damaged, of a kind that is not accepted, or too large.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Image.Image):
+        return _decode(image)
+    return _from_bytes(image if isinstance(image, bytes) else _read_file(Path(image)))
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BadImage(f"{path} can't be read: {error.strerror}", hint=_HINT) from error
+
+
+def _from_bytes(data: bytes) -> Image.Image:
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"the image has more than {MAX_BYTES} bytes", hint=_HINT)
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"the image has far more pixels than {MAX_PIXELS}", hint=_HINT) from error
+    except Exception as error:  # PIL's readers raise whatever a damaged header leads them to
+        raise BadImage(f"these {len(data)} bytes are no image that is accepted", hint=_HINT) from error
+    with opened:
+        return _decode(opened)
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    _check_size(*image.size)
+    try:
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # as above: truncated data, broken chunks, odd modes
+        raise BadImage(f"the image is damaged: {error}"[:300], hint=_HINT) from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise BadImage(f"an array image is [H, W, 3] of uint8, not {list(array.shape)} of {array.dtype}", hint=_HINT)
+    _check_size(array.shape[1], array.shape[0])
+    return Image.fromarray(array)
+
+
+def _check_size(width: int, height: int) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise BadImage(f"the image has {width} x {height} pixels, more than {MAX_PIXELS} or none", hint=_HINT)

@@ -1,0 +1,73 @@
+"""`python -m benchmarks NAME --version V`: measure one version with one benchmark; what the MLproject's entries run.
+
+MLflow hardly checks parameters and passes unknown ones on, so they are checked here. An empty value is one not given.
+Exit codes are those of `ulora`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.errors import BadInput, UloraError
+from registry.names import VersionName, check_model
+
+if TYPE_CHECKING:
+    from registry.evidence.results import Evidence, Metric
+
+_DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", metavar="NAME")
+@click.option("--version", required=True, help="The version to measure, e.g. v5.5.4-dinov3.")
+@click.option("--model", default="", help="The registered model; the setting `model` when left out.")
+@click.option("--data", default="", help="Folder of images, DIR/crop/disease/*; the setting `data` when left out.")
+@click.option("--device", default="cpu", show_default=True, help="Where to run it, e.g. cuda:0.")
+@click.option("--json", "as_json", is_flag=True, help="Print the evidence as JSON.")
+def main(*, name: str, version: str, model: str, data: str, device: str, as_json: bool) -> None:
+    """Run the benchmark NAME (accuracy, routing, ood, latency, memory) on a version and keep the evidence."""
+    try:
+        found = measure(name, version, model, data, device)
+    except UloraError as error:
+        report(error, as_json)
+        raise SystemExit(error.exit_code) from error
+    for evidence in found:
+        click.echo(evidence.to_bytes().decode() if as_json else "\n".join(map(line, evidence.metrics)))
+
+
+def measure(name: str, version: str, model: str, data: str, device: str) -> list[Evidence]:
+    """Measure with one benchmark through the registry.
+
+    Raises:
+        UloraError: a parameter can't be meant, or the measurement failed.
+    """
+    from registry.api import Registry
+
+    VersionName.parse(version)
+    if device and not _DEVICE.fullmatch(device):
+        raise BadInput(f"{device[:40]!r} is not a device", hint="for example cpu or cuda:0")
+    registry = Registry(check_model(model) if model else None)
+    return registry.measure(version, only=[name], data=Path(data) if data else None, device=device or "cpu")
+
+
+def line(metric: Metric) -> str:
+    """A metric on one line: name, target, value, interval, samples."""
+    value = "not a number" if metric.value is None else f"{metric.value:.5g} {metric.unit}".strip()
+    between = f" [{metric.low:.5g}, {metric.high:.5g}]" if metric.low is not None and metric.high is not None else ""
+    return f"{metric.name}{f' of {metric.target}' if metric.target else ''}: {value}{between} (n={metric.n})"
+
+
+def report(error: UloraError, as_json: bool) -> None:
+    """Say on standard error what happened and what to do."""
+    document = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
+    text = f"Error: {error}" + (f"\nHint: {error.hint}" if error.hint else "")
+    click.echo(json.dumps(document) if as_json else text, err=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

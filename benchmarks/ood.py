@@ -1,0 +1,165 @@
+"""Do images of something else score apart from images of the target?
+
+In-distribution is the positive class: FPR95 is the share of out-of-distribution images that pass where 95% of the
+target's own images do. `far` images are of other things altogether (`_ood/far`); `near` ones are plants that the target
+does not cover (`_ood/near`, or else the other targets' test images).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import plots
+from benchmarks.resampling import interval, resampled_separation
+from benchmarks.subjects import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
+from registry import canonical
+from registry.evidence.results import PROPORTION, Measurement, Metric
+from registry.evidence.stats import wilson
+
+MAX_FAR = 1000
+MAX_NEAR = 300
+"""Images of a kind that are scored for each target; of more, so many are drawn."""
+MAX_PLOTTED = 8
+"""Targets in the plot."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A target's scores of its own images and of out-of-distribution ones; [n] each, empty where there are none."""
+
+    inside: np.ndarray
+    far: np.ndarray
+    near: np.ndarray
+
+
+def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
+    """`ood_auroc`, `ood_fpr95` and `ood_detection_rate` on far images, `ood_near_auroc` and `ood_near_fpr95` on near
+    ones, `ood_false_alarm_rate` on the target's own; per target, and over all targets' scores together.
+
+    Intervals are bootstrapped, with the threshold of FPR95 found anew in each resample; rates have Wilson intervals. A
+    metric has no value where there are no images for it.
+
+    Raises:
+        BadInput: there is no test image of any of the version's targets.
+    """
+    images = test_images(model, data)
+    far, near = data.ood("far"), data.ood("near")
+    found = score_all(model, _plans(images, far, near, seed), progress)
+    metrics = metrics_of(_pooled(found.values()), None, seed)
+    for target, scores in found.items():
+        metrics += metrics_of(scores, target, seed)
+    return Measurement(
+        metrics=tuple(metrics),
+        data_sha256=canonical.digest([data.digest(kind) for kind in ("test", "far", "near")]),
+        data_name=f"{name_of(data)} and _ood/far",
+        data_n=len(images) + len(far),
+        plot=_plot(found),
+        notes=left_out(model, data) | _notes(data, far, near),
+    )
+
+
+def score_all(
+    model: Model, plans: Mapping[str, Mapping[str, Sequence[Path]]], progress: Progress | None
+) -> dict[str, Scores]:
+    """Each target's scores of the images that are planned for it: target -> `inside`, `far`, `near` -> files."""
+    done, total = 0, sum(len(paths) for plan in plans.values() for paths in plan.values())
+    found: dict[str, Scores] = {}
+    for target, plan in plans.items():
+        scores: dict[str, list[float]] = {kind: [] for kind in plan}
+        for kind, paths in plan.items():
+            for batch in batches(paths, None):
+                scores[kind] += model.ood_scores(batch, target)
+                done += len(batch)
+                if progress:
+                    progress(done, total)
+        found[target] = Scores(**{kind: np.asarray(values, np.float64) for kind, values in scores.items()})
+    return found
+
+
+def metrics_of(scores: Scores, target: str | None, seed: int) -> list[Metric]:
+    """The six metrics of some scores."""
+    return [
+        *_separation("ood", scores.inside, scores.far, target, seed),
+        *_separation("ood_near", scores.inside, scores.near, target, seed),
+        _flagged("ood_detection_rate", scores.far, target),
+        _flagged("ood_false_alarm_rate", scores.inside, target),
+    ]
+
+
+def _plans(
+    images: Sequence[Image], far: Sequence[Path], near: Sequence[Path], seed: int
+) -> dict[str, dict[str, Sequence[Path]]]:
+    """What to score for each target that has test images."""
+    plans: dict[str, dict[str, Sequence[Path]]] = {}
+    for target in sorted({image.target for image in images}):
+        others = [image.path for image in images if image.target != target]
+        plans[target] = {
+            "inside": [image.path for image in images if image.target == target],
+            "far": sample(far, MAX_FAR, seed),
+            "near": sample(near or others, MAX_NEAR, seed),
+        }
+    return plans
+
+
+def _pooled(found: Iterable[Scores]) -> Scores:
+    all_of_them = list(found)
+    return Scores(
+        inside=np.concatenate([scores.inside for scores in all_of_them]),
+        far=np.concatenate([scores.far for scores in all_of_them]),
+        near=np.concatenate([scores.near for scores in all_of_them]),
+    )
+
+
+def _separation(prefix: str, inside: np.ndarray, outside: np.ndarray, target: str | None, seed: int) -> list[Metric]:
+    from adapters.ood import auroc, fpr_at_95_tpr
+
+    n = min(len(inside), len(outside))
+    if n == 0 or np.isnan(inside).any() or np.isnan(outside).any():
+        return [Metric.of(f"{prefix}_{name}", None, n=n, target=target) for name in ("auroc", "fpr95")]
+    resampled = resampled_separation(inside, outside, seed)
+    area, rate = auroc(inside.tolist(), outside.tolist()), fpr_at_95_tpr(inside.tolist(), outside.tolist())
+    around_area, around_rate = interval(resampled.auroc), interval(resampled.fpr95)
+    # Where no image passes, none passes in any resample: only Wilson's interval knows that n is finite.
+    binomial = wilson(round(rate * len(outside)), len(outside))
+    low, high = min(around_rate.low, binomial.low), max(around_rate.high, binomial.high)
+    return [
+        Metric.of(f"{prefix}_auroc", area, n=n, low=around_area.low, high=around_area.high, target=target, unit="area"),
+        Metric.of(f"{prefix}_fpr95", rate, n=n, low=low, high=high, target=target, unit=PROPORTION),
+    ]
+
+
+def _flagged(name: str, scores: np.ndarray, target: str | None) -> Metric:
+    if np.isnan(scores).any():
+        return Metric.of(name, None, n=len(scores), target=target, unit=PROPORTION)
+    return Metric.proportion(name, int((scores > plots.THRESHOLD).sum()), len(scores), target=target)
+
+
+def _plot(found: Mapping[str, Scores]) -> bytes:
+    shown = dict(list(found.items())[:MAX_PLOTTED])
+    more = f", the first {len(shown)} of {len(found)} targets" if len(shown) < len(found) else ""
+    return plots.score_histograms({target: _kinds(scores) for target, scores in shown.items()}, f"OOD scores{more}")
+
+
+def _kinds(scores: Scores) -> dict[str, np.ndarray]:
+    kinds = {"in": scores.inside, "near": scores.near, "far": scores.far}
+    finite = {kind: values[np.isfinite(values)] for kind, values in kinds.items()}
+    return {kind: values for kind, values in finite.items() if len(values)}
+
+
+def _notes(data: Data, far: Sequence[Path], near: Sequence[Path]) -> dict[str, str | int | float]:
+    """What stood for out-of-distribution images; and why a metric has no value, under the metric's name."""
+    notes: dict[str, str | int | float] = {
+        "far_images": len(far),
+        "far_sha256": data.digest("far"),
+        "near_images": len(near) or "test images of the other targets",
+    }
+    if not far:
+        reason = (
+            f"{data.root.resolve().name}/_ood/far holds no image: put at least 100 there of anything but the targets"
+        )
+        notes |= dict.fromkeys(("ood_auroc", "ood_fpr95", "ood_detection_rate"), reason)
+    return notes

@@ -1,0 +1,89 @@
+"""Small PNG plots. matplotlib is imported when one is drawn, and never touches a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+THRESHOLD = 1.0
+"""OOD scores come in units of the shipped threshold: above 1 an image is flagged."""
+
+_DPI = 100
+_MAX_LABELS = 60  # more rows than this are drawn without their names
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> bytes:
+    """A confusion matrix [truth, predicted], each row coloured by its share and marked with its counts."""
+    side = min(12.0, 3.0 + 0.35 * len(names))
+    figure, axes = _figure(side + 0.8, side)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
+    if len(names) <= _MAX_LABELS:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= 25:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
+    axes.set(xlabel="predicted", ylabel="truth", title=title)
+    return _png(figure)
+
+
+def score_histograms(scores: Mapping[str, Mapping[str, np.ndarray]], title: str) -> bytes:
+    """Per target the scores of each kind of images, with the shipped threshold.
+
+    Args:
+        scores: target -> kind (`in`, `near`, `far`) -> scores.
+    """
+    figure, grid = _figure(4.0 * len(scores), 3.2, columns=len(scores))
+    for axes, (target, kinds) in zip(np.atleast_1d(grid), scores.items(), strict=True):
+        everything = np.concatenate([*kinds.values(), [0.0, THRESHOLD]])
+        bins = np.linspace(everything.min(), max(1.2 * THRESHOLD, float(np.quantile(everything, 0.99))), 40)
+        for kind, values in kinds.items():
+            axes.hist(np.minimum(values, bins[-1]), bins, alpha=0.5, density=True, label=f"{kind} (n={len(values)})")
+        axes.axvline(THRESHOLD, color="black", linestyle="--", linewidth=1, label="threshold")
+        axes.set(title=target, xlabel="OOD score")
+        axes.legend(fontsize=7)
+    figure.suptitle(title)
+    return _png(figure)
+
+
+def latency_ecdf(milliseconds: np.ndarray, marks: Mapping[str, float], title: str) -> bytes:
+    """The share of answers within a time, with the percentiles marked."""
+    figure, axes = _figure(5.5, 3.5)
+    ordered = np.sort(milliseconds)
+    axes.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post")
+    for number, (name, value) in enumerate(marks.items()):
+        axes.axvline(value, color=f"C{number + 1}", linestyle="--", linewidth=1, label=f"{name} {value:.1f} ms")
+    axes.set(xlabel="ms per image", ylabel="share of answers", title=title, ylim=(0, 1.02))
+    axes.legend(fontsize=8, loc="lower right")
+    return _png(figure)
+
+
+def bars(values: Mapping[str, float], label: str, title: str) -> bytes:
+    """One horizontal bar per name."""
+    figure, axes = _figure(5.5, min(12.0, 1.5 + 0.3 * len(values)))
+    drawn = axes.barh(list(values), list(values.values()))
+    axes.bar_label(drawn, fmt="%.2f", padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set(xlabel=label, title=title)
+    return _png(figure)
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    # Figure, not pyplot: pyplot keeps global state and may open a window.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,41 @@
+"""Does the router send an image to its own target?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks import plots
+from benchmarks.subjects import Data, Model, Progress, batches, left_out, name_of, test_images
+from registry.evidence.results import Measurement, Metric
+
+
+def routing(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
+    """`crop_routing_accuracy` over all test images, `crop_routing_recall` per target, with Wilson intervals.
+
+    The router's first choice counts, however unsure it is.
+
+    Raises:
+        BadInput: there is no test image of any of the version's targets.
+    """
+    images = test_images(model, data)
+    chosen: list[str] = []
+    for batch in batches(images, progress):
+        chosen += [target for target, _ in model.route([image.path for image in batch])]
+    names = sorted({*model.targets, *chosen})
+    counts: np.ndarray = np.zeros((len(names), len(names)), dtype=int)
+    for image, choice in zip(images, chosen, strict=True):
+        counts[names.index(image.target), names.index(choice)] += 1
+    total = Metric.proportion("crop_routing_accuracy", int(np.trace(counts)), len(images))
+    recalls = [
+        Metric.proportion("crop_routing_recall", int(counts[row, row]), int(counts[row].sum()), target=name)
+        for row, name in enumerate(names)
+        if counts[row].sum()
+    ]
+    return Measurement(
+        metrics=(total, *recalls),
+        data_sha256=data.digest("test"),
+        data_name=name_of(data),
+        data_n=len(images),
+        plot=plots.confusion(counts, names, f"routing {total.value:.3f}, n={len(images)}"),
+        notes=left_out(model, data),
+    )

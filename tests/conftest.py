@@ -1,0 +1,151 @@
+"""Fixtures for all tests: real servers, and an environment that holds nothing of the machine's own.
+
+Every pytest-xdist worker starts an S3 server of its own when a test asks for one (about a second). MLflow starts
+slowly, so a run with workers has one for all, launched by the process that starts the workers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from registry.devstack.servers import MlflowServer, S3Server
+from tests.servers.proxy import Proxy
+
+_ISOLATED = ("AWS_", "ULORA_", "MLFLOW_", "HF_")
+_SHARED_MLFLOW = pytest.StashKey[tuple[MlflowServer, TemporaryDirectory[str]]]()
+
+
+@dataclass(frozen=True)
+class TrackingServer:
+    """The MLflow server of this run; tests share it, so they use the `model` fixture's name and nobody stops it."""
+
+    url: str
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Before a pytest-xdist worker starts: launch the MLflow server that all workers share, and tell it where."""
+    stash = node.config.stash
+    if _SHARED_MLFLOW not in stash:
+        folder = TemporaryDirectory(prefix="ulora-tests-")
+        server = MlflowServer(Path(folder.name))
+        server.launch()
+        stash[_SHARED_MLFLOW] = (server, folder)
+    node.workerinput["mlflow_url"] = stash[_SHARED_MLFLOW][0].url
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """At the end of the run: stop the shared MLflow server."""
+    if _SHARED_MLFLOW in config.stash:
+        server, folder = config.stash[_SHARED_MLFLOW]
+        server.kill()
+        folder.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No credentials, settings, caches or tracking server of the person's who runs the tests; no network."""
+    for name in os.environ:
+        if name.startswith(_ISOLATED):
+            monkeypatch.delenv(name)
+    quiet = {
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "XDG_CACHE_HOME": str(tmp_path_factory.getbasetemp() / "cache"),
+    }
+    for name, value in quiet.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """This worker's S3 server, shared by its tests: `.url`, `.bucket`, `.access_key`, `.secret_key`, `.env`."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    """The run's MLflow server, shared by all tests: `.url`."""
+    shared = getattr(request.config, "workerinput", {}).get("mlflow_url")
+    if shared:
+        _wait_until_healthy(shared)
+        yield TrackingServer(shared)
+        return
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    try:
+        yield TrackingServer(server.start().url)
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def s3_env(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The S3 server's credentials and address, set in the environment."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    return s3.env
+
+
+@pytest.fixture
+def store_url(s3: S3Server, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh prefix of the test's own, `s3://bucket/<uuid>`, set in the environment with its credentials."""
+    url = f"s3://{s3.bucket}/{uuid.uuid4().hex}"
+    monkeypatch.setenv("ULORA_STORE", url)
+    return url
+
+
+@pytest.fixture
+def tracking_uri(mlflow_server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The MLflow server's address, set in the environment."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
+    return mlflow_server.url
+
+
+@pytest.fixture
+def model() -> str:
+    """A model's name that no other test uses."""
+    return f"model-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[Proxy]:
+    """A TCP proxy in front of the S3 server; see `tests.servers.proxy` for the faults that it can be told to make."""
+    with Proxy(s3.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def mlflow_proxy(mlflow_server: TrackingServer) -> Iterator[Proxy]:
+    """A TCP proxy in front of the MLflow server."""
+    with Proxy(int(mlflow_server.url.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+def _wait_until_healthy(url: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=10):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

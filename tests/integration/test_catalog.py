@@ -1,0 +1,289 @@
+"""Versions in a real MLflow: logged once, found by digest, evidence shown on them, and errors in seconds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from registry.canonical import sha256
+from registry.catalog.log import Catalog, Result
+from registry.devstack.servers import free_port
+from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
+from tests.servers import flavor
+from tests.servers import proxy as faults
+from tests.servers.proxy import Proxy
+
+ANY = "0" * 64
+_LOG_IN_ANOTHER_PROCESS = """
+import sys, pathlib
+from registry.catalog.log import Catalog
+from tests.servers import flavor
+folder, url, model = pathlib.Path(sys.argv[1]), *sys.argv[2:]
+manifest, files = flavor.make_version(folder, model, "v1.0.0-dinov3", "a", description="a first one")
+print(Catalog(url).log(manifest, "0" * 64, files).number)
+"""
+
+
+@pytest.fixture
+def catalog(tracking_uri: str) -> Catalog:
+    return Catalog(tracking_uri)
+
+
+@pytest.fixture(autouse=True)
+def plain_flavor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flavor.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+def log(catalog: Catalog, folder: Path, model: str, version: str = "v1.0.0-dinov3", text: str = "a"):
+    manifest, files = flavor.make_version(folder, model, version, text, description="a first one")
+    return manifest, catalog.log(manifest, sha256(manifest.to_bytes()), files)
+
+
+def client(catalog: Catalog):
+    import mlflow
+
+    return mlflow.MlflowClient(catalog.connection.uri)
+
+
+def register_unmanaged(catalog: Catalog, model: str) -> None:
+    """Register a version as a team without this package does."""
+    theirs = client(catalog)
+    theirs.create_registered_model(model)
+    experiment = theirs.create_experiment(f"{model}-theirs")
+    logged = theirs.create_logged_model(experiment)
+    theirs.create_model_version(model, f"models:/{logged.model_id}", model_id=logged.model_id, await_creation_for=0)
+
+
+def test_a_logged_version_has_its_tags_description_alias_and_a_page(
+    catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    manifest, logged = log(catalog, tmp_path, model)
+    found = client(catalog).get_model_version_by_alias(model, "v1_0_0-dinov3")
+    assert int(found.version) == logged.number == 1
+    assert found.tags == {
+        "ulora.version": "v1.0.0-dinov3",
+        "ulora.content_sha256": manifest.content_sha256,
+        "ulora.manifest_sha256": sha256(manifest.to_bytes()),
+        "ulora.family": "none",
+    }
+    assert found.description.startswith("a first one")
+    assert found.status == "READY"
+    assert client(catalog).get_registered_model(model).description
+    assert client(catalog).get_logged_model(logged.model_id).status == "READY"
+    assert logged.url == f"{catalog.connection.uri}/#/models/{model}/versions/1"
+
+
+def test_a_logged_version_loads_by_plain_pyfunc_and_knows_signature_and_requirements(
+    catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    import mlflow
+    import pandas
+
+    manifest, _ = log(catalog, tmp_path, model, text="hello")
+    loaded = mlflow.pyfunc.load_model(f"models:/{model}@{manifest.name.alias}")
+    answer = loaded.predict(pandas.DataFrame({"path": ["config/a.txt", "version.json"]}))
+    assert list(answer["text"]) == ["hello", manifest.to_bytes().decode()]
+    assert loaded.metadata.signature.inputs.input_names() == ["path"]
+    assert loaded.input_example is not None
+    needed = Path(mlflow.pyfunc.get_model_dependencies(f"models:/{model}/1")).read_text()
+    assert "ulora-registry[dino,mlflow]==" in needed
+    assert "plainflavor==1.2" in needed
+    assert "mlflow==" in needed
+
+
+def test_logging_the_same_version_again_changes_nothing(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    first, second = (log(catalog, tmp_path, model)[1] for _ in range(2))
+    assert first == second
+    assert len(catalog.versions(model)) == 1
+
+
+def test_a_crash_between_logging_and_registering_is_finished_without_logging_again(
+    mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    mlflow_proxy.next(faults.refuse, containing="/model-versions/create", times=99)
+    with pytest.raises(CatalogUnreachable):
+        log(Catalog(mlflow_proxy.url), tmp_path, model)
+    assert catalog.versions(model) == ()
+    _, logged = log(catalog, tmp_path, model)
+    experiment = client(catalog).get_experiment_by_name(model).experiment_id
+    assert [each.model_id for each in client(catalog).search_logged_models([experiment])] == [logged.model_id]
+
+
+def test_a_crash_between_registering_and_naming_is_finished(
+    mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    mlflow_proxy.next(faults.refuse, containing="/alias", times=99)
+    with pytest.raises(CatalogUnreachable):
+        log(Catalog(mlflow_proxy.url), tmp_path, model)
+    log(catalog, tmp_path, model)
+    assert client(catalog).get_registered_model(model).aliases == {"v1_0_0-dinov3": "1"}
+
+
+def test_a_registration_whose_reply_is_lost_leaves_one_version(
+    mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    mlflow_proxy.next(faults.swallow_reply, containing="/model-versions/create")
+    _, logged = log(Catalog(mlflow_proxy.url), tmp_path, model)
+    assert logged.number == 1
+    assert [version.number for version in catalog.versions(model)] == [1]
+
+
+def test_of_two_who_log_at_once_the_first_to_register_wins(
+    mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    # Another process is held at its registration until we have registered: the race, without luck.
+    stall = faults.Stall()
+    mlflow_proxy.next(stall, containing="/model-versions/create")
+    other = subprocess.Popen(
+        [sys.executable, "-c", _LOG_IN_ANOTHER_PROCESS, str(tmp_path), mlflow_proxy.url, model],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(Path.cwd())])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert stall.arrived.wait(120)
+        _, ours = log(catalog, tmp_path, model)
+        stall.release()
+        assert other.communicate(timeout=120)[0].split() == [str(ours.number)]
+    finally:
+        other.kill()
+        other.wait()
+    assert [version.number for version in catalog.versions(model)] == [ours.number]
+
+
+def test_an_alias_that_another_version_holds_is_not_taken(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    register_unmanaged(catalog, model)
+    theirs = client(catalog)
+    theirs.set_registered_model_alias(model, "v1_0_0-dinov3", "1")
+    _, logged = log(catalog, tmp_path, model)
+    assert logged.number == 2
+    assert theirs.get_registered_model(model).aliases == {"v1_0_0-dinov3": "1"}
+
+
+def test_evidence_becomes_a_run_on_the_logged_model_and_tags_on_the_version(
+    catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    manifest, logged = log(catalog, tmp_path, model)
+    metrics = {"ood_auroc": 0.9612345678, "ood_fpr95": float("nan")}
+    result = Result("ood", ANY, metrics, {"device": "cpu"}, {"ood.png": b"png"})
+    run_id = catalog.record_evidence(manifest, result)
+    run = client(catalog).get_run(run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "v1.0.0-dinov3 ood")
+    assert run.data.metrics == {"ood_auroc": 0.9612345678}
+    assert run.data.params == {"device": "cpu"}
+    assert [each.model_id for each in run.inputs.model_inputs] == [logged.model_id]
+    assert [each.path for each in client(catalog).list_artifacts(run_id)] == ["ood.png"]
+    shown = client(catalog).get_logged_model(logged.model_id).metrics
+    assert [(each.key, each.value) for each in shown] == [("ood_auroc", 0.9612345678)]
+    found = catalog.find(model, manifest.content_sha256)
+    assert found.tags["ulora.metric.ood_auroc"] == "0.961235"
+    assert "ulora.metric.ood_fpr95" not in found.tags
+
+
+def test_the_same_evidence_is_recorded_once(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    manifest, _ = log(catalog, tmp_path, model)
+    result = Result("accuracy", ANY, {"accuracy": 0.9})
+    assert catalog.record_evidence(manifest, result) == catalog.record_evidence(manifest, result)
+
+
+def test_evidence_and_tags_for_a_version_that_is_not_there_say_so(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    manifest, _ = flavor.make_version(tmp_path, model, "v1.0.0", "a")
+    with pytest.raises(VersionNotFound, match=model):
+        catalog.record_evidence(manifest, Result("ood", ANY, {}))
+    with pytest.raises(VersionNotFound) as missing:
+        catalog.set_tags(model, manifest.content_sha256, {"ulora.verdict": "pass"})
+    assert "reconcile" in missing.value.hint
+
+
+def test_only_tags_that_differ_are_written(mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str) -> None:
+    manifest, _ = log(catalog, tmp_path, model)
+    tags = {"ulora.verdict": "production: pass", "ulora.version": manifest.version}
+    for _ in range(2):
+        Catalog(mlflow_proxy.url).set_tags(model, manifest.content_sha256, tags)
+    written = [path for _, path in mlflow_proxy.requests if path.endswith("/set-tag")]
+    assert len(written) == 1
+    assert catalog.find(model, manifest.content_sha256).tags["ulora.verdict"] == "production: pass"
+
+
+def test_a_deleted_experiment_is_refused_with_what_to_do(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    theirs = client(catalog)
+    theirs.delete_experiment(theirs.create_experiment(model))
+    with pytest.raises(CatalogRefused, match="is deleted") as refused:
+        log(catalog, tmp_path, model)
+    assert "restore" in refused.value.hint
+
+
+def test_a_flavor_that_nobody_installed_says_what_to_install(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    manifest, files = flavor.make_version(tmp_path, model, "v1.0.0", "a")
+    unknown = manifest.model_copy(update={"flavor": "nobody-has-this"})
+    with pytest.raises(MissingDependency, match="nobody-has-this"):
+        catalog.log(unknown, ANY, files)
+
+
+def test_ping_passes_on_a_server_that_answers(catalog: Catalog) -> None:
+    catalog.ping()
+
+
+def test_nothing_listening_is_unreachable(tmp_path: Path, model: str) -> None:
+    dead = Catalog(f"http://user:secret@127.0.0.1:{free_port()}")
+    calls = [dead.ping, lambda: dead.versions(model), lambda: log(dead, tmp_path, model)]
+    for call in calls:
+        with pytest.raises(CatalogUnreachable) as down:
+            call()
+        assert "--offline" in down.value.hint
+        assert "secret" not in str(down.value)
+
+
+def test_a_server_that_never_replies_is_given_up(model: str) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(CatalogUnreachable, match="does not answer"):
+            Catalog(f"http://127.0.0.1:{silent.getsockname()[1]}").ping(timeout=1)
+
+
+def test_no_server_at_all_is_unreachable(model: str) -> None:
+    with pytest.raises(CatalogUnreachable, match="no MLflow tracking server is set"):
+        Catalog(None).versions(model)
+
+
+def test_a_server_that_denies_us_says_what_to_check(mlflow_proxy: Proxy, model: str) -> None:
+    mlflow_proxy.next(lambda exchange: exchange.send(faults.Reply(401, [], b"You are not authenticated")))
+    with pytest.raises(CatalogRefused) as denied:
+        Catalog(mlflow_proxy.url).ping()
+    assert "MLFLOW_TRACKING_TOKEN" in denied.value.hint
+
+
+def test_a_failing_server_is_unreachable(mlflow_proxy: Proxy) -> None:
+    mlflow_proxy.next(faults.unavailable)
+    with pytest.raises(CatalogUnreachable):
+        Catalog(mlflow_proxy.url).ping()
+
+
+def test_a_conversation_prints_nothing_and_leaves_the_environment_as_it_was(
+    catalog: Catalog, tmp_path: Path, model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = dict(os.environ)
+    manifest, _ = log(catalog, tmp_path, model)
+    catalog.record_evidence(manifest, Result("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
+    assert dict(os.environ) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_threads_share_a_catalog(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    barrier = threading.Barrier(3)
+
+    def one(number: int) -> int | UloraError:
+        barrier.wait()
+        return log(catalog, tmp_path, model, f"v1.0.{number}", f"text {number}")[1].number
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(one, range(3))) == [1, 2, 3]

@@ -1,0 +1,177 @@
+"""The mirror against a real MLflow: its stages and aliases follow the channels, and others' versions are left alone."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from registry.catalog.log import Catalog
+from registry.catalog.mirror import ChannelView, mirror, preview
+from registry.devstack.servers import free_port
+from registry.errors import CatalogUnreachable, NotNow
+from tests.servers import proxy as faults
+from tests.servers.proxy import Proxy
+
+ALIASES = {"staging": "staging", "production": "champion"}
+V1, V2, V3 = "v1.0.0", "v1.1.0", "v2.0.0-dinov3"
+
+
+@pytest.fixture
+def catalog(tracking_uri: str) -> Catalog:
+    return Catalog(tracking_uri, ALIASES)
+
+
+def client(catalog: Catalog):
+    import mlflow
+
+    return mlflow.MlflowClient(catalog.connection.uri)
+
+
+def register(catalog: Catalog, model: str, *versions: str | None) -> None:
+    """Register versions as `Catalog.log` tags them, without logging artifacts; None is one that others registered."""
+    theirs = client(catalog)
+    theirs.create_registered_model(model)
+    logged = theirs.create_logged_model(theirs.create_experiment(f"{model}-{uuid.uuid4().hex}"))
+    for version in versions:
+        tags = {"ulora.version": version} if version else {}
+        theirs.create_model_version(
+            model, f"models:/{logged.model_id}", tags=tags, await_creation_for=0, model_id=logged.model_id
+        )
+
+
+def views(production: str | None = None, staging: str | None = None, *, generation: int = 1, **fields):
+    return [
+        ChannelView("production", generation, production, **fields),
+        ChannelView("staging", generation, staging),
+    ]
+
+
+def shown(catalog: Catalog, model: str) -> dict[int, str]:
+    return {version.number: version.stage for version in catalog.versions(model)}
+
+
+def aliases(catalog: Catalog, model: str) -> dict[str, int]:
+    return {alias: int(number) for alias, number in client(catalog).get_registered_model(model).aliases.items()}
+
+
+def test_stages_and_aliases_follow_a_promotion_and_its_rollback(catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1, V2)
+    mirror(catalog, model, lambda: views(V1, V2))
+    assert shown(catalog, model) == {1: "Production", 2: "Staging"}
+    assert aliases(catalog, model) == {"champion": 1, "staging": 2}
+    mirror(catalog, model, lambda: views(V2, V2, formerly=frozenset({V1})))
+    assert shown(catalog, model) == {1: "Archived", 2: "Production"}
+    assert aliases(catalog, model) == {"champion": 2, "staging": 2}
+    mirror(catalog, model, lambda: views(V1, V1, withdrawn=frozenset({V2})))
+    assert shown(catalog, model) == {1: "Production", 2: "Archived"}
+    assert aliases(catalog, model) == {"champion": 1, "staging": 1}
+
+
+def test_what_is_shown_already_costs_no_write(mlflow_proxy: Proxy, catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1, V2)
+    through = Catalog(mlflow_proxy.url, ALIASES)
+    assert len(mirror(through, model, lambda: views(V1, V2)).changes) == 4
+    mlflow_proxy.clear()
+    assert mirror(through, model, lambda: views(V1, V2)).changes == ()
+    assert [path.partition("?")[0].rpartition("mlflow/")[2] for _, path in mlflow_proxy.requests] == [
+        "registered-models/get",
+        "model-versions/search",
+    ]
+
+
+def test_a_preview_writes_nothing(catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1)
+    todo = preview(catalog, model, views(V1))
+    assert [str(change) for change in todo.changes] == [
+        "alias champion: none -> 1",
+        f"stage of {V1}: None -> Production",
+    ]
+    assert shown(catalog, model) == {1: "None"}
+    assert aliases(catalog, model) == {}
+
+
+def test_a_channel_that_moves_meanwhile_is_followed_until_it_stands_still(catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1, V2, V3)
+    reads = iter([views(V1, generation=1), views(V2, generation=2), views(V3, generation=3), views(V3, generation=3)])
+    mirror(catalog, model, lambda: next(reads))
+    assert aliases(catalog, model) == {"champion": 3}
+    assert [number for number, stage in shown(catalog, model).items() if stage == "Production"] == [3]
+
+
+def test_a_channel_that_never_stands_still_ends_in_an_error(catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1)
+    generation = iter(range(1, 10_000))
+    with pytest.raises(NotNow, match="moved"):
+        mirror(catalog, model, lambda: views(V1, generation=next(generation)))
+
+
+def test_stages_and_aliases_moved_by_hand_are_put_back(catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1, V2)
+    mirror(catalog, model, lambda: views(V1, V2))
+    client(catalog).set_registered_model_alias(model, "champion", "2")
+    client(catalog).transition_model_version_stage(model, "2", "Production")
+    mirror(catalog, model, lambda: views(V1, V2))
+    assert shown(catalog, model) == {1: "Production", 2: "Staging"}
+    assert aliases(catalog, model) == {"champion": 1, "staging": 2}
+
+
+def test_an_unmanaged_version_is_never_changed_archived_or_robbed_of_its_alias(catalog: Catalog, model: str) -> None:
+    register(catalog, model, None, V1)
+    theirs = client(catalog)
+    theirs.transition_model_version_stage(model, "1", "Production")
+    theirs.set_registered_model_alias(model, "champion", "1")
+    before = theirs.get_model_version(model, "1")
+    done = mirror(catalog, model, lambda: views(V1))
+    assert dict(theirs.get_model_version(model, "1")) == dict(before)
+    assert shown(catalog, model) == {1: "Production", 2: "Production"}
+    assert aliases(catalog, model) == {"champion": 1}
+    assert len(done.skipped) == 2
+
+
+def test_an_unmanaged_version_is_taken_over_when_that_is_asked_for(catalog: Catalog, model: str) -> None:
+    register(catalog, model, None, V1)
+    client(catalog).transition_model_version_stage(model, "1", "Production")
+    client(catalog).set_registered_model_alias(model, "champion", "1")
+    mirror(catalog, model, lambda: views(V1), unmanaged="adopt")
+    assert shown(catalog, model) == {1: "Archived", 2: "Production"}
+    assert aliases(catalog, model) == {"champion": 2}
+
+
+def test_a_server_without_stages_gets_aliases_only(mlflow_proxy: Proxy, catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1)
+    no_such_endpoint = faults.Reply(
+        404, [("Content-Type", "application/json")], b'{"error_code": "ENDPOINT_NOT_FOUND"}'
+    )
+    mlflow_proxy.next(lambda exchange: exchange.send(no_such_endpoint), containing="/transition-stage", times=9)
+    done = mirror(Catalog(mlflow_proxy.url, ALIASES), model, lambda: views(V1))
+    assert aliases(catalog, model) == {"champion": 1}
+    assert [str(change) for change in done.changes] == ["alias champion: none -> 1"]
+    assert "no stages" in done.skipped[0]
+
+
+def test_a_model_that_mlflow_does_not_know_is_skipped(catalog: Catalog, model: str) -> None:
+    done = mirror(catalog, model, lambda: views(V1))
+    assert done.changes == ()
+    assert V1 in done.skipped[0]
+
+
+def test_a_mirror_that_died_half_way_is_finished_by_the_next(mlflow_proxy: Proxy, catalog: Catalog, model: str) -> None:
+    register(catalog, model, V1, V2)
+    mlflow_proxy.next(faults.refuse, containing="/transition-stage", times=99)
+    with pytest.raises(CatalogUnreachable):
+        mirror(Catalog(mlflow_proxy.url, ALIASES), model, lambda: views(V1, V2))
+    mirror(catalog, model, lambda: views(V1, V2))
+    assert shown(catalog, model) == {1: "Production", 2: "Staging"}
+
+
+def test_a_server_that_is_down_is_unreachable(model: str) -> None:
+    with pytest.raises(CatalogUnreachable):
+        mirror(Catalog(f"http://127.0.0.1:{free_port()}"), model, lambda: views(V1))
+
+
+def test_a_mirror_prints_nothing(catalog: Catalog, model: str, capfd: pytest.CaptureFixture[str]) -> None:
+    register(catalog, model, V1)
+    capfd.readouterr()
+    mirror(catalog, model, lambda: views(V1))
+    assert capfd.readouterr() == ("", "")

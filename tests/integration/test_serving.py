@@ -1,0 +1,351 @@
+"""Serving real versions on a real store: changes under load, and the HTTP service."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from registry.bundles import DEFAULT_FLAVOR
+from registry.errors import BadSetting, CorruptBlob
+from registry.serving.app import MAX_IMAGE, create_app, serve
+from registry.serving.fleet import replicas
+from registry.serving.live import Live
+from registry.serving.loaders import Prediction, load_version
+from registry.store.objects import ObjectStore
+from tests.bundles import write_bundle
+from tests.releases import Shop, load_echo, wait_until
+
+FAMILIES = {"v5.5.3-performance": "dinov2", "v5.5.4-dinov3": "dinov3"}
+V2, V3 = FAMILIES
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+IMAGES = [png(seed) for seed in range(6)]
+
+
+@pytest.fixture
+def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
+    """A model with a DINOv2 and a DINOv3 version; production serves the second, and before that the first."""
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    for name, family in FAMILIES.items():
+        shop.release(name, write_bundle(tmp_path / name, family=family), flavor=DEFAULT_FLAVOR)
+        shop.promote(name)
+    return shop
+
+
+@pytest.fixture
+def live(shop: Shop) -> Iterator[Live]:
+    with Live(shop.channel(), shop.versions, shop.blobs, poll=0.02, retry=0.05) as live:
+        yield live
+
+
+@pytest.fixture
+def quiet(shop: Shop) -> dict[tuple[str, int], Prediction]:
+    """What each version answers for each image when nothing else happens."""
+    answers: dict[tuple[str, int], Prediction] = {}
+    for name in FAMILIES:
+        loaded = load_version(shop.versions, shop.blobs, shop.pointer(name))
+        answers |= {(name, number): loaded.predict([image])[0] for number, image in enumerate(IMAGES)}
+    return answers
+
+
+class Load:
+    """Threads that keep asking, and every answer that they got."""
+
+    def __init__(self, live: Live, threads: int = 4) -> None:
+        self._live = live
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(threads)
+        self._threads = threads
+        self.answers: list[tuple[int, Prediction]] = []
+
+    def __enter__(self) -> Load:
+        self._runs = [self._pool.submit(self._ask, start) for start in range(self._threads)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for run in self._runs:
+            run.result()
+        self._pool.shutdown()
+
+    def more(self, count: int = 8) -> None:
+        """Return when so many more answers came."""
+        enough = len(self.answers) + count
+        wait_until(lambda: len(self.answers) >= enough or any(run.done() for run in self._runs), 60)
+
+    def _ask(self, number: int) -> None:
+        while not self._stop.is_set():
+            number = (number + 1) % len(IMAGES)
+            self.answers.append((number, self._live.predict(IMAGES[number])))
+
+
+def test_changes_under_load_fail_no_request_and_mix_no_answer(
+    shop: Shop, live: Live, quiet: dict[tuple[str, int], Prediction]
+) -> None:
+    with Load(live) as load:
+        for _ in range(4):
+            load.more()
+            record = shop.rollback()
+            assert live.wait_for(version=V2, generation=record.generation, timeout=60)
+            load.more()
+            record = shop.promote(V3)
+            assert live.wait_for(version=V3, generation=record.generation, timeout=60)
+        load.more()
+    assert {answer.version for _, answer in load.answers} == {V2, V3}
+    for number, answer in load.answers:
+        assert answer == quiet[answer.version, number]
+
+
+def test_a_load_beside_the_live_version_disturbs_no_answer(
+    shop: Shop, live: Live, quiet: dict[tuple[str, int], Prediction], tmp_path: Path
+) -> None:
+    shop.release("v5.6.0", write_bundle(tmp_path / "new", seed=7), flavor=DEFAULT_FLAVOR)
+    with Load(live) as load:
+        load.more()
+        shop.promote("v5.6.0")
+        assert live.wait_for(version="v5.6.0", timeout=60)
+        load.more()
+    assert {answer.version for _, answer in load.answers} == {V3, "v5.6.0"}
+    for number, answer in load.answers:
+        assert answer.version == "v5.6.0" or answer == quiet[V3, number]
+
+
+def test_a_flipped_byte_is_refused_by_follow_and_by_load(shop: Shop, live: Live, tmp_path: Path) -> None:
+    shop.release("v5.6.0", write_bundle(tmp_path / "new", seed=7), flavor=DEFAULT_FLAVOR)
+    repair = shop.flip_a_byte("v5.6.0", "adapters/mid/head.safetensors")
+    with pytest.raises(CorruptBlob):
+        load_version(shop.versions, shop.blobs, shop.pointer("v5.6.0"))
+    with Load(live, threads=2) as load:
+        shop.promote("v5.6.0")
+        wait_until(lambda: "does not hash" in live.health().error)
+        load.more()
+    assert {answer.version for _, answer in load.answers} == {V3}
+    repair()
+    assert live.wait_for(version="v5.6.0", timeout=60)
+
+
+def test_a_batch_is_answered_by_one_version_row_by_row(live: Live) -> None:
+    answers = live.predict_batch([*IMAGES, b"no image"], ["low", "mid", "high", None, "low", "kiwi", None])
+    assert {answer.version for answer in answers} == {V3}
+    assert [answer.outcome for answer in answers[-2:]] == ["no_adapter", "corrupt_image"]
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(live: Live) -> Iterator[httpx.Client]:
+    """The application on a real server, on a free port."""
+    server = uvicorn.Server(uvicorn.Config(create_app(live), log_level="error"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+                wait_until(lambda: server.started)
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def http(live: Live) -> Iterator[httpx.Client]:
+    with running(live) as client:
+        yield client
+
+
+def problem(answer: httpx.Response) -> tuple[int, str]:
+    document = answer.json()
+    assert document["message"]
+    assert "hint" in document
+    assert document["version"] == answer.headers["X-Ulora-Version"]
+    return answer.status_code, document["error"]
+
+
+def test_an_image_is_answered_whichever_way_it_is_sent(
+    http: httpx.Client, quiet: dict[tuple[str, int], Prediction]
+) -> None:
+    form = http.post("/predict", files={"image": ("leaf.png", IMAGES[0], "image/png")})
+    body = http.post("/predict", content=IMAGES[0], headers={"Content-Type": "image/png"})
+    assert form.status_code == body.status_code == 200
+    assert form.headers["X-Ulora-Version"] == body.headers["X-Ulora-Version"] == V3
+    assert form.json() == body.json() == quiet[V3, 0].to_dict()
+
+
+@pytest.mark.parametrize("where", ["form", "query"])
+def test_the_target_may_be_named(http: httpx.Client, where: str) -> None:
+    named: dict[str, Any] = {"data": {"target": "mid", "key": "user-7"}}
+    if where == "query":
+        named = {"params": {"target": "mid", "key": "user-7"}}
+    answer = http.post("/predict", files={"image": IMAGES[1]}, **named).json()
+    assert (answer["target"], answer["target_confidence"]) == ("mid", 1.0)
+
+
+def test_bad_requests_get_one_clear_answer(http: httpx.Client) -> None:
+    assert problem(http.post("/predict", files={"image": b"no image"})) == (400, "BadImage")
+    assert problem(http.post("/predict", files={"image": IMAGES[0][:60]})) == (400, "BadImage")
+    assert problem(http.post("/predict", files={"image": b""})) == (400, "BadImage")
+    assert problem(http.post("/predict", files={"picture": IMAGES[0]})) == (400, "BadInput")
+    assert problem(http.post("/predict", data={"image": "text"}, files={"x": b"x"})) == (400, "BadInput")
+    assert problem(http.post("/predict", json={"image": ""})) == (415, "BadInput")
+    assert problem(http.post("/predict")) == (415, "BadInput")
+    broken = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert problem(http.post("/predict", content=b"--y\r\n\r\n", headers=broken)) == (400, "BadInput")
+    no_boundary = {"Content-Type": "multipart/form-data"}
+    assert problem(http.post("/predict", content=b"--y\r\n\r\n", headers=no_boundary)) == (400, "BadInput")
+    image = {"files": {"image": IMAGES[0]}}
+    assert problem(http.post("/predict", params={"target": "../tomato"}, **image)) == (400, "BadInput")
+    assert problem(http.post("/predict", params={"key": "k" * 1000}, **image)) == (400, "BadInput")
+    assert problem(http.get("/predict")) == (405, "HTTPError")
+    assert problem(http.get("/nowhere")) == (404, "HTTPError")
+
+
+def test_an_announced_image_over_the_bound_is_refused_before_it_is_sent(http: httpx.Client) -> None:
+    for kind in ("image/png", "multipart/form-data; boundary=x"):
+        connection = HTTPConnection(http.base_url.host, http.base_url.port, timeout=60)
+        connection.request("POST", "/predict", headers={"Content-Type": kind, "Content-Length": str(64 << 20)})
+        assert connection.getresponse().status == 413
+        connection.close()
+
+
+def test_an_image_over_the_bound_is_refused_while_it_arrives(http: httpx.Client) -> None:
+    def in_pieces() -> Iterator[bytes]:
+        for _ in range(MAX_IMAGE // (1 << 20) + 1):
+            yield bytes(1 << 20)
+
+    try:
+        answer = problem(http.post("/predict", content=in_pieces(), headers={"Content-Type": "image/png"}))
+    except httpx.WriteError:  # the server hung up on the rest
+        answer = (413, "BadImage")
+    assert answer == (413, "BadImage")
+    assert http.get("/health").status_code == 200
+
+
+def test_health_version_and_refresh_say_what_is_served(shop: Shop, http: httpx.Client, live: Live) -> None:
+    wait_until(lambda: live.health().rollback_ready)
+    health, version = http.get("/health"), http.get("/version").json()
+    assert (health.status_code, health.json()["state"], health.json()["ready"]) == (200, "serving", True)
+    assert health.json()["resident"] == [V2, V3]
+    manifest = shop.versions.manifest(shop.pointer(V3))
+    assert (version["version"], version["generation"], version["channel"]) == (V3, 2, "production")
+    assert (version["model"], version["content_sha256"]) == (shop.model, manifest.content_sha256)
+
+    refreshed = http.post("/-/refresh")
+    assert (refreshed.status_code, refreshed.json()["version"]) == (202, V3)
+    record = shop.rollback()
+    assert live.wait_for(generation=record.generation, timeout=60)
+    assert http.get("/version").json()["version"] == http.get("/version").headers["X-Ulora-Version"] == V2
+
+
+def test_a_replica_that_should_not_be_asked_answers_503(shop: Shop) -> None:
+    live = Live(shop.channel(), shop.versions, shop.blobs, max_staleness=-1)
+    with live, running(live) as http:
+        assert http.get("/health").status_code == 503
+        assert http.get("/health").json()["state"] == "not ready"
+        assert http.post("/predict", files={"image": IMAGES[0]}).status_code == 200
+        live.close()
+        assert http.post("/predict", files={"image": IMAGES[0]}).status_code == 503
+        assert http.get("/health").json()["state"] == "closed"
+
+
+def test_a_slow_prediction_does_not_hold_up_the_others(shop: Shop) -> None:
+    gate, waiting = threading.Event(), threading.Event()
+
+    def find_slow(flavor: str) -> Any:
+        def load(manifest: Any, files: Any, *, device: str) -> Any:
+            echo = load_echo(manifest, files, device=device)
+
+            class Slow:
+                version, content_sha256, targets, labels = echo.version, echo.content_sha256, ("low",), {}
+
+                def predict(self, images: Any, targets: Any = None) -> Any:
+                    waiting.set()
+                    assert gate.wait(60)
+                    return echo.predict(images)
+
+                def self_test(self) -> None:
+                    pass
+
+            return Slow()
+
+        return load
+
+    live = Live(shop.channel(), shop.versions, shop.blobs, find=find_slow)
+    with live, running(live) as http, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(http.post, "/predict", files={"image": IMAGES[0]})
+        assert waiting.wait(30)
+        assert http.get("/health").status_code == 200
+        gate.set()
+        assert slow.result().status_code == 200
+
+
+def test_a_taken_port_is_named(live: Live) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadSetting, match=f"can't listen on 127.0.0.1:{port}"):
+            serve(live, "127.0.0.1", port)
+
+
+_SERVE = """
+import sys
+from pathlib import Path
+from registry.serving.app import serve
+from registry.serving.fleet import Heartbeats
+from registry.serving.live import Live
+from registry.store.objects import ObjectStore
+from tests.releases import Shop, find_echo
+shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+heartbeats = Heartbeats(shop.store, shop.model, "production")
+with Live(shop.channel(), shop.versions, shop.blobs, find=find_echo, fleet=heartbeats) as live:
+    serve(live, port=0, started=lambda url: print(url, flush=True))
+print("closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_serving_cleanly(store_url: str, model: str, tmp_path: Path, number: signal.Signals) -> None:
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    shop.release("v1.0.0")
+    shop.promote("v1.0.0")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, store_url, model, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+    assert process.stdout
+    try:
+        url = process.stdout.readline().strip()
+        answer = httpx.post(f"{url}/predict", files={"image": IMAGES[0]}, timeout=60)
+        assert answer.json()["version"] == "v1.0.0"
+        wait_until(lambda: replicas(shop.store, model, "production"))
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (0, "closed\n", "")
+        assert replicas(shop.store, model, "production") == []
+    finally:
+        process.kill()
+        process.communicate()

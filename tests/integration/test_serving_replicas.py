@@ -1,0 +1,135 @@
+"""Heartbeats on a real store: what a fleet says of itself, and that nobody needs it to."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.serving import fleet
+from registry.serving.fleet import Heartbeats, Replica, replicas, wait_for_replicas
+from registry.serving.live import Live
+from registry.serving.loaders import Loader
+from registry.store import layout
+from registry.store.objects import ObjectStore
+from tests.releases import Shop, find_echo, load_echo, wait_until
+from tests.servers.proxy import Exchange, Proxy, Reply
+
+DENIED = Reply(403, [("Content-Type", "application/xml")], b"<Error><Code>AccessDenied</Code></Error>")
+
+
+@pytest.fixture
+def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
+    """A model whose production serves v1.1.0, and before that v1.0.0."""
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+        shop.promote(name)
+    return shop
+
+
+def follow(shop: Shop, store: ObjectStore | None = None, **options: Any) -> Live:
+    heartbeats = Heartbeats(store or shop.store, shop.model, "production", every=0.1)
+    options = {"poll": 0.02, "find": find_echo, "fleet": heartbeats, **options}
+    return Live(shop.channel(), shop.versions, shop.blobs, **options)
+
+
+def seen(shop: Shop) -> list[Replica]:
+    return replicas(shop.store, shop.model, "production")
+
+
+def test_a_replica_says_what_it_serves_and_says_goodbye(shop: Shop) -> None:
+    with follow(shop) as live:
+        wait_until(lambda: seen(shop) and seen(shop)[0].heartbeat.rollback_ready)
+        (replica,) = seen(shop)
+        said = replica.heartbeat
+        assert (said.version, said.generation, said.newest, said.state) == ("v1.1.0", 2, 2, "serving")
+        assert said.resident == ("v1.0.0", "v1.1.0")
+        assert said.error == ""
+        assert not replica.silent
+        shop.rollback()
+        assert live.wait_for(version="v1.0.0", timeout=30)
+        wait_until(lambda: seen(shop)[0].heartbeat.version == "v1.0.0")
+    assert seen(shop) == []
+
+
+def test_two_replicas_of_one_process_are_told_apart(shop: Shop) -> None:
+    with follow(shop), follow(shop):
+        wait_until(lambda: len(seen(shop)) == 2)
+
+
+def test_a_failed_load_is_shown(shop: Shop) -> None:
+    shop.release("v1.2.0")
+    shop.flip_a_byte("v1.2.0", "adapters/low/adapter_model.safetensors")
+    with follow(shop):
+        shop.promote("v1.2.0")
+        wait_until(lambda: seen(shop) and "does not hash" in seen(shop)[0].heartbeat.error)
+        assert (seen(shop)[0].heartbeat.version, seen(shop)[0].heartbeat.newest) == ("v1.1.0", 3)
+
+
+def test_a_replica_that_may_not_write_serves_without_heartbeats(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    def deny(exchange: Exchange) -> None:
+        exchange.send(DENIED)
+
+    proxy.next(deny, method="PUT", containing="/replicas/", times=1000)
+    with follow(shop, ObjectStore(store_url, endpoint_url=proxy.url)) as live:
+        wait_until(lambda: live.health().note.startswith("no heartbeats"))
+        assert live.health().state == "serving"
+        shop.rollback()
+        assert live.wait_for(version="v1.0.0", timeout=30)
+        assert live.predict(b"leaf").version == "v1.0.0"
+    assert seen(shop) == []
+    assert [method for method, path in proxy.requests if "/replicas/" in path] == ["PUT"]
+
+
+def test_waiting_for_replicas_tells_who_followed_and_who_did_not(shop: Shop) -> None:
+    gate = threading.Event()
+
+    def find_slow(flavor: str) -> Loader:
+        def load(manifest: Any, files: Any, *, device: str) -> Any:
+            assert manifest.version != "v1.2.0" or gate.wait(60)
+            return load_echo(manifest, files, device=device)
+
+        return load
+
+    with follow(shop) as quick, follow(shop, find=find_slow) as slow:
+        wait_until(lambda: len(seen(shop)) == 2)
+        shop.release("v1.2.0")
+        generation = shop.promote("v1.2.0").generation
+        assert quick.wait_for(generation=generation, timeout=30)
+
+        wait_until(lambda: len(wait_for_replicas(shop.store, shop.model, "production", generation, 0).followed) == 1)
+        state = wait_for_replicas(shop.store, shop.model, "production", generation, timeout=0)
+        assert [replica.heartbeat.generation for replica in state.behind] == [2]
+
+        gate.set()
+        assert slow.wait_for(generation=generation, timeout=30)
+        state = wait_for_replicas(shop.store, shop.model, "production", generation, timeout=30)
+        assert (len(state.followed), len(state.behind), len(state.silent)) == (2, 0, 0)
+
+
+def test_a_replica_that_fell_silent_holds_nobody_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with follow(shop):
+        wait_until(lambda: seen(shop))
+        monkeypatch.setattr(fleet, "SILENT_AFTER", -3600)
+        state = wait_for_replicas(shop.store, shop.model, "production", 99, timeout=600)
+        assert (len(state.followed), len(state.behind), len(state.silent)) == (0, 0, 1)
+
+
+def test_silence_is_told_by_the_servers_clock(shop: Shop) -> None:
+    with follow(shop):
+        wait_until(lambda: seen(shop))
+        (replica,) = seen(shop)
+    assert not replica.silent
+    assert replace(replica, age=60.0).silent
+
+
+def test_what_is_no_heartbeat_is_passed_over(shop: Shop) -> None:
+    folder = layout.replicas(shop.model, "production")
+    for name, body in (("junk", b"\xff{"), ("empty", b""), ("large", b" " * 100_000), ("other", b'{"format":1}')):
+        shop.store.overwrite(f"{folder}{name}.json", body)
+    with follow(shop):
+        wait_until(lambda: len(seen(shop)) == 1)

@@ -1,0 +1,204 @@
+"""The numbers of accuracy, routing, ood and memory, on predictors whose answers are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, roc_auc_score
+
+from adapters.ood import auroc, fpr_at_95_tpr
+from benchmarks.accuracy import accuracy, scores
+from benchmarks.memory import memory
+from benchmarks.ood import ood
+from benchmarks.resampling import resampled_separation, separation_of_counts
+from benchmarks.routing import routing
+from registry.errors import BadInput
+from registry.evidence.results import Measurement, Metric
+from tests.unit.benchmarks.players import Album, Player, pictures
+
+LABELS = {"leaf": ("rust", "mildew"), "fruit": ("rot", "scab")}
+COUNTS = {("leaf", "rust"): 30, ("leaf", "mildew"): 10, ("fruit", "rot"): 20, ("fruit", "scab"): 20}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def album(**more: tuple[Path, ...]) -> Album:
+    return Album(Path("album"), pictures(COUNTS), **more)
+
+
+def metric(measurement: Measurement, name: str, target: str | None = None) -> Metric:
+    (found,) = [one for one in measurement.metrics if (one.name, one.target) == (name, target)]
+    return found
+
+
+@pytest.mark.parametrize("target", [None, "leaf", "fruit"])
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_a_perfect_predictor_scores_one_everywhere(name: str, target: str | None) -> None:
+    found = metric(accuracy(Player(LABELS), album()), name, target)
+    assert found.value == 1
+    assert found.n == (80 if target is None else 40)
+    assert found.high == 1
+
+
+def test_a_constant_predictor_scores_the_share_of_its_class() -> None:
+    found = accuracy(
+        Player(LABELS, label_of=lambda path, target: {"leaf": "rust", "fruit": "rot"}[target or ""]), album()
+    )
+    assert metric(found, "accuracy", "leaf").value == 0.75
+    assert metric(found, "accuracy").value == 50 / 80
+    assert metric(found, "balanced_accuracy", "leaf").value == 0.5
+    assert metric(found, "macro_f1", "leaf").value == pytest.approx((2 * 30 / (30 + 40)) / 2)
+    assert metric(found, "balanced_accuracy").value == 0.5
+
+
+def test_a_refused_answer_and_an_unknown_label_count_as_wrong() -> None:
+    more = Album(Path("album"), pictures({("leaf", "rust"): 3, ("leaf", "blight"): 1}))
+    silent = accuracy(Player(LABELS, label_of=lambda path, target: None), more)
+    assert metric(silent, "accuracy").value == 0
+    assert silent.notes["images_with_labels_unknown_to_the_version"] == 1
+
+
+def test_images_of_targets_that_the_version_lacks_are_left_out_and_counted() -> None:
+    found = accuracy(Player({"leaf": LABELS["leaf"]}), album())
+    assert (metric(found, "accuracy").n, found.data_n) == (40, 40)
+    assert found.notes["images_of_other_targets_left_out"] == 40
+
+
+@pytest.mark.parametrize("benchmark", [accuracy, routing, ood])
+def test_a_folder_without_the_targets_is_refused(benchmark: object) -> None:
+    assert callable(benchmark)
+    with pytest.raises(BadInput, match="album has no test image of bark"):
+        benchmark(Player({"bark": ("a",)}), album())
+
+
+PAIRS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=60)
+
+
+@pytest.mark.filterwarnings("ignore:A single label:UserWarning", "ignore:y_pred contains:UserWarning")
+@given(PAIRS)
+def test_balanced_accuracy_and_f1_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None:
+    truth, answer = zip(*pairs, strict=True)
+    _, balanced, f1 = scores(pairs, None, seed=0)
+    occurring = [index for index, name in enumerate(sorted({*truth, *answer})) if name in truth]
+    matrix = confusion_matrix(truth, answer, labels=sorted({*truth, *answer}))[occurring]
+    recalls = matrix[range(len(occurring)), occurring] / matrix.sum(axis=1)
+    assert balanced.value == pytest.approx(recalls.mean())
+    assert f1.value == pytest.approx(f1_score(truth, answer, average="macro"))
+    if set(answer) <= set(truth):
+        assert balanced.value == pytest.approx(balanced_accuracy_score(truth, answer))
+
+
+def test_a_router_that_always_says_leaf_is_right_for_the_leaves() -> None:
+    found = routing(Player(LABELS, target_of=lambda path: "leaf"), album())
+    total = metric(found, "crop_routing_accuracy")
+    assert (total.value, total.n) == (0.5, 80)
+    assert total.low == pytest.approx(0.3930, abs=1e-4)
+    assert metric(found, "crop_routing_recall", "leaf").value == 1
+    assert metric(found, "crop_routing_recall", "fruit").value == 0
+
+
+def score_by_name(path: Path, target: str) -> float:
+    """0.5 for the target's own images, 2 for far ones, 1.5 for others."""
+    return 2.0 if path.name.startswith("far") else 0.5 if path.name.startswith(target) else 1.5
+
+
+FAR = tuple(Path(f"far-{number}") for number in range(50))
+
+
+@pytest.mark.parametrize("target", [None, "leaf", "fruit"])
+def test_a_perfect_detector_separates_far_and_near(target: str | None) -> None:
+    found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR))
+    values = {
+        name: metric(found, name, target) for name in ("ood_auroc", "ood_fpr95", "ood_near_auroc", "ood_near_fpr95")
+    }
+    assert [one.value for one in values.values()] == [1, 0, 1, 0]
+    assert values["ood_fpr95"].n == (40 if target else 80)
+    assert metric(found, "ood_detection_rate", target).value == 1
+    assert metric(found, "ood_false_alarm_rate", target).value == 0
+
+
+def test_no_false_positive_among_fifty_images_is_not_certainty() -> None:
+    high = metric(ood(Player(LABELS, score_of=score_by_name), album(far=FAR)), "ood_fpr95", "leaf").high
+    assert high == pytest.approx(0.0713, abs=1e-3)
+
+
+def test_a_detector_that_scores_all_the_same_knows_nothing() -> None:
+    found = ood(Player(LABELS, score_of=lambda path, target: 1.0), album(far=FAR))
+    assert metric(found, "ood_auroc").value == 0.5
+    assert metric(found, "ood_fpr95").value == 1
+
+
+def test_without_far_images_the_metrics_have_no_value_and_the_reason_is_noted() -> None:
+    found = ood(Player(LABELS, score_of=score_by_name), album())
+    assert metric(found, "ood_auroc", "leaf").value is None
+    assert metric(found, "ood_near_auroc", "leaf").value == 1
+    assert "_ood/far holds no image" in str(found.notes["ood_auroc"])
+
+
+def test_near_images_of_your_own_are_used_instead_of_the_other_targets() -> None:
+    found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR, near=(Path("leaf-like-1"),)))
+    assert metric(found, "ood_near_auroc", "leaf").value == 0.5
+    assert metric(found, "ood_near_auroc", "leaf").n == 1
+
+
+def test_a_score_that_is_no_number_gives_no_value() -> None:
+    found = ood(Player(LABELS, score_of=lambda path, target: float("nan")), album(far=FAR))
+    assert metric(found, "ood_auroc", "leaf").value is None
+    assert metric(found, "ood_false_alarm_rate", "leaf").value is None
+
+
+SCORES = st.lists(st.integers(0, 30), min_size=1, max_size=60)
+
+
+@given(SCORES, SCORES)
+def test_separation_agrees_with_sklearn_and_with_the_plain_functions(inside: list[int], outside: list[int]) -> None:
+    counts = [np.bincount(values, minlength=31)[None, :] for values in (inside, outside)]
+    (area,), (rate,) = separation_of_counts(*counts)
+    assert area == pytest.approx(roc_auc_score([0] * len(inside) + [1] * len(outside), inside + outside))
+    assert area == pytest.approx(auroc(inside, outside))
+    assert rate == pytest.approx(fpr_at_95_tpr(inside, outside))
+
+
+@given(SCORES, SCORES, st.integers(0, 2**31))
+def test_resamples_are_repeatable_and_stay_within_0_and_1(inside: list[int], outside: list[int], seed: int) -> None:
+    first, again = (resampled_separation(np.array(inside), np.array(outside), seed) for _ in range(2))
+    for values, same in ((first.auroc, again.auroc), (first.fpr95, again.fpr95)):
+        assert np.array_equal(values, same)
+        assert ((values >= 0) & (values <= 1)).all()
+
+
+def test_the_bootstrap_interval_covers_as_scipy_says() -> None:
+    from scipy.stats import bootstrap
+
+    random = np.random.default_rng(1)
+    inside, outside = random.normal(0, 1, 80), random.normal(1.5, 1, 60)
+    ours = np.quantile(resampled_separation(inside, outside, 0).auroc, [0.025, 0.975])
+    theirs = bootstrap((inside, outside), auroc, method="percentile", vectorized=False, n_resamples=1000, rng=2)
+    assert ours == pytest.approx(list(theirs.confidence_interval), abs=0.015)
+
+
+def test_memory_is_per_adapter_and_the_aggregate_is_the_largest() -> None:
+    found = memory(Player(LABELS, memory={"leaf": 2_000_000, "fruit": 3_500_000}), album())
+    assert metric(found, "adapter_memory_mb", "leaf").value == 2
+    assert metric(found, "adapter_memory_mb").value == 3.5
+    assert metric(found, "adapters_memory_mb_total").value == 5.5
+
+
+@pytest.mark.parametrize("benchmark", [accuracy, routing, ood, memory])
+def test_every_benchmark_draws_a_plot_and_reports_progress(benchmark: object) -> None:
+    assert callable(benchmark)
+    told: list[tuple[int, int]] = []
+    player = Player(LABELS, score_of=score_by_name, memory={"leaf": 1})
+    found = benchmark(player, album(far=FAR), progress=lambda done, total: told.append((done, total)))
+    assert found.plot.startswith(PNG)
+    assert told[-1][0] == told[-1][1]
+    assert told == sorted(told)
+
+
+@settings(max_examples=15)  # each draws a plot
+@given(st.dictionaries(st.sampled_from(list(COUNTS)), st.integers(1, 5), min_size=1))
+def test_accuracy_counts_every_image_once(counts: dict[tuple[str, str], int]) -> None:
+    found = accuracy(Player(LABELS), Album(Path("album"), pictures(counts)))
+    per_target = [one.n for one in found.metrics if one.name == "accuracy" and one.target]
+    assert sum(per_target) == sum(counts.values()) == metric(found, "accuracy").n

@@ -1,0 +1,181 @@
+"""Policies: the default one, which rules hold for a version, and errors that name the line and the field."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from registry.errors import BadPolicy
+from registry.evidence.policy import MAX_POLICY, Policy, load_policy, parse_policy
+from registry.names import VersionName
+
+PLAIN = """\
+format: 1
+channels:
+  staging: {}
+  production:
+    defaults:
+      - metric: accuracy
+        min: 0.9
+    by_suffix:
+      fast:
+        - metric: accuracy
+          min: 0.8
+      small:
+        - {metric: size_mb, max: 1}
+"""
+
+
+def rules(policy: Policy, version: str, channel: str = "production") -> list[str]:
+    return [str(rule) for rule in policy.rules_for(channel, VersionName.parse(version))]
+
+
+DEFAULTS = {
+    "accuracy >= 0.95 for every target",
+    "crop_routing_accuracy >= 0.98",
+    "ood_auroc >= 0.92 for every target",
+    "ood_fpr95 <= 0.05 for every target",
+    "latency_ms_p95 <= 200 on cpu, torch-fp32",
+    "adapter_memory_mb <= 25 for every target",
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "without", "added"),
+    [
+        ("v5.5.4", set(), set()),
+        ("v5.5.4-dinov3", set(), set()),
+        ("v5.5.4-food", set(), set()),
+        ("v5.5.4-ood", set(), {"latency_ms_p95 <= stable + 5 on cpu, torch-fp32"}),
+        ("v5.5.4-router.2", {"crop_routing_accuracy >= 0.98"}, {"crop_routing_accuracy >= 0.985"}),
+        (
+            "v5.5.3-performance",
+            {"latency_ms_p95 <= 200 on cpu, torch-fp32", "adapter_memory_mb <= 25 for every target"},
+            {"latency_ms_p95 <= 150 on cpu, torch-fp32", "adapter_memory_mb <= 20 for every target"},
+        ),
+    ],
+)
+def test_the_default_policy_asks_for_what_is_documented(version: str, without: set[str], added: set[str]) -> None:
+    found = rules(load_policy(), version)
+    assert set(found) == DEFAULTS - without | added
+    assert len(found) == len(set(found))
+
+
+def test_the_default_policy_asks_staging_only_for_measurements() -> None:
+    asked = load_policy().rules_for("staging", VersionName.parse("v1.0.0"))
+    assert {rule.kind for rule in asked} == {"measured"}
+    assert {rule.metric for rule in asked} == {text.split()[0] for text in DEFAULTS}
+
+
+def test_production_requires_a_past_in_staging() -> None:
+    policy = load_policy()
+    assert policy.required_channel("production") == "staging"
+    assert policy.required_channel("staging") is None
+
+
+def test_a_scratch_channel_has_no_rules() -> None:
+    assert rules(load_policy(), "v1.0.0", "drill-x1") == []
+    assert load_policy().required_channel("drill-x1") is None
+
+
+def test_two_suffix_words_that_both_set_a_bound_hold_together() -> None:
+    policy = parse_policy((PLAIN + "        - {metric: accuracy, min: 0.85}\n").encode())
+    assert set(rules(policy, "v1.0.0-fast.small")) == {"accuracy >= 0.8", "accuracy >= 0.85", "size_mb <= 1"}
+
+
+def test_a_suffix_upper_bound_does_not_lift_the_lower_bound() -> None:
+    policy = parse_policy((PLAIN + "        - {metric: accuracy, max: 0.99}\n").encode())
+    assert set(rules(policy, "v1.0.0-small")) == {"accuracy >= 0.9", "accuracy <= 0.99", "size_mb <= 1"}
+
+
+def test_the_digest_is_of_what_the_policy_says_not_of_how_it_is_written() -> None:
+    digest = parse_policy(PLAIN.encode()).digest
+    rewritten = "# a comment\n" + yaml.safe_dump(yaml.safe_load(PLAIN), default_flow_style=True)
+    assert parse_policy(rewritten.encode()).digest == digest
+    assert parse_policy(PLAIN.replace("0.9", "0.91").encode()).digest != digest
+
+
+def test_a_policy_of_your_own_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(PLAIN)
+    assert load_policy(path) == parse_policy(PLAIN.encode())
+
+
+def test_a_policy_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadPolicy, match=r"mine\.yaml can't be read"):
+        load_policy(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now", "said"),
+    [
+        ("min: 0.9", "min: high", r"line 7: channels\.production\.defaults\.0\.min: .*number"),
+        ("min: 0.9", "mni: 0.9", r"line 7: channels\.production\.defaults\.0\.mni: "),
+        ("min: 0.9", "min: .nan", r"can't be read"),
+        ("min: 0.9", "min: 0.9\n        max: 1", r"line 6: channels\.production\.defaults\.0: a rule has at most one"),
+        ("min: 0.9", "max_increase: -1", r"line 7: .*max_increase"),
+        ("min: 0.9", "per: leaf", r"line 7: .*per"),
+        ("metric: size_mb", "metric: Size MB", r"line 13: .*by_suffix\.small\.0\.metric"),
+        ("small:", "not-one-word:", r"by_suffix\.not-one-word"),
+        ("small:", "fast:", r"line 12: .*'fast'.* twice"),
+        ("format: 1", "format: 2", r"line 1: format"),
+        ("format: 1", "format: [", r"line \d+: "),
+        ("  staging: {}\n", "", r"staging and production"),
+        ("  staging: {}", "  stagging: {}\n  staging: {}", r"staging and production"),
+        ("  staging: {}", "  staging: {requires: production}", r"staging can't require 'production'"),
+        ("staging: {}", "staging: &a {}\n  other: *a", r"line 4: aliases are not allowed"),
+        ("staging: {}", "staging: !!python/object:os.system {}", r"line 3: .*constructor"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_field(was: str, is_now: str, said: str) -> None:
+    with pytest.raises(BadPolicy, match=said) as caught:
+        parse_policy(PLAIN.replace(was, is_now, 1).encode())
+    assert "\n" not in str(caught.value)
+    assert "docs/policy.md" in caught.value.hint
+
+
+@given(st.binary() | st.text().map(str.encode))
+@example(b"")
+@example(b"[" * 3000)
+@example(b"a: 2020-99-99")
+@example(b"a: 2020-01-01")
+@example(b"? [x]\n: 1")
+@example(b"<<: {a: 1}")
+@example(b"--- 1\n--- 2")
+@example(b"a: !!binary x")
+@example(b"a: !!set {x}")
+@example(b"\xef\xbb\xbf" + b"a: 1")
+@example(b" " * (MAX_POLICY + 1))
+def test_junk_is_only_ever_a_bad_policy(junk: bytes) -> None:
+    with pytest.raises(BadPolicy):
+        parse_policy(junk)
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LEAVES, inner, max_size=3), max_leaves=8
+)
+RULES = st.fixed_dictionaries(
+    {"metric": st.just("accuracy") | TREES}, optional={"min": TREES, "max": TREES, "per": TREES, "min_n": TREES}
+)
+
+
+@given(st.lists(RULES, max_size=3) | TREES, st.just({}) | TREES)
+def test_a_policy_with_junk_inside_parses_or_is_a_bad_policy(defaults: object, suffixes: object) -> None:
+    production = {"defaults": defaults, "by_suffix": suffixes}
+    text = yaml.safe_dump({"format": 1, "channels": {"staging": {}, "production": production}})
+    with contextlib.suppress(BadPolicy):
+        rules_found = parse_policy(text.encode()).rules_for("production", VersionName.parse("v1.0.0"))
+        assert all(rule.metric == "accuracy" for rule in rules_found)
+
+
+def test_the_example_in_the_docs_parses() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "policy.md").read_text("utf-8")
+    (example_policy,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    policy = parse_policy(example_policy.encode())
+    assert "accuracy >= stable - 0.01 for every target" in rules(policy, "v5.5.4")
+    assert "latency_ms_p95 <= 120 on cpu, torch-fp32" in rules(policy, "v5.6.0-performance.2")

@@ -1,0 +1,54 @@
+"""Heartbeats as documents: written by anybody who may write, so nothing in them is believed before it is checked."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.errors import BadManifest
+from registry.serving.fleet import Heartbeat
+
+SAID: dict[str, Any] = {
+    "format": 1, "id": "host-1-ab", "host": "host", "pid": 7, "device": "cpu", "state": "serving", "version": "v1.0.0",
+    "generation": 3, "newest": 3, "rollback_ready": True, "resident": ["v1.0.0"], "error": "",
+    "when": "2026-01-01T00:00:00.000+00:00",
+}  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(string.printable), st.lists, max_leaves=5
+)
+
+
+def test_a_heartbeat_is_read_as_it_was_written() -> None:
+    heartbeat = Heartbeat.parse(json.dumps(SAID).encode(), "a heartbeat")
+    assert Heartbeat.parse(heartbeat.to_bytes(), "a heartbeat").model_dump(mode="json") == SAID
+
+
+def test_a_newer_replica_may_say_more() -> None:
+    assert Heartbeat.parse(json.dumps({**SAID, "mood": "fine"}).encode(), "a heartbeat").id == SAID["id"]
+
+
+@given(st.binary(max_size=200))
+def test_junk_is_refused(junk: bytes) -> None:
+    with pytest.raises(BadManifest):
+        Heartbeat.parse(junk, "a heartbeat")
+
+
+@given(st.sampled_from(sorted(SAID)), JSON)
+def test_a_field_is_as_declared_or_the_whole_is_refused(field: str, value: Any) -> None:
+    document = json.dumps({**SAID, field: value}).encode()
+    try:
+        heartbeat = Heartbeat.parse(document, "a heartbeat")
+    except BadManifest:
+        return
+    assert isinstance(getattr(heartbeat, field), type(SAID[field]) if field != "resident" else tuple)
+
+
+@pytest.mark.parametrize("field", ["id", "host", "device", "state", "version", "error", "when"])
+def test_no_field_is_endless(field: str) -> None:
+    with pytest.raises(BadManifest):
+        Heartbeat.parse(json.dumps({**SAID, field: "a" * 10_000}).encode(), "a heartbeat")

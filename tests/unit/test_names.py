@@ -1,0 +1,93 @@
+"""Names: what reads as one, their order, and their form as an alias."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.errors import BadInput, BadVersionName
+from registry.names import VersionName, check_channel, check_model, check_target
+
+NUMBER = st.integers(0, 999_999_999)
+SUFFIX = st.just("") | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", fullmatch=True)
+NAMES = st.builds(VersionName, NUMBER, NUMBER, NUMBER, SUFFIX)
+
+
+@given(NAMES)
+def test_a_name_reads_as_it_is_written(name: VersionName) -> None:
+    assert VersionName.parse(str(name)) == name
+
+
+@given(st.text() | st.from_regex(r"v?[0-9.]*-?[A-Za-z0-9.-]*", fullmatch=True))
+def test_any_text_is_a_name_written_the_same_way_or_is_refused_with_an_example(text: str) -> None:
+    try:
+        assert str(VersionName.parse(text)) == text
+    except BadVersionName as error:
+        assert "v5.5.4-dinov3" in error.hint
+        assert len(str(error)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "5.5.4", "v5.5", "v5.5.4.1", "v05.5.4", "v5.5.4-", "v5.5.4--x", "v5.5.4-.x", "V5.5.4", "v5.5.4-ä", "v5.5.4\n",
+        " v5.5.4", "v5.5.4-a/b", "v5.5.4-a b", "v٥.5.4", "v1000000000.0.0", "v1.0.0-" + "x" * 65, "latest", "v5",
+    ],
+)  # fmt: skip
+def test_what_is_nearly_a_name_is_refused(text: str) -> None:
+    with pytest.raises(BadVersionName):
+        VersionName.parse(text)
+
+
+def test_names_are_ordered_by_number_then_the_plain_one_then_by_suffix() -> None:
+    ordered = ["v1.9.9", "v1.10.0", "v5.5.4", "v5.5.4-dinov3", "v5.5.4-ood", "v5.5.5-a", "v5.10.0", "v10.0.0"]
+    assert [str(name) for name in sorted(map(VersionName.parse, reversed(ordered)))] == ordered
+    assert VersionName.parse("v5.5.4") < VersionName.parse("v5.5.4-dinov3")
+
+
+@given(NAMES, NAMES, NAMES)
+def test_the_order_is_total_and_agrees_with_equality(a: VersionName, b: VersionName, c: VersionName) -> None:
+    assert [a < b, a == b, a > b].count(True) == 1
+    assert (a <= b) == (not b < a)
+    if a <= b and b <= c:
+        assert a <= c
+
+
+@given(NAMES)
+def test_the_alias_is_one_that_mlflow_takes(name: VersionName) -> None:
+    assert re.fullmatch(r"[\w\-]+", name.alias)
+    assert not re.fullmatch(r"v\d+|latest", name.alias)  # reserved by MLflow
+    assert name.alias.startswith(f"v{name.major}_{name.minor}_{name.patch}")
+
+
+def test_a_suffix_falls_into_the_words_that_policies_go_by() -> None:
+    assert VersionName.parse("v1.0.0-ood-v2.router").suffix_words == {"ood", "v2", "router"}
+    assert VersionName.parse("v1.0.0").suffix_words == frozenset()
+
+
+@pytest.mark.parametrize("name", ["staging", "production", "drill-7", "drill-a-b"])
+def test_channels_are_staging_production_and_drills(name: str) -> None:
+    assert check_channel(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "Staging", "prod", "drill-", "drill-A", "staging/../x", "drill-" + "a" * 41])
+def test_no_other_name_is_a_channels(name: str) -> None:
+    with pytest.raises(BadInput, match="channel"):
+        check_channel(name)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "ä", "a\n", "x" * 101, "../x"])
+def test_a_models_name_can_lead_nowhere_else(name: str) -> None:
+    assert check_model("aads-ulora_2.x") == "aads-ulora_2.x"
+    with pytest.raises(BadInput, match="model"):
+        check_model(name)
+
+
+@pytest.mark.parametrize("name", ["Tomato", "tomato__", "tomato_leaf", "tomato__leaf__x", "", "a/b"])
+def test_a_target_is_a_crop_or_a_crop_and_a_part(name: str) -> None:
+    assert (check_target("tomato"), check_target("tomato__leaf")) == ("tomato", "tomato__leaf")
+    with pytest.raises(BadInput, match="target"):
+        check_target(name)
