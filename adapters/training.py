@@ -42,7 +42,6 @@ BATCH = 50
 GOLDENS = 8
 """Recorded outputs per component, at most."""
 
-_ROUTER_COPIES = 2
 _MARGIN = 0.5
 _OOD_MARGIN = 0.05
 """What a recorded input has at least: between its two best logits, and between its OOD score and 1."""
@@ -79,7 +78,7 @@ def fit(
     *,
     targets: Sequence[str] | None = None,
     rank: int = 4,
-    epochs: int = 3,
+    epochs: int = 2,
     seed: int = 0,
     false_alarm_rate: float = ood.FALSE_ALARM_RATE,
     labels_of: LabelsOf = own_label,
@@ -111,13 +110,18 @@ def fit(
     )
     with _written_whole(out) as folder:
         fitting.write_shared(folder)
-        routing = fitting.write_router(folder / bundle.ROUTER, chosen)
-        accuracy = {target: fitting.write_adapter(folder, target) for target in chosen}
+        accuracy: dict[str, float] = {}
+        frozen: dict[str, _Features] = {}
+        for target in chosen:
+            images = fitting.read(target)
+            frozen[target] = fitting.frozen_features(images)
+            accuracy[target] = fitting.write_adapter(folder, images, frozen[target])
+        routing = fitting.write_router(folder / bundle.ROUTER, frozen)
         version = load_bundle(_files(folder), device=device, backbone_folders=fitting.folders)
-        for target in (None, *chosen):
-            fitting.write_goldens(folder, version, target)
-    images = {target: len(fitting.labelled("train", target)) for target in chosen}
-    return FitReport(out, accuracy, routing, images, data.skipped)
+        for part in (None, *chosen):
+            fitting.write_goldens(folder, version, part)
+    counts = {target: len(fitting.labelled("train", target)) for target in chosen}
+    return FitReport(out, accuracy, routing, counts, data.skipped)
 
 
 def fit_target(
@@ -126,7 +130,7 @@ def fit_target(
     folder: Path,
     *,
     rank: int = 4,
-    epochs: int = 3,
+    epochs: int = 2,
     seed: int = 0,
     false_alarm_rate: float = ood.FALSE_ALARM_RATE,
     labels_of: LabelsOf = own_label,
@@ -157,13 +161,32 @@ def fit_target(
         whole = Path(scratch) / "bundle"
         shutil.copytree(folder, whole)
         shutil.rmtree(whole / bundle.adapter_folder(target), ignore_errors=True)
-        accuracy = fitting.write_adapter(whole, target)
+        images = fitting.read(target)
+        accuracy = fitting.write_adapter(whole, images, fitting.frozen_features(images))
         version = load_bundle(_files(whole), device=device, backbone_folders=fitting.folders)
         fitting.write_goldens(whole, version, target)
         if final.exists():
             final.rename(Path(scratch) / "replaced")
         (whole / bundle.adapter_folder(target)).rename(final)
     return FitReport(folder, {target: accuracy}, None, {target: len(fitting.labelled("train", target))}, data.skipped)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """One target's training and validation images, decoded: squares [N, H, W, 3] uint8, classes [N]."""
+
+    target: str
+    labels: tuple[str, ...]
+    squares: Mapping[str, torch.Tensor]
+    classes: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What the frozen backbone makes of a target's images; of training images also once augmented, below each other."""
+
+    train: torch.Tensor
+    val: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -237,43 +260,55 @@ class _Fitting:
         bundle.write_document(folder / bundle.PREPROCESSING, self.preprocessing_document)
         bundle.write_document(folder / bundle.INFERENCE, bundle.DEFAULT_INFERENCE)
 
-    def write_router(self, folder: Path, targets: tuple[str, ...]) -> float:
-        """Fit and write the router; its accuracy on the validation images of these targets."""
-        self.progress("router", 0, 1)
-        random = torch.Generator().manual_seed(self.seed)
-        model = self.new_model()
-        images = {name: [i for target in targets for i in self.labelled(name, target)] for name in ("train", "val")}
-        squares = {name: self._squares(chosen) for name, chosen in images.items()}
-        classes = {name: torch.tensor([targets.index(i.target) for i in chosen]) for name, chosen in images.items()}
-        features = [self._features(model, squares["train"])]
-        features += [self._features(model, squares["train"], random) for _ in range(_ROUTER_COPIES)]
-        head = _linear_head(torch.cat(features), classes["train"].repeat(len(features)), targets)
-        self._write_head(folder, head)
-        self._write_component(folder, targets)
-        self.progress("router", 1, 1)
-        return _share_right(head(self._features(model, squares["val"])), classes["val"])
+    def read(self, target: str) -> _Images:
+        """Decode a target's training and validation images.
 
-    def write_adapter(self, folder: Path, target: str) -> float:
-        """Fit and write one target's adapter; its accuracy on the target's validation images."""
-        inner = folder / bundle.adapter_folder(target)
+        Raises:
+            BadInput: there are too few, or of labels that were not trained.
+        """
         images = {name: self.labelled(name, target) for name in ("train", "val")}
         labels = self._labels(target, images)
-        squares = {name: self._squares(chosen) for name, chosen in images.items()}
-        classes = {
-            name: torch.tensor([labels.index(self.labels_of(i)) for i in chosen]) for name, chosen in images.items()
-        }
-        model, config, head = self._train(target, squares["train"], classes["train"], labels)
-        features = {name: self._features(model, chosen) for name, chosen in squares.items()}
+        return _Images(
+            target,
+            labels,
+            {name: self._squares(chosen) for name, chosen in images.items()},
+            {name: torch.tensor([labels.index(self.labels_of(i)) for i in chosen]) for name, chosen in images.items()},
+        )
+
+    def frozen_features(self, images: _Images) -> _Features:
+        """Show a target's images to the backbone alone."""
+        model, train = self.new_model(), images.squares["train"]
+        augmented = self._features(model, train, self._random(images.target, "frozen"))
+        return _Features(
+            torch.cat([self._features(model, train), augmented]), self._features(model, images.squares["val"])
+        )
+
+    def write_adapter(self, folder: Path, images: _Images, frozen: _Features) -> float:
+        """Fit and write one target's adapter; its accuracy on the target's validation images."""
+        inner = folder / bundle.adapter_folder(images.target)
+        model, config, head = self._train(images, frozen)
+        features = {name: self._features(model, squares) for name, squares in images.squares.items()}
         logits = head(features["val"])
-        detector = self._detector(head, features, classes["train"], logits.argmax(dim=1))
+        detector = self._detector(head, features, images.classes["train"], logits.argmax(dim=1))
 
         bundle.write_document(inner / bundle.ADAPTER_CONFIG, lora.write_config(config, self.backbone.name))
-        _write_tensors(inner / bundle.ADAPTER_WEIGHTS, lora.weights_of(model, target))
+        _write_tensors(inner / bundle.ADAPTER_WEIGHTS, lora.weights_of(model, images.target))
         self._write_head(inner, head)
         bundle.write_document(inner / f"{bundle.OOD}.json", detector.document())
         _write_tensors(inner / f"{bundle.OOD}.safetensors", detector.tensors())
-        self._write_component(inner, labels)
-        return _share_right(logits, classes["val"])
+        self._write_component(inner, images.labels)
+        return _share_right(logits, images.classes["val"])
+
+    def write_router(self, folder: Path, frozen: Mapping[str, _Features]) -> float:
+        """Fit and write the router; its accuracy on the validation images of these targets."""
+        self.progress("router", 0, 1)
+        train = [features.train for features in frozen.values()]
+        head = _linear_head(torch.cat(train), _numbered(train), tuple(frozen))
+        self._write_head(folder, head)
+        self._write_component(folder, head.labels)
+        self.progress("router", 1, 1)
+        val = [features.val for features in frozen.values()]
+        return _share_right(head(torch.cat(val)), _numbered(val))
 
     def write_goldens(self, folder: Path, version: LoadedVersion, target: str | None) -> None:
         """Record what the written version makes of some validation images, far enough from its decisions' borders."""
@@ -284,19 +319,17 @@ class _Fitting:
         picked = _pick(outputs)
         bundle.write_tensors(inner / bundle.GOLDEN, {name: array[picked] for name, array in outputs.items()})
 
-    def _train(
-        self, target: str, squares: torch.Tensor, classes: torch.Tensor, labels: tuple[str, ...]
-    ) -> tuple[nn.Module, LoraConfig, Head]:
-        """The backbone with a trained LoRA on it, and its head."""
-        seed = int(canonical.sha256(f"{self.seed}/{target}".encode())[:8], 16)
-        random = torch.Generator().manual_seed(seed)
+    def _train(self, images: _Images, frozen: _Features) -> tuple[nn.Module, LoraConfig, Head]:
+        """The backbone with a trained LoRA on it, and its head, which starts as the best one without a LoRA."""
+        target, squares, classes = images.target, images.squares["train"], images.classes["train"]
+        random = self._random(target, "lora")
         model = self.new_model()
-        start = _linear_head(self._features(model, squares), classes, labels)
+        start = _linear_head(frozen.train, classes.repeat(2), images.labels)
         weight, bias = (nn.Parameter(tensor.clone()) for tensor in (start.weight, start.bias))
         targets = family_named(self.backbone.family).lora_targets
         config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules=list(targets))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(random.initial_seed())
             inject_adapter_in_model(config, model, adapter_name=lora.peft_name(target))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [{"params": trained, "lr": 4e-3}, {"params": [weight, bias], "lr": 4e-3}]
@@ -315,7 +348,12 @@ class _Fitting:
                 optimiser.step()
                 schedule.step()
         self.progress(target, self.epochs, self.epochs)
-        return model, config, Head(labels, FEATURES, weight.detach().cpu(), bias.detach().cpu())
+        return model, config, Head(images.labels, FEATURES, weight.detach().cpu(), bias.detach().cpu())
+
+    def _random(self, target: str, use: str) -> torch.Generator:
+        """Random numbers that depend on nothing but the seed, the target and what they are for."""
+        digest = canonical.digest([self.seed, target, use])
+        return torch.Generator().manual_seed(int(digest[:12], 16))
 
     def _detector(
         self, head: Head, features: Mapping[str, torch.Tensor], classes: torch.Tensor, predicted: torch.Tensor
@@ -360,6 +398,11 @@ class _Fitting:
     def _write_component(self, folder: Path, labels: Sequence[str]) -> None:
         document = bundle.component_document(labels, self.backbone, self.preprocessing_document)
         bundle.write_document(folder / bundle.COMPONENT, document)
+
+
+def _numbered(groups: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Each row's group."""
+    return torch.cat([torch.full((len(group),), number) for number, group in enumerate(groups)])
 
 
 def _linear_head(features: torch.Tensor, classes: torch.Tensor, labels: tuple[str, ...]) -> Head:

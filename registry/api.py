@@ -382,7 +382,7 @@ class Registry:
             return ()
 
         def show() -> None:
-            mirror.mirror(self.catalog, self.model, self._channel_views)
+            mirror.mirror(self.catalog, self.model, self._channel_ends)
             if verdict:
                 tags = {f"{VERDICT_TAG}.{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
                 self.catalog.set_tags(self.model, verdict.content_sha256, tags)
@@ -478,21 +478,14 @@ class Registry:
         return {name: head for name, head in heads.items() if head}
 
     def _channel_views(self) -> list[ChannelView]:
-        from registry.catalog.mirror import ChannelView
+        """The channels as the mirror needs them, from their whole logs."""
+        return [_view(name, self.channel(name).history()) for name in CHANNELS]
 
-        def view(name: str) -> ChannelView:
-            records = self.channel(name).history()
-            head = records[0] if records else None
-            return ChannelView(
-                channel=name,
-                generation=head.generation if head else 0,
-                stable=head.stable.version if head and head.stable else None,
-                canary=head.canary.version if head and head.canary else None,
-                formerly=frozenset(version for record in records for version in record.live()),
-                withdrawn=frozenset(head.withdrawn if head else ()),
-            )
-
-        return [view(name) for name in CHANNELS]
+    def _channel_ends(self) -> list[ChannelView]:
+        """The same from their newest records only, whose cost does not grow with the logs."""
+        heads = self._heads()
+        views = [_view(name, [heads[name]] if name in heads else []) for name in CHANNELS]
+        return [replace(view, formerly=None) for view in views]
 
     def _channel_status(self, name: str) -> ChannelStatus:
         from registry.answers import ChannelStatus
@@ -568,6 +561,21 @@ def _result(evidence: Evidence, plot: bytes | None) -> Result:
             "n": str(evidence.data.n),
         },
         plots={f"{evidence.benchmark}.png": plot} if plot else {},
+    )
+
+
+def _view(name: str, records: Sequence[Record]) -> ChannelView:
+    """A channel as the mirror needs it, from some of its records, newest first."""
+    from registry.catalog.mirror import ChannelView
+
+    head = records[0] if records else None
+    return ChannelView(
+        channel=name,
+        generation=head.generation if head else 0,
+        stable=head.stable.version if head and head.stable else None,
+        canary=head.canary.version if head and head.canary else None,
+        formerly=frozenset(version for record in records for version in record.live()),
+        withdrawn=frozenset(head.withdrawn if head else ()),
     )
 
 

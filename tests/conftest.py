@@ -17,9 +17,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from registry.devstack.servers import MlflowServer, S3Server
 from tests.servers.proxy import Proxy
+
+# Before torch is imported: workers share few cores, and more threads than cores make every one of them slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("ulora", deadline=None)
+settings.load_profile("ulora")
 
 _ISOLATED = ("AWS_", "ULORA_", "MLFLOW_", "HF_")
 _SHARED_MLFLOW = pytest.StashKey[tuple[MlflowServer, TemporaryDirectory[str]]]()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["Production", "Staging", "Archived", "None"]
 Unmanaged = Literal["leave", "adopt"]
+_FORMER: Stage = "Archived"
 _ROUNDS = 20
 _SERVED: tuple[Stage, ...] = ("Production", "Staging")
 _NO_STAGES = {"ENDPOINT_NOT_FOUND", "NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"}
@@ -32,7 +33,8 @@ class ChannelView:
     Attributes:
         generation: the generation that was read; 0 for an empty channel.
         stable, canary: what it serves, and what is on trial.
-        formerly: versions that were stable or canary in it.
+        formerly: versions that were stable or canary in it; None when its whole log was not read, and then what
+            MLflow shows in a stage and the channels do not name counts as formerly promoted.
         withdrawn: versions that it was rolled back from.
     """
 
@@ -40,7 +42,7 @@ class ChannelView:
     generation: int
     stable: str | None = None
     canary: str | None = None
-    formerly: frozenset[str] = frozenset()
+    formerly: frozenset[str] | None = frozenset()
     withdrawn: frozenset[str] = frozenset()
 
 
@@ -106,7 +108,7 @@ def stages(channels: Sequence[ChannelView]) -> dict[str, Stage]:
     shown: dict[str, Stage] = {}
     mirrored = [view for view in channels if view.channel in CHANNELS]
     for view in mirrored:
-        shown |= dict.fromkeys(view.withdrawn | view.formerly, "Archived")
+        shown |= dict.fromkeys(view.withdrawn | (view.formerly or frozenset()), "Archived")
     for view in mirrored:
         if view.canary:
             shown[view.canary] = "Staging"
@@ -131,7 +133,11 @@ def plan(
     by_alias = [
         _plan_alias(shown, view, aliases[view.channel], numbers, unmanaged) for view in _aliased(channels, aliases)
     ]
-    by_stage = [_plan_stage(each, stages(channels), numbers, unmanaged) for each in shown.versions]
+    wanted = stages(channels)
+    if any(view.formerly is None for view in channels):
+        staged = [each.version for each in shown.versions if each.version and each.stage != "None"]
+        wanted = dict.fromkeys(staged, _FORMER) | wanted
+    by_stage = [_plan_stage(each, wanted, numbers, unmanaged) for each in shown.versions]
     parts = [*by_alias, *by_stage]
     changes = [change for part in parts for change in part.changes]
     # A version enters a stage before another leaves it: nobody who looks finds it empty.

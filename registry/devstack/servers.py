@@ -257,7 +257,7 @@ class MlflowServer(Server):
         }
 
     def _answers(self) -> bool:
-        return _request(self.port, "GET", "/health") == http.client.OK
+        return request_status(self.port, "GET", "/health") == http.client.OK
 
 
 class Stack:
@@ -346,7 +346,7 @@ def _program(name: str, *, hint: str) -> str:
     return path
 
 
-def _request(port: int, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> int | None:
+def request_status(port: int, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> int | None:
     """The status that a server on loopback answers, or None when it does not answer."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
@@ -377,4 +377,4 @@ def _signed_put(port: int, path: str, access_key: str, secret_key: str) -> int |
         key = hmac.digest(key, part.encode(), "sha256")
     signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
     credential = f"Credential={access_key}/{scope}, SignedHeaders={signed}, Signature={signature}"
-    return _request(port, "PUT", path, body, {**headers, "Authorization": f"AWS4-HMAC-SHA256 {credential}"})
+    return request_status(port, "PUT", path, body, {**headers, "Authorization": f"AWS4-HMAC-SHA256 {credential}"})

@@ -139,7 +139,7 @@ def test_fitting_one_target_on_wrong_labels_spoils_that_target_and_leaves_the_re
 def test_progress_is_told_per_target(data: ImageFolder, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     fit(data, BACKBONE, tmp_path / "bundle", epochs=1, targets=["pear"], progress=lambda *step: told.append(step))
-    assert told == [("router", 0, 1), ("router", 1, 1), ("pear", 0, 1), ("pear", 1, 1)]
+    assert told == [("pear", 0, 1), ("pear", 1, 1), ("router", 0, 1), ("router", 1, 1)]
 
 
 def test_a_folder_that_exists_is_not_overwritten(data: ImageFolder, tmp_path: Path) -> None:

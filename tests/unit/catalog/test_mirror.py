@@ -42,6 +42,12 @@ def test_withdrawn_and_formerly_promoted_are_archived_unless_they_serve_elsewher
     assert stages(views) == {"v1.0.0": "Production", "v1.1.0": "Archived", "v2.0.0-dinov3": "Staging"}
 
 
+def test_without_the_whole_log_what_was_in_a_stage_counts_as_formerly_promoted() -> None:
+    versions = (Registered(1, "v1.0.0", "Production"), Registered(2, "v1.1.0", "Archived"), Registered(3, "v2.0.1-ood"))
+    todo = plan(Shown(versions, {"champion": 4}), [production("v2.0.0-dinov3", formerly=None)], ALIASES)
+    assert todo.changes == (StageChange(1, "v1.0.0", "Production", "Archived"),)
+
+
 def test_scratch_channels_are_not_shown() -> None:
     drill = ChannelView("drill-abc", 7, "v1.1.0", canary="v2.0.0-dinov3")
     assert stages([drill]) == {}

@@ -1,0 +1,191 @@
+"""Steady load on a served channel: real requests over HTTP with images whose labels are known, every answer kept."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from registry.errors import UloraError
+
+RATE = 24.0
+"""Requests a second, over all clients."""
+CLIENTS = 4
+_TIMEOUT = 20.0
+# A server may close a connection that was idle; a client that then writes on it would count a failure of its own making.
+_IDLE = 2.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """An image file's bytes, and what it shows."""
+
+    image: bytes
+    target: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        at: when it was complete, by `time.monotonic`.
+        version: the version that answered, the empty string where none did.
+        is_right: whether target and label are those of the image.
+        document: the answer's JSON.
+        problem: why it counts as failed, the empty string where it does not.
+    """
+
+    at: float
+    version: str
+    is_right: bool
+    document: dict[str, Any]
+    problem: str = ""
+
+
+class Client:
+    """One client with one connection, kept open."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT)
+        self._used = time.monotonic()
+
+    def close(self) -> None:
+        """Close the connection; the next question opens it again."""
+        self._connection.close()
+
+    def ask(self, question: Question) -> Answer:
+        """Ask once, without a second try. Never raises: whatever is no whole answer of a version is a failed one."""
+        if time.monotonic() - self._used > _IDLE:
+            self.close()
+        try:
+            self._connection.request("POST", "/predict", question.image, {"Content-Type": "image/png"})
+            reply = self._connection.getresponse()
+            body = reply.read()
+            document = json.loads(body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            return Answer(time.monotonic(), "", False, {}, f"{type(error).__name__}: {error}")
+        finally:
+            self._used = time.monotonic()
+        version = document.get("version") or ""
+        problem = "" if reply.status == http.client.OK and version else f"{reply.status} {document.get('message', '')}"
+        is_right = (document.get("target"), document.get("label")) == (question.target, question.label)
+        return Answer(self._used, version, is_right, document, problem)
+
+
+class SteadyLoad:
+    """Clients that ask at a fixed rate, round and round through the questions. A context manager.
+
+    A client that falls behind does not catch up: a slow answer lowers the rate, it never makes a burst.
+    """
+
+    def __init__(self, url: str, questions: Sequence[Question], rate: float = RATE, clients: int = CLIENTS) -> None:
+        self._url = url
+        self._questions = itertools.cycle(questions)
+        self._pause = clients / rate
+        self._answers: list[Answer] = []
+        self._arrived = threading.Condition()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number * self._pause / clients,), name=f"client-{number}", daemon=True)
+            for number in range(clients)
+        ]  # fmt: skip
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All answers so far, in the order they came in."""
+        with self._arrived:
+            return list(self._answers)
+
+    def failures(self) -> list[Answer]:
+        """The failed ones."""
+        return [answer for answer in self.answers if answer.problem]
+
+    def versions(self) -> Counter[str]:
+        """How many answers each version gave."""
+        return Counter(answer.version for answer in self.answers if answer.version)
+
+    def by(self, version: str, since: float = 0.0) -> list[Answer]:
+        """A version's answers that came in after a moment of `time.monotonic`."""
+        return [answer for answer in self.answers if answer.version == version and answer.at > since]
+
+    def wait_for(self, version: str, since: float, count: int = 1, seconds: float = 60.0) -> list[Answer]:
+        """A version's first `count` answers after a moment.
+
+        Raises:
+            UloraError: they did not come in time.
+        """
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self.by(version, since)) >= count, seconds):
+                raise UloraError(f"{version} gave {len(self.by(version, since))} of {count} answers in {seconds:g} s")
+        return self.by(version, since)[:count]
+
+    def rate(self, seconds: float = 3.0) -> float:
+        """Answers a second lately."""
+        now = time.monotonic()
+        return sum(now - answer.at < seconds for answer in reversed(self.answers)) / seconds
+
+    def _run(self, delay: float) -> None:
+        self._stop.wait(delay)
+        with closing(Client(self._url)) as client:
+            for due in self._schedule():
+                answer = client.ask(self._next())
+                with self._arrived:
+                    self._answers.append(answer)
+                    self._arrived.notify_all()
+                self._stop.wait(due - time.monotonic())
+
+    def _schedule(self) -> Iterator[float]:
+        """When the next question is due, until the load is stopped."""
+        due = time.monotonic()
+        while not self._stop.is_set():
+            due = max(due + self._pause, time.monotonic())
+            yield due
+
+    def _next(self) -> Question:
+        with self._arrived:
+            return next(self._questions)
+
+
+def accuracy(answers: Sequence[Answer]) -> float:
+    """The share that is right, 0 of none."""
+    return sum(answer.is_right for answer in answers) / max(len(answers), 1)
+
+
+def largest_difference(before: Sequence[Answer], after: Sequence[Answer]) -> float:
+    """By how much answers to the same questions differ: 0 for equal ones, infinity if a decision changed.
+
+    The decisions are target, label, outcome and the OOD flag; the numbers are probabilities and scores.
+    """
+    return max(_difference(one.document, other.document) for one, other in zip(before, after, strict=True))
+
+
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    if any(one.get(name) != other.get(name) for name in ("target", "label", "outcome", "is_ood", "version")):
+        return float("inf")
+    numbers = [(one.get(name), other.get(name)) for name in ("confidence", "ood_score", "target_confidence")]
+    probabilities = one.get("probabilities", {})
+    numbers += [(value, other.get("probabilities", {}).get(name)) for name, value in probabilities.items()]
+    with suppress(TypeError):
+        return max((abs(a - b) for a, b in numbers if (a, b) != (None, None)), default=0.0)
+    return float("inf")

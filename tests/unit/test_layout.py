@@ -1,0 +1,35 @@
+"""The keys of the store, pinned: what was written once must be found for ever."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.store import layout
+
+SHA = "ab" + "0" * 62
+
+
+def test_every_key_is_where_the_design_puts_it() -> None:
+    assert layout.FORMAT_KEY == "format.json"
+    assert layout.blob(SHA) == f"blobs/sha256/ab/{SHA}"
+    assert layout.version("m", "v1.0.0-x") == "models/m/versions/v1.0.0-x.json"
+    assert layout.evidence("m", "v1.0.0", SHA) == f"models/m/evidence/v1.0.0/{SHA}.json"
+    assert layout.verdict("m", SHA) == f"models/m/verdicts/{SHA}.json"
+    assert layout.record("m", "production", 1) == "models/m/channels/production/0999999999999.json"
+    assert layout.passed("m", "staging", "v1.0.0", SHA) == f"models/m/passed/staging/v1.0.0/{SHA}.json"
+    assert layout.replica("m", "staging", "host-1") == "models/m/replicas/staging/host-1.json"
+    assert layout.forgotten("m", "v1.0.0") == "models/m/forgotten/v1.0.0.json"
+
+
+@given(st.integers(1, 10**12 - 1), st.integers(1, 10**12 - 1))
+def test_newer_records_come_first_in_a_listing(one: int, two: int) -> None:
+    assert layout.generation(layout.record("m", "staging", one)) == one
+    assert (layout.record("m", "staging", one) < layout.record("m", "staging", two)) == (one > two)
+
+
+@pytest.mark.parametrize("name", ["", "1.json", "x" * 13 + ".json", "+000000000001.json", "٠" * 13 + ".json"])
+def test_what_is_no_key_of_a_record_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no key"):
+        layout.generation(f"models/m/channels/staging/{name}")

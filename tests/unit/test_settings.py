@@ -1,0 +1,77 @@
+"""Settings: arguments before the environment before `ulora.toml`, and one clear line about what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.errors import BadInput, BadSetting
+from registry.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_arguments_win_over_the_environment_which_wins_over_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "ulora.toml").write_text('store = "s3://file/a"\nmodel = "file"\ntracking_uri = "http://file"\n')
+    assert Settings.load().store == "s3://file/a"
+    monkeypatch.setenv("ULORA_STORE", "s3://env/a")
+    monkeypatch.setenv("ULORA_MODEL", "env")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
+    found = Settings.load()
+    assert (found.store, found.model, found.tracking_uri) == ("s3://env/a", "env", "http://env")
+    found = Settings.load(store="s3://arg/a", model="arg", tracking_uri="http://arg")
+    assert (found.store, found.model, found.tracking_uri) == ("s3://arg/a", "arg", "http://arg")
+
+
+def test_what_is_left_out_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    found = Settings.load(store="s3://b")
+    assert (found.model, found.tracking_uri, found.policy) == ("aads-ulora", None, None)
+    assert found.cache == Path("/somewhere/ulora")
+    assert dict(found.aliases) == {"staging": "staging", "production": "production"}
+    assert "@" in found.who
+
+
+def test_aliases_and_the_signature_can_be_chosen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ulora.toml").write_text('store = "s3://b"\n[aliases]\nproduction = "champion"\n')
+    monkeypatch.setenv("ULORA_WHO", "ci")
+    found = Settings.load()
+    assert (dict(found.aliases), found.who) == ({"production": "champion"}, "ci")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("store = ", "not valid TOML"),
+        ("stor = 's3://b'", "unknown keys: stor"),
+        ("store = 5", "store must be a string"),
+        ("store = 's3://b'\naliases = 5", "aliases must map"),
+        ("store = 's3://b'\n[aliases]\nproduction = 5", "aliases must map"),
+        ("store = 's3://b'\nmodel = '../x'", "not a model's name"),
+        ("model = 'm'", "no store is set"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused(folder: Path, text: str, says: str) -> None:
+    (folder / "ulora.toml").write_text(text)
+    with pytest.raises(BadInput, match=says):
+        Settings.load()
+
+
+def test_a_file_that_can_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ulora.toml").mkdir()
+    with pytest.raises(BadSetting, match=r"ulora\.toml can't be read"):
+        Settings.load(store="s3://b")
+    (folder / "other.toml").write_bytes(b"\xff")
+    monkeypatch.setenv("ULORA_CONFIG", "other.toml")
+    with pytest.raises(BadSetting, match=r"other\.toml can't be read"):
+        Settings.load(store="s3://b")
+    monkeypatch.setenv("ULORA_CONFIG", "missing.toml")
+    with pytest.raises(BadSetting, match=r"missing\.toml, which does not exist"):
+        Settings.load(store="s3://b")
