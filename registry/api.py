@@ -43,6 +43,7 @@ CONTENT_TAG = "ulora.content_sha256"
 VERDICT_TAG = "ulora.verdict"
 MIRROR_SECONDS = 5.0
 """How long a promotion waits for MLflow to show it before it leaves that to `reconcile`."""
+_SHOWN_REASONS = 3
 
 
 class Registry:
@@ -552,13 +553,13 @@ def _result(evidence: Evidence, plot: bytes | None) -> Result:
             for metric in evidence.metrics
             if metric.value is not None
         },
-        params={
-            "version": evidence.version,
-            "device": evidence.device,
-            "runtime": evidence.runtime,
-            "data": evidence.data.name,
-            "data_sha256": evidence.data.sha256,
-            "n": str(evidence.data.n),
+        params={  # with a prefix: inside `mlflow run` the run has parameters of its own already
+            "ulora.version": evidence.version,
+            "ulora.device": evidence.device,
+            "ulora.runtime": evidence.runtime,
+            "ulora.data": evidence.data.name,
+            "ulora.data_sha256": evidence.data.sha256,
+            "ulora.n": str(evidence.data.n),
         },
         plots={f"{evidence.benchmark}.png": plot} if plot else {},
     )
@@ -593,8 +594,8 @@ def _refusal(verdict: Verdict) -> GateRefused:
     refused = verdict.refusals
     return GateRefused(
         f"{verdict.channel} refuses {verdict.version} ({verdict.outcome}): "
-        + "; ".join(check.reason for check in refused[:5])
-        + (f"; and {len(refused) - 5} more" if len(refused) > 5 else ""),
+        + "; ".join(check.reason for check in refused[:_SHOWN_REASONS])
+        + (f"; and {len(refused) - _SHOWN_REASONS} more" if len(refused) > _SHOWN_REASONS else ""),
         hint="`--force --reason …` overrules the gates; it stays on the record",
         verdict=verdict,
     )

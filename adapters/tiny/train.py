@@ -1,6 +1,7 @@
 """Train the two tiny backbones that ship with the demo. See README.md beside this file for what they are.
 
     python adapters/tiny/train.py digits dinov3 --epochs 180
+    python adapters/tiny/train.py digits dinov3 --epochs 60 --start adapters/tiny/dinov3-tiny
 
 where `digits` is a folder that `registry.devstack.digits.write_digits` wrote.
 
@@ -14,11 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapters.augment import affine, elastic
@@ -49,19 +51,25 @@ def main() -> None:
     options.add_argument("family", choices=sorted(OWN))
     options.add_argument("--epochs", type=int, default=100)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--start", type=Path, help="a backbone's folder to go on from, on mildly augmented images")
     options.add_argument("--out", type=Path, default=HERE)
     chosen = options.parse_args()
-    write_backbone(chosen.data, chosen.family, chosen.epochs, chosen.seed, chosen.out)
+    write_backbone(chosen.data, chosen.family, chosen.out, epochs=chosen.epochs, seed=chosen.seed, start=chosen.start)
 
 
-def write_backbone(data: Path, family_name: str, epochs: int, seed: int, out: Path) -> None:
-    """Train one backbone and write it."""
+def write_backbone(data: Path, family_name: str, out: Path, *, epochs: int, seed: int, start: Path | None) -> None:
+    """Train one backbone and write it; from the weights in `start` more gently, or from scratch."""
     family = family_named(family_name)
     config = {**SHAPE, **OWN[family_name]}
     torch.manual_seed(seed)
     pixels, labels = _train_tensors(data, Preprocessing.of(family.preprocessing(config)))
     model = family.new_model(config)
-    _train(model, pixels, labels, prefix=family.prefix_tokens(config), epochs=epochs, seed=seed)
+    prefix = family.prefix_tokens(config)
+    if start is None:
+        _train(model, pixels, labels, prefix=prefix, epochs=epochs, seed=seed, rate=2e-3, augment=_strong)
+    else:
+        model.load_state_dict(load_file(start / "model.safetensors"))
+        _train(model, pixels, labels, prefix=prefix, epochs=epochs, seed=seed, rate=5e-4, augment=affine)
     digest = _save(model, config, out / f"{family_name}-tiny")
     digests = out / "digests.json"
     known = json.loads(digests.read_text()) if digests.exists() else {}
@@ -76,22 +84,34 @@ def _train_tensors(data: Path, preprocessing: Preprocessing) -> tuple[torch.Tens
     return preprocessing.normalise(squares), torch.tensor([names.index((i.target, i.label)) for i in images])
 
 
+def _strong(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    return elastic(affine(images, random, strength=1.25), random)
+
+
 def _train(
-    model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, prefix: int, epochs: int, seed: int
+    model: nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    prefix: int,
+    epochs: int,
+    seed: int,
+    rate: float,
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
 ) -> None:
     random = torch.Generator().manual_seed(seed)
     head = nn.Linear(2 * SHAPE["hidden_size"], int(labels.max()) + 1)
     parameters = [*model.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
     batch = 100
     steps = epochs * (len(pixels) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=steps, pct_start=0.1)
     model.train()
     for epoch in range(epochs):
         right = 0
         order = torch.randperm(len(pixels), generator=random)[: len(pixels) // batch * batch]
         for rows in order.split(batch):
-            tokens = model(elastic(affine(pixels[rows], random, strength=1.25), random)).last_hidden_state
+            tokens = model(augment(pixels[rows], random)).last_hidden_state
             logits = head(torch.cat([tokens[:, 0], tokens[:, prefix:].mean(1)], dim=1))
             loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
             optimiser.zero_grad()

@@ -424,12 +424,21 @@ def _recorded_run(client: MlflowClient, experiment_id: str, evidence_sha256: str
 
 
 def _record_run(client: MlflowClient, experiment_id: str, version: CatalogVersion, result: Result) -> str:
-    """Make a run of a result. It is FINISHED only when everything is in it, so that a half-written one is not found."""
+    """Make a run of a result. It is FINISHED only when everything is in it, so that a half-written one is not found.
+
+    Inside `mlflow run` the result goes into the run that it opened, and that it ends.
+    """
     from mlflow.entities import LoggedModelInput, Metric, Param
 
     name = version.version or f"#{version.number}"
     tags = {EVIDENCE_TAG: result.evidence_sha256, VERSION_TAG: name, BENCHMARK_TAG: result.benchmark}
-    run_id = str(client.create_run(experiment_id, tags=tags, run_name=f"{name} {result.benchmark}").info.run_id)
+    opened = _opened_run(client)
+    if opened:
+        for key, value in tags.items():
+            client.set_tag(opened, key, value)
+    run_id = opened or str(
+        client.create_run(experiment_id, tags=tags, run_name=f"{name} {result.benchmark}").info.run_id
+    )
     if version.model_id is not None:
         client.log_inputs(run_id, models=[LoggedModelInput(version.model_id)])
     now = time.time_ns() // 1_000_000
@@ -445,8 +454,22 @@ def _record_run(client: MlflowClient, experiment_id: str, version: CatalogVersio
         for name, data in result.plots.items():
             (Path(folder) / Path(name).name).write_bytes(data)
         client.log_artifacts(run_id, folder)
-    client.set_terminated(run_id)
+    if not opened:
+        client.set_terminated(run_id)
     return run_id
+
+
+def _opened_run(client: MlflowClient) -> str | None:
+    """The run that `mlflow run` opened for this process on this server, if it did."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    try:
+        return str(client.get_run(run_id).info.run_id) if run_id else None
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

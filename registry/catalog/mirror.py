@@ -146,6 +146,12 @@ def plan(
     return Plan(tuple(changes), tuple(reason for part in parts for reason in part.skipped))
 
 
+def shown(catalog: Catalog, model: str) -> Shown:
+    """What MLflow shows of a model now; nothing of one that it does not know."""
+    with catalog.connection.open() as client:
+        return _read(catalog, client, model)
+
+
 def preview(catalog: Catalog, model: str, channels: Sequence[ChannelView], unmanaged: Unmanaged = "leave") -> Plan:
     """What `mirror` would change now. Nothing is written."""
     with catalog.connection.open() as client:

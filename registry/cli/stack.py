@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from registry.cli.options import folder, json_option
-from registry.cli.output import Output
+from registry.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from registry.devstack.outcomes import Told
+
+_LIVE_SECONDS = 10.0
 
 
 @click.command("dev", short_help="Start an MLflow server and a real S3 server on this machine.")
@@ -56,8 +67,71 @@ def demo_command(out: Output, *, data: Path | None, keep: bool, root: Path | Non
     """
     from registry.devstack.demo import run
 
-    timeline = run(data=data, root=root, say=out.say, wait=_wait_for_signal if keep else None)
-    out.answer(timeline, timeline.table())
+    with _interrupted_once():
+        told = run(screen=_Screen(out), data=data, root=root, wait=_wait_for_signal if keep else None)
+    out.answer(told, _told_text(told))
+
+
+class _Screen:
+    """Lines that stay, and one at the bottom that is drawn again and again; without a terminal, now and then."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._is_terminal = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._live = ""
+        self._printed = time.monotonic()
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._draw("")
+            self._out.say(text)
+            sys.stdout.flush()
+            self._draw(self._live)
+
+    def live(self, text: str) -> None:
+        with self._lock:
+            self._live = text
+            self._draw(text)
+            if text and not self._is_terminal and time.monotonic() - self._printed > _LIVE_SECONDS:
+                self._printed = time.monotonic()
+                self._out.say(f"          … {text}")
+                sys.stdout.flush()
+
+    def _draw(self, text: str) -> None:
+        if self._is_terminal and not self._out.as_json:
+            width = shutil.get_terminal_size().columns
+            sys.stderr.write(f"\r{text[: width - 1]}\x1b[K")
+            sys.stderr.flush()
+
+
+def _told_text(told: Told) -> str:
+    header = ("SECONDS", "ACT", "VERSION", "REQUESTS", "FAILED", "EVENT")
+    rows = [
+        (f"{moment.seconds:.1f}", moment.act, moment.version, moment.requests, moment.failures, moment.event)
+        for moment in told.moments
+    ]
+    seconds = ", ".join(f"act {number + 1} {took:.0f} s" for number, took in enumerate(told.act_seconds.values()))
+    versions = ", ".join(f"{version} {count}" for version, count in sorted(told.versions.items()))
+    return f"\n{table(header, rows)}\n\n{told.requests} requests, {told.failures} failed; answered by {versions}\n{seconds}"
+
+
+@contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Ctrl-C or SIGTERM interrupts what runs; a second one does not disturb the tidying up."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(number: int, frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = [signal.signal(each, interrupt) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _install(variables: dict[str, str]) -> None:

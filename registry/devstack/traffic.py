@@ -107,6 +107,10 @@ class SteadyLoad:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ask no more, and return when every question is answered. Doing it twice is fine."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

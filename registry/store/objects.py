@@ -6,6 +6,7 @@ The only module that imports boto3.
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import threading
 import time
@@ -51,6 +52,8 @@ from registry.errors import (
 from registry.store import layout
 
 FORMAT = 1
+_URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
+"""No part of a prefix is empty or begins with a dot: some servers would take `..` for the folder above."""
 _CHUNK = 1024 * 1024
 PART_BYTES = 64 * 1024 * 1024
 """Files up to this size are one PUT; larger ones are multipart with parts of this size (S3 allows 10,000 of them)."""
@@ -102,9 +105,13 @@ class ObjectStore:
         Raises:
             BadSetting: the URL is no S3 URL.
         """
-        bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
-        if not url.startswith("s3://") or not bucket:
-            raise BadSetting(f"{url!r} is not a store", hint="a store reads s3://BUCKET/PREFIX")
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise BadSetting(
+                f"{url[:200]!r} is not a store",
+                hint="a store reads s3://BUCKET/PREFIX; a bucket's name has 3 to 63 letters, digits, dots or dashes",
+            )
+        bucket, prefix = match.groups()
         self.url = url.rstrip("/")
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""

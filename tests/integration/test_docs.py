@@ -1,5 +1,6 @@
 """The commands that the documentation shows are run, and its page of commands is the commands' own help."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from registry.cli.reference import page
 from tests.bundles import write_bundle
@@ -33,6 +35,19 @@ def test_the_readme_s_release_and_rollback_run_as_written(workplace: Path) -> No
     output = _shell(blocks[0], workplace)
     assert "production went from v5.5.4-dinov3 to v5.5.3-performance by rollback" in output
     assert "MLflow shows what is true" in output
+
+
+def test_mlflow_run_measures_as_ulora_measure_does(workplace: Path, model: str, tracking_uri: str) -> None:
+    _shell("ulora create v5.5.4-dinov3 --from bundle-dinov3/", workplace)
+    (command,) = re.findall(r"^mlflow run .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    here = command.replace("mlflow run .", f"mlflow run {ROOT}").replace("data=images", f"data={workplace / 'images'}")
+    _shell(here.replace("-P version", f"-P model={model} -P version"), workplace)
+    by_run = json.loads(_shell("ulora show v5.5.4-dinov3 --json", workplace))["evidence"]
+    by_command = json.loads(_shell("ulora measure v5.5.4-dinov3 --only ood --data images --json", workplace))
+    assert [one["metrics"] for one in by_run] == [one["metrics"] for one in by_command]
+    runs = MlflowClient(tracking_uri).search_runs(["0"], f"params.model = '{model}'")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert "ood_auroc" in runs[0].data.metrics, "the result belongs into the run that `mlflow run` opened"
 
 
 def test_the_page_of_commands_is_their_help() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -70,7 +71,5 @@ def test_a_document_over_its_limit_is_refused_before_it_is_parsed() -> None:
 
 @given(st.binary(max_size=200) | DOCUMENTS.map(lambda document: json.dumps(document).encode()))
 def test_any_bytes_are_a_document_or_refused(data: bytes) -> None:
-    try:
+    with suppress(BadManifest):
         assert isinstance(canonical.decode(data, "x"), dict)
-    except BadManifest:
-        pass

@@ -11,7 +11,19 @@ import registry
 from registry import errors
 
 PUBLIC = ["Live", "Registry", "Settings", "Story", "UloraError", "VersionName", "Wish"]
-HEAVY = ["torch", "transformers", "peft", "mlflow", "boto3", "botocore", "pydantic", "requests", "numpy", "click", "yaml"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "peft",
+    "mlflow",
+    "boto3",
+    "botocore",
+    "pydantic",
+    "requests",
+    "numpy",
+    "click",
+    "yaml",
+]
 
 
 def loaded_after(code: str) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -141,8 +142,9 @@ def test_a_manifest_without_a_field_is_refused(field: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "", "/etc/passwd", "..", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "C:/x", "c:x", "a\\b", "a\nb", "a\x00b",
-        "a\x7fb", "a\x85b", "a\u2028b", ".git", "a/.git/config", ".GIT/x", "a./b", "a /b", "a ", "cafe\u0301",
+        "", "/etc/passwd", "..", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "C:/x", "c:x", "a\\b", "a\nb", 
+        "a\x00b",         "a\x7fb", "a\x85b", "a\u2028b", ".git", "a/.git/config", ".GIT/x",
+        "a./b", "a /b", "a ", "cafe\u0301",
         "x" * 1025, "ä" * 600, "a\ud800b",
     ],
     ids=ascii,
@@ -174,7 +176,7 @@ def test_a_path_that_passes_stays_below_any_folder(path: str) -> None:
     "paths", [["a/B", "A/b"], ["a", "a/b"], ["A", "a/b"], ["straße", "STRASSE"], ["ﬁle", "file"]], ids=str
 )
 def test_paths_that_collide_on_some_system_are_refused(paths: list[str]) -> None:
-    with pytest.raises(ValueError, match="same|folder"):
+    with pytest.raises(ValueError, match=r"same|folder"):
         check_unique(paths)
     refused(document(files=[file(path) for path in sorted(paths)]), "same|folder")
 
@@ -201,17 +203,13 @@ def test_any_bytes_are_a_manifest_or_refused(data: bytes) -> None:
 @given(st.dictionaries(st.sampled_from(sorted(PLAIN)) | st.text(max_size=5), ANY, min_size=1, max_size=3))
 def test_any_change_of_a_manifest_is_one_or_refused(changes: dict[str, Any]) -> None:
     data = json.dumps(PLAIN | changes).encode()
-    try:
+    with suppress(BadManifest):
         assert Manifest.parse(data).to_bytes() == data
-    except BadManifest:
-        pass
 
 
 @given(st.integers(0, 5000), st.integers(0, 255))
 def test_a_damaged_byte_is_noticed_or_outside_the_content(position: int, value: int) -> None:
     data = bytearray(canonical.encode(PLAIN))
     data[position % len(data)] = value
-    try:
+    with suppress(BadManifest):
         assert Manifest.parse(bytes(data)).content_sha256 == PLAIN["content_sha256"]
-    except BadManifest:
-        pass

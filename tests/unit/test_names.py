@@ -23,18 +23,22 @@ def test_a_name_reads_as_it_is_written(name: VersionName) -> None:
 
 @given(st.text() | st.from_regex(r"v?[0-9.]*-?[A-Za-z0-9.-]*", fullmatch=True))
 def test_any_text_is_a_name_written_the_same_way_or_is_refused_with_an_example(text: str) -> None:
+    refusal = BadVersionName("", hint="v5.5.4-dinov3")
+    written = text
     try:
-        assert str(VersionName.parse(text)) == text
+        written = str(VersionName.parse(text))
     except BadVersionName as error:
-        assert "v5.5.4-dinov3" in error.hint
-        assert len(str(error)) < 500
+        refusal = error
+    assert written == text
+    assert "v5.5.4-dinov3" in refusal.hint
+    assert len(str(refusal)) < 500
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "5.5.4", "v5.5", "v5.5.4.1", "v05.5.4", "v5.5.4-", "v5.5.4--x", "v5.5.4-.x", "V5.5.4", "v5.5.4-ä", "v5.5.4\n",
-        " v5.5.4", "v5.5.4-a/b", "v5.5.4-a b", "v٥.5.4", "v1000000000.0.0", "v1.0.0-" + "x" * 65, "latest", "v5",
+        "", "5.5.4", "v5.5", "v5.5.4.1", "v05.5.4", "v5.5.4-", "v5.5.4--x", "v5.5.4-.x", "V5.5.4", "v5.5.4-ä",
+        "v5.5.4\n", " v5.5.4", "v5.5.4-a/b", "v5.5.4-a b", "v٥.5.4", "v1000000000.0.0", "v1.0.0-" + "x" * 65, "latest", "v5",
     ],
 )  # fmt: skip
 def test_what_is_nearly_a_name_is_refused(text: str) -> None:

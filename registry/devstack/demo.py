@@ -1,0 +1,317 @@
+"""The whole story on real images: two releases, a bad one, a race, an incident with MLflow down, a flipped byte.
+
+Everything is real: an S3 server, an MLflow server, a serving process, clients that ask it all the time, commands in
+processes of their own. Every line that is told comes from the call that it describes, and a step that does not come out
+as the story says ends the demo with an error that says what happened instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from registry.api import Registry
+from registry.bundles import Story
+from registry.channel import Wish
+from registry.devstack.outcomes import Corruption, Incident, Race, Refusal, Told
+from registry.devstack.processes import Finished
+from registry.devstack.scene import FIXED, Scene
+from registry.devstack.timeline import Screen
+from registry.devstack.traffic import accuracy, largest_difference
+from registry.errors import ChannelMoved, CorruptBlob, GateRefused, UloraError
+from registry.evidence.results import Evidence
+from registry.names import CHANNELS
+from registry.store import layout
+from registry.store.blobs import in_parallel
+
+FIRST, SECOND, BAD = "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
+BACKBONES = {FIRST: "dinov2-tiny", SECOND: "dinov3-tiny"}
+ABOUT = {
+    FIRST: "LoRA adapters for three targets on DINOv2",
+    SECOND: "the same targets on DINOv3",
+    BAD: "one target fitted again on a mixed-up label table",
+}
+_PROMOTERS = {"alice": FIRST, "bob": SECOND}
+_SAMPLE = 120
+"""Answers that an accuracy of the live traffic is taken of."""
+_TOLERANCE = 1e-3
+"""The largest difference between fp32 answers of one version: the tolerance that bundles state."""
+
+
+def run(
+    *, screen: Screen, data: Path | None = None, root: Path | None = None, wait: Callable[[], None] | None = None
+) -> Told:
+    """Play all acts, then end every process and remove the folder, however it ends.
+
+    Args:
+        data: the user's own images, `crop/disease/*.jpg`; the digits when left out.
+        root: an empty folder for the demo's data, which is kept; a temporary one when left out.
+        wait: called at the end while everything is still up.
+
+    Raises:
+        BadInput: `data` or `root` can't be used.
+        UloraError: a step did not come out as told.
+    """
+    with ExitStack() as ending:
+        scene = Scene.set(screen, data, root, ending)
+        refusal, race, incident, corruption = _play(scene)
+        load = scene.load
+        told = Told(
+            moments=tuple(scene.timeline.moments),
+            requests=len(load.answers),
+            failures=len(load.failures()),
+            versions=dict(load.versions()),
+            refusal=refusal,
+            race=race,
+            incident=incident,
+            corruption=corruption,
+            act_seconds=dict(scene.timeline.act_seconds),
+        )
+        if wait:
+            load.stop()
+            scene.show_addresses()
+            wait()
+        return told
+
+
+def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
+    """All acts. What goes wrong in one is an error of the demo (exit 1), whatever it would be by itself."""
+    act = scene.timeline.act
+    try:
+        with act("Two releases go from images to production, under load"):
+            _two_releases(scene)
+        with act("A bad fit is measured honestly, and refused"):
+            refusal = _bad_release(scene)
+        with act("Two people promote at once"):
+            race = _two_promoters(scene)
+        with act("MLflow is down, and the bad version gets out all the same"):
+            incident = _incident(scene, race)
+        with act("A byte flips in the store"):
+            corruption = _flipped_byte(scene)
+    except UloraError as error:
+        raise UloraError(f"the demo ended early: {error}", hint=error.hint) from error
+    _expect_no_failure(scene)
+    return refusal, race, incident, corruption
+
+
+# --- act 1 -----------------------------------------------------------------------------------------------------------
+
+
+def _two_releases(scene: Scene) -> None:
+    scene.prepare_images()
+    for version, backbone in BACKBONES.items():
+        scene.fit(version, backbone)
+    scene.tell("the fits of both versions run, each in a process of its own")
+    scene.stack.start()
+    scene.registry.store.initialise()
+    scene.tell(f"S3 is up at {scene.stack.s3.url}, MLflow at {scene.stack.mlflow.url}")
+
+    _make(scene, FIRST)
+    _release(scene, FIRST)
+    scene.serve()
+    scene.tell(f"a replica answers at {scene.replica.url}; the traffic begins", FIRST)
+    scene.fits[SECOND].wait()
+    scene.spoil(BAD, source=SECOND, target=scene.largest_target())  # for act 2, meanwhile
+    _make(scene, SECOND, parent=FIRST)
+    _release(scene, SECOND)
+    _wait_for_answer(scene, SECOND, time.monotonic())
+
+
+def _make(scene: Scene, version: str, parent: str | None = None) -> None:
+    """Wait for the fit, create the version, measure it on the test images."""
+    scene.fits[version].wait()
+    created = scene.registry.create(version, scene.bundle(version), story=Story(ABOUT[version]), parent=parent)
+    scene.tell(
+        f"created: {created.files} files, {created.size / 1e6:.2f} MB of which {created.uploaded / 1e6:.2f} MB travelled, "
+        f"MLflow version {created.catalog_number}",
+        version,
+    )
+    evidence = scene.registry.measure(version)
+    scene.tell(f"measured on held-out images: {_numbers(evidence)}", version)
+
+
+def _numbers(evidence: list[Evidence]) -> str:
+    """The numbers that the gates look at; of those per target the worst."""
+    better = {"accuracy": min, "crop_routing_accuracy": min, "ood_auroc": min, "ood_fpr95": max, "latency_ms_p95": max}
+    values: dict[str, list[float]] = {}
+    for metric in (metric for one in evidence for metric in one.metrics):
+        if metric.name in better and metric.value is not None:
+            values.setdefault(metric.name, []).append(metric.value)
+    return ", ".join(f"{name} {better[name](values[name]):.3g}" for name in better if name in values)
+
+
+def _release(scene: Scene, version: str) -> None:
+    """Promote a version by the gates, to staging and then to production."""
+    for channel in CHANNELS:
+        change = scene.registry.promote(version, channel, reason="demo, act 1")
+        checks = len(change.verdict.checks) if change.verdict else 0
+        scene.tell(f"promoted to {channel}: {checks} checks passed", version)
+
+
+def _wait_for_answer(scene: Scene, version: str, moved: float) -> None:
+    first = scene.load.wait_for(version, moved)[0]
+    scene.tell(f"answers, {first.at - moved:.2f} s later", version)
+
+
+# --- act 2 -----------------------------------------------------------------------------------------------------------
+
+
+def _bad_release(scene: Scene) -> Refusal:
+    _make(scene, BAD, parent=SECOND)
+    scene.registry.promote(BAD, "staging", reason="demo, act 2")
+    scene.tell("promoted to staging, which asks only that everything was measured", BAD)
+    done = scene.ulora("promote", BAD, "--channel", "production")
+    rules = tuple(line for line in done.out.splitlines() if line.startswith("FAIL"))
+    scene.timeline.show("\n".join([f"$ {done.line}", *rules]))
+    _expect(done.code == GateRefused.exit_code and bool(rules), "the gate refuses the bad version", done)
+    scene.tell(f"refused for production: exit status {done.code}, {len(rules)} rules not met", BAD)
+    return Refusal(done.code, rules)
+
+
+# --- act 3 -----------------------------------------------------------------------------------------------------------
+
+
+def _two_promoters(scene: Scene) -> Race:
+    """Both want the bad version out of staging and saw the same generation; one log can only take one of them."""
+    seen = _generation(scene.registry, "staging")
+
+    def promote(who: str) -> Finished:
+        return scene.ulora("promote", _PROMOTERS[who], "--channel", "staging", "--expected", str(seen), who=who)
+
+    scene.tell(f"alice promotes {_PROMOTERS['alice']} to staging; so does bob, {_PROMOTERS['bob']}")
+    done = dict(zip(_PROMOTERS, in_parallel(promote, _PROMOTERS), strict=True))
+    winner, loser = sorted(done, key=lambda who: done[who].code)
+    told = done[loser].err.strip()
+    scene.timeline.show(f"$ {done[loser].line}     ({loser})\n{told}")
+    head = scene.registry.channel("staging").head()
+    _expect(done[winner].code == 0, "one of the two wins", done[winner])
+    _expect(done[loser].code == ChannelMoved.exit_code and winner in told, "the other is told who won", done[loser])
+    _expect(head is not None and (head.generation, head.who) == (seen + 1, winner), "the log moved once", done[winner])
+    scene.tell(f"{winner} won; {loser} got exit status {done[loser].code} and nothing changed", _PROMOTERS[winner])
+    return Race(winner, loser, {who: finished.code for who, finished in done.items()}, told.splitlines()[0])
+
+
+# --- act 4 -----------------------------------------------------------------------------------------------------------
+
+
+def _incident(scene: Scene, race: Race) -> Incident:
+    registry, load = scene.registry, scene.load
+    before = scene.ask_fixed()
+    good = accuracy(load.by(SECOND)[-_SAMPLE:])
+    scene.stack.mlflow.kill()
+    scene.tell("the MLflow server was killed")
+
+    again = Registry(settings=replace(registry.settings, who=race.loser))
+    again.promote(_PROMOTERS[race.loser], "staging", reason="nobody needs the one before")
+    scene.tell(f"{race.loser} looked again and promotes to staging: that does not need MLflow", _PROMOTERS[race.loser])
+
+    change = registry.promote(BAD, "production", force=True, reason="the release is due today")
+    moved = time.monotonic()
+    scene.tell("forced into production, with a reason that stays on the record", BAD)
+    for note in change.notes:
+        scene.timeline.show(note)
+    bad = accuracy(load.wait_for(BAD, moved, _SAMPLE))
+    scene.tell(f"accuracy of the live traffic fell from {good:.1%} to {bad:.1%} (n={_SAMPLE} each)", BAD)
+    _expect(bad < good, "the bad version answers worse")
+
+    called = time.monotonic()
+    registry.rollback(reason="accuracy fell", wish=Wish(leave=BAD))
+    moved = time.monotonic()
+    first = load.wait_for(SECOND, moved)[0]
+    late = sum(answer.at < first.at for answer in load.by(BAD, moved))
+    scene.tell(
+        f"rolled back in {1000 * (moved - called):.0f} ms; the first answer came {first.at - moved:.2f} s after the log "
+        f"had moved ({late} more by the bad version until then)",
+        SECOND,
+    )
+    better = accuracy(load.wait_for(SECOND, moved, _SAMPLE))
+    difference = largest_difference(before, scene.ask_fixed())
+    scene.tell(f"accuracy {better:.1%}; {_says(difference)}; {len(load.failures())} requests failed", SECOND)
+    _expect(difference <= _TOLERANCE, "the answers equal those before")
+    _expect_no_failure(scene)
+
+    healed = _bring_mlflow_back(scene)
+    return Incident(good, bad, better, moved - called, first.at - moved, late, difference, healed)
+
+
+def _bring_mlflow_back(scene: Scene) -> tuple[str, ...]:
+    scene.stack.mlflow.start()
+    scene.tell("MLflow is back and shows what was true when it died")
+    scene.timeline.show(scene.catalog_text())
+    healed = scene.registry.reconcile().changes
+    scene.tell(f"`reconcile` set {', '.join(healed)}")
+    scene.timeline.show(scene.catalog_text())
+    left = scene.registry.reconcile(dry_run=True).changes
+    _expect(bool(healed) and not left, f"MLflow shows what is true (it still differs by {left})")
+    return healed
+
+
+# --- act 5 -----------------------------------------------------------------------------------------------------------
+
+
+def _flipped_byte(scene: Scene) -> Corruption:
+    registry = scene.registry
+    before = scene.ask_fixed()
+    file = next(file for file in registry.manifest(SECOND).files if file.path.endswith("adapter_model.safetensors"))
+    key = layout.blob(file.sha256)
+    body = bytearray(registry.blobs.read(file.sha256))
+    body[len(body) // 2] ^= 1
+    registry.store.overwrite(key, bytes(body))
+    scene.tell(f"one bit of {file.path} was flipped in the bucket", SECOND)
+
+    done = scene.ulora("verify", SECOND, "--read-data")
+    scene.timeline.show(f"$ {done.line}\n{done.out.strip()}")
+    _expect(done.code == CorruptBlob.exit_code and file.path in done.out, "`verify` names the file", done)
+    scene.tell(f"`verify` names the file: exit status {done.code}", SECOND)
+
+    refused = _fetch_on_another_machine(scene)
+    scene.tell(f"a machine that has to fetch it refuses: {refused}", SECOND)
+    difference = largest_difference(before, scene.ask_fixed())
+    scene.tell(f"the replica answers on from verified bytes; {_says(difference)}", SECOND)
+    _expect(difference <= _TOLERANCE, "serving stays on good bytes")
+
+    registry.store.delete(key)
+    registry.blobs.upload({file.sha256: scene.bundle(SECOND) / file.path})
+    _expect(registry.verify(SECOND, read_data=True).ok, "the version is whole again")
+    scene.tell("the blob was put back from the bundle, and verifies", SECOND)
+    return Corruption(done.code, file.path, done.out.strip(), refused, difference)
+
+
+def _fetch_on_another_machine(scene: Scene) -> str:
+    """How `load` refuses the version where no good copy is in the cache."""
+    elsewhere = Registry(settings=replace(scene.registry.settings, cache=scene.folder / "another-machine"))
+    try:
+        elsewhere.load(SECOND)
+    except CorruptBlob as error:
+        return str(error)
+    raise UloraError("a machine with an empty cache loaded the flipped blob")
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _generation(registry: Registry, channel: str) -> int:
+    head = registry.channel(channel).head()
+    return head.generation if head else 0
+
+
+def _says(difference: float) -> str:
+    fixed = f"the answers to {FIXED} fixed images"
+    return f"{fixed} are bit for bit those before" if difference == 0 else f"{fixed} differ by {difference:.1e} at most"
+
+
+def _expect(holds: bool, what: str, done: Finished | None = None) -> None:
+    if not holds:
+        said = f": `{done.line}` exited with {done.code}: {(done.err or done.out).strip()[-500:]}" if done else ""
+        raise UloraError(f"the story says that {what}, but that is not what happened{said}")
+
+
+def _expect_no_failure(scene: Scene) -> None:
+    failures = scene.load.failures()
+    if failures:
+        raise UloraError(
+            f"{len(failures)} of {len(scene.load.answers)} requests failed, the first: {failures[0].problem}"
+        )

@@ -1,0 +1,242 @@
+"""What the demo's acts share: the folder, the environment, the servers, the traffic, the fits; and how all of it ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from registry.api import Registry
+from registry.bundles import DEFAULT_FLAVOR
+from registry.catalog import mirror
+from registry.devstack.digits import write_digits, write_photo_crops
+from registry.devstack.processes import Finished, Fit, Replica, isolated_env, ulora
+from registry.devstack.servers import Stack
+from registry.devstack.timeline import Screen, Timeline, Traffic, drawn
+from registry.devstack.traffic import Answer, Client, Question, SteadyLoad
+from registry.errors import BadInput, UloraError
+from registry.evidence.measuring import open_data
+from registry.evidence.policy import load_policy
+from registry.names import VersionName
+from registry.settings import Settings
+
+FIXED = 40
+"""Questions whose answers are compared before and after."""
+_POLICY = "ULORA_POLICY"
+
+
+@dataclass
+class Scene:
+    """Nothing is started when it is set; `ending` stops whatever is started later.
+
+    Attributes:
+        folder: holds everything that the demo writes.
+        data: the user's own images; None for the digits.
+        env: the environment of every process of the demo, this one included.
+        fits: the fits that run or ran, by the version that they are for.
+        questions: what the traffic asks, in a fixed random order.
+    """
+
+    folder: Path
+    data: Path | None
+    env: dict[str, str]
+    registry: Registry
+    stack: Stack
+    replica: Replica
+    timeline: Timeline
+    screen: Screen
+    ending: ExitStack
+    fits: dict[str, Fit] = field(default_factory=dict)
+    questions: list[Question] = field(default_factory=list)
+    _load: SteadyLoad | None = None
+
+    @classmethod
+    def set(cls, screen: Screen, data: Path | None, root: Path | None, ending: ExitStack) -> Scene:
+        """Put everything in its place.
+
+        Raises:
+            BadInput: a folder can't be used.
+        """
+        if data and not data.is_dir():
+            raise BadInput(f"{data} is not a folder", hint="give a folder of images: DIR/crop/disease/*.jpg")
+        folder = _empty_folder(root, ending)
+        stack = Stack(folder)
+        ending.callback(stack.stop)
+        env = isolated_env({**stack.env, **_settings(folder, stack, own_policy=data is not None)})
+        ending.enter_context(_environment(env))
+        replica = Replica(folder / "serve", env)
+        ending.callback(replica.stop)
+        registry = Registry(settings=Settings.load())
+        scene = cls(folder, data, env, registry, stack, replica, Timeline(screen), screen, ending)
+        ending.enter_context(drawn(screen, scene.live_line))
+        return scene
+
+    # --- images ------------------------------------------------------------------------------------------------------
+
+    @property
+    def images(self) -> Path:
+        """The folder of all images."""
+        return self.folder / "images"
+
+    def prepare_images(self) -> None:
+        """The digits; or the user's images, linked, with out-of-distribution ones beside them unless they have some.
+
+        Raises:
+            BadInput: the user's folder holds no usable images.
+        """
+        if self.data:
+            _link_images(self.data, self.images)
+        else:
+            write_digits(self.images)
+        test = list(open_data(DEFAULT_FLAVOR, self.images).split("test"))
+        random.Random(0).shuffle(test)  # noqa: S311  no secret: the order only mixes the targets
+        self.questions = [Question(image.path.read_bytes(), image.target, image.label) for image in test]
+
+    def largest_target(self) -> str:
+        """The target with the most labels."""
+        images = open_data(DEFAULT_FLAVOR, self.images)
+        return str(max(images.targets, key=lambda target: len(images.labels(target))))
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def bundle(self, version: str) -> Path:
+        """Where a version's bundle is, or will be."""
+        return self.folder / "bundles" / version
+
+    def fit(self, version: str, backbone: str) -> None:
+        """Start to fit a version, in a process of its own."""
+        self._start_fit(version, "fit", str(self.images), backbone, str(self.bundle(version)))
+
+    def spoil(self, version: str, source: str, target: str) -> None:
+        """Start to fit one target of another version's bundle again, on shuffled labels; all else stays as it is."""
+        shutil.copytree(self.bundle(source), self.bundle(version))
+        self._start_fit(version, "spoil", str(self.images), str(self.bundle(version)), target)
+
+    def serve(self) -> None:
+        """Start the replica that follows production, and the traffic on it."""
+        self.replica.start()
+        self._load = load = self.ending.enter_context(SteadyLoad(self.replica.url, self.questions))
+        self.timeline.traffic = lambda: Traffic(len(load.answers), len(load.failures()))
+
+    @property
+    def load(self) -> SteadyLoad:
+        """The traffic, once it flows."""
+        if self._load is None:
+            raise UloraError("there is no traffic yet")
+        return self._load
+
+    def ulora(self, *words: str, who: str = "demo") -> Finished:
+        """Run a command as somebody."""
+        return ulora(*words, env={**self.env, "ULORA_WHO": who}, cwd=self.folder)
+
+    def ask_fixed(self) -> list[Answer]:
+        """The replica's answers to the fixed questions."""
+        with closing(Client(self.replica.url)) as client:
+            return [client.ask(question) for question in self.questions[:FIXED]]
+
+    # --- what is told ------------------------------------------------------------------------------------------------
+
+    def tell(self, event: str, version: str = "") -> None:
+        """Note and say what has just happened."""
+        self.timeline.tell(event, version)
+
+    def live_line(self) -> str:
+        """What goes on right now."""
+        fits = [f"fitting {version}: {fit.progress}" for version, fit in list(self.fits.items()) if fit.running]
+        if self._load is None:
+            return "; ".join(fits)
+        load, versions = self._load, self._load.versions()
+        numbers = f"{len(load.answers)} requests ({load.rate():.0f}/s), {len(load.failures())} failed"
+        counts = ", ".join(f"{version} {count}" for version, count in sorted(versions.items()))
+        return "; ".join([numbers, counts, *fits])
+
+    def catalog_text(self) -> str:
+        """Each version's stage and aliases, as MLflow shows them."""
+        shown = mirror.shown(self.registry.catalog, self.registry.model)
+        return "\n".join(
+            f"{each.version or each.number!s:20} stage {each.stage:12} alias "
+            + (", ".join(alias for alias, number in shown.aliases.items() if number == each.number and "_" not in alias) or "-")
+            for each in shown.versions
+        )  # fmt: skip
+
+    def show_bounds(self) -> None:
+        """What production asks, beside what it asks by default."""
+        plain = VersionName(0, 0, 0)
+        here = load_policy(self.registry.settings.policy).rules_for("production", plain)
+        default = load_policy().rules_for("production", plain)
+        self.screen.say("\nThe tiny backbones know digits, not these images, so production asks less than by default:")
+        for name in dict.fromkeys(rule.metric for rule in default):
+            texts = ["; ".join(str(rule) for rule in rules if rule.metric == name) for rules in (here, default)]
+            self.screen.say(f"  {texts[0]}\n      default: {texts[1]}")
+
+    def show_addresses(self) -> None:
+        """Where to look while everything is up."""
+        names = [*self.stack.env, "ULORA_CACHE", "ULORA_DATA", *([_POLICY] if _POLICY in self.env else [])]
+        pages = [
+            f"  {page.version or page.number!s:20} {page.url}"
+            for page in self.registry.catalog.versions(self.registry.model)
+        ]
+        image = next(iter(sorted(self.images.rglob("*.png")) + sorted(self.images.rglob("*.jpg"))))
+        lines = [
+            "", "Everything is up until Ctrl-C. MLflow's page of each version:", *pages,
+            f"The replica: {self.replica.url}/docs", f"  curl -F image=@{image} {self.replica.url}/predict",
+            "To use `ulora` on it from another terminal:", *(f"  export {name}={self.env[name]}" for name in names),
+        ]  # fmt: skip
+        self.screen.say("\n".join(lines))
+
+    def _start_fit(self, version: str, *words: str) -> None:
+        self.fits[version] = fit = Fit(DEFAULT_FLAVOR, list(words), self.env, self.folder / "fits" / version)
+        self.ending.callback(fit.stop)
+
+
+def _empty_folder(root: Path | None, ending: ExitStack) -> Path:
+    if root is None:
+        temporary = TemporaryDirectory(prefix="ulora-demo-", ignore_cleanup_errors=True)
+        return Path(ending.enter_context(temporary)).resolve()
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise BadInput(f"{root} is not an empty folder", hint="give a new one: --folder DIR")
+    root.mkdir(parents=True, exist_ok=True)
+    return root.resolve()
+
+
+def _settings(folder: Path, stack: Stack, *, own_policy: bool) -> dict[str, str]:
+    """The demo's settings, all of them, so that none comes from a file or an environment of the user's."""
+    config = folder / "ulora.toml"
+    config.touch()
+    settings = {
+        "ULORA_CONFIG": str(config),
+        "ULORA_S3_ENDPOINT": stack.s3.url,
+        "ULORA_CACHE": str(folder / "cache"),
+        "ULORA_DATA": str(folder / "images"),
+        "ULORA_WHO": "demo",
+    }
+    policy = resources.files("registry.devstack") / "demo_policy.yaml"
+    return {**settings, _POLICY: str(policy)} if own_policy else settings
+
+
+@contextmanager
+def _environment(env: Mapping[str, str]) -> Iterator[None]:
+    """Make this the environment of this process for a while."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(env)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _link_images(data: Path, folder: Path) -> None:
+    folder.mkdir()
+    for child in sorted(data.resolve().iterdir()):
+        if child.is_dir():
+            (folder / child.name).symlink_to(child)
+    if not (folder / "_ood").exists():
+        write_photo_crops(folder / "_ood" / "far")

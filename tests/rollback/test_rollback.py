@@ -1,0 +1,218 @@
+"""Rollback on a real store: what it leaves, when it refuses, and that the same one twice is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.channel import Wish
+from registry.devstack.servers import free_port
+from registry.errors import BadInput, NothingToRollBackTo, NotNow, ObjectNotFound, VersionNotFound
+from registry.names import VersionName
+from registry.record import Canary, Place, Record, Signature, promoted
+from registry.store import layout
+from registry.store.objects import ObjectStore
+from tests.registries import create, open_registry
+from tests.releases import Shop
+
+AGAIN = Wish(again=True)
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """Versions v1.0.0 to v4.0.0, none of them promoted."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    for number in range(1, 5):
+        create(registry, f"v{number}.0.0", tmp_path)
+    return registry
+
+
+def promote(registry: Registry, *numbers: int) -> None:
+    for number in numbers:
+        registry.promote(f"v{number}.0.0", "production")
+
+
+def now(registry: Registry) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    """What production serves, its stack, and what is withdrawn."""
+    head = registry.channel("production").head()
+    assert head
+    stack = tuple(pointer.version for pointer in head.stack)
+    return head.stable.version if head.stable else None, stack, head.withdrawn
+
+
+def try_out(registry: Registry, name: str) -> None:
+    """Start a trial, as a later release will: a record with a canary."""
+    log = registry.channel("production")
+    head = log.head()
+    assert head
+    pointer = registry.bindings.get(VersionName.parse(name)).pointer
+    record = promoted(Place(registry.model, "production", head), pointer, Signature("a test"), None)
+    canary = Canary(**pointer.model_dump(), weight=5.0)
+    log.commit(
+        record.model_copy(update={"action": "canary", "stable": head.stable, "stack": head.stack, "canary": canary})
+    )
+
+
+def test_a_rollback_goes_to_the_version_before_and_withdraws_the_one_it_leaves(registry: Registry) -> None:
+    promote(registry, 1, 2, 3)
+    change = registry.rollback(reason="errors")
+    assert (change.version, change.previous, change.changed, change.generation) == ("v2.0.0", "v3.0.0", True, 4)
+    assert (change.reason, change.who, change.action) == ("errors", "a test", "rollback")
+    assert now(registry) == ("v2.0.0", ("v1.0.0",), ("v3.0.0",))
+
+
+def test_one_two_one_then_two_rollbacks(registry: Registry) -> None:
+    promote(registry, 1, 2, 1)
+    assert registry.rollback().version == "v2.0.0"
+    with pytest.raises(NothingToRollBackTo, match="nothing changed") as error:
+        registry.rollback(wish=AGAIN)
+    assert error.value.exit_code == 5
+    assert now(registry) == ("v2.0.0", (), ("v1.0.0",))
+    assert len(registry.history()) == 4
+
+
+def test_the_same_rollback_twice_is_one(registry: Registry) -> None:
+    promote(registry, 1, 2, 3)
+    wish = Wish(leave="v3.0.0")
+    first, second = (registry.rollback(reason="errors", wish=wish) for _ in range(2))
+    assert (first.changed, second.changed) == (True, False)
+    assert (first.version, second.version) == ("v2.0.0", "v2.0.0")
+    assert "already done by a test: rollback" in second.notes[0]
+    assert len(registry.history()) == 4
+
+
+def test_a_bare_rollback_right_after_another_is_refused_with_what_to_say_instead(registry: Registry) -> None:
+    promote(registry, 1, 2, 3)
+    registry.rollback()
+    with pytest.raises(NotNow, match="a test rolled production back") as error:
+        registry.rollback()
+    assert error.value.exit_code == 4
+    assert "--from v2.0.0" in error.value.hint
+    assert "--again" in error.value.hint
+    assert now(registry)[0] == "v2.0.0"
+    assert registry.rollback(wish=Wish(leave="v2.0.0")).version == "v1.0.0"
+
+
+def test_again_goes_back_one_more(registry: Registry) -> None:
+    promote(registry, 1, 2, 3)
+    registry.rollback()
+    assert registry.rollback(wish=AGAIN).version == "v1.0.0"
+    assert now(registry) == ("v1.0.0", (), ("v3.0.0", "v2.0.0"))
+
+
+def test_a_bare_rollback_after_a_promotion_is_not_taken_for_a_repetition(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    registry.rollback()
+    promote(registry, 3)
+    assert registry.rollback().version == "v1.0.0"
+
+
+def test_to_a_version_on_the_stack_withdraws_all_above_and_twice_is_once(registry: Registry) -> None:
+    promote(registry, 1, 2, 3, 4)
+    wish = Wish(to="v2.0.0")
+    assert registry.rollback(wish=wish).changed
+    assert not registry.rollback(wish=wish).changed
+    assert now(registry) == ("v2.0.0", ("v1.0.0",), ("v4.0.0", "v3.0.0"))
+    with pytest.raises(NothingToRollBackTo, match=r"v4\.0\.0 is not on the stack"):
+        registry.rollback(wish=Wish(to="v4.0.0"))
+
+
+def test_from_a_version_that_was_never_served_is_not_found(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    with pytest.raises(VersionNotFound, match=r"v4\.0\.0 is not what production serves") as error:
+        registry.rollback(wish=Wish(leave="v4.0.0"))
+    assert "v2.0.0" in error.value.hint
+    assert now(registry)[0] == "v2.0.0"
+
+
+def test_expected_means_what_that_generation_served(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    seen = registry.channel("production").head()
+    assert seen
+    promote(registry, 3)
+    late = registry.rollback(wish=Wish(expected=seen.generation))
+    assert not late.changed  # v2.0.0, which generation 2 served, had been left already
+    assert registry.rollback(wish=Wish(expected=3)).version == "v2.0.0"
+    assert not registry.rollback(wish=Wish(expected=3)).changed
+    with pytest.raises(ObjectNotFound):
+        registry.rollback(wish=Wish(expected=99))
+
+
+def test_an_empty_channel_and_one_with_a_single_version_have_no_way_back(registry: Registry) -> None:
+    with pytest.raises(NothingToRollBackTo):
+        registry.rollback()
+    promote(registry, 1)
+    with pytest.raises(NothingToRollBackTo):
+        registry.rollback()
+    assert now(registry) == ("v1.0.0", (), ())
+
+
+def test_a_rollback_ends_a_trial_and_leaves_stable(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    try_out(registry, "v3.0.0")
+    change = registry.rollback()
+    assert (change.action, change.version, change.previous) == ("abort", "v2.0.0", "v3.0.0")
+    assert now(registry) == ("v2.0.0", ("v1.0.0",), ("v3.0.0",))
+    with pytest.raises(NotNow):
+        registry.rollback()
+
+
+def test_with_stable_a_rollback_leaves_trial_and_stable(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    try_out(registry, "v3.0.0")
+    assert registry.rollback(wish=Wish(leave_stable=True)).version == "v1.0.0"
+    assert now(registry) == ("v1.0.0", (), ("v2.0.0", "v3.0.0"))
+
+
+def test_from_stable_during_a_trial_leaves_stable_too(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    try_out(registry, "v3.0.0")
+    assert registry.rollback(wish=Wish(leave="v2.0.0")).version == "v1.0.0"
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    change = registry.rollback(dry_run=True)
+    assert (change.version, change.previous, change.changed) == ("v1.0.0", "v2.0.0", False)
+    assert now(registry) == ("v2.0.0", ("v1.0.0",), ())
+    assert len(registry.history()) == 2
+
+
+def test_a_channel_has_a_log_of_its_own(registry: Registry) -> None:
+    for number in (1, 2):
+        registry.promote(f"v{number}.0.0", "staging")
+        registry.promote(f"v{number}.0.0", "drill-7")
+    assert registry.rollback("drill-7").version == "v1.0.0"
+    head = registry.channel("staging").head()
+    assert head
+    assert head.stable
+    assert head.stable.version == "v2.0.0"
+    with pytest.raises(BadInput):
+        registry.rollback("prod")
+
+
+def test_it_needs_no_mlflow_and_no_blob(registry: Registry, store_url: str, model: str, tmp_path: Path) -> None:
+    promote(registry, 1, 2)
+    for info in registry.store.list(layout.BLOBS_PREFIX):
+        registry.store.delete(info.key)
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    other = open_registry(tmp_path / "other", store_url, model, tracking_uri=nowhere)
+    assert other.rollback().version == "v1.0.0"
+    assert other.catalog.connection.uri == nowhere
+
+
+def test_the_record_of_a_rollback_links_to_the_one_before(store_url: str, model: str, tmp_path: Path) -> None:
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+        shop.promote(name)
+    before = shop.channel().head()
+    record = shop.rollback()
+    assert before
+    assert record.previous == before.sha256
+    assert [one.generation for one in shop.channel().history()] == [3, 2, 1]
+    stored = shop.store.get(layout.record(model, "production", 3)).body
+    assert Record.parse(stored, "x") == record
