@@ -31,6 +31,8 @@ _NOISY = ("mlflow", "urllib3.connectionpool", "alembic")
 _DOWN = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 _DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _MESSAGE_LENGTH = 300
+_REASONS = ("Connection refused", "Name or service not known", "timed out")
+"""What people need of the long texts that contain them."""
 
 
 class Connection:
@@ -91,7 +93,8 @@ class Connection:
             raise self._translate("INTERNAL_ERROR", error) from error
 
     def _translate(self, code: str, error: Exception) -> CatalogUnreachable | CatalogRefused:
-        detail = " ".join(str(error).split()).replace(self.uri or "", self.name)[:_MESSAGE_LENGTH]
+        text = " ".join(str(error).split()).replace(self.uri or "", self.name)
+        detail = next((reason for reason in _REASONS if reason in text), text[:_MESSAGE_LENGTH])
         if code in _DOWN:
             return CatalogUnreachable(
                 f"the MLflow server {self.name} does not answer: {detail}",

@@ -113,7 +113,8 @@ def _told_text(told: Told) -> str:
     ]
     seconds = ", ".join(f"act {number + 1} {took:.0f} s" for number, took in enumerate(told.act_seconds.values()))
     versions = ", ".join(f"{version} {count}" for version, count in sorted(told.versions.items()))
-    return f"\n{table(header, rows)}\n\n{told.requests} requests, {told.failures} failed; answered by {versions}\n{seconds}"
+    total = f"{told.requests} requests, {told.failures} failed; answered by {versions}"
+    return f"\n{table(header, rows)}\n\n{total}\n{seconds}"
 
 
 @contextmanager

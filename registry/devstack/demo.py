@@ -21,7 +21,7 @@ from registry.devstack.processes import Finished
 from registry.devstack.scene import FIXED, Scene
 from registry.devstack.timeline import Screen
 from registry.devstack.traffic import accuracy, largest_difference
-from registry.errors import ChannelMoved, CorruptBlob, GateRefused, UloraError
+from registry.errors import BadInput, ChannelMoved, CorruptBlob, GateRefused, UloraError
 from registry.evidence.results import Evidence
 from registry.names import CHANNELS
 from registry.store import layout
@@ -91,6 +91,8 @@ def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
             incident = _incident(scene, race)
         with act("A byte flips in the store"):
             corruption = _flipped_byte(scene)
+    except BadInput:
+        raise
     except UloraError as error:
         raise UloraError(f"the demo ended early: {error}", hint=error.hint) from error
     _expect_no_failure(scene)
@@ -102,35 +104,36 @@ def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
 
 def _two_releases(scene: Scene) -> None:
     scene.prepare_images()
+    if scene.data:
+        scene.show_bounds()
     for version, backbone in BACKBONES.items():
         scene.fit(version, backbone)
-    scene.tell("the fits of both versions run, each in a process of its own")
+    scene.tell("the fits of both versions began", detail="each in a process of its own")
     scene.stack.start()
     scene.registry.store.initialise()
-    scene.tell(f"S3 is up at {scene.stack.s3.url}, MLflow at {scene.stack.mlflow.url}")
+    scene.tell("S3 and MLflow are up", detail=f"{scene.stack.s3.url} and {scene.stack.mlflow.url}")
 
     _make(scene, FIRST)
     _release(scene, FIRST)
     scene.serve()
-    scene.tell(f"a replica answers at {scene.replica.url}; the traffic begins", FIRST)
+    scene.tell("answers; the traffic begins", FIRST, scene.replica.url)
     scene.fits[SECOND].wait()
     scene.spoil(BAD, source=SECOND, target=scene.largest_target())  # for act 2, meanwhile
     _make(scene, SECOND, parent=FIRST)
     _release(scene, SECOND)
-    _wait_for_answer(scene, SECOND, time.monotonic())
+    scene.load.wait_for(SECOND, time.monotonic())
+    scene.tell("answers; the change failed no request", SECOND)
+    _expect_no_failure(scene)
 
 
 def _make(scene: Scene, version: str, parent: str | None = None) -> None:
     """Wait for the fit, create the version, measure it on the test images."""
     scene.fits[version].wait()
     created = scene.registry.create(version, scene.bundle(version), story=Story(ABOUT[version]), parent=parent)
-    scene.tell(
-        f"created: {created.files} files, {created.size / 1e6:.2f} MB of which {created.uploaded / 1e6:.2f} MB travelled, "
-        f"MLflow version {created.catalog_number}",
-        version,
-    )
+    travelled = f"{created.uploaded / 1e6:.2f} of {created.size / 1e6:.2f} MB travelled"
+    scene.tell("created", version, f"{created.files} files, {travelled}, MLflow version {created.catalog_number}")
     evidence = scene.registry.measure(version)
-    scene.tell(f"measured on held-out images: {_numbers(evidence)}", version)
+    scene.tell("measured on held-out images", version, _numbers(evidence))
 
 
 def _numbers(evidence: list[Evidence]) -> str:
@@ -148,12 +151,7 @@ def _release(scene: Scene, version: str) -> None:
     for channel in CHANNELS:
         change = scene.registry.promote(version, channel, reason="demo, act 1")
         checks = len(change.verdict.checks) if change.verdict else 0
-        scene.tell(f"promoted to {channel}: {checks} checks passed", version)
-
-
-def _wait_for_answer(scene: Scene, version: str, moved: float) -> None:
-    first = scene.load.wait_for(version, moved)[0]
-    scene.tell(f"answers, {first.at - moved:.2f} s later", version)
+        scene.tell(f"promoted to {channel}", version, f"{checks} checks passed, generation {change.generation}")
 
 
 # --- act 2 -----------------------------------------------------------------------------------------------------------
@@ -162,12 +160,12 @@ def _wait_for_answer(scene: Scene, version: str, moved: float) -> None:
 def _bad_release(scene: Scene) -> Refusal:
     _make(scene, BAD, parent=SECOND)
     scene.registry.promote(BAD, "staging", reason="demo, act 2")
-    scene.tell("promoted to staging, which asks only that everything was measured", BAD)
+    scene.tell("promoted to staging", BAD, "staging asks only that everything was measured")
     done = scene.ulora("promote", BAD, "--channel", "production")
     rules = tuple(line for line in done.out.splitlines() if line.startswith("FAIL"))
     scene.timeline.show("\n".join([f"$ {done.line}", *rules]))
     _expect(done.code == GateRefused.exit_code and bool(rules), "the gate refuses the bad version", done)
-    scene.tell(f"refused for production: exit status {done.code}, {len(rules)} rules not met", BAD)
+    scene.tell("refused for production", BAD, f"exit status {done.code}")
     return Refusal(done.code, rules)
 
 
@@ -181,7 +179,8 @@ def _two_promoters(scene: Scene) -> Race:
     def promote(who: str) -> Finished:
         return scene.ulora("promote", _PROMOTERS[who], "--channel", "staging", "--expected", str(seen), who=who)
 
-    scene.tell(f"alice promotes {_PROMOTERS['alice']} to staging; so does bob, {_PROMOTERS['bob']}")
+    wishes = " and ".join(f"{who} promotes {version}" for who, version in _PROMOTERS.items())
+    scene.tell("two promotions to staging began at once", detail=wishes)
     done = dict(zip(_PROMOTERS, in_parallel(promote, _PROMOTERS), strict=True))
     winner, loser = sorted(done, key=lambda who: done[who].code)
     told = done[loser].err.strip()
@@ -190,7 +189,7 @@ def _two_promoters(scene: Scene) -> Race:
     _expect(done[winner].code == 0, "one of the two wins", done[winner])
     _expect(done[loser].code == ChannelMoved.exit_code and winner in told, "the other is told who won", done[loser])
     _expect(head is not None and (head.generation, head.who) == (seen + 1, winner), "the log moved once", done[winner])
-    scene.tell(f"{winner} won; {loser} got exit status {done[loser].code} and nothing changed", _PROMOTERS[winner])
+    scene.tell(f"in staging: {winner} won", _PROMOTERS[winner], f"{loser} got exit status {done[loser].code}")
     return Race(winner, loser, {who: finished.code for who, finished in done.items()}, told.splitlines()[0])
 
 
@@ -206,15 +205,14 @@ def _incident(scene: Scene, race: Race) -> Incident:
 
     again = Registry(settings=replace(registry.settings, who=race.loser))
     again.promote(_PROMOTERS[race.loser], "staging", reason="nobody needs the one before")
-    scene.tell(f"{race.loser} looked again and promotes to staging: that does not need MLflow", _PROMOTERS[race.loser])
+    scene.tell(f"promoted to staging by {race.loser}, who looked again", _PROMOTERS[race.loser], "MLflow is not needed")
 
     change = registry.promote(BAD, "production", force=True, reason="the release is due today")
     moved = time.monotonic()
-    scene.tell("forced into production, with a reason that stays on the record", BAD)
-    for note in change.notes:
-        scene.timeline.show(note)
+    scene.tell("forced into production", BAD, f"the record says: {change.reason}")
+    scene.timeline.show("\n".join(f"note: {note}" for note in change.notes))
     bad = accuracy(load.wait_for(BAD, moved, _SAMPLE))
-    scene.tell(f"accuracy of the live traffic fell from {good:.1%} to {bad:.1%} (n={_SAMPLE} each)", BAD)
+    scene.tell(f"live accuracy fell from {good:.1%} to {bad:.1%}", BAD, f"of {_SAMPLE} answers each")
     _expect(bad < good, "the bad version answers worse")
 
     called = time.monotonic()
@@ -223,13 +221,13 @@ def _incident(scene: Scene, race: Race) -> Incident:
     first = load.wait_for(SECOND, moved)[0]
     late = sum(answer.at < first.at for answer in load.by(BAD, moved))
     scene.tell(
-        f"rolled back in {1000 * (moved - called):.0f} ms; the first answer came {first.at - moved:.2f} s after the log "
-        f"had moved ({late} more by the bad version until then)",
+        f"back by a rollback of {1000 * (moved - called):.0f} ms",
         SECOND,
+        f"its first answer came {first.at - moved:.2f} s after the log had moved, after {late} more by {BAD}",
     )
     better = accuracy(load.wait_for(SECOND, moved, _SAMPLE))
     difference = largest_difference(before, scene.ask_fixed())
-    scene.tell(f"accuracy {better:.1%}; {_says(difference)}; {len(load.failures())} requests failed", SECOND)
+    scene.tell(f"live accuracy is {better:.1%} again", SECOND, f"{_says(difference)}; {len(load.failures())} failed")
     _expect(difference <= _TOLERANCE, "the answers equal those before")
     _expect_no_failure(scene)
 
@@ -239,10 +237,10 @@ def _incident(scene: Scene, race: Race) -> Incident:
 
 def _bring_mlflow_back(scene: Scene) -> tuple[str, ...]:
     scene.stack.mlflow.start()
-    scene.tell("MLflow is back and shows what was true when it died")
+    scene.tell("MLflow is back", detail="it shows what was true when it died")
     scene.timeline.show(scene.catalog_text())
     healed = scene.registry.reconcile().changes
-    scene.tell(f"`reconcile` set {', '.join(healed)}")
+    scene.tell("reconcile healed what MLflow shows", detail=", ".join(healed))
     scene.timeline.show(scene.catalog_text())
     left = scene.registry.reconcile(dry_run=True).changes
     _expect(bool(healed) and not left, f"MLflow shows what is true (it still differs by {left})")
@@ -260,23 +258,23 @@ def _flipped_byte(scene: Scene) -> Corruption:
     body = bytearray(registry.blobs.read(file.sha256))
     body[len(body) // 2] ^= 1
     registry.store.overwrite(key, bytes(body))
-    scene.tell(f"one bit of {file.path} was flipped in the bucket", SECOND)
+    scene.tell("has a flipped byte in S3", SECOND, file.path)
 
     done = scene.ulora("verify", SECOND, "--read-data")
     scene.timeline.show(f"$ {done.line}\n{done.out.strip()}")
     _expect(done.code == CorruptBlob.exit_code and file.path in done.out, "`verify` names the file", done)
-    scene.tell(f"`verify` names the file: exit status {done.code}", SECOND)
+    scene.tell("fails verify, which names the file", SECOND, f"exit status {done.code}")
 
     refused = _fetch_on_another_machine(scene)
-    scene.tell(f"a machine that has to fetch it refuses: {refused}", SECOND)
+    scene.tell("is refused by a machine that has to fetch it", SECOND, refused)
     difference = largest_difference(before, scene.ask_fixed())
-    scene.tell(f"the replica answers on from verified bytes; {_says(difference)}", SECOND)
+    scene.tell("answers on from verified bytes", SECOND, _says(difference))
     _expect(difference <= _TOLERANCE, "serving stays on good bytes")
 
     registry.store.delete(key)
     registry.blobs.upload({file.sha256: scene.bundle(SECOND) / file.path})
     _expect(registry.verify(SECOND, read_data=True).ok, "the version is whole again")
-    scene.tell("the blob was put back from the bundle, and verifies", SECOND)
+    scene.tell("is whole again", SECOND, "the file was put back from its bundle")
     return Corruption(done.code, file.path, done.out.strip(), refused, difference)
 
 

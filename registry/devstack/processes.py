@@ -110,8 +110,8 @@ class Fit:
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  a pipe was asked for
         for line in self._process.stdout:
-            stage, done, total = (line.split() + ["", "", ""])[:3]
-            self.progress = f"{stage} {done}/{total}"
+            stage, done, total = line.split()
+            self.progress = f"{stage} {done} of {total}"
 
 
 def _trainer(flavor: str) -> str:
@@ -123,7 +123,7 @@ def _trainer(flavor: str) -> str:
 
 
 def isolated_env(own: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without anybody's credentials and settings, with `own` added; loopback needs no proxy."""
+    """This process's environment with `own`, without anybody's credentials and settings. No proxy for loopback."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ULORA_", "MLFLOW_"))}
     away = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST, "localhost"]))
     quiet = {

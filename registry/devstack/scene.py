@@ -1,4 +1,4 @@
-"""What the demo's acts share: the folder, the environment, the servers, the traffic, the fits; and how all of it ends."""
+"""What the demo's acts share: a folder, an environment, servers, traffic, fits; and how all of it ends."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ class Scene:
 
     # --- what is told ------------------------------------------------------------------------------------------------
 
-    def tell(self, event: str, version: str = "") -> None:
+    def tell(self, event: str, version: str = "", detail: str = "") -> None:
         """Note and say what has just happened."""
-        self.timeline.tell(event, version)
+        self.timeline.tell(event, version, detail)
 
     def live_line(self) -> str:
         """What goes on right now."""
@@ -159,11 +159,11 @@ class Scene:
     def catalog_text(self) -> str:
         """Each version's stage and aliases, as MLflow shows them."""
         shown = mirror.shown(self.registry.catalog, self.registry.model)
-        return "\n".join(
-            f"{each.version or each.number!s:20} stage {each.stage:12} alias "
-            + (", ".join(alias for alias, number in shown.aliases.items() if number == each.number and "_" not in alias) or "-")
-            for each in shown.versions
-        )  # fmt: skip
+        lines = []
+        for each in shown.versions:
+            ours = [name for name in self.registry.catalog.aliases.values() if shown.aliases.get(name) == each.number]
+            lines.append(f"{each.version:20} stage {each.stage:10} alias {', '.join(ours) or '-'}")
+        return "\n".join(lines)
 
     def show_bounds(self) -> None:
         """What production asks, beside what it asks by default."""
@@ -178,13 +178,11 @@ class Scene:
     def show_addresses(self) -> None:
         """Where to look while everything is up."""
         names = [*self.stack.env, "ULORA_CACHE", "ULORA_DATA", *([_POLICY] if _POLICY in self.env else [])]
-        pages = [
-            f"  {page.version or page.number!s:20} {page.url}"
-            for page in self.registry.catalog.versions(self.registry.model)
-        ]
-        image = next(iter(sorted(self.images.rglob("*.png")) + sorted(self.images.rglob("*.jpg"))))
+        pages = self.registry.catalog.versions(self.registry.model)
+        image = open_data(DEFAULT_FLAVOR, self.images).split("test")[0].path
         lines = [
-            "", "Everything is up until Ctrl-C. MLflow's page of each version:", *pages,
+            "", "Everything is up until Ctrl-C. MLflow's page of each version:",
+            *(f"  {page.version:20} {page.url}" for page in pages),
             f"The replica: {self.replica.url}/docs", f"  curl -F image=@{image} {self.replica.url}/predict",
             "To use `ulora` on it from another terminal:", *(f"  export {name}={self.env[name]}" for name in names),
         ]  # fmt: skip

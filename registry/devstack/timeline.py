@@ -36,6 +36,7 @@ class Moment:
 
     Attributes:
         seconds: since the start.
+        event, detail: what happened, in a few words and in full.
         version: which version it is about, or the empty string.
         requests, failures: until then.
     """
@@ -43,6 +44,7 @@ class Moment:
     seconds: float
     act: int
     event: str
+    detail: str
     version: str
     requests: int
     failures: int
@@ -60,12 +62,14 @@ class Timeline:
         self.traffic: Callable[[], Traffic] = Traffic
         """Counts the requests; set when there are any."""
 
-    def tell(self, event: str, version: str = "") -> None:
+    def tell(self, event: str, version: str = "", detail: str = "") -> None:
         """Note that something has just happened, and say so."""
         seen = self.traffic()
         seconds = round(time.monotonic() - self._began, 1)
-        self.moments.append(Moment(seconds, self._act, event, version, seen.requests, seen.failures))
-        self._screen.say(f"{seconds:6.1f} s  {version + ': ' if version else ''}{event}")
+        self.moments.append(Moment(seconds, self._act, event, detail, version, seen.requests, seen.failures))
+        self._screen.say(
+            f"{seconds:6.1f} s  {version + ' ' if version else ''}{event}{': ' + detail if detail else ''}"
+        )
 
     def show(self, text: str) -> None:
         """Say what a command printed, set off from the lines of the story."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -20,8 +21,9 @@ RATE = 24.0
 """Requests a second, over all clients."""
 CLIENTS = 4
 _TIMEOUT = 20.0
-# A server may close a connection that was idle; a client that then writes on it would count a failure of its own making.
+# A server may close an idle connection; a client that then writes on it would count a failure of its own making.
 _IDLE = 2.0
+_DECISIONS = ("version", "target", "label", "outcome", "is_ood")
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,8 @@ class SteadyLoad:
         self._answers: list[Answer] = []
         self._arrived = threading.Condition()
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(number * self._pause / clients,), name=f"client-{number}", daemon=True)
-            for number in range(clients)
-        ]  # fmt: skip
+        delays = [number / rate for number in range(clients)]
+        self._threads = [threading.Thread(target=self._run, args=(delay,), daemon=True) for delay in delays]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -179,17 +179,19 @@ def accuracy(answers: Sequence[Answer]) -> float:
 def largest_difference(before: Sequence[Answer], after: Sequence[Answer]) -> float:
     """By how much answers to the same questions differ: 0 for equal ones, infinity if a decision changed.
 
-    The decisions are target, label, outcome and the OOD flag; the numbers are probabilities and scores.
+    The decisions are version, target, label, outcome and the OOD flag; the numbers are probabilities and scores.
     """
-    return max(_difference(one.document, other.document) for one, other in zip(before, after, strict=True))
+    return max(_difference(one, other) for one, other in zip(before, after, strict=True))
 
 
-def _difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    if any(one.get(name) != other.get(name) for name in ("target", "label", "outcome", "is_ood", "version")):
-        return float("inf")
-    numbers = [(one.get(name), other.get(name)) for name in ("confidence", "ood_score", "target_confidence")]
-    probabilities = one.get("probabilities", {})
-    numbers += [(value, other.get("probabilities", {}).get(name)) for name, value in probabilities.items()]
-    with suppress(TypeError):
-        return max((abs(a - b) for a, b in numbers if (a, b) != (None, None)), default=0.0)
-    return float("inf")
+def _difference(one: Answer, other: Answer) -> float:
+    if one.problem or other.problem or any(one.document.get(name) != other.document.get(name) for name in _DECISIONS):
+        return math.inf
+    before, after = _numbers(one.document), _numbers(other.document)
+    return max(abs(value - after.get(name, math.inf)) for name, value in before.items())
+
+
+def _numbers(document: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an answer, its probabilities included."""
+    numbers = {**document, **document.get("probabilities", {})}
+    return {name: value for name, value in numbers.items() if isinstance(value, float)}

@@ -17,7 +17,7 @@ from registry.errors import BrokenChain, ChannelMoved, KeyExists, NotNow, Versio
 from registry.record import Place, Pointer, Signature, promoted
 from registry.store import layout
 from registry.store.objects import ObjectStore
-from tests.registries import create, listing, open_registry, small_bundle
+from tests.registries import bind, listing, open_registry, small_bundle
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
 
@@ -99,8 +99,7 @@ def desk(registry: Registry, folder: Path, who: str, **options: str) -> Registry
 
 
 def test_of_two_promoters_one_wins_and_the_other_is_told_who(registry: Registry, tmp_path: Path) -> None:
-    create(registry, "v1.0.0", tmp_path)
-    create(registry, "v2.0.0", tmp_path)
+    bind(registry, "v1.0.0", "v2.0.0")
     ann, bob = desk(registry, tmp_path, "ann"), desk(registry, tmp_path, "bob")
     found = together(
         lambda: ann.promote("v1.0.0", "production", expected=0), lambda: bob.promote("v2.0.0", "production", expected=0)
@@ -117,8 +116,7 @@ def test_of_two_promoters_one_wins_and_the_other_is_told_who(registry: Registry,
 
 def test_a_promoter_who_reads_before_and_writes_after_another_loses(registry: Registry, tmp_path: Path) -> None:
     # No race left to luck: the proxy holds ann's commit until bob's is done.
-    create(registry, "v1.0.0", tmp_path)
-    create(registry, "v2.0.0", tmp_path)
+    bind(registry, "v1.0.0", "v2.0.0")
     with Proxy(int(str(registry.store._client.meta.endpoint_url).rpartition(":")[2])) as proxy:
         ann, bob = desk(registry, tmp_path, "ann", endpoint_url=proxy.url), desk(registry, tmp_path, "bob")
         held = faults.Stall()
@@ -138,7 +136,7 @@ def test_a_promoter_who_reads_before_and_writes_after_another_loses(registry: Re
 def test_a_promotion_whose_reply_is_lost_is_won(
     registry: Registry, tmp_path: Path, proxy: Proxy, fault: faults.Fault
 ) -> None:
-    create(registry, "v1.0.0", tmp_path)
+    bind(registry, "v1.0.0")
     proxy.next(fault, method="PUT", containing="/channels/")
     change = desk(registry, tmp_path, "ann", endpoint_url=proxy.url).promote("v1.0.0", "production")
     assert (change.changed, change.generation) == (True, 1)
@@ -149,7 +147,7 @@ def test_a_rollback_whose_reply_is_lost_is_won_and_goes_back_once(
     registry: Registry, tmp_path: Path, proxy: Proxy
 ) -> None:
     for name in ("v1.0.0", "v2.0.0", "v3.0.0"):
-        create(registry, name, tmp_path)
+        bind(registry, name)
         registry.promote(name, "production")
     proxy.next(faults.swallow_reply, method="PUT", containing="/channels/")
     change = desk(registry, tmp_path, "ann", endpoint_url=proxy.url).rollback()
@@ -159,7 +157,7 @@ def test_a_rollback_whose_reply_is_lost_is_won_and_goes_back_once(
 
 def test_two_rollbacks_at_once_in_threads_go_back_one_step(registry: Registry, tmp_path: Path) -> None:
     for name in ("v1.0.0", "v2.0.0", "v3.0.0"):
-        create(registry, name, tmp_path)
+        bind(registry, name)
         registry.promote(name, "production")
     people = [desk(registry, tmp_path, who) for who in ("ann", "bob", "guard")]
     found = together(*(person.rollback for person in people))
@@ -173,7 +171,7 @@ def test_two_rollbacks_at_once_in_threads_go_back_one_step(registry: Registry, t
 
 def test_a_rollback_that_loses_its_race_to_the_same_rollback_is_done(registry: Registry, tmp_path: Path) -> None:
     for name in ("v1.0.0", "v2.0.0", "v3.0.0"):
-        create(registry, name, tmp_path)
+        bind(registry, name)
         registry.promote(name, "production")
     with Proxy(int(str(registry.store._client.meta.endpoint_url).rpartition(":")[2])) as proxy:
         ann, bob = desk(registry, tmp_path, "ann", endpoint_url=proxy.url), desk(registry, tmp_path, "bob")
@@ -192,7 +190,7 @@ def test_a_rollback_that_loses_its_race_to_the_same_rollback_is_done(registry: R
 
 def test_two_rollbacks_at_once_in_processes_go_back_one_step(registry: Registry, tmp_path: Path) -> None:
     for name in ("v1.0.0", "v2.0.0", "v3.0.0"):
-        create(registry, name, tmp_path)
+        bind(registry, name)
         registry.promote(name, "production")
     wish = ROLL_BACK.replace("registry.rollback()", "registry.rollback(wish=Wish(leave='v3.0.0'))")
     code = wish.replace("import Registry", "import Registry, Wish")
