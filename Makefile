@@ -28,7 +28,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/.installed-demo $(VENV)/.installed-dev: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'installing the pinned packages into $(VENV): about 1.5 GB, some minutes the first time'
+	@echo 'installing the pinned packages into $(VENV): about 2 GB, some minutes the first time'
 	$(PIP) install --quiet -c constraints.txt -e '.[$*]'
 	@touch $@
 

@@ -14,6 +14,8 @@ from registry.cli.output import fail
 from registry.errors import BadInput, DiskFull, UloraError, disk_errors
 
 INTERRUPTED = 130
+_COMPLETE = "_ULORA_COMPLETE"
+"""Set by a shell that asks for completions."""
 
 _SECTIONS = {
     "Everyday": {
@@ -87,22 +89,30 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
     words = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in words
+    if _COMPLETE in os.environ:
+        cli.main(words, prog_name="ulora")
     try:
-        code = cli.main(words, prog_name="ulora", standalone_mode=False)
+        # Not by `cli.main`, which exits with 1 when the reader of our output has gone.
+        with cli.make_context("ulora", list(words)) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
     except UloraError as error:
         fail(error, as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(BadInput.exit_code)
     except click.UsageError as error:
         fail(_usage(error), as_json)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone, as in `ulora list | head`: that is no failure of ours.
+        # As in `ulora list | head`: that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         _fail_unexpectedly(error, as_json)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(0)
 
 
 def _usage(error: click.UsageError) -> BadInput:

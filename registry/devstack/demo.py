@@ -103,6 +103,7 @@ def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
 
 
 def _two_releases(scene: Scene) -> None:
+    scene.stack.mlflow.launch()  # takes seconds
     scene.prepare_images()
     if scene.data:
         scene.show_bounds()

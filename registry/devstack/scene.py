@@ -153,7 +153,7 @@ class Scene:
             return "; ".join(fits)
         load, versions = self._load, self._load.versions()
         numbers = f"{len(load.answers)} requests ({load.rate():.0f}/s), {len(load.failures())} failed"
-        counts = ", ".join(f"{version} {count}" for version, count in sorted(versions.items()))
+        counts = ", ".join(f"{version.partition('-')[0]} {count}" for version, count in sorted(versions.items()))
         return "; ".join([numbers, counts, *fits])
 
     def catalog_text(self) -> str:
@@ -213,6 +213,7 @@ def _settings(folder: Path, stack: Stack, *, own_policy: bool) -> dict[str, str]
         "ULORA_CACHE": str(folder / "cache"),
         "ULORA_DATA": str(folder / "images"),
         "ULORA_WHO": "demo",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),  # torch makes one beside the folder otherwise
     }
     policy = resources.files("registry.devstack") / "demo_policy.yaml"
     return {**settings, _POLICY: str(policy)} if own_policy else settings

@@ -130,7 +130,7 @@ class Verdict(Document):
     stable: Version | None = None
     timestamp: UtcTime
     who: str = Field(default="", max_length=500)
-    forced: str = Field(default="", max_length=4096)
+    forced: str = Field(default="", max_length=4000)
 
     @property
     def allows(self) -> bool:

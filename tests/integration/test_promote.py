@@ -96,7 +96,8 @@ def test_a_reason_that_does_not_fit_is_refused_before_anything_is_written(regist
     assert listing(registry) == before
     change = strict.promote("v1.0.0", "production", force=True, reason="x" * 4096)
     assert change.verdict
-    assert registry.ledger.verdict(change.verdict.sha256).forced == "x" * 4096
+    assert registry.ledger.verdict(change.verdict.sha256).forced
+    assert registry.history()[0].reason == "x" * 4096
 
 
 def test_production_asks_for_a_past_in_staging_that_still_stands(registry: Registry, tmp_path: Path) -> None:

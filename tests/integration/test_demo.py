@@ -1,0 +1,119 @@
+"""The demo, played once as a newcomer would, and broken off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from registry.devstack.digits import write_digits
+
+FIRST, SECOND, BAD = "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
+KEPT = {"train": 60, "val": 20, "test": 20}
+
+
+@pytest.mark.timeout(600)
+def test_the_demo_comes_out_as_its_story_says(tmp_path: Path) -> None:
+    images = few_digits(tmp_path / "digits")
+
+    done = play(tmp_path, "--data", str(images), "--json")
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["failures"] == 0
+    assert told["requests"] == sum(told["versions"].values()) > 0
+    assert set(told["versions"]) == {FIRST, SECOND, BAD}
+    assert told["refusal"]["exit_code"] == 3
+    assert any("accuracy of low" in rule for rule in told["refusal"]["rules"])
+    race = told["race"]
+    assert race["exit_codes"] == {race["winner"]: 0, race["loser"]: 4}
+    assert race["winner"] in race["told"]
+    incident = told["incident"]
+    assert incident["accuracy_bad"] < min(incident["accuracy_before"], incident["accuracy_after"])
+    assert incident["largest_difference"] <= 1e-3
+    assert any("alias staging" in change for change in incident["healed"])
+    assert told["corruption"]["exit_code"] == 6
+    assert told["corruption"]["file"] in told["corruption"]["found"]
+    assert told["corruption"]["largest_difference"] <= 1e-3
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(("number", "moment"), [(signal.SIGINT, "S3 and MLflow are up"), (signal.SIGTERM, "began")])
+def test_an_interrupted_demo_ends_its_processes_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, moment: str
+) -> None:
+    images = few_digits(tmp_path / "digits")
+    with subprocess.Popen(
+        command("--data", str(images)),
+        env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        said = next(line for line in running.stdout if moment in line)
+
+        running.send_signal(number)
+        _, errors = running.communicate(timeout=60)
+
+    assert running.returncode == 130
+    assert errors.strip().endswith("interrupted")
+    assert left_behind(tmp_path) == []
+    for url in (word for word in said.split() if word.startswith("http")):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=5)
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("keep")
+
+    done = play(tmp_path, "--folder", str(tmp_path), "--json")
+
+    assert done.returncode == 2
+    assert "not an empty folder" in json.loads(done.stderr)["message"]
+    assert (tmp_path / "mine").read_text() == "keep"
+
+
+def test_a_folder_without_images_is_one_clear_line(tmp_path: Path) -> None:
+    done = play(tmp_path, "--data", str(tmp_path / "none"))
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("error:")
+    assert "Traceback" not in done.stderr
+
+
+def play(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), env=env(tmp_path), capture_output=True, text=True, timeout=590, check=False)
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "registry", "demo", *words]
+
+
+def env(tmp_path: Path) -> dict[str, str]:
+    """The environment of the demo, with a folder of its own for temporary files."""
+    (tmp_path / "temporary").mkdir()
+    return {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "OMP_NUM_THREADS": "1"}
+
+
+def few_digits(folder: Path) -> Path:
+    """A part of the demo's own images, so that the fits take seconds."""
+    write_digits(folder)
+    for label in folder.glob("*/*/*"):
+        if label.parent.name in KEPT and label.is_dir():
+            for image in sorted(label.iterdir())[KEPT[label.parent.name] :]:
+                image.unlink()
+    shutil.rmtree(folder / "_ood")
+    return folder
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    """Temporary files, and processes that name their folder."""
+    listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    processes = [line for line in listed.splitlines() if str(tmp_path / "temporary") in line]
+    return [*processes, *(str(path) for path in (tmp_path / "temporary").iterdir())]

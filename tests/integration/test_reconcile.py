@@ -1,0 +1,76 @@
+"""MLflow away and back: what was made and moved without it is shown there by `reconcile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.devstack.servers import free_port
+from registry.errors import CatalogUnreachable
+from tests.registries import create, open_registry
+
+
+@pytest.fixture
+def offline(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """A registry whose MLflow is down: v1.0.0 in both channels, then v2.0.0 in production."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    for name in ("v1.0.0-dinov3", "v2.0.0-dinov3"):
+        create(registry, name, tmp_path)
+    for name, channel in [("v1.0.0", "staging"), ("v1.0.0", "production"), ("v2.0.0", "production")]:
+        assert registry.promote(f"{name}-dinov3", channel).changed
+    return open_registry(tmp_path, store_url, model, tracking_uri=f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.fixture
+def online(offline: Registry, tmp_path: Path, tracking_uri: str) -> Registry:
+    return open_registry(tmp_path, offline.settings.store, offline.model, tracking_uri=tracking_uri)
+
+
+def shown(registry: Registry) -> tuple[dict[str, str], dict[str, str]]:
+    """The stage of each version, and which version each mirrored alias names."""
+    import mlflow
+
+    versions = {str(found.number): found for found in registry.catalog.versions(registry.model)}
+    client = mlflow.MlflowClient(registry.settings.tracking_uri)
+    aliases = client.get_registered_model(registry.model).aliases
+    return (
+        {found.version or "": found.stage for found in versions.values()},
+        {name: versions[aliases[name]].version or "" for name in ("staging", "production") if name in aliases},
+    )
+
+
+def test_a_dry_run_says_what_is_missing_and_changes_nothing(online: Registry) -> None:
+    for _ in range(2):
+        planned = online.reconcile(dry_run=True)
+        assert planned.logged == ("v1.0.0-dinov3", "v2.0.0-dinov3")
+    assert online.catalog.versions(online.model) == ()
+
+
+def test_what_happened_offline_is_shown_and_a_rollback_without_mlflow_too(offline: Registry, online: Registry) -> None:
+    done = online.reconcile()
+    assert done.logged == ("v1.0.0-dinov3", "v2.0.0-dinov3")
+    stages, aliases = shown(online)
+    assert stages == {"v1.0.0-dinov3": "Staging", "v2.0.0-dinov3": "Production"}
+    assert aliases == {"staging": "v1.0.0-dinov3", "production": "v2.0.0-dinov3"}
+
+    change = offline.rollback(reason="errors")
+    assert (change.changed, change.version) == (True, "v1.0.0-dinov3")
+    assert "MLflow does not show it yet" in offline.mirror()[0]
+    assert shown(online)[1]["production"] == "v2.0.0-dinov3"
+    healed = online.reconcile()
+    assert any("production" in line for line in healed.changes)
+    stages, aliases = shown(online)
+    assert stages == {"v1.0.0-dinov3": "Production", "v2.0.0-dinov3": "Archived"}
+    assert aliases["production"] == "v1.0.0-dinov3"
+
+    nothing = online.reconcile()
+    assert (nothing.logged, nothing.changes, nothing.skipped) == ((), (), ())
+
+
+def test_without_mlflow_there_is_nothing_to_reconcile_with(offline: Registry) -> None:
+    with pytest.raises(CatalogUnreachable):
+        offline.reconcile()
+    assert [listed.catalog_number for listed in offline.versions()] == [None, None]

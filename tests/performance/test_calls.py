@@ -1,0 +1,159 @@
+"""What the use cases cost in calls to the store and in bytes sent. Never in seconds: those are the benchmarks'."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from registry.api import Registry
+from registry.channel import Wish
+from registry.store import layout
+from registry.store.blobs import in_parallel
+from tests.registries import bind, open_registry, small_bundle
+from tests.servers.proxy import Proxy
+
+FEW, MANY = 10, 300
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path, proxy: Proxy) -> Iterator[Registry]:
+    """A registry whose calls to the store go through the proxy."""
+    registry = open_registry(tmp_path, store_url, model, endpoint_url=proxy.url)
+    registry.store.initialise()
+    registry._check_writable()
+    return registry
+
+
+def calls(proxy: Proxy, act: Callable[[], object]) -> list[str]:
+    """What an action asks the store, in order: LIST, GET, HEAD or PUT, and the kind of thing."""
+    proxy.clear()
+    act()
+    return [_name(method, path) for method, path in proxy.requests]
+
+
+def _name(method: str, path: str) -> str:
+    parts = urlsplit(path)
+    if "list-type" in parts.query:
+        return "LIST"
+    folders = parts.path.split("/")
+    kind = next((name for name in ("blobs", "versions", "channels", "evidence", "verdicts") if name in folders), "")
+    return f"{method} {kind}".strip()
+
+
+def version(number: int) -> str:
+    return f"v1.{number}.0"
+
+
+def test_a_rollback_is_a_listing_a_read_and_a_write(registry: Registry, proxy: Proxy) -> None:
+    bind(registry, *map(version, range(3)))
+    for number in range(3):
+        registry.promote(version(number), "production")
+    three = ["LIST", "GET channels", "PUT channels"]
+    assert calls(proxy, registry.rollback) == three
+    assert calls(proxy, lambda: registry.rollback(wish=Wish(again=True))) == three
+
+
+def test_a_rollback_by_a_process_that_has_just_started_costs_no_more(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    bind(registry, *map(version, range(2)))
+    for number in range(2):
+        registry.promote(version(number), "production")
+    fresh = open_registry(tmp_path / "fresh", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    assert calls(proxy, fresh.rollback) == ["LIST", "GET channels", "PUT channels"]
+
+
+def test_a_poll_of_an_unchanged_channel_is_one_read(registry: Registry, proxy: Proxy) -> None:
+    bind(registry, version(0))
+    registry.promote(version(0), "production")
+    log = registry.channel("production")
+    assert calls(proxy, lambda: log.next(1)) == ["GET channels"]
+    assert log.next(1) is None
+
+
+def test_what_moves_a_channel_costs_the_same_with_few_versions_and_with_many(registry: Registry, proxy: Proxy) -> None:
+    bind(registry, *map(version, range(FEW)))
+    for number in range(3):
+        registry.promote(version(number), "production")
+
+    def costs(first: int) -> dict[str, Counter[str]]:
+        return {
+            "promote": Counter(calls(proxy, lambda: registry.promote(version(first), "production"))),
+            "rollback": Counter(calls(proxy, registry.rollback)),
+            "resolve": Counter(calls(proxy, lambda: registry.manifest(version(first)))),
+            "head": Counter(calls(proxy, registry.channel("production").head)),
+            "status": Counter(calls(proxy, registry.status)),
+        }
+
+    with_few = costs(FEW - 2)
+    in_parallel(lambda number: bind(registry, version(number)), range(FEW, MANY))
+    with_many = costs(FEW - 1)
+    assert len(registry.bindings.names()) == MANY
+    assert with_many == with_few
+    assert with_few["promote"]["PUT channels"] == 1
+    assert with_few["resolve"] == {"GET versions": 1, "GET blobs": 1}
+    assert with_few["head"] == {"LIST": 1, "GET channels": 1}
+
+
+def test_an_unchanged_bundle_sends_no_byte(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    registry.create("v1.0.0", bundle, offline=True)
+    proxy.clear()
+    assert registry.create("v1.0.0", bundle, offline=True).uploaded == 0
+    assert [method for method, _ in proxy.requests if method not in ("GET", "HEAD")] == []
+
+
+def test_a_version_that_shares_its_files_sends_what_changed_and_two_documents(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    registry.create("v1.0.0", bundle, offline=True)
+    (bundle / "config/inference.json").write_text('{"changed":true}')
+    created = []
+    asked = calls(proxy, lambda: created.append(registry.create("v1.1.0", bundle, offline=True)))
+    assert created[0].uploaded == 16
+    assert Counter(name for name in asked if name.startswith("PUT")) == {"PUT blobs": 2, "PUT versions": 1}
+    assert asked.count("HEAD blobs") == len({file.sha256 for file in registry.manifest("v1.1.0").files})
+
+
+def test_a_name_that_is_only_planned_or_taken_sends_nothing(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    assert calls(proxy, lambda: registry.create("v1.0.0", bundle, dry_run=True)) == ["GET versions"]
+
+
+def test_files_in_the_cache_are_not_fetched_again(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    registry.create("v1.0.0", small_bundle(tmp_path / "bundle"), offline=True)
+    files = registry.manifest("v1.0.0").files
+    distinct = {file.sha256 for file in files}
+    assert calls(proxy, lambda: registry.blobs.fetch(files)) == ["GET blobs"] * len(distinct)
+    assert calls(proxy, lambda: registry.blobs.fetch(files)) == []
+
+
+def test_verifying_asks_for_each_blob_once(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    registry.create("v1.0.0", small_bundle(tmp_path / "bundle"), offline=True)
+    distinct = {file.sha256 for file in registry.manifest("v1.0.0").files}
+    asked = Counter(calls(proxy, lambda: registry.verify("v1.0.0")))
+    assert asked == {"GET versions": 1, "GET blobs": 1, "HEAD blobs": len(distinct)}
+    read = Counter(calls(proxy, lambda: registry.verify("v1.0.0", read_data=True)))
+    assert read == {"GET versions": 1, "GET blobs": 1 + len(distinct)}
+
+
+def test_a_list_costs_three_reads_a_version_and_no_file(registry: Registry, proxy: Proxy) -> None:
+    bind(registry, *map(version, range(FEW)))
+    asked = Counter(calls(proxy, registry.versions))
+    assert asked["GET versions"] == asked["GET blobs"] == FEW
+    assert asked["HEAD blobs"] == 0
+    assert asked["LIST"] <= FEW + 3
+
+
+def test_the_log_of_a_channel_is_read_once_when_its_history_is_verified(registry: Registry, proxy: Proxy) -> None:
+    bind(registry, version(0), version(1))
+    for number in (0, 1, 0, 1):
+        registry.promote(version(number), "production")
+    assert Counter(calls(proxy, registry.history)) == {"LIST": 1, "GET channels": 4}
+    assert Counter(calls(proxy, lambda: registry.history(limit=1))) == {"LIST": 1, "GET channels": 1}
+    assert layout.generation(layout.record(registry.model, "production", 4)) == 4

@@ -1,0 +1,189 @@
+"""The commands without any server: help, usage, interruption, and that nothing heavy is loaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from registry.cli.main import EXIT_STATUS, cli
+from registry.cli.output import facts, table
+from registry.devstack.servers import free_port
+from tests.commands import complains, ulora
+
+COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
+COMMANDS += ["store", "reconcile", "doctor", "demo", "dev"]
+WITHOUT_STORE = ("demo", "dev")
+ARGUMENTS = {
+    "create": ["v1.0.0", "--from", "."],
+    "show": ["v1.0.0"],
+    "measure": ["v1.0.0"],
+    "promote": ["v1.0.0"],
+    "verify": ["v1.0.0"],
+    "store": ["init"],
+}
+
+
+def leaves() -> list[tuple[str, ...]]:
+    """Every command, those of groups included."""
+    context = click.Context(cli)
+    found: list[tuple[str, ...]] = []
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command
+        inner = command.list_commands(context) if isinstance(command, click.Group) else []
+        found += [(name, each) for each in inner] or [(name,)]
+    return found
+
+
+def test_the_commands_are_these() -> None:
+    assert sorted(cli.list_commands(click.Context(cli))) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("words", leaves(), ids=" ".join)
+def test_every_command_has_help_with_an_example(words: tuple[str, ...]) -> None:
+    shown = ulora(*words, "--help")
+    assert shown.code == 0
+    assert f"Usage: ulora {' '.join(words)}" in shown.out
+    assert "Example" in shown.out
+    assert f"ulora {' '.join(words)}" in shown.out.partition("Example")[2]
+    assert "--json" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 120
+
+
+def test_the_help_has_sections_an_emergency_and_the_exit_status() -> None:
+    shown = ulora("--help")
+    assert shown.code == 0
+    for part in ("Everyday:", "Care:", "Start:", 'ulora rollback --reason "error rate"', EXIT_STATUS.splitlines()[0]):
+        assert part in shown.out
+    assert all(name in shown.out for name in COMMANDS)
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert ulora("--version").out.startswith("ulora, version 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nonsense"], "nonsense"),
+        (["promote"], "VERSION"),
+        (["create", "v1.0.0"], "--from"),
+        (["history", "--limit", "0"], "--limit"),
+        (["rollback", "--expected", "x"], "--expected"),
+        (["status", "--nonsense"], "--nonsense"),
+        (["serve", "--port", "70000"], "--port"),
+        (["status", "--model", "../x", "--store", "s3://bucket"], "not a model's name"),
+        (["status", "--store", "ftp://x"], "is not a store"),
+        (["history", "--store", "s3://bucket", "-c", "prod"], "not a channel's name"),
+        (["show", "5.5.4", "--store", "s3://bucket"], "v5.5.4-dinov3"),
+        (["verify", "--store", "s3://bucket"], "--all"),
+        (["verify", "v1.0.0", "--all", "--store", "s3://bucket"], "--all"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_exit_2(words: list[str], says: str) -> None:
+    complains(ulora(*words), 2, says)
+    assert ulora(*words, "--json").error["hint"]
+
+
+def test_no_command_at_all_shows_the_help_and_is_wrong_usage() -> None:
+    shown = ulora()
+    assert shown.code == 2
+    assert "Usage: ulora" in shown.out + shown.err
+    assert not (shown.out + shown.err).startswith("error")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in WITHOUT_STORE])
+def test_without_a_store_every_command_says_so(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [name, *ARGUMENTS.get(name, [])]
+    complains(ulora(*words), 2, "no store is set", "ULORA_STORE")
+    assert ulora(*words, "--json").error["error"] == "BadSetting"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"a":NaN}', '{"a":' + "[" * 3000 + "]" * 3000 + "}"], ids=["list", "cut", "NaN", "deep"]
+)
+def test_changes_that_are_no_json_object_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "changes.json").write_text(text)
+    done = ulora(
+        "create", "v1.0.0", "--from", tmp_path, "--changes", tmp_path / "changes.json", "--store", "s3://bucket"
+    )
+    complains(done, 2, "changes.json")
+
+
+def test_a_reader_that_went_away_is_no_failure() -> None:
+    # As `ulora --help | head -1`, but with nobody at the other end from the start.
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "registry", "--help"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_interrupted_it_exits_with_130(tmp_path: Path) -> None:
+    # A server that accepts and never answers: the command waits for it until Ctrl-C.
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = os.environ | {
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "ULORA_CACHE": str(tmp_path),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "registry", "history", "--store", "s3://bucket/x"],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (130, "", "interrupted")
+
+
+def test_a_rollback_loads_neither_mlflow_nor_torch() -> None:
+    code = (
+        "import sys\nfrom registry.cli.main import main\n"
+        "try: main(['rollback'])\nexcept SystemExit as end: assert end.code == 7, end.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    env = os.environ | {
+        "ULORA_STORE": "s3://bucket/x",
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "boto3" in loaded
+    assert not loaded & {"mlflow", "torch", "transformers", "numpy", "fastapi", "requests"}
+
+
+def test_the_module_and_the_console_script_are_the_same_program() -> None:
+    script = Path(sys.executable).with_name("ulora")
+    shown = [
+        subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
+        for command in ([sys.executable, "-m", "registry"], [str(script)])
+    ]
+    assert shown[0] == shown[1]
+
+
+def test_a_table_is_aligned_and_its_long_cells_are_cut() -> None:
+    text = table(("A", "B", "C"), [("x" * 70, None, "y" * 70), ("1", ("a", "b"), "line\nbreak")])
+    lines = text.splitlines()
+    assert [line.index(part) for line, part in zip(lines, ("B", "-", "a, b"), strict=True)] == [62] * 3
+    assert lines[1].endswith("y" * 70)
+    assert lines[2].endswith("line break")
+    assert facts({"a": 1, "empty": "", "long name": "x"}) == "a          1\nlong name  x"
