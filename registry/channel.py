@@ -10,6 +10,7 @@ from registry.errors import (
     BrokenChain,
     ChannelMoved,
     KeyExists,
+    NotFound,
     NotNow,
     ObjectNotFound,
     VersionNotFound,
@@ -23,6 +24,7 @@ from registry.store.objects import ObjectStore
 JUST_NOW = 60.0
 """Seconds after a rollback in which another bare one is taken for the same wish."""
 _RACES = 20
+_BACK = ("rollback", "abort")
 _BATCH = 64
 
 
@@ -31,7 +33,8 @@ class Wish:
     """What a rollback is asked for.
 
     Attributes:
-        leave: the version to get away from. When it is not served any more, there is nothing to do.
+        leave: the version to get away from. When it is not served any more, there is nothing to do; unless `to` is
+            given too and not reached, which is `ChannelMoved`.
         expected: the generation that the caller saw; means: leave what it had put on trial or made stable.
         to: a version on the stack; all above it is withdrawn.
         again: go back although another rollback happened less than a minute ago.
@@ -50,16 +53,20 @@ class Wish:
             return self.leave not in head.live()
         return self.to is not None and head.live() == (self.to,)
 
-    def is_bare(self) -> bool:
+    def names_nothing(self) -> bool:
         """Whether it says neither what to leave nor where to go."""
-        return self.leave is None and self.to is None and not self.again
+        return self.leave is None and self.expected is None and self.to is None
+
+    def is_bare(self) -> bool:
+        """Whether it could be the same wish as a rollback that has only just happened."""
+        return self.names_nothing() and not self.again
 
     def ends_trial(self, head: Record) -> bool:
         """Whether it is about the canary only."""
         return (
             head.canary is not None
             and not self.leave_stable
-            and self.to is None
+            and self.to in (None, head.stable.version if head.stable else None)
             and self.leave in (None, head.canary.version)
         )
 
@@ -148,7 +155,7 @@ class Channel:
         head, age = self._head()
         wish = self._resolve(wish, head)
         if head and wish.is_met(head):
-            _check_was_here(head, wish)
+            _check_met(head, wish)
             return Rollback(head, wish.leave or "", changed=False)
         if head and wish.is_bare():
             _refuse_twice(head, age)
@@ -166,6 +173,7 @@ class Channel:
         Raises:
             NothingToRollBackTo: the stack is empty, or `wish.to` is not on it. Nothing changed.
             NotNow: a bare rollback less than a minute after another. Nothing changed.
+            ChannelMoved: somebody promoted meanwhile, and the wish does not say what to leave. Nothing changed.
             VersionNotFound: `wish.leave` was never served here. Nothing changed.
             OutcomeUnknown: the store did not say in time whether the log moved.
         """
@@ -176,6 +184,8 @@ class Channel:
             try:
                 self.commit(plan.record)
             except ChannelMoved:
+                if wish.names_nothing() and self.read(plan.record.generation).action not in _BACK:
+                    raise  # somebody promoted: whether to leave that too, only the caller can say
                 wish = wish if wish.to else replace(wish, leave=plan.left, expected=None)
                 continue
             return plan
@@ -206,8 +216,14 @@ class Channel:
         """Turn `expected` into the version that it means."""
         if wish.expected is None or head is None:
             return wish
+        if not 1 <= wish.expected <= head.generation:
+            raise NotFound(
+                f"{self.name} has no generation {wish.expected}, its newest is {head.generation}; nothing changed",
+                hint=f"look with `ulora history --channel {self.name}`",
+            )
         seen = head if head.generation == wish.expected else self.read(wish.expected)
-        return replace(wish, expected=None, leave=wish.leave or seen.live()[-1])
+        served = seen.live()
+        return replace(wish, expected=None, leave=wish.leave or (served[-1] if served else None))
 
     def _moved(self, generation: int) -> ChannelMoved:
         winner = self.read(generation)
@@ -233,7 +249,8 @@ def check_link(older: Record, newer: Record) -> None:
         )
 
 
-def _check_was_here(head: Record, wish: Wish) -> None:
+def _check_met(head: Record, wish: Wish) -> None:
+    """Check that a wish that is met is not a mistake."""
     known = {*head.withdrawn, *head.live(), *(pointer.version for pointer in head.stack)}
     if wish.leave is not None and wish.leave not in known:
         serves = " and ".join(head.live()) or "nothing"
@@ -241,14 +258,21 @@ def _check_was_here(head: Record, wish: Wish) -> None:
             f"{wish.leave} is not what {head.channel} serves, nor was it lately; nothing changed",
             hint=f"it serves {serves}",
         )
+    if wish.to is not None and head.live() != (wish.to,):
+        raise ChannelMoved(
+            f"{wish.leave} was left by {head.who} ({head.action}, {head.when}), but {head.channel} does not serve "
+            f"{wish.to}; nothing changed",
+            hint=f"`ulora rollback --channel {head.channel} --to {wish.to}` goes there from where it is",
+        )
 
 
 def _refuse_twice(head: Record, age: float) -> None:
-    if head.action in ("rollback", "abort") and age < JUST_NOW:
+    if head.action in _BACK and age < JUST_NOW:
         serves = head.stable.version if head.stable else "nothing"
+        step = f"--from {serves}, or --again" if head.stable else "--again"
         raise NotNow(
             f"{head.who} rolled {head.channel} back {max(age, 0):.0f} s ago, it serves {serves} now; nothing changed",
-            hint=f"to go back one more: --from {serves}, or --again",
+            hint=f"to go back one more: {step}",
         )
 
 

@@ -51,6 +51,7 @@ class Record(Document):
     Attributes:
         min_writer: the oldest writer that may add to the log after this record.
         generation: 1 for the first record, then without gaps.
+        action: what was done, one of `Action`; a newer release may know more, and older ones read on.
         stable: what the channel serves; None only before anything became stable.
         canary: what is on trial beside it.
         stack: what a rollback goes back to, next target first.
@@ -67,7 +68,7 @@ class Record(Document):
     model: str = Field(max_length=100)
     channel: str = Field(max_length=64)
     generation: int = Field(ge=1, lt=10**12)
-    action: Action
+    action: str = Field(pattern=r"^[a-z-]{1,40}$")
     stable: Pointer | None
     canary: Canary | None = None
     stack: tuple[Pointer, ...] = Field(default=(), max_length=100)
@@ -124,38 +125,43 @@ def aborted(place: Place, signature: Signature) -> Record:
     head = place.head
     if head is None or head.canary is None:
         raise NotFound(f"no canary runs in {place.channel}")
-    return _next(place, signature, action="abort", withdrawn=_withdraw(head, [head.canary.version]))
+    withdrawn = _withdraw(head, [head.canary.version])
+    return _next(place, signature, action="abort", withdrawn=withdrawn, stack=_without(head.stack, withdrawn))
 
 
 def rolled_back(place: Place, signature: Signature, to: str | None = None) -> Record:
     """Stable (and a canary) is withdrawn and the top of the stack becomes stable; with `to`, all above it goes too.
 
-    The stack never holds a withdrawn version: what is withdrawn leaves it here.
+    What is withdrawn or live is passed over, wherever the record before has it.
 
     Raises:
         NothingToRollBackTo: the stack is empty, or `to` is not on it.
     """
     head = place.head
-    stack = head.stack if head else ()
+    stack = _without(head.stack, (*head.withdrawn, *head.live())) if head else ()
     names = [pointer.version for pointer in stack]
     if head is None or not stack:
         raise NothingToRollBackTo(
             f"{place.model} {place.channel} has no earlier version to roll back to; nothing changed",
-            hint="`ulora promote VERSION --force --reason …` makes any version stable",
+            hint=f"`ulora promote VERSION --channel {place.channel} --force --reason …` makes any version stable",
         )
     if to is not None and to not in names:
         raise NothingToRollBackTo(
             f"{to} is not on the stack of {place.channel}; nothing changed", hint=f"on the stack: {', '.join(names)}"
         )
     depth = names.index(to) if to is not None else 0
-    left = [*head.live(), *names[:depth]]
-    withdrawn = _withdraw(head, left)
-    rest = tuple(pointer for pointer in stack[depth + 1 :] if pointer.version not in withdrawn)
-    return _next(place, signature, action="rollback", stable=stack[depth], stack=rest, withdrawn=withdrawn)
+    withdrawn = _withdraw(head, [*head.live(), *names[:depth]])
+    return _next(
+        place, signature, action="rollback", stable=stack[depth], stack=stack[depth + 1 :], withdrawn=withdrawn
+    )
 
 
 def _withdraw(head: Record, names: list[str]) -> tuple[str, ...]:
     return (*(name for name in head.withdrawn if name not in names), *dict.fromkeys(names))
+
+
+def _without(stack: tuple[Pointer, ...], names: tuple[str, ...]) -> tuple[Pointer, ...]:
+    return tuple(pointer for pointer in stack if pointer.version not in names)
 
 
 def _next(place: Place, signature: Signature, *, action: Action, **changes: object) -> Record:

@@ -7,7 +7,7 @@
 | S3 endpoint | | ULORA_S3_ENDPOINT, else AWS's own | endpoint_url |
 | tracking server | --tracking-uri | MLFLOW_TRACKING_URI | tracking_uri |
 | cache | | ULORA_CACHE | cache |
-| policy | --policy | ULORA_POLICY | policy |
+| policy | | ULORA_POLICY | policy |
 | data | --data | ULORA_DATA | data |
 | who | | ULORA_WHO | |
 
@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BadSetting
-from registry.names import check_model
+from registry.names import CHANNELS, check_model
 
 _KNOWN = {"model", "store", "endpoint_url", "tracking_uri", "cache", "policy", "data", "aliases"}
 
@@ -84,10 +86,10 @@ class Settings:
             store=found_store,
             endpoint_url=env.get("ULORA_S3_ENDPOINT") or file.get("endpoint_url"),
             tracking_uri=tracking_uri or env.get("MLFLOW_TRACKING_URI") or file.get("tracking_uri"),
-            cache=Path(env.get("ULORA_CACHE") or file.get("cache") or _default_cache()).expanduser(),
-            policy=policy or _path(env.get("ULORA_POLICY") or file.get("policy")),
-            data=data or _path(env.get("ULORA_DATA") or file.get("data")),
-            aliases=file.get("aliases") or {"staging": "staging", "production": "production"},
+            cache=_folder(env.get("ULORA_CACHE") or file.get("cache")) or _default_cache(),
+            policy=policy or _folder(env.get("ULORA_POLICY") or file.get("policy")),
+            data=data or _folder(env.get("ULORA_DATA") or file.get("data")),
+            aliases={"staging": "staging", "production": "production", **file.get("aliases", {})},
             who=env.get("ULORA_WHO") or f"{_user()}@{socket.gethostname()}",
         )
 
@@ -115,17 +117,39 @@ def _read_file() -> dict[str, Any]:
         if key != "aliases" and not isinstance(value, str):
             raise BadSetting(f"{path}: {key} must be a string")
     aliases = document.get("aliases", {})
-    if not (isinstance(aliases, dict) and all(isinstance(value, str) for value in aliases.values())):
-        raise BadSetting(f"{path}: aliases must map channels to names", hint='[aliases] production = "champion"')
+    if not (isinstance(aliases, dict) and all(_is_alias(name, value) for name, value in aliases.items())):
+        raise BadSetting(
+            f"{path}: [aliases] must map {' or '.join(CHANNELS)} to names that MLflow takes (letters, digits, - and _; "
+            "not latest, not v1)",
+            hint='for example production = "champion"',
+        )
     return document
 
 
-def _default_cache() -> str:
-    return os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/ulora"
+def _is_alias(channel: str, value: object) -> bool:
+    """Whether a channel may be shown by this alias; MLflow keeps `latest` and `v<digits>` for itself."""
+    return (
+        channel in CHANNELS
+        and isinstance(value, str)
+        and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value) is not None
+        and re.fullmatch(r"(?i)latest|v\d+", value) is None
+    )
 
 
-def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
+def _default_cache() -> Path:
+    """The user's cache folder, or a temporary one in a container whose user has no home."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(given) if given else Path.home() / ".cache") / "ulora"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"ulora-{os.getuid()}"
+
+
+def _folder(text: str | None) -> Path | None:
+    try:
+        return Path(text).expanduser() if text else None
+    except RuntimeError as error:
+        raise BadSetting(f"{text} names a home folder, and there is none") from error
 
 
 def _user() -> str:

@@ -20,6 +20,7 @@ from registry.cli.output import Output, table
 
 if TYPE_CHECKING:
     from registry.devstack.outcomes import Told
+    from registry.devstack.scene import Scene
 
 _LIVE_SECONDS = 10.0
 
@@ -67,9 +68,14 @@ def demo_command(out: Output, *, data: Path | None, keep: bool, root: Path | Non
     """
     from registry.devstack.demo import run
 
+    def finish(scene: Scene, told: Told) -> None:
+        out.answer(told, _told_text(told))
+        if keep:
+            out.say(scene.addresses())
+            _wait_for_signal()
+
     with _interrupted_once():
-        told = run(screen=_Screen(out), data=data, root=root, wait=_wait_for_signal if keep else None)
-    out.answer(told, _told_text(told))
+        run(screen=_Screen(out), finish=finish, data=data, root=root)
 
 
 class _Screen:

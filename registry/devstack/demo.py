@@ -19,7 +19,7 @@ from registry.channel import Wish
 from registry.devstack.outcomes import Corruption, Incident, Race, Refusal, Told
 from registry.devstack.processes import Finished
 from registry.devstack.scene import FIXED, Scene
-from registry.devstack.timeline import Screen
+from registry.devstack.timeline import Screen, drawn
 from registry.devstack.traffic import accuracy, largest_difference
 from registry.errors import BadInput, ChannelMoved, CorruptBlob, GateRefused, UloraError
 from registry.evidence.results import Evidence
@@ -42,14 +42,14 @@ _TOLERANCE = 1e-3
 
 
 def run(
-    *, screen: Screen, data: Path | None = None, root: Path | None = None, wait: Callable[[], None] | None = None
-) -> Told:
+    *, screen: Screen, finish: Callable[[Scene, Told], None], data: Path | None = None, root: Path | None = None
+) -> None:
     """Play all acts, then end every process and remove the folder, however it ends.
 
     Args:
         data: the user's own images, `crop/disease/*.jpg`; the digits when left out.
         root: an empty folder for the demo's data, which is kept; a temporary one when left out.
-        wait: called at the end while everything is still up.
+        finish: given what happened, while everything is still up.
 
     Raises:
         BadInput: `data` or `root` can't be used.
@@ -57,8 +57,10 @@ def run(
     """
     with ExitStack() as ending:
         scene = Scene.set(screen, data, root, ending)
-        refusal, race, incident, corruption = _play(scene)
+        with drawn(screen, scene.live_line):
+            refusal, race, incident, corruption = _play(scene)
         load = scene.load
+        load.stop()
         told = Told(
             moments=tuple(scene.timeline.moments),
             requests=len(load.answers),
@@ -70,11 +72,7 @@ def run(
             corruption=corruption,
             act_seconds=dict(scene.timeline.act_seconds),
         )
-        if wait:
-            load.stop()
-            scene.show_addresses()
-            wait()
-        return told
+        finish(scene, told)
 
 
 def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
@@ -104,7 +102,8 @@ def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
 
 def _two_releases(scene: Scene) -> None:
     scene.stack.mlflow.launch()  # takes seconds
-    scene.prepare_images()
+    counts = scene.prepare_images()
+    scene.tell("the images are ready", detail=counts)
     if scene.data:
         scene.show_bounds()
     for version, backbone in BACKBONES.items():
@@ -190,7 +189,7 @@ def _two_promoters(scene: Scene) -> Race:
     _expect(done[winner].code == 0, "one of the two wins", done[winner])
     _expect(done[loser].code == ChannelMoved.exit_code and winner in told, "the other is told who won", done[loser])
     _expect(head is not None and (head.generation, head.who) == (seen + 1, winner), "the log moved once", done[winner])
-    scene.tell(f"in staging: {winner} won", _PROMOTERS[winner], f"{loser} got exit status {done[loser].code}")
+    scene.tell(f"is in staging: {winner} won", _PROMOTERS[winner], f"{loser} got exit status {done[loser].code}")
     return Race(winner, loser, {who: finished.code for who, finished in done.items()}, told.splitlines()[0])
 
 
@@ -219,13 +218,12 @@ def _incident(scene: Scene, race: Race) -> Incident:
     called = time.monotonic()
     registry.rollback(reason="accuracy fell", wish=Wish(leave=BAD))
     moved = time.monotonic()
+    scene.tell(
+        "is what the log names again", SECOND, f"the rollback took {1000 * (moved - called):.0f} ms and needed S3 only"
+    )
     first = load.wait_for(SECOND, moved)[0]
     late = sum(answer.at < first.at for answer in load.by(BAD, moved))
-    scene.tell(
-        f"back by a rollback of {1000 * (moved - called):.0f} ms",
-        SECOND,
-        f"its first answer came {first.at - moved:.2f} s after the log had moved, after {late} more by {BAD}",
-    )
+    scene.tell(f"answers again, {first.at - moved:.2f} s after the log had moved", SECOND, f"{late} by {BAD} meanwhile")
     better = accuracy(load.wait_for(SECOND, moved, _SAMPLE))
     difference = largest_difference(before, scene.ask_fixed())
     scene.tell(f"live accuracy is {better:.1%} again", SECOND, f"{_says(difference)}; {len(load.failures())} failed")

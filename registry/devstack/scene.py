@@ -18,7 +18,7 @@ from registry.catalog import mirror
 from registry.devstack.digits import write_digits, write_photo_crops
 from registry.devstack.processes import Finished, Fit, Replica, isolated_env, ulora
 from registry.devstack.servers import Stack
-from registry.devstack.timeline import Screen, Timeline, Traffic, drawn
+from registry.devstack.timeline import Screen, Timeline, Traffic
 from registry.devstack.traffic import Answer, Client, Question, SteadyLoad
 from registry.errors import BadInput, UloraError
 from registry.evidence.measuring import open_data
@@ -73,9 +73,7 @@ class Scene:
         replica = Replica(folder / "serve", env)
         ending.callback(replica.stop)
         registry = Registry(settings=Settings.load())
-        scene = cls(folder, data, env, registry, stack, replica, Timeline(screen), screen, ending)
-        ending.enter_context(drawn(screen, scene.live_line))
-        return scene
+        return cls(folder, data, env, registry, stack, replica, Timeline(screen), screen, ending)
 
     # --- images ------------------------------------------------------------------------------------------------------
 
@@ -84,8 +82,10 @@ class Scene:
         """The folder of all images."""
         return self.folder / "images"
 
-    def prepare_images(self) -> None:
+    def prepare_images(self) -> str:
         """The digits; or the user's images, linked, with out-of-distribution ones beside them unless they have some.
+
+        Returns what they are, in words.
 
         Raises:
             BadInput: the user's folder holds no usable images.
@@ -94,9 +94,13 @@ class Scene:
             _link_images(self.data, self.images)
         else:
             write_digits(self.images)
-        test = list(open_data(DEFAULT_FLAVOR, self.images).split("test"))
+        images = open_data(DEFAULT_FLAVOR, self.images)
+        test = list(images.split("test"))
         random.Random(0).shuffle(test)  # noqa: S311  no secret: the order only mixes the targets
         self.questions = [Question(image.path.read_bytes(), image.target, image.label) for image in test]
+        what = "of your own" if self.data else "of handwritten digits, which stand in for leaves"
+        counts = ", ".join(f"{len(images.split(name))} {name}" for name in ("train", "val", "test"))
+        return f"{counts} {what}; targets {', '.join(images.targets)}"
 
     def largest_target(self) -> str:
         """The target with the most labels."""
@@ -175,8 +179,8 @@ class Scene:
             texts = ["; ".join(str(rule) for rule in rules if rule.metric == name) for rules in (here, default)]
             self.screen.say(f"  {texts[0]}\n      default: {texts[1]}")
 
-    def show_addresses(self) -> None:
-        """Where to look while everything is up."""
+    def addresses(self) -> str:
+        """Where to look while everything is up, in words."""
         names = [*self.stack.env, "ULORA_CACHE", "ULORA_DATA", *([_POLICY] if _POLICY in self.env else [])]
         pages = self.registry.catalog.versions(self.registry.model)
         image = open_data(DEFAULT_FLAVOR, self.images).split("test")[0].path
@@ -186,7 +190,7 @@ class Scene:
             f"The replica: {self.replica.url}/docs", f"  curl -F image=@{image} {self.replica.url}/predict",
             "To use `ulora` on it from another terminal:", *(f"  export {name}={self.env[name]}" for name in names),
         ]  # fmt: skip
-        self.screen.say("\n".join(lines))
+        return "\n".join(lines)
 
     def _start_fit(self, version: str, *words: str) -> None:
         self.fits[version] = fit = Fit(DEFAULT_FLAVOR, list(words), self.env, self.folder / "fits" / version)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from registry import canonical
-from registry.errors import CorruptBlob, MissingBlob, ObjectNotFound, disk_errors
+from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound, disk_errors
 from registry.store import layout
 from registry.store.objects import ObjectStore
 
@@ -77,7 +77,10 @@ class Blobs:
 
         def send(item: tuple[str, Path]) -> int:
             digest, path = item
-            size = path.stat().st_size
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise BadBundle(f"{path} can't be read: {error.strerror}") from error
             present = self._look(_Source(digest, size)) is None
             if not present:
                 self._store.upload(layout.blob(digest), path, digest, size)

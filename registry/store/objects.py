@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 from botocore.config import Config
@@ -37,6 +37,7 @@ from botocore.exceptions import (
 
 from registry import canonical
 from registry.errors import (
+    BadBundle,
     BadManifest,
     BadSetting,
     BucketNotFound,
@@ -129,7 +130,7 @@ class ObjectStore:
             BadManifest: it is larger than `limit`.
             StoreDenied, StoreUnreachable, BucketNotFound.
         """
-        return self._get(self._client, key, limit)
+        return self._get(self._reads, key, limit)
 
     def stream(self, key: str, size: int) -> Iterator[bytes]:
         """An object's bytes in chunks. The caller checks what it reads.
@@ -150,7 +151,7 @@ class ObjectStore:
         """What the server says of an object, None when there is none."""
         try:
             with self._errors(key):
-                reply = self._client.head_object(Bucket=self.bucket, Key=self._prefix + key, ChecksumMode="ENABLED")
+                reply = self._reads.head_object(Bucket=self.bucket, Key=self._prefix + key, ChecksumMode="ENABLED")
         except ObjectNotFound:
             return None
         checksum = reply.get("ChecksumSHA256", "")
@@ -160,7 +161,7 @@ class ObjectStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, in the order of their keys."""
         with self._errors(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
+            pages = self._reads.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self._prefix + prefix
             )
             for page in pages:
@@ -170,7 +171,7 @@ class ObjectStore:
     def first(self, prefix: str) -> str | None:
         """The first key that starts with `prefix`, None when there is none. One round trip."""
         with self._errors(prefix):
-            page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix + prefix, MaxKeys=1)
+            page = self._reads.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix + prefix, MaxKeys=1)
         entries = page.get("Contents", [])
         return entries[0]["Key"].removeprefix(self._prefix) if entries else None
 
@@ -201,6 +202,10 @@ class ObjectStore:
                 maybe_applied = maybe_applied or undecided.was_sent
                 if not maybe_applied:
                     raise StoreUnreachable(str(undecided), hint=undecided.hint) from undecided
+            except StoreDenied:
+                # The first try may have been applied all the same: only the key itself can tell.
+                if not maybe_applied:
+                    raise
             found = self._read_back(key)
             if found == body:
                 return
@@ -224,17 +229,17 @@ class ObjectStore:
 
         Raises:
             CorruptBlob: the file does not have this digest (it changed meanwhile), or the store holds other bytes.
+            BadBundle: the file can't be read any more.
         """
         try:
-            with self._errors(key):
+            with _opened(path) as body, self._errors(key):
                 if size <= PART_BYTES:
-                    with path.open("rb") as body:
-                        self._client.put_object(
-                            Bucket=self.bucket, Key=self._prefix + key, Body=body,
-                            ChecksumSHA256=_base64(bytes.fromhex(digest)), IfNoneMatch="*",
-                        )  # fmt: skip
+                    self._client.put_object(
+                        Bucket=self.bucket, Key=self._prefix + key, Body=body,
+                        ChecksumSHA256=_base64(bytes.fromhex(digest)), IfNoneMatch="*",
+                    )  # fmt: skip
                 else:
-                    self._upload_parts(key, path, digest)
+                    self._upload_parts(key, body, digest)
         except _Undecided as undecided:
             info = self.head(key)
             if info is None:
@@ -349,22 +354,21 @@ class ObjectStore:
         except (ObjectNotFound, StoreUnreachable):
             return None
 
-    def _upload_parts(self, key: str, path: Path, digest: str) -> None:
+    def _upload_parts(self, key: str, body: BinaryIO, digest: str) -> None:
         place: Any = {"Bucket": self.bucket, "Key": self._prefix + key}
         upload = self._client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256", Metadata={"sha256": digest})
         place["UploadId"] = upload["UploadId"]
         whole = sha256()
         parts: list[dict[str, Any]] = []
         try:
-            with path.open("rb") as file:
-                while chunk := file.read(PART_BYTES):
-                    whole.update(chunk)
-                    checksum = _base64(sha256(chunk).digest())
-                    number = len(parts) + 1
-                    done = self._client.upload_part(**place, PartNumber=number, Body=chunk, ChecksumSHA256=checksum)
-                    parts.append({"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": checksum})
+            while chunk := body.read(PART_BYTES):
+                whole.update(chunk)
+                checksum = _base64(sha256(chunk).digest())
+                number = len(parts) + 1
+                done = self._client.upload_part(**place, PartNumber=number, Body=chunk, ChecksumSHA256=checksum)
+                parts.append({"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": checksum})
             if whole.hexdigest() != digest:
-                raise CorruptBlob(f"{path} changed while it was read", hint="run the same command again")
+                raise CorruptBlob(f"{body.name} changed while it was read", hint="run the same command again")
             self._client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts}, IfNoneMatch="*")
         except BaseException:
             with suppress(BotoCoreError, ClientError):
@@ -377,8 +381,13 @@ class ObjectStore:
 
     @cached_property
     def _client(self) -> Any:
-        """For what may be retried freely: reads, and blobs, whose bytes are their name."""
+        """For the bytes of blobs, which may be many and may be sent again: their name is their digest."""
         return self._make_client(Config(retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=30))
+
+    @cached_property
+    def _reads(self) -> Any:
+        """For small reads. A person waits for them, so a server that hangs is given up within seconds."""
+        return self._make_client(Config(retries={"mode": "standard", "total_max_attempts": 3}, read_timeout=5))
 
     @cached_property
     def _once(self) -> Any:
@@ -458,6 +467,16 @@ class _Undecided(StoreUnreachable):
         super().__init__(message, hint=hint)
         self.code = code
         self.was_sent = was_sent
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadBundle(f"{path} can't be read: {error.strerror}", hint="run the same command again") from error
+    with file:
+        yield file
 
 
 def _age(reply: Any) -> float:

@@ -56,7 +56,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_what_rolls_back_loads_neither_mlflow_nor_torch() -> None:
     loaded = loaded_after(
         "from registry import Registry, Wish\n"
-        "try: Registry('m', store='s3://b/p').rollback()\n"
+        "try: Registry('m', store='s3://bucket/p').rollback()\n"
         "except Exception as error: assert type(error).__name__ == 'StoreDenied', error"
     )
     assert "boto3" in loaded

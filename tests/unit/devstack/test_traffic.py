@@ -1,0 +1,125 @@
+"""The demo's clients: what counts as an answer, as a failure, as the same answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from registry.devstack.traffic import Answer, Question, SteadyLoad, accuracy, largest_difference
+from registry.errors import UloraError
+
+QUESTION = Question(b"image", "tomato", "rust")
+RIGHT = {"version": "v1.0.0", "target": "tomato", "label": "rust", "is_ood": False, "confidence": 0.9}
+
+
+class Service:
+    """An HTTP service that gives the same answer to every request, until it is told another."""
+
+    def __init__(self) -> None:
+        self.status, self.document = 200, dict(RIGHT)
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                body = json.dumps(service.document).encode()
+                self.send_response(service.status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()
+
+
+def test_every_answer_is_kept_with_its_version(service: Service) -> None:
+    with SteadyLoad(service.url, [QUESTION], rate=200) as load:
+        answers = load.wait_for("v1.0.0", since=0, count=20, seconds=20)
+    assert len(answers) == 20
+    assert accuracy(answers) == 1
+    assert load.failures() == []
+    assert load.versions() == {"v1.0.0": len(load.answers)}
+
+
+def test_a_change_of_version_is_seen(service: Service) -> None:
+    with SteadyLoad(service.url, [QUESTION], rate=200) as load:
+        load.wait_for("v1.0.0", since=0, seconds=20)
+        moved = time.monotonic()
+        service.document = {**RIGHT, "version": "v2.0.0", "label": "blight"}
+        answers = load.wait_for("v2.0.0", moved, seconds=20)
+    assert answers[0].at > moved
+    assert accuracy(answers) == 0
+
+
+@pytest.mark.parametrize(("status", "document"), [(503, RIGHT), (200, {}), (500, {"message": "no"})])
+def test_anything_but_a_whole_answer_of_a_version_is_a_failure(
+    service: Service, status: int, document: dict[str, object]
+) -> None:
+    service.status, service.document = status, document
+    with SteadyLoad(service.url, [QUESTION], rate=200) as load:
+        until(lambda: len(load.answers) > 3)
+    assert len(load.failures()) == len(load.answers)
+
+
+def test_a_service_that_is_gone_is_a_failure_for_each_request(service: Service) -> None:
+    service.server.shutdown()
+    service.server.server_close()
+    with SteadyLoad(service.url, [QUESTION], rate=200) as load:
+        until(lambda: len(load.answers) > 3)
+    assert all("Refused" in answer.problem for answer in load.failures())
+    assert len(load.failures()) == len(load.answers)
+
+
+def test_waiting_for_a_version_that_never_answers_ends(service: Service) -> None:
+    with SteadyLoad(service.url, [QUESTION]) as load, pytest.raises(UloraError, match=r"v9\.9\.9 gave 0 of 1"):
+        load.wait_for("v9.9.9", since=0, seconds=0.1)
+
+
+def test_equal_answers_differ_by_nothing_and_numbers_by_their_distance() -> None:
+    one = answer(probabilities={"rust": 0.9, "blight": 0.1})
+    assert largest_difference([one], [one]) == 0
+    other = answer(probabilities={"rust": 0.9, "blight": 0.125})
+    assert largest_difference([one, one], [one, other]) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("changed", [{"label": "blight"}, {"is_ood": True}, {"version": "v2.0.0"}, {"target": "apple"}])
+def test_another_decision_is_no_small_difference(changed: dict[str, object]) -> None:
+    assert largest_difference([answer()], [answer(**changed)]) == math.inf
+
+
+def test_a_failed_answer_equals_nothing() -> None:
+    failed = replace(answer(), problem="503")
+    assert largest_difference([failed], [failed]) == math.inf
+
+
+def answer(**changed: object) -> Answer:
+    return Answer(1.0, "v1.0.0", True, {**RIGHT, **changed})
+
+
+def until(holds, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold in time"
+        threading.Event().wait(0.01)
