@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
 from registry.evidence.gates import Verdict
 
@@ -30,7 +30,7 @@ class Created:
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of a list of versions. `size` is in bytes."""
+    """One line of a list of versions. `size` is in bytes; `problem` says why a version can't be read."""
 
     version: str
     description: str
@@ -41,6 +41,12 @@ class Listed:
     withdrawn_from: tuple[str, ...]
     catalog_number: int | None
     evidence: tuple[str, ...]
+    problem: str = ""
+
+    @classmethod
+    def unreadable(cls, version: str, problem: str) -> Self:
+        """A version of which nothing but its name is known."""
+        return cls(version, f"can't be read: {problem}", "", 0, 0, (), (), None, (), problem)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Change:
     """What a promotion or rollback did to a channel.
 
     Attributes:
-        action: `promote`, `rollback`, `abort`; `none` when there was nothing to do.
+        action: `promote`, `rollback` or `abort`, done or (with `changed` False) only planned; `none` where there is
+            nothing to do.
         changed: whether the log moved.
         version: what the channel serves now; `previous` what it served before.
         verdict: the judgement it rests on, None for a rollback.
@@ -151,4 +158,3 @@ class Finding:
     level: str
     detail: str
     fix: str = ""
-    facts: Mapping[str, object] = field(default_factory=dict)

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.channel import Channel, Rollback, Wish
-from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, MissingDependency, Unreachable
+from registry.errors import (
+    BadInput,
+    BrokenChain,
+    ChannelMoved,
+    GateRefused,
+    IntegrityError,
+    MissingBlob,
+    MissingDependency,
+    StoreDenied,
+    Unreachable,
+)
 from registry.names import CHANNELS, VersionName, check_channel
 from registry.record import Place, Record, Signature, promoted
 from registry.settings import Settings
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
         Status,
         Verification,
     )
-    from registry.bundles import Bundle, Story
+    from registry.bundles import Story
     from registry.catalog.log import Catalog, CatalogVersion, Result
     from registry.catalog.mirror import ChannelView
     from registry.evidence.gates import Candidate, Verdict
@@ -39,7 +49,6 @@ if TYPE_CHECKING:
     from registry.serving.live import Live
     from registry.serving.loaders import Loaded
 
-CONTENT_TAG = "ulora.content_sha256"
 VERDICT_TAG = "ulora.verdict"
 MIRROR_SECONDS = 5.0
 """How long a promotion waits for MLflow to show it before it leaves that to `reconcile`."""
@@ -119,7 +128,7 @@ class Registry:
     ) -> Created:
         """Make a bundle a version: hash, upload the missing blobs, bind the name (the commit), log it in MLflow.
 
-        Running it again after a crash finishes and uploads nothing twice.
+        Running it again after a crash finishes and uploads nothing twice; it also brings back blobs that were lost.
 
         Raises:
             BadVersionName, BadBundle, BadWeights: nothing was done.
@@ -139,7 +148,10 @@ class Registry:
             return self._created(manifest, bound, uploaded=0)
         if not offline:
             self.catalog.ping()
-        uploaded = 0 if bound else self._upload(manifest, bundle, progress)
+        self._check_writable()
+        uploaded = self.blobs.upload(bundle.sources, progress)
+        if bound is None:
+            self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
         binding = self.bindings.get(name)
         number = None if offline else self._log_in_catalog(binding, bundle.paths)
         return self._created(self.bindings.manifest(binding.pointer), bound, uploaded, number)
@@ -152,8 +164,10 @@ class Registry:
         numbers = self._catalog_numbers()
 
         def describe(name: VersionName) -> Listed:
-            binding = self.bindings.get(name)
-            manifest = self.bindings.manifest(binding.pointer)
+            try:
+                manifest = self.bindings.manifest(self.bindings.get(name).pointer)
+            except IntegrityError as error:
+                return Listed.unreadable(str(name), str(error))
             return Listed(
                 version=str(name),
                 description=manifest.description,
@@ -162,7 +176,7 @@ class Registry:
                 size=manifest.size,
                 channels=tuple(channel for channel, head in heads.items() if str(name) in head.live()),
                 withdrawn_from=tuple(channel for channel, head in heads.items() if str(name) in head.withdrawn),
-                catalog_number=numbers.get(manifest.content_sha256),
+                catalog_number=numbers.get((manifest.version, manifest.content_sha256)),
                 evidence=self.ledger.benchmarks(name),
             )
 
@@ -239,14 +253,14 @@ class Registry:
 
     def judge(self, version: str, channel: str) -> Verdict:
         """Judge by the policy whether a channel may take a version. Nothing is written."""
-        from registry.evidence.gates import judge
+        from registry.evidence.gates import Candidate, judge
         from registry.evidence.policy import load_policy
 
         policy = load_policy(self.settings.policy)
-        candidate = self._candidate(version)
+        candidate = Candidate.of(self.manifest(version))
         head = self.channel(channel).head()
-        stable = self._candidate(head.stable.version) if head and head.stable else None
-        compared = stable if stable and stable.version != candidate.version else None
+        is_relative = any(rule.is_relative for rule in policy.rules_for(channel, candidate.version))
+        compared = self._stable_beside(candidate, head) if is_relative else None
         required = policy.required_channel(channel)
         return judge(
             policy,
@@ -286,25 +300,25 @@ class Registry:
         """
         if force and not reason.strip():
             raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
+        signature = Signature(self.settings.who, reason)
         log = self.channel(channel)
         head = log.head()
-        _check_expected(head, expected)
+        _check_expected(channel, head, expected)
         binding = self.bindings.get(VersionName.parse(version))
         if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
-            return _change(head, head, notes=(f"{version} is stable in {channel} already",))
+            return replace(_change(head, head), action="none", notes=(f"{version} is stable in {channel} already",))
         self._check_whole(self.bindings.manifest(binding.pointer))
         verdict = self.judge(version, channel)
         verdict = verdict.force(reason) if force and not verdict.allows else verdict
-        signature = Signature(self.settings.who, reason)
         record = promoted(Place(self.model, channel, head), binding.pointer, signature, verdict.sha256)
-        if not dry_run:
-            self._check_writable()
-            self.ledger.add_verdict(verdict)
-        if not verdict.allows:
-            raise _refusal(verdict)
         if dry_run:
+            _check_allowed(verdict)
             return _change(record, head, verdict=verdict)
-        self.ledger.add_pass(record, binding.content_sha256)
+        self._check_writable()
+        self.ledger.add_verdict(verdict)
+        _check_allowed(verdict)
+        if channel == "staging":
+            self.ledger.add_pass(record, binding.content_sha256)
         log.commit(record)
         return _change(record, head, changed=True, verdict=verdict, notes=self.mirror(verdict))
 
@@ -355,9 +369,9 @@ class Registry:
         from registry.catalog import mirror
 
         self.catalog.ping()
-        known = {found.tags.get(CONTENT_TAG) for found in self.catalog.versions(self.model)}
+        known = {(found.version, found.content_sha256) for found in self.catalog.versions(self.model)}
         bindings = in_parallel(self.bindings.get, self.bindings.names())
-        missing = [binding for binding in bindings if binding.content_sha256 not in known]
+        missing = [binding for binding in bindings if (binding.version, binding.content_sha256) not in known]
         unmanaged: mirror.Unmanaged = "adopt" if adopt else "leave"
         if dry_run:
             plan = mirror.preview(self.catalog, self.model, self._channel_views(), unmanaged)
@@ -382,17 +396,20 @@ class Registry:
         if self.settings.tracking_uri is None:
             return ()
 
+        catalog = self.catalog.hasty()
+        left: list[str] = []
+
         def show() -> None:
-            mirror.mirror(self.catalog, self.model, self._channel_ends)
+            left.extend(mirror.mirror(catalog, self.model, self._channel_ends).skipped)
             if verdict:
                 tags = {f"{VERDICT_TAG}.{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
-                self.catalog.set_tags(self.model, verdict.content_sha256, tags)
+                catalog.set_tags(self.model, verdict.version, verdict.content_sha256, tags)
 
         try:
             within(MIRROR_SECONDS, show)
         except Exception as error:  # the log has moved: no trouble with a view of it may look like a failure
             return (f"MLflow does not show it yet ({error}); `ulora reconcile` does that later",)
-        return ()
+        return tuple(f"MLflow does not show it: {skipped}" for skipped in left)
 
     # --- serving -----------------------------------------------------------------------------------------------------
 
@@ -420,13 +437,6 @@ class Registry:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _upload(self, manifest: Manifest, bundle: Bundle, progress: Progress) -> int:
-        """Upload the blobs that are missing, then bind the name: the commit of `create`."""
-        self._check_writable()
-        uploaded = self.blobs.upload(bundle.sources, progress)
-        self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
-        return uploaded
-
     def _check_writable(self) -> None:
         """Before the first write of this object: is this a store, and does it honour conditional writes?"""
         if not self._is_checked:
@@ -442,10 +452,17 @@ class Registry:
                 hint=f"`ulora verify {manifest.version}` names every file",
             )
 
-    def _candidate(self, version: str) -> Candidate:
+    def _stable_beside(self, candidate: Candidate, head: Record | None) -> Candidate | None:
+        """The stable version that a candidate is compared with. Of one that can't be read, nothing was measured."""
         from registry.evidence.gates import Candidate
 
-        return Candidate.of(self.manifest(version))
+        if head is None or head.stable is None or head.stable.version == str(candidate.version):
+            return None
+        try:
+            return Candidate.of(self.bindings.manifest(head.stable))
+        except IntegrityError:
+            name = VersionName.parse(head.stable.version)
+            return Candidate(self.model, name, content_sha256="", targets=candidate.targets)
 
     def _log_in_catalog(self, binding: Binding, paths: Mapping[str, Path] | None) -> int:
         """Log a version in MLflow from files on disk, or from the store."""
@@ -461,16 +478,17 @@ class Registry:
 
         for evidence in newest(self.ledger.evidence(VersionName.parse(found.version or ""))).values():
             result = _result(evidence, None)
-            if evidence.content_sha256 == found.tags.get(CONTENT_TAG) and not found.shows(result):
+            if evidence.content_sha256 == found.content_sha256 and not found.shows(result):
                 self.catalog.record_evidence(self.manifest(evidence.version), result)
 
-    def _catalog_numbers(self) -> dict[str | None, int]:
-        """MLflow's numbers by content, empty when it does not answer."""
+    def _catalog_numbers(self) -> dict[tuple[str | None, str | None], int]:
+        """MLflow's numbers by name and content, empty when it does not answer."""
         if self.settings.tracking_uri is None:
             return {}
         try:
             self.catalog.ping()
-            return {found.tags.get(CONTENT_TAG): found.number for found in self.catalog.versions(self.model)}
+            versions = self.catalog.versions(self.model)
+            return {(found.version, found.content_sha256): found.number for found in versions}
         except (Unreachable, MissingDependency):
             return {}
 
@@ -479,8 +497,16 @@ class Registry:
         return {name: head for name, head in heads.items() if head}
 
     def _channel_views(self) -> list[ChannelView]:
-        """The channels as the mirror needs them, from their whole logs."""
-        return [_view(name, self.channel(name).history()) for name in CHANNELS]
+        """The channels as the mirror needs them, from their whole logs; from its end where a log is broken."""
+
+        def view(name: str) -> ChannelView:
+            try:
+                return _view(name, self.channel(name).history())
+            except BrokenChain:
+                head = self.channel(name).head()
+                return replace(_view(name, [head] if head else []), formerly=None)
+
+        return [view(name) for name in CHANNELS]
 
     def _channel_ends(self) -> list[ChannelView]:
         """The same from their newest records only, whose cost does not grow with the logs."""
@@ -508,9 +534,14 @@ class Registry:
         )
 
     def _replicas(self, channel: str) -> tuple[ReplicaStatus, ...]:
+        """What the replicas last said; nothing where we may not ask: following never depends on it."""
         from registry.answers import ReplicaStatus
         from registry.serving.fleet import replicas
 
+        try:
+            fleet = replicas(self.store, self.model, channel)
+        except StoreDenied:
+            return ()
         return tuple(
             ReplicaStatus(
                 id=found.heartbeat.id,
@@ -521,7 +552,7 @@ class Registry:
                 age=round(found.age, 1),
                 error=found.heartbeat.error,
             )
-            for found in replicas(self.store, self.model, channel)
+            for found in fleet
         )
 
     def _created(
@@ -580,19 +611,21 @@ def _view(name: str, records: Sequence[Record]) -> ChannelView:
     )
 
 
-def _check_expected(head: Record | None, expected: int | None) -> None:
+def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:
     generation = head.generation if head else 0
     if expected is not None and generation != expected:
         who = f"{head.who} ({head.action}, {head.when})" if head else "nobody"
         raise ChannelMoved(
-            f"the channel is at generation {generation}, not {expected}: last moved by {who}; nothing changed",
-            hint="look with `ulora history`, then decide again",
+            f"{channel} is at generation {generation}, not {expected}: last moved by {who}; nothing changed",
+            hint=f"look with `ulora history --channel {channel}`, then decide again",
         )
 
 
-def _refusal(verdict: Verdict) -> GateRefused:
+def _check_allowed(verdict: Verdict) -> None:
+    if verdict.allows:
+        return
     refused = verdict.refusals
-    return GateRefused(
+    raise GateRefused(
         f"{verdict.channel} refuses {verdict.version} ({verdict.outcome}): "
         + "; ".join(check.reason for check in refused[:_SHOWN_REASONS])
         + (f"; and {len(refused) - _SHOWN_REASONS} more" if len(refused) > _SHOWN_REASONS else ""),
@@ -632,4 +665,4 @@ def _rolled_back(done: Rollback, dry_run: bool) -> Change:
     record = done.record
     notes = () if done.changed else (f"already done by {record.who}: {record.action}, {record.when}",)
     change = _change(record, None, changed=done.changed and not dry_run, notes=notes)
-    return replace(change, previous=done.left or None)
+    return replace(change, previous=done.left or None, action=record.action if done.changed else "none")

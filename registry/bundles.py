@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from registry import canonical, provenance
 from registry.document import first_problem
-from registry.errors import BadBundle, BadInput, BadManifest
+from registry.errors import BadBundle, BadInput, BadManifest, BadWeights
 from registry.manifest import (
     MAX_FILES,
     BackboneRef,
@@ -134,6 +134,8 @@ def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef) 
         requires = _read_json(members, "component.json", f"{name}/component.json").get("requires", {})
     try:
         component = Component(weights_sha256=weights_sha256(members), requires=requires)
+    except BadWeights as error:
+        raise BadWeights(f"{name}/{error}", hint="write the file again; nothing was created") from error
     except ValidationError as error:
         raise BadBundle(f"{name}/component.json does not follow the format: {first_problem(error)}") from error
     if component.requires.get("backbone", backbone.sha256) != backbone.sha256:

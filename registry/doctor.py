@@ -21,7 +21,8 @@ def examine(registry: Registry) -> list[Finding]:
     findings: list[Finding] = []
     for subject, check in _CHECKS.items():
         try:
-            findings += check(registry)
+            for found in check(registry):
+                findings.append(found)
         except UloraError as error:
             findings.append(Finding(subject, "error", str(error), error.hint))
             if subject == "store":
@@ -35,12 +36,15 @@ def _check_store(registry: Registry) -> Iterator[Finding]:
     yield Finding("store", "ok", f"{registry.store.url} honours conditional writes and lists in order")
 
 
-def _check_channels(registry: Registry) -> Iterator[Finding]:
-    for name in CHANNELS:
+def _check_channel(name: str) -> Check:
+    def check(registry: Registry) -> Iterator[Finding]:
+        head = registry.channel(name).head()
+        if head:
+            yield from _check_served(registry, head)
         records = registry.history(name)
         yield Finding(name, "ok", f"a chain of {len(records)} records, verified" if records else "empty")
-        if records:
-            yield from _check_served(registry, records[0])
+
+    return check
 
 
 def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
@@ -52,7 +56,11 @@ def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
                 subject, "warning", "there is none", "promote a second version, so that a rollback has a target"
             )
             continue
-        checked = registry.verify(pointer.version)
+        try:
+            checked = registry.verify(pointer.version)
+        except UloraError as error:
+            yield Finding(subject, "error", str(error), error.hint)
+            continue
         problem = "; ".join(f"{bad.path} is {bad.problem}" for bad in checked.bad[:3])
         fix = f"ulora verify {pointer.version} --read-data"
         if problem:
@@ -82,10 +90,10 @@ def _check_catalog(registry: Registry) -> Iterator[Finding]:
     todo = [f"{version} is not logged" for version in drift.logged] + list(drift.changes)
     if todo:
         yield Finding("MLflow", "warning", f"does not show what is true: {'; '.join(todo[:3])}", "ulora reconcile")
-    else:
+    elif not drift.skipped:
         yield Finding("MLflow", "ok", "shows what is true")
     for skipped in drift.skipped:
-        yield Finding("MLflow", "warning", f"left alone: {skipped}", "ulora reconcile --adopt, if it should be ours")
+        yield Finding("MLflow", "warning", f"left alone: {skipped}", "ulora reconcile, or --adopt if it should be ours")
 
 
 def _check_machine(registry: Registry) -> Iterator[Finding]:
@@ -100,7 +108,7 @@ def _check_machine(registry: Registry) -> Iterator[Finding]:
 
 _CHECKS: dict[str, Check] = {
     "store": _check_store,
-    "channels": _check_channels,
+    **{name: _check_channel(name) for name in CHANNELS},
     "replicas": _check_replicas,
     "MLflow": _check_catalog,
     "machine": _check_machine,

@@ -240,12 +240,16 @@ class ReplicaClosed(UloraError):
 
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" while writing below `path` into `DiskFull`."""
+    """Turn what the local disk refuses while writing `path` into `DiskFull` and `BadSetting`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
                 f"no space left while writing {path}", hint="free some disk space and run it again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise BadSetting(
+                f"{path} can't be written: {error.strerror}", hint="ULORA_CACHE names the folder of the cache"
             ) from error
         raise

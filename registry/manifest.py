@@ -39,13 +39,14 @@ def check_path(path: str) -> str:
     parts = path.split("/")
     problem = (
         "is empty or too long" if not 0 < len(path.encode("utf-8", "surrogatepass")) <= MAX_PATH
-        else "is not valid Unicode" if not _is_unicode(path)
+        else "is not valid Unicode" if not canonical.is_text(path)
         else "is not NFC-normalised" if unicodedata.normalize("NFC", path) != path
         else "has a backslash or a control character" if "\\" in path or _CONTROL.search(path)
         else "is not relative" if path.startswith("/") or re.match(r"[A-Za-z]:", path)
         else "has an empty, '.' or '..' part" if any(part in ("", ".", "..") for part in parts)
         else "has a part that ends in a dot or a space" if any(part[-1] in ". " for part in parts)
-        else "goes into .git" if any(part.casefold() == ".git" for part in parts)
+        else "has an invisible character" if any(unicodedata.category(letter) == "Cf" for letter in path)
+        else "goes into .git" if any(re.fullmatch(r"\.git|git~\d+", part.casefold()) for part in parts)
         else ""
     )  # fmt: skip
     if problem:
@@ -208,11 +209,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

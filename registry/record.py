@@ -13,12 +13,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
+from registry import canonical
 from registry.document import Document, Part, Sha256, first_problem
 from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow
 
 WRITER = 1
 """What this release writes. A record whose `min_writer` is larger can be read, but only a newer release adds to it."""
 STACK_DEPTH = 10
+_MAX_REASON = 4096
+_MAX_WHO = 256
 
 Action = Literal["promote", "canary", "advance", "abort", "rollback"]
 
@@ -43,6 +46,12 @@ class Signature:
     who: str
     reason: str = ""
     who_verified: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput: one of them is too long for a record, or not valid text."""
+        for name, text, limit in (("reason", self.reason, _MAX_REASON), ("who", self.who, _MAX_WHO)):
+            if len(text) > limit or not canonical.is_text(text):
+                raise BadInput(f"the {name} is longer than {limit} characters, or not valid text")
 
 
 class Record(Document):
@@ -74,8 +83,8 @@ class Record(Document):
     stack: tuple[Pointer, ...] = Field(default=(), max_length=100)
     withdrawn: tuple[str, ...] = Field(default=(), max_length=10_000)
     verdict: Sha256 | None = None
-    reason: str = Field(default="", max_length=4096)
-    who: str = Field(max_length=256)
+    reason: str = Field(default="", max_length=_MAX_REASON)
+    who: str = Field(max_length=_MAX_WHO)
     who_verified: bool = False
     when: str = Field(max_length=40)
     nonce: str = Field(min_length=16, max_length=64)

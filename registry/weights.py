@@ -55,7 +55,8 @@ def weights_sha256(files: Mapping[str, Path]) -> str | None:
     for inner, path in files.items():
         if inner.endswith(".safetensors"):
             stem = inner.removesuffix(".safetensors")
-            tensors += [(f"{stem}/{span.name.removeprefix(_PEFT_PREFIX)}", span, path) for span in read_header(path)]
+            spans = read_header(path, inner)
+            tensors += [(f"{stem}/{span.name.removeprefix(_PEFT_PREFIX)}", span, path) for span in spans]
     if not tensors:
         return None
     tensors.sort(key=lambda item: item[0])
@@ -70,28 +71,29 @@ def weights_sha256(files: Mapping[str, Path]) -> str | None:
     return digest.hexdigest()
 
 
-def read_header(path: Path) -> list[TensorSpan]:
-    """The tensors of a safetensors file, checked against the file's size.
+def read_header(path: Path, what: str = "") -> list[TensorSpan]:
+    """The tensors of a safetensors file, checked against the file's size; `what` names it in errors.
 
     Raises:
         BadWeights: the file is truncated, its header malformed, or a tensor's bytes do not fit its shape.
     """
+    what = what or path.name
     size = path.stat().st_size
     with path.open("rb") as file:
         lead = file.read(8)
         if len(lead) < 8:
-            raise BadWeights(f"{path.name} is truncated: {size} bytes hold no safetensors header")
+            raise BadWeights(f"{what} is truncated: {size} bytes hold no safetensors header")
         (length,) = struct.unpack("<Q", lead)
         if length > MAX_HEADER or length + 8 > size:
-            raise BadWeights(f"{path.name} is no safetensors file or truncated: header of {length} bytes in {size}")
+            raise BadWeights(f"{what} is no safetensors file or truncated: header of {length} bytes in {size}")
         text = file.read(length)
     try:
         header = json.loads(text.decode("utf-8"))
         header.pop("__metadata__", None)
         spans = [_span(name, entry, 8 + length) for name, entry in header.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadWeights(f"{path.name} has a malformed safetensors header: {error}") from error
-    _check_cover(path, sorted(spans, key=lambda span: (span.start, span.end)), 8 + length, size)
+        raise BadWeights(f"{what} has a malformed safetensors header: {error}") from error
+    _check_cover(what, sorted(spans, key=lambda span: (span.start, span.end)), 8 + length, size)
     return spans
 
 
@@ -108,14 +110,14 @@ def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
     return TensorSpan(name, dtype, tuple(shape), base + start, base + end)
 
 
-def _check_cover(path: Path, spans: list[TensorSpan], start: int, size: int) -> None:
+def _check_cover(what: str, spans: list[TensorSpan], start: int, size: int) -> None:
     position = start
     for span in spans:
         if span.start != position:
-            raise BadWeights(f"{path.name} has a gap or an overlap before tensor {span.name!r}")
+            raise BadWeights(f"{what} has a gap or an overlap before tensor {span.name!r}")
         position = span.end
     if position != size:
-        raise BadWeights(f"{path.name} is truncated or has a tail: {size} bytes, its tensors end at {position}")
+        raise BadWeights(f"{what} is truncated or has a tail: {size} bytes, its tensors end at {position}")
 
 
 def _read_span(path: Path, span: TensorSpan) -> Iterator[bytes]:

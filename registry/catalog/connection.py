@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LOCK = threading.RLock()
-_RETRIES = 2
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -35,17 +35,38 @@ _REASONS = ("Connection refused", "Name or service not known", "timed out")
 """What people need of the long texts that contain them."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long a conversation waits.
+
+    Attributes:
+        timeout: seconds that one request may take.
+        retries: how often a failing one is sent again.
+        turn: seconds to wait while another thread of this process talks to MLflow.
+    """
+
+    timeout: int
+    retries: int
+    turn: float
+
+
+PATIENT = Limits(timeout=20, retries=2, turn=60)
+PING = Limits(timeout=3, retries=0, turn=60)
+HASTY = Limits(timeout=2, retries=0, turn=5)
+"""For work that its caller may walk away from: what goes on behind our back ends within seconds."""
+
+
 class Connection:
     """How to reach one MLflow server. Opens nothing until it is used.
 
     Attributes:
         uri: the tracking URI, None when there is no server.
-        timeout: seconds that one request may take. A failing one is sent again twice.
+        limits: how long each conversation waits.
     """
 
-    def __init__(self, uri: str | None, timeout: int = 20) -> None:
+    def __init__(self, uri: str | None, limits: Limits = PATIENT) -> None:
         self.uri = uri
-        self.timeout = timeout
+        self.limits = limits
 
     @property
     def name(self) -> str:
@@ -56,11 +77,14 @@ class Connection:
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @contextmanager
-    def open(self, *, retries: int = _RETRIES, timeout: int | None = None) -> Iterator[MlflowClient]:
+    def open(self, limits: Limits | None = None) -> Iterator[MlflowClient]:
         """A client for one conversation, whose failures become this package's errors.
 
+        Args:
+            limits: other ones than the connection's.
+
         Raises:
-            CatalogUnreachable: there is no server, or it does not answer.
+            CatalogUnreachable: there is no server, it does not answer, or other threads talk to MLflow all the time.
             CatalogRefused: it answers, and refuses.
             MissingDependency: MLflow is not installed.
         """
@@ -69,13 +93,7 @@ class Connection:
                 "no MLflow tracking server is set",
                 hint="set MLFLOW_TRACKING_URI or pass --tracking-uri; --offline does without it",
             )
-        limits = {
-            "MLFLOW_TRACKING_URI": self.uri,
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout or self.timeout),
-            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        }
-        with _LOCK, _environment(_QUIET | limits):
+        with _turn(limits or self.limits):
             client = _client(self.uri)
             with _silence(), self._errors():
                 yield client
@@ -114,6 +132,31 @@ def _client(uri: str) -> MlflowClient:
             f"MLflow can't be imported: {error}", hint="pip install 'ulora-registry[mlflow]'"
         ) from error
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _turn(limits: Limits) -> Iterator[None]:
+    """Have MLflow's process-wide settings to ourselves.
+
+    They never name the server: clients are told it, and whoever reads MLFLOW_TRACKING_URI meanwhile gets its own.
+    """
+    if not _LOCK.acquire(timeout=limits.turn):
+        raise CatalogUnreachable(
+            f"another thread of this process has talked to MLflow for more than {limits.turn:g} s",
+            hint="try again; `ulora reconcile` catches up later",
+        )
+    try:
+        with _environment(
+            _QUIET
+            | {
+                "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(limits.retries),
+                "MLFLOW_HTTP_REQUEST_TIMEOUT": str(limits.timeout),
+                "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+            }
+        ):
+            yield
+    finally:
+        _LOCK.release()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Versions in MLflow: log one as a model, find it again by its digest, record evidence on it.
+"""Versions in MLflow: log one as a model, find it again, record evidence on it.
 
-A version is found by its tag `ulora.content_sha256`, so everything here can be run again after a crash or by two people
-at once and ends in one registered version.
+A version is found by its tags `ulora.version` and `ulora.content_sha256`, so everything here can be run again after a
+crash or by two people at once and ends in one registered version. It takes both: two versions may have equal content,
+and two stores that share an MLflow server may give one name to different content.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog.connection import Connection
+from registry.catalog.connection import HASTY, PATIENT, PING, Connection, Limits
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, VersionNotFound
 from registry.manifest import Manifest
-from registry.names import check_model
+from registry.names import VersionName, check_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,6 +72,11 @@ class CatalogVersion:
         """The version's name, None for one that was not registered by this package."""
         return self.tags.get(VERSION_TAG)
 
+    @property
+    def content_sha256(self) -> str | None:
+        """The digest of its content, None for one that was not registered by this package."""
+        return self.tags.get(CONTENT_TAG)
+
     def shows(self, result: Result) -> bool:
         """Whether its tags hold a result's metrics."""
         return all(
@@ -107,23 +113,27 @@ class Catalog:
         self,
         tracking_uri: str | None,
         aliases: Mapping[str, str] = MappingProxyType({"staging": "staging", "production": "production"}),
-        timeout: int = 20,
+        limits: Limits = PATIENT,
     ) -> None:
         """Args:
         tracking_uri: the MLflow server; None when there is none, and then every method raises.
         aliases: the MLflow alias that shows each mirrored channel's stable version.
-        timeout: seconds that one request may take.
+        limits: how long each conversation waits.
         """
-        self.connection = Connection(tracking_uri, timeout)
+        self.connection = Connection(tracking_uri, limits)
         self.aliases = dict(aliases)
 
-    def ping(self, timeout: int = 3) -> None:
+    def hasty(self) -> Catalog:
+        """The same catalog for work that its caller may walk away from: it gives up within seconds."""
+        return Catalog(self.connection.uri, self.aliases, HASTY)
+
+    def ping(self, timeout: int = PING.timeout) -> None:
         """Check that the server answers us.
 
         Raises:
             CatalogUnreachable: it does not, within `timeout` seconds.
         """
-        with self.connection.open(retries=0, timeout=timeout) as client:
+        with self.connection.open(replace(PING, timeout=timeout)) as client:
             client.search_experiments(max_results=1)
 
     def log(self, manifest: Manifest, manifest_sha256: str, files: Mapping[str, Path]) -> CatalogVersion:
@@ -135,7 +145,7 @@ class Catalog:
             files: the version's verified files on disk, by manifest path.
         """
         with self.connection.open() as client:
-            found = self._find(client, manifest.model, manifest.content_sha256)
+            found = self._find(client, manifest.model, manifest.version, manifest.content_sha256)
             if found is None:
                 _create_registered_model(client, manifest.model)
                 model_id = _logged_model(client, manifest, files)
@@ -143,10 +153,10 @@ class Catalog:
             _set_missing_alias(client, manifest, found.number)
             return found
 
-    def find(self, model: str, content_sha256: str) -> CatalogVersion | None:
-        """The registered version with this content, None when there is none."""
+    def find(self, model: str, version: str, content_sha256: str) -> CatalogVersion | None:
+        """The registered version with this name and content, None when there is none."""
         with self.connection.open() as client:
-            return self._find(client, model, content_sha256)
+            return self._find(client, model, version, content_sha256)
 
     def versions(self, model: str) -> tuple[CatalogVersion, ...]:
         """All registered versions of a model by number, those of others included; empty when there is no such model."""
@@ -162,7 +172,7 @@ class Catalog:
             VersionNotFound: the version is not in MLflow.
         """
         with self.connection.open() as client:
-            version = self._require(client, manifest.model, manifest.content_sha256)
+            version = self._require(client, manifest.model, manifest.version, manifest.content_sha256)
             experiment_id = _experiment(client, manifest.model)
             run_id = _recorded_run(client, experiment_id, result.evidence_sha256)
             if run_id is None:
@@ -171,14 +181,14 @@ class Catalog:
             _set_tags(client, manifest.model, version, tags)
             return run_id
 
-    def set_tags(self, model: str, content_sha256: str, tags: Mapping[str, str]) -> None:
+    def set_tags(self, model: str, version: str, content_sha256: str, tags: Mapping[str, str]) -> None:
         """Set a version's tags, such as `VERDICT_TAG`; only those that differ are written, as each costs a slow call.
 
         Raises:
             VersionNotFound: the version is not in MLflow.
         """
         with self.connection.open() as client:
-            _set_tags(client, model, self._require(client, model, content_sha256), tags)
+            _set_tags(client, model, self._require(client, model, version, content_sha256), tags)
 
     def url(self, model: str, number: int) -> str:
         """The page of a version in MLflow's UI; for a database without a server, the version's URI."""
@@ -187,15 +197,15 @@ class Catalog:
             f"{server}/#/models/{model}/versions/{number}" if server.startswith("http") else f"models:/{model}/{number}"
         )
 
-    def _find(self, client: MlflowClient, model: str, content_sha256: str) -> CatalogVersion | None:
-        found = self._search(client, _query(model, content_sha256))
+    def _find(self, client: MlflowClient, model: str, version: str, content_sha256: str) -> CatalogVersion | None:
+        found = self._search(client, _identified(model, version, content_sha256))
         return found[0] if found else None
 
-    def _require(self, client: MlflowClient, model: str, content_sha256: str) -> CatalogVersion:
-        found = self._find(client, model, content_sha256)
+    def _require(self, client: MlflowClient, model: str, version: str, content_sha256: str) -> CatalogVersion:
+        found = self._find(client, model, version, content_sha256)
         if found is None:
             raise VersionNotFound(
-                f"{model} has no version with content {content_sha256[:12]} in MLflow", hint="run `ulora reconcile`"
+                f"{model} has no {version} with content {content_sha256[:12]} in MLflow", hint="run `ulora reconcile`"
             )
         return found
 
@@ -228,18 +238,22 @@ class Catalog:
             await_creation_for=0,
             model_id=model_id,
         )
-        # Another creator, or a retry whose first reply was lost, may have registered the same content: the lowest
+        # Another creator, or a retry whose first reply was lost, may have registered the same version: the lowest
         # number stays. Numbers are given in order, so whoever has a higher one sees the lower one here.
-        same = self._search(client, _query(manifest.model, manifest.content_sha256))
+        same = self._search(client, _identified(manifest.model, manifest.version, manifest.content_sha256))
         for extra in same[1:]:
             if extra.model_id == model_id:
                 client.delete_model_version(manifest.model, str(extra.number))
         return same[0] if same else self._version(created)
 
 
-def _query(model: str, content_sha256: str | None = None) -> str:
-    by_name = f"name = '{check_model(model)}'"
-    return by_name if content_sha256 is None else f"{by_name} and tag.`{CONTENT_TAG}` = '{content_sha256}'"
+def _query(model: str) -> str:
+    return f"name = '{check_model(model)}'"
+
+
+def _identified(model: str, version: str, content_sha256: str) -> str:
+    name = VersionName.parse(version)
+    return f"{_query(model)} and tag.`{VERSION_TAG}` = '{name}' and tag.`{CONTENT_TAG}` = '{content_sha256}'"
 
 
 def _create_registered_model(client: MlflowClient, model: str) -> None:
@@ -275,7 +289,7 @@ def _logged_model(client: MlflowClient, manifest: Manifest, files: Mapping[str, 
     from mlflow.entities import LoggedModelStatus
 
     experiment_id = _experiment(client, manifest.model)
-    query = f"tags.`{CONTENT_TAG}` = '{manifest.content_sha256}'"
+    query = f"tags.`{VERSION_TAG}` = '{manifest.version}' and tags.`{CONTENT_TAG}` = '{manifest.content_sha256}'"
     for found in client.search_logged_models([experiment_id], filter_string=query):
         if found.status == LoggedModelStatus.READY:
             return str(found.model_id)

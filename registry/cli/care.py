@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.options import dry_run_option, registry_options
-from registry.cli.output import Output, table
+from registry.cli.output import Output
 from registry.errors import UloraError
 
 if TYPE_CHECKING:
+    from registry.answers import Finding
     from registry.api import Registry
 
 
@@ -34,7 +35,8 @@ def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_ru
     """
     store = registry.store
     if dry_run:
-        out.answer({"store": store.url, "created": False}, f"would make {store.url} a store")
+        would = "is a store already" if store.is_initialised() else "would become a store"
+        out.answer({"store": store.url, "created": False}, f"{store.url} {would}")
         return
     if create_bucket:
         store.create_bucket()
@@ -77,8 +79,12 @@ def doctor_command(registry: Registry, out: Output) -> None:
     from registry.doctor import examine
 
     findings = examine(registry)
-    rows = [(found.level, found.subject, found.detail, found.fix or "-") for found in findings]
-    out.answer(findings, table(("", "WHAT", "FOUND", "TO DO"), rows))
+    lines = [f"{found.level:<8} {found.subject}: {found.detail}" + _to_do(found) for found in findings]
+    out.answer(findings, "\n".join(lines))
     wrong = [found.subject for found in findings if found.level == "error"]
     if wrong:
         raise UloraError(f"something is wrong with: {', '.join(wrong)}", hint="the list above says what to run")
+
+
+def _to_do(found: Finding) -> str:
+    return f"\n         to do: {found.fix}" if found.fix else ""

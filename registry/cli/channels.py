@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from registry.cli.options import channel_option, dry_run_option, reason_option, registry_options
 from registry.cli.output import Output, facts, table
+from registry.errors import UloraError
 
 if TYPE_CHECKING:
     from registry.answers import Change, ChannelStatus
@@ -69,7 +71,14 @@ def promote_command(
 @click.option("--expected", type=click.IntRange(min=1), metavar="N", help="The generation you saw.")
 @click.option("--again", is_flag=True, help="Go back one more, within a minute of another rollback.")
 @click.option("--stable", "leave_stable", is_flag=True, help="With a canary running, leave stable too.")
-@click.option("--wait", default=10.0, show_default=True, metavar="SECONDS", help="Wait for the replicas; 0 does not.")
+@click.option(
+    "--wait",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="Wait for the replicas; 0 does not.",
+)
 @click.option("--no-mirror", is_flag=True, help="Do not update MLflow afterwards.")
 @reason_option
 @dry_run_option
@@ -156,7 +165,7 @@ def history_command(registry: Registry, out: Output, *, channel: str, limit: int
 
 
 def _sentence(change: Change, dry_run: bool) -> str:
-    if not change.changed and not dry_run:
+    if change.action == "none":
         return f"{change.channel} serves {change.version or 'nothing'}; nothing to do (generation {change.generation})"
     would = "would go" if dry_run else "went"
     before = change.previous or "nothing"
@@ -188,7 +197,7 @@ def _channel_text(channel: ChannelStatus) -> str:
     )
     rows = [
         (
-            f"    {replica.id}",
+            replica.id,
             replica.version,
             replica.generation,
             replica.state,
@@ -198,16 +207,20 @@ def _channel_text(channel: ChannelStatus) -> str:
         )
         for replica in channel.replicas
     ]
-    replicas = table(("    REPLICA", "VERSION", "GENERATION", "STATE", "ROLLBACK-READY", "HEARD", "ERROR"), rows)
-    return f"{text}\n{replicas}" if rows else text
+    replicas = table(("REPLICA", "VERSION", "GENERATION", "STATE", "ROLLBACK-READY", "HEARD", "ERROR"), rows)
+    return f"{text}\n{textwrap.indent(replicas, '    ')}" if rows else text
 
 
 def _wait_for_replicas(registry: Registry, out: Output, change: Change, wait: float) -> None:
     from registry.serving.fleet import wait_for_replicas
 
-    if wait <= 0:
+    if not wait > 0:
         return
-    fleet = wait_for_replicas(registry.store, registry.model, change.channel, change.generation, wait)
+    try:
+        fleet = wait_for_replicas(registry.store, registry.model, change.channel, change.generation, wait)
+    except UloraError as error:  # the log has moved: nothing that follows may look like a failure
+        out.note(f"the replicas can't be seen: {error}")
+        return
     if fleet.followed:
         out.say(f"{len(fleet.followed)} replicas serve it")
     if fleet.behind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -105,10 +106,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.UsageError as error:
         fail(_usage(error), as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        interrupted = {
+            "error": "Interrupted",
+            "message": "interrupted",
+            "hint": "run the same command again: it is safe",
+        }
+        click.echo(json.dumps(interrupted) if as_json else "interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # As in `ulora list | head`: that is no failure of ours.
+        # Only help is printed by others than `Output`: `ulora --help | head -1` is no failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         _fail_unexpectedly(error, as_json)

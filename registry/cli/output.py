@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,17 +26,16 @@ class Output:
 
     def answer(self, document: Any, text: str = "") -> None:
         """The command's answer: the document with --json, the text otherwise."""
-        click.echo(to_json(document) if self.as_json else text)
+        _echo(to_json(document) if self.as_json else text)
 
     def say(self, text: str) -> None:
         """A line for people, left out with --json."""
         if not self.as_json:
-            click.echo(text)
+            _echo(text)
 
     def note(self, text: str) -> None:
-        """A line beside the answer, on standard error."""
-        if not self.as_json:
-            click.echo(f"note: {text}", err=True)
+        """A line beside the answer, on standard error; with --json an object `{"note": …}`."""
+        click.echo(json.dumps({"note": text}, ensure_ascii=False) if self.as_json else f"note: {text}", err=True)
 
     @contextmanager
     def progress(self, total: int, label: str) -> Iterator[Callable[[int], None]]:
@@ -77,6 +77,17 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB"
 
 
+def _echo(text: str) -> None:
+    """Print a line. A reader who has gone, or a full disk behind a redirection, must change neither what the command
+    does nor how it exits: the rest of the output is dropped."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"note: the output could not be written: {error.strerror}", err=True)
+
+
 def fail(error: UloraError, as_json: bool) -> NoReturn:
     """Print an error as one line (with its hint), or as one JSON object, and exit with its code."""
     name = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
@@ -94,7 +105,7 @@ def _cell(value: object, limit: int = _MAX_CELL) -> str:
         return "-"
     if isinstance(value, list | tuple | frozenset):
         return ", ".join(str(item) for item in value)
-    text = " ".join(str(value).split())
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(str(value).split()))
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +12,10 @@ import click
 from registry import canonical
 from registry.cli.options import dry_run_option, folder, offline_option, registry_options
 from registry.cli.output import Output, facts, megabytes, table
-from registry.errors import BadInput, BadManifest, CorruptBlob
+from registry.errors import BadInput, BadManifest, CorruptBlob, IntegrityError
 
 if TYPE_CHECKING:
+    from registry.answers import Verification
     from registry.api import Registry
     from registry.evidence.results import Evidence
 
@@ -47,7 +50,8 @@ def create_command(
     """Make the bundle in DIR a version: its files go to the store, its name is bound to them for ever, MLflow shows it.
 
     Running it again after an interruption finishes it; nothing is uploaded twice. The same name with the same content
-    is no error.
+    is no error. Every file is checked for itself; whether they fit together shows when the version is first loaded,
+    by `ulora measure`.
 
     \b
     A bundle holds
@@ -63,8 +67,7 @@ def create_command(
     from registry.bundles import Story
 
     story = Story(description, _read_changes(changes), breaking, backward_compatibility, testing_instructions)
-    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-    with out.progress(0 if dry_run else size, "uploading") as progress:
+    with out.progress(0 if dry_run else _size_of(source), "uploading") as progress:
         created = registry.create(
             version, source, story=story, parent=parent, offline=offline, dry_run=dry_run, progress=progress
         )
@@ -164,25 +167,52 @@ def verify_command(
     if everything == bool(versions):
         raise BadInput("say which versions to verify, or --all", hint="`ulora list` shows the versions")
     names = [str(name) for name in registry.bindings.names()] if everything else versions
-    found = []
-    for name in names:
-        with out.progress(registry.manifest(name).size if read_data else 0, f"reading {name}") as progress:
-            checked = registry.verify(name, read_data=read_data, progress=progress)
-        found.append(checked)
-        out.say(f"{'ok ' if checked.ok else 'BAD'} {name}: {checked.files} files, {megabytes(checked.size)}")
-        for bad in checked.bad:
-            out.say(f"    {bad.problem}: {bad.path} ({bad.sha256[:12]})")
-    chains = {name: len(registry.history(name)) for name in CHANNELS} if everything else {}
-    for name, length in chains.items():
-        out.say(f"ok  {name}: a chain of {length} records")
+    found = [_verify(registry, out, name, read_data) for name in names]
+    chains = {name: _verify_chain(registry, out, name) for name in CHANNELS} if everything else {}
     if out.as_json:
         out.answer({"versions": found, "chains": chains})
-    bad_files = [f"{checked.version} {bad.path} ({bad.problem})" for checked in found for bad in checked.bad]
-    if bad_files:
+    wrong = [f"{checked.version} {bad.path} ({bad.problem})" for checked in found for bad in checked.bad]
+    wrong += [f"{name} ({chain['problem']})" for name, chain in chains.items() if chain["problem"]]
+    if wrong:
         raise CorruptBlob(
-            f"{len(bad_files)} bad: {', '.join(bad_files[:5])}",
+            f"{len(wrong)} bad: {', '.join(wrong[:5])}",
             hint="what is live keeps serving from verified memory; do not promote these versions",
         )
+
+
+def _verify(registry: Registry, out: Output, name: str, read_data: bool) -> Verification:
+    from registry.answers import BadFile, Verification
+
+    try:
+        with out.progress(registry.manifest(name).size if read_data else 0, f"reading {name}") as progress:
+            checked = registry.verify(name, read_data=read_data, progress=progress)
+    except IntegrityError as error:
+        checked = Verification(name, 0, 0, read_data, (BadFile("version.json", "", str(error)),))
+    out.say(f"{'ok ' if checked.ok else 'BAD'} {name}: {checked.files} files, {megabytes(checked.size)}")
+    for bad in checked.bad:
+        out.say(f"    {bad.problem}: {bad.path}")
+    return checked
+
+
+def _verify_chain(registry: Registry, out: Output, channel: str) -> dict[str, Any]:
+    """How long the chain of a channel is, and what is wrong with it; `problem` is empty when nothing is."""
+    try:
+        length = len(registry.history(channel))
+    except IntegrityError as error:
+        out.say(f"BAD {channel}: {error}")
+        return {"records": None, "problem": str(error)}
+    out.say(f"ok  {channel}: a chain of {length} records")
+    return {"records": length, "problem": ""}
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files that can be seen; only the progress bar needs it."""
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    size = 0
+    for file in files:
+        with suppress(OSError):
+            size += file.stat().st_size
+    return size
 
 
 def metrics_table(evidence: list[Evidence]) -> str:

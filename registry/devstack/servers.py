@@ -1,12 +1,15 @@
 """The embedded stack: a real S3 server and a real MLflow server on loopback, for `ulora dev`, the demo and the tests.
 
-Each server is a process group of its own with its data and its log in one folder. It can be stopped, killed and started
-again on the same port and data. A watchdog, a `sh` that waits for the end of a pipe, kills the group when this process
-dies by whatever cause, so nothing is ever left running; it works alike on Linux and macOS and from any thread.
+Each server is a process group of its own with its data and its log in one folder, which no other server can use until
+it is gone. It can be stopped, killed and started again on the same port and data. A watchdog, a `sh` that waits for the
+end of a pipe, kills the group when this process dies by whatever cause, so nothing is ever left running; it works alike
+on Linux and macOS and from any thread.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import hmac
 import http.client
@@ -21,13 +24,21 @@ import sys
 import sysconfig
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import BinaryIO, ClassVar, Self
 
-from registry.errors import CatalogUnreachable, MissingDependency, StoreUnreachable, UloraError
+from registry.errors import (
+    BadSetting,
+    CatalogUnreachable,
+    MissingDependency,
+    NotNow,
+    StoreUnreachable,
+    UloraError,
+    disk_errors,
+)
 
 HOST = "127.0.0.1"
 BUCKET = "ulora"
@@ -56,6 +67,7 @@ class Server(ABC):
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
+        self._lock: BinaryIO | None = None
 
     @property
     def url(self) -> str:
@@ -82,23 +94,35 @@ class Server(ABC):
 
         Raises:
             StoreUnreachable, CatalogUnreachable: it did not come up; the message ends with the log's tail.
-            MissingDependency: its program is not installed.
+            NotNow, BadSetting, MissingDependency: see `launch`.
         """
         self.launch()
         self.wait_ready()
         return self
 
     def launch(self) -> None:
-        """Start the process without waiting for it; see `wait_ready`."""
+        """Start the process without waiting for it; see `wait_ready`.
+
+        Raises:
+            NotNow: another server uses the folder.
+            BadSetting: the folder can't be made or written.
+            MissingDependency: its program is not installed.
+        """
         if self.running:
             return
         self._end(signal.SIGKILL)
         command, env = self._command(), self._child_env()
-        self._prepare_folder()
-        with self.log.open("ab") as log:
+        with _folder_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
+            self._prepare_folder()
+            log = self.log.open("ab")
+        with log:
+            # It holds the lock too: should this process be killed, the folder is free when the server is really gone.
             self._process = subprocess.Popen(
-                command, env=env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
-            )
+                command, env=env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
+                pass_fds=[self._lock.fileno()],
+            )  # fmt: skip
         self._watchdog = subprocess.Popen(
             ["sh", "-c", _WATCHDOG, "watchdog", str(self._process.pid)], stdin=subprocess.PIPE, process_group=0
         )
@@ -131,25 +155,37 @@ class Server(ABC):
     def _end(self, first: signal.Signals) -> None:
         process, self._process = self._process, None
         watchdog, self._watchdog = self._watchdog, None
+        lock, self._lock = self._lock, None
         if process is not None:
+            listened = process.poll() is None
             _signal_group(process.pid, first)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
             # Also when the leader is gone: its children may not be. The group's id is not reused while one lives.
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
+            if listened:
+                self._wait_closed()
         if watchdog is not None:
             # Killed before its pipe closes, so that it never fires at a process id that is no longer ours.
             watchdog.kill()
             watchdog.communicate()
+        if lock is not None:
+            lock.close()
+
+    def _wait_closed(self) -> None:
+        """Return when nothing listens on the port: a killed leader's child, which we can't wait for, may end later."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not _is_free(self.port) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def _log_tail(self) -> str:
         with suppress(OSError):
             return self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
         return "(no log)"
 
-    def _prepare_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def _prepare_folder(self) -> None:  # noqa: B027  most have nothing to prepare
+        """Called before each start, with the folder locked."""
 
     @abstractmethod
     def _command(self) -> list[str]: ...
@@ -199,7 +235,6 @@ class S3Server(Server):
         self._remove_sockets()
 
     def _prepare_folder(self) -> None:
-        super()._prepare_folder()
         # weed writes its options here and prefers them to its arguments at the next start.
         (self.folder / "mini.options").unlink(missing_ok=True)
 
@@ -281,6 +316,8 @@ class Stack:
 
         Raises:
             StoreUnreachable, CatalogUnreachable: a server did not come up.
+            NotNow: another stack uses the folder.
+            BadSetting: the folder can't be made or written.
         """
         with ExitStack() as undo:
             undo.callback(self.stop)
@@ -327,6 +364,33 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+@contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong in a server's folder into errors of ours."""
+    with disk_errors(folder):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise BadSetting(
+                f"{folder} can't hold a server's data: {error.strerror}", hint="choose a folder that you can write"
+            ) from error
+
+
+def _lock(folder: Path) -> BinaryIO:
+    """Take a folder; it is free again when the file is closed, here and in the processes that inherited it."""
+    file = (folder / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise NotNow(
+            f"another stack uses {folder}", hint="stop the other one, or choose another folder for this one"
+        ) from error
+    return file
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

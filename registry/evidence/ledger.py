@@ -8,7 +8,7 @@ from pydantic import Field
 
 from registry.channel import Channel
 from registry.document import Document, Sha256
-from registry.errors import ObjectNotFound
+from registry.errors import BadManifest, ObjectNotFound
 from registry.evidence.gates import Past, Verdict
 from registry.evidence.results import Evidence
 from registry.names import VersionName
@@ -45,7 +45,7 @@ class Ledger:
         return evidence.sha256
 
     def evidence(self, version: VersionName) -> list[Evidence]:
-        """All evidence of a version, oldest first."""
+        """All evidence of a version, oldest first. What this release can't read counts as not measured."""
         found = self._read_all(layout.evidence(self._model, str(version)), Evidence)
         return sorted(found, key=lambda one: one.order)
 
@@ -89,8 +89,17 @@ class Ledger:
         return None
 
     def _read_all(self, folder: str, kind: type[Kind]) -> list[Kind]:
-        keys = [info.key for info in self._store.list(folder)]
-        return in_parallel(lambda key: kind.parse(self._store.get(key, kind.LIMIT).body, key), keys)
+        """The documents in a folder; those that are damaged or of a newer format are left out, so that they block
+        nothing: what they would have shown is then missing, and the gates say so."""
+
+        def read(key: str) -> Kind | None:
+            try:
+                return kind.parse(self._store.get(key, kind.LIMIT).body, key)
+            except BadManifest:
+                return None
+
+        found = in_parallel(read, [info.key for info in self._store.list(folder)])
+        return [document for document in found if document is not None]
 
 
 def _stands(channel: Channel, note: Passed) -> bool:

@@ -43,24 +43,6 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval
     return Interval(min(max(0.0, middle - half), p), max(min(1.0, middle + half), p))
 
 
-def newcombe(successes: float, n: int, other: float, other_n: int, confidence: float = CONFIDENCE) -> Interval:
-    """The interval of a difference of two independent proportions, successes / n - other / other_n.
-
-    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 17 (1998), 873-890, method 10: the Wilson intervals of the two, combined.
-
-    Raises:
-        ValueError: a count is not in 0..n, or an n is 0.
-    """
-    if n == 0 or other_n == 0:
-        raise ValueError("a difference needs at least one sample on each side")
-    a, b = successes / n, other / other_n
-    of_a, of_b = wilson(successes, n, confidence), wilson(other, other_n, confidence)
-    down = math.hypot(a - of_a.low, of_b.high - b)
-    up = math.hypot(of_a.high - a, b - of_b.low)
-    return Interval(max(-1.0, a - b - down), min(1.0, a - b + up))
-
-
 def n_that_decides(proportion: float, bound: float, confidence: float = CONFIDENCE) -> int | None:
     """The smallest n at which the Wilson interval around this proportion no longer holds the bound.
 

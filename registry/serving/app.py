@@ -103,19 +103,31 @@ def serve(
     Args:
         live: a started replica; its caller closes it.
         port: 0 for any free one.
-        started: told the address, once connections are accepted.
+        started: told the address, once requests are answered and a signal ends it.
 
     Raises:
         BadSetting: the port is taken, or the host is not this machine's.
     """
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(live), log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False)
+    config = uvicorn.Config(
+        create_app(live), log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False
     )
-    with _listen(host, port) as listener, _sigterm_returns():
-        started(f"http://{_in_url(host)}:{listener.getsockname()[1]}")
+    with _listen(host, port) as listener:
+        server = _Server(config, lambda: started(f"http://{_in_url(host)}:{listener.getsockname()[1]}"))
         # uvicorn ends cleanly and then sends itself the signal again.
-        with suppress(KeyboardInterrupt):
+        with _sigterm_ends(server), suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):  # type: ignore[misc]
+    """uvicorn's server, which tells when it has started."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tell()
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
@@ -265,12 +277,19 @@ def _in_url(host: str) -> str:
 
 
 @contextmanager
-def _sigterm_returns() -> Iterator[None]:
-    """Let SIGTERM, which orchestrators send, end `serve` as Ctrl-C does, so that what stands around it can close."""
+def _sigterm_ends(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGTERM, which orchestrators send, end a server as Ctrl-C does, so that what stands around it can close.
+
+    Also before uvicorn listens to signals, and when it sends itself, at its end, the one that it got.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    def end(number: int, frame: object) -> None:
+        server.should_exit = True
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from registry.document import Document
-from registry.errors import BadManifest, ObjectNotFound, StoreDenied, UloraError
+from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError
 from registry.store import layout
 from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore
@@ -30,9 +30,11 @@ from registry.store.objects import ObjectStore
 EVERY = 10.0
 """Seconds between two heartbeats of a replica to which nothing happens."""
 SILENT_AFTER = 3.5 * EVERY
-"""Seconds after which a replica that says nothing counts as gone without a goodbye."""
+"""Seconds after which nobody waits any more for a replica that says nothing."""
+GONE_AFTER = 3600.0
+"""Seconds after which a replica that says nothing counts as gone without a goodbye, and is no longer shown."""
 MAX_REPLICAS = 10_000
-_POLL = 0.1
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 
 
 class Heartbeat(Document):
@@ -73,13 +75,18 @@ class Replica:
 
     @property
     def silent(self) -> bool:
-        """Whether it has said nothing for so long that it is probably gone."""
+        """Whether it has said nothing for so long that something is wrong with it."""
         return self.age > SILENT_AFTER
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has said nothing for so long that its process has ended without a goodbye."""
+        return self.age > GONE_AFTER
 
 
 @dataclass(frozen=True)
 class Followed:
-    """Which replicas serve a generation (or a later one), which do not yet, and which are probably gone."""
+    """Which replicas serve a generation (or a later one), which do not yet, and which say nothing."""
 
     followed: tuple[Replica, ...]
     behind: tuple[Replica, ...]
@@ -87,28 +94,45 @@ class Followed:
 
 
 def replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
-    """The replicas of a channel, by id. What is no heartbeat is left out.
+    """The replicas of a channel, by id, without those that are gone. What is no heartbeat is left out.
+
+    Raises:
+        StoreUnreachable, StoreDenied.
+    """
+    return [replica for replica in all_replicas(store, model, channel) if not replica.gone]
+
+
+def all_replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
+    """The replicas of a channel, by id, also those that are gone. What is no heartbeat is left out.
 
     Raises:
         StoreUnreachable, StoreDenied.
     """
     keys = [info.key for info in islice(store.list(layout.replicas(model, channel)), MAX_REPLICAS)]
-    found = in_parallel(lambda key: _read(store, key), keys)
-    return sorted((replica for replica in found if replica), key=lambda replica: replica.heartbeat.id)
+    return sorted(_read(store, keys), key=lambda replica: replica.heartbeat.id)
 
 
 def wait_for_replicas(store: ObjectStore, model: str, channel: str, generation: int, timeout: float = 30.0) -> Followed:
     """Wait until every replica that is not silent serves `generation`, at most `timeout` seconds.
 
+    Only those that are behind are read again, less and less often: a large fleet does not flood the store. One that
+    comes meanwhile is not waited for: it begins with the newest record.
+
     Raises:
+        BadInput: `timeout` is negative or no number.
         StoreUnreachable, StoreDenied.
     """
+    if not timeout >= 0:  # NaN neither
+        raise BadInput(f"can't wait for {timeout} seconds", hint="give a number of seconds, 0 or more")
     deadline = time.monotonic() + timeout
-    while True:
-        state = _sort(replicas(store, model, channel), generation)
-        if not state.behind or time.monotonic() >= deadline:
-            return state
-        time.sleep(_POLL)
+    state = _sort(replicas(store, model, channel), generation)
+    pause = _FIRST_PAUSE
+    while state.behind and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        again = _read(store, [layout.replica(model, channel, replica.heartbeat.id) for replica in state.behind])
+        state = _sort([*state.followed, *again, *state.silent], generation)
+    return state
 
 
 class Heartbeats:
@@ -165,14 +189,18 @@ def _new_id() -> str:
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def _read(store: ObjectStore, key: str) -> Replica | None:
+def _read(store: ObjectStore, keys: list[str]) -> list[Replica]:
+    return [replica for replica in in_parallel(lambda key: _read_one(store, key), keys) if replica]
+
+
+def _read_one(store: ObjectStore, key: str) -> Replica | None:
     try:
         stored = store.get(key, Heartbeat.LIMIT)
         heartbeat = Heartbeat.parse(stored.body, key)
     except (ObjectNotFound, BadManifest):
         # Said goodbye between the listing and now, or written by something else: neither may stop a rollback.
         return None
-    return Replica(heartbeat, stored.age)
+    return Replica(heartbeat, stored.age) if key.endswith(f"/{heartbeat.id}.json") else None
 
 
 def _sort(found: list[Replica], generation: int) -> Followed:

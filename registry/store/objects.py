@@ -247,7 +247,7 @@ class ObjectStore:
             if (info.size, info.sha256) != (size, digest):
                 raise CorruptBlob(
                     f"{key} is in the store, but its bytes are not the ones its name says",
-                    hint="`ulora verify --repair FROM_DIR` replaces a corrupt blob",
+                    hint="restore or delete that object in the bucket, then create the version again from its bundle",
                 ) from undecided
 
     def delete(self, key: str) -> None:
@@ -267,6 +267,14 @@ class ObjectStore:
         except UloraError as error:
             if "BucketAlreadyOwnedByYou" not in str(error) and "BucketAlreadyExists" not in str(error):
                 raise
+
+    def is_initialised(self) -> bool:
+        """Whether somebody made this prefix a store.
+
+        Raises:
+            BucketNotFound, StoreDenied, StoreUnreachable.
+        """
+        return self.first(layout.FORMAT_KEY) == layout.FORMAT_KEY
 
     def initialise(self) -> None:
         """Make this prefix a store: probe it, then create `format.json`. Doing it twice is fine."""

@@ -255,7 +255,8 @@ def test_what_is_damaged_in_the_store(registry: Registry, tmp_path: Path) -> Non
     good = registry.store.get(key).body
     for body in (b"", b"{}", good[:-1], good.replace(b'"format":1', b'"format":9'), b"\xff" * 100):
         registry.store.overwrite(key, body)
-        for words in (["show", "v1.0.0"], ["list"], ["promote", "v1.0.0"], ["verify", "v1.0.0"]):
+        assert ulora("list", "--json").document[0]["problem"]
+        for words in (["show", "v1.0.0"], ["promote", "v1.0.0"], ["verify", "v1.0.0"]):
             complains(ulora(*words), 6, "v1.0.0.json")
     registry.store.overwrite(key, good)
     registry.promote("v1.0.0", "production")

@@ -1,4 +1,4 @@
-"""Versions in a real MLflow: logged once, found by digest, evidence shown on them, and errors in seconds."""
+"""Versions in a real MLflow: logged once, found by name and digest, evidence shown on them, and errors in seconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry.canonical import sha256
+from registry.catalog.connection import HASTY
 from registry.catalog.log import Catalog, Result
 from registry.devstack.servers import free_port
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
@@ -105,6 +107,39 @@ def test_logging_the_same_version_again_changes_nothing(catalog: Catalog, tmp_pa
     assert len(catalog.versions(model)) == 1
 
 
+def test_two_versions_with_equal_content_have_numbers_artifacts_evidence_and_tags_of_their_own(
+    catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    import mlflow
+    import pandas
+
+    first, one = log(catalog, tmp_path, model, "v1.0.0")
+    second, two = log(catalog, tmp_path, model, "v1.0.1")
+    assert first.content_sha256 == second.content_sha256
+    assert (one.number, two.number) == (1, 2)
+    assert one.model_id != two.model_id
+    assert client(catalog).get_registered_model(model).aliases == {"v1_0_0": "1", "v1_0_1": "2"}
+    loaded = mlflow.pyfunc.load_model(f"models:/{model}@v1_0_1")
+    assert list(loaded.predict(pandas.DataFrame({"path": ["version.json"]}))["text"]) == [second.to_bytes().decode()]
+
+    catalog.record_evidence(second, Result("ood", ANY, {"ood_auroc": 0.5}))
+    catalog.set_tags(model, second.version, second.content_sha256, {"ulora.verdict": "pass"})
+    assert catalog.find(model, first.version, first.content_sha256) == one
+    changed = dict(catalog.find(model, second.version, second.content_sha256).tags)
+    assert changed == {**two.tags, "ulora.metric.ood_auroc": "0.5", "ulora.verdict": "pass"}
+    assert not client(catalog).get_logged_model(one.model_id).metrics
+
+
+def test_what_a_crash_left_of_a_version_is_not_taken_for_another_one_with_equal_content(
+    mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    mlflow_proxy.next(faults.refuse, containing="/model-versions/create", times=99)
+    with pytest.raises(CatalogUnreachable):
+        log(Catalog(mlflow_proxy.url), tmp_path, model, "v1.0.0")
+    _, logged = log(catalog, tmp_path, model, "v1.0.1")
+    assert client(catalog).get_logged_model(logged.model_id).name == "v1_0_1"
+
+
 def test_a_crash_between_logging_and_registering_is_finished_without_logging_again(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
@@ -183,7 +218,7 @@ def test_evidence_becomes_a_run_on_the_logged_model_and_tags_on_the_version(
     assert [each.path for each in client(catalog).list_artifacts(run_id)] == ["ood.png"]
     shown = client(catalog).get_logged_model(logged.model_id).metrics
     assert [(each.key, each.value) for each in shown] == [("ood_auroc", 0.9612345678)]
-    found = catalog.find(model, manifest.content_sha256)
+    found = catalog.find(model, manifest.version, manifest.content_sha256)
     assert found.tags["ulora.metric.ood_auroc"] == "0.961235"
     assert "ulora.metric.ood_fpr95" not in found.tags
 
@@ -199,7 +234,7 @@ def test_evidence_and_tags_for_a_version_that_is_not_there_say_so(catalog: Catal
     with pytest.raises(VersionNotFound, match=model):
         catalog.record_evidence(manifest, Result("ood", ANY, {}))
     with pytest.raises(VersionNotFound) as missing:
-        catalog.set_tags(model, manifest.content_sha256, {"ulora.verdict": "pass"})
+        catalog.set_tags(model, manifest.version, manifest.content_sha256, {"ulora.verdict": "pass"})
     assert "reconcile" in missing.value.hint
 
 
@@ -207,10 +242,10 @@ def test_only_tags_that_differ_are_written(mlflow_proxy: Proxy, catalog: Catalog
     manifest, _ = log(catalog, tmp_path, model)
     tags = {"ulora.verdict": "production: pass", "ulora.version": manifest.version}
     for _ in range(2):
-        Catalog(mlflow_proxy.url).set_tags(model, manifest.content_sha256, tags)
+        Catalog(mlflow_proxy.url).set_tags(model, manifest.version, manifest.content_sha256, tags)
     written = [path for _, path in mlflow_proxy.requests if path.endswith("/set-tag")]
     assert len(written) == 1
-    assert catalog.find(model, manifest.content_sha256).tags["ulora.verdict"] == "production: pass"
+    assert catalog.find(model, manifest.version, manifest.content_sha256).tags["ulora.verdict"] == "production: pass"
 
 
 def test_a_deleted_experiment_is_refused_with_what_to_do(catalog: Catalog, tmp_path: Path, model: str) -> None:
@@ -276,6 +311,41 @@ def test_a_conversation_prints_nothing_and_leaves_the_environment_as_it_was(
     catalog.record_evidence(manifest, Result("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_catalog_talks_to_its_own_server_whatever_the_environment_says(
+    mlflow_server, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    monkeypatch.chdir(tmp_path)
+    catalog = Catalog(mlflow_server.url)
+    with catalog.connection.open():
+        assert os.environ["MLFLOW_TRACKING_URI"] == other
+    manifest, _ = log(catalog, tmp_path, model)
+    catalog.record_evidence(manifest, Result("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
+    assert len(catalog.versions(model)) == 1
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("ml")]
+
+
+def test_a_thread_that_talks_for_ever_does_not_keep_others_waiting_for_ever(catalog: Catalog) -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    def talk() -> None:
+        with catalog.connection.open():
+            inside.set()
+            done.wait(60)
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    try:
+        assert inside.wait(60)
+        with pytest.raises(CatalogUnreachable, match="another thread"):
+            Catalog(catalog.connection.uri, limits=replace(HASTY, turn=0.01)).versions("m")
+    finally:
+        done.set()
+        talker.join()
+    catalog.ping()
 
 
 def test_threads_share_a_catalog(catalog: Catalog, tmp_path: Path, model: str) -> None:

@@ -24,13 +24,15 @@ from PIL import Image
 
 from registry.bundles import DEFAULT_FLAVOR
 from registry.errors import BadSetting, CorruptBlob
-from registry.serving.app import MAX_IMAGE, create_app, serve
+from registry.serving.app import MAX_IMAGE, _sigterm_ends, create_app, serve
 from registry.serving.fleet import replicas
 from registry.serving.live import Live
 from registry.serving.loaders import Prediction, load_version
+from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from tests.bundles import write_bundle
-from tests.releases import Shop, load_echo, wait_until
+from tests.releases import Shop, find_echo, load_echo, wait_until
+from tests.rights import no_right_to_write
 
 FAMILIES = {"v5.5.3-performance": "dinov2", "v5.5.4-dinov3": "dinov3"}
 V2, V3 = FAMILIES
@@ -146,6 +148,20 @@ def test_a_flipped_byte_is_refused_by_follow_and_by_load(shop: Shop, live: Live,
     assert {answer.version for _, answer in load.answers} == {V3}
     repair()
     assert live.wait_for(version="v5.6.0", timeout=60)
+
+
+def test_a_cache_that_may_not_be_written_is_named(store_url: str, model: str, tmp_path: Path) -> None:
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    shop.release("v1.0.0")
+    shop.promote("v1.0.0")
+    cache = tmp_path / "elsewhere"
+    cache.mkdir()
+    with no_right_to_write(cache), pytest.raises(BadSetting, match="elsewhere") as caught:
+        load_version(shop.versions, Blobs(shop.store, cache), shop.pointer("v1.0.0"), find=find_echo)
+    assert "ULORA_CACHE" in caught.value.hint
+    with no_right_to_write(cache), pytest.raises(BadSetting, match="elsewhere"):
+        Live(shop.channel(), shop.versions, Blobs(shop.store, cache), find=find_echo).start()
+    assert list(cache.iterdir()) == []
 
 
 def test_a_batch_is_answered_by_one_version_row_by_row(live: Live) -> None:
@@ -349,3 +365,37 @@ def test_a_signal_ends_serving_cleanly(store_url: str, model: str, tmp_path: Pat
     finally:
         process.kill()
         process.communicate()
+
+
+def test_sigterm_right_after_the_announcement_ends_serving(live: Live) -> None:
+    for _ in range(5):
+        urls: list[str] = []
+
+        def announced(url: str, urls: list[str] = urls) -> None:
+            urls.append(url)
+            signal.raise_signal(signal.SIGTERM)
+
+        serve(live, port=0, started=announced)
+        assert len(urls) == 1
+
+
+def test_sigterm_before_the_server_runs_ends_it_as_soon_as_it_does(live: Live) -> None:
+    server = uvicorn.Server(uvicorn.Config(create_app(live), log_level="error"))
+    with _sigterm_ends(server), socket.create_server(("127.0.0.1", 0)) as listener:
+        signal.raise_signal(signal.SIGTERM)
+        server.run(sockets=[listener])
+    assert server.started
+
+
+def test_what_is_announced_answers(live: Live) -> None:
+    answers: list[int] = []
+
+    def announced(url: str) -> None:
+        def ask() -> None:
+            answers.append(httpx.get(f"{url}/version", timeout=60).status_code)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+        threading.Thread(target=ask).start()
+
+    serve(live, port=0, started=announced)
+    assert answers == [200]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from registry.errors import BadInput
 from registry.serving import fleet
-from registry.serving.fleet import Heartbeats, Replica, replicas, wait_for_replicas
+from registry.serving.fleet import Heartbeats, Replica, all_replicas, replicas, wait_for_replicas
 from registry.serving.live import Live
 from registry.serving.loaders import Loader
 from registry.store import layout
@@ -127,9 +129,64 @@ def test_silence_is_told_by_the_servers_clock(shop: Shop) -> None:
     assert replace(replica, age=60.0).silent
 
 
+def test_a_replica_that_is_silent_for_an_hour_is_gone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with follow(shop):
+        wait_until(lambda: seen(shop))
+        (replica,) = seen(shop)
+        assert not replica.gone
+        assert not replace(replica, age=3599.0).gone
+        assert replace(replica, age=3601.0).gone
+        monkeypatch.setattr(fleet, "GONE_AFTER", -3600)
+        assert seen(shop) == []
+        (kept,) = all_replicas(shop.store, shop.model, "production")
+        assert kept.heartbeat.id == replica.heartbeat.id
+
+
+def test_waiting_reads_again_only_those_that_are_behind(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    with follow(shop), follow(shop), follow(shop):
+        wait_until(lambda: len(seen(shop)) == 3)
+        said = seen(shop)[0].heartbeat
+        late = said.model_copy(update={"id": "late-1", "generation": 1})
+        key = layout.replica(shop.model, "production", late.id)
+        shop.store.overwrite(key, late.to_bytes())
+
+        through = ObjectStore(store_url, endpoint_url=proxy.url)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait_for_replicas, through, shop.model, "production", 2, timeout=60)
+            wait_until(lambda: sum("/late-1.json" in path for _, path in proxy.requests) >= 3)
+            assert not waiting.done()
+            shop.store.overwrite(key, said.model_copy(update={"id": "late-1"}).to_bytes())
+            state = waiting.result()
+    assert (len(state.followed), len(state.behind), len(state.silent)) == (4, 0, 0)
+    others = [path for _, path in proxy.requests if ".json" in path and "/late-1.json" not in path]
+    assert len(others) == 3
+    assert sum("list-type=2" in path for _, path in proxy.requests) == 1
+
+
+def test_one_that_says_goodbye_is_not_waited_for(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    with follow(shop):
+        wait_until(lambda: seen(shop))
+        through = ObjectStore(store_url, endpoint_url=proxy.url)
+        pool = ThreadPoolExecutor(1)
+        waiting = pool.submit(wait_for_replicas, through, shop.model, "production", 99, timeout=60)
+        wait_until(lambda: len(proxy.requests) >= 3)
+        assert not waiting.done()
+    state = waiting.result()
+    pool.shutdown()
+    assert (state.followed, state.behind, state.silent) == ((), (), ())
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), -1.0])
+def test_nobody_can_wait_for_no_number_of_seconds(shop: Shop, timeout: float) -> None:
+    with pytest.raises(BadInput, match="can't wait for"):
+        wait_for_replicas(shop.store, shop.model, "production", 1, timeout)
+
+
 def test_what_is_no_heartbeat_is_passed_over(shop: Shop) -> None:
     folder = layout.replicas(shop.model, "production")
     for name, body in (("junk", b"\xff{"), ("empty", b""), ("large", b" " * 100_000), ("other", b'{"format":1}')):
         shop.store.overwrite(f"{folder}{name}.json", body)
     with follow(shop):
         wait_until(lambda: len(seen(shop)) == 1)
+        shop.store.overwrite(f"{folder}copy.json", seen(shop)[0].heartbeat.to_bytes())
+        assert len(seen(shop)) == 1

@@ -9,7 +9,7 @@ import pytest
 from registry.api import Registry
 from registry.channel import Wish
 from registry.devstack.servers import free_port
-from registry.errors import BadInput, NothingToRollBackTo, NotNow, ObjectNotFound, VersionNotFound
+from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow, VersionNotFound
 from registry.names import VersionName
 from registry.record import Canary, Place, Signature, promoted
 from registry.store import layout
@@ -135,7 +135,7 @@ def test_expected_means_what_that_generation_served(registry: Registry) -> None:
     assert not late.changed  # v2.0.0, which generation 2 served, had been left already
     assert registry.rollback(wish=Wish(expected=3)).version == "v2.0.0"
     assert not registry.rollback(wish=Wish(expected=3)).changed
-    with pytest.raises(ObjectNotFound):
+    with pytest.raises(NotFound, match="no generation 99, its newest is 4"):
         registry.rollback(wish=Wish(expected=99))
 
 

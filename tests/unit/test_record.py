@@ -122,10 +122,30 @@ def test_a_log_that_asks_for_a_newer_writer_is_read_and_not_written() -> None:
     assert "upgrade" in refused.value.hint
 
 
-@pytest.mark.parametrize("signature", [Signature("me", "x" * 5000), Signature("x" * 300), Signature("me", "\udcff")])
-def test_a_reason_that_a_record_can_not_hold_is_the_callers_mistake(signature: Signature) -> None:
-    with pytest.raises(BadInput, match="a record of production"):
-        rolled_back(place("v1.0.0", "v2.0.0"), signature)
+@pytest.mark.parametrize(("who", "reason"), [("me", "x" * 5000), ("x" * 300, ""), ("me", "\udcff")])
+def test_a_reason_that_a_record_can_not_hold_is_the_callers_mistake(who: str, reason: str) -> None:
+    with pytest.raises(BadInput, match=r"is longer than .* not valid text"):
+        Signature(who, reason)
+
+
+def test_what_was_withdrawn_never_comes_back_by_a_rollback() -> None:
+    on_trial = {"version": "v1.0.0", "manifest_sha256": pointer("v1.0.0").manifest_sha256, "weight": 5.0}
+    head = promoted(place("v0.9.0", "v1.0.0"), pointer("v2.0.0"), ME, None)
+    trial = Record.model_validate(head.model_dump() | {"canary": on_trial})
+    assert [each.version for each in trial.stack] == ["v1.0.0", "v0.9.0"]
+    ended = aborted(Place("m", "production", trial), ME)
+    assert [each.version for each in ended.stack] == ["v0.9.0"]
+    for record in (trial, ended):
+        back = rolled_back(Place("m", "production", record), ME)
+        assert back.stable == pointer("v0.9.0")
+        assert "v0.9.0" not in back.withdrawn
+
+
+def test_an_action_of_a_newer_release_is_read() -> None:
+    head = place("v1.0.0").head
+    assert head
+    newer = Record.parse(head.model_copy(update={"action": "pause"}).to_bytes(), "record")
+    assert newer.action == "pause"
 
 
 def test_a_link_of_the_chain_holds_only_between_neighbours() -> None:

@@ -43,7 +43,7 @@ def test_aliases_and_the_signature_can_be_chosen(folder: Path, monkeypatch: pyte
     (folder / "ulora.toml").write_text('store = "s3://b"\n[aliases]\nproduction = "champion"\n')
     monkeypatch.setenv("ULORA_WHO", "ci")
     found = Settings.load()
-    assert (dict(found.aliases), found.who) == ({"production": "champion"}, "ci")
+    assert (dict(found.aliases), found.who) == ({"staging": "staging", "production": "champion"}, "ci")
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,11 @@ def test_aliases_and_the_signature_can_be_chosen(folder: Path, monkeypatch: pyte
         ("store = ", "not valid TOML"),
         ("stor = 's3://b'", "unknown keys: stor"),
         ("store = 5", "store must be a string"),
-        ("store = 's3://b'\naliases = 5", "aliases must map"),
-        ("store = 's3://b'\n[aliases]\nproduction = 5", "aliases must map"),
+        ("store = 's3://b'\naliases = 5", "must map staging or production"),
+        ("store = 's3://b'\n[aliases]\nprod = 'champion'", "must map staging or production"),
+        ("store = 's3://b'\n[aliases]\nproduction = 'latest'", "must map staging or production"),
+        ("store = 's3://b'\n[aliases]\nproduction = 'v5'", "must map staging or production"),
+        ("store = 's3://b'\n[aliases]\nproduction = 5", "must map staging or production"),
         ("store = 's3://b'\nmodel = '../x'", "not a model's name"),
         ("model = 'm'", "no store is set"),
     ],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from registry.evidence.stats import n_that_decides, newcombe, wilson
+from registry.evidence.stats import n_that_decides, wilson
 
 LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
 
@@ -48,37 +48,6 @@ def test_wilson_refuses_counts_that_are_no_proportion(k: int, n: int) -> None:
 def test_wilson_refuses_a_confidence_outside_0_and_1(level: float) -> None:
     with pytest.raises(ValueError, match="confidence"):
         wilson(1, 2, level)
-
-
-# Newcombe 1998, table II, method 10.
-@pytest.mark.parametrize(
-    ("a", "n", "b", "m", "low", "high"),
-    [
-        (56, 70, 48, 80, 0.0524, 0.3339),
-        (9, 10, 3, 10, 0.1705, 0.8090),
-        (6, 7, 2, 7, 0.0582, 0.8062),
-        (5, 56, 0, 29, -0.0381, 0.1926),
-        (0, 10, 0, 20, -0.1611, 0.2775),
-        (10, 10, 0, 20, 0.6791, 1.0),
-    ],
-)
-def test_newcombe_gives_the_published_intervals(a: int, n: int, b: int, m: int, low: float, high: float) -> None:
-    interval = newcombe(a, n, b, m)
-    assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-
-
-@given(counts(), counts())
-def test_newcombe_holds_the_difference_and_mirrors_when_the_sides_swap(a: tuple[int, int], b: tuple[int, int]) -> None:
-    there, back = newcombe(*a, *b), newcombe(*b, *a)
-    difference = a[0] / a[1] - b[0] / b[1]
-    assert -1 <= there.low <= difference + 1e-12
-    assert difference - 1e-12 <= there.high <= 1
-    assert (there.low, there.high) == (pytest.approx(-back.high), pytest.approx(-back.low))
-
-
-def test_newcombe_needs_samples_on_both_sides() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        newcombe(0, 0, 1, 2)
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.01, 0.99))

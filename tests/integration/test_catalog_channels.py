@@ -1,0 +1,83 @@
+"""What a `Registry` shows of its channels in a real MLflow, and what an MLflow that hangs can do to its process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.catalog.connection import PATIENT
+from registry.catalog.log import Catalog
+from tests.registries import open_registry
+from tests.servers import flavor
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path, tracking_uri: str) -> Registry:
+    registry = open_registry(tmp_path, store_url, model, tracking_uri=tracking_uri)
+    registry.store.initialise()
+    return registry
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+
+@pytest.fixture
+def equal_pair(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Two versions of one content, in MLflow."""
+    flavor.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for name in ("v1.0.0", "v1.0.1"):
+        manifest, files = flavor.make_version(tmp_path, registry.model, name, "the same")
+        for path in files.values():
+            registry.blobs.put(path.read_bytes())
+        registry.bindings.bind(manifest, registry.blobs.put(manifest.to_bytes()))
+    assert registry.reconcile().logged == ("v1.0.0", "v1.0.1")
+    return "v1.0.0", "v1.0.1"
+
+
+def test_the_second_of_two_versions_with_equal_content_is_promoted_listed_and_shown_as_itself(
+    registry: Registry, equal_pair: tuple[str, str]
+) -> None:
+    import mlflow
+
+    first, second = equal_pair
+    assert {found.version: found.number for found in registry.catalog.versions(registry.model)} == {first: 1, second: 2}
+    assert {listed.version: listed.catalog_number for listed in registry.versions()} == {first: 1, second: 2}
+
+    assert registry.promote(second, "production").notes == ()
+    client = mlflow.MlflowClient(registry.settings.tracking_uri)
+    assert client.get_registered_model(registry.model).aliases["production"] == "2"
+    stages = {found.version: found.stage for found in registry.catalog.versions(registry.model)}
+    assert stages == {first: "None", second: "Production"}
+    tags = {found.version: found.tags for found in registry.catalog.versions(registry.model)}
+    assert tags[second]["ulora.verdict.production"].startswith("pass")
+    assert "ulora.verdict.production" not in tags[first]
+
+    left = registry.reconcile()
+    assert (left.logged, left.changes, left.skipped) == ((), (), ())
+
+
+def test_a_mirror_of_a_server_that_never_answers_leaves_the_process_fit_to_talk_to_another(
+    registry: Registry, black_hole: str, tmp_path: Path
+) -> None:
+    registry.catalog.ping()
+    before = dict(os.environ)
+    lost = open_registry(tmp_path / "lost", registry.settings.store, registry.model, tracking_uri=black_hole)
+    (note,) = lost.mirror()
+    assert "does not answer: timed out" in note
+    assert dict(os.environ) == before
+    # One that waits for nobody: it would be refused if the mirror's thread still had its turn.
+    assert Catalog(registry.settings.tracking_uri, limits=replace(PATIENT, turn=0)).versions(registry.model) == ()
+    registry.catalog.ping()

@@ -1,0 +1,25 @@
+"""Folders that this process may not write, also when the tests run as root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NOBODY = 65534
+
+
+@contextmanager
+def no_right_to_write(folder: Path) -> Iterator[None]:
+    """Within, nothing can be written in `folder`: root, who could, becomes nobody for so long."""
+    is_root = os.geteuid() == 0
+    folder.chmod(0o555)
+    if is_root:
+        os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
