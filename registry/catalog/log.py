@@ -79,9 +79,7 @@ class CatalogVersion:
 
     def shows(self, result: Result) -> bool:
         """Whether its tags hold a result's metrics."""
-        return all(
-            self.tags.get(METRIC_TAG + name) == f"{value:.6g}" for name, value in _finite(result.metrics).items()
-        )
+        return all(self.tags.get(name) == value for name, value in _metric_tags(result).items())
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class Catalog:
             run_id = _recorded_run(client, experiment_id, result.evidence_sha256)
             if run_id is None:
                 run_id = _record_run(client, experiment_id, version, result)
-            tags = {METRIC_TAG + name: f"{value:.6g}" for name, value in _finite(result.metrics).items()}
+            tags = _metric_tags(result)
             _set_tags(client, manifest.model, version, tags)
             return run_id
 
@@ -484,6 +482,12 @@ def _opened_run(client: MlflowClient) -> str | None:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
+
+
+def _metric_tags(result: Result) -> dict[str, str]:
+    """A result's metrics over all targets as tags; those of single targets, `accuracy.tomato`, are on the LoggedModel:
+    MLflow's list of versions shows every tag, and writing one is slow."""
+    return {METRIC_TAG + name: f"{value:.6g}" for name, value in _finite(result.metrics).items() if "." not in name}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
