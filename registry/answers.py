@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
-from registry.evidence.gates import Verdict
+if TYPE_CHECKING:
+    from registry.channel import Rollback
+    from registry.evidence.gates import Verdict
+    from registry.manifest import Manifest
+    from registry.record import Record
+    from registry.serving.fleet import Replica
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,20 @@ class Created:
     size: int
     uploaded: int
     catalog_number: int | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, is_new: bool, uploaded: int = 0, catalog_number: int | None = None) -> Self:
+        """What became of a version with this manifest."""
+        return cls(
+            model=manifest.model,
+            version=manifest.version,
+            content_sha256=manifest.content_sha256,
+            is_new=is_new,
+            files=len(manifest.files),
+            size=manifest.size,
+            uploaded=uploaded,
+            catalog_number=catalog_number,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,46 @@ class Change:
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        record: Record,
+        before: Record | None,
+        *,
+        changed: bool,
+        verdict: Verdict | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Self:
+        """The change that `record` is, from the record before it."""
+        return cls(
+            model=record.model,
+            channel=record.channel,
+            action=record.action,
+            changed=changed,
+            version=record.stable.version if record.stable else "",
+            previous=before.stable.version if before and before.stable else None,
+            generation=record.generation,
+            who=record.who,
+            when=record.when,
+            reason=record.reason,
+            verdict=verdict,
+            notes=notes,
+        )
+
+    @classmethod
+    def unneeded(cls, head: Record, note: str) -> Self:
+        """Nothing to do: the channel is where it should be."""
+        return replace(cls.of(head, head, changed=False, notes=(note,)), action="none")
+
+    @classmethod
+    def of_rollback(cls, done: Rollback, *, changed: bool) -> Self:
+        """What a rollback did, or with `changed` False would do."""
+        record = done.record
+        if not done.changed:
+            note = f"already done by {record.who}: {record.action}, {record.when}"
+            return replace(cls.unneeded(record, note), previous=done.left or None)
+        return replace(cls.of(record, None, changed=changed), previous=done.left or None)
+
 
 @dataclass(frozen=True)
 class ReplicaStatus:
@@ -87,6 +146,20 @@ class ReplicaStatus:
     rollback_ready: bool
     age: float
     error: str = ""
+
+    @classmethod
+    def of(cls, replica: Replica) -> Self:
+        """What a replica's heartbeat says; one that has said nothing for long is `silent`."""
+        said = replica.heartbeat
+        return cls(
+            id=said.id,
+            version=said.version,
+            generation=said.generation,
+            state="silent" if replica.silent else said.state,
+            rollback_ready=said.rollback_ready,
+            age=round(replica.age, 1),
+            error=said.error,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +178,24 @@ class ChannelStatus:
     when: str | None
     reason: str
     replicas: tuple[ReplicaStatus, ...] = ()
+
+    @classmethod
+    def of(cls, channel: str, head: Record | None, replicas: tuple[ReplicaStatus, ...]) -> Self:
+        """What a channel's newest record says; None for an empty log."""
+        return cls(
+            channel=channel,
+            generation=head.generation if head else 0,
+            stable=head.stable.version if head and head.stable else None,
+            canary=head.canary.version if head and head.canary else None,
+            canary_weight=head.canary.weight if head and head.canary else None,
+            rollback_target=head.stack[0].version if head and head.stack else None,
+            withdrawn=head.withdrawn if head else (),
+            action=head.action if head else None,
+            who=head.who if head else None,
+            when=head.when if head else None,
+            reason=head.reason if head else "",
+            replicas=replicas,
+        )
 
 
 @dataclass(frozen=True)

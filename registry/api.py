@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.channel import Channel, Rollback, Wish
+from registry.channel import Channel, Wish
 from registry.errors import (
     BadInput,
     BrokenChain,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         Verification,
     )
     from registry.bundles import Story
-    from registry.catalog.log import Catalog, CatalogVersion, Result
+    from registry.catalog.log import Catalog, CatalogVersion
     from registry.catalog.mirror import ChannelView
     from registry.evidence.gates import Candidate, Verdict
     from registry.evidence.ledger import Ledger
@@ -135,6 +135,7 @@ class Registry:
             VersionExists: the name has other content.
             CatalogUnreachable: MLflow is down and `offline` was not asked for; nothing was done.
         """
+        from registry.answers import Created
         from registry.bundles import Story, describe, read_bundle
 
         name, folder = VersionName.parse(version), Path(source)
@@ -145,7 +146,7 @@ class Registry:
         if bound:
             self.bindings.check_same(bound, manifest.content_sha256)
         if dry_run:
-            return self._created(manifest, bound, uploaded=0)
+            return Created.of(manifest, is_new=bound is None)
         if not offline:
             self.catalog.ping()
         self._check_writable()
@@ -154,7 +155,8 @@ class Registry:
             self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
         binding = self.bindings.get(name)
         number = None if offline else self._log_in_catalog(binding, bundle.paths)
-        return self._created(self.bindings.manifest(binding.pointer), bound, uploaded, number)
+        kept = self.bindings.manifest(binding.pointer)
+        return Created.of(kept, is_new=bound is None, uploaded=uploaded, catalog_number=number)
 
     def versions(self) -> list[Listed]:
         """All versions in the order of their names. MLflow's numbers are left out when it does not answer."""
@@ -230,6 +232,7 @@ class Registry:
             BadInput: no data, or no such benchmark.
         """
         from registry.evidence.measuring import find_benchmarks, measure, open_data
+        from registry.showing import evidence_result
 
         benchmarks = find_benchmarks(only)
         manifest = self.manifest(version)
@@ -242,7 +245,7 @@ class Registry:
             evidence, plot = measure(name, benchmark, manifest, loaded, images, who=self.settings.who)
             self.ledger.add(evidence)
             if not offline:
-                self.catalog.record_evidence(manifest, _result(evidence, plot))
+                self.catalog.record_evidence(manifest, evidence_result(evidence, plot))
             kept.append(evidence)
             on_done(evidence)
         return kept
@@ -298,6 +301,8 @@ class Registry:
             ChannelMoved: another writer was first; nothing changed.
             MissingBlob, CorruptBlob: the version is not whole; nothing changed.
         """
+        from registry.answers import Change
+
         if force and not reason.strip():
             raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
         signature = Signature(self.settings.who, reason)
@@ -306,21 +311,21 @@ class Registry:
         _check_expected(channel, head, expected)
         binding = self.bindings.get(VersionName.parse(version))
         if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
-            return replace(_change(head, head), action="none", notes=(f"{version} is stable in {channel} already",))
+            return Change.unneeded(head, f"{version} is stable in {channel} already")
         self._check_whole(self.bindings.manifest(binding.pointer))
         verdict = self.judge(version, channel)
         verdict = verdict.force(reason) if force and not verdict.allows else verdict
         record = promoted(Place(self.model, channel, head), binding.pointer, signature, verdict.sha256)
         if dry_run:
             _check_allowed(verdict)
-            return _change(record, head, verdict=verdict)
+            return Change.of(record, head, changed=False, verdict=verdict)
         self._check_writable()
         self.ledger.add_verdict(verdict)
         _check_allowed(verdict)
         if channel == "staging":
             self.ledger.add_pass(record, binding.content_sha256)
         log.commit(record)
-        return _change(record, head, changed=True, verdict=verdict, notes=self.mirror(verdict))
+        return Change.of(record, head, changed=True, verdict=verdict, notes=self.mirror(verdict))
 
     def rollback(
         self,
@@ -338,9 +343,13 @@ class Registry:
             NothingToRollBackTo, NotNow, VersionNotFound: nothing changed.
             OutcomeUnknown: run it again, it is safe.
         """
+        from registry.answers import Change
+
         log, signature = self.channel(channel), Signature(self.settings.who, reason)
-        done = (log.plan_rollback if dry_run else log.rollback)(signature, wish or Wish())
-        return _rolled_back(done, dry_run)
+        if dry_run:
+            return Change.of_rollback(log.plan_rollback(signature, wish or Wish()), changed=False)
+        done = log.rollback(signature, wish or Wish())
+        return Change.of_rollback(done, changed=done.changed)
 
     def status(self) -> Status:
         """What every channel serves, and its replicas."""
@@ -475,9 +484,10 @@ class Registry:
     def _show_evidence(self, found: CatalogVersion) -> None:
         """Record in MLflow what was measured of a version while MLflow was away; plots were not kept."""
         from registry.evidence.results import newest
+        from registry.showing import evidence_result
 
         for evidence in newest(self.ledger.evidence(VersionName.parse(found.version or ""))).values():
-            result = _result(evidence, None)
+            result = evidence_result(evidence, None)
             if evidence.content_sha256 == found.content_sha256 and not found.shows(result):
                 self.catalog.record_evidence(self.manifest(evidence.version), result)
 
@@ -498,40 +508,29 @@ class Registry:
 
     def _channel_views(self) -> list[ChannelView]:
         """The channels as the mirror needs them, from their whole logs; from its end where a log is broken."""
+        from registry.showing import channel_view
 
         def view(name: str) -> ChannelView:
             try:
-                return _view(name, self.channel(name).history())
+                return channel_view(name, self.channel(name).history())
             except BrokenChain:
                 head = self.channel(name).head()
-                return replace(_view(name, [head] if head else []), formerly=None)
+                return replace(channel_view(name, [head] if head else []), formerly=None)
 
         return [view(name) for name in CHANNELS]
 
     def _channel_ends(self) -> list[ChannelView]:
         """The same from their newest records only, whose cost does not grow with the logs."""
+        from registry.showing import channel_view
+
         heads = self._heads()
-        views = [_view(name, [heads[name]] if name in heads else []) for name in CHANNELS]
+        views = [channel_view(name, [heads[name]] if name in heads else []) for name in CHANNELS]
         return [replace(view, formerly=None) for view in views]
 
     def _channel_status(self, name: str) -> ChannelStatus:
         from registry.answers import ChannelStatus
 
-        head = self.channel(name).head()
-        return ChannelStatus(
-            channel=name,
-            generation=head.generation if head else 0,
-            stable=head.stable.version if head and head.stable else None,
-            canary=head.canary.version if head and head.canary else None,
-            canary_weight=head.canary.weight if head and head.canary else None,
-            rollback_target=head.stack[0].version if head and head.stack else None,
-            withdrawn=head.withdrawn if head else (),
-            action=head.action if head else None,
-            who=head.who if head else None,
-            when=head.when if head else None,
-            reason=head.reason if head else "",
-            replicas=self._replicas(name),
-        )
+        return ChannelStatus.of(name, self.channel(name).head(), self._replicas(name))
 
     def _replicas(self, channel: str) -> tuple[ReplicaStatus, ...]:
         """What the replicas last said; nothing where we may not ask: following never depends on it."""
@@ -542,73 +541,7 @@ class Registry:
             fleet = replicas(self.store, self.model, channel)
         except StoreDenied:
             return ()
-        return tuple(
-            ReplicaStatus(
-                id=found.heartbeat.id,
-                version=found.heartbeat.version,
-                generation=found.heartbeat.generation,
-                state="silent" if found.silent else found.heartbeat.state,
-                rollback_ready=found.heartbeat.rollback_ready,
-                age=round(found.age, 1),
-                error=found.heartbeat.error,
-            )
-            for found in fleet
-        )
-
-    def _created(
-        self, manifest: Manifest, bound: Binding | None, uploaded: int, catalog_number: int | None = None
-    ) -> Created:
-        from registry.answers import Created
-
-        return Created(
-            model=self.model,
-            version=manifest.version,
-            content_sha256=manifest.content_sha256,
-            is_new=bound is None,
-            files=len(manifest.files),
-            size=manifest.size,
-            uploaded=uploaded,
-            catalog_number=catalog_number,
-        )
-
-
-def _result(evidence: Evidence, plot: bytes | None) -> Result:
-    """Some evidence as MLflow is to show it."""
-    from registry.catalog.log import Result
-
-    return Result(
-        benchmark=evidence.benchmark,
-        evidence_sha256=evidence.sha256,
-        metrics={
-            f"{metric.name}.{metric.target}" if metric.target else metric.name: metric.value
-            for metric in evidence.metrics
-            if metric.value is not None
-        },
-        params={  # with a prefix: inside `mlflow run` the run has parameters of its own already
-            "ulora.version": evidence.version,
-            "ulora.device": evidence.device,
-            "ulora.runtime": evidence.runtime,
-            "ulora.data": evidence.data.name,
-            "ulora.data_sha256": evidence.data.sha256,
-            "ulora.n": str(evidence.data.n),
-        },
-        plots={f"{evidence.benchmark}.png": plot} if plot else {},
-    )
-
-
-def _view(name: str, records: Sequence[Record]) -> ChannelView:
-    """A channel as the mirror needs it, from some of its records, newest first."""
-    from registry.catalog.mirror import ChannelView
-
-    head = records[0] if records else None
-    return ChannelView(
-        channel=name,
-        generation=head.generation if head else 0,
-        stable=head.stable.version if head and head.stable else None,
-        canary=head.canary.version if head and head.canary else None,
-        formerly=frozenset(version for record in records for version in record.live()),
-        withdrawn=frozenset(head.withdrawn if head else ()),
-    )
+        return tuple(ReplicaStatus.of(replica) for replica in fleet)
 
 
 def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:
@@ -632,37 +565,3 @@ def _check_allowed(verdict: Verdict) -> None:
         hint="`--force --reason …` overrules the gates; it stays on the record",
         verdict=verdict,
     )
-
-
-def _change(
-    record: Record,
-    before: Record | None,
-    *,
-    changed: bool = False,
-    verdict: Verdict | None = None,
-    notes: tuple[str, ...] = (),
-) -> Change:
-    """What a promotion did; without `changed`, what it would do or did not need to."""
-    from registry.answers import Change
-
-    return Change(
-        model=record.model,
-        channel=record.channel,
-        action=record.action,
-        changed=changed,
-        version=record.stable.version if record.stable else "",
-        previous=before.stable.version if before and before.stable else None,
-        generation=record.generation,
-        who=record.who,
-        when=record.when,
-        reason=record.reason,
-        verdict=verdict,
-        notes=notes,
-    )
-
-
-def _rolled_back(done: Rollback, dry_run: bool) -> Change:
-    record = done.record
-    notes = () if done.changed else (f"already done by {record.who}: {record.action}, {record.when}",)
-    change = _change(record, None, changed=done.changed and not dry_run, notes=notes)
-    return replace(change, previous=done.left or None, action=record.action if done.changed else "none")
