@@ -7,6 +7,7 @@ slowly, so a run with workers has one for all, launched by the process that star
 from __future__ import annotations
 
 import os
+import signal
 import time
 import urllib.request
 import uuid
@@ -24,6 +25,9 @@ from tests.servers.proxy import Proxy
 
 # Before torch is imported: workers share few cores, and more threads than cores make every one of them slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A run that a script starts in the background ignores Ctrl-C, and its children would too: some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("ulora", deadline=None)
 settings.load_profile("ulora")

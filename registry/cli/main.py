@@ -61,12 +61,13 @@ class _Commands(click.Group):
         formatter.write(f"\n{EXIT_STATUS}\n")
 
 
+HELP_OPTIONS = ["-h", "--help"]
 EXIT_STATUS = """Exit status:
   0 done; 1 failed; 2 usage; 3 gate refused; 4 channel moved, name taken, or not
   now; 5 not found; 6 integrity; 7 unreachable or outcome unknown; 130 interrupted"""
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(cls=_Commands, context_settings={"help_option_names": HELP_OPTIONS, "max_content_width": 110})
 @click.version_option(package_name="ulora-registry", prog_name="ulora")
 def cli() -> None:
     """Version management for LoRA adapters on DINO backbones: create, measure, promote by gates, roll back in a second.

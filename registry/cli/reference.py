@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from registry.cli.main import cli
+from registry.cli.main import HELP_OPTIONS, cli
 
 _WIDTH = 110
 _TITLE = """# Commands
@@ -23,7 +23,12 @@ def page() -> str:
 
 def _helps(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     context = click.Context(
-        command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=_WIDTH, max_content_width=_WIDTH
+        command,
+        info_name=path.rpartition(" ")[2],
+        parent=parent,
+        terminal_width=_WIDTH,
+        max_content_width=_WIDTH,
+        help_option_names=HELP_OPTIONS,
     )
     yield path, command.get_help(context).rstrip()
     if isinstance(command, click.Group):

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,8 @@ def served(released: Registry, site: Path, tmp_path: Path, mlflow_server: Tracki
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ULORA_", "AWS_"))}
     env |= {
         "PYTHONPATH": str(site),
+        # MLflow starts `uvicorn` by its name.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": mlflow_server.url,
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(tmp_path / "empty-hub"),
@@ -164,7 +167,8 @@ def served(released: Registry, site: Path, tmp_path: Path, mlflow_server: Tracki
         wait_until_it_answers(f"http://127.0.0.1:{port}/ping", process, log)
         yield f"http://127.0.0.1:{port}/invocations", log
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
