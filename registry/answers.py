@@ -178,23 +178,25 @@ class ChannelStatus:
     when: str | None
     reason: str
     replicas: tuple[ReplicaStatus, ...] = ()
+    problem: str = ""
 
     @classmethod
-    def of(cls, channel: str, head: Record | None, replicas: tuple[ReplicaStatus, ...]) -> Self:
-        """What a channel's newest record says; None for an empty log."""
+    def of(cls, channel: str, head: Record | None, replicas: tuple[ReplicaStatus, ...], problem: str = "") -> Self:
+        """What a channel's newest record says; None for an empty log, or one with a `problem`."""
         return cls(
             channel=channel,
             generation=head.generation if head else 0,
             stable=head.stable.version if head and head.stable else None,
             canary=head.canary.version if head and head.canary else None,
             canary_weight=head.canary.weight if head and head.canary else None,
-            rollback_target=head.stack[0].version if head and head.stack else None,
+            rollback_target=next((pointer.version for pointer in head.rollback_targets()), None) if head else None,
             withdrawn=head.withdrawn if head else (),
             action=head.action if head else None,
             who=head.who if head else None,
             when=head.when if head else None,
             reason=head.reason if head else "",
             replicas=replicas,
+            problem=problem,
         )
 
 
@@ -234,11 +236,12 @@ class Verification:
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What `reconcile` did to MLflow, or would do."""
+    """What `reconcile` did to MLflow, or would do; `damaged` are versions that could not be read from the store."""
 
     logged: tuple[str, ...]
     changes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

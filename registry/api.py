@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -162,7 +163,11 @@ class Registry:
         """All versions in the order of their names. MLflow's numbers are left out when it does not answer."""
         from registry.answers import Listed
 
-        heads = self._heads()
+        heads: dict[str, Record] = {}
+        for channel in CHANNELS:
+            with _noted({}, channel):  # a list of versions is worth having without a channel that can't be read
+                if head := self.channel(channel).head():
+                    heads[channel] = head
         numbers = self._catalog_numbers()
 
         def describe(name: VersionName) -> Listed:
@@ -305,11 +310,11 @@ class Registry:
 
         if force and not reason.strip():
             raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
-        signature = Signature(self.settings.who, reason)
+        name, signature = VersionName.parse(version), Signature(self.settings.who, reason)
         log = self.channel(channel)
         head = log.head()
         _check_expected(channel, head, expected)
-        binding = self.bindings.get(VersionName.parse(version))
+        binding = self.bindings.get(name)
         if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
             return Change.unneeded(head, f"{version} is stable in {channel} already")
         self._check_whole(self.bindings.manifest(binding.pointer))
@@ -369,32 +374,35 @@ class Registry:
     # --- MLflow ------------------------------------------------------------------------------------------------------
 
     def reconcile(self, *, adopt: bool = False, dry_run: bool = False) -> Reconciled:
-        """Make MLflow hold every version and show what the channels serve.
+        """Make MLflow hold every version and show what the channels serve. A damaged version stops no other.
 
         Raises:
             CatalogUnreachable: it does not answer.
+            BadManifest: the end of a channel's log can't be read.
         """
         from registry.answers import Reconciled
         from registry.catalog import mirror
 
         self.catalog.ping()
-        known = {(found.version, found.content_sha256) for found in self.catalog.versions(self.model)}
-        bindings = in_parallel(self.bindings.get, self.bindings.names())
-        missing = [binding for binding in bindings if (binding.version, binding.content_sha256) not in known]
+        damaged: dict[str, str] = {}
+        missing = self._missing_in_catalog(damaged)
         unmanaged: mirror.Unmanaged = "adopt" if adopt else "leave"
         if dry_run:
             plan = mirror.preview(self.catalog, self.model, self._channel_views(), unmanaged)
         else:
             for binding in missing:
-                self._log_in_catalog(binding, None)
+                with _noted(damaged, binding.version):
+                    self._log_in_catalog(binding, None)
             for found in self.catalog.versions(self.model):
                 if found.version:
-                    self._show_evidence(found)
+                    with _noted(damaged, found.version):
+                        self._show_evidence(found)
             plan = mirror.mirror(self.catalog, self.model, self._channel_views, unmanaged)
         return Reconciled(
-            logged=tuple(binding.version for binding in missing),
+            logged=tuple(binding.version for binding in missing if binding.version not in damaged),
             changes=tuple(str(change) for change in plan.changes),
             skipped=plan.skipped,
+            damaged=tuple(f"{version}: {problem}" for version, problem in damaged.items()),
         )
 
     def mirror(self, verdict: Verdict | None = None) -> tuple[str, ...]:
@@ -481,6 +489,17 @@ class Registry:
             paths = {file.path: files[file.sha256] for file in manifest.files}
         return self.catalog.log(manifest, binding.manifest_sha256, paths).number
 
+    def _missing_in_catalog(self, damaged: dict[str, str]) -> list[Binding]:
+        """The versions that MLflow does not hold; those that can't be read are noted in `damaged`."""
+        known = {(found.version, found.content_sha256) for found in self.catalog.versions(self.model)}
+        missing = []
+        for name in self.bindings.names():
+            with _noted(damaged, str(name)):
+                binding = self.bindings.get(name)
+                if (binding.version, binding.content_sha256) not in known:
+                    missing.append(binding)
+        return missing
+
     def _show_evidence(self, found: CatalogVersion) -> None:
         """Record in MLflow what was measured of a version while MLflow was away; plots were not kept."""
         from registry.evidence.results import newest
@@ -503,6 +522,7 @@ class Registry:
             return {}
 
     def _heads(self) -> dict[str, Record]:
+        """The newest record of each channel that has one."""
         heads = {name: self.channel(name).head() for name in CHANNELS}
         return {name: head for name, head in heads.items() if head}
 
@@ -530,7 +550,10 @@ class Registry:
     def _channel_status(self, name: str) -> ChannelStatus:
         from registry.answers import ChannelStatus
 
-        return ChannelStatus.of(name, self.channel(name).head(), self._replicas(name))
+        try:
+            return ChannelStatus.of(name, self.channel(name).head(), self._replicas(name))
+        except IntegrityError as error:
+            return ChannelStatus.of(name, None, (), problem=str(error))
 
     def _replicas(self, channel: str) -> tuple[ReplicaStatus, ...]:
         """What the replicas last said; nothing where we may not ask: following never depends on it."""
@@ -542,6 +565,15 @@ class Registry:
         except StoreDenied:
             return ()
         return tuple(ReplicaStatus.of(replica) for replica in fleet)
+
+
+@contextmanager
+def _noted(damaged: dict[str, str], what: str) -> Iterator[None]:
+    """Note what can't be read and go on without it."""
+    try:
+        yield
+    except IntegrityError as error:
+        damaged[what] = str(error)
 
 
 def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from registry.errors import (
+    BadInput,
     BrokenChain,
     ChannelMoved,
     KeyExists,
@@ -46,6 +47,13 @@ class Wish:
     to: str | None = None
     again: bool = False
     leave_stable: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput: it contradicts itself."""
+        if self.leave is not None and self.leave == self.to:
+            raise BadInput(f"{self.to} can't be both what to leave and where to go")
+        if self.leave is not None and self.expected is not None:
+            raise BadInput("what to leave and the expected generation are two ways to say the same: give one")
 
     def is_met(self, head: Record) -> bool:
         """Whether a channel is already where the caller wants it."""
@@ -223,7 +231,7 @@ class Channel:
             )
         seen = head if head.generation == wish.expected else self.read(wish.expected)
         served = seen.live()
-        return replace(wish, expected=None, leave=wish.leave or (served[-1] if served else None))
+        return replace(wish, expected=None, leave=served[-1] if served else None)
 
     def _moved(self, generation: int) -> ChannelMoved:
         winner = self.read(generation)

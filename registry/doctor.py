@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -27,6 +28,8 @@ def examine(registry: Registry) -> list[Finding]:
             findings.append(Finding(subject, "error", str(error), error.hint))
             if subject == "store":
                 break  # everything else needs it
+        except Exception as error:  # one part that breaks in a new way must not hide the others
+            findings.append(Finding(subject, "error", f"unexpected {type(error).__name__}: {error}"))
     return findings
 
 
@@ -48,7 +51,7 @@ def _check_channel(name: str) -> Check:
 
 
 def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
-    targets = {"stable": head.stable, "rollback target": head.stack[0] if head.stack else None}
+    targets = {"stable": head.stable, "rollback target": next(iter(head.rollback_targets()), None)}
     for role, pointer in targets.items():
         subject = f"{head.channel} {role}"
         if pointer is None:
@@ -87,6 +90,8 @@ def _check_catalog(registry: Registry) -> Iterator[Finding]:
         yield Finding("MLflow", "warning", "no tracking server is set", "set MLFLOW_TRACKING_URI")
         return
     drift = registry.reconcile(dry_run=True)
+    for damaged in drift.damaged:
+        yield Finding("MLflow", "error", f"can't be shown: {damaged}", "ulora verify --all")
     todo = [f"{version} is not logged" for version in drift.logged] + list(drift.changes)
     if todo:
         yield Finding("MLflow", "warning", f"does not show what is true: {'; '.join(todo[:3])}", "ulora reconcile")
@@ -100,6 +105,9 @@ def _check_machine(registry: Registry) -> Iterator[Finding]:
     folder = registry.settings.cache
     existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
+    if not os.access(existing, os.W_OK):
+        yield Finding("disk", "error", f"the cache {folder} can't be written", "set ULORA_CACHE")
+        return
     level = "ok" if free > _LOW_DISK else "warning"
     yield Finding(
         "disk", level, f"{free / 1e9:.1f} GB free for the cache {folder}", "" if level == "ok" else "free some"

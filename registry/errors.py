@@ -238,18 +238,33 @@ class ReplicaClosed(UloraError):
     """A followed channel was used after it was closed, or in a forked process."""
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+
+
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
     """Turn what the local disk refuses while writing `path` into `DiskFull` and `BadSetting`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise DiskFull(
                 f"no space left while writing {path}", hint="free some disk space and run it again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in _UNWRITABLE:
             raise BadSetting(
-                f"{path} can't be written: {error.strerror}", hint="ULORA_CACHE names the folder of the cache"
+                f"{path} can't be written: {error.strerror}",
+                hint="choose a folder that can be; that of the cache is ULORA_CACHE",
             ) from error
         raise

@@ -94,6 +94,10 @@ class Record(Document):
         """The versions that answer requests: stable, then canary."""
         return tuple(pointer.version for pointer in (self.stable, self.canary) if pointer)
 
+    def rollback_targets(self) -> tuple[Pointer, ...]:
+        """Where rollbacks go, the next one first: the stack without what is withdrawn or live."""
+        return _without(self.stack, (*self.withdrawn, *self.live()))
+
 
 @dataclass(frozen=True)
 class Place:
@@ -147,7 +151,7 @@ def rolled_back(place: Place, signature: Signature, to: str | None = None) -> Re
         NothingToRollBackTo: the stack is empty, or `to` is not on it.
     """
     head = place.head
-    stack = _without(head.stack, (*head.withdrawn, *head.live())) if head else ()
+    stack = head.rollback_targets() if head else ()
     names = [pointer.version for pointer in stack]
     if head is None or not stack:
         raise NothingToRollBackTo(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -124,7 +126,16 @@ class Connection:
         )
 
 
+def _give_a_home() -> None:
+    """MLflow can't be imported by a user without a home folder, as containers have them."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
+
+
 def _client(uri: str) -> MlflowClient:
+    _give_a_home()
     try:
         from mlflow import MlflowClient
     except ImportError as error:

@@ -8,7 +8,7 @@ import click
 
 from registry.cli.options import dry_run_option, registry_options
 from registry.cli.output import Output
-from registry.errors import UloraError
+from registry.errors import CorruptBlob, UloraError
 
 if TYPE_CHECKING:
     from registry.answers import Finding
@@ -62,7 +62,12 @@ def reconcile_command(registry: Registry, out: Output, *, adopt: bool, dry_run: 
     lines = [f"{would}log {version} in MLflow" for version in done.logged]
     lines += [f"{would}set {change}" for change in done.changes]
     lines += [f"left alone: {skipped}" for skipped in done.skipped]
+    lines += [f"damaged in the store: {damaged}" for damaged in done.damaged]
     out.answer(done, "\n".join(lines) or "MLflow shows what is true; nothing to do")
+    if done.damaged:
+        raise CorruptBlob(
+            f"{len(done.damaged)} damaged: {'; '.join(done.damaged[:3])}", hint="run `ulora verify --all`"
+        )
 
 
 @click.command("doctor", short_help="Look for trouble before it finds you.")

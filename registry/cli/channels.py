@@ -10,7 +10,7 @@ import click
 
 from registry.cli.options import channel_option, dry_run_option, reason_option, registry_options
 from registry.cli.output import Output, facts, table
-from registry.errors import UloraError
+from registry.errors import IntegrityError, UloraError
 
 if TYPE_CHECKING:
     from registry.answers import Change, ChannelStatus
@@ -134,6 +134,11 @@ def status_command(registry: Registry, out: Output) -> None:
     """
     status = registry.status()
     out.answer(status, "\n\n".join(_channel_text(channel) for channel in status.channels))
+    broken = [f"{channel.channel}: {channel.problem}" for channel in status.channels if channel.problem]
+    if broken:
+        raise IntegrityError(
+            "; ".join(broken), hint="somebody wrote into the log: restore that object from a copy, then `ulora doctor`"
+        )
 
 
 @click.command("history", short_help="Every change of a channel: who, when, why.")
@@ -183,6 +188,8 @@ def _verdict_table(verdict: Verdict) -> str:
 
 
 def _channel_text(channel: ChannelStatus) -> str:
+    if channel.problem:
+        return f"{channel.channel}: can't be read: {channel.problem}"
     if channel.stable is None:
         return f"{channel.channel}: empty"
     text = facts(

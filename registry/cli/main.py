@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from registry.cli.output import fail
-from registry.errors import BadInput, DiskFull, UloraError, disk_errors
+from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError
 
 INTERRUPTED = 130
 _COMPLETE = "_ULORA_COMPLETE"
@@ -130,16 +130,9 @@ def _usage(error: click.UsageError) -> BadInput:
 def _fail_unexpectedly(error: Exception, as_json: bool) -> NoReturn:
     if os.environ.get("ULORA_DEBUG"):
         traceback.print_exc()
-    try:
-        with disk_errors(_place(error)):
-            raise error
-    except DiskFull as full:
-        fail(full, as_json)
-    except Exception as unexpected:
-        lines = str(unexpected).strip().splitlines() or [""]
-        message = f"unexpected {type(unexpected).__name__}: {lines[0][:300]}"
-        fail(UloraError(message, hint="ULORA_DEBUG=1 shows the traceback; please report it"), as_json)
-
-
-def _place(error: Exception) -> str:
-    return str(getattr(error, "filename", "") or "a file")
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        place = error.filename or "a file"
+        fail(DiskFull(f"no space left while writing {place}", hint="free some disk space and run it again"), as_json)
+    lines = str(error).strip().splitlines() or [""]
+    message = f"unexpected {type(error).__name__}: {lines[0][:300]}"
+    fail(UloraError(message, hint="ULORA_DEBUG=1 shows the traceback; please report it"), as_json)

@@ -35,7 +35,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """A line beside the answer, on standard error; with --json an object `{"note": …}`."""
-        click.echo(json.dumps({"note": text}, ensure_ascii=False) if self.as_json else f"note: {text}", err=True)
+        complain(json.dumps({"note": text}, ensure_ascii=False) if self.as_json else f"note: {text}")
 
     @contextmanager
     def progress(self, total: int, label: str) -> Iterator[Callable[[int], None]]:
@@ -85,18 +85,26 @@ def _echo(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            click.echo(f"note: the output could not be written: {error.strerror}", err=True)
+            complain(f"note: the output could not be written: {error.strerror}")
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error; if nobody can read it, the exit code still says it."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def fail(error: UloraError, as_json: bool) -> NoReturn:
     """Print an error as one line (with its hint), or as one JSON object, and exit with its code."""
     name = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
     if as_json:
-        click.echo(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False), err=True)
+        complain(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False))
     else:
-        click.secho(f"error: {error}", err=True, fg="red")
+        complain(click.style(f"error: {error}", fg="red"))
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            complain(f"hint: {error.hint}")
     sys.exit(error.exit_code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from registry import canonical
 from registry.cli.options import dry_run_option, folder, offline_option, registry_options
 from registry.cli.output import Output, facts, megabytes, table
 from registry.errors import BadInput, BadManifest, CorruptBlob, IntegrityError
+from registry.names import CHANNELS
 
 if TYPE_CHECKING:
     from registry.answers import Verification
     from registry.api import Registry
+    from registry.evidence.gates import Verdict
     from registry.evidence.results import Evidence
 
 
@@ -71,7 +74,7 @@ def create_command(
         created = registry.create(
             version, source, story=story, parent=parent, offline=offline, dry_run=dry_run, progress=progress
         )
-    did = "would create" if dry_run else "created" if created.is_new else "exists already with this content:"
+    did = "exists already with this content:" if not created.is_new else "would create" if dry_run else "created"
     number = f", MLflow version {created.catalog_number}" if created.catalog_number else ""
     out.answer(
         created,
@@ -118,14 +121,13 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
     """
     manifest = registry.manifest(version)
     evidence = registry.evidence(version)
-    tested = registry.judge(version, "staging")
-    ready = registry.judge(version, "production")
+    tested, ready = (_judge(registry, version, channel) for channel in CHANNELS)
     document = {
         **manifest.model_dump(mode="json"),
-        "tested": tested.outcome == "pass",
-        "ready_for_production": ready.outcome == "pass",
+        "tested": tested.passes,
+        "ready_for_production": ready.passes,
         "evidence": evidence,
-        "verdicts": {"staging": tested, "production": ready},
+        "verdicts": {"staging": tested.verdict, "production": ready.verdict},
     }
     backbone = manifest.backbone
     text = facts(
@@ -139,8 +141,8 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
             "files": f"{len(manifest.files)}, {megabytes(manifest.size)}",
             "parent": manifest.parent.version if manifest.parent else "",
             "breaking changes": manifest.breaking_changes,
-            "tested": _says(document["tested"], tested.refusals),
-            "ready for production": _says(document["ready_for_production"], ready.refusals),
+            "tested": tested.text,
+            "ready for production": ready.text,
         }
     )
     files = table(("FILE", "BYTES", "SHA256"), [(file.path, file.size, file.sha256[:12]) for file in manifest.files])
@@ -162,8 +164,6 @@ def verify_command(
       ulora verify v5.5.3-performance
       ulora verify --all --read-data
     """
-    from registry.names import CHANNELS
-
     if everything == bool(versions):
         raise BadInput("say which versions to verify, or --all", hint="`ulora list` shows the versions")
     names = [str(name) for name in registry.bindings.names()] if everything else versions
@@ -244,8 +244,25 @@ def _interval(metric: Any) -> str:
     return "-" if metric.low is None or metric.high is None else f"{metric.low:.4g} to {metric.high:.4g}"
 
 
-def _says(passes: object, refusals: Any) -> str:
-    return "yes" if passes else "no: " + "; ".join(check.reason for check in refusals[:3])
+@dataclass(frozen=True)
+class _Judged:
+    """What the gates of a channel say of a version now, or why they can't: `verdict` is None then."""
+
+    verdict: Verdict | None
+    text: str
+
+    @property
+    def passes(self) -> bool:
+        return self.verdict is not None and self.verdict.outcome == "pass"
+
+
+def _judge(registry: Registry, version: str, channel: str) -> _Judged:
+    try:
+        verdict = registry.judge(version, channel)
+    except IntegrityError as error:
+        return _Judged(None, f"can't be judged: {error}")
+    refused = "; ".join(check.reason for check in verdict.refusals[:3])
+    return _Judged(verdict, f"no: {refused}" if refused else "yes")
 
 
 def _read_changes(path: Path | None) -> dict[str, Any]:

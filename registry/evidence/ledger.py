@@ -8,7 +8,7 @@ from pydantic import Field
 
 from registry.channel import Channel
 from registry.document import Document, Sha256
-from registry.errors import BadManifest, ObjectNotFound
+from registry.errors import BadManifest, IntegrityError, ObjectNotFound
 from registry.evidence.gates import Past, Verdict
 from registry.evidence.results import Evidence
 from registry.names import VersionName
@@ -79,11 +79,17 @@ class Ledger:
         self._store.create(layout.passed(self._model, record.channel, name, record.sha256), note.to_bytes())
 
     def past(self, channel: Channel, version: VersionName) -> Past | None:
-        """A version's past in a channel: the newest of its passes whose record stands in the channel's log."""
+        """A version's past in a channel: the newest of its passes whose record stands in the channel's log.
+
+        None where it has none, or the log can't be read: nothing is proven then.
+        """
         notes = self._read_all(layout.passed(self._model, channel.name, str(version)), Passed)
         for note in sorted(notes, key=lambda note: note.generation, reverse=True):
             if _stands(channel, note):
-                head = channel.head()
+                try:
+                    head = channel.head()
+                except IntegrityError:
+                    return None
                 withdrawn = head is not None and str(version) in head.withdrawn
                 return Past(channel.name, note.content_sha256, note.record_sha256, withdrawn)
         return None
@@ -105,5 +111,5 @@ class Ledger:
 def _stands(channel: Channel, note: Passed) -> bool:
     try:
         return channel.read(note.generation).sha256 == note.record_sha256
-    except ObjectNotFound:
+    except (ObjectNotFound, IntegrityError):
         return False

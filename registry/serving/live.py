@@ -354,7 +354,7 @@ class Live:
         takes long or fails leaves the way back open; and what answered last, so that going forward again is as quick.
         """
         records = [goal, *([self._serving.record] if self._serving else [])]
-        wanted = [pointer for record in records for pointer in (record.stable, *record.stack[:1])]
+        wanted = [pointer for record in records for pointer in (record.stable, *record.rollback_targets()[:1])]
         return [pointer for pointer in (*wanted, self._left) if pointer]
 
     def _state(self) -> State:
@@ -369,15 +369,15 @@ class Live:
 
     def _error(self) -> str:
         goal = self._goal
-        wanted = (goal.stable, *goal.stack[:1]) if goal else ()
+        wanted = (goal.stable, *goal.rollback_targets()[:1]) if goal else ()
         problems = [self._trouble, *(self._residents.problem(pointer) for pointer in wanted if pointer)]
         return "; ".join(problem for problem in problems if problem)
 
     def _rollback_ready(self) -> bool:
         goal, serving = self._goal, self._serving
-        if goal is None or serving is None or serving.record is not goal or not goal.stack:
+        if goal is None or serving is None or serving.record is not goal or not goal.rollback_targets():
             return False
-        return self._residents.get(goal.stack[0]) is not None
+        return self._residents.get(goal.rollback_targets()[0]) is not None
 
     def _set_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:

@@ -264,3 +264,23 @@ def test_what_is_damaged_in_the_store(registry: Registry, tmp_path: Path) -> Non
     registry.store.overwrite(head, b"nonsense")
     for words in (["status"], ["history"], ["rollback"], ["promote", "v1.0.0", "-c", "production"]):
         complains(ulora(*words), 6, head)
+
+
+def test_a_damaged_log_of_one_channel_hides_nothing_of_the_others(registry: Registry, tmp_path: Path) -> None:
+    create(registry, "v1.0.0", tmp_path)
+    registry.promote("v1.0.0", "staging")
+    registry.promote("v1.0.0", "production")
+    registry.store.overwrite(layout.record(registry.model, "staging", 1), b"nonsense")
+    status = ulora("status", "--json")
+    assert status.code == 6
+    assert {found["channel"]: found["stable"] for found in status.document["channels"]} == {
+        "staging": None,
+        "production": "v1.0.0",
+    }
+    assert ulora("list", "--json").document[0]["channels"] == ["production"]
+    assert ulora("show", "v1.0.0", "--json").document["tested"] is False
+
+
+def test_wishes_that_contradict_themselves(registry: Registry) -> None:
+    complains(ulora("rollback", "--from", "v1.0.0", "--to", "v1.0.0"), 2, "v1.0.0")
+    complains(ulora("rollback", "--from", "v1.0.0", "--expected", "1"), 2, "give one")

@@ -8,7 +8,10 @@ import pytest
 
 from registry.api import Registry
 from registry.devstack.servers import free_port
+from registry.doctor import examine
 from registry.errors import CatalogUnreachable
+from registry.names import VersionName
+from registry.store import layout
 from tests.registries import create, open_registry
 
 
@@ -74,3 +77,14 @@ def test_without_mlflow_there_is_nothing_to_reconcile_with(offline: Registry) ->
     with pytest.raises(CatalogUnreachable):
         offline.reconcile()
     assert [listed.catalog_number for listed in offline.versions()] == [None, None]
+
+
+def test_a_damaged_version_does_not_keep_the_others_from_being_shown(online: Registry) -> None:
+    binding = online.bindings.get(VersionName.parse("v1.0.0-dinov3"))
+    online.store.overwrite(layout.blob(binding.manifest_sha256), b"{}")
+    online.store.overwrite(layout.version(online.model, "v9.9.9"), b"junk")
+    done = online.reconcile()
+    assert done.logged == ("v2.0.0-dinov3",)
+    assert [line.partition(":")[0] for line in done.damaged] == ["v9.9.9", "v1.0.0-dinov3"]
+    assert shown(online)[1] == {"production": "v2.0.0-dinov3"}
+    assert [found.level for found in examine(online) if "can't be shown" in found.detail] == ["error"]

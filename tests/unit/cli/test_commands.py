@@ -187,3 +187,12 @@ def test_a_table_is_aligned_and_its_long_cells_are_cut() -> None:
     assert lines[1].endswith("y" * 70)
     assert lines[2].endswith("line break")
     assert facts({"a": 1, "empty": "", "long name": "x"}) == "a          1\nlong name  x"
+
+
+def test_the_exit_code_survives_where_nobody_can_read_the_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "registry", "promote", "no-version", "--store", "s3://bucket/x"],
+            stdout=full, stderr=full, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
