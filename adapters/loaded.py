@@ -89,6 +89,7 @@ def load(
         backbone_folders: searched for the backbone before the usual places (`adapters.backbones`).
 
     Raises:
+        BadInput: there is no such device.
         BackboneNotFound, CorruptBlob: the backbone is not on this machine, or its weights are not the right ones.
         BadWeights: a file is truncated, or does not fit the backbone or its neighbours.
         BadManifest, MissingBlob: a document is malformed or missing.
@@ -388,9 +389,23 @@ class LoadedVersion:
 
 
 @torch.no_grad()
+def _check_device(device: str) -> None:
+    """Check that torch can compute here.
+
+    Raises:
+        BadInput: there is no such device, or this build of torch has none.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).partition("\n")[0][:200]
+        raise BadInput(f"device {device[:40]!r} can't be used: {problem}", hint="cpu is always there") from error
+
+
 def _read_parts(
     backbone: BackboneRef, files: BundleFiles, device: str, backbone_folders: Sequence[Path | str]
 ) -> _Parts:
+    _check_device(device)
     preprocessing = files.document(bundle.PREPROCESSING)
     requirements = {"backbone": backbone.sha256, "preprocessing": canonical.digest(preprocessing)}
     side = Preprocessing.of(preprocessing)

@@ -152,12 +152,11 @@ class Registry:
             self.catalog.ping()
         self._check_writable()
         uploaded = self.blobs.upload(bundle.sources, progress)
-        if bound is None:
-            self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
+        is_new = bound is None and self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
         binding = self.bindings.get(name)
         number = None if offline else self._log_in_catalog(binding, bundle.paths)
         kept = self.bindings.manifest(binding.pointer)
-        return Created.of(kept, is_new=bound is None, uploaded=uploaded, catalog_number=number)
+        return Created.of(kept, is_new=is_new, uploaded=uploaded, catalog_number=number)
 
     def versions(self) -> list[Listed]:
         """All versions in the order of their names. MLflow's numbers are left out when it does not answer."""

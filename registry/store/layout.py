@@ -62,11 +62,6 @@ def passed(model: str, channel_name: str, version: str, record_sha256: str = "")
     return f"models/{model}/passed/{channel_name}/{version}/" + (f"{record_sha256}.json" if record_sha256 else "")
 
 
-def forgotten(model: str, name: str) -> str:
-    """A note that a version's blobs may be collected."""
-    return f"models/{model}/forgotten/{name}.json"
-
-
 def replicas(model: str, channel_name: str) -> str:
     """The folder of a channel's heartbeats."""
     return f"models/{model}/replicas/{channel_name}/"

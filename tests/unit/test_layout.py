@@ -20,7 +20,6 @@ def test_every_key_is_where_the_design_puts_it() -> None:
     assert layout.record("m", "production", 1) == "models/m/channels/production/0999999999999.json"
     assert layout.passed("m", "staging", "v1.0.0", SHA) == f"models/m/passed/staging/v1.0.0/{SHA}.json"
     assert layout.replica("m", "staging", "host-1") == "models/m/replicas/staging/host-1.json"
-    assert layout.forgotten("m", "v1.0.0") == "models/m/forgotten/v1.0.0.json"
 
 
 @given(st.integers(1, 10**12 - 1), st.integers(1, 10**12 - 1))
