@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import http.client
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -111,6 +110,7 @@ class Server(ABC):
         if self.running:
             return
         self._end(signal.SIGKILL)
+        self._wait_closed()
         command, env = self._command(), self._child_env()
         with _folder_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -349,7 +349,7 @@ def free_port(count: int = 1, offset: int = 0) -> int:
         UloraError: none was found.
     """
     for _ in range(200):
-        first = random.randrange(_FIRST_PORT, _LAST_PORT)  # noqa: S311  no secret: two processes should just differ
+        first = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT)  # two processes should differ, whatever seeds
         if all(_is_free(port + shift) for port in range(first, first + count) for shift in {0, offset}):
             return first
     raise UloraError(f"no {count} consecutive free ports on {HOST}", hint="stop some servers and run it again")
