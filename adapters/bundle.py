@@ -3,12 +3,13 @@
     backbone.json                                the backbone, as a BackboneRef
     adapters/<target>/adapter_config.json        the LoRA, as PEFT writes it
                       adapter_model.safetensors
-                      head.json  head.safetensors
-                      ood.json   ood.safetensors
+                      head.json  head.safetensors       optional: without them it gives features, no labels
+                      ood.json   ood.safetensors        optional: without them nothing is flagged
+                      exits.json exits/<block>/…        optional: heads and detectors at earlier blocks
                       golden.safetensors         optional: inputs and the outputs they must give
                       component.json             labels, and what the version around it must offer
-    router/           head.json  head.safetensors  golden.safetensors  component.json
-    config/           preprocessing.json  inference.json
+    router/           head.json  head.safetensors  golden.safetensors  component.json        optional
+    config/           preprocessing.json  inference.json  runtimes.json (optional: which runtimes passed their gate)
 
 Every JSON file is canonical apart from a newline at its end; no file holds a time or a machine's path.
 """
@@ -68,6 +69,10 @@ class BundleFiles:
         parts = [path.removeprefix(f"{folder}/").split("/") for path in self._files if path.startswith(f"{folder}/")]
         return tuple(sorted({first for first, *rest in parts if rest}))
 
+    def within(self, folder: str) -> dict[str, Path]:
+        """The files below a folder, by their paths inside it."""
+        return {p.removeprefix(f"{folder}/"): place for p, place in self._files.items() if p.startswith(f"{folder}/")}
+
     def document(self, path: str) -> dict[str, Any]:
         """A JSON file.
 
@@ -81,29 +86,47 @@ class BundleFiles:
         return canonical.decode(place.read_bytes(), path)
 
     def tensors(self, path: str) -> dict[str, torch.Tensor]:
-        """The tensors of a safetensors file; floating point comes as float32.
+        """The tensors of a safetensors file, in memory of their own; floating point comes as float32.
 
         Raises:
             MissingBlob: the bundle has no such file.
             BadWeights: it is truncated or malformed, or holds a number that is not finite.
         """
+        tensors = {}
+        for name, tensor in self.mapped_tensors(path).items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise BadWeights(f"{path} has numbers that are not finite in {name!r}")
+            tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+            if tensors[name] is tensor:
+                tensors[name] = tensor.clone()
+        return tensors
+
+    def mapped_tensors(self, path: str) -> dict[str, torch.Tensor]:
+        """The tensors of a safetensors file as they are in it, mapped into memory: to be copied, not to be kept.
+
+        Raises:
+            MissingBlob: the bundle has no such file.
+            BadWeights: it is truncated or malformed, or of a kind of numbers that float32 can't hold.
+        """
         from safetensors import SafetensorError
-        from safetensors.torch import load
+        from safetensors.torch import load_file
 
         place = self._place(path)
         try:
-            read_header(place)
-            tensors = load(place.read_bytes())
+            spans = read_header(place)
+            tensors = load_file(place)
         except BadWeights as error:
             raise BadWeights(f"{path}: {error}", hint=error.hint) from error
         except (SafetensorError, ValueError) as error:
             raise BadWeights(f"{path} is no sound safetensors file: {error}") from error
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point():
-                if not bool(tensor.isfinite().all()):
-                    raise BadWeights(f"{path} has numbers that are not finite in {name!r}")
-                tensors[name] = tensor.float()
+        wide = [span.name for span in spans if span.dtype in ("F64", "F8_E4M3", "F8_E5M2")]
+        if wide:
+            raise BadWeights(f"{path}: {wide[0]!r} is neither float32 nor float16 nor bfloat16", hint="convert it")
         return tensors
+
+    def dtypes(self, path: str) -> dict[str, str]:
+        """What kind of numbers each tensor of a safetensors file holds, in the format's words, e.g. `F32`."""
+        return {span.name: span.dtype for span in read_header(self._place(path), path)}
 
     def _place(self, path: str) -> Path:
         if path not in self._files:

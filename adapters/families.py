@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 224
 """Side of the input in pixels where the released configuration asks for more (DINOv2's says 518)."""
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("fc1", "fc2", "gate_proj", "up_proj", "down_proj")
+_PEFT_PREFIX = "base_model.model."
+_FUSED = "weights_in"
+_HALVES = ("gate_proj", "up_proj")
+# transformers 4 had the gate and the up projection of DINOv2's SwiGLU in one matrix, the gate's rows first.
+
+_DINOV2_RENAMES = (
+    (r"^(?:dinov2|dinov2_with_registers|backbone)\.", ""),
+    (r"\battention\.attention\.query\b", "attention.q_proj"),
+    (r"\battention\.attention\.key\b", "attention.k_proj"),
+    (r"\battention\.attention\.value\b", "attention.v_proj"),
+    (r"\battention\.output\.dense\b", "attention.o_proj"),
+    (r"\bweights_out\b", "down_proj"),
+)
+_DINOV3_RENAMES = (
+    (r"^(?:dinov3_vit|backbone)\.", ""),
+    (r"(?<!model\.)\blayer\.(?=\d)", "model.layer."),
+)
+_SHORT_NAMES = {"query": ("q_proj",), "key": ("k_proj",), "value": ("v_proj",), "dense": ("o_proj",), _FUSED: _HALVES}
+"""What `target_modules` of transformers 4 called modules by their last name alone."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +45,14 @@ class Family:
     """What is particular to one family.
 
     Attributes:
-        name: `dinov2` or `dinov3`, as in `BackboneRef.family`.
+        name: as in `BackboneRef.family`.
         model_class, config_class: names in `transformers`.
         model_type: what `config.json` calls it.
-        lora_targets: the modules that a LoRA changes (names in transformers 5).
+        blocks, norm: where the transformer blocks and the final layer norm stand in the model.
+        rotary: where the rotary position embeddings stand, None if the blocks take none.
+        renames: patterns that turn transformers 4's names of weights into those of transformers 5.
+        lora_targets: the modules that `fit` puts a LoRA on.
+        linears: the modules of a block that an adapter may change.
         interpolation: how its processor resizes, `bicubic` or `bilinear`.
     """
 
@@ -29,7 +60,12 @@ class Family:
     model_class: str
     config_class: str
     model_type: str
+    blocks: str
+    norm: str
+    rotary: str | None
+    renames: tuple[tuple[str, str], ...]
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    linears: tuple[str, ...] = _ATTENTION + _MLP
     interpolation: str = "bicubic"
 
     def new_config(self, config: dict[str, Any]) -> Any:
@@ -43,6 +79,43 @@ class Family:
         import transformers
 
         return getattr(transformers, self.model_class)(self.new_config(config))
+
+    def linears_of(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+        """The modules of a model that an adapter may change, by their names in it."""
+        inside = re.compile(rf"{re.escape(self.blocks)}\.\d+\.(?:\w+\.)*(?:{'|'.join(self.linears)})")
+        return {name: module for name, module in model.named_modules() if inside.fullmatch(name)}
+
+    def modern_name(self, name: str) -> str:
+        """The name of a weight or a module in transformers 5; unchanged if it is that already."""
+        prefix = _PEFT_PREFIX if name.startswith(_PEFT_PREFIX) else ""
+        bare = name.removeprefix(_PEFT_PREFIX)
+        for pattern, replacement in self.renames:
+            bare = re.sub(pattern, replacement, bare)
+        return prefix + bare
+
+    def modern_modules(self, names: Iterable[str]) -> tuple[str, ...]:
+        """What the `target_modules` of an adapter are called in transformers 5, each once."""
+        modern: dict[str, None] = {}
+        for name in names:
+            stem, _, last = self.modern_name(name).rpartition(".")
+            for replacement in _SHORT_NAMES.get(last, (last,)):
+                modern[f"{stem}.{replacement}" if stem else replacement] = None
+        return tuple(modern)
+
+    def modern_tensors(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights, or an adapter's weights, under their names in transformers 5.
+
+        What transformers 4 had as one matrix is cut in two; of a LoRA on it both halves share A.
+        """
+        modern: dict[str, torch.Tensor] = {}
+        for name, tensor in tensors.items():
+            new = self.modern_name(name)
+            if f".{_FUSED}." not in new:
+                modern[new] = tensor
+                continue
+            parts = (tensor, tensor) if ".lora_A." in new else tensor.chunk(2)
+            modern |= {new.replace(_FUSED, half): part for half, part in zip(_HALVES, parts, strict=True)}
+        return modern
 
     def prefix_tokens(self, config: dict[str, Any]) -> int:
         """Tokens before the patches: CLS and the registers."""
@@ -61,11 +134,21 @@ class Family:
         }
 
 
+_DINOV2 = ("encoder.layer", "layernorm", None, _DINOV2_RENAMES)
+_DINOV3 = ("model.layer", "norm", "rope_embeddings", _DINOV3_RENAMES)
+
 FAMILIES = {
     family.name: family
     for family in (
-        Family("dinov2", "Dinov2Model", "Dinov2Config", "dinov2"),
-        Family("dinov3", "DINOv3ViTModel", "DINOv3ViTConfig", "dinov3_vit", interpolation="bilinear"),
+        Family("dinov2", "Dinov2Model", "Dinov2Config", "dinov2", *_DINOV2),
+        Family(
+            "dinov2_with_registers",
+            "Dinov2WithRegistersModel",
+            "Dinov2WithRegistersConfig",
+            "dinov2_with_registers",
+            *_DINOV2,
+        ),
+        Family("dinov3", "DINOv3ViTModel", "DINOv3ViTConfig", "dinov3_vit", *_DINOV3, interpolation="bilinear"),
     )
 }
 

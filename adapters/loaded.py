@@ -6,27 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig
 from pydantic import ValidationError
 
-from adapters import backbones, bundle, lora
+from adapters import bundle
+from adapters.answering import Answer, answer
 from adapters.bundle import BundleFiles
-from adapters.families import family_named
-from adapters.heads import FEATURES, Head, pool
-from adapters.ood import Detector
+from adapters.features import Tap
+from adapters.heads import Features
+from adapters.parts import Component, Parts, read_parts
 from adapters.predictions import Outcome, Prediction
-from adapters.preprocess import ImageLike, Preprocessing
-from registry import canonical
-from registry.errors import BadImage, BadInput, BadManifest, BadWeights, SelfTestFailed
+from adapters.preprocess import ImageLike
+from adapters.runtimes import REFERENCE, FetchBlob, Runtime, open_runtime
+from registry.errors import BadImage, BadInput, BadManifest, CorruptBlob, SelfTestFailed
 from registry.manifest import BackboneRef, Manifest, first_problem
-from registry.names import check_target
 
 FLAVOR = "dino-lora"
-RUNTIME = "torch-fp32"
 UNBOUND = "unbound"
 """What a bundle answers for as long as it has no version's name."""
 
@@ -34,51 +31,14 @@ MAX_BATCH = 64
 """Images that go through the backbone together; longer lists are cut into batches of this size."""
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """One target's part of a version, beside the LoRA weights that live on the backbone.
-
-    Attributes:
-        bytes: memory of the LoRA weights, the head and the detector together.
-        golden: recorded inputs and outputs, None if the bundle has none.
-    """
-
-    head: Head
-    detector: Detector
-    bytes: int
-    golden: Mapping[str, torch.Tensor] | None
-
-
-@dataclass(frozen=True)
-class Router:
-    """The head that chooses the target, on the frozen backbone's features; its labels are targets."""
-
-    head: Head
-    golden: Mapping[str, torch.Tensor] | None
-
-
-@dataclass(frozen=True)
-class _Parts:
-    model: torch.nn.Module
-    prefix: int
-    preprocessing: Preprocessing
-    adapters: Mapping[str, Adapter]
-    router: Router
-    router_threshold: float
-    tolerance: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """One target's outputs for a batch: logits [N, classes], scores [N], flags [N]."""
-
-    logits: torch.Tensor
-    scores: torch.Tensor
-    flags: torch.Tensor
-
-
 def load(
-    manifest: Manifest, files: Mapping[str, Path], *, device: str = "cpu", backbone_folders: Sequence[Path | str] = ()
+    manifest: Manifest,
+    files: Mapping[str, Path],
+    *,
+    device: str = "cpu",
+    runtime: str | None = None,
+    backbone_folders: Sequence[Path | str] = (),
+    fetch: FetchBlob | None = None,
 ) -> LoadedVersion:
     """Build a version from its verified files.
 
@@ -86,22 +46,31 @@ def load(
         manifest: what the version is.
         files: manifest path -> the file's place on this disk, whatever it is called there, its digest checked.
         device: where torch puts it, e.g. `cpu` or `cuda:0`.
+        runtime: what computes it, a name of `adapters.runtimes.RUNTIMES`; torch in float32 when left out.
         backbone_folders: searched for the backbone before the usual places (`adapters.backbones`).
+        fetch: gives blobs of the store by digest: the backbone, if it is nowhere else on this machine.
 
     Raises:
-        BadInput: there is no such device.
+        BadInput: there is no such device or runtime, or the version did not pass the runtime's gate.
         BackboneNotFound, CorruptBlob: the backbone is not on this machine, or its weights are not the right ones.
         BadWeights: a file is truncated, or does not fit the backbone or its neighbours.
         BadManifest, MissingBlob: a document is malformed or missing.
     """
     if manifest.flavor != FLAVOR or manifest.backbone is None:
         raise BadManifest(f"{manifest.version} is {manifest.flavor!r}, not {FLAVOR}, or names no backbone")
-    parts = _read_parts(manifest.backbone, BundleFiles(files), device, backbone_folders)
-    return LoadedVersion(manifest.version, manifest.content_sha256, manifest.backbone, parts, device)
+    here = _open(manifest.backbone, runtime, device, backbone_folders, fetch)
+    weights = {name: component.weights_sha256 for name, component in manifest.components.items()}
+    parts = read_parts(BundleFiles(files), here)
+    return LoadedVersion(manifest.version, manifest.content_sha256, parts, weights)
 
 
 def load_bundle(
-    files: Mapping[str, Path], *, device: str = "cpu", backbone_folders: Sequence[Path | str] = ()
+    files: Mapping[str, Path],
+    *,
+    device: str = "cpu",
+    runtime: str | None = None,
+    backbone_folders: Sequence[Path | str] = (),
+    fetch: FetchBlob | None = None,
 ) -> LoadedVersion:
     """Build what a bundle's files would be as a version, before `create` gives them a name and a digest.
 
@@ -112,21 +81,19 @@ def load_bundle(
         backbone = BackboneRef.model_validate(BundleFiles(files).document(bundle.BACKBONE))
     except ValidationError as error:
         raise BadManifest(f"{bundle.BACKBONE} does not follow the format: {first_problem(error)}") from error
-    return LoadedVersion(
-        UNBOUND, "", backbone, _read_parts(backbone, BundleFiles(files), device, backbone_folders), device
-    )
+    here = _open(backbone, runtime, device, backbone_folders, fetch)
+    return LoadedVersion(UNBOUND, "", read_parts(BundleFiles(files), here), {})
 
 
 class LoadedVersion:
     """A version that answers. It never changes after construction, and threads may share it."""
 
-    def __init__(self, version: str, content_sha256: str, backbone: BackboneRef, parts: _Parts, device: str) -> None:
+    def __init__(self, version: str, content_sha256: str, parts: Parts, weights: Mapping[str, str | None]) -> None:
         """Use `load`."""
         self._version = version
         self._content_sha256 = content_sha256
-        self._backbone = backbone
         self._parts = parts
-        self._device = device
+        self._expected_weights = weights
 
     @property
     def version(self) -> str:
@@ -141,17 +108,22 @@ class LoadedVersion:
     @property
     def backbone(self) -> BackboneRef:
         """The backbone that it runs on."""
-        return self._backbone
+        return self._parts.runtime.ref
+
+    @property
+    def parts(self) -> Parts:
+        """What it consists of."""
+        return self._parts
 
     @property
     def device(self) -> str:
         """Where it runs, e.g. `cpu`."""
-        return self._device
+        return self._parts.runtime.device
 
     @property
     def runtime(self) -> str:
-        """What computes it: `torch-fp32`."""
-        return RUNTIME
+        """What computes it, e.g. `torch-fp32`."""
+        return self._parts.runtime.name
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -161,12 +133,12 @@ class LoadedVersion:
     @property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """The labels of each target."""
-        return MappingProxyType({target: adapter.head.labels for target, adapter in self._parts.adapters.items()})
+        return MappingProxyType({target: adapter.labels for target, adapter in self._parts.adapters.items()})
 
     @property
     def memory(self) -> Mapping[str, int]:
-        """Bytes that each target's LoRA weights, head and detector take; the backbone is shared and not counted."""
-        return MappingProxyType({target: adapter.bytes for target, adapter in self._parts.adapters.items()})
+        """Bytes that each target's LoRA weights, heads and detectors take; the backbone is shared and not counted."""
+        return MappingProxyType({target: adapter.nbytes for target, adapter in self._parts.adapters.items()})
 
     def __repr__(self) -> str:
         return f"LoadedVersion({self.version}, targets={list(self.targets)}, {self.runtime} on {self.device})"
@@ -181,50 +153,64 @@ class LoadedVersion:
         Raises:
             BadInput: `targets` is of another length than `images`.
         """
-        named = [None] * len(images) if targets is None else list(targets)
-        if len(named) != len(images):
-            raise BadInput(f"{len(images)} images but {len(named)} targets", hint="give one target, or None, per image")
-        return [
-            prediction
-            for start in range(0, len(images), MAX_BATCH)
-            for prediction in self._predict_batch(images[start : start + MAX_BATCH], named[start : start + MAX_BATCH])
-        ]
+        return predict_together([self] * len(images), images, targets)
 
     def route(self, images: Sequence[ImageLike]) -> list[tuple[str, float]]:
         """The router's choice for each image: target and probability, however small.
 
         Raises:
             BadImage: an image can't be read.
+            BadInput: the version has no router.
         """
-        return [choice for pixels in self._batches(images) for choice in self._route(pixels)]
+        router = self._router()
+        return [
+            _likeliest(router.labels, routed)
+            for pixels in self._batches(images)
+            for routed in answer(self._parts.runtime, pixels, [router] * len(pixels))
+        ]
 
     def features(self, images: Sequence[ImageLike], target: str | None = None) -> np.ndarray:
-        """Pooled features [N, inputs] as the target's detector sees them, or as the router does for None.
+        """What the target's head takes of each image, or the router's for None: [N, width].
+
+        Raises:
+            BadImage: an image can't be read.
+            BadInput: the version has no such target, or no head for it.
+        """
+        tap = self._with_head(target).last.head.taps[0]  # type: ignore[union-attr]
+        return self.features_at(images, target, [tap])[tap].cpu().numpy()
+
+    def features_at(self, images: Sequence[ImageLike], target: str | None, taps: Sequence[Tap]) -> Features:
+        """Features [N, width] at any places of the backbone, with a target's adapter on it or none for None.
 
         Raises:
             BadImage: an image can't be read.
             BadInput: the version has no such target.
         """
-        kind = self._parts.router.head.features if target is None else self._adapter(target).detector.features
-        pooled = [
-            pool(self._tokens(pixels, [target] * len(pixels)), kind, self._parts.prefix)
-            for pixels in self._batches(images)
-        ]
-        return torch.cat(pooled).cpu().numpy() if pooled else np.zeros((0, 0), np.float32)
+        slot = None if target is None else self._adapter(target).slot
+        batches = [_features(self._parts.runtime, pixels, slot, taps) for pixels in self._batches(images)]
+        return {tap: torch.cat([batch[tap] for batch in batches]) if batches else torch.zeros(0, 0) for tap in taps}
 
     def ood_scores(self, images: Sequence[ImageLike], target: str) -> list[float]:
-        """How unlike the target's training images each image is, in units of the predicted label's threshold.
+        """How unlike the target's training images each image is, in units of the predicted label's threshold; NaN
+        where the target has no detector.
 
         Raises:
             BadImage: an image can't be read.
-            BadInput: the version has no such target.
+            BadInput: the version has no such target, or no head for it.
         """
-        self._adapter(target)
+        adapter = self._with_head(target)
         return [
-            score
+            float("nan") if one.score is None else one.score
             for pixels in self._batches(images)
-            for score in self._answers(target, self._tokens(pixels, [target] * len(pixels))).scores.tolist()
+            for one in answer(self._parts.runtime, pixels, [adapter] * len(pixels))
         ]
+
+    def weights_sha256(self) -> dict[str, str]:
+        """For each adapter and the router the digest of its tensors as they are in memory now, by component.
+
+        It equals the manifest's `weights_sha256`: a proof that what answers is what was released.
+        """
+        return {component.folder: component.weights_sha256() for component in self._components()}
 
     def golden_outputs(self, images: np.ndarray, target: str | None) -> dict[str, np.ndarray]:
         """What `golden.safetensors` records of a component: inputs and what it makes of them.
@@ -234,32 +220,45 @@ class LoadedVersion:
             target: an adapter's, or None for the router's.
 
         Returns:
-            `images`; `logits` [N, classes]; for an adapter `ood_score` [N] and `is_ood` [N] too.
+            `images`; `features` [N, width] that its head takes; `logits` [N, classes]; with a detector `ood_score` [N]
+            and `is_ood` [N] too.
         """
-        batches = [self._golden_batch(pixels, target) for pixels in self._batches(list(images))]
-        outputs = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
-        return {"images": images, **outputs}
+        component = self._with_head(target)
+        answers = [
+            one
+            for pixels in self._batches(list(images))
+            for one in answer(self._parts.runtime, pixels, [component] * len(pixels))
+        ]
+        outputs = {
+            "images": images,
+            "features": self.features(list(images), target),
+            "logits": torch.stack([one.logits for one in answers]).cpu().numpy(),
+        }
+        if all(one.score is not None for one in answers):
+            outputs["ood_score"] = np.array([one.score for one in answers], np.float32)
+            outputs["is_ood"] = np.array([one.flag for one in answers], np.uint8)
+        return outputs
 
     def self_test(self) -> None:
-        """Check that every component still gives its recorded outputs: same label, same OOD flag, logits and scores
-        within the stored tolerance. Components without recorded outputs are not checked.
+        """Check that the weights in memory are those of the manifest, and that every component still gives its recorded
+        outputs: same label, same OOD flag, logits and scores within the stored tolerance. Components without recorded
+        outputs are not asked.
 
         Raises:
-            SelfTestFailed: one does not.
+            CorruptBlob: the weights in memory are others.
+            SelfTestFailed: a component answers otherwise.
         """
-        if self._parts.router.golden is not None:
-            self._test_component(bundle.ROUTER, None, self._parts.router.golden)
-        for target, adapter in self._parts.adapters.items():
-            if adapter.golden is not None:
-                self._test_component(bundle.adapter_folder(target), target, adapter.golden)
-
-    def _golden_batch(self, pixels: torch.Tensor, target: str | None) -> dict[str, torch.Tensor]:
-        tokens = self._tokens(pixels, [target] * len(pixels))
-        if target is None:
-            head = self._parts.router.head
-            return {"logits": head(pool(tokens, head.features, self._parts.prefix))}
-        answers = self._answers(target, tokens)
-        return {"logits": answers.logits, "ood_score": answers.scores, "is_ood": answers.flags.byte()}
+        for name, digest in self.weights_sha256().items():
+            expected = self._expected_weights.get(name)
+            if expected is not None and digest != expected:
+                raise CorruptBlob(
+                    f"{self.version}: the weights of {name} in memory have digest {digest[:12]}, not {expected[:12]}",
+                    hint="load it again; if it stays so, this machine's memory or its cache is bad",
+                )
+        for target in (None, *self.targets):
+            component = self._parts.router if target is None else self._parts.adapters[target]
+            if component and component.golden is not None:
+                self._test_component(component.folder, target, component.golden)
 
     def _test_component(self, component: str, target: str | None, golden: Mapping[str, torch.Tensor]) -> None:
         actual = self.golden_outputs(golden["images"].numpy(), target)
@@ -279,113 +278,195 @@ class LoadedVersion:
             hint="compare this machine's torch, transformers and peft with the version's provenance",
         )
 
-    def _predict_batch(self, images: Sequence[ImageLike], named: Sequence[str | None]) -> list[Prediction]:
-        answered: dict[int, Prediction] = {}
-        squares: dict[int, np.ndarray] = {}
-        for row, image in enumerate(images):
-            try:
-                squares[row] = self._parts.preprocessing.square(image)
-            except BadImage as error:
-                answered[row] = self._without_label(named[row], "corrupt_image", 0.0, str(error))
-        if squares:
-            pixels = dict(zip(squares, self._pixels(list(squares.values())), strict=True))
-            chosen = self._choose(pixels, named)
-            answered |= self._refuse(chosen)
-            answered |= self._ask(pixels, {row: choice for row, choice in chosen.items() if row not in answered}, named)
-        return [answered[row] for row in range(len(images))]
-
-    def _choose(self, pixels: Mapping[int, torch.Tensor], named: Sequence[str | None]) -> dict[int, tuple[str, float]]:
-        """(target, confidence) of each row: what the caller named, and the router's choice for the others."""
-        chosen = {row: (target, 1.0) for row in pixels if (target := named[row]) is not None}
-        routed = [row for row in pixels if row not in chosen]
-        if routed:
-            choices = self._route(torch.stack([pixels[row] for row in routed]))
-            chosen |= dict(zip(routed, choices, strict=True))
-        return chosen
-
-    def _refuse(self, chosen: Mapping[int, tuple[str, float]]) -> dict[int, Prediction]:
-        refused: dict[int, Prediction] = {}
-        for row, (target, confidence) in chosen.items():
-            if confidence < self._parts.router_threshold:
-                detail = f"the likeliest target is {target} at {confidence:.2f}"
-                refused[row] = self._without_label(target, "router_uncertain", confidence, detail)
-            elif target not in self._parts.adapters:
-                detail = f"{self.version} has no adapter for {target[:80]}"
-                refused[row] = self._without_label(target, "no_adapter", confidence, detail)
-        return refused
-
-    def _ask(
-        self, pixels: Mapping[int, torch.Tensor], chosen: Mapping[int, tuple[str, float]], named: Sequence[str | None]
-    ) -> dict[int, Prediction]:
-        """One pass through the backbone, each row with its own adapter."""
-        if not chosen:
-            return {}
-        rows = list(chosen)
-        tokens = self._tokens(torch.stack([pixels[row] for row in rows]), [chosen[row][0] for row in rows])
-        answered: dict[int, Prediction] = {}
-        for target in sorted({target for target, _ in chosen.values()}):
-            mine = [row for row in rows if chosen[row][0] == target]
-            answers = self._answers(target, tokens[[rows.index(row) for row in mine]])
-            for position, row in enumerate(mine):
-                answered[row] = self._with_label(target, chosen[row][1], answers, position)
-        return answered
-
-    def _with_label(self, target: str, confidence: float, answers: _Answers, row: int) -> Prediction:
-        labels = self._parts.adapters[target].head.labels
-        shares = answers.logits[row].softmax(dim=0).tolist()
-        best = max(range(len(labels)), key=shares.__getitem__)
-        is_ood = bool(answers.flags[row])
-        return Prediction(
-            version=self.version,
-            target=target,
-            label=labels[best],
-            confidence=shares[best],
-            ood_score=float(answers.scores[row]),
-            is_ood=is_ood,
-            outcome="review" if is_ood else "answer",
-            target_confidence=confidence,
-            probabilities=dict(zip(labels, shares, strict=True)),
-        )
-
-    def _without_label(self, target: str | None, outcome: Outcome, confidence: float, detail: str) -> Prediction:
-        return Prediction(self.version, target, None, 0.0, None, False, outcome, confidence, {}, detail)
-
-    def _answers(self, target: str, tokens: torch.Tensor) -> _Answers:
-        adapter = self._parts.adapters[target]
-        with torch.no_grad():
-            logits = adapter.head(pool(tokens, adapter.head.features, self._parts.prefix))
-            seen = pool(tokens, adapter.detector.features, self._parts.prefix)
-            scores, flags = adapter.detector(seen, logits.argmax(dim=1))
-        return _Answers(logits, scores, flags)
-
-    def _route(self, pixels: torch.Tensor) -> list[tuple[str, float]]:
-        head = self._parts.router.head
-        features = pool(self._tokens(pixels, [None] * len(pixels)), head.features, self._parts.prefix)
-        with torch.no_grad():
-            best = head(features).softmax(dim=1).max(dim=1)
-        return [(head.labels[number], share) for share, number in zip(*map(torch.Tensor.tolist, best), strict=True)]
-
-    def _tokens(self, pixels: torch.Tensor, targets: Sequence[str | None]) -> torch.Tensor:
-        with torch.no_grad(), lora.rows(targets):
-            tokens: torch.Tensor = self._parts.model(pixel_values=pixels).last_hidden_state
-        return tokens
-
     def _batches(self, images: Sequence[ImageLike]) -> Iterator[torch.Tensor]:
+        side = self._parts.preprocessing
         for start in range(0, len(images), MAX_BATCH):
-            yield self._pixels([self._parts.preprocessing.square(image) for image in images[start : start + MAX_BATCH]])
+            yield self._pixels([side.square(image) for image in images[start : start + MAX_BATCH]])
 
     def _pixels(self, squares: Sequence[np.ndarray]) -> torch.Tensor:
-        return self._normalise(torch.from_numpy(np.stack(squares)))
+        return self._parts.preprocessing.normalise(torch.from_numpy(np.stack(squares)).to(self.device))
 
-    def _normalise(self, squares: torch.Tensor) -> torch.Tensor:
-        return self._parts.preprocessing.normalise(squares.to(self._device))
+    def _components(self) -> list[Component]:
+        return [*self._parts.adapters.values(), *([self._parts.router] if self._parts.router else [])]
 
-    def _adapter(self, target: str) -> Adapter:
+    def _adapter(self, target: str) -> Component:
         if target not in self._parts.adapters:
             raise BadInput(
                 f"{self.version} has no adapter for {target[:80]!r}", hint=f"it has {', '.join(self.targets)}"
             )
         return self._parts.adapters[target]
+
+    def _router(self) -> Component:
+        if self._parts.router is None:
+            raise BadInput(f"{self.version} has no router", hint=f"name the target: {', '.join(self.targets)}")
+        return self._parts.router
+
+    def _with_head(self, target: str | None) -> Component:
+        component = self._router() if target is None else self._adapter(target)
+        if component.last is None:
+            raise BadInput(f"{self.version} has no classifier for {target}: a LoRA alone gives features, no labels")
+        return component
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An image on its way to an answer: its version, the target that the caller named, its pixels, who answers."""
+
+    version: LoadedVersion
+    named: str | None
+    pixels: torch.Tensor
+    target: str | None = None
+    confidence: float = 1.0
+
+    def with_target(self, target: str, confidence: float) -> _Row:
+        return _Row(self.version, self.named, self.pixels, target, confidence)
+
+    def without_label(self, outcome: Outcome, detail: str) -> Prediction:
+        return Prediction(
+            self.version.version, self.target, None, 0.0, None, False, outcome, self.confidence, {}, detail
+        )
+
+
+def predict_together(
+    versions: Sequence[LoadedVersion], images: Sequence[ImageLike], targets: Sequence[str | None] | None = None
+) -> list[Prediction]:
+    """Answer each image by a version of its own, e.g. one image by stable and canary: rows of versions on one backbone
+    go through it together.
+
+    Args:
+        versions, images: of equal length.
+        targets: as for `LoadedVersion.predict`.
+
+    Raises:
+        BadInput: the lengths differ.
+    """
+    named = [None] * len(images) if targets is None else list(targets)
+    if not len(named) == len(images) == len(versions):
+        raise BadInput(
+            f"{len(images)} images but {len(named)} targets and {len(versions)} versions",
+            hint="give one target, or None, per image",
+        )
+    answered: list[Prediction] = []
+    for start in range(0, len(images), MAX_BATCH):
+        part = slice(start, start + MAX_BATCH)
+        answered += _predict_batch(versions[part], images[part], named[part])
+    return answered
+
+
+def _predict_batch(
+    versions: Sequence[LoadedVersion], images: Sequence[ImageLike], named: Sequence[str | None]
+) -> list[Prediction]:
+    answered: dict[int, Prediction] = {}
+    rows: dict[int, _Row] = {}
+    for number, (version, image, target) in enumerate(zip(versions, images, named, strict=True)):
+        try:
+            square = version.parts.preprocessing.square(image)
+        except BadImage as error:
+            nothing = (version.version, target, None, 0.0, None, False, "corrupt_image", 0.0)
+            answered[number] = Prediction(*nothing, detail=str(error))  # type: ignore[arg-type]
+        else:
+            pixels = version.parts.preprocessing.normalise(torch.from_numpy(square.copy())[None].to(version.device))
+            rows[number] = _Row(version, target, pixels)
+    rows |= _choose(rows)
+    answered |= {number: refusal for number, row in rows.items() if (refusal := _refuse(row)) is not None}
+    answered |= _ask({number: row for number, row in rows.items() if number not in answered})
+    return [answered[number] for number in range(len(images))]
+
+
+def _choose(rows: Mapping[int, _Row]) -> dict[int, _Row]:
+    """Each row with its target: what the caller named, the router's choice for the others; a sole target needs none."""
+    chosen: dict[int, _Row] = {}
+    routed: dict[int, tuple[_Row, Component]] = {}
+    for number, row in rows.items():
+        router, targets = row.version.parts.router, row.version.targets
+        if row.named is not None:
+            chosen[number] = row.with_target(row.named, 1.0)
+        elif router is not None:
+            routed[number] = (row, router)
+        else:
+            chosen[number] = row.with_target(targets[0], 1.0 if len(targets) == 1 else 0.0)
+    for number, one in _answer_all(routed).items():
+        row, router = routed[number]
+        chosen[number] = row.with_target(*_likeliest(router.labels, one))
+    return chosen
+
+
+def _refuse(row: _Row) -> Prediction | None:
+    """Why a row gets no label before anything was computed; None if it may."""
+    parts, version = row.version.parts, row.version.version
+    target = str(row.target)[:80]
+    if row.named is None and parts.router is None and len(parts.adapters) > 1:
+        return row.without_label(
+            "router_uncertain", f"{version} has no router: name one of {', '.join(parts.adapters)}"
+        )
+    if row.confidence < parts.router_threshold:
+        return row.without_label("router_uncertain", f"the likeliest target is {target} at {row.confidence:.2f}")
+    if row.target not in parts.adapters:
+        return row.without_label("no_adapter", f"{version} has no adapter for {target}")
+    if parts.adapters[row.target].last is None:
+        return row.without_label("no_adapter", f"the adapter of {version} for {target} has no classifier")
+    return None
+
+
+def _ask(rows: Mapping[int, _Row]) -> dict[int, Prediction]:
+    asked = {number: (row, row.version.parts.adapters[str(row.target)]) for number, row in rows.items()}
+    return {number: _prediction(*asked[number], one) for number, one in _answer_all(asked).items()}
+
+
+def _answer_all(asked: Mapping[int, tuple[_Row, Component]]) -> dict[int, Answer]:
+    """One pass for all rows that share a runtime and a size."""
+    groups: dict[tuple[int, torch.Size], list[int]] = {}
+    for number, (row, _) in asked.items():
+        groups.setdefault((id(row.version.parts.runtime), row.pixels.shape), []).append(number)
+    answers: dict[int, Answer] = {}
+    for members in groups.values():
+        runtime = asked[members[0]][0].version.parts.runtime
+        pixels = torch.cat([asked[number][0].pixels for number in members])
+        answers |= zip(members, answer(runtime, pixels, [asked[number][1] for number in members]), strict=True)
+    return answers
+
+
+def _prediction(row: _Row, adapter: Component, one: Answer) -> Prediction:
+    label, confidence = _likeliest(adapter.labels, one)
+    return Prediction(
+        version=row.version.version,
+        target=row.target,
+        label=label,
+        confidence=confidence,
+        ood_score=one.score,
+        is_ood=one.flag,
+        outcome="review" if one.flag else "answer",
+        target_confidence=row.confidence,
+        probabilities=dict(zip(adapter.labels, one.logits.softmax(dim=0).tolist(), strict=True)),
+        blocks_used=one.blocks,
+    )
+
+
+def _likeliest(labels: Sequence[str], one: Answer) -> tuple[str, float]:
+    shares = one.logits.softmax(dim=0).tolist()
+    best = max(range(len(labels)), key=shares.__getitem__)
+    return labels[best], shares[best]
+
+
+@torch.no_grad()
+def _features(runtime: Runtime, pixels: torch.Tensor, slot: object, taps: Sequence[Tap]) -> dict[Tap, torch.Tensor]:
+    walk = runtime.start(pixels, [slot] * len(pixels))  # type: ignore[list-item]
+    features = {}
+    for tap in sorted(set(taps)):
+        walk.advance(tap.block)
+        features[tap] = walk.pooled(tap.pooling, tap.norm)
+    return features
+
+
+def _open(
+    backbone: BackboneRef,
+    runtime: str | None,
+    device: str,
+    folders: Sequence[Path | str],
+    fetch: FetchBlob | None,
+) -> Runtime:
+    _check_device(device)
+    return open_runtime(backbone, name=runtime or REFERENCE, device=device, folders=folders, fetch=fetch)
 
 
 @torch.no_grad()
@@ -400,122 +481,3 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         problem = str(error).partition("\n")[0][:200]
         raise BadInput(f"device {device[:40]!r} can't be used: {problem}", hint="cpu is always there") from error
-
-
-def _read_parts(
-    backbone: BackboneRef, files: BundleFiles, device: str, backbone_folders: Sequence[Path | str]
-) -> _Parts:
-    _check_device(device)
-    preprocessing = files.document(bundle.PREPROCESSING)
-    requirements = {"backbone": backbone.sha256, "preprocessing": canonical.digest(preprocessing)}
-    side = Preprocessing.of(preprocessing)
-    model = backbones.new_model(backbone, folders=backbone_folders, device=device)
-    targets = _targets(files)
-    lora_parts = {target: _read_lora(files, target, device) for target in targets}
-    sizes = {target: sum(tensor.nbytes for tensor in tensors.values()) for target, (_, tensors) in lora_parts.items()}
-    adapters = {
-        target: _read_adapter(files, target, requirements, side, lora_bytes=sizes[target], device=device)
-        for target in targets
-    }
-    lora.attach(model, lora_parts)
-    lora.let_rows_choose(model.eval().requires_grad_(False))
-    router = _read_router(files, requirements, side, device)
-    _check_inputs(router.head, bundle.ROUTER, int(backbone.config["hidden_size"]))
-    for target, adapter in adapters.items():
-        for part in (adapter.head, adapter.detector):
-            _check_inputs(part, bundle.adapter_folder(target), int(backbone.config["hidden_size"]))
-    threshold, tolerance = _read_inference(files)
-    prefix = family_named(backbone.family).prefix_tokens(backbone.config)
-    return _Parts(model, prefix, side, MappingProxyType(adapters), router, threshold, tolerance)
-
-
-def _targets(files: BundleFiles) -> tuple[str, ...]:
-    targets = files.children(bundle.ADAPTERS)
-    if not targets:
-        raise BadManifest("the version has no adapter", hint=f"a bundle holds {bundle.ADAPTERS}/<target>/…")
-    return tuple(check_target(target) for target in targets)
-
-
-def _read_lora(files: BundleFiles, target: str, device: str) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    folder = bundle.adapter_folder(target)
-    return lora.read_config(files, folder), lora.read_tensors(files, folder, device)
-
-
-def _read_adapter(
-    files: BundleFiles,
-    target: str,
-    requirements: Mapping[str, str],
-    preprocessing: Preprocessing,
-    *,
-    lora_bytes: int,
-    device: str,
-) -> Adapter:
-    folder = bundle.adapter_folder(target)
-    head, detector = Head.read(files, folder, device), Detector.read(files, folder, device)
-    _check_component(files, folder, head.labels, requirements)
-    if detector.labels != head.labels:
-        raise BadManifest(f"{folder}: the detector's labels are not those of the head")
-    size = lora_bytes + head.bytes + detector.bytes
-    return Adapter(head, detector, size, _read_golden(files, folder, preprocessing, len(head.labels)))
-
-
-def _read_router(
-    files: BundleFiles, requirements: Mapping[str, str], preprocessing: Preprocessing, device: str
-) -> Router:
-    head = Head.read(files, bundle.ROUTER, device)
-    _check_component(files, bundle.ROUTER, head.labels, requirements)
-    return Router(head, _read_golden(files, bundle.ROUTER, preprocessing, len(head.labels)))
-
-
-def _check_component(files: BundleFiles, folder: str, labels: Sequence[str], requirements: Mapping[str, str]) -> None:
-    document = files.document(f"{folder}/{bundle.COMPONENT}")
-    requires = document.get("requires")
-    if not isinstance(requires, dict):
-        raise BadManifest(f"{folder}/{bundle.COMPONENT} says nothing about what it requires")
-    offered = {**requirements, "labels": canonical.digest(list(labels))}
-    for name, digest in offered.items():
-        if requires.get(name) != digest:
-            raise BadWeights(
-                f"{folder} was made for another {name}: it requires {str(requires.get(name))[:12]}…, "
-                f"the version has {digest[:12]}…",
-                hint="take this component from a version with the same one",
-            )
-
-
-def _read_golden(
-    files: BundleFiles, folder: str, preprocessing: Preprocessing, classes: int
-) -> Mapping[str, torch.Tensor] | None:
-    path = f"{folder}/{bundle.GOLDEN}"
-    if path not in files:
-        return None
-    golden = files.tensors(path)
-    count = len(golden.get("images", ()))
-    shapes: dict[str, tuple[int, ...]] = {
-        "images": (count, preprocessing.crop, preprocessing.crop, 3),
-        "logits": (count, classes),
-    }
-    if folder != bundle.ROUTER:
-        shapes |= {"ood_score": (count,), "is_ood": (count,)}
-    bundle.check_shapes(golden, shapes, path)
-    if not 0 < count <= MAX_BATCH or golden["images"].dtype != torch.uint8:
-        raise BadWeights(f"{path} holds no images, more than {MAX_BATCH}, or no bytes")
-    return golden
-
-
-def _read_inference(files: BundleFiles) -> tuple[float, Mapping[str, float]]:
-    document = files.document(bundle.INFERENCE)
-    try:
-        threshold = float(document["router_threshold"])
-        tolerance: dict[str, Any] = document["tolerance"][RUNTIME]
-        allowed = {name: float(tolerance[name]) for name in ("logits", "ood_score")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadManifest(f"{bundle.INFERENCE} lacks or misspells a field: {error}") from error
-    if not (0 <= threshold <= 1 and all(0 < value < 1 for value in allowed.values())):
-        raise BadManifest(f"{bundle.INFERENCE} is out of bounds: threshold {threshold}, tolerance {allowed}")
-    return threshold, MappingProxyType(allowed)
-
-
-def _check_inputs(part: Head | Detector, folder: str, width: int) -> None:
-    inputs = (part.weight if isinstance(part, Head) else part.means).shape[1]
-    if inputs != FEATURES[part.features] * width:
-        raise BadWeights(f"{folder} takes {inputs} features, but {part.features} of this backbone has another number")

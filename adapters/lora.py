@@ -1,62 +1,130 @@
-"""LoRA through PEFT: which configurations are accepted, and how an adapter gets onto a backbone without surprises."""
+"""PEFT's LoRA folders: which configurations are accepted, and what they say about each module.
+
+PEFT is where adapters come from and what they are compared with; passes through the backbone do without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, LoraModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from torch import nn
 
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles
+from adapters.families import Family
 from registry.errors import BadWeights
 
-BASE = "__base__"
-"""PEFT's name for rows of a batch that go through the backbone alone."""
-
 MAX_RANK = 1024
-_USED = ("r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform")
+_PREFIX = "base_model.model."
+_USED = (
+    "r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
+    "layers_to_transform", "layers_pattern",
+)  # fmt: skip
 # Fields that say where an adapter comes from or how it was trained; they do not change what it computes.
 _IGNORED = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout", "peft_version",
     "revision", "runtime_config", "task_type", "peft_type", "loftq_config", "eva_config", "corda_config",
-    "lora_ga_config", "megatron_config", "megatron_core", "layers_pattern", "qalora_group_size", "ensure_weight_tying",
+    "lora_ga_config", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
 }  # fmt: skip
-
-_row_names: ContextVar[list[str] | None] = ContextVar("row_names", default=None)
-
-
-def peft_name(target: str) -> str:
-    """What an adapter is called inside PEFT: `lora` would be a target's name, but PEFT trips over it."""
-    return f"at_{target}"
+_PARTS = {".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_magnitude_vector": "magnitude"}
 
 
-def read_config(files: BundleFiles, folder: str) -> LoraConfig:
-    """The LoRA configuration in a folder of a bundle; only what we compute is accepted, nothing is ignored silently.
+@dataclass(frozen=True)
+class LoraModule:
+    """A LoRA on one linear module: it adds scale · B A x. `a` [r, in], `b` [out, r], a DoRA's `magnitude` [out]."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+    magnitude: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return len(self.a)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a tensor of the file became: `part` (`a`, `b`, `magnitude`) of these modules, cut along dimension 0."""
+
+    modules: tuple[str, ...]
+    part: str
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """An adapter: per module its LoRA, and where each tensor of its file went."""
+
+    modules: Mapping[str, LoraModule]
+    sources: Mapping[str, Source]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights in float32."""
+        tensors = [tensor for module in self.modules.values() for tensor in (module.a, module.b, module.magnitude)]
+        return sum(4 * tensor.numel() for tensor in tensors if tensor is not None)
+
+    @property
+    def form(self) -> tuple[tuple[str, bool], ...]:
+        """Its modules, and which of them are DoRAs."""
+        return tuple(sorted((name, module.magnitude is not None) for name, module in self.modules.items()))
+
+
+def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mapping[str, nn.Linear]) -> LoraWeights:
+    """The adapter in a folder of a bundle. Module names of transformers 4 are understood.
+
+    Args:
+        linears: the backbone's modules that may be changed, by name.
+
+    Raises:
+        BadManifest, MissingBlob: a file is missing or malformed.
+        BadWeights: it is no LoRA, asks for a variant that this release does not compute, does not fit the backbone, or
+            would change nothing.
+    """
+    path = f"{folder}/{ADAPTER_CONFIG}"
+    config = read_config(files.document(path), family, path)
+    stored = files.mapped_tensors(f"{folder}/{ADAPTER_WEIGHTS}")
+    tensors = family.modern_tensors(stored)
+    parts = _sorted_by_module(tensors, folder)
+    expected = {name for name in linears if check_target_module_exists(config, name) is True}
+    _check_modules(folder, set(parts), expected, linears)
+    modules = {name: _read_module(folder, name, parts[name], config, linears[name]) for name in sorted(parts)}
+    if not any(bool(module.b.any()) for module in modules.values()) and not config.use_dora:
+        raise BadWeights(f"the adapter in {folder} would change nothing: its B are all zero", hint="train it first")
+    return LoraWeights(modules, {name: _source(name, tensor, family) for name, tensor in stored.items()})
+
+
+def read_config(document: Mapping[str, Any], family: Family, path: str) -> LoraConfig:
+    """What an `adapter_config.json` says, in transformers 5's names; only what we compute is accepted.
 
     Raises:
         BadWeights: it is no LoRA, or it asks for a variant that this release does not compute.
     """
-    path = f"{folder}/{ADAPTER_CONFIG}"
-    document = files.document(path)
     if document.get("peft_type") != "LORA":
         raise BadWeights(f"{path}: peft_type {str(document.get('peft_type'))[:40]!r} is not LORA")
     plain = LoraConfig().to_dict()
     for name, value in document.items():
         if name not in _IGNORED and name not in _USED and value and value != plain.get(name):
             raise BadWeights(f"{path}: {name} = {str(value)[:80]} is not supported by this release")
-    rank, modules = document.get("r"), document.get("target_modules")
-    if not isinstance(rank, int) or not 0 < rank <= MAX_RANK:
-        raise BadWeights(f"{path}: r is {str(rank)[:40]!r}, not a rank of at most {MAX_RANK}")
-    if not isinstance(modules, list) or not modules or not all(isinstance(module, str) for module in modules):
-        raise BadWeights(f"{path}: target_modules is not a list of module names")
+    _check_rank(document.get("r"), path)
+    for rank in _pattern(document, "rank_pattern", path).values():
+        _check_rank(rank, path)
+    fields = {name: document[name] for name in _USED if document.get(name) is not None}
+    fields["target_modules"] = _modern_targets(document.get("target_modules"), family, path)
+    for name in ("rank_pattern", "alpha_pattern"):
+        fields[name] = _modern_pattern(_pattern(document, name, path), family)
     try:
-        return LoraConfig(**{name: document[name] for name in _USED if document.get(name) is not None})
+        return LoraConfig(**fields)
     except (TypeError, ValueError) as error:
-        raise BadWeights(f"{path}: {error}") from error
+        raise BadWeights(f"{path}: {error}"[:500]) from error
 
 
 def write_config(config: LoraConfig, backbone: str) -> dict[str, Any]:
@@ -67,71 +135,92 @@ def write_config(config: LoraConfig, backbone: str) -> dict[str, Any]:
     return document
 
 
-def attach(model: torch.nn.Module, adapters: Mapping[str, tuple[LoraConfig, Mapping[str, torch.Tensor]]]) -> None:
-    """Put adapters on a backbone that has none: target -> its configuration and weights.
+def weights_of(model: nn.Module, adapter_name: str) -> dict[str, torch.Tensor]:
+    """The weights of an adapter that was trained with PEFT, named as PEFT saves them."""
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    return {f"{_PREFIX}{name}": tensor.detach() for name, tensor in state.items()}
 
-    Raises:
-        BadWeights: weights do not fit. PEFT itself warns and leaves an adapter that changes nothing, for instance for
-            one that was saved with transformers 4's module names.
-    """
-    tuner: LoraModel | None = None
-    for target, (config, tensors) in adapters.items():
-        name = peft_name(target)
-        try:
-            with torch.device("meta"):  # no random initial weights; PEFT's own switch for this patches torch globally
-                if tuner is None:
-                    tuner = LoraModel(model, config, adapter_name=name)
-                else:
-                    tuner.peft_config[name] = config
-                    tuner.inject_adapter(model, name)
-            result = set_peft_model_state_dict(model, dict(tensors), adapter_name=name, low_cpu_mem_usage=True)
-        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
-            raise BadWeights(f"the adapter of {target} does not fit the backbone: {error}"[:500]) from error
-        missing = [key for key, parameter in model.named_parameters() if f".{name}." in key and parameter.is_meta]
-        if missing or result.unexpected_keys:
+
+def _check_rank(rank: object, path: str) -> None:
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank <= MAX_RANK:
+        raise BadWeights(f"{path}: r is {str(rank)[:40]!r}, not a rank of at most {MAX_RANK}")
+
+
+def _pattern(document: Mapping[str, Any], name: str, path: str) -> dict[str, Any]:
+    pattern = document.get(name) or {}
+    numbers = isinstance(pattern, dict) and all(isinstance(value, int | float) for value in pattern.values())
+    if not numbers or len(pattern) > 10_000:
+        raise BadWeights(f"{path}: {name} is no object of numbers")
+    return dict(pattern)
+
+
+def _modern_targets(targets: object, family: Family, path: str) -> str | list[str]:
+    if targets == "all-linear":
+        return list(family.linears)
+    if isinstance(targets, str) and len(targets) <= 1000:
+        return family.modern_name(targets)
+    if not isinstance(targets, list) or not targets or not all(isinstance(module, str) for module in targets):
+        raise BadWeights(f"{path}: target_modules is not a list of module names")
+    return list(family.modern_modules(targets))
+
+
+def _modern_pattern(pattern: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    return {new: value for name, value in pattern.items() for new in family.modern_modules([name])}
+
+
+def _sorted_by_module(tensors: Mapping[str, torch.Tensor], folder: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Module -> part -> tensor."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        module, part = _split(name)
+        if not part:
             raise BadWeights(
-                f"the adapter of {target} does not fit the backbone: {len(missing)} weights missing {missing[:1]}, "
-                f"{len(result.unexpected_keys)} unexpected {sorted(result.unexpected_keys)[:1]}",
-                hint="adapters saved with transformers 4 have other module names: import them, or fit again",
+                f"{folder}: {name[:200]!r} is no part of a LoRA that this release computes",
+                hint="an adapter holds lora_A, lora_B and, for a DoRA, lora_magnitude_vector of linear modules",
             )
+        parts.setdefault(module, {})[part] = tensor
+    return parts
 
 
-def read_tensors(files: BundleFiles, folder: str, device: str) -> dict[str, torch.Tensor]:
-    """The adapter's weights in a folder of a bundle.
-
-    Raises:
-        BadWeights: the file is truncated or malformed.
-    """
-    tensors = files.tensors(f"{folder}/{ADAPTER_WEIGHTS}")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
-
-
-def weights_of(model: torch.nn.Module, target: str) -> dict[str, torch.Tensor]:
-    """An adapter's weights, named as PEFT saves them."""
-    state = get_peft_model_state_dict(model, adapter_name=peft_name(target), save_embedding_layers=False)
-    return {f"base_model.model.{name}": tensor.detach() for name, tensor in state.items()}
+def _split(name: str) -> tuple[str, str]:
+    """The module that a tensor of the file belongs to, and which part of its LoRA it is; an empty part if none."""
+    bare = name.removeprefix(_PREFIX)
+    for suffix, part in _PARTS.items():
+        if bare.endswith(suffix):
+            return bare.removesuffix(suffix), part
+    return bare, ""
 
 
-def let_rows_choose(model: torch.nn.Module) -> None:
-    """Make the model's LoRA layers obey `rows`. PEFT's own way adds and removes hooks around each call, which threads
-    that share the model would see of each other.
-    """
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.register_forward_pre_hook(_with_row_names, with_kwargs=True)
+def _check_modules(folder: str, found: set[str], expected: set[str], linears: Mapping[str, nn.Linear]) -> None:
+    foreign = sorted(found - linears.keys())
+    if foreign or found != expected or not found:
+        missing, unexpected = sorted(expected - found), sorted(found - expected)
+        raise BadWeights(
+            f"the adapter in {folder} does not fit the backbone: {len(foreign)} modules are not in it {foreign[:1]}; "
+            f"weights are missing of {len(missing)} {missing[:1]} and unexpected of {len(unexpected)} {unexpected[:1]}",
+            hint="adapter_config.json must name the modules whose weights adapter_model.safetensors holds",
+        )
 
 
-@contextmanager
-def rows(targets: Sequence[str | None]) -> Iterator[None]:
-    """In this thread, row i of each batch goes through the adapter of `targets[i]`, or through none for None."""
-    token = _row_names.set([BASE if target is None else peft_name(target) for target in targets])
-    try:
-        yield
-    finally:
-        _row_names.reset(token)
+def _read_module(
+    folder: str, name: str, parts: Mapping[str, torch.Tensor], config: LoraConfig, linear: nn.Linear
+) -> LoraModule:
+    rank = int(config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), name), config.r))
+    alpha = float(config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), name), config.lora_alpha))
+    scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+    shapes = {"a": (rank, linear.in_features), "b": (linear.out_features, rank)}
+    shapes |= {"magnitude": (linear.out_features,)} if config.use_dora else {}
+    actual = {part: tuple(tensor.shape) for part, tensor in parts.items()}
+    if actual != shapes:
+        raise BadWeights(f"{folder}: the adapter of {name} has shapes {actual}, the backbone asks for {shapes}")
+    if not math.isfinite(scale):
+        raise BadWeights(f"{folder}: the scale of {name} is not finite")
+    return LoraModule(parts["a"], parts["b"], scale, parts.get("magnitude"))
 
 
-def _with_row_names(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "adapter_names": _row_names.get()}
+def _source(name: str, tensor: torch.Tensor, family: Family) -> Source:
+    module, part = _split(family.modern_name(name))
+    stem, _, last = module.rpartition(".")
+    names = tuple(family.modern_modules([last]))
+    modules = tuple(f"{stem}.{new}" for new in names)
+    return Source(modules[:1] if part == "a" else modules, part, tensor.dtype)

@@ -19,12 +19,13 @@ class Prediction:
         target: the target (crop) that the caller named or the router chose; None if there was nothing to choose from.
         label: the label (disease), None unless an adapter answered.
         confidence: the label's probability, 0 without a label.
-        ood_score: distance to the label's training images in units of its threshold, None without a label.
+        ood_score: distance to the label's training images in units of its threshold, None without label or detector.
         is_ood: whether `ood_score` is above 1.
         outcome: which kind of answer this is.
         target_confidence: the router's probability of the target, 1 if the caller named it.
         probabilities: of all labels of the target.
         detail: for people: why there is no label.
+        blocks_used: how many of the backbone's blocks the adapter's pass took, 0 without a label.
     """
 
     version: str
@@ -37,6 +38,7 @@ class Prediction:
     target_confidence: float
     probabilities: dict[str, float] = field(default_factory=dict, repr=False)
     detail: str = ""
+    blocks_used: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types."""
@@ -45,7 +47,5 @@ class Prediction:
     def __str__(self) -> str:
         if self.label is None:
             return f"{self.outcome} ({self.detail or self.target}) by {self.version}"
-        return (
-            f"{self.target} {self.label} {self.confidence:.3f}, OOD {self.ood_score:.2f} of 1: "
-            f"{self.outcome} by {self.version}"
-        )
+        score = "no OOD score" if self.ood_score is None else f"OOD {self.ood_score:.2f} of 1"
+        return f"{self.target} {self.label} {self.confidence:.3f}, {score}: {self.outcome} by {self.version}"

@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,22 +52,89 @@ def weights_sha256(files: Mapping[str, Path]) -> str | None:
     Raises:
         BadWeights: a file is truncated or malformed.
     """
-    tensors: list[tuple[str, TensorSpan, Path]] = []
+    tensors = tensors_of(files)
+    return tensors_sha256(tensors) if tensors else None
+
+
+def tensors_of(files: Mapping[str, Path]) -> list[Tensor]:
+    """The tensors of a component's files, to be read when they are hashed.
+
+    Args:
+        files: as for `weights_sha256`.
+
+    Raises:
+        BadWeights: a file is truncated or malformed.
+    """
+    return [
+        Tensor(canonical_name(inner, span.name), span.dtype, span.shape, partial(_read_span, path, span))
+        for inner, path in files.items()
+        if inner.endswith(".safetensors")
+        for span in read_header(path, inner)
+    ]
+
+
+@dataclass(frozen=True)
+class TensorSpan:
+    """Where one tensor's bytes stand in a file: `start` and `end` are absolute offsets."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def weights_sha256(files: Mapping[str, Path]) -> str | None:
+    """The digest of all tensors of a component.
+
+    Over sorted (canonical name, dtype, shape, little-endian bytes). The canonical name is the file's path inside the
+    component without its suffix, then the tensor's name without PEFT's `base_model.model.` prefix; metadata, order and
+    padding inside the files do not count.
+
+    Args:
+        files: paths inside the component to files on disk; those that are not `.safetensors` are left out.
+
+    Raises:
+        BadWeights: a file is truncated or malformed.
+    """
+    tensors: list[Tensor] = []
     for inner, path in files.items():
         if inner.endswith(".safetensors"):
-            stem = inner.removesuffix(".safetensors")
-            spans = read_header(path, inner)
-            tensors += [(f"{stem}/{span.name.removeprefix(_PEFT_PREFIX)}", span, path) for span in spans]
-    if not tensors:
-        return None
-    tensors.sort(key=lambda item: item[0])
-    for (name, _, path), (following, _, _) in pairwise(tensors):
-        if name == following:
-            raise BadWeights(f"{path.name} has the tensor {name!r} twice, with and without PEFT's prefix")
+            for span in read_header(path, inner):
+                chunks = partial(_read_span, path, span)
+                tensors.append(Tensor(canonical_name(inner, span.name), span.dtype, span.shape, chunks))
+    return tensors_sha256(tensors) if tensors else None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to be hashed: its canonical name, its type in the format's words (`F32`), shape, little-endian bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[bytes | memoryview]]
+
+
+def canonical_name(file: str, name: str) -> str:
+    """What a tensor of a component's file (`head.safetensors`) is called in the digest."""
+    return f"{file.removesuffix('.safetensors')}/{name.removeprefix(_PEFT_PREFIX)}"
+
+
+def tensors_sha256(tensors: Iterable[Tensor]) -> str:
+    """The digest of tensors, wherever they are, in files or in memory.
+
+    Raises:
+        BadWeights: two have one canonical name.
+    """
+    ordered = sorted(tensors, key=lambda tensor: tensor.name)
+    for tensor, following in pairwise(ordered):
+        if tensor.name == following.name:
+            raise BadWeights(f"the tensor {tensor.name!r} is there twice, with and without PEFT's prefix")
     digest = hashlib.sha256()
-    for name, span, path in tensors:
-        digest.update(f"{name}\0{span.dtype}\0{','.join(map(str, span.shape))}\0".encode())
-        for chunk in _read_span(path, span):
+    for tensor in ordered:
+        digest.update(f"{tensor.name}\0{tensor.dtype}\0{','.join(map(str, tensor.shape))}\0".encode())
+        for chunk in tensor.chunks():
             digest.update(chunk)
     return digest.hexdigest()
 

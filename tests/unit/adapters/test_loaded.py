@@ -16,15 +16,17 @@ from safetensors.numpy import load_file
 
 from adapters import bundle
 from adapters.backbones import TINY, new_model, ref_of_folder
-from adapters.families import FAMILIES, family_named
-from adapters.heads import pool
-from adapters.loaded import LoadedVersion, load, load_bundle
+from adapters.families import family_named
+from adapters.features import pool
+from adapters.loaded import LoadedVersion, load, load_bundle, predict_together
 from adapters.preprocess import Preprocessing
 from registry import canonical
-from registry.errors import BadInput, BadManifest, BadWeights, MissingBlob, SelfTestFailed
+from registry.errors import BadInput, BadManifest, BadWeights, CorruptBlob, MissingBlob, SelfTestFailed
+from registry.weights import weights_sha256
 from tests.bundles import LABELS, add_goldens, manifest_of, noise, png, read_bundle, write_bundle
 
 TARGETS = ("low", "mid", "high")
+MODULES = [f"{layer}.{module}" for layer in range(6) for module in ("q_proj", "v_proj")]
 IMAGES = [noise(seed) for seed in range(9)]
 ROWS = [TARGETS[row % 3] for row in range(9)]
 
@@ -62,13 +64,15 @@ def test_it_says_what_it_is(version: LoadedVersion, folder: Path) -> None:
     assert (version.device, version.runtime) == ("cpu", "torch-fp32")
 
 
-def test_memory_is_the_bytes_of_the_tensors_on_disk(version: LoadedVersion, folder: Path) -> None:
+def test_memory_is_the_bytes_of_the_tensors_on_disk_and_a_scale_for_each_module(
+    version: LoadedVersion, folder: Path
+) -> None:
     for target, size in version.memory.items():
         tensors = [load_file(path) for path in (folder / "adapters" / target).glob("*.safetensors")]
-        assert size == sum(array.nbytes for file in tensors for array in file.values())
+        assert size == sum(array.nbytes for file in tensors for array in file.values()) + 4 * len(MODULES)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["dinov2", "dinov3"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_it_computes_what_plain_peft_computes(family: str, target: str, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle", family=family)
@@ -108,10 +112,53 @@ def test_both_families_run_in_one_process(folder: Path, version: LoadedVersion, 
 
 def test_versions_on_one_backbone_share_its_weights_and_nothing_else(version: LoadedVersion, tmp_path: Path) -> None:
     other = loaded(write_bundle(tmp_path / "other", seed=1))
-    ours, theirs = (dict(one._parts.model.named_parameters()) for one in (version, other))
-    shared = {name for name in ours if ours[name].data_ptr() == theirs[name].data_ptr()}
-    assert shared == {name for name in ours if "lora_" not in name}
+    assert other.parts.runtime is version.parts.runtime
+    ours, theirs = ({id(one.parts.adapters[target].slot) for target in TARGETS} for one in (version, other))
+    assert not ours & theirs
     assert not np.allclose(logits(other, "low", IMAGES), logits(version, "low", IMAGES))
+
+
+def test_one_pass_serves_rows_of_different_versions(version: LoadedVersion, tmp_path: Path) -> None:
+    other = loaded(write_bundle(tmp_path / "other", seed=1))
+    mixed = predict_together([version, other] * 4, [IMAGES[0]] * 8, ["low", "mid"] * 4)
+    alone = [version.predict([IMAGES[0]], ["low"])[0], other.predict([IMAGES[0]], ["mid"])[0]] * 4
+    for together, single in zip(mixed, alone, strict=True):
+        assert (together.version, together.label) == (single.version, single.label)
+        assert list(together.probabilities.values()) == pytest.approx(list(single.probabilities.values()), abs=1e-4)
+
+
+def test_versions_on_different_backbones_are_answered_together_too(version: LoadedVersion, tmp_path: Path) -> None:
+    other = loaded(write_bundle(tmp_path / "other", family="dinov2"))
+    routed = predict_together([version, other], [IMAGES[0]] * 2)
+    assert [one.target for one in routed] == [one.predict(IMAGES[:1])[0].target for one in (version, other)]
+
+
+def test_the_weights_in_memory_have_the_digests_of_the_files(version: LoadedVersion, folder: Path) -> None:
+    expected = {
+        path.parent.relative_to(folder).as_posix(): weights_sha256(read_bundle(path.parent))
+        for path in folder.rglob(bundle.COMPONENT)
+    }
+    assert version.weights_sha256() == expected
+
+
+def test_half_precision_adapters_are_computed_in_float32_and_proven_in_their_own_type(spoiled: Path) -> None:
+    path = spoiled / "adapters" / "low" / bundle.ADAPTER_WEIGHTS
+    half = {name: array.astype(np.float16) for name, array in load_file(path).items()}
+    bundle.write_tensors(path, half)
+    version = loaded(spoiled)
+    assert version.weights_sha256()["adapters/low"] == weights_sha256(read_bundle(path.parent))
+    slot = version.parts.adapters["low"].slot
+    assert {tensor.dtype for tensor in slot.tensors().values()} == {torch.float16}
+    bundle.write_tensors(path, {name: array.astype(np.float32) for name, array in half.items()})
+    assert np.array_equal(logits(version, "low", IMAGES), logits(loaded(spoiled), "low", IMAGES))
+
+
+def test_the_self_test_fails_when_the_weights_in_memory_are_not_those_of_the_manifest(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    component = manifest.components["adapters/mid"].model_copy(update={"weights_sha256": "0" * 64})
+    other = manifest.model_copy(update={"components": {**manifest.components, "adapters/mid": component}})
+    with pytest.raises(CorruptBlob, match="adapters/mid in memory"):
+        load(other, read_bundle(folder)).self_test()
 
 
 def test_threads_that_ask_for_different_targets_do_not_disturb_each_other(version: LoadedVersion) -> None:
@@ -282,13 +329,40 @@ def test_weights_that_are_not_finite_are_refused(path: str, spoiled: Path) -> No
         loaded(spoiled)
 
 
-def test_an_adapter_with_another_librarys_names_is_refused_and_not_ignored(spoiled: Path) -> None:
+@pytest.mark.parametrize("family", ["dinov2", "dinov3"])
+def test_an_adapter_with_the_names_of_transformers_4_is_the_same_adapter(family: str, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, family=family)
+    expected = logits(loaded(folder), "low", IMAGES)
+    names = {"attention.q_proj": "attention.attention.query", "attention.v_proj": "attention.attention.value"}
+    if family == "dinov3":
+        names = {"model.model.layer.": "model.layer."}
+    weights, config = (folder / "adapters" / "low" / file for file in (bundle.ADAPTER_WEIGHTS, bundle.ADAPTER_CONFIG))
+    text = json.loads(config.read_text())
+    text["target_modules"] = ["query", "value"] if family == "dinov2" else text["target_modules"]
+    old = load_file(weights)
+    for new_name, old_name in names.items():
+        old = {name.replace(new_name, old_name): array for name, array in old.items()}
+    assert old.keys() != load_file(weights).keys()
+    bundle.write_tensors(weights, old)
+    bundle.write_document(config, text)
+    version = loaded(folder)
+    assert np.array_equal(logits(version, "low", IMAGES), expected)
+    assert version.weights_sha256()["adapters/low"] == weights_sha256(read_bundle(weights.parent))
+
+
+def test_an_adapter_with_names_that_nobody_knows_is_refused_and_not_ignored(spoiled: Path) -> None:
     path = spoiled / "adapters" / "low" / bundle.ADAPTER_WEIGHTS
-    old = {name.replace("attention.q_proj", "attention.attention.query"): a for name, a in load_file(path).items()}
-    bundle.write_tensors(path, old)
-    with pytest.raises(BadWeights, match="does not fit") as raised:
+    foreign = {name.replace("attention.q_proj", "attn.qkv"): array for name, array in load_file(path).items()}
+    bundle.write_tensors(path, foreign)
+    with pytest.raises(BadWeights, match="does not fit"):
         loaded(spoiled)
-    assert "transformers 4" in raised.value.hint
+
+
+def test_an_adapter_that_would_change_nothing_is_refused(spoiled: Path) -> None:
+    path = spoiled / "adapters" / "low" / bundle.ADAPTER_WEIGHTS
+    bundle.write_tensors(path, {n: a * ("lora_A" in n) for n, a in load_file(path).items()})
+    with pytest.raises(BadWeights, match="change nothing"):
+        loaded(spoiled)
 
 
 def test_an_adapter_that_lacks_a_layer_is_refused(spoiled: Path) -> None:
@@ -309,11 +383,13 @@ def test_an_adapter_of_another_width_is_refused(spoiled: Path) -> None:
     "change",
     [
         {"peft_type": "IA3"},
-        {"use_dora": True},
+        {"use_dora": "perhaps", "bias": "all"},
         {"r": 0},
         {"r": 10**9},
-        {"target_modules": ".*"},
+        {"target_modules": 7},
         {"target_modules": []},
+        {"rank_pattern": {"q_proj": 10**9}},
+        {"alpha_pattern": {"q_proj": "much"}},
         {"modules_to_save": ["norm"]},
         {"a_field_of_the_future": 7},
     ],
