@@ -6,6 +6,7 @@ PEFT is where adapters come from and what they are compared with; passes through
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from adapters.families import Family
 from registry.errors import BadWeights
 
 MAX_RANK = 1024
+MAX_EXPRESSION = 2000
+_REPEATED = re.compile(r"[+*}]\)*[+*{]")
 _PREFIX = "base_model.model."
 _USED = (
     "r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
@@ -94,7 +97,7 @@ def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mappi
     stored = files.mapped_tensors(f"{folder}/{ADAPTER_WEIGHTS}")
     tensors = family.modern_tensors(stored)
     parts = _sorted_by_module(tensors, folder)
-    expected = {name for name in linears if check_target_module_exists(config, name) is True}
+    expected = {name for name in linears if check_target_module_exists(config, name)}
     _check_modules(folder, set(parts), expected, linears)
     modules = {name: _read_module(folder, name, parts[name], config, linears[name]) for name in sorted(parts)}
     if not any(bool(module.b.any()) for module in modules.values()) and not config.use_dora:
@@ -151,14 +154,21 @@ def _pattern(document: Mapping[str, Any], name: str, path: str) -> dict[str, Any
     numbers = isinstance(pattern, dict) and all(isinstance(value, int | float) for value in pattern.values())
     if not numbers or len(pattern) > 10_000:
         raise BadWeights(f"{path}: {name} is no object of numbers")
-    return dict(pattern)
+    return {_check_expression(key, path): value for key, value in pattern.items()}
+
+
+def _check_expression(text: str, path: str) -> str:
+    # PEFT matches these as regular expressions; a repeated repetition takes time exponential in a name's length.
+    if len(text) > MAX_EXPRESSION or _REPEATED.search(text):
+        raise BadWeights(f"{path}: {text[:80]!r} is too long or too costly as a regular expression")
+    return text
 
 
 def _modern_targets(targets: object, family: Family, path: str) -> str | list[str]:
     if targets == "all-linear":
         return list(family.linears)
-    if isinstance(targets, str) and len(targets) <= 1000:
-        return family.modern_name(targets)
+    if isinstance(targets, str):
+        return family.modern_name(_check_expression(targets, path))
     if not isinstance(targets, list) or not targets or not all(isinstance(module, str) for module in targets):
         raise BadWeights(f"{path}: target_modules is not a list of module names")
     return list(family.modern_modules(targets))

@@ -387,6 +387,7 @@ def test_an_adapter_of_another_width_is_refused(spoiled: Path) -> None:
         {"r": 0},
         {"r": 10**9},
         {"target_modules": 7},
+        {"target_modules": "((a+)+)+b"},
         {"target_modules": []},
         {"rank_pattern": {"q_proj": 10**9}},
         {"alpha_pattern": {"q_proj": "much"}},
