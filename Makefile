@@ -30,6 +30,7 @@ clean:
 $(VENV)/.installed-demo $(VENV)/.installed-dev: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing the pinned packages into $(VENV): about 2 GB, some minutes the first time'
 	$(PIP) install --quiet -c constraints.txt -e '.[$*]'
+	$(if $(filter dev,$*),$(PIP) install --quiet --no-deps -c constraints.txt pytorch-ood)
 	@touch $@
 
 $(BIN)/python:

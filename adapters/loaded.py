@@ -192,13 +192,15 @@ class LoadedVersion:
 
     def ood_scores(self, images: Sequence[ImageLike], target: str) -> list[float]:
         """How unlike the target's training images each image is, in units of the predicted label's threshold; NaN
-        where the target has no detector.
+        where the target has no detector, or no head.
 
         Raises:
             BadImage: an image can't be read.
-            BadInput: the version has no such target, or no head for it.
+            BadInput: the version has no such target.
         """
-        adapter = self._with_head(target)
+        adapter = self._adapter(target)
+        if adapter.last is None:
+            return [float("nan")] * len(images)
         return [
             float("nan") if one.score is None else one.score
             for pixels in self._batches(images)

@@ -2,29 +2,35 @@
 
 In-distribution is the positive class: FPR95 is the share of out-of-distribution images that pass where 95% of the
 target's own images do. `far` images are of other things altogether (`_ood/far`); `near` ones are plants that the target
-does not cover (`_ood/near`, or else the other targets' test images).
+does not cover (`_ood/near`, or else the other targets' test images). They are never put together: a detector that knows
+a photograph of a street from a leaf says little about one leaf and another.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from adapters.separation import Tally, auroc_interval
 from benchmarks import plots
 from benchmarks.resampling import interval, resampled_separation
 from benchmarks.subjects import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
 from registry import canonical
 from registry.evidence.results import PROPORTION, Measurement, Metric
-from registry.evidence.stats import wilson
+from registry.evidence.stats import CONFIDENCE, Interval, wilson
 
 MAX_FAR = 1000
 MAX_NEAR = 300
 """Images of a kind that are scored for each target; of more, so many are drawn."""
 MAX_PLOTTED = 8
 """Targets in the plot."""
+
+_FAR = ("ood_auroc", "ood_fpr95", "ood_aupr_in", "ood_aupr_out", "ood_detection_rate")
+_NEAR = tuple(name.replace("ood_", "ood_near_") for name in _FAR)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,14 @@ class Scores:
 
 
 def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
-    """`ood_auroc`, `ood_fpr95` and `ood_detection_rate` on far images, `ood_near_auroc` and `ood_near_fpr95` on near
-    ones, `ood_false_alarm_rate` on the target's own; per target, and over all targets' scores together.
+    """`ood_auroc`, `ood_fpr95`, `ood_aupr_in`, `ood_aupr_out` and `ood_detection_rate` on far images, the same with
+    `ood_near_` on near ones, `ood_false_alarm_rate` on the target's own; per target, and over all targets' scores
+    together.
 
-    Intervals are bootstrapped, with the threshold of FPR95 found anew in each resample; rates have Wilson intervals. A
-    metric has no value where there are no images for it.
+    AUROC has DeLong's interval; those of FPR95 and AUPR are bootstrapped, each kind of images by itself and with the
+    threshold found anew in each resample; rates have Wilson intervals. AUPR depends on how many images of either kind
+    there are, so compare it on the same data alone. A metric has no value where there are no images for it, or where
+    the version gives an image no score because the target has no detector.
 
     Raises:
         BadInput: there is no test image of any of the version's targets.
@@ -58,7 +67,7 @@ def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = 
         data_name=f"{name_of(data)} and _ood/far",
         data_n=len(images) + len(far),
         plot=_plot(found),
-        notes=left_out(model, data) | _notes(data, far, near),
+        notes=left_out(model, data) | _notes(data, far, near) | _reasons(data, found),
     )
 
 
@@ -72,7 +81,8 @@ def score_all(
         scores: dict[str, list[float]] = {kind: [] for kind in plan}
         for kind, paths in plan.items():
             for batch in batches(paths, None):
-                scores[kind] += model.ood_scores(batch, target)
+                # A target without a detector has no scores.
+                scores[kind] += [math.nan if one is None else one for one in model.ood_scores(batch, target)]
                 done += len(batch)
                 if progress:
                     progress(done, total)
@@ -81,11 +91,12 @@ def score_all(
 
 
 def metrics_of(scores: Scores, target: str | None, seed: int) -> list[Metric]:
-    """The six metrics of some scores."""
+    """The metrics of some scores."""
     return [
         *_separation("ood", scores.inside, scores.far, target, seed),
-        *_separation("ood_near", scores.inside, scores.near, target, seed),
         _flagged("ood_detection_rate", scores.far, target),
+        *_separation("ood_near", scores.inside, scores.near, target, seed),
+        _flagged("ood_near_detection_rate", scores.near, target),
         _flagged("ood_false_alarm_rate", scores.inside, target),
     ]
 
@@ -115,21 +126,32 @@ def _pooled(found: Iterable[Scores]) -> Scores:
 
 
 def _separation(prefix: str, inside: np.ndarray, outside: np.ndarray, target: str | None, seed: int) -> list[Metric]:
-    from adapters.ood import auroc, fpr_at_95_tpr
-
     n = min(len(inside), len(outside))
     if n == 0 or np.isnan(inside).any() or np.isnan(outside).any():
-        return [Metric.of(f"{prefix}_{name}", None, n=n, target=target) for name in ("auroc", "fpr95")]
-    resampled = resampled_separation(inside, outside, seed)
-    area, rate = auroc(inside.tolist(), outside.tolist()), fpr_at_95_tpr(inside.tolist(), outside.tolist())
-    around_area, around_rate = interval(resampled.auroc), interval(resampled.fpr95)
+        names = ("auroc", "fpr95", "aupr_in", "aupr_out")
+        return [Metric.of(f"{prefix}_{name}", None, n=n, target=target) for name in names]
+    tally = Tally.of(inside, outside)
+    resampled = resampled_separation(tally, seed)
+    low, high = auroc_interval(inside, outside, CONFIDENCE)
+    rate = float(tally.fpr_at_95_tpr)
+    around, binomial = interval(resampled.fpr95), wilson(round(rate * len(outside)), len(outside))
     # Where no image passes, none passes in any resample: only Wilson's interval knows that n is finite.
-    binomial = wilson(round(rate * len(outside)), len(outside))
-    low, high = min(around_rate.low, binomial.low), max(around_rate.high, binomial.high)
+    around = Interval(min(around.low, binomial.low), max(around.high, binomial.high))
     return [
-        Metric.of(f"{prefix}_auroc", area, n=n, low=around_area.low, high=around_area.high, target=target, unit="area"),
-        Metric.of(f"{prefix}_fpr95", rate, n=n, low=low, high=high, target=target, unit=PROPORTION),
+        Metric.of(f"{prefix}_auroc", float(tally.auroc), n=n, low=low, high=high, target=target, unit="area"),
+        Metric.of(f"{prefix}_fpr95", rate, n=n, low=around.low, high=around.high, target=target, unit=PROPORTION),
+        _precision(f"{prefix}_aupr_in", float(tally.aupr_in), resampled.aupr_in, n, target),
+        _precision(f"{prefix}_aupr_out", float(tally.aupr_out), resampled.aupr_out, n, target),
     ]
+
+
+def _precision(name: str, value: float, resampled: np.ndarray, n: int, target: str | None) -> Metric:
+    """An AUPR; without an interval where resamples can't differ, which tells nothing about other images."""
+    around = interval(resampled)
+    if around.low == around.high:
+        return Metric.of(name, value, n=n, target=target, unit="area")
+    low, high = min(around.low, value), max(around.high, value)
+    return Metric.of(name, value, n=n, low=low, high=high, target=target, unit="area")
 
 
 def _flagged(name: str, scores: np.ndarray, target: str | None) -> Metric:
@@ -151,15 +173,26 @@ def _kinds(scores: Scores) -> dict[str, np.ndarray]:
 
 
 def _notes(data: Data, far: Sequence[Path], near: Sequence[Path]) -> dict[str, str | int | float]:
-    """What stood for out-of-distribution images; and why a metric has no value, under the metric's name."""
-    notes: dict[str, str | int | float] = {
+    """What stood for out-of-distribution images."""
+    return {
         "far_images": len(far),
         "far_sha256": data.digest("far"),
         "near_images": len(near) or "test images of the other targets",
     }
-    if not far:
-        reason = (
-            f"{data.root.resolve().name}/_ood/far holds no image: put at least 100 there of anything but the targets"
-        )
-        notes |= dict.fromkeys(("ood_auroc", "ood_fpr95", "ood_detection_rate"), reason)
-    return notes
+
+
+def _reasons(data: Data, found: Mapping[str, Scores]) -> dict[str, str | int | float]:
+    """Why a metric has no value, under the metric's name."""
+    root = data.root.resolve().name
+    reasons: dict[str, str | int | float] = {}
+    if not any(len(scores.far) for scores in found.values()):
+        reason = f"{root}/_ood/far holds no image: put at least 100 there of anything but the targets"
+        reasons |= dict.fromkeys(_FAR, reason)
+    if not any(len(scores.near) for scores in found.values()):
+        reason = f"{root}/_ood/near holds no image, and there is no other target whose images could stand for them"
+        reasons |= dict.fromkeys(_NEAR, reason)
+    without = [target for target, scores in found.items() if np.isnan(scores.inside).any()]
+    if without:
+        reason = f"no OOD score for images of {', '.join(without)[:300]}: the version may have no detector there"
+        reasons |= dict.fromkeys((*_FAR, *_NEAR, "ood_false_alarm_rate"), reason)
+    return reasons

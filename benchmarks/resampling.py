@@ -5,11 +5,12 @@ Percentile intervals, B. Efron and R. J. Tibshirani, "An Introduction to the Boo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from adapters.separation import Tally
 from registry.evidence.stats import CONFIDENCE, Interval
 
 RESAMPLES = 1000
@@ -20,8 +21,9 @@ _CHUNK = 4_000_000  # numbers held at a time
 class Separation:
     """How well scores tell out-of-distribution images from in-distribution ones, one entry per resample."""
 
-    auroc: np.ndarray
     fpr95: np.ndarray
+    aupr_in: np.ndarray
+    aupr_out: np.ndarray
 
 
 def interval(values: np.ndarray) -> Interval:
@@ -37,42 +39,27 @@ def quantile_interval(values: np.ndarray, q: float, seed: int) -> Interval:
     return interval(np.quantile(draws, q, axis=1))
 
 
-def resampled_separation(inside: np.ndarray, outside: np.ndarray, seed: int) -> Separation:
-    """AUROC and FPR@95TPR of resamples; each side is resampled by itself, and the threshold found anew each time.
+def resampled_separation(tally: Tally, seed: int) -> Separation:
+    """Measures of resamples; each side is resampled by itself, and the threshold of FPR95 found anew each time.
 
     Args:
-        inside: scores of in-distribution images, [n].
-        outside: scores of out-of-distribution images, [m]. A higher score is further out.
+        tally: of one sample.
     """
+    measures = [(one.fpr_at_95_tpr, one.aupr_in, one.aupr_out) for one in _resamples(tally, seed)]
+    return Separation(*(np.concatenate(values) for values in zip(*measures, strict=True)))
+
+
+def _resamples(tally: Tally, seed: int) -> Iterator[Tally]:
+    """`RESAMPLES` rows in all, so many at a time as fit in memory."""
     random = np.random.default_rng(seed)
-    values, places = np.unique(np.concatenate([inside, outside]), return_inverse=True)
-    chances_in = np.bincount(places[: len(inside)], minlength=len(values)) / len(inside)
-    chances_out = np.bincount(places[len(inside) :], minlength=len(values)) / len(outside)
-    chunk = max(1, _CHUNK // len(values))
-    aurocs, fprs = [], []
+    own, others = int(tally.inside.sum()), int(tally.outside.sum())
+    chunk = max(1, _CHUNK // len(tally.inside))
     for start in range(0, RESAMPLES, chunk):
-        count = min(chunk, RESAMPLES - start)
-        auroc, fpr = separation_of_counts(
-            random.multinomial(len(inside), chances_in, size=count),
-            random.multinomial(len(outside), chances_out, size=count),
+        size = min(chunk, RESAMPLES - start)
+        yield Tally(
+            random.multinomial(own, tally.inside / own, size=size),
+            random.multinomial(others, tally.outside / others, size=size),
         )
-        aurocs.append(auroc)
-        fprs.append(fpr)
-    return Separation(np.concatenate(aurocs), np.concatenate(fprs))
-
-
-def separation_of_counts(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and FPR@95TPR, in-distribution being the positive class, as in OpenOOD (`adapters.ood` has the plain ones).
-
-    Args:
-        inside: [resamples, values], how often each of the ascending values occurs among in-distribution scores.
-        outside: the same of out-of-distribution scores.
-    """
-    n, m = inside[0].sum(), outside[0].sum()
-    passed = outside.cumsum(axis=1)
-    auroc = (inside * (m - passed + 0.5 * outside)).sum(axis=1) / (n * m)
-    threshold = (inside.cumsum(axis=1) >= -(-95 * n // 100)).argmax(axis=1)
-    return auroc, np.take_along_axis(passed, threshold[:, None], axis=1)[:, 0] / m
 
 
 def resampled_counts(counts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:

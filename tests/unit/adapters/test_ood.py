@@ -1,58 +1,71 @@
-"""The detector's distances, thresholds and measures mean what they say."""
+"""The detector's distances and thresholds mean what they say, its features are chosen by what it has seen, and what is
+written is read back."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score, roc_curve
 
-from adapters import ood
-from adapters.ood import auroc, calibrate, distances, fit_classes, fpr_at_95_tpr
-from registry.errors import BadInput
+from adapters import bundle, ood, tap_choice
+from adapters.features import Tap
+from adapters.heads import Seen
+from adapters.ood import Mahalanobis, calibrate, distances, fit_classes, fit_mahalanobis, read_detector
+from adapters.separation import auroc
+from registry import canonical
+from registry.errors import BadInput, BadManifest, BadWeights, MissingBlob
 
-scores = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60)
-
-
-@given(scores, scores)
-def test_auroc_is_sklearns(inside: list[float], outside: list[float]) -> None:
-    truth = [0] * len(inside) + [1] * len(outside)
-    assert auroc(inside, outside) == pytest.approx(roc_auc_score(truth, inside + outside))
+LABELS = ("rust", "mildew")
+EARLY, LATE = Tap(1, "cls"), Tap(3, "cls")
+HIDDEN, DEPTH = 12, 3
 
 
-@given(scores, scores)
-def test_fpr_at_95_tpr_is_that_of_sklearns_curve_with_in_distribution_positive(
-    inside: list[float], outside: list[float]
-) -> None:
-    truth = [1] * len(inside) + [0] * len(outside)
-    fpr, tpr, _ = roc_curve(truth, [-value for value in inside + outside], drop_intermediate=False)
-    assert fpr_at_95_tpr(inside, outside) == pytest.approx(fpr[np.argmax(tpr >= 0.95 - 1e-12)])
-
-
-def test_measures_by_hand() -> None:
-    assert auroc([1, 2], [3, 4]) == 1.0
-    assert auroc([3, 4], [1, 2]) == 0.0
-    assert auroc([1], [1]) == 0.5
-    inside = [float(value) for value in range(1, 21)]
-    assert fpr_at_95_tpr(inside, [19.0, 19.5, 25.0, 30.0]) == 0.25
-
-
-def test_the_measures_refuse_nothing_and_nan() -> None:
-    with pytest.raises(BadInput):
-        auroc([], [1.0])
-    with pytest.raises(BadInput):
-        fpr_at_95_tpr([1.0], [float("nan")])
-
-
-def blobs(count: int, seed: int, width: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+def blobs(count: int, seed: int, width: int = HIDDEN) -> tuple[torch.Tensor, torch.Tensor]:
     """Two classes in some dimensions, far from the origin so that normalising keeps them apart."""
     random = torch.Generator().manual_seed(seed)
     classes = torch.arange(count) % 2
     centres = torch.eye(width)[:2] * 20
     scale = torch.linspace(0.2, 2, width)
     return centres[classes] + scale * torch.randn(count, width, generator=random), classes
+
+
+def strangers(count: int, seed: int) -> torch.Tensor:
+    """Images of a third class."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.eye(HIDDEN)[2] * 20 + torch.randn(count, HIDDEN, generator=random)
+
+
+def noise(count: int, seed: int) -> torch.Tensor:
+    """Features that know nothing."""
+    return torch.randn(count, HIDDEN, generator=torch.Generator().manual_seed(seed))
+
+
+def seen(features: torch.Tensor, predicted: torch.Tensor, tap: Tap = LATE) -> Seen:
+    """What a head hands to a detector, having predicted these classes."""
+    return Seen({tap: features}, features, torch.nn.functional.one_hot(predicted, 2).float())
+
+
+def fitted(count: int = 400, **more: Any) -> Mahalanobis:
+    """A detector of the two classes."""
+    (train, classes), (val, predicted) = blobs(400, 0), blobs(count, 1)
+    return fit_mahalanobis({LATE: train}, classes, {LATE: val}, predicted, LABELS, **more)
+
+
+def written(folder: Path, document: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bundle.BundleFiles:
+    """A bundle that holds one detector."""
+    bundle.write_document(folder / "ood.json", document)
+    bundle.write_tensors(folder / "ood.safetensors", {name: tensor.numpy() for name, tensor in tensors.items()})
+    return bundle.BundleFiles({f"adapters/leaf/{path.name}": path for path in folder.iterdir()})
+
+
+def read(files: bundle.BundleFiles) -> ood.Detector:
+    return read_detector(files, "adapters/leaf", HIDDEN, DEPTH, "cpu")
 
 
 def test_distances_are_those_of_the_covariance() -> None:
@@ -65,41 +78,100 @@ def test_distances_are_those_of_the_covariance() -> None:
     assert distances(features, classes, means, whitening).numpy() == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_covariance_is_ledoit_and_wolfs_of_what_is_left_without_the_classes() -> None:
+    from sklearn.covariance import LedoitWolf
+
+    features, classes = blobs(400, 0)
+    _, whitening = fit_classes(features, classes, 2)
+    normal = (features / features.norm(dim=1, keepdim=True)).double().numpy()
+    for number in range(2):
+        normal[classes == number] -= normal[classes == number].mean(axis=0)
+    covariance = LedoitWolf(assume_centered=True).fit(normal).covariance_
+    identity = covariance @ (whitening.double() @ whitening.double().T).numpy()
+    assert identity == pytest.approx(np.eye(HIDDEN), abs=1e-3)
+
+
 def test_thresholds_from_held_out_images_keep_the_promised_false_alarm_rate() -> None:
     train, classes = blobs(300, 0, width=60)
     means, whitening = fit_classes(train, classes, 2)
     held_out, held_out_classes = blobs(2000, 1, width=60)
     new, new_classes = blobs(4000, 2, width=60)
 
-    def false_alarms(thresholds: torch.Tensor) -> float:
+    def false_alarms(images: torch.Tensor, predicted: torch.Tensor) -> float:
+        thresholds = calibrate(distances(images, predicted, means, whitening), predicted, 2, 0.05)
         return float((distances(new, new_classes, means, whitening) > thresholds[new_classes]).float().mean())
 
-    honest = false_alarms(calibrate(held_out, held_out_classes, means, whitening, 0.05))
-    from_training_images = false_alarms(calibrate(train, classes, means, whitening, 0.05))
+    honest = false_alarms(held_out, held_out_classes)
+    from_training_images = false_alarms(train, classes)
     assert 0.03 < honest < 0.07
     assert from_training_images > 1.5 * honest
 
 
-def test_a_label_with_few_held_out_images_takes_the_threshold_of_all() -> None:
-    train, classes = blobs(200, 0)
-    means, whitening = fit_classes(train, classes, 2)
-    held_out, _ = blobs(200, 1)
-    predicted = (torch.arange(200) < ood.MIN_PER_LABEL - 1).long()
-    thresholds = calibrate(held_out, predicted, means, whitening, 0.05)
-    everything = calibrate(held_out, torch.zeros(200).long(), means[:1], whitening, 0.05)
-    assert thresholds[1] > 0
-    assert everything.shape == (1,)
-    assert thresholds[0] != thresholds[1]
+def test_each_label_keeps_the_rate_by_itself() -> None:
+    random = torch.Generator().manual_seed(0)
+    predicted = torch.arange(4000) % 2
+    values = (1 + predicted * 9) * torch.rand(4000, generator=random)
+    assert calibrate(values, predicted, 2, 0.1).tolist() == pytest.approx([0.9, 9], rel=0.03)
 
 
-def test_scores_count_in_thresholds() -> None:
-    train, classes = blobs(200, 0)
-    means, whitening = fit_classes(train, classes, 2)
-    thresholds = torch.tensor([0.5, 2.0])
-    detector = ood.Detector(("a", "b"), "cls", means, whitening, thresholds, 0.05)
-    got, flags = detector(train, classes)
-    assert torch.allclose(got * thresholds[classes], distances(train, classes, means, whitening))
-    assert torch.equal(flags, got > 1)
+def test_the_threshold_is_the_least_that_promises_the_rate() -> None:
+    values, alone = torch.arange(1.0, 100), torch.zeros(99).long()
+    assert calibrate(values, alone, 1, 0.05).item() == pytest.approx(95)
+    assert calibrate(values, alone, 1, 0.001).item() == pytest.approx(99), "nothing lies above the farthest"
+
+
+def test_labels_with_few_images_take_the_same_multiple_of_their_medians() -> None:
+    random = torch.Generator().manual_seed(0)
+    predicted = torch.arange(300) % 2
+    values = (1 + predicted * 3) * torch.rand(300, generator=random)
+    near, far = calibrate(values, predicted, 2, 0.05).tolist()
+    medians = [values[predicted == number].median().item() for number in range(2)]
+    assert medians[1] / medians[0] == pytest.approx(4, rel=0.2)
+    assert far / near == pytest.approx(medians[1] / medians[0], rel=0.25)
+    alarms = values > torch.tensor([near, far])[predicted]
+    assert 0.03 <= alarms.float().mean() <= 0.05
+
+
+def test_one_odd_image_does_not_make_a_small_label_blind() -> None:
+    predicted = torch.arange(120) % 2
+    values = torch.linspace(0.5, 1.5, 120)
+    odd = values.index_fill(0, torch.tensor([1, 3]), 50.0)
+    assert calibrate(odd, predicted, 2, 0.03).max() < 2
+
+
+def test_a_label_without_held_out_images_takes_the_median_of_all() -> None:
+    values, predicted = torch.linspace(0.5, 1.5, 200), torch.zeros(200).long()
+    only, without = calibrate(values, predicted, 2, 0.03).tolist()
+    assert only == pytest.approx(without)
+
+
+def test_a_label_with_many_images_rests_on_them_alone() -> None:
+    many = round(ood.MIN_ALARMS / 0.1)
+    values, predicted = torch.rand(2 * many, generator=torch.Generator().manual_seed(0)), torch.arange(2 * many) % 2
+    spread = values.where(predicted == 0, values * 100)
+    assert calibrate(values, predicted, 2, 0.1)[0] == calibrate(spread, predicted, 2, 0.1)[0]
+    assert calibrate(values[2:], predicted[2:], 2, 0.1)[0] != calibrate(spread[2:], predicted[2:], 2, 0.1)[0]
+
+
+@pytest.mark.parametrize(("count", "rate"), [(0, 0.05), (10, 0.0), (10, 1.0)])
+def test_calibrating_on_nothing_or_to_no_rate_is_refused(count: int, rate: float) -> None:
+    with pytest.raises(BadInput, match="no threshold"):
+        calibrate(torch.zeros(count), torch.zeros(count).long(), 1, rate)
+
+
+def test_scores_count_in_thresholds_of_the_predicted_label() -> None:
+    detector = replace(fitted(), thresholds=torch.tensor([0.5, 2.0]))
+    features, _ = blobs(200, 3)
+    predicted = (torch.arange(200) < 50).long()
+    scores, flags = detector(seen(features, predicted))
+    expected = distances(features, predicted, detector.means, detector.whitening)
+    assert torch.allclose(scores * detector.thresholds[predicted], expected)
+    assert torch.equal(flags, scores > 1)
+
+
+def test_strangers_are_flagged() -> None:
+    _, flags = fitted()(seen(strangers(50, 4), torch.zeros(50).long()))
+    assert flags.all()
 
 
 def test_a_label_without_training_images_is_refused() -> None:
@@ -108,6 +180,206 @@ def test_a_label_without_training_images_is_refused() -> None:
         fit_classes(features, classes, 3)
 
 
-def test_calibrating_on_nothing_is_refused() -> None:
-    with pytest.raises(BadInput):
-        calibrate(torch.zeros(0, 2), torch.zeros(0).long(), torch.zeros(1, 2), torch.eye(2), 0.05)
+@pytest.mark.parametrize("spoilt", [torch.ones(20, HIDDEN), torch.full((20, HIDDEN), torch.nan)])
+def test_training_features_without_any_spread_are_refused(spoilt: torch.Tensor) -> None:
+    with pytest.raises(BadInput, match="all the same"):
+        fit_classes(spoilt, torch.arange(20) % 2, 2)
+
+
+@pytest.mark.parametrize("others", [None, {EARLY: noise(200, 5), LATE: strangers(200, 5)}])
+def test_the_block_that_separates_is_chosen(others: dict[Tap, torch.Tensor] | None) -> None:
+    (train, classes), (val, predicted) = blobs(400, 0), blobs(400, 1)
+    for good, useless in ((EARLY, LATE), (LATE, EARLY)):
+        there = {good: others[LATE], useless: others[EARLY]} if others else None
+        chosen = fit_mahalanobis(
+            {good: train, useless: noise(400, 2)},
+            classes,
+            {good: val, useless: noise(400, 3)},
+            predicted,
+            LABELS,
+            others=there,
+        )
+        assert chosen.taps == (good,)
+
+
+def test_images_of_other_targets_decide_where_there_are_some() -> None:
+    """Early features tell the labels apart and know no stranger, late ones the other way round."""
+    (train, classes), (val, predicted) = blobs(400, 0), blobs(400, 1)
+    alike = blobs(400, 2)[0].mean(dim=0) + torch.randn(800, HIDDEN, generator=torch.Generator().manual_seed(2))
+    taps = {EARLY: train, LATE: alike[:400]}, {EARLY: val, LATE: alike[400:]}
+    others = {EARLY: blobs(300, 4)[0], LATE: strangers(300, 4)}
+    alone = fit_mahalanobis(taps[0], classes, taps[1], predicted, LABELS)
+    beside_others = fit_mahalanobis(taps[0], classes, taps[1], predicted, LABELS, others=others)
+    assert (alone.tap, beside_others.tap) == (EARLY, LATE)
+    assert alone.calibration["choice"]["criterion"] == tap_choice.EACH_LABEL
+    assert beside_others.calibration["choice"]["criterion"] == tap_choice.OTHERS
+
+
+def test_the_choice_keeps_what_it_rests_on() -> None:
+    (train, classes), (val, predicted) = blobs(400, 0), blobs(400, 1)
+    features = {LATE: strangers(80, 5), EARLY: noise(80, 5)}
+    detector = fit_mahalanobis(
+        {LATE: train, EARLY: noise(400, 2)},
+        classes,
+        {LATE: val, EARLY: noise(400, 3)},
+        predicted,
+        LABELS,
+        others=features,
+    )
+    choice = detector.calibration["choice"]
+    assert (detector.calibration["split"], detector.calibration["images"]) == ("val", 400)
+    assert detector.calibration["images_per_predicted_label"] == {"rust": 200, "mildew": 200}
+    assert (choice["images"], choice["others"]) == (400, 80)
+    assert [one["features"] for one in choice["candidates"]] == [EARLY.document(), LATE.document()]
+    early, late = (one["auroc"] for one in choice["candidates"])
+    assert early < 0.7 < 0.99 < late
+    canonical.encode(detector.document())
+
+
+def test_a_near_tie_goes_to_the_latest_block_and_there_to_the_widest_features() -> None:
+    places = [Tap(3, "cls+mean"), Tap(3, "cls"), Tap(2, "cls+mean"), Tap(1, "cls")]
+    near = {tap: tap_choice.Worth(0.990, 0.004) for tap in places} | {Tap(1, "cls"): tap_choice.Worth(0.993, 0.004)}
+    assert tap_choice.choose(near) == Tap(3, "cls+mean")
+    assert tap_choice.choose(near | {Tap(1, "cls"): tap_choice.Worth(0.993, 0.001)}) == Tap(1, "cls")
+    assert tap_choice.choose(dict.fromkeys(places, tap_choice.Worth(None, None))) == Tap(3, "cls+mean")
+
+
+def test_what_others_are_worth_is_no_more_than_what_is_reached_in_use() -> None:
+    detector = fitted(others={LATE: noise(200, 6) + 1})
+    value = detector.calibration["choice"]["candidates"][0]["auroc"]
+    inside, _ = detector(seen(*blobs(400, 1)))
+    for predicted in (torch.zeros(200).long(), torch.arange(200) % 2):
+        outside, _ = detector(seen(noise(200, 6) + 1, predicted))
+        assert value <= auroc(inside.numpy(), outside.numpy())
+
+
+def test_the_same_features_give_the_same_detector() -> None:
+    one, again = fitted(), fitted()
+    assert one.document() == again.document()
+    assert all(torch.equal(tensor, again.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def test_one_label_alone_has_a_detector_too() -> None:
+    features, _ = blobs(100, 0)
+    nothing = torch.zeros(100).long()
+    detector = fit_mahalanobis({LATE: features}, nothing, {LATE: features}, nothing, ("rust",))
+    assert detector.calibration["choice"]["candidates"][0]["auroc"] is None
+
+
+def test_features_of_a_tap_that_a_split_lacks_are_refused() -> None:
+    train, classes = blobs(100, 0)
+    for val, others in (({EARLY: train}, None), ({LATE: train}, {EARLY: train})):
+        with pytest.raises(BadInput, match="same taps"):
+            fit_mahalanobis({LATE: train}, classes, val, classes, LABELS, others=others)
+
+
+def test_few_held_out_images_are_warned_of() -> None:
+    assert fitted(ood.MIN_HELD_OUT).notes == ()
+    assert fitted(299).notes == ("the OOD thresholds rest on 299 held-out images, fewer than 300",)
+    assert any(
+        "can't promise a false-alarm rate of 0.001" in note for note in fitted(400, false_alarm_rate=0.001).notes
+    )
+
+
+def test_another_runtime_keeps_the_rate_with_thresholds_of_its_own() -> None:
+    reference = fitted(false_alarm_rate=0.1)
+
+    def blurred(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        features, classes = blobs(count, seed)
+        return features + 0.8 * noise(count, seed + 100), classes
+
+    held_out, predicted = blurred(1000, 7)
+    calibrated = reference.calibrated_for("torch-bf16", {LATE: held_out}, predicted)
+    new = seen(*blurred(2000, 8))
+    assert reference(new)[1].float().mean() > 0.15, "the reference's thresholds are wrong there"
+    assert calibrated.for_runtime("torch-bf16")(new)[1].float().mean() == pytest.approx(0.1, abs=0.03)
+    assert torch.equal(calibrated(new)[0], reference(new)[0]), "the reference's thresholds stay"
+    assert calibrated.for_runtime("torch-int8") is calibrated
+    assert reference.runtime_thresholds == {}, "a copy was made"
+
+
+def test_a_runtimes_own_warnings_are_shown() -> None:
+    held_out, predicted = blobs(60, 2)
+    calibrated = fitted().calibrated_for("torch-bf16", {LATE: held_out}, predicted)
+    assert calibrated.notes == ()
+    assert any("60 held-out images" in note for note in calibrated.for_runtime("torch-bf16").notes)
+
+
+@pytest.mark.parametrize("name", ["", "Torch", "a b", "x" * 50])
+def test_thresholds_for_no_runtime_are_refused(name: str) -> None:
+    held_out, predicted = blobs(60, 2)
+    with pytest.raises(BadInput, match="no name of a runtime"):
+        fitted().calibrated_for(name, {LATE: held_out}, predicted)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    held_out, predicted = blobs(300, 2)
+    detector = fitted().calibrated_for("torch-bf16", {LATE: held_out}, predicted)
+    again = read(written(tmp_path, detector.document(), detector.tensors()))
+    assert isinstance(again, Mahalanobis)
+    assert again.document() == detector.document()
+    assert again.labels == LABELS
+    assert again.taps == (LATE,)
+    for runtime in ("torch-fp32", "torch-bf16"):
+        looked = seen(held_out, predicted)
+        assert torch.equal(again.for_runtime(runtime)(looked)[0], detector.for_runtime(runtime)(looked)[0])
+    in_use = again.for_runtime("torch-bf16")
+    assert in_use.tensors().keys() == detector.tensors().keys(), "what is shipped does not depend on the runtime"
+    assert torch.equal(in_use.tensors()["thresholds"], detector.thresholds)
+
+
+def test_a_detector_from_before_blocks_were_chosen_is_still_read(tmp_path: Path) -> None:
+    detector = fitted()
+    document = {key: value for key, value in detector.document().items() if key != "calibration"}
+    again = read(written(tmp_path, {**document, "features": "cls"}, detector.tensors()))
+    assert again.taps == (Tap(DEPTH, "cls", norm=True),)
+    assert isinstance(again, Mahalanobis)
+    assert again.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "oracle"}, "of kind 'oracle' is not known"),
+        ({"kind": ["mahalanobis"]}, "is not known"),
+        ({"features": {"block": DEPTH + 1, "pooling": "cls", "norm": True}}, "but the backbone has 3"),
+        ({"features": "max"}, "are not known"),
+        ({"inputs": HIDDEN + 1}, "inputs"),
+        ({"labels": ["rust", "rust"]}, "distinct"),
+        ({"false_alarm_rate": 1.5}, "false_alarm_rate"),
+        ({"false_alarm_rate": "low"}, "false_alarm_rate"),
+        ({"calibration": []}, "calibration"),
+        ({"calibration": {"notes": "careful"}}, "calibration"),
+        ({"calibration": {"runtimes": {"torch-bf16": 3}}}, "calibration"),
+    ],
+)
+def test_a_malformed_document_is_refused(change: Mapping[str, Any], message: str, tmp_path: Path) -> None:
+    detector = fitted()
+    files = written(tmp_path, {**detector.document(), **change}, detector.tensors())
+    with pytest.raises(BadManifest, match=message):
+        read(files)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"means": torch.zeros(3, HIDDEN)},
+        {"thresholds": torch.tensor([1.0, 0.0])},
+        {"thresholds": torch.tensor([1.0, torch.inf])},
+        {"thresholds@torch-bf16": torch.tensor([1.0, -1.0])},
+        {"thresholds@torch-bf16": torch.tensor([1.0])},
+        {"thresholds@Not A Runtime": torch.tensor([1.0, 1.0])},
+        {"surplus": torch.zeros(1)},
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change: Mapping[str, torch.Tensor], tmp_path: Path) -> None:
+    detector = fitted()
+    files = written(tmp_path, detector.document(), {**detector.tensors(), **change})
+    with pytest.raises(BadWeights):
+        read(files)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ood.json").write_text(json.dumps(fitted().document()))
+    with pytest.raises(MissingBlob, match=r"ood\.safetensors"):
+        read(bundle.BundleFiles({"adapters/leaf/ood.json": tmp_path / "ood.json"}))

@@ -45,7 +45,7 @@ class Player:
     labels: Mapping[str, Sequence[str]]
     label_of: Callable[[Path, str | None], str | None] = lambda path, target: path.name.split("-")[1]
     target_of: Callable[[Path], str] = lambda path: path.name.split("-")[0]
-    score_of: Callable[[Path, str], float] = lambda path, target: float(path.name.split("-")[-1])
+    score_of: Callable[[Path, str], float | None] = lambda path, target: float(path.name.split("-")[-1])
     memory: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
     runtime: str = "none"
@@ -61,7 +61,7 @@ class Player:
     def route(self, images: Sequence[Path]) -> list[tuple[str, float]]:
         return [(self.target_of(image), 1.0) for image in images]
 
-    def ood_scores(self, images: Sequence[Path], target: str) -> list[float]:
+    def ood_scores(self, images: Sequence[Path], target: str) -> list[float | None]:
         return [self.score_of(image, target) for image in images]
 
 

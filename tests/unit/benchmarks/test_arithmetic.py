@@ -1,18 +1,19 @@
 """The numbers of accuracy, routing, ood and memory, on predictors whose answers are known."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from adapters.ood import auroc, fpr_at_95_tpr
+from adapters.separation import Tally, aupr_in, aupr_out, auroc, auroc_interval, fpr_at_95_tpr
 from benchmarks.accuracy import accuracy, scores
 from benchmarks.memory import memory
 from benchmarks.ood import ood
-from benchmarks.resampling import resampled_separation, separation_of_counts
+from benchmarks.resampling import RESAMPLES, resampled_separation
 from benchmarks.routing import routing
 from registry.errors import BadInput
 from registry.evidence.results import Measurement, Metric
@@ -106,16 +107,52 @@ def score_by_name(path: Path, target: str) -> float:
 FAR = tuple(Path(f"far-{number}") for number in range(50))
 
 
+MEASURES = ("auroc", "fpr95", "aupr_in", "aupr_out", "detection_rate")
+
+
 @pytest.mark.parametrize("target", [None, "leaf", "fruit"])
 def test_a_perfect_detector_separates_far_and_near(target: str | None) -> None:
     found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR))
-    values = {
-        name: metric(found, name, target) for name in ("ood_auroc", "ood_fpr95", "ood_near_auroc", "ood_near_fpr95")
-    }
-    assert [one.value for one in values.values()] == [1, 0, 1, 0]
-    assert values["ood_fpr95"].n == (40 if target else 80)
-    assert metric(found, "ood_detection_rate", target).value == 1
+    for kind in ("ood", "ood_near"):
+        assert [metric(found, f"{kind}_{name}", target).value for name in MEASURES] == [1, 0, 1, 1, 1]
+    assert metric(found, "ood_fpr95", target).n == (40 if target else 80)
     assert metric(found, "ood_false_alarm_rate", target).value == 0
+
+
+def test_near_and_far_are_measured_apart() -> None:
+    """Near images score like the target's own, far ones do not."""
+    near = tuple(Path(f"leaf-{number}-like") for number in range(30))
+    found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR, near=near))
+    assert (metric(found, "ood_auroc", "leaf").value, metric(found, "ood_near_auroc", "leaf").value) == (1, 0.5)
+    assert (metric(found, "ood_fpr95", "leaf").value, metric(found, "ood_near_fpr95", "leaf").value) == (0, 1)
+    assert (metric(found, "ood_auroc", "leaf").n, metric(found, "ood_near_auroc", "leaf").n) == (40, 30)
+
+
+def noisy(path: Path, target: str) -> float:
+    """A repeatable score: those of the target's own images are lower, with an overlap."""
+    chance = np.random.default_rng(list(path.name.encode())).normal()
+    return float(chance + (0 if path.name.startswith(target) else 1.5))
+
+
+def test_each_measure_is_that_of_the_scores_and_lies_in_its_interval() -> None:
+    found = ood(Player(LABELS, score_of=noisy), album(far=FAR))
+    inside = [noisy(image.path, "leaf") for image in album().test if image.target == "leaf"]
+    outside = [noisy(path, "leaf") for path in FAR]
+    for name, measure in (("auroc", auroc), ("fpr95", fpr_at_95_tpr), ("aupr_in", aupr_in), ("aupr_out", aupr_out)):
+        one = metric(found, f"ood_{name}", "leaf")
+        assert one.value == pytest.approx(measure(inside, outside))
+        assert one.low is not None
+        assert one.high is not None
+        assert 0 <= one.low < one.value < one.high <= 1
+    area = metric(found, "ood_auroc", "leaf")
+    assert (area.low, area.high) == pytest.approx(auroc_interval(inside, outside))
+
+
+def test_perfect_separation_is_no_certainty() -> None:
+    found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR))
+    assert metric(found, "ood_auroc", "leaf").low == pytest.approx(0.9553, abs=1e-3)
+    precision = metric(found, "ood_aupr_in", "leaf")
+    assert (precision.value, precision.low, precision.high) == (1, None, None), "resamples can't tell"
 
 
 def test_no_false_positive_among_fifty_images_is_not_certainty() -> None:
@@ -142,40 +179,47 @@ def test_near_images_of_your_own_are_used_instead_of_the_other_targets() -> None
     assert metric(found, "ood_near_auroc", "leaf").n == 1
 
 
-def test_a_score_that_is_no_number_gives_no_value() -> None:
-    found = ood(Player(LABELS, score_of=lambda path, target: float("nan")), album(far=FAR))
-    assert metric(found, "ood_auroc", "leaf").value is None
+@pytest.mark.parametrize("missing", [float("nan"), None])
+def test_a_target_without_a_detector_has_no_values_and_the_reason_is_noted(missing: float | None) -> None:
+    found = ood(Player(LABELS, score_of=lambda path, target: missing if target == "leaf" else 0.5), album(far=FAR))
+    for kind in ("ood", "ood_near"):
+        for name in MEASURES:
+            assert metric(found, f"{kind}_{name}", "leaf").value is None
+            assert metric(found, f"{kind}_{name}").value is None, "an aggregate would leave the target out"
+            assert metric(found, f"{kind}_{name}", "fruit").value is not None
     assert metric(found, "ood_false_alarm_rate", "leaf").value is None
+    assert "no OOD score for images of leaf:" in str(found.notes["ood_near_auroc"])
+
+
+def test_a_single_target_without_near_images_has_no_near_values() -> None:
+    found = ood(Player({"leaf": LABELS["leaf"]}, score_of=score_by_name), album(far=FAR))
+    assert metric(found, "ood_near_auroc", "leaf").value is None
+    assert "_ood/near holds no image" in str(found.notes["ood_near_auroc"])
+    assert "ood_auroc" not in found.notes
 
 
 SCORES = st.lists(st.integers(0, 30), min_size=1, max_size=60)
 
 
-@given(SCORES, SCORES)
-def test_separation_agrees_with_sklearn_and_with_the_plain_functions(inside: list[int], outside: list[int]) -> None:
-    counts = [np.bincount(values, minlength=31)[None, :] for values in (inside, outside)]
-    (area,), (rate,) = separation_of_counts(*counts)
-    assert area == pytest.approx(roc_auc_score([0] * len(inside) + [1] * len(outside), inside + outside))
-    assert area == pytest.approx(auroc(inside, outside))
-    assert rate == pytest.approx(fpr_at_95_tpr(inside, outside))
-
-
 @given(SCORES, SCORES, st.integers(0, 2**31))
 def test_resamples_are_repeatable_and_stay_within_0_and_1(inside: list[int], outside: list[int], seed: int) -> None:
-    first, again = (resampled_separation(np.array(inside), np.array(outside), seed) for _ in range(2))
-    for values, same in ((first.auroc, again.auroc), (first.fpr95, again.fpr95)):
-        assert np.array_equal(values, same)
-        assert ((values >= 0) & (values <= 1)).all()
+    first, again = (resampled_separation(Tally.of(inside, outside), seed) for _ in range(2))
+    for name in ("fpr95", "aupr_in", "aupr_out"):
+        values = getattr(first, name)
+        assert np.array_equal(values, getattr(again, name))
+        assert len(values) == RESAMPLES
+        assert ((values >= 0) & (values <= 1 + 1e-12)).all()
 
 
-def test_the_bootstrap_interval_covers_as_scipy_says() -> None:
+@pytest.mark.parametrize(("name", "measure"), [("fpr95", fpr_at_95_tpr), ("aupr_in", aupr_in), ("aupr_out", aupr_out)])
+def test_the_bootstrap_interval_is_scipys(name: str, measure: Callable[..., float]) -> None:
     from scipy.stats import bootstrap
 
     random = np.random.default_rng(1)
     inside, outside = random.normal(0, 1, 80), random.normal(1.5, 1, 60)
-    ours = np.quantile(resampled_separation(inside, outside, 0).auroc, [0.025, 0.975])
-    theirs = bootstrap((inside, outside), auroc, method="percentile", vectorized=False, n_resamples=1000, rng=2)
-    assert ours == pytest.approx(list(theirs.confidence_interval), abs=0.015)
+    ours = np.quantile(getattr(resampled_separation(Tally.of(inside, outside), 0), name), [0.025, 0.975])
+    theirs = bootstrap((inside, outside), measure, method="percentile", vectorized=False, n_resamples=1000, rng=2)
+    assert ours == pytest.approx(list(theirs.confidence_interval), abs=0.05)
 
 
 def test_memory_is_per_adapter_and_the_aggregate_is_the_largest() -> None:
