@@ -8,6 +8,7 @@ and rows can leave early.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -175,7 +176,7 @@ Factory: TypeAlias = Callable[[BackboneRef, nn.Module, str], Runtime]
 RUNTIMES: Mapping[str, str] = {REFERENCE: "adapters.runtimes:_torch_fp32"}
 """Name -> where its factory is; imported when it is asked for."""
 
-_opening = threading.Lock()
+_opening: defaultdict[tuple[str, str, str], threading.Lock] = defaultdict(threading.Lock)
 _open: WeakValueDictionary[tuple[str, str, str], Runtime] = WeakValueDictionary()
 
 
@@ -197,10 +198,10 @@ def open_runtime(
     if name not in RUNTIMES:
         raise BadInput(f"{name[:80]!r} is no runtime", hint=f"there are {', '.join(RUNTIMES)}")
     key = (ref.sha256, device, name)
-    with _opening:  # held while opening, so that two threads do not read the same gigabyte twice
+    with _opening[key]:  # held while opening, so that two threads do not read the same gigabyte twice
         runtime = _open.get(key)
         if runtime is None:
-            model = backbones.new_model(ref, folders=folders, device=device)
+            model = backbones.new_model(ref, folders=folders, device=device, fetch=fetch)
             module, _, factory = RUNTIMES[name].partition(":")
             make: Factory = getattr(import_module(module), factory)
             runtime = _open[key] = make(ref, model, device)

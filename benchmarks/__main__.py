@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from registry.evidence.results import Evidence, Metric
 
 _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
+_RUNTIME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,11 +29,12 @@ _DEVICE = re.compile(r"[a-z]+(:\d{1,3})?")
 @click.option("--model", default="", help="The registered model; the setting `model` when left out.")
 @click.option("--data", default="", help="Folder of images, DIR/crop/disease/*; the setting `data` when left out.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run it, e.g. cuda:0.")
+@click.option("--runtime", default="", help="What computes it, e.g. torch-fp32; the version's default when left out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the evidence as JSON.")
-def main(*, name: str, version: str, model: str, data: str, device: str, as_json: bool) -> None:
+def main(*, name: str, version: str, model: str, data: str, device: str, runtime: str, as_json: bool) -> None:
     """Run the benchmark NAME (accuracy, routing, ood, latency, memory) on a version and keep the evidence."""
     try:
-        found = measure(name, version, model, data, device)
+        found = measure(name, version, model=model, data=data, device=device, runtime=runtime)
     except UloraError as error:
         report(error, as_json)
         raise SystemExit(error.exit_code) from error
@@ -40,8 +42,8 @@ def main(*, name: str, version: str, model: str, data: str, device: str, as_json
         click.echo(evidence.to_bytes().decode() if as_json else "\n".join(map(line, evidence.metrics)))
 
 
-def measure(name: str, version: str, model: str, data: str, device: str) -> list[Evidence]:
-    """Measure with one benchmark through the registry.
+def measure(name: str, version: str, *, model: str, data: str, device: str, runtime: str) -> list[Evidence]:
+    """Measure with one benchmark through the registry; what is empty was not given.
 
     Raises:
         UloraError: a parameter can't be meant, or the measurement failed.
@@ -51,8 +53,11 @@ def measure(name: str, version: str, model: str, data: str, device: str) -> list
     VersionName.parse(version)
     if device and not _DEVICE.fullmatch(device):
         raise BadInput(f"{device[:40]!r} is not a device", hint="for example cpu or cuda:0")
+    if runtime and not _RUNTIME.fullmatch(runtime):
+        raise BadInput(f"{runtime[:40]!r} is not a runtime", hint="for example torch-fp32")
     registry = Registry(check_model(model) if model else None)
-    return registry.measure(version, only=[name], data=Path(data) if data else None, device=device or "cpu")
+    where = {"device": device or "cpu", "runtime": runtime or None}
+    return registry.measure(version, only=[name], data=Path(data) if data else None, **where)
 
 
 def line(metric: Metric) -> str:

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
         Status,
         Verification,
     )
-    from registry.bundles import Story
+    from registry.backbones import AddedBackbone, BackboneMirror, Mirrored, OpenBar
+    from registry.bundles import Bundle, Story
     from registry.catalog.log import Catalog, CatalogVersion
     from registry.catalog.mirror import ChannelView
     from registry.evidence.gates import Candidate, Verdict
@@ -97,6 +98,13 @@ class Registry:
         return Versions(self.store, self.blobs, self.model)
 
     @cached_property
+    def backbone_mirror(self) -> BackboneMirror:
+        """The backbones of the store, which all its models share."""
+        from registry.backbones import BackboneMirror
+
+        return BackboneMirror(self.store, self.blobs)
+
+    @cached_property
     def ledger(self) -> Ledger:
         """The evidence, verdicts and passes of the model."""
         from registry.evidence.ledger import Ledger
@@ -123,26 +131,47 @@ class Registry:
         *,
         story: Story | None = None,
         parent: str | None = None,
+        target: str | None = None,
+        backbone: str | None = None,
         offline: bool = False,
         dry_run: bool = False,
         progress: Progress = lambda done: None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> Created:
         """Make a bundle a version: hash, upload the missing blobs, bind the name (the commit), log it in MLflow.
 
-        Running it again after a crash finishes and uploads nothing twice; it also brings back blobs that were lost.
+        What is no bundle yet is converted first, see `registry.importing`. Running it again after a crash finishes and
+        uploads nothing twice; it also brings back blobs that were lost.
+
+        Args:
+            source: a bundle; or adapters of another layout, an old version folder, `models:/NAME/7`.
+            target: of another layout: which target it is for, where its files do not tell.
+            backbone: of another layout: a folder, a hub id or a name, instead of what it calls its backbone.
+            say: told what was found in another layout and what becomes of it, a line at a time.
 
         Raises:
-            BadVersionName, BadBundle, BadWeights: nothing was done.
+            BadVersionName, BadBundle, BadWeights, BackboneNotFound: nothing was done.
             VersionExists: the name has other content.
             CatalogUnreachable: MLflow is down and `offline` was not asked for; nothing was done.
         """
-        from registry.answers import Created
-        from registry.bundles import Story, describe, read_bundle
+        from registry.bundles import DEFAULT_FLAVOR, Story, describe, read_bundle
+        from registry.importing import Importing, opened
 
-        name, folder = VersionName.parse(version), Path(source)
-        bundle = read_bundle(folder)
-        before = self.manifest(parent) if parent else None
-        manifest = describe(self.model, name, bundle, source=folder, story=story or Story(), parent=before)
+        name = VersionName.parse(version)
+        importing = Importing(DEFAULT_FLAVOR, self.backbone_mirror, self._download, target, backbone, say)
+        with opened(source, importing) as found:
+            bundle = read_bundle(found.folder)
+            before = self.manifest(parent) if parent else None
+            told = found.story(story or Story())
+            manifest = describe(self.model, name, bundle, source=Path(source), story=told, parent=before)
+            return self._create(manifest, bundle, offline=offline, dry_run=dry_run, progress=progress)
+
+    def _create(
+        self, manifest: Manifest, bundle: Bundle, *, offline: bool, dry_run: bool, progress: Progress
+    ) -> Created:
+        from registry.answers import Created
+
+        name = manifest.name
         bound = self.bindings.find(name)
         if bound:
             self.bindings.check_same(bound, manifest.content_sha256)
@@ -157,6 +186,9 @@ class Registry:
         number = None if offline else self._log_in_catalog(binding, bundle.paths)
         kept = self.bindings.manifest(binding.pointer)
         return Created.of(kept, is_new=is_new, uploaded=uploaded, catalog_number=number)
+
+    def _download(self, uri: str, folder: Path) -> Path:
+        return self.catalog.download(uri, folder)
 
     def versions(self) -> list[Listed]:
         """All versions in the order of their names. MLflow's numbers are left out when it does not answer."""
@@ -213,6 +245,44 @@ class Registry:
         )
         return Verification(version, len(manifest.files), manifest.size, read_data, bad)
 
+    # --- backbones ---------------------------------------------------------------------------------------------------
+
+    def add_backbone(
+        self,
+        spec: Path | str,
+        *,
+        revision: str | None = None,
+        name: str | None = None,
+        dry_run: bool = False,
+        bar: OpenBar | None = None,
+    ) -> AddedBackbone:
+        """Put a backbone's weights into the store, once for all machines and versions. Again, it does nothing.
+
+        Args:
+            spec: a folder with `config.json` and `model.safetensors`, or a repository on the hub: from its cache on
+                this machine, else downloaded.
+            revision: of the repository: a commit, a branch or a tag.
+            name: what to call it instead of the folder's or the repository's name.
+            bar: opens what is told of the bytes as they are uploaded.
+
+        Raises:
+            BackboneNotFound: it is gated, missing or out of reach; the hint says what to do.
+            BadInput: it is no backbone of a known family.
+        """
+        from registry.backbones import find_backbone, no_bar
+        from registry.bundles import DEFAULT_FLAVOR
+
+        local = find_backbone(spec, flavor=DEFAULT_FLAVOR, revision=revision, name=name)
+        if dry_run:
+            return self.backbone_mirror.plan(local, self.settings.who)
+        self._check_writable()
+        with (bar or no_bar)(local.size) as progress:
+            return self.backbone_mirror.add(local, self.settings.who, progress)
+
+    def backbones(self) -> Mirrored:
+        """The backbones that the store holds, by name."""
+        return self.backbone_mirror.all()
+
     # --- evidence ----------------------------------------------------------------------------------------------------
 
     def measure(
@@ -222,6 +292,7 @@ class Registry:
         only: Sequence[str] = (),
         data: Path | None = None,
         device: str = "cpu",
+        runtime: str | None = None,
         offline: bool = False,
         on_done: Callable[[Evidence], None] = lambda evidence: None,
     ) -> list[Evidence]:
@@ -230,6 +301,7 @@ class Registry:
         Args:
             only: names of benchmarks; all that are installed when empty.
             data: the images; the setting `data` when left out.
+            runtime: what computes it, e.g. `torch-fp32`; the flavor's own choice when left out.
             on_done: told of each evidence once it is kept.
 
         Raises:
@@ -243,7 +315,7 @@ class Registry:
         images = open_data(manifest.flavor, data or self.settings.data)
         if not offline:
             self.catalog.ping()
-        loaded = self.load(version, device=device)
+        loaded = self.load(version, device=device, runtime=runtime)
         kept = []
         for name, benchmark in benchmarks.items():
             evidence, plot = measure(name, benchmark, manifest, loaded, images, who=self.settings.who)
@@ -429,16 +501,20 @@ class Registry:
 
     # --- serving -----------------------------------------------------------------------------------------------------
 
-    def load(self, version: str, *, device: str = "cpu") -> Loaded:
+    def load(self, version: str, *, device: str = "cpu", runtime: str | None = None) -> Loaded:
         """One version, verified, loaded and self-tested: for notebooks and batches. Starts no thread.
 
+        Args:
+            runtime: what computes it, e.g. `torch-fp32`; the flavor's own choice when left out.
+
         Raises:
+            BackboneNotFound, BadInput: no such backbone, device or runtime is to be had here.
             VersionNotFound, MissingBlob, CorruptBlob, BadWeights, SelfTestFailed, LoadFailed, MissingDependency.
         """
         from registry.serving.loaders import load_version
 
-        binding = self.bindings.get(VersionName.parse(version))
-        return load_version(self.bindings, self.blobs, binding.pointer, device)
+        binding, fetch = self.bindings.get(VersionName.parse(version)), self.backbone_mirror.fetch
+        return load_version(self.bindings, self.blobs, binding.pointer, device, runtime=runtime, fetch=fetch)
 
     def follow(self, channel: str = "production", **options: Any) -> Live:
         """What a channel serves: a new version is loaded beside the live one, then swapped in.
@@ -449,7 +525,8 @@ class Registry:
         from registry.serving.live import Live
 
         heartbeats = Heartbeats(self.store, self.model, check_channel(channel))
-        return Live(self.channel(channel), self.bindings, self.blobs, **{"fleet": heartbeats, **options})
+        usual = {"fleet": heartbeats, "fetch": self.backbone_mirror.fetch}
+        return Live(self.channel(channel), self.bindings, self.blobs, **{**usual, **options})
 
     # --- parts -------------------------------------------------------------------------------------------------------
 

@@ -74,39 +74,6 @@ def tensors_of(files: Mapping[str, Path]) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class TensorSpan:
-    """Where one tensor's bytes stand in a file: `start` and `end` are absolute offsets."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-def weights_sha256(files: Mapping[str, Path]) -> str | None:
-    """The digest of all tensors of a component.
-
-    Over sorted (canonical name, dtype, shape, little-endian bytes). The canonical name is the file's path inside the
-    component without its suffix, then the tensor's name without PEFT's `base_model.model.` prefix; metadata, order and
-    padding inside the files do not count.
-
-    Args:
-        files: paths inside the component to files on disk; those that are not `.safetensors` are left out.
-
-    Raises:
-        BadWeights: a file is truncated or malformed.
-    """
-    tensors: list[Tensor] = []
-    for inner, path in files.items():
-        if inner.endswith(".safetensors"):
-            for span in read_header(path, inner):
-                chunks = partial(_read_span, path, span)
-                tensors.append(Tensor(canonical_name(inner, span.name), span.dtype, span.shape, chunks))
-    return tensors_sha256(tensors) if tensors else None
-
-
-@dataclass(frozen=True)
 class Tensor:
     """A tensor to be hashed: its canonical name, its type in the format's words (`F32`), shape, little-endian bytes."""
 

@@ -118,6 +118,7 @@ class Echo:
     weights: bytes = field(repr=False)
     targets: tuple[str, ...] = ("low",)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"low": ("echo",)})
+    runtime: str = "plain"
 
     def predict(self, images: Sequence[bytes], targets: Sequence[str | None] | None = None) -> list[EchoAnswer]:
         return [EchoAnswer(self.version, hashlib.sha256(self.weights + image).hexdigest()) for image in images]
@@ -126,8 +127,8 @@ class Echo:
         """It has no recorded outputs."""
 
 
-def load_echo(manifest: Manifest, files: Mapping[str, Path], *, device: str) -> Echo:
-    """The loader of flavor `echo`."""
+def load_echo(manifest: Manifest, files: Mapping[str, Path], **how: Any) -> Echo:
+    """The loader of flavor `echo`, which needs neither a device, a runtime nor a backbone."""
     weights = files["adapters/low/adapter_model.safetensors"].read_bytes()
     return Echo(manifest.version, manifest.content_sha256, weights)
 

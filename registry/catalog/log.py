@@ -188,6 +188,18 @@ class Catalog:
         with self.connection.open() as client:
             _set_tags(client, model, self._require(client, model, version, content_sha256), tags)
 
+    def download(self, uri: str, folder: Path) -> Path:
+        """Download `models:/NAME/7` or `models:/NAME@alias` into a folder that does not exist yet.
+
+        Returns the folder inside it that holds the version's files.
+
+        Raises:
+            BadInput, VersionNotFound: there is no such version.
+        """
+        from registry.catalog.download import download
+
+        return download(self.connection, uri, folder)
+
     def url(self, model: str, number: int) -> str:
         """The page of a version in MLflow's UI; for a database without a server, the version's URI."""
         server = self.connection.name.rstrip("/")

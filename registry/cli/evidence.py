@@ -9,6 +9,7 @@ import click
 
 from registry.cli.options import device_option, folder, offline_option, registry_options
 from registry.cli.output import Output
+from registry.cli.serving import runtime_option
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -25,10 +26,19 @@ if TYPE_CHECKING:
     help="Images as crop/disease/*.jpg, or crop/{train,val,test}/disease. [ULORA_DATA]",
 )
 @device_option
+@runtime_option
 @offline_option
 @registry_options
 def measure_command(
-    registry: Registry, out: Output, *, version: str, only: str, data: Path | None, device: str, offline: bool
+    registry: Registry,
+    out: Output,
+    *,
+    version: str,
+    only: str,
+    data: Path | None,
+    device: str,
+    runtime: str | None,
+    offline: bool,
 ) -> None:
     """Measure a version on held-out images. The evidence goes to the store first, then to MLflow as a run with a plot.
 
@@ -45,5 +55,7 @@ def measure_command(
         out.say(f"{evidence.benchmark}: {evidence.data.n} images of {evidence.data.name}, {evidence.seconds:.1f} s")
 
     names = [name.strip() for name in only.split(",") if name.strip()]
-    evidence = registry.measure(version, only=names, data=data, device=device, offline=offline, on_done=tell)
+    evidence = registry.measure(
+        version, only=names, data=data, device=device, runtime=runtime, offline=offline, on_done=tell
+    )
     out.answer(evidence, metrics_table(evidence))

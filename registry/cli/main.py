@@ -31,7 +31,7 @@ _SECTIONS = {
         "verify": "versions",
         "serve": "serving",
     },
-    "Care": {"store": "care", "reconcile": "care", "doctor": "care"},
+    "Care": {"store": "care", "backbone": "backbones", "reconcile": "care", "doctor": "care"},
     "Start": {"demo": "stack", "dev": "stack"},
 }
 _MODULES = {name: module for section in _SECTIONS.values() for name, module in section.items()}

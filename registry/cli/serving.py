@@ -12,14 +12,21 @@ from registry.cli.output import Output
 if TYPE_CHECKING:
     from registry.api import Registry
 
+runtime_option = click.option(
+    "--runtime", metavar="NAME", help="What computes it; the version's default when left out, e.g. torch-fp32."
+)
+
 
 @click.command("serve", short_help="Answer predictions over HTTP, following a channel.")
 @channel_option("production")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
 @device_option
+@runtime_option
 @registry_options
-def serve_command(registry: Registry, out: Output, *, channel: str, host: str, port: int, device: str) -> None:
+def serve_command(
+    registry: Registry, out: Output, *, channel: str, host: str, port: int, device: str, runtime: str | None
+) -> None:
     """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
 
     A promotion or rollback is followed within about a second, without failing a request. Ctrl-C ends it cleanly.
@@ -31,7 +38,7 @@ def serve_command(registry: Registry, out: Output, *, channel: str, host: str, p
     """
     from registry.serving.app import serve
 
-    with registry.follow(channel, device=device) as live:
+    with registry.follow(channel, device=device, runtime=runtime) as live:
         serve(
             live,
             host,

@@ -42,6 +42,7 @@ class Heartbeat(Document):
 
     Attributes:
         id: the replica's own; a process that follows twice is two replicas.
+        runtime: what computes its answers; empty before it answers by the version's own choice.
         generation: of the record that it serves, 0 before the first; `newest` is the last one it has seen.
         rollback_ready: whether the next rollback target is in its memory.
         resident: the versions in its memory: what the garbage collector must leave.
@@ -56,6 +57,7 @@ class Heartbeat(Document):
     host: str = Field(max_length=255)
     pid: int = Field(ge=0)
     device: str = Field(max_length=100)
+    runtime: str = Field(default="", max_length=100)
     state: str = Field(max_length=40)
     version: str = Field(max_length=120)
     generation: int = Field(ge=0)

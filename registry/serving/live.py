@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
+from registry.backbones import FetchBlob
 from registry.channel import Channel
 from registry.errors import ChannelEmpty, ReplicaClosed
 from registry.record import Pointer, Record
 from registry.serving.fleet import Heartbeat, Heartbeats
-from registry.serving.loaders import FindLoader, Loaded, Prediction, first_line, load_version
+from registry.serving.loaders import FindLoader, Loaded, Prediction, first_line, load_version, no_mirror
 from registry.serving.residents import Residents
 from registry.store.blobs import Blobs
 from registry.versions import Versions
@@ -64,6 +65,7 @@ class Health:
         rollback_ready: whether the next rollback target is in memory.
         resident: the versions in memory.
         last_seen: seconds since the log was last read.
+        runtime: what computes the answers; before the first, what was asked for, None for the flavor's own choice.
         note: about the heartbeat; empty when it is written or none is asked for.
     """
 
@@ -78,6 +80,7 @@ class Health:
     resident: tuple[str, ...]
     last_seen: float
     device: str
+    runtime: str | None = None
     note: str = ""
 
     @property
@@ -100,6 +103,8 @@ class Live:
         blobs: Blobs,
         *,
         device: str = "cpu",
+        runtime: str | None = None,
+        fetch: FetchBlob = no_mirror,
         poll: float = 1.0,
         stale_after: float = 60.0,
         max_staleness: float = 900.0,
@@ -110,6 +115,7 @@ class Live:
         """Nothing is read before `start`, or the `with` that calls it.
 
         Args:
+            device, runtime, fetch: what versions are loaded with; see `registry.serving.loaders.Loader`.
             poll: seconds between two looks at the log, give or take a tenth.
             stale_after: seconds without reading the log after which the state is `stale`.
             max_staleness: seconds after which it is `not ready`. It answers all the same.
@@ -119,6 +125,7 @@ class Live:
         """
         self._channel = channel
         self._device = device
+        self._runtime = runtime
         self._poll = poll
         self._stale_after = stale_after
         self._max_staleness = max_staleness
@@ -136,7 +143,9 @@ class Live:
         self._hint = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ulora-follower", daemon=True)
-        self._load: Callable[[Pointer], Loaded] = lambda pointer: load_version(versions, blobs, pointer, device, find)
+        self._load: Callable[[Pointer], Loaded] = lambda pointer: load_version(
+            versions, blobs, pointer, device, find, runtime=runtime, fetch=fetch
+        )
         self._residents = Residents(self._load, self._settle, retry=retry)
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -255,6 +264,7 @@ class Live:
                 resident=self._residents.names(),
                 last_seen=round(time.monotonic() - self._seen, 3),
                 device=self._device,
+                runtime=serving.stable.runtime if serving else self._runtime,
                 note=self._fleet.note if self._fleet else "",
             )
 
@@ -393,6 +403,7 @@ class Live:
             host=socket.gethostname()[:255],
             pid=self._process,
             device=health.device[:100],
+            runtime=(health.runtime or "")[:100],
             state=health.state,
             version=health.version or "",
             generation=health.generation,

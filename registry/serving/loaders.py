@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from registry.backbones import FetchBlob
 from registry.errors import LoadFailed, MissingDependency, UloraError
 from registry.manifest import Manifest
 from registry.record import Pointer
@@ -48,26 +49,46 @@ class Loaded(Protocol):
     def targets(self) -> tuple[str, ...]: ...
     @property
     def labels(self) -> Mapping[str, tuple[str, ...]]: ...
+    @property
+    def runtime(self) -> str: ...
     def predict(self, images: Sequence[Any], targets: Sequence[str | None] | None = None) -> Sequence[Prediction]: ...
     def self_test(self) -> None: ...
 
 
 class Loader(Protocol):
-    """What an entry point names: builds a version from its verified files (manifest path -> file)."""
+    """What an entry point names: builds a version from its verified files (manifest path -> file).
 
-    def __call__(self, manifest: Manifest, files: Mapping[str, Path], *, device: str) -> Loaded: ...
+    `runtime` is what is to compute it, None for the flavor's own choice; `fetch` gives the weights of its backbone, if
+    this machine lacks them and the store has them.
+    """
+
+    def __call__(
+        self, manifest: Manifest, files: Mapping[str, Path], *, device: str, runtime: str | None, fetch: FetchBlob
+    ) -> Loaded: ...
 
 
 FindLoader = Callable[[str], Loader]
 """Gives the loader of a flavor; `find_loader` unless somebody has a reason."""
 
 
+def no_mirror(sha256: str) -> None:
+    """What gives no backbone: those of this machine are enough."""
+
+
 def load_version(
-    versions: Versions, blobs: Blobs, pointer: Pointer, device: str = "cpu", find: FindLoader | None = None
+    versions: Versions,
+    blobs: Blobs,
+    pointer: Pointer,
+    device: str = "cpu",
+    find: FindLoader | None = None,
+    *,
+    runtime: str | None = None,
+    fetch: FetchBlob = no_mirror,
 ) -> Loaded:
     """Bring a version into memory: its manifest, its files (all verified), its loader, its self-test.
 
     The team's source tree (`project/…`) stays in the store: no loader needs it to predict.
+    For `device`, `runtime` and `fetch` see `Loader`.
 
     Raises:
         MissingBlob, CorruptBlob, BadManifest, DiskFull, StoreUnreachable, StoreDenied: its files can't be had.
@@ -80,7 +101,8 @@ def load_version(
     wanted = [file for file in manifest.files if not file.path.startswith(_NOT_SERVED)]
     local = blobs.fetch(wanted)
     with _loader_errors(manifest):
-        loaded = load(manifest, {file.path: local[file.sha256] for file in wanted}, device=device)
+        files = {file.path: local[file.sha256] for file in wanted}
+        loaded = load(manifest, files, device=device, runtime=runtime, fetch=fetch)
         if loaded.version != manifest.version:
             raise LoadFailed(f"the loader of flavor {manifest.flavor} gave {loaded.version} for {manifest.version}")
         loaded.self_test()

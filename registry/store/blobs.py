@@ -82,10 +82,11 @@ class Blobs:
             except OSError as error:
                 raise BadBundle(f"{path} can't be read: {error.strerror}") from error
             present = self._look(_Source(digest, size)) is None
-            if not present:
-                self._store.upload(layout.blob(digest), path, digest, size)
-            progress(size)
-            return 0 if present else size
+            if present:
+                progress(size)
+                return 0
+            self._store.upload(layout.blob(digest), path, digest, size, progress)
+            return size
 
         return sum(in_parallel(send, sources.items()))
 

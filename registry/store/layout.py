@@ -5,6 +5,7 @@ from __future__ import annotations
 FORMAT_KEY = "format.json"
 PROBE_PREFIX = "probe/"
 BLOBS_PREFIX = "blobs/sha256/"
+BACKBONES_PREFIX = "backbones/"
 
 _NEWEST_FIRST = 10**12
 """Generation n has the key 10^12 - n, so that a listing starts with the newest."""
@@ -13,6 +14,11 @@ _NEWEST_FIRST = 10**12
 def blob(sha256: str) -> str:
     """Where bytes are stored under their own sha256."""
     return f"{BLOBS_PREFIX}{sha256[:2]}/{sha256}"
+
+
+def backbone(sha256: str) -> str:
+    """What says which backbone has weights of this digest, whose blob is beside those of versions."""
+    return f"{BACKBONES_PREFIX}{sha256}.json"
 
 
 def versions(model: str) -> str:

@@ -10,7 +10,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -224,8 +224,12 @@ class ObjectStore:
         with self._errors(key):
             self._once.put_object(Bucket=self.bucket, Key=self._prefix + key, Body=body)
 
-    def upload(self, key: str, path: Path, digest: str, size: int) -> None:
+    def upload(
+        self, key: str, path: Path, digest: str, size: int, progress: Callable[[int], None] = lambda done: None
+    ) -> None:
         """Create an object from a file whose sha256 is `digest`. That it is there already with this digest is fine.
+
+        `progress` is told of the bytes of each part that has arrived.
 
         Raises:
             CorruptBlob: the file does not have this digest (it changed meanwhile), or the store holds other bytes.
@@ -238,8 +242,9 @@ class ObjectStore:
                         Bucket=self.bucket, Key=self._prefix + key, Body=body,
                         ChecksumSHA256=_base64(bytes.fromhex(digest)), IfNoneMatch="*",
                     )  # fmt: skip
+                    progress(size)
                 else:
-                    self._upload_parts(key, body, digest)
+                    self._upload_parts(key, body, digest, progress)
         except _Undecided as undecided:
             info = self.head(key)
             if info is None:
@@ -362,7 +367,7 @@ class ObjectStore:
         except (ObjectNotFound, StoreUnreachable):
             return None
 
-    def _upload_parts(self, key: str, body: BinaryIO, digest: str) -> None:
+    def _upload_parts(self, key: str, body: BinaryIO, digest: str, progress: Callable[[int], None]) -> None:
         place: Any = {"Bucket": self.bucket, "Key": self._prefix + key}
         upload = self._client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256", Metadata={"sha256": digest})
         place["UploadId"] = upload["UploadId"]
@@ -375,6 +380,7 @@ class ObjectStore:
                 number = len(parts) + 1
                 done = self._client.upload_part(**place, PartNumber=number, Body=chunk, ChecksumSHA256=checksum)
                 parts.append({"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": checksum})
+                progress(len(chunk))
             if whole.hexdigest() != digest:
                 raise CorruptBlob(f"{body.name} changed while it was read", hint="run the same command again")
             self._client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts}, IfNoneMatch="*")

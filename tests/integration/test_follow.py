@@ -36,14 +36,14 @@ class Workshop:
     def find(self, flavor: str) -> Loader:
         return self.load
 
-    def load(self, manifest: Manifest, files: Mapping[str, Path], *, device: str) -> Echo:
+    def load(self, manifest: Manifest, files: Mapping[str, Path], **how: Any) -> Echo:
         self.loads.append(manifest.version)
         if gate := self.gates.get(manifest.version):
             self.at_gate.set()
             assert gate.wait(60)
         if error := self.broken.get(manifest.version):
             raise error
-        return load_echo(manifest, files, device=device)
+        return load_echo(manifest, files, **how)
 
 
 @pytest.fixture

@@ -293,11 +293,12 @@ def test_a_slow_prediction_does_not_hold_up_the_others(shop: Shop) -> None:
     gate, waiting = threading.Event(), threading.Event()
 
     def find_slow(flavor: str) -> Any:
-        def load(manifest: Any, files: Any, *, device: str) -> Any:
-            echo = load_echo(manifest, files, device=device)
+        def load(manifest: Any, files: Any, **how: Any) -> Any:
+            echo = load_echo(manifest, files, **how)
 
             class Slow:
                 version, content_sha256, targets, labels = echo.version, echo.content_sha256, ("low",), {}
+                runtime = echo.runtime
 
                 def predict(self, images: Any, targets: Any = None) -> Any:
                     waiting.set()

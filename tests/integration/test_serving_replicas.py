@@ -91,9 +91,9 @@ def test_waiting_for_replicas_tells_who_followed_and_who_did_not(shop: Shop) -> 
     gate = threading.Event()
 
     def find_slow(flavor: str) -> Loader:
-        def load(manifest: Any, files: Any, *, device: str) -> Any:
+        def load(manifest: Any, files: Any, **how: Any) -> Any:
             assert manifest.version != "v1.2.0" or gate.wait(60)
-            return load_echo(manifest, files, device=device)
+            return load_echo(manifest, files, **how)
 
         return load
 

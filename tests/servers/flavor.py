@@ -45,7 +45,7 @@ def install(folder: Path) -> None:
     package.mkdir(parents=True)
     info.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "loaded.py").write_text("def load(manifest, files, *, device='cpu'):\n    return manifest\n")
+    (package / "loaded.py").write_text("def load(manifest, files, **how):\n    return manifest\n")
     (package / "model.py").write_text(_MODEL)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plainflavor\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text("[ulora.loaders]\nplain = plainflavor.loaded:load\n")

@@ -14,6 +14,7 @@ SHA = "ab" + "0" * 62
 def test_every_key_is_where_the_design_puts_it() -> None:
     assert layout.FORMAT_KEY == "format.json"
     assert layout.blob(SHA) == f"blobs/sha256/ab/{SHA}"
+    assert layout.backbone(SHA) == f"backbones/{SHA}.json"
     assert layout.version("m", "v1.0.0-x") == "models/m/versions/v1.0.0-x.json"
     assert layout.evidence("m", "v1.0.0", SHA) == f"models/m/evidence/v1.0.0/{SHA}.json"
     assert layout.verdict("m", SHA) == f"models/m/verdicts/{SHA}.json"

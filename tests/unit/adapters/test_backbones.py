@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from adapters import backbones
-from adapters.backbones import TINY, find, new_model, ref_of_folder
-from adapters.families import FAMILIES, family_named
-from registry.errors import BackboneNotFound, BadInput, BadWeights, CorruptBlob
+from adapters.backbones import TINY, find, new_model, ref_of_folder, resolve
+from adapters.families import family_named
+from registry.errors import BackboneNotFound, BadInput, BadManifest, BadWeights, CorruptBlob
+from registry.manifest import BackboneRef
+
+_OLD_NAMES = {
+    "dinov2": {"attention.q_proj": "attention.attention.query", "attention.o_proj": "attention.output.dense"},
+    "dinov3": {"model.layer.": "layer."},
+}
+"""What transformers 4 called some weights, as the hub's files still do."""
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def test_the_shipped_weights_are_those_of_the_digests_file() -> None:
     assert digests == {name: ref_of_folder(TINY / name).sha256 for name in ("dinov2-tiny", "dinov3-tiny")}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["dinov2", "dinov3"])
 def test_a_loaded_backbone_computes_what_transformers_computes(family: str) -> None:
     ref = ref_of_folder(TINY / f"{family}-tiny")
     row = family_named(family)
@@ -46,6 +53,40 @@ def test_a_loaded_backbone_computes_what_transformers_computes(family: str) -> N
         actual = new_model(ref)(pixel_values=pixels).last_hidden_state
     assert torch.equal(actual, expected)
     assert actual.shape == (2, row.prefix_tokens(ref.config) + 16, 96)
+
+
+def test_a_backbone_with_registers_computes_what_transformers_computes(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_register_tokens": 3}
+    config = transformers.Dinov2WithRegistersConfig(**sizes, mlp_ratio=2, patch_size=7, image_size=28)
+    torch.manual_seed(0)
+    plain = transformers.Dinov2WithRegistersModel(config).eval()
+    plain.save_pretrained(tmp_path)
+    ref = ref_of_folder(tmp_path)
+    pixels = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        expected = plain(pixel_values=pixels).last_hidden_state
+        actual = new_model(ref, folders=[tmp_path])(pixel_values=pixels).last_hidden_state
+    assert ref.family == "dinov2_with_registers"
+    assert torch.equal(actual, expected)
+    assert actual.shape == (2, family_named(ref.family).prefix_tokens(ref.config) + 16, 24)
+
+
+@pytest.mark.parametrize("family", _OLD_NAMES)
+def test_weights_that_were_saved_with_transformers_4_load(family: str, tmp_path: Path) -> None:
+    shutil.copy(TINY / f"{family}-tiny" / "config.json", tmp_path)
+    modern = load_file(TINY / f"{family}-tiny" / "model.safetensors")
+    old = {_old_name(name, _OLD_NAMES[family]): tensor for name, tensor in modern.items()}
+    assert old.keys() != modern.keys()
+    save_file(old, tmp_path / "model.safetensors")
+    loaded = dict(new_model(ref_of_folder(tmp_path), folders=[tmp_path]).named_parameters())
+    assert loaded.keys() == modern.keys()
+    assert all(torch.equal(loaded[name], modern[name]) for name in modern)
+
+
+def _old_name(name: str, old_names: dict[str, str]) -> str:
+    for new, old in old_names.items():
+        name = name.replace(new, old)
+    return name
 
 
 def test_two_module_trees_share_one_copy_of_the_weights() -> None:
@@ -81,7 +122,79 @@ def test_a_missing_hub_backbone_says_how_to_get_it(own: Path) -> None:
     ref = ref_of_folder(own, hub_id="facebook/dinov2-base", revision="main")
     with pytest.raises(BackboneNotFound) as raised:
         find(ref)
-    assert "hf download facebook/dinov2-base --revision main" in raised.value.hint
+    assert "HF_HUB_OFFLINE" in str(raised.value)
+    assert "ulora backbone add facebook/dinov2-base --revision main" in raised.value.hint
+
+
+def test_the_store_s_mirror_is_asked_by_digest_after_this_machine(own: Path, tmp_path: Path) -> None:
+    ref, asked = ref_of_folder(own), []
+
+    def fetch(sha256: str) -> Path | None:
+        asked.append(sha256)
+        return mirrored if mirrored.is_file() else None
+
+    mirrored = tmp_path / "blob"
+    assert find(ref, [own], fetch) == own / "model.safetensors"
+    assert asked == []
+    (own / "model.safetensors").rename(mirrored)
+    assert find(ref, [own], fetch) == mirrored
+    assert new_model(ref, folders=[own], fetch=fetch).config.num_hidden_layers == ref.config["num_hidden_layers"]
+    mirrored.unlink()
+    with pytest.raises(BackboneNotFound, match="the store's mirror"):
+        find(ref, [own], fetch)
+    assert set(asked) == {ref.sha256}
+
+
+def test_the_mirror_is_better_than_other_weights_of_the_same_name(own: Path, tmp_path: Path) -> None:
+    ref, mirrored = ref_of_folder(own), tmp_path / "blob"
+    shutil.move(own / "model.safetensors", mirrored)
+    shutil.copy(TINY / "dinov3-tiny" / "model.safetensors", own)
+    assert find(ref, [own], lambda sha256: mirrored) == mirrored
+
+
+@pytest.mark.parametrize("damage", [{"hub_id": "../../etc"}, {"hub_id": "a/b", "revision": "../../../refs"}])
+def test_a_reference_never_leads_out_of_the_hub_s_cache(own: Path, damage: dict[str, str]) -> None:
+    with pytest.raises(BadManifest, match="own"):
+        find(ref_of_folder(own).model_copy(update={**damage, "sha256": "0" * 64}))
+
+
+def test_a_folder_is_what_it_holds(own: Path) -> None:
+    assert resolve(own) == resolve(str(own)) == (ref_of_folder(own), own / "model.safetensors")
+    with pytest.raises(BadInput, match="no revisions"):
+        resolve(own, revision="main")
+
+
+@pytest.mark.parametrize("spec", ["team-vit", "team/vit", "the digest"])
+def test_a_mirrored_backbone_is_known_by_name_repository_and_digest(own: Path, spec: str) -> None:
+    ref = ref_of_folder(own, name="team-vit", hub_id="team/vit", revision="c0ffee")
+    other = ref.model_copy(update={"sha256": "0" * 64, "name": "other", "hub_id": None})
+    known = [other, ref]
+    spec = ref.sha256[:12] if spec == "the digest" else spec
+    assert resolve(spec, known=known, fetch=_holds(ref, own)) == (ref, own / "model.safetensors")
+    assert resolve(spec, revision="c0ffee", known=known, fetch=_holds(ref, own))[0] == ref
+
+
+def test_a_name_of_two_mirrored_backbones_is_refused_with_their_digests(own: Path) -> None:
+    ref = ref_of_folder(own)
+    with pytest.raises(BadInput, match="2 backbones") as raised:
+        resolve("own", known=[ref, ref.model_copy(update={"sha256": "0" * 64})])
+    assert ref.sha256 in raised.value.hint
+
+
+def test_a_backbone_that_ships_is_known_by_its_name() -> None:
+    assert resolve("dinov3-tiny")[0] == ref_of_folder(TINY / "dinov3-tiny")
+
+
+@pytest.mark.parametrize("spec", ["nothing", "../nothing/here", "/no/folder", "team/vit/extra"])
+def test_what_is_neither_a_folder_nor_a_name_is_refused(spec: str) -> None:
+    with pytest.raises((BackboneNotFound, BadInput)) as raised:
+        resolve(spec)
+    assert spec in str(raised.value)
+
+
+def _holds(held: BackboneRef, folder: Path) -> backbones.FetchBlob:
+    """A mirror that holds one backbone."""
+    return lambda sha256: folder / "model.safetensors" if sha256 == held.sha256 else None
 
 
 def test_weights_with_another_digest_are_never_used(own: Path) -> None:

@@ -25,6 +25,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFacto
         (["ood", "--version", "1.0"], "'1.0' is not a version name"),
         (["ood", "--version", "v1.0.0", "--model", "a/b"], "'a/b' is not a model's name"),
         (["ood", "--version", "v1.0.0", "--device", "cpu; rm"], "'cpu; rm' is not a device"),
+        (["ood", "--version", "v1.0.0", "--runtime", "int8; rm"], "'int8; rm' is not a runtime"),
         (["ood", "--version", "v1.0.0"], "no store is set"),
         (["ood", "--version", "v1.0.0", "--data", "", "--model", "", "--device", ""], "no store is set"),
     ],

@@ -17,7 +17,7 @@ from registry.devstack.servers import free_port
 from tests.commands import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
-COMMANDS += ["store", "reconcile", "doctor", "demo", "dev"]
+COMMANDS += ["store", "backbone", "reconcile", "doctor", "demo", "dev"]
 WITHOUT_STORE = ("demo", "dev")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -26,6 +26,7 @@ ARGUMENTS = {
     "promote": ["v1.0.0"],
     "verify": ["v1.0.0"],
     "store": ["init"],
+    "backbone": ["list"],
 }
 
 

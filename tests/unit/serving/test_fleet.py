@@ -15,6 +15,7 @@ from registry.serving.fleet import Heartbeat
 
 SAID: dict[str, Any] = {
     "format": 1, "id": "host-1-ab", "host": "host", "pid": 7, "device": "cpu", "state": "serving", "version": "v1.0.0",
+    "runtime": "torch-fp32",
     "generation": 3, "newest": 3, "rollback_ready": True, "resident": ["v1.0.0"], "error": "",
     "when": "2026-01-01T00:00:00.000+00:00",
 }  # fmt: skip

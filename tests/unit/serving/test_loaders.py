@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import LoadFailed, MissingDependency
-from registry.serving.loaders import find_loader
+from registry.serving.loaders import find_loader, no_mirror
 
 Install = Callable[[str, str, str], None]
 
@@ -43,8 +43,9 @@ def no_adapters_yet() -> Iterator[None]:
 
 
 def test_the_installed_package_that_offers_a_flavor_is_found(install: Install) -> None:
-    install("kind-a", "kind_a_loader", "def load(manifest, files, *, device): return 'loaded'")
-    assert find_loader("kind-a")(None, {}, device="cpu") == "loaded"
+    install("kind-a", "kind_a_loader", "def load(manifest, files, *, device, runtime, fetch): return runtime")
+    loader = find_loader("kind-a")
+    assert loader(None, {}, device="cpu", runtime="torch-fp32", fetch=no_mirror) == "torch-fp32"
 
 
 def test_our_own_flavor_is_found() -> None:

@@ -1,0 +1,220 @@
+"""`create` on a real store and a real MLflow, given something else than a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from adapters.backbones import TINY
+from registry.api import Registry
+from registry.bundles import Story
+from registry.catalog.connection import Connection
+from registry.catalog.download import check_remote
+from registry.errors import BadBundle, BadInput, CatalogRefused, CatalogUnreachable, CorruptBlob, VersionNotFound
+from tests.commands import complains, ulora
+from tests.foreign import IMAGES, LABELS, write_peft, write_phase, write_release
+from tests.registries import create, listing, open_registry
+
+PHASE = "models/tomato/phase3_conec_lora_adapter"
+OLD = {
+    "version": "5.5.1",
+    "description": "Dynamic OOD thresholds",
+    "timestamp": "2026-02-20T10:45:23",
+    "changes": ["thresholds per class"],
+    "breaking_changes": ["labels moved"],
+    "backward_compatibility": True,
+    "implementation_complete": True,
+}
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("ULORA_MODEL", model)
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    return registry
+
+
+@pytest.fixture
+def catalogued(store_url: str, model: str, tmp_path: Path, tracking_uri: str) -> Registry:
+    registry = open_registry(tmp_path, store_url, model, tracking_uri=tracking_uri)
+    registry.store.initialise()
+    return registry
+
+
+def old_version(folder: Path) -> Path:
+    write_phase(folder / PHASE)
+    (folder / "requirements.txt").write_text("torch\n")
+    listed = {PHASE + "/classifier.pth": hashlib.sha256((folder / PHASE / "classifier.pth").read_bytes()).hexdigest()}
+    listed |= {"requirements.txt": hashlib.md5(b"torch\n").hexdigest(), "lost.py": "0" * 64}
+    files = {path: {"hash": digest, "size": 1} for path, digest in listed.items()}
+    (folder / "version.json").write_text(json.dumps(OLD | {"files": files}))
+    return folder
+
+
+def test_an_imported_version_loads_and_answers(registry: Registry, tmp_path: Path) -> None:
+    write_release(tmp_path / "release" / "tomato" / "leaf" / "continual_sd_lora_adapter")
+    said: list[str] = []
+    created = registry.create("v6.0.0", tmp_path / "release", offline=True, say=said.append)
+    loaded = registry.load("v6.0.0")
+    assert (created.is_new, loaded.targets) == (True, ("tomato__leaf",))
+    assert {prediction.outcome for prediction in loaded.predict(IMAGES, ["tomato__leaf"] * 6)} <= {"answer", "review"}
+    text = "\n".join(said)
+    for word in ("1 × release", "converting tomato__leaf (1 of 1)", "a fusion head of 3 labels", "kind ensemble"):
+        assert word in text
+    assert registry.manifest("v6.0.0").source == str(tmp_path / "release")
+
+
+def test_the_same_source_again_is_no_change(registry: Registry, tmp_path: Path) -> None:
+    write_phase(tmp_path / "crops" / PHASE)
+    registry.create("v5.5.1", tmp_path / "crops", offline=True)
+    before = listing(registry)
+    shutil.copytree(tmp_path / "crops", tmp_path / "elsewhere")
+    again = registry.create("v5.5.1", tmp_path / "elsewhere", offline=True)
+    assert (again.is_new, again.uploaded) == (False, 0)
+    assert listing(registry) == before
+
+
+def test_an_old_version_s_story_is_kept_and_people_have_the_last_word(registry: Registry, tmp_path: Path) -> None:
+    folder, said = old_version(tmp_path / "backups" / "v5.5.1"), list[str]()
+    registry.create("v5.5.1", folder, offline=True, say=said.append)
+    manifest = registry.manifest("v5.5.1")
+    assert manifest.description == "Dynamic OOD thresholds"
+    assert manifest.breaking_changes == ("labels moved",)
+    assert manifest.backward_compatibility == "true"
+    assert manifest.changes["changes"] == ["thresholds per class"]
+    assert manifest.changes["imported"]["implementation_complete"] is True
+    assert "project/requirements.txt" in [file.path for file in manifest.files]
+    assert "1 files that version.json lists are not there" in said
+    registry.create("v5.5.2", folder, offline=True, story=Story("Ours"))
+    assert registry.manifest("v5.5.2").description == "Ours"
+    assert registry.manifest("v5.5.2").breaking_changes == ("labels moved",)
+
+
+@pytest.mark.parametrize("damaged", [PHASE + "/classifier.pth", "requirements.txt"])
+def test_an_old_version_whose_files_are_not_as_it_says_is_refused(
+    registry: Registry, tmp_path: Path, damaged: str
+) -> None:
+    folder = old_version(tmp_path / "v5.5.1")
+    data = bytearray((folder / damaged).read_bytes())
+    data[-1] ^= 1
+    (folder / damaged).write_bytes(data)
+    with pytest.raises(BadBundle, match=f"{damaged} is damaged"):
+        registry.create("v5.5.1", folder, offline=True)
+    assert registry.bindings.names() == []
+
+
+def test_a_backbone_of_the_store_is_found_by_its_name(registry: Registry, tmp_path: Path) -> None:
+    shutil.copytree(TINY / "dinov2-tiny", tmp_path / "vit")
+    registry.add_backbone(tmp_path / "vit", name="plant-vit")
+    write_peft(tmp_path / "maize", labels=LABELS)
+    registry.create("v1.0.0", tmp_path / "maize", backbone="plant-vit", offline=True)
+    backbone = registry.manifest("v1.0.0").backbone
+    assert backbone is not None
+    assert backbone.name == "plant-vit"
+
+
+def test_a_dry_run_shows_what_would_become_of_it(registry: Registry, tmp_path: Path) -> None:
+    write_phase(tmp_path / "crops" / PHASE)
+    before = listing(registry)
+    done = ulora("create", "v5.5.1", "--from", tmp_path / "crops", "--dry-run")
+    assert (done.code, listing(registry)) == (0, before)
+    assert "would create" in done.out
+    for word in ("1 × phases", "backbone dinov2-tiny", "tomato: a linear head of 3 labels", "prototype", "ood.json"):
+        assert word in done.err
+    planned = ulora("create", "v5.5.1", "--from", tmp_path / "crops", "--dry-run", "--json").document
+    created = ulora("create", "v5.5.1", "--from", tmp_path / "crops", "--offline", "--json").document
+    assert created["content_sha256"] == planned["content_sha256"]
+
+
+def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_peft(tmp_path / "a b")
+    write_phase(tmp_path / "crops" / PHASE)
+    (tmp_path / "crops" / PHASE / "classifier.pth").write_bytes(b"\x80\x02.")
+    before = listing(registry)
+    create = ("create", "v1.0.0", "--offline", "--from")
+    complains(ulora(*create, tmp_path / "empty"), 2, "no adapter that is understood", "continual_sd_lora_adapter")
+    complains(ulora(*create, tmp_path / "a b"), 2, "--target")
+    for code, words, says in ((6, [], "classifier.pth is no sound file"), (5, ["--backbone", "nowhere"], "nowhere")):
+        done = ulora(*create, tmp_path / "crops", *words)
+        assert (done.code, "error: " in done.err, says in done.err, "Traceback" in done.err) == (
+            code,
+            True,
+            True,
+            False,
+        )
+        assert says in ulora(*create, tmp_path / "crops", *words, "--json").error["message"]
+    complains(ulora(*create, tmp_path / "missing"), 2, "is no folder")
+    done = ulora(*create, "models:/plants/1", "--json")
+    assert (done.code, done.error["error"]) == (7, "CatalogUnreachable")
+    assert listing(registry) == before
+
+
+# --- models:/ --------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_of_mlflow_becomes_one_of_another_store(
+    catalogued: Registry, store_url: str, model: str, tmp_path: Path
+) -> None:
+    create(catalogued, "v1.0.0", tmp_path)
+    catalogued.reconcile()
+    elsewhere = open_registry(tmp_path / "b", f"{store_url}-b", model, tracking_uri=catalogued.settings.tracking_uri)
+    elsewhere.store.initialise()
+    elsewhere.create("v1.0.0", f"models:/{model}/1", offline=True)
+    assert elsewhere.manifest("v1.0.0").content_sha256 == catalogued.manifest("v1.0.0").content_sha256
+    assert elsewhere.manifest("v1.0.0").source == f"models:/{model}/1"
+    again = elsewhere.create("v1.0.0", f"models:/{model}@v1_0_0", offline=True)
+    assert not again.is_new
+
+
+def test_a_model_that_others_logged_is_taken_in(catalogued: Registry, model: str, tmp_path: Path) -> None:
+    client = MlflowClient(catalogued.settings.tracking_uri)
+    run = client.create_run("0").info.run_id
+    write_peft(tmp_path / "maize", labels=LABELS)
+    client.log_artifacts(run, str(tmp_path / "maize"), "peft")
+    client.create_registered_model(model)
+    client.create_model_version(model, f"runs:/{run}/peft", run_id=run)
+    catalogued.create("v1.0.0", f"models:/{model}/1", target="maize", offline=True)
+    assert "adapters/maize" in catalogued.manifest("v1.0.0").components
+
+
+def test_a_model_that_is_not_what_its_manifest_says_is_refused(
+    catalogued: Registry, model: str, tmp_path: Path
+) -> None:
+    create(catalogued, "v1.0.0", tmp_path)
+    catalogued.reconcile()
+    client = MlflowClient(catalogued.settings.tracking_uri)
+    model_id = str(client.get_model_version(model, "1").source).removeprefix("models:/")
+    changed = tmp_path / "changed" / "artifacts" / "bundle" / "config" / "inference.json"
+    changed.parent.mkdir(parents=True)
+    changed.write_text("{}\n")
+    client.log_model_artifacts(model_id, str(tmp_path / "changed"))
+    before = listing(catalogued)
+    with pytest.raises(CorruptBlob, match=r"config/inference\.json"):
+        catalogued.create("v2.0.0", f"models:/{model}/1", offline=True)
+    assert listing(catalogued) == before
+
+
+def test_a_source_on_this_disk_is_not_read_on_a_server_s_word(catalogued: Registry, model: str, tmp_path: Path) -> None:
+    server = Connection(catalogued.settings.tracking_uri)
+    for location in ("/etc", "file:///etc", str(tmp_path)):
+        with pytest.raises(CatalogRefused, match="server's own disk"):
+            check_remote(location, server, "models:/plants/1")
+
+
+def test_models_that_can_t_be_had(catalogued: Registry, registry: Registry, model: str) -> None:
+    with pytest.raises(VersionNotFound, match=f"no models:/{model}/9"):
+        catalogued.create("v1.0.0", f"models:/{model}/9", offline=True)
+    with pytest.raises(VersionNotFound, match="@champion"):
+        catalogued.create("v1.0.0", f"models:/{model}@champion", offline=True)
+    for uri in (f"models:/{model}", "models:/a/../b", "models:/a/Production"):
+        with pytest.raises(BadInput, match="names no version"):
+            catalogued.create("v1.0.0", uri, offline=True)
+    with pytest.raises(CatalogUnreachable):
+        registry.create("v1.0.0", "models:/plants/1", offline=True)
