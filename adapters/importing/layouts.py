@@ -1,0 +1,270 @@
+"""What lies in a folder: which adapters of which layout, for which targets. By its files, not by what it is called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.bundle import ADAPTER_CONFIG, BACKBONE
+from adapters.importing.reading import read_json
+from registry.errors import BadBundle, BadInput
+from registry.manifest import MAX_FILES, check_path
+from registry.names import check_target
+
+META = "adapter_meta.json"
+CLASSIFIER = "classifier.pth"
+FUSION = "fusion.pth"
+OOD_COMPONENTS = "ood_components.pt"
+OOD_STATE = "ood_state"
+INNER = "adapter"
+"""In the layout of phases, the PEFT folder inside an adapter's folder."""
+VERSION = "version.json"
+
+PHASES, RELEASE, PEFT = "phases", "release", "peft"
+LAYOUTS = {
+    PHASES: "models/phase*_adapter/ trees: adapter/, classifier.pth, ood_components.pt, adapter_meta.json",
+    RELEASE: "<crop>/<part>/continual_sd_lora_adapter/ trees: a PEFT folder with classifier.pth and fusion.pth",
+    PEFT: "plain PEFT folders: adapter_config.json with adapter_model.safetensors or .bin",
+}
+"""The layouts by the names that messages use, and what they look like."""
+
+UNDERSTOOD = (
+    "understood are: a bundle (backbone.json, adapters/<target>/…), models:/NAME/VERSION, "
+    + "; ".join(LAYOUTS.values())
+    + "; and versions/<v>/ or backups/<v>/ folders that hold one of these beside their version.json"
+)
+
+MAX_DEPTH = 12
+_PHASE = re.compile(r"phase[_-]?(\d)", re.IGNORECASE)
+_CONTAINERS = {
+    "adapter", "adapter_export", "adapters", "artifacts", "checkpoints", "continual_sd_lora_adapter", "lora", "model",
+    "models", "outputs", "peft",
+}  # fmt: skip
+"""Folders whose names say nothing about the target inside them."""
+_NOT_PROJECT = {".git", "__pycache__", ".venv", ".pytest_cache", ".ipynb_checkpoints"}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One adapter's folder.
+
+    Attributes:
+        target: which target it is for.
+        folder: where it lies.
+        layout: a key of `LAYOUTS`.
+        meta: its `adapter_meta.json` but for `ood_state`, which may be huge; empty if there is none.
+    """
+
+    target: str
+    folder: Path
+    layout: str
+    meta: Mapping[str, Any]
+
+    @property
+    def peft(self) -> Path:
+        """Its PEFT folder."""
+        return self.folder / INNER if self.layout == PHASES else self.folder
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a folder.
+
+    Attributes:
+        layout: a key of `LAYOUTS`.
+        leaves: the adapters to be taken, one per target, sorted.
+        left_out: folders of earlier or untrained phases, which are not taken.
+        version: the content of an old version folder's `version.json`, None without one.
+        project: files of an old version folder outside its adapters, by their paths in it.
+        files: all files, by their paths in it.
+        adapters: the folders of all adapters, the left out ones too.
+    """
+
+    layout: str
+    leaves: tuple[Leaf, ...]
+    left_out: tuple[Path, ...]
+    version: Mapping[str, Any] | None
+    project: Mapping[str, Path]
+    files: Mapping[str, Path]
+    adapters: frozenset[Path]
+
+    def owner(self, path: str) -> Path | None:
+        """The adapter's folder that a file lies in, None for one outside all."""
+        return next((folder for folder in self.files[path].parents if folder in self.adapters), None)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Files outside all adapters that are no part of the project either."""
+        skipped = {VERSION} if self.version is not None else set()
+        return tuple(p for p in self.files if not self.owner(p) and p not in self.project and p not in skipped)
+
+
+def look(source: Path, target: str | None = None) -> Found:
+    """Find out what lies in a folder.
+
+    Args:
+        target: the name of the one target in it, where its files and folders do not tell.
+
+    Raises:
+        BadBundle: it is no folder, holds links, nothing that is understood, or two layouts at once.
+        BadInput: a target's name is not allowed, or is needed.
+    """
+    if not source.is_dir():
+        raise BadBundle(f"{source} is no folder", hint=UNDERSTOOD)
+    files = dict(_files(source))
+    if bundles := [path for path in files if Path(path).name == BACKBONE]:
+        raise BadBundle(
+            f"{source} holds a bundle, but is none itself", hint=f"give --from {(source / bundles[0]).parent}"
+        )
+    folders = {folder: layout for folder in _folders(source, files) if (layout := _layout_of(folder))}
+    inner = {folder / INNER for folder, layout in folders.items() if layout == PHASES}
+    folders = {folder: layout for folder, layout in folders.items() if folder not in inner}
+    layouts = sorted(set(folders.values()))
+    if len(layouts) != 1:
+        what = f"adapters of different layouts ({', '.join(layouts)})" if layouts else "no adapter that is understood"
+        raise BadBundle(f"{source} holds {what}", hint=UNDERSTOOD)
+    chosen, left_out = _choose(sorted(folders), layouts[0])
+    leaves = [_leaf(folder, layouts[0], source, target if len(chosen) == 1 else None) for folder in chosen]
+    _check_targets(leaves, target)
+    version = read_json(source / VERSION) if VERSION in files else None
+    adapters = frozenset(folders)
+    project = {} if version is None else _project(files, adapters)
+    leaves = sorted(leaves, key=lambda leaf: leaf.target)
+    return Found(layouts[0], tuple(leaves), left_out, version, project, files, adapters)
+
+
+def _files(source: Path) -> Iterator[tuple[str, Path]]:
+    """Every regular file below a folder by its path in it. Links could lead out of it: they are refused."""
+    count = 0
+    for place, folders, names in os.walk(source, followlinks=False, onerror=_refuse_unreadable):
+        folders[:] = sorted(name for name in folders if name not in _NOT_PROJECT)
+        here = Path(place)
+        for name in [*folders, *sorted(names)]:
+            if (here / name).is_symlink():
+                raise BadBundle(f"{here / name} is a link", hint="a version holds files only: copy what it points to")
+        if len(here.relative_to(source).parts) > MAX_DEPTH:
+            raise BadBundle(f"{here} is nested deeper than {MAX_DEPTH} folders")
+        for name in sorted(names):
+            count += 1
+            if count > MAX_FILES:
+                raise BadBundle(f"{source} holds more than {MAX_FILES} files")
+            if not (here / name).is_file():
+                raise BadBundle(f"{here / name} is no regular file")
+            path = (here / name).relative_to(source).as_posix()
+            try:
+                yield check_path(path), here / name
+            except ValueError as error:
+                raise BadBundle(f"{source} can't become a version: {error}", hint="rename that file") from error
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+
+
+def _folders(source: Path, files: Mapping[str, Path]) -> set[Path]:
+    """All folders that hold files, somewhere below them."""
+    return {source / parent for path in files for parent in Path(path).parents}
+
+
+def _layout_of(folder: Path) -> str | None:
+    if (folder / INNER / ADAPTER_CONFIG).is_file() and _has_any(folder, CLASSIFIER, META, OOD_COMPONENTS):
+        return PHASES
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    return RELEASE if _has_any(folder, CLASSIFIER, FUSION) else PEFT
+
+
+def _has_any(folder: Path, *names: str) -> bool:
+    return any((folder / name).is_file() for name in names)
+
+
+def _choose(folders: Sequence[Path], layout: str) -> tuple[list[Path], tuple[Path, ...]]:
+    """Of the phases of one target the last trained one; of other layouts all but checkpoints inside an adapter."""
+    if layout != PHASES:
+        nested = tuple(folder for folder in folders if any(parent in folders for parent in folder.parents))
+        return [folder for folder in folders if folder not in nested], nested
+    by_target: dict[Path, list[tuple[int, Path]]] = {}
+    for folder in folders:
+        phase = _PHASE.match(folder.name)
+        by_target.setdefault(folder.parent if phase else folder, []).append((int(phase[1]) if phase else 0, folder))
+    chosen = []
+    for place, phases in sorted(by_target.items()):
+        trained = [item for item in phases if _is_trained(item[1])]
+        if not trained:
+            raise BadBundle(f"{place} holds no phase that is trained", hint="nothing was created")
+        chosen.append(max(trained)[1])
+    return chosen, tuple(folder for folder in folders if folder not in chosen)
+
+
+def _is_trained(folder: Path) -> bool:
+    return (folder / CLASSIFIER).is_file() and _meta(folder).get("is_trained") is not False
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """An adapter's whole `adapter_meta.json`, empty if there is none.
+
+    Raises:
+        BadBundle: it is unsound.
+    """
+    places = (folder / META, folder / INNER / META)
+    return next((read_json(place) for place in places if place.is_file()), {})
+
+
+def _meta(folder: Path) -> Mapping[str, Any]:
+    return {name: value for name, value in read_meta(folder).items() if name != OOD_STATE}
+
+
+def _leaf(folder: Path, layout: str, source: Path, target: str | None) -> Leaf:
+    meta = _meta(folder)
+    name = target or _target_of(folder, layout, source, meta)
+    try:
+        return Leaf(check_target(name), folder, layout, meta)
+    except BadInput as error:
+        raise BadInput(
+            f"{folder} is for a target whose name can't be told or is not allowed: {name[:80]!r}",
+            hint="say it with --target, e.g. --target tomato__leaf, and import one folder at a time",
+        ) from error
+
+
+def _target_of(folder: Path, layout: str, source: Path, meta: Mapping[str, Any]) -> str:
+    """What the files or else the folders around an adapter call its target."""
+    crop, part = (meta.get(name) for name in ("crop_name", "part_name"))
+    if isinstance(crop, str) and crop:
+        return f"{crop}__{part}".lower() if isinstance(part, str) and part else crop.lower()
+    inside = [part.lower() for part in folder.resolve().parts[len(source.resolve().parts) :]]
+    around = [part.lower() for part in source.resolve().parts]
+    while inside and (inside[-1] in _CONTAINERS or _PHASE.match(inside[-1])):
+        inside.pop()
+    inside = inside[inside.index("models") + 1 :] if "models" in inside else inside
+    inside = inside[inside.index("adapters") + 1 :] if "adapters" in inside else inside
+    if inside:
+        return "__".join(inside[-2:] if layout == RELEASE else inside[-1:])
+    while around and (around[-1] in _CONTAINERS or _PHASE.match(around[-1])):
+        around.pop()
+    if layout == RELEASE and folder.resolve() == source.resolve():  # a leaf alone: <crop>/<part>/<leaf>
+        return "__".join(around[-2:])
+    return around[-1] if around else ""
+
+
+def _check_targets(leaves: Sequence[Leaf], target: str | None) -> None:
+    if target and len(leaves) > 1:
+        raise BadInput(
+            f"--target {target} names one target, but there are {len(leaves)}: "
+            + ", ".join(leaf.target for leaf in leaves)[:200]
+        )
+    seen: dict[str, Path] = {}
+    for leaf in leaves:
+        if leaf.target in seen:
+            raise BadBundle(f"{seen[leaf.target]} and {leaf.folder} are both for the target {leaf.target}")
+        seen[leaf.target] = leaf.folder
+
+
+def _project(files: Mapping[str, Path], adapters: frozenset[Path]) -> dict[str, Path]:
+    """What an old version folder holds outside its adapters."""
+    return {
+        path: place for path, place in files.items() if path != VERSION and not adapters.intersection(place.parents)
+    }

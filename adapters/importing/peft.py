@@ -1,0 +1,117 @@
+"""A PEFT folder of others: its LoRA in transformers 5's names, and the classifier that may lie in the same file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from adapters.families import Family
+from adapters.importing.reading import read_json, read_state
+from registry.errors import BadBundle, BadWeights
+
+WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin", "pytorch_model.bin", "adapter_model.pt")
+"""What the weights are called, in the order in which they are looked for."""
+
+_PREFIX = "base_model.model."
+_LORA = re.compile(r"(.+)\.(lora_[AB]|lora_magnitude_vector)(?:\.(?!weight$)\w+)?(?:\.weight)?")
+_CLASSIFIER = re.compile(r"(?:.*\.)?classifier\.(?:modules_to_save\.\w+\.)?(weight|bias)")
+_SUPERSEDED = re.compile(r"(?:.*\.)?classifier\.original_module\.(?:weight|bias)")
+
+
+@dataclass(frozen=True)
+class PeftFolder:
+    """What was read of a PEFT folder.
+
+    Attributes:
+        config: `adapter_config.json` as it was.
+        lora: the LoRA's tensors, by their names in the file with PEFT's prefix and without an adapter's name.
+        classifier: `weight` and perhaps `bias` of a classifier that was saved with it; empty if none was.
+        weights: the file of the weights.
+    """
+
+    config: Mapping[str, Any]
+    lora: Mapping[str, torch.Tensor]
+    classifier: Mapping[str, torch.Tensor]
+    weights: Path
+
+
+def backbone_of(folder: Path) -> str | None:
+    """What a PEFT folder calls its backbone.
+
+    Raises:
+        BadBundle: its configuration is missing or unsound.
+    """
+    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
+
+
+def read_folder(folder: Path) -> PeftFolder:
+    """Read a PEFT folder.
+
+    Raises:
+        BadBundle, BadWeights: a file is missing or unsound, or holds weights that are neither LoRA nor classifier.
+    """
+    config = read_json(folder / ADAPTER_CONFIG)
+    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
+        raise BadBundle(f"{folder} has {ADAPTER_CONFIG}, but none of {', '.join(WEIGHTS)}", hint="nothing was created")
+    lora: dict[str, torch.Tensor] = {}
+    classifier: dict[str, torch.Tensor] = {}
+    for name, tensor in read_state(path).items():
+        if part := _LORA.fullmatch(name):
+            lora[_lora_name(*part.groups())] = tensor.float() if tensor.dtype == torch.float64 else tensor
+        elif head := _CLASSIFIER.fullmatch(name):
+            classifier[head.group(1)] = tensor
+        elif not _SUPERSEDED.fullmatch(name):
+            raise BadWeights(
+                f"{path} holds {name[:200]!r}, which is neither LoRA nor classifier",
+                hint="nothing was created; save the adapter alone, with PEFT's save_pretrained",
+            )
+    if not lora:
+        raise BadWeights(f"{path} holds no LoRA", hint="nothing was created")
+    return PeftFolder(config, lora, classifier, path)
+
+
+def modern_config(folder: PeftFolder, family: Family, backbone: str) -> dict[str, Any]:
+    """`adapter_config.json` with the names of transformers 5 and the backbone's name; other fields as they were."""
+    config = dict(folder.config)
+    targets = config.get("target_modules")
+    if isinstance(targets, list) and all(isinstance(name, str) for name in targets):
+        config["target_modules"] = sorted(family.modern_modules(targets))
+    elif isinstance(targets, str):  # a pattern on names that have changed: name what it matched
+        config["target_modules"] = sorted(modules_of(modern_tensors(folder, family)))
+    for name in ("rank_pattern", "alpha_pattern"):
+        if isinstance(pattern := config.get(name), dict):
+            config[name] = {new: value for old, value in pattern.items() for new in family.modern_modules([old])}
+    if folder.classifier and config.get("modules_to_save") == ["classifier"]:
+        config["modules_to_save"] = None  # it is the head now
+    return config | {"base_model_name_or_path": backbone, "inference_mode": True}
+
+
+def modern_tensors(folder: PeftFolder, family: Family) -> dict[str, torch.Tensor]:
+    """The LoRA's tensors under their names in transformers 5.
+
+    Raises:
+        BadWeights: a matrix that transformers 5 has in two can't be cut.
+    """
+    try:
+        return family.modern_tensors(folder.lora)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise BadWeights(f"{folder.weights} can't be renamed for transformers 5: {error}"[:400]) from error
+
+
+def modules_of(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    """The modules that a LoRA's tensors belong to."""
+    return {name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors}
+
+
+def _lora_name(module: str, part: str) -> str:
+    # `lora_A.default.weight` in a model's own state, `lora_A.weight` where PEFT saved it.
+    suffix = "" if part == "lora_magnitude_vector" else ".weight"
+    return f"{_PREFIX}{module.removeprefix(_PREFIX)}.{part}{suffix}"

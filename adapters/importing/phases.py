@@ -1,0 +1,152 @@
+"""The layout of `models/phase*_adapter/`: a linear classifier on CLS and a Mahalanobis detector.
+
+Published descriptions differ in what the detector compares with its thresholds. A file with `mahalanobis` is taken at
+its word: the distance (a square root) to its mean with its covariance. One with `class_stds` alone comes from code that
+compared squared distances to each class's prototype, regularised by max(1e-6, 1e-4 times the mean variance). A class
+without a threshold gets 25, as there. The distance to the nearest prototype decides nothing: no file has its threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from adapters.importing.layouts import CLASSIFIER, META, OOD_COMPONENTS, Leaf
+from adapters.importing.reading import as_number, as_tensor, read_pickle
+from adapters.ood_imported import SHARED, SQUARED, PrototypeDetector
+from registry.errors import BadBundle, BadWeights
+
+DEFAULT_THRESHOLD = 25.0
+
+
+def check_sizes(leaf: Leaf, weight: torch.Tensor) -> None:
+    """Check what `adapter_meta.json` says about the classifier.
+
+    Raises:
+        BadBundle: it says something else than `classifier.pth` holds.
+    """
+    for name, actual in (("classifier_output_size", weight.shape[0]), ("classifier_input_size", weight.shape[1])):
+        stated = leaf.meta.get(name)
+        if stated is not None and stated != actual:
+            raise BadBundle(
+                f"{leaf.folder / META} says {name} {str(stated)[:20]}, but {CLASSIFIER} has {actual}",
+                hint="nothing was created",
+            )
+
+
+def read_detector(
+    leaf: Leaf, labels: Sequence[str], inputs: int
+) -> tuple[PrototypeDetector | None, dict[str, torch.Tensor], dict[str, Any], list[str]]:
+    """The detector in `ood_components.pt`.
+
+    Returns:
+        The detector, None without the file; tensors and other fields of the file that are not in it; notes for people.
+
+    Raises:
+        BadBundle, BadWeights: the file is unsound or does not fit the classifier.
+    """
+    path = leaf.folder / OOD_COMPONENTS
+    if not path.is_file():
+        return None, {}, {}, ["it has no ood_components.pt: nothing will be flagged"]
+    content = read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise BadWeights(f"{path} is no dictionary", hint="nothing was created")
+    rest = {str(name): value for name, value in content.items()}
+    stated = rest.pop("thresholds", None)
+    legacy = rest.pop("ood_thresholds", None)
+    thresholds, notes = _thresholds(stated if stated is not None else legacy, labels, str(path))
+    if isinstance(mahalanobis := rest.pop("mahalanobis", None), Mapping):
+        detector = _shared(dict(mahalanobis), thresholds, labels, str(path))
+        rest |= {f"mahalanobis.{name}": value for name, value in mahalanobis.items() if name not in _USED}
+    else:
+        detector = _diagonal(rest, thresholds, labels, str(path))
+    if detector.inputs != inputs:
+        raise BadBundle(
+            f"{path} is for features {detector.inputs} wide, the classifier takes {inputs}", hint="nothing was created"
+        )
+    return detector, *_kept(rest), notes
+
+
+_USED = {"mean", "inv_covariance"}
+
+
+def _shared(stated: Mapping[str, Any], thresholds: torch.Tensor, labels: Sequence[str], path: str) -> PrototypeDetector:
+    mean = as_tensor(stated.get("mean"), f"{path}: mahalanobis.mean")
+    centres = mean.reshape(1, -1) if mean.ndim == 1 else mean
+    if "inv_covariance" in stated:
+        precision = as_tensor(stated["inv_covariance"], f"{path}: mahalanobis.inv_covariance")
+    else:
+        covariance = as_tensor(stated.get("covariance"), f"{path}: mahalanobis.covariance")
+        precision = torch.linalg.pinv(covariance.double()).float() if covariance.ndim == 2 else covariance
+    width = centres.shape[-1]
+    if centres.ndim != 2 or len(centres) not in (1, len(labels)) or precision.shape != (width, width):
+        raise BadBundle(
+            f"{path}: a mean of {tuple(mean.shape)} and an inverse covariance of {tuple(precision.shape)} do not fit "
+            f"each other or the {len(labels)} classes",
+            hint="nothing was created",
+        )
+    return PrototypeDetector(tuple(labels), SHARED, centres, precision, thresholds)
+
+
+def _diagonal(stated: dict[str, Any], thresholds: torch.Tensor, labels: Sequence[str], path: str) -> PrototypeDetector:
+    prototypes = as_tensor(stated.get("prototypes"), f"{path}: prototypes")
+    name = "class_stds" if "class_stds" in stated else "class_std"
+    stds = stated.get(name)
+    if prototypes.ndim != 2 or len(prototypes) != len(labels) or not isinstance(stds, Mapping):
+        raise BadBundle(
+            f"{path} has neither mahalanobis nor prototypes and class_stds for its {len(labels)} classes",
+            hint="nothing was created",
+        )
+    by_class = _by_class(stds, labels)
+    precision = torch.ones_like(prototypes)  # what the system takes for a class without deviations
+    for number, std in by_class.items():
+        variance = as_tensor(std, f"{path}: {name}.{labels[number]}").double().square().expand(prototypes.shape[1])
+        precision[number] = (1 / (variance + max(1e-6, 1e-4 * float(variance.mean())))).float()
+    for used in ("prototypes", name):
+        stated.pop(used)
+    return PrototypeDetector(tuple(labels), SQUARED, prototypes, precision, thresholds)
+
+
+def _thresholds(stated: Any, labels: Sequence[str], path: str) -> tuple[torch.Tensor, list[str]]:
+    """Per class: from a dictionary by number or label, a list in the order of the classes, or one number for all."""
+    if isinstance(stated, list) or (torch.is_tensor(stated) and stated.ndim == 1):
+        stated = dict(enumerate(stated))
+    if isinstance(stated, Mapping) and "threshold" in stated and "threshold" not in labels:
+        stated = stated["threshold"]
+    if not isinstance(stated, Mapping):
+        value = as_number(stated, f"{path}: thresholds")
+        by_class: dict[int, Any] = dict.fromkeys(range(len(labels)), value)
+    else:
+        by_class = _by_class(stated, labels)
+    values = [
+        as_number(by_class.get(number, DEFAULT_THRESHOLD), f"{path}: the threshold of {label}")
+        for number, label in enumerate(labels)
+    ]
+    if min(values) <= 0:
+        raise BadBundle(f"{path} has a threshold that is not positive", hint="nothing was created")
+    missing = [label for number, label in enumerate(labels) if number not in by_class]
+    notes = [f"{OOD_COMPONENTS} has no threshold for {', '.join(missing)[:200]}: {DEFAULT_THRESHOLD:g} is taken"]
+    return torch.tensor(values), notes if missing else []
+
+
+def _by_class(stated: Mapping[Any, Any], labels: Sequence[str]) -> dict[int, Any]:
+    """Values by class number, from keys that are numbers, numbers as text, or labels."""
+    numbers: dict[str, int] = {str(number): number for number in range(len(labels))}
+    numbers |= {label: number for number, label in enumerate(labels)}
+    return {numbers[str(key)]: value for key, value in stated.items() if str(key) in numbers}
+
+
+def _kept(rest: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What is left of the file: its tensors by dotted names, and its other fields."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {}
+    for name, value in rest.items():
+        if torch.is_tensor(value):
+            tensors[name] = value
+        elif isinstance(value, Mapping) and value and all(map(torch.is_tensor, value.values())):
+            tensors |= {f"{name}.{key}": tensor for key, tensor in value.items()}
+        else:
+            plain[name] = value
+    return tensors, plain

@@ -1,0 +1,211 @@
+"""Files of others, read once and with suspicion: bounded in size, never unpickled beyond plain tensors."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from registry import canonical
+from registry.errors import BadBundle, BadManifest, BadWeights
+from registry.weights import read_header
+
+MAX_WEIGHTS = 2 * 1024**3
+"""Bytes of the largest file of weights, and of the tensors that one may unfold into."""
+MAX_JSON = 256 * 1024**2
+"""Bytes of the largest JSON file: those of real releases hold banks of features and reach 34 MB."""
+MAX_CLASSES = 10_000
+
+PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
+"""Endings of files that may hold code. What is not converted of them has no place in a version."""
+
+_HINT = "nothing was created; get the file again, or save plain tensors: torch.save(module.state_dict(), …)"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        BadBundle: it is missing, unreadable, too large, not JSON, or has NaN.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise BadBundle(f"{path} is {size} bytes, more than the {MAX_JSON} that are allowed")
+        return canonical.decode(path.read_bytes(), str(path), MAX_JSON)
+    except OSError as error:
+        raise BadBundle(f"{path} can't be read: {error.strerror}", hint="nothing was created") from error
+    except BadManifest as error:
+        raise BadBundle(str(error), hint="nothing was created; repair the file") from error
+
+
+def read_pickle(path: Path) -> Any:
+    """What `torch.save` wrote: tensors, numbers and texts in dictionaries and lists. Code in it is refused, not run.
+
+    Raises:
+        BadWeights: it is truncated, too large, compressed, holds anything else or numbers that are not finite.
+    """
+    with _refusals(path):
+        _check_size(path)
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+        _check_tensors(path, dict(_tensors_in(content)))
+        return content
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, in the types that they have there.
+
+    Raises:
+        BadWeights: it is truncated, malformed, too large, or has numbers that are not finite.
+    """
+    from safetensors.torch import load_file
+
+    with _refusals(path):
+        _check_size(path)
+        read_header(path)
+        tensors = load_file(path)
+        _check_tensors(path, tensors)
+        return tensors
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A module's state: names and tensors, from either format.
+
+    Raises:
+        BadWeights: as `read_pickle` and `read_safetensors`, or it is no state.
+    """
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    content = read_pickle(path)
+    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
+        raise BadWeights(f"{path} holds no names with tensors, as a state_dict has them", hint=_HINT)
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def read_linear(path: Path, state: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [classes, inputs] and bias [classes] of the one linear layer in a state, float32.
+
+    Raises:
+        BadWeights: it holds anything else.
+    """
+    weights = [tensor for name, tensor in state.items() if name.rpartition(".")[2] == "weight"]
+    biases = [tensor for name, tensor in state.items() if name.rpartition(".")[2] == "bias"]
+    if len(weights) != 1 or len(biases) > 1 or len(state) != len(weights) + len(biases) or weights[0].ndim != 2:
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        raise BadWeights(f"{path} is no single linear layer: {shapes}"[:400], hint="nothing was created")
+    weight = weights[0].float()
+    bias = biases[0].float() if biases else torch.zeros(len(weight))
+    if bias.shape != (len(weight),):
+        raise BadWeights(f"{path}: a bias of shape {tuple(bias.shape)} for {len(weight)} classes")
+    return weight, bias
+
+
+def as_tensor(value: Any, what: str) -> torch.Tensor:
+    """A list of numbers, or of lists of numbers, as float32.
+
+    Raises:
+        BadBundle: it is anything else, or not finite.
+    """
+    try:
+        tensor = value.float() if torch.is_tensor(value) else torch.tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadBundle(f"{what} is not a table of numbers: {error}"[:300], hint="nothing was created") from error
+    if not bool(tensor.isfinite().all()):
+        raise BadBundle(f"{what} has numbers that are not finite", hint="nothing was created")
+    return tensor
+
+
+def as_number(value: Any, what: str) -> float:
+    """A finite number, also when it is a tensor with one.
+
+    Raises:
+        BadBundle: it is anything else.
+    """
+    if torch.is_tensor(value) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadBundle(f"{what} is {str(value)[:40]!r}, not a number", hint="nothing was created")
+    return float(value)
+
+
+def labels_of(class_to_idx: Any, what: str) -> tuple[str, ...]:
+    """The labels in the order of their numbers.
+
+    Raises:
+        BadBundle: the numbers are not 0 to n - 1, each once.
+    """
+    if not isinstance(class_to_idx, Mapping) or not 0 < len(class_to_idx) <= MAX_CLASSES:
+        raise BadBundle(f"{what} has no class_to_idx that names its classes", hint="nothing was created")
+    by_number = {number: label for label, number in class_to_idx.items() if type(number) is int}
+    if sorted(by_number) != list(range(len(class_to_idx))):
+        raise BadBundle(
+            f"{what}: class_to_idx does not number its {len(class_to_idx)} classes from 0 to {len(class_to_idx) - 1}",
+            hint="nothing was created",
+        )
+    return tuple(str(by_number[number]) for number in sorted(by_number))
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn whatever reading a damaged or hostile file raises into one clear refusal."""
+    try:
+        yield
+    except BadWeights as error:
+        raise BadWeights(str(error), hint=error.hint or _HINT) from error
+    except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
+        raise BadBundle(f"{path} can't be read: {error.strerror}", hint="nothing was created") from error
+    except Exception as error:  # torch raises a dozen kinds, and files of others can provoke any of them
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadWeights(f"{path} is no sound file of plain tensors: {first[:200]}", hint=_HINT) from error
+
+
+def _check_size(path: Path) -> None:
+    size = path.stat().st_size
+    if size > MAX_WEIGHTS:
+        raise BadWeights(f"{path} is {size} bytes, more than the {MAX_WEIGHTS} that are allowed")
+
+
+def _check_archive(path: Path) -> None:
+    """What torch writes is stored as it is: a compressed archive could be small here and huge in memory."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise BadWeights(f"{path} is a compressed archive, which torch.save never writes")
+    if sum(member.file_size for member in members) > MAX_WEIGHTS:
+        raise BadWeights(f"{path} unfolds to more than the {MAX_WEIGHTS} bytes that are allowed")
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise BadWeights(f"{path}: {name} is no plain tensor")
+        total += tensor.numel() * tensor.element_size()  # of a view that repeats one number, more than is stored
+        if total > MAX_WEIGHTS:
+            raise BadWeights(f"{path}: its tensors have more than the {MAX_WEIGHTS} bytes that are allowed")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise BadWeights(f"{path} has numbers that are not finite in {name}")
+
+
+def _tensors_in(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors in nested dictionaries and lists, each container once: pickles may refer to one many times."""
+    seen: set[int] = set()
+    rest: list[tuple[str, Any]] = [("", content)]
+    while rest:
+        name, value = rest.pop()
+        if torch.is_tensor(value):
+            yield name or "its tensor", value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            rest += [(f"{name}.{key}".lstrip("."), inner) for key, inner in items]

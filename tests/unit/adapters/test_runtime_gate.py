@@ -1,0 +1,203 @@
+"""A runtime answers for a version only where it was shown to answer as the reference does."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters import bundle
+from adapters.bundle import BundleFiles
+from adapters.loaded import LoadedVersion, load_bundle
+from adapters.runtime_gate import RUNTIMES_FILE, check_runtime, golden_fault, judge_runtime, judged, runtimes_document
+from registry import canonical
+from registry.errors import BadInput, BadManifest
+from tests.bundles import add_goldens, noise, png, read_bundle, write_bundle
+
+RUNTIMES = ["torch-bf16", "torch-int8", "openvino-int8"]
+TARGETS = ("low", "mid", "high")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    path: Path
+    target: str
+    label: str
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with goldens."""
+    return add_goldens(write_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> LoadedVersion:
+    return load_bundle(read_bundle(folder))
+
+
+@pytest.fixture(scope="module")
+def images(reference: LoadedVersion, tmp_path_factory: pytest.TempPathFactory) -> list[Labelled]:
+    """Images with the labels that the reference gives them, but for the first."""
+    place = tmp_path_factory.mktemp("images")
+    found = []
+    for number in range(30):
+        target, path = TARGETS[number % 3], place / f"{number}.png"
+        path.write_bytes(png(number))
+        label = str(reference.predict([path], [target])[0].label) if number else "none of its labels"
+        found.append(Labelled(path, target, label))
+    return found
+
+
+def files_with(folder: Path, document: object) -> BundleFiles:
+    folder.mkdir(exist_ok=True)
+    (folder / "runtimes.json").write_text(json.dumps(document))
+    return BundleFiles({RUNTIMES_FILE: folder / "runtimes.json"})
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_runtime_that_answers_as_the_reference_does_passes(
+    reference: LoadedVersion, folder: Path, images: Sequence[Labelled], runtime: str
+) -> None:
+    report = judge_runtime(reference, load_bundle(read_bundle(folder), runtime=runtime), images)
+    assert report.passes
+    assert report.runtime == runtime
+    assert 0.999 <= report.cosine < 1
+    assert report.n_golden == 4 * 3  # three adapters and the router
+    assert (report.reference_accuracy, report.n) == (29 / 30, 30)
+    assert report.reasons == ("30 held-out images are too few to tell 0.2 points apart",)
+
+
+def test_what_computes_something_else_does_not_pass(
+    reference: LoadedVersion, images: Sequence[Labelled], tmp_path: Path
+) -> None:
+    other = load_bundle(read_bundle(write_bundle(tmp_path / "other", seed=7)), runtime="torch-int8")
+    report = judge_runtime(reference, other, images)
+    assert not report.passes
+    assert "cosine" in report.reasons[0]
+    assert "accuracy" in report.reasons[1]
+
+
+def test_images_of_targets_that_the_version_lacks_are_left_out(
+    reference: LoadedVersion, images: Sequence[Labelled]
+) -> None:
+    strange = [Labelled(image.path, "melon", image.label) for image in images]
+    assert judge_runtime(reference, reference, [*images, *strange]).n == len(images)
+
+
+def test_without_goldens_or_without_held_out_images_a_runtime_can_not_pass(tmp_path: Path) -> None:
+    bare = load_bundle(read_bundle(write_bundle(tmp_path)))
+    report = judge_runtime(bare, bare, [])
+    assert not report.passes
+    assert [reason.partition(",")[0] for reason in report.reasons] == [
+        "there are no goldens",
+        "there are no held-out images to compare the accuracy on",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cosines", "accuracy", "n", "passes"),
+    [
+        ([1.0, 0.999], 0.9, 1000, True),
+        ([1.0, 0.9989], 0.9, 1000, False),
+        ([1.0, math.nan], 0.9, 1000, False),
+        ([1.0], 0.898, 1000, True),
+        ([1.0], 0.897, 1000, False),
+        ([1.0], 0.95, 1000, True),
+        ([1.0], math.nan, 0, False),
+        ([], 0.9, 1000, False),
+    ],
+)
+def test_the_bounds_are_a_cosine_of_point_999_and_two_tenths_of_a_point(
+    cosines: list[float], accuracy: float, n: int, passes: bool
+) -> None:
+    report = judged("torch-int8", cosines, accuracy, 0.9, n)
+    assert report.passes == passes
+    assert bool(report.reasons) != passes
+
+
+def test_a_row_that_is_not_a_number_is_not_hidden_by_others_wherever_it_stands() -> None:
+    for cosines in ([math.nan, 1.0], [1.0, math.nan]):
+        assert not judged("torch-int8", cosines, 0.9, 0.9, 1000).passes
+
+
+def test_the_document_is_json_even_where_there_is_no_number() -> None:
+    reports = [judged("torch-int8", [], math.nan, math.nan, 0), judged("openvino-int8", [1.0], 0.9, 0.9, 600)]
+    document = json.loads(canonical.encode(runtimes_document(reports)))
+    assert document["torch-int8"]["cosine"] is None
+    assert document["openvino-int8"] == {
+        "cosine": 1.0,
+        "n_golden": 1,
+        "accuracy": 0.9,
+        "reference_accuracy": 0.9,
+        "n": 600,
+        "reasons": [],
+        "passes": True,
+    }
+
+
+def test_the_reference_needs_no_verdict() -> None:
+    check_runtime(BundleFiles({}), "torch-fp32")
+
+
+def test_a_runtime_that_passed_may_be_used(tmp_path: Path) -> None:
+    verdicts = runtimes_document([judged("openvino-int8", [0.9999], 0.9, 0.9, 600)])
+    check_runtime(files_with(tmp_path, verdicts), "openvino-int8")
+
+
+def test_a_runtime_that_was_never_judged_is_refused_with_those_that_passed(tmp_path: Path) -> None:
+    verdicts = runtimes_document([judged("torch-int8", [0.9999], 0.9, 0.9, 600), judged("torch-bf16", [], 1, 1, 600)])
+    with pytest.raises(BadInput, match="openvino-int8 was never judged") as caught:
+        check_runtime(files_with(tmp_path, verdicts), "openvino-int8")
+    assert "use torch-fp32, torch-int8, or" in caught.value.hint
+    with pytest.raises(BadInput, match="never judged"):
+        check_runtime(BundleFiles({}), "openvino-int8")
+
+
+def test_a_runtime_that_did_not_pass_is_refused_with_its_reasons(tmp_path: Path) -> None:
+    verdicts = runtimes_document([judged("torch-int8", [0.9], 0.9, 0.9, 600)])
+    with pytest.raises(BadInput, match=r"torch-int8 did not pass.*0\.90000"):
+        check_runtime(files_with(tmp_path, verdicts), "torch-int8")
+
+
+@pytest.mark.parametrize("verdict", [True, {}, {"passes": "yes"}, {"passes": 1}, None])
+def test_a_verdict_that_says_nothing_clear_is_refused(tmp_path: Path, verdict: object) -> None:
+    with pytest.raises(BadManifest, match=RUNTIMES_FILE):
+        check_runtime(files_with(tmp_path, {"torch-int8": verdict}), "torch-int8")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_narrow_runtimes_outputs_agree_with_the_goldens_of_the_reference(folder: Path, runtime: str) -> None:
+    version = load_bundle(read_bundle(folder), runtime=runtime)
+    for target in (None, *TARGETS):
+        inner = bundle.ROUTER if target is None else bundle.adapter_folder(target)
+        golden = BundleFiles(read_bundle(folder)).tensors(f"{inner}/{bundle.GOLDEN}")
+        actual = version.golden_outputs(golden["images"].numpy(), target)
+        assert golden_fault(actual, golden) == ""
+        assert golden_fault(actual, {"logits": golden["logits"]}) == ""  # as older bundles have them
+
+
+def test_another_components_outputs_do_not_agree_with_the_goldens(reference: LoadedVersion) -> None:
+    images = np.stack([noise(seed) for seed in range(3)])
+    mid, high = (reference.golden_outputs(images, target) for target in ("mid", "high"))
+    assert "features" in golden_fault(mid, high)
+    assert "logits" in golden_fault(mid, {"logits": high["logits"]})
+
+
+def test_a_label_may_turn_where_it_was_a_close_call_and_nowhere_else() -> None:
+    features = np.ones((1, 4))
+    close, clear = np.array([[2.0, 2.05, -9.0]]), np.array([[2.0, 3.0, -9.0]])
+    turned = {"features": features, "logits": np.array([[2.1, 2.0, -9.0]])}
+    assert golden_fault(turned, {"features": features, "logits": close}) == ""
+    assert golden_fault(turned, {"features": features, "logits": clear}) == "a label is another one"
+
+
+def test_outputs_that_are_not_numbers_agree_with_nothing() -> None:
+    sound, nothing = np.ones((1, 2)), np.full((1, 2), np.nan)
+    assert golden_fault({"features": nothing, "logits": sound}, {"features": sound, "logits": sound})
+    assert golden_fault({"logits": nothing}, {"logits": sound})
