@@ -19,6 +19,7 @@ from adapters.heads import Features
 from adapters.parts import Component, Parts, read_parts
 from adapters.predictions import Outcome, Prediction
 from adapters.preprocess import ImageLike
+from adapters.runtime_gate import check_runtime, golden_fault
 from adapters.runtimes import REFERENCE, FetchBlob, Runtime, open_runtime
 from registry.errors import BadImage, BadInput, BadManifest, CorruptBlob, SelfTestFailed
 from registry.manifest import BackboneRef, Manifest, first_problem
@@ -58,6 +59,7 @@ def load(
     """
     if manifest.flavor != FLAVOR or manifest.backbone is None:
         raise BadManifest(f"{manifest.version} is {manifest.flavor!r}, not {FLAVOR}, or names no backbone")
+    check_runtime(BundleFiles(files), runtime or REFERENCE)
     here = _open(manifest.backbone, runtime, device, backbone_folders, fetch)
     weights = {name: component.weights_sha256 for name, component in manifest.components.items()}
     parts = read_parts(BundleFiles(files), here)
@@ -264,6 +266,10 @@ class LoadedVersion:
 
     def _test_component(self, component: str, target: str | None, golden: Mapping[str, torch.Tensor]) -> None:
         actual = self.golden_outputs(golden["images"].numpy(), target)
+        if self.runtime != REFERENCE:
+            if fault := golden_fault(actual, golden):
+                raise self._failed(component, fault)
+            return
         for what, allowed in self._parts.tolerance.items():
             if what in golden:
                 error = float(np.abs(actual[what] - golden[what].numpy()).max())

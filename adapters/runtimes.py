@@ -173,7 +173,14 @@ def _torch_fp32(ref: BackboneRef, model: nn.Module, device: str) -> Runtime:
 Factory: TypeAlias = Callable[[BackboneRef, nn.Module, str], Runtime]
 """Makes a runtime from a backbone in float32; the tensors may be shared with others and are not written."""
 
-RUNTIMES: Mapping[str, str] = {REFERENCE: "adapters.runtimes:_torch_fp32"}
+RUNTIMES: Mapping[str, str] = {
+    REFERENCE: "adapters.runtimes:_torch_fp32",
+    "torch-bf16": "adapters.reduced:torch_bf16",
+    "torch-int8": "adapters.reduced:torch_int8",
+    "openvino-fp32": "adapters.openvino_runtime:openvino_fp32",
+    "openvino-bf16": "adapters.openvino_runtime:openvino_bf16",
+    "openvino-int8": "adapters.openvino_runtime:openvino_int8",
+}
 """Name -> where its factory is; imported when it is asked for."""
 
 _opening: defaultdict[tuple[str, str, str], threading.Lock] = defaultdict(threading.Lock)

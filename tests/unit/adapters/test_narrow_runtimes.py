@@ -18,7 +18,8 @@ from adapters.backbones import TINY, new_model, ref_of_folder
 from adapters.bank import Slot
 from adapters.families import FAMILIES
 from adapters.lora import LoraModule, LoraWeights
-from adapters.openvino_runtime import OpenVinoRuntime, openvino_fp32
+from adapters.openvino_graph import Form
+from adapters.openvino_runtime import Graph, OpenVinoRuntime, openvino_fp32
 from adapters.reduced import Int8Linear, torch_int8
 from adapters.runtime_gate import MIN_COSINE
 from adapters.runtimes import REFERENCE, RUNTIMES, Runtime, TorchRuntime, open_runtime
@@ -81,6 +82,11 @@ def fresh(runtime: str, family: str) -> OpenVinoRuntime:
     """A runtime that no other test has cut or put adapters on."""
     ref = backbone(family)
     return OpenVinoRuntime(runtime, ref, new_model(ref), "cpu")
+
+
+def graphs(runtime: OpenVinoRuntime) -> tuple[Graph, ...]:
+    """The graphs for 28 x 28 pixels on the backbone without registers."""
+    return runtime.graphs.between(0, DEPTH, Form(), tokens=1 + 4 * 4)
 
 
 @pytest.mark.parametrize("family", TINIES)
@@ -166,23 +172,29 @@ def test_another_adapter_of_a_known_form_needs_no_other_graph_even_from_another_
     runtime = fresh("openvino-fp32", "dinov2-tiny")
     slots = runtime.bank.add([adapter(runtime, seed=1)])
     features(runtime, pixels(1), slots)
-    form = runtime.graphs.form
-    graphs = runtime.graphs.between(0, DEPTH, form)
+    before = graphs(runtime)
     others = runtime.bank.add([adapter(runtime, seed=2, rank=8)])
     assert others[0].page is not slots[0].page
     assert not torch.equal(features(runtime, pixels(1), others), features(runtime, pixels(1), slots))
-    assert runtime.graphs.between(0, DEPTH, form) == graphs
+    assert graphs(runtime) == before
 
 
-def test_graphs_are_cut_where_a_pass_stops_and_those_on_either_side_of_other_cuts_are_kept() -> None:
+def test_graphs_are_cut_where_a_pass_stops_and_those_that_no_cut_meets_are_kept() -> None:
     runtime = fresh("openvino-fp32", "dinov2-tiny")
     features(runtime, pixels(1), [None])
-    assert len(runtime.graphs.between(0, DEPTH, runtime.graphs.form)) == 1
+    assert len(graphs(runtime)) == 1
     features(runtime, pixels(1), [None], stops=[2])
-    first, second = runtime.graphs.between(0, DEPTH, runtime.graphs.form)
+    first, second = graphs(runtime)
     features(runtime, pixels(1), [None], stops=[4])
-    assert runtime.graphs.between(0, DEPTH, runtime.graphs.form)[0] is first
-    assert second not in runtime.graphs.between(0, DEPTH, runtime.graphs.form)
+    assert graphs(runtime)[0] is first
+    assert second not in graphs(runtime)
+
+
+def test_images_of_another_size_go_through_graphs_of_their_own() -> None:
+    runtime, reference = fresh("openvino-fp32", "dinov3-tiny"), open_runtime(backbone("dinov3-tiny"))
+    images = torch.nn.functional.interpolate(pixels(1), size=42)
+    features(runtime, pixels(1), [None])
+    assert (features(runtime, images, [None]) - features(reference, images, [None])).abs().max() < 1e-4
 
 
 def test_a_place_in_the_bank_that_is_filled_again_gives_the_new_adapters_features() -> None:
