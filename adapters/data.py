@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
 
-from adapters.preprocess import read_image
+from adapters.preprocess import MAX_BYTES, read_image
 from registry import canonical
 from registry.errors import BadImage, BadInput
 from registry.names import check_target
@@ -29,12 +32,26 @@ class LabelledImage:
     sha256: str
 
 
+Skip: TypeAlias = Literal["damaged", "copy", "leak", "contradiction"]
+"""Why a file is not used: it is no sound image; or its bytes were met before, in the same place (`copy`), in another
+split (`leak`: it would be judged by what it was trained with), or under another target or label (`contradiction`)."""
+
+
 @dataclass(frozen=True)
 class Skipped:
-    """An image file that is not used, and why."""
+    """An image file that is not used, and why, for programs and for people."""
 
     path: Path
+    kind: Skip
     reason: str
+
+
+class _Place(NamedTuple):
+    """Where a file stands: split (None where the folder is not split), target, label."""
+
+    split: str | None
+    target: str
+    label: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class ImageFolder:
 
     The first layout is split by the sha256 of each file: 70% train, 14% validation, 16% test, whatever the files are
     called and whatever is added later. Damaged images, and images whose bytes were met before (so that no test image
-    is a training image), are left out and listed in `skipped`.
+    is a training image), are left out and listed in `skipped`. Files with other endings are counted in `ignored`.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -68,6 +85,21 @@ class ImageFolder:
     def skipped(self) -> tuple[Skipped, ...]:
         """The files that are not used."""
         return self._scan.skipped
+
+    @cached_property
+    def ignored(self) -> Mapping[str, int]:
+        """How many files have an ending that no image has that is read here, by ending, e.g. `.tif`."""
+        endings = Counter(
+            path.suffix.lower() or path.name
+            for target in self.targets
+            for path in (self.root / target).rglob("*")
+            if path.suffix.lower() not in SUFFIXES and path.name[0] != "." and path.is_file()
+        )
+        return dict(sorted(endings.items()))
+
+    def relative(self, path: Path) -> str:
+        """What a file is called inside the folder; letters that are no Unicode come as question marks."""
+        return os.fsencode(path.relative_to(self.root).as_posix()).decode("utf-8", "replace")
 
     def split(self, name: str) -> tuple[LabelledImage, ...]:
         """The images of `train`, `val` or `test`, of all targets, sorted by path.
@@ -90,7 +122,7 @@ class ImageFolder:
 
     def ood(self, kind: str) -> tuple[Path, ...]:
         """The out-of-distribution images of a kind, `far` or `near`, sorted; empty when there are none."""
-        return tuple(path for path in _files(self.root / OOD_FOLDER / kind) if _problem(path.read_bytes()) is None)
+        return tuple(path for path in _files(self.root / OOD_FOLDER / kind) if isinstance(_read(path), bytes))
 
     def digest(self, name: str) -> str:
         """The sha256 of what a split, or a kind of out-of-distribution images, consists of."""
@@ -104,27 +136,31 @@ class ImageFolder:
     def _scan(self) -> _Scan:
         splits: dict[str, list[LabelledImage]] = {name: [] for name in SPLITS}
         skipped: list[Skipped] = []
-        seen: dict[str, Path] = {}
-        for split, target, label, path in self._candidates():
-            data = path.read_bytes()
-            sha256 = hashlib.sha256(data).hexdigest()
-            reason = f"the same image as {seen[sha256]}" if sha256 in seen else _problem(data)
-            if reason is not None:
-                skipped.append(Skipped(path, reason))
+        seen: dict[str, tuple[Path, _Place]] = {}
+        for path, place in self._candidates():
+            data = _read(path)
+            if isinstance(data, str):
+                skipped.append(Skipped(path, "damaged", data))
                 continue
-            seen[sha256] = path
-            splits[split or _split_of(sha256)].append(LabelledImage(path, target, label, sha256))
+            sha256 = hashlib.sha256(data).hexdigest()
+            if sha256 in seen:
+                first, known = seen[sha256]
+                skipped.append(Skipped(path, _kind_of_copy(place, known), f"the same image as {first}"))
+                continue
+            seen[sha256] = (path, place)
+            image = LabelledImage(path, place.target, place.label, sha256)
+            splits[place.split or _split_of(sha256)].append(image)
         return _Scan({name: tuple(images) for name, images in splits.items()}, tuple(skipped))
 
-    def _candidates(self) -> Iterator[tuple[str | None, str, str, Path]]:
-        """(split or None, target, label, file); all training images first, so that they are the ones met before."""
+    def _candidates(self) -> Iterator[tuple[Path, _Place]]:
+        """All files with their places; all training images first, so that they are the ones met before."""
         fixed = [target for target in self.targets if _is_split(self.root / target)]
         for split in SPLITS:
             for target in fixed:
-                yield from ((split, target, *file) for file in _labelled(self.root / target / split))
+                yield from _labelled(self.root / target / split, split, target)
         for target in self.targets:
             if target not in fixed:
-                yield from ((None, target, *file) for file in _labelled(self.root / target))
+                yield from _labelled(self.root / target, None, target)
 
 
 def _is_split(folder: Path) -> bool:
@@ -132,9 +168,15 @@ def _is_split(folder: Path) -> bool:
     return "train" in names and names <= set(SPLITS)
 
 
-def _labelled(folder: Path) -> Iterator[tuple[str, Path]]:
+def _labelled(folder: Path, split: str | None, target: str) -> Iterator[tuple[Path, _Place]]:
     for child in _folders(folder):
-        yield from ((child.name, path) for path in _files(child))
+        yield from ((path, _Place(split, target, child.name)) for path in _files(child))
+
+
+def _kind_of_copy(place: _Place, first: _Place) -> Skip:
+    if (place.target, place.label) != (first.target, first.label):
+        return "contradiction"
+    return "copy" if place.split == first.split else "leak"
 
 
 def _folders(folder: Path) -> Iterable[Path]:
@@ -158,9 +200,14 @@ def _split_of(sha256: str) -> str:
     raise AssertionError("the percentages add up to 100")
 
 
-def _problem(data: bytes) -> str | None:
+def _read(path: Path) -> bytes | str:
+    """The bytes of a sound image; a sentence about why it is none otherwise."""
     try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
         read_image(data)
     except BadImage as error:
         return str(error)
-    return None
+    except OSError as error:
+        return f"it can't be read: {error.strerror}"
+    return data

@@ -1,7 +1,8 @@
 """The demo's fits, each in a process of its own; the entry point group `ulora.trainers` names this module.
 
-    python -m adapters.demo fit DATA dinov2-tiny OUT           a bundle for all targets of DATA
-    python -m adapters.demo spoil DATA BUNDLE TARGET           one target fitted again, with shuffled labels
+    python -m adapters.demo fit DATA dinov2-tiny OUT --name N [--depth D] [--runtimes R …]   a bundle for all targets
+    python -m adapters.demo spoil DATA BUNDLE TARGET       one target fitted again, with shuffled labels
+    python -m adapters.demo peft BUNDLE TARGET OUT         one target as a plain PEFT folder, its classifier included
 
 Each step is told as a line on standard output: what, how much of it is done, of how much. A process whose standard
 input ends, as it does when the demo dies, ends too.
@@ -13,24 +14,51 @@ import argparse
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.backbones import TINY
+from adapters.backbones import TINY, WEIGHTS, ref_of_folder
 from adapters.data import ImageFolder, LabelledImage
+from registry import canonical
 from registry.errors import UloraError
 
 BACKBONES = ("dinov2-tiny", "dinov3-tiny")
 
 
-def fit_bundle(data: Path, backbone: str, out: Path) -> None:
+def fit_bundle(
+    data: Path, backbone: str, out: Path, *, name: str, depth: str = "full", runtimes: Sequence[str] = ()
+) -> None:
     """Fit all targets on one of the tiny backbones that ship with this package.
+
+    Args:
+        name: what the bundle calls the backbone.
+        depth, runtimes: as in `adapters.fitting.recipe.Recipe`.
 
     Raises:
         As `adapters.training.fit`.
     """
-    from adapters.training import fit
+    from adapters.training import prepare
 
-    fit(ImageFolder(data), TINY / backbone, out, progress=_tell)
+    known = [ref_of_folder(TINY / backbone, name=name)]
+    settings = {"depth": depth, "runtimes": list(runtimes)}
+    weights = TINY / backbone / WEIGHTS
+    prepare(data, name, out, settings, known=known, fetch=lambda sha256: weights).run(_tell)
+
+
+def write_peft_folder(bundle: Path, target: str, out: Path) -> None:
+    """Write a target's LoRA and classifier as PEFT saves an image classifier with `modules_to_save=["classifier"]`."""
+    from safetensors.numpy import load_file
+
+    from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder, write_document, write_tensors
+
+    inner = bundle / adapter_folder(target)
+    head = load_file(inner / "head.safetensors")
+    classifier = {f"base_model.model.classifier.{name}": array for name, array in head.items()}
+    write_tensors(out / ADAPTER_WEIGHTS, load_file(inner / ADAPTER_WEIGHTS) | classifier)
+    config = canonical.decode((inner / ADAPTER_CONFIG).read_bytes(), ADAPTER_CONFIG)
+    write_document(out / ADAPTER_CONFIG, config | {"modules_to_save": ["classifier"]})
+    labels = canonical.decode((inner / "head.json").read_bytes(), "head.json")["labels"]
+    write_document(out / "config.json", {"label2id": {label: number for number, label in enumerate(labels)}})
 
 
 def spoil(data: Path, bundle: Path, target: str) -> None:
@@ -58,15 +86,25 @@ def main() -> None:
     fitting.add_argument("data", type=Path)
     fitting.add_argument("backbone", choices=BACKBONES)
     fitting.add_argument("out", type=Path)
+    fitting.add_argument("--name", required=True)
+    fitting.add_argument("--depth", default="full")
+    fitting.add_argument("--runtimes", nargs="*", default=[])
     spoiling = what.add_parser("spoil")
     spoiling.add_argument("data", type=Path)
     spoiling.add_argument("bundle", type=Path)
     spoiling.add_argument("target")
+    saving = what.add_parser("peft")
+    saving.add_argument("bundle", type=Path)
+    saving.add_argument("target")
+    saving.add_argument("out", type=Path)
     chosen = parser.parse_args()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if chosen.what == "fit":
-            fit_bundle(chosen.data, chosen.backbone, chosen.out)
+            how = {"name": chosen.name, "depth": chosen.depth, "runtimes": chosen.runtimes}
+            fit_bundle(chosen.data, chosen.backbone, chosen.out, **how)
+        elif chosen.what == "peft":
+            write_peft_folder(chosen.bundle, chosen.target, chosen.out)
         else:
             spoil(chosen.data, chosen.bundle, chosen.target)
     except UloraError as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from adapters import bundle
 from adapters.answering import Stage
 from adapters.bundle import BundleFiles
 from adapters.heads import read_head
 from adapters.ood import read_detector
+from adapters.writing import write_part
 from registry.errors import BadManifest
 
 EXITS = "exits.json"
@@ -46,6 +49,25 @@ class Depth:
 def exit_folder(folder: str, block: int) -> str:
     """Where the head and the detector of an exit stand in a bundle."""
     return f"{folder}/exits/{block}"
+
+
+def write_depth(folder: Path, depth: Depth) -> None:
+    """Write what `read_depth` reads into an adapter's folder.
+
+    Raises:
+        ValueError: an exit has no detector, or is not ahead of the next one.
+    """
+    blocks = [stage.block for stage in depth.exits]
+    if blocks != sorted(set(blocks)) or not all(stage.detector for stage in depth.exits):
+        raise ValueError(f"the exits at {blocks} do not ascend, or one has no detector")
+    for stage in depth.exits:
+        inner = Path(exit_folder(str(folder), stage.block))
+        write_part(inner, bundle.HEAD, stage.head)
+        if stage.detector:
+            write_part(inner, bundle.OOD, stage.detector)
+    entries = [{"block": stage.block, "threshold": stage.threshold} for stage in depth.exits]
+    document = {"mode": depth.mode, "exits": entries, "cut": depth.cut, "report": depth.report}
+    bundle.write_document(folder / EXITS, document)
 
 
 def read_depth(files: BundleFiles, folder: str, hidden_size: int, depth: int, device: str) -> Depth | None:

@@ -473,13 +473,13 @@ def _open(
     folders: Sequence[Path | str],
     fetch: FetchBlob | None,
 ) -> Runtime:
-    _check_device(device)
+    check_device(device)
     return open_runtime(backbone, name=runtime or REFERENCE, device=device, folders=folders, fetch=fetch)
 
 
 @torch.no_grad()
-def _check_device(device: str) -> None:
-    """Check that torch can compute here.
+def check_device(device: str) -> None:
+    """Check that torch can compute on a device.
 
     Raises:
         BadInput: there is no such device, or this build of torch has none.

@@ -1,463 +1,402 @@
 """Fit a bundle to a folder of images: per target a LoRA, a head and an OOD detector; over all targets a router.
 
-The backbone stays frozen. Training images train, validation images set the thresholds and the recorded outputs, test
-images are never looked at. The same seed on the same machine gives the same files.
+The backbone stays frozen. Training images train; validation images choose blocks, thresholds and exits and give the
+recorded outputs; test images decide nothing, their numbers are only told. The LoRA is trained with PEFT on a model of
+its own; everything that is fitted to features takes them from the runtime that will serve. The same seed on the same
+machine gives the same files, whatever the images are called and however often the fit was interrupted.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
-from torch.nn import functional
 
-from adapters import backbones, bundle, lora, ood
-from adapters.augment import affine
-from adapters.data import ImageFolder, LabelledImage, Skipped
+from adapters import backbones, bundle
+from adapters.backbones import FetchBlob
+from adapters.data import SPLITS, ImageFolder, LabelledImage, Skipped
+from adapters.data_report import DataReport, report_on
 from adapters.families import family_named
-from adapters.heads import Head, pool
-from adapters.loaded import LoadedVersion, load_bundle
+from adapters.fitting.goldens import CANDIDATES, goldens_of
+from adapters.fitting.images import Chosen, LabelsOf, choose_images, decode, own_label
+from adapters.fitting.lora_training import Progress
+from adapters.fitting.metrics import routed_right, score, share
+from adapters.fitting.recipe import Recipe
+from adapters.fitting.regression import linear_head
+from adapters.fitting.runtimes import write_runtimes
+from adapters.fitting.seeing import Eyes
+from adapters.fitting.target import FROZEN, MAX_OTHERS, TargetFit, Workbench
+from adapters.fitting.workplace import Checkpoint, Workplace, opened
+from adapters.loaded import UNBOUND, LoadedVersion, check_device, load_bundle
+from adapters.parts import read_parts
 from adapters.preprocess import Preprocessing
+from adapters.runtime_gate import RUNTIMES_FILE
+from adapters.runtimes import REFERENCE, RUNTIMES, Runtime, open_runtime
+from adapters.writing import write_part
 from registry import canonical
-from registry.errors import BadInput, disk_errors
+from registry.errors import BadInput, MissingBlob, disk_errors
 from registry.manifest import BackboneRef
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
+FIT = "config/fit.json"
+"""What was fitted, how, to what, and how well: the recipe, the data's digests and oddities, metrics per target."""
 
-LabelsOf: TypeAlias = Callable[[LabelledImage], str]
-"""Which label an image is trained with."""
-
-FEATURES = "cls+mean"
-BATCH = 50
-GOLDENS = 8
-"""Recorded outputs per component, at most."""
-
-_MARGIN = 0.5
-_OOD_MARGIN = 0.05
-"""What a recorded input has at least: between its two best logits, and between its OOD score and 1."""
+_REPORT = "report.json"
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a fit made. Accuracies are on validation images, which also set thresholds; `measure` takes the test split.
+    """What a fit made.
 
     Attributes:
         folder: the bundle.
-        accuracy: per target, its adapter's accuracy on the target's validation images.
-        routing_accuracy: the router's, on all targets' validation images; None if no router was fitted.
-        images: per target, how many images trained it.
+        document: the content of `config/fit.json`. Numbers on validation images rest on images that also set
+            thresholds; those on test images do not; `ulora measure` takes the test split too.
         skipped: files that were not used.
     """
 
     folder: Path
-    accuracy: Mapping[str, float]
-    routing_accuracy: float | None
-    images: Mapping[str, int]
-    skipped: tuple[Skipped, ...]
+    document: Mapping[str, Any]
+    skipped: tuple[Skipped, ...] = field(repr=False, default=())
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Per target, on its validation images."""
+        return {target: one["val"]["accuracy"] for target, one in self.document["targets"].items()}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about the data, and what can't be promised, a sentence each."""
+        own = [f"{target}: {note}" for target, one in self.document["targets"].items() for note in one["notes"]]
+        return (*self.document["data"]["warnings"], *own)
 
 
-def own_label(image: LabelledImage) -> str:
-    """The label that the image's folder gives it."""
-    return image.label
+@dataclass(frozen=True)
+class Fit:
+    """A fit that is ready to begin: everything that can be refused has been.
+
+    Attributes:
+        out: the bundle that it will write.
+        data: what is odd about the images.
+        recipe: the settings, filled in for the backbone.
+    """
+
+    out: Path
+    data: DataReport
+    recipe: Recipe
+    _backbone: BackboneRef = field(repr=False)
+    _places: _Places = field(repr=False)
+    _images: Mapping[str, Chosen] = field(repr=False)
+    _skipped: tuple[Skipped, ...] = field(repr=False)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What would be done, as JSON; with the same plan an interrupted fit goes on."""
+        return {
+            "format": 1,
+            "recipe": self.recipe.document(),
+            "backbone": self._backbone.model_dump(mode="json"),
+            "targets": {target: list(images.labels) for target, images in self._images.items()},
+            "digests": {split: _digest(self._images, split) for split in SPLITS},
+            "data": self.data.document(),
+        }
+
+    def run(self, progress: Progress | None = None) -> FitReport:
+        """Do it, or go on with it. The bundle appears whole or not at all.
+
+        Raises:
+            BadInput: an interrupted fit of the same bundle was told to do something else; or the training ran away.
+            NotNow: another process does it already.
+            BackboneNotFound, CorruptBlob, BadWeights: the backbone is not as it should be.
+            DiskFull, BadSetting: the bundle can't be written.
+        """
+        plan = self.plan
+        decides = {name: plan[name] for name in ("format", "recipe", "backbone", "targets", "digests")}
+        with disk_errors(self.out), opened(self.out, decides) as place:
+            bench = _workbench(self._backbone, self._places, self.recipe, progress)
+            for runtime in self.recipe.runtimes:
+                _open(bench, runtime)  # what is not installed is better known before hours of training than after them
+            for target in self._images:
+                if not place.target(target).exists():
+                    _fit_target(bench, self._images, target, place)
+            whole = place.scratch("bundle")
+            document = self._assemble(whole, place, bench, plan)
+            _check_absent(self.out)
+            whole.rename(self.out)
+        return FitReport(self.out, document, self._skipped)
+
+    def _assemble(self, whole: Path, place: Workplace, bench: Workbench, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the finished targets together, with the router and what the whole version makes of images."""
+        bundle.write_document(whole / bundle.BACKBONE, self._backbone.model_dump(mode="json"))
+        bundle.write_document(whole / bundle.PREPROCESSING, bench.preprocessing)
+        bundle.write_document(whole / bundle.INFERENCE, bundle.DEFAULT_INFERENCE)
+        for target in self._images:
+            shutil.copytree(place.target(target) / "adapter", whole / bundle.adapter_folder(target))
+        _write_router(whole / bundle.ROUTER, {target: place.target(target) / FROZEN for target in self._images}, bench)
+        version = _load(whole, bench, REFERENCE)
+        for part in (None, *self._images):
+            _write_goldens(whole, version, self._images, part)
+        runtimes = _write_runtimes(whole, bench, self._images)
+        targets = {}
+        for done, target in enumerate(self._images):
+            bench.eyes.told("checking", done, len(self._images))
+            targets[target] = _report_on_target(version, self._images[target], place)
+        document = {
+            **{name: plan[name] for name in ("format", "recipe", "digests", "data")},
+            "targets": targets,
+            "routing": {split: _routing(version, self._images, split) for split in ("val", "test")},
+            "runtimes": runtimes,
+        }
+        bench.eyes.told("checking", len(self._images), len(self._images))
+        bundle.write_document(whole / FIT, document)
+        return document
+
+
+def prepare(
+    data: ImageFolder | Path | str,
+    backbone: BackboneRef | Path | str,
+    out: Path | str,
+    settings: Recipe | Mapping[str, Any] | None = None,
+    *,
+    targets: Sequence[str] | None = None,
+    labels_of: LabelsOf = own_label,
+    folders: Sequence[Path | str] = (),
+    fetch: FetchBlob | None = None,
+    known: Sequence[BackboneRef] = (),
+) -> Fit:
+    """Get a fit ready: look at all images, find the backbone, check everything. Nothing is written.
+
+    Args:
+        data: `crop/disease/*.jpg`, or `crop/{train,val,test}/disease/*.jpg`.
+        backbone: what `adapters.backbones.resolve` takes, or a reference.
+        out: the bundle's folder, which must not exist.
+        settings: a recipe, or some of its attributes by name; see `Recipe` for what is left out.
+        targets: some of the data's targets; all when left out.
+        labels_of: which label an image is trained with.
+        folders, fetch, known: where the backbone may be; see `adapters.backbones`.
+
+    Raises:
+        BadInput: `out` exists, the data can't train a target (the message names all), or a setting can't be meant.
+        BackboneNotFound, CorruptBlob, BadManifest: as `adapters.backbones.resolve`.
+    """
+    out = Path(out)
+    _check_absent(out)
+    recipe = settings if isinstance(settings, Recipe) else Recipe.of(settings or {})
+    check_device(recipe.device)
+    if unknown := sorted(set(recipe.runtimes) - set(RUNTIMES)):
+        raise BadInput(f"{unknown[0][:80]!r} is no runtime", hint=f"there are {', '.join(RUNTIMES)}")
+    images = data if isinstance(data, ImageFolder) else ImageFolder(data)
+    ref, places = _find(backbone, folders, fetch, known)
+    chosen = choose_images(images, images.targets if targets is None else targets, labels_of)
+    return Fit(
+        out=out,
+        data=report_on(images, tuple(chosen), labels_of),
+        recipe=_complete(recipe, ref),
+        _backbone=ref,
+        _places=places,
+        _images=chosen,
+        _skipped=images.skipped,
+    )
 
 
 def fit(
-    data: ImageFolder,
+    data: ImageFolder | Path | str,
     backbone: BackboneRef | Path | str,
-    out: Path,
+    out: Path | str,
+    settings: Recipe | Mapping[str, Any] | None = None,
     *,
     targets: Sequence[str] | None = None,
-    rank: int = 4,
-    epochs: int = 2,
-    seed: int = 0,
-    false_alarm_rate: float = ood.FALSE_ALARM_RATE,
     labels_of: LabelsOf = own_label,
-    device: str = "cpu",
     progress: Progress | None = None,
 ) -> FitReport:
-    """Fit a bundle for all targets of the data, or for `targets`, and write it to `out`, which must not exist.
-
-    `out` appears whole or not at all.
+    """`prepare` and `Fit.run` in one.
 
     Raises:
-        BadInput: the data lacks images of a split or label, `out` exists, or a number is out of bounds.
-        BackboneNotFound, CorruptBlob: as `adapters.backbones.find`.
-        DiskFull: nothing was left half written.
+        As these.
     """
-    if out.exists():
-        raise BadInput(f"{out} exists already", hint="give a new folder, or remove it first")
-    chosen = tuple(sorted(targets or data.targets))
-    fitting = _Fitting.start(
-        data,
-        backbone,
-        rank=rank,
-        epochs=epochs,
-        seed=seed,
-        false_alarm_rate=false_alarm_rate,
-        labels_of=labels_of,
-        device=device,
-        progress=progress,
-    )
-    with _written_whole(out) as folder:
-        fitting.write_shared(folder)
-        accuracy: dict[str, float] = {}
-        frozen: dict[str, _Features] = {}
-        for target in chosen:
-            images = fitting.read(target)
-            frozen[target] = fitting.frozen_features(images)
-            accuracy[target] = fitting.write_adapter(folder, images, frozen[target])
-        routing = fitting.write_router(folder / bundle.ROUTER, frozen)
-        version = load_bundle(_files(folder), device=device, backbone_folders=fitting.folders)
-        for part in (None, *chosen):
-            fitting.write_goldens(folder, version, part)
-    counts = {target: len(fitting.labelled("train", target)) for target in chosen}
-    return FitReport(out, accuracy, routing, counts, data.skipped)
+    return prepare(data, backbone, out, settings, targets=targets, labels_of=labels_of).run(progress)
 
 
 def fit_target(
     data: ImageFolder,
     target: str,
     folder: Path,
+    settings: Recipe | Mapping[str, Any] | None = None,
     *,
-    rank: int = 4,
-    epochs: int = 2,
-    seed: int = 0,
-    false_alarm_rate: float = ood.FALSE_ALARM_RATE,
     labels_of: LabelsOf = own_label,
-    backbone_folders: Sequence[Path | str] = (),
-    device: str = "cpu",
+    folders: Sequence[Path | str] = (),
     progress: Progress | None = None,
 ) -> FitReport:
-    """Fit one target again, in a bundle that exists: its adapter's folder is replaced, everything else stays.
+    """Fit one target again, in a bundle that exists: its adapter's folder is replaced and its entry in
+    `config/fit.json`; everything else stays. Verdicts on runtimes go: they were given on the adapter that was there.
 
     Raises:
-        As `fit`; BadManifest and the like if `folder` is no sound bundle.
+        As `prepare` and `Fit.run`; BadManifest and the like if `folder` is no sound bundle.
     """
-    here = load_bundle(_files(folder), device=device, backbone_folders=backbone_folders)
-    fitting = _Fitting.start(
-        data,
-        here.backbone,
-        folders=backbone_folders,
-        rank=rank,
-        epochs=epochs,
-        seed=seed,
-        false_alarm_rate=false_alarm_rate,
-        labels_of=labels_of,
-        device=device,
-        progress=progress,
-    )
+    recipe = settings if isinstance(settings, Recipe) else Recipe.of(settings or {})
+    here = load_bundle(_files(folder), device=recipe.device, backbone_folders=folders)
+    recipe = _complete(recipe, here.backbone)
+    chosen = choose_images(data, [target], labels_of)
+    others = [image for image in data.split("val") if image.target != target and image.target in here.targets]
+    bench = _workbench(here.backbone, _Places(tuple(folders), None), recipe, progress)
     final = folder / bundle.adapter_folder(target)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, disk_errors(folder):
-        whole = Path(scratch) / "bundle"
-        shutil.copytree(folder, whole)
-        shutil.rmtree(whole / bundle.adapter_folder(target), ignore_errors=True)
-        images = fitting.read(target)
-        accuracy = fitting.write_adapter(whole, images, fitting.frozen_features(images))
-        version = load_bundle(_files(whole), device=device, backbone_folders=fitting.folders)
-        fitting.write_goldens(whole, version, target)
+    with TemporaryDirectory(dir=folder.parent) as scratch, disk_errors(folder):
+        made, whole = Path(scratch) / "made", Path(scratch) / "bundle"
+        report = TargetFit(bench, chosen[target], _some_others(others)).write(made, Checkpoint(Path(scratch)))
+        shutil.copytree(folder, whole, ignore=lambda path, _: [target] if Path(path).name == bundle.ADAPTERS else [])
+        (made / "adapter").rename(whole / bundle.adapter_folder(target))
+        version = _load(whole, bench, REFERENCE)
+        _write_goldens(whole, version, chosen, target)
+        scores = {split: _score(version, chosen[target], split) for split in ("val", "test")}
+        document = _with_target(folder, target, {**report, **scores, "recipe": recipe.document()})
         if final.exists():
             final.rename(Path(scratch) / "replaced")
         (whole / bundle.adapter_folder(target)).rename(final)
-    return FitReport(folder, {target: accuracy}, None, {target: len(fitting.labelled("train", target))}, data.skipped)
+        (folder / RUNTIMES_FILE).unlink(missing_ok=True)
+        bundle.write_document(folder / FIT, document)
+    return FitReport(folder, document, data.skipped)
 
 
 @dataclass(frozen=True)
-class _Images:
-    """One target's training and validation images, decoded: squares [N, H, W, 3] uint8, classes [N]."""
+class _Places:
+    """Where a backbone may be, as `adapters.backbones.new_model` takes it."""
 
-    target: str
-    labels: tuple[str, ...]
-    squares: Mapping[str, torch.Tensor]
-    classes: Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class _Features:
-    """What the frozen backbone makes of a target's images; of training images also once augmented, below each other."""
-
-    train: torch.Tensor
-    val: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Fitting:
-    """The settings of one fit; its methods are the steps."""
-
-    data: ImageFolder
-    backbone: BackboneRef
     folders: tuple[Path | str, ...]
-    preprocessing_document: dict[str, Any]
-    rank: int
-    epochs: int
-    seed: int
-    false_alarm_rate: float
-    labels_of: LabelsOf
-    device: str
-    progress: Progress
-
-    @classmethod
-    def start(
-        cls,
-        data: ImageFolder,
-        backbone: BackboneRef | Path | str,
-        *,
-        rank: int,
-        epochs: int,
-        seed: int,
-        false_alarm_rate: float,
-        labels_of: LabelsOf,
-        device: str,
-        progress: Progress | None,
-        folders: Sequence[Path | str] = (),
-    ) -> _Fitting:
-        if not (0 < rank <= lora.MAX_RANK and epochs > 0 and seed >= 0 and 0 < false_alarm_rate < 1):
-            raise BadInput(f"rank {rank}, epochs {epochs}, seed {seed}, false alarms {false_alarm_rate} can't be meant")
-        if isinstance(backbone, BackboneRef):
-            ref, places = backbone, tuple(folders)
-        else:
-            ref, places = backbones.ref_of_folder(backbone), (backbone, *folders)
-        document = family_named(ref.family).preprocessing(ref.config)
-        return cls(
-            data=data,
-            backbone=ref,
-            folders=places,
-            preprocessing_document=document,
-            rank=rank,
-            epochs=epochs,
-            seed=seed,
-            false_alarm_rate=false_alarm_rate,
-            labels_of=labels_of,
-            device=device,
-            progress=progress or _say_nothing,
-        )
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return Preprocessing.of(self.preprocessing_document)
-
-    @property
-    def prefix(self) -> int:
-        return family_named(self.backbone.family).prefix_tokens(self.backbone.config)
-
-    def labelled(self, split: str, target: str) -> tuple[LabelledImage, ...]:
-        return tuple(image for image in self.data.split(split) if image.target == target)
-
-    def new_model(self) -> nn.Module:
-        return backbones.new_model(self.backbone, folders=self.folders, device=self.device)
-
-    def write_shared(self, folder: Path) -> None:
-        bundle.write_document(folder / bundle.BACKBONE, self.backbone.model_dump(mode="json"))
-        bundle.write_document(folder / bundle.PREPROCESSING, self.preprocessing_document)
-        bundle.write_document(folder / bundle.INFERENCE, bundle.DEFAULT_INFERENCE)
-
-    def read(self, target: str) -> _Images:
-        """Decode a target's training and validation images.
-
-        Raises:
-            BadInput: there are too few, or of labels that were not trained.
-        """
-        images = {name: self.labelled(name, target) for name in ("train", "val")}
-        labels = self._labels(target, images)
-        return _Images(
-            target,
-            labels,
-            {name: self._squares(chosen) for name, chosen in images.items()},
-            {name: torch.tensor([labels.index(self.labels_of(i)) for i in chosen]) for name, chosen in images.items()},
-        )
-
-    def frozen_features(self, images: _Images) -> _Features:
-        """Show a target's images to the backbone alone."""
-        model, train = self.new_model(), images.squares["train"]
-        augmented = self._features(model, train, self._random(images.target, "frozen"))
-        return _Features(
-            torch.cat([self._features(model, train), augmented]), self._features(model, images.squares["val"])
-        )
-
-    def write_adapter(self, folder: Path, images: _Images, frozen: _Features) -> float:
-        """Fit and write one target's adapter; its accuracy on the target's validation images."""
-        inner = folder / bundle.adapter_folder(images.target)
-        model, config, head = self._train(images, frozen)
-        features = {name: self._features(model, squares) for name, squares in images.squares.items()}
-        logits = head(features["val"])
-        detector = self._detector(head, features, images.classes["train"], logits.argmax(dim=1))
-
-        bundle.write_document(inner / bundle.ADAPTER_CONFIG, lora.write_config(config, self.backbone.name))
-        _write_tensors(inner / bundle.ADAPTER_WEIGHTS, lora.weights_of(model, images.target))
-        self._write_head(inner, head)
-        bundle.write_document(inner / f"{bundle.OOD}.json", detector.document())
-        _write_tensors(inner / f"{bundle.OOD}.safetensors", detector.tensors())
-        self._write_component(inner, images.labels)
-        return _share_right(logits, images.classes["val"])
-
-    def write_router(self, folder: Path, frozen: Mapping[str, _Features]) -> float:
-        """Fit and write the router; its accuracy on the validation images of these targets."""
-        self.progress("router", 0, 1)
-        train = [features.train for features in frozen.values()]
-        head = _linear_head(torch.cat(train), _numbered(train), tuple(frozen))
-        self._write_head(folder, head)
-        self._write_component(folder, head.labels)
-        self.progress("router", 1, 1)
-        val = [features.val for features in frozen.values()]
-        return _share_right(head(torch.cat(val)), _numbered(val))
-
-    def write_goldens(self, folder: Path, version: LoadedVersion, target: str | None) -> None:
-        """Record what the written version makes of some validation images, far enough from its decisions' borders."""
-        inner = folder / (bundle.ROUTER if target is None else bundle.adapter_folder(target))
-        images = [image for image in self.data.split("val") if target in (None, image.target)]
-        chosen = sorted(images, key=lambda image: image.sha256)[: 8 * GOLDENS]
-        outputs = version.golden_outputs(self._squares(chosen).numpy(), target)
-        picked = _pick(outputs)
-        bundle.write_tensors(inner / bundle.GOLDEN, {name: array[picked] for name, array in outputs.items()})
-
-    def _train(self, images: _Images, frozen: _Features) -> tuple[nn.Module, LoraConfig, Head]:
-        """The backbone with a trained LoRA on it, and its head, which starts as the best one without a LoRA."""
-        target, squares, classes = images.target, images.squares["train"], images.classes["train"]
-        random = self._random(target, "lora")
-        model = self.new_model()
-        start = _linear_head(frozen.train, classes.repeat(2), images.labels)
-        weight, bias = (nn.Parameter(tensor.clone()) for tensor in (start.weight, start.bias))
-        targets = family_named(self.backbone.family).lora_targets
-        config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules=list(targets))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random.initial_seed())
-            inject_adapter_in_model(config, model, adapter_name=lora.peft_name(target))
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [{"params": trained, "lr": 4e-3}, {"params": [weight, bias], "lr": 4e-3}]
-        optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
-        steps = self.epochs * -(-len(squares) // BATCH)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        for epoch in range(self.epochs):
-            self.progress(target, epoch, self.epochs)
-            for rows in torch.randperm(len(squares), generator=random).split(BATCH):
-                pixels = affine(self.preprocessing.normalise(squares[rows]), random).to(self.device)
-                features = pool(model(pixel_values=pixels).last_hidden_state, FEATURES, self.prefix)
-                logits = functional.linear(features, weight, bias)
-                loss = functional.cross_entropy(logits, classes[rows].to(self.device))
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-        self.progress(target, self.epochs, self.epochs)
-        return model, config, Head(images.labels, FEATURES, weight.detach().cpu(), bias.detach().cpu())
-
-    def _random(self, target: str, use: str) -> torch.Generator:
-        """Random numbers that depend on nothing but the seed, the target and what they are for."""
-        digest = canonical.digest([self.seed, target, use])
-        return torch.Generator().manual_seed(int(digest[:12], 16))
-
-    def _detector(
-        self, head: Head, features: Mapping[str, torch.Tensor], classes: torch.Tensor, predicted: torch.Tensor
-    ) -> ood.Detector:
-        means, whitening = ood.fit_classes(features["train"], classes, len(head.labels))
-        thresholds = ood.calibrate(features["val"], predicted, means, whitening, self.false_alarm_rate)
-        counts = {label: int((predicted == number).sum()) for number, label in enumerate(head.labels)}
-        calibration = {"split": "val", "images": len(predicted), "images_per_predicted_label": counts}
-        return ood.Detector(head.labels, FEATURES, means, whitening, thresholds, self.false_alarm_rate, calibration)
-
-    def _labels(self, target: str, images: Mapping[str, Sequence[LabelledImage]]) -> tuple[str, ...]:
-        labels = tuple(sorted({self.labels_of(image) for image in images["train"]}))
-        if len(labels) < 2:
-            raise BadInput(f"{target} has {len(labels)} labels with training images, it takes two", hint="add images")
-        if not images["val"]:
-            raise BadInput(f"{target} has no validation image", hint="add images: 14% of them become validation images")
-        unknown = {self.labels_of(image) for image in images["val"]} - set(labels)
-        if unknown:
-            raise BadInput(f"{target}: no training image has the label {sorted(unknown)[0]!r}", hint="add some")
-        return labels
-
-    def _squares(self, images: Sequence[LabelledImage]) -> torch.Tensor:
-        if not images:
-            raise BadInput("a target has no images in a split", hint="add images, or leave the target out")
-        return torch.from_numpy(np.stack([self.preprocessing.square(image.path) for image in images]))
-
-    @torch.no_grad()
-    def _features(self, model: nn.Module, squares: torch.Tensor, random: torch.Generator | None = None) -> torch.Tensor:
-        """[N, inputs] on the CPU; of augmented images if `random` is given."""
-        features = []
-        for batch in squares.split(256):
-            pixels = self.preprocessing.normalise(batch)
-            pixels = pixels if random is None else affine(pixels, random)
-            tokens = model(pixel_values=pixels.to(self.device)).last_hidden_state
-            features.append(pool(tokens, FEATURES, self.prefix).cpu())
-        return torch.cat(features)
-
-    def _write_head(self, folder: Path, head: Head) -> None:
-        bundle.write_document(folder / f"{bundle.HEAD}.json", head.document())
-        _write_tensors(folder / f"{bundle.HEAD}.safetensors", head.tensors())
-
-    def _write_component(self, folder: Path, labels: Sequence[str]) -> None:
-        document = bundle.component_document(labels, self.backbone, self.preprocessing_document)
-        bundle.write_document(folder / bundle.COMPONENT, document)
+    fetch: FetchBlob | None
 
 
-def _numbered(groups: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Each row's group."""
-    return torch.cat([torch.full((len(group),), number) for number, group in enumerate(groups)])
+def _find(
+    backbone: BackboneRef | Path | str,
+    folders: Sequence[Path | str],
+    fetch: FetchBlob | None,
+    known: Sequence[BackboneRef],
+) -> tuple[BackboneRef, _Places]:
+    if isinstance(backbone, BackboneRef):
+        return backbone, _Places(tuple(folders), fetch)
+    ref, weights = backbones.resolve(backbone, fetch=fetch, known=known)
+    return ref, _Places((weights.parent, *folders), fetch)
 
 
-def _linear_head(features: torch.Tensor, classes: torch.Tensor, labels: tuple[str, ...]) -> Head:
-    """Multinomial logistic regression with a little weight decay, on standardised features, folded into one layer."""
-    mean, scale = features.mean(dim=0), features.std(dim=0) + 1e-6
-    inputs = (features - mean) / scale
-    weight = torch.zeros(len(labels), inputs.shape[1], requires_grad=True)
-    bias = torch.zeros(len(labels), requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = functional.cross_entropy(functional.linear(inputs, weight, bias), classes)
-        value = value + 1e-3 * weight.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    folded = weight.detach() / scale
-    return Head(labels, FEATURES, folded, bias.detach() - folded @ mean)
+def _check_absent(out: Path) -> None:
+    if out.exists() or out.is_symlink():
+        raise BadInput(f"{out} exists already", hint="give a new folder, or remove it first")
 
 
-def _pick(outputs: Mapping[str, np.ndarray]) -> list[int]:
-    """Rows with margin, a quarter of them flagged ones if there are any; all rows count if none has margin."""
-    ordered = np.sort(outputs["logits"], axis=1)
-    wide = ordered[:, -1] - ordered[:, -2] >= _MARGIN if ordered.shape[1] > 1 else np.ones(len(ordered), bool)
-    scores = outputs.get("ood_score", np.zeros(len(wide)))
-    clear = wide & (np.abs(scores - 1) >= _OOD_MARGIN)
-    rows = np.flatnonzero(clear if clear.any() else np.ones_like(clear))
-    flagged = [int(row) for row in rows if scores[row] > 1][: GOLDENS // 4]
-    passing = [int(row) for row in rows if scores[row] <= 1][: GOLDENS - len(flagged)]
-    return sorted(flagged + passing)
+def _complete(recipe: Recipe, ref: BackboneRef) -> Recipe:
+    """The recipe with the defaults of a backbone's family."""
+    family = family_named(ref.family)
+    with torch.device("meta"):
+        model = family.new_model(ref.config)
+    return recipe.on(family, {name.rpartition(".")[2] for name in family.linears_of(model)})
 
 
-def _share_right(logits: torch.Tensor, classes: torch.Tensor) -> float:
-    return float((logits.argmax(dim=1) == classes).float().mean())
+def _workbench(ref: BackboneRef, places: _Places, recipe: Recipe, progress: Progress | None) -> Workbench:
+    document = family_named(ref.family).preprocessing(ref.config)
+    runtime = open_runtime(ref, device=recipe.device, folders=places.folders, fetch=places.fetch)
+    eyes = Eyes(runtime, Preprocessing.of(document), progress or _say_nothing)
+    return Workbench(recipe, ref, places.folders, places.fetch, document, eyes)
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    bundle.write_tensors(path, {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()})
+def _fit_target(bench: Workbench, images: Mapping[str, Chosen], target: str, place: Workplace) -> None:
+    others = [image for name, one in images.items() if name != target for image in one.splits["val"]]
+    made = place.scratch(target)
+    report = TargetFit(bench, images[target], _some_others(others)).write(made, place.checkpoint(target))
+    bundle.write_document(made / _REPORT, report)
+    place.finish(target, made)
+
+
+def _some_others(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """So many of them that none is preferred."""
+    return sorted(images, key=lambda image: image.sha256)[:MAX_OTHERS]
+
+
+def _write_router(folder: Path, frozen: Mapping[str, Path], bench: Workbench) -> None:
+    bench.eyes.told("router", 0, 1)
+    features = [bundle.BundleFiles({FROZEN: path}).tensors(FROZEN)["train"] for path in frozen.values()]
+    classes = torch.cat([torch.full((len(own),), number) for number, own in enumerate(features)])
+    head = linear_head(torch.cat(features), classes, tuple(frozen), bench.router_tap)
+    write_part(folder, bundle.HEAD, head)
+    document = bundle.component_document(head.labels, bench.backbone, bench.preprocessing)
+    bundle.write_document(folder / bundle.COMPONENT, document)
+    bench.eyes.told("router", 1, 1)
+
+
+def _open(bench: Workbench, runtime: str) -> Runtime:
+    return open_runtime(
+        bench.backbone, name=runtime, device=bench.recipe.device, folders=bench.folders, fetch=bench.fetch
+    )
+
+
+def _load(folder: Path, bench: Workbench, runtime: str) -> LoadedVersion:
+    """The bundle on a runtime; no verdict is asked for, since it is only about to be given."""
+    parts = read_parts(bundle.BundleFiles(_files(folder)), _open(bench, runtime))
+    return LoadedVersion(UNBOUND, "", parts, {})
+
+
+def _write_runtimes(folder: Path, bench: Workbench, images: Mapping[str, Chosen]) -> dict[str, Any]:
+    if not bench.recipe.runtimes:
+        return {}
+    squares = {target: decode(bench.eyes.preprocessing, one.splits["val"]) for target, one in images.items()}
+
+    def load(runtime: str) -> LoadedVersion:
+        return _load(folder, bench, runtime)
+
+    reports = write_runtimes(folder, bench.recipe.runtimes, images, squares, load)
+    return {runtime: report.document() for runtime, report in reports.items()}
+
+
+def _write_goldens(folder: Path, version: LoadedVersion, images: Mapping[str, Chosen], target: str | None) -> None:
+    inner = folder / (bundle.ROUTER if target is None else bundle.adapter_folder(target))
+    candidates = [image for name, one in images.items() if target in (None, name) for image in one.splits["val"]]
+    chosen = sorted(candidates, key=lambda image: image.sha256)[:CANDIDATES]
+    squares = decode(version.parts.preprocessing, chosen).numpy()
+    bundle.write_tensors(inner / bundle.GOLDEN, goldens_of(version, squares, target))
+
+
+def _report_on_target(version: LoadedVersion, images: Chosen, place: Workplace) -> dict[str, Any]:
+    path = place.target(images.target) / _REPORT
+    report = canonical.decode(path.read_bytes(), _REPORT)
+    return {**report, **{split: _score(version, images, split) for split in ("val", "test")}}
+
+
+def _score(version: LoadedVersion, images: Chosen, split: str) -> dict[str, Any]:
+    squares = decode(version.parts.preprocessing, images.splits[split]).numpy()
+    return asdict(score(version, images.target, squares, [images.labels[row] for row in images.classes[split]]))
+
+
+def _routing(version: LoadedVersion, images: Mapping[str, Chosen], split: str) -> dict[str, Any]:
+    right = count = 0
+    for target, one in images.items():
+        squares = decode(version.parts.preprocessing, one.splits[split]).numpy()
+        right, count = right + routed_right(version, target, squares), count + len(squares)
+    return share(right, count)
+
+
+def _with_target(folder: Path, target: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle says of its fit, with one target's part renewed."""
+    try:
+        document = bundle.BundleFiles({FIT: folder / FIT} if (folder / FIT).exists() else {}).document(FIT)
+    except MissingBlob:
+        document = {"format": 1, "data": {"warnings": []}, "targets": {}}
+    return {**document, "targets": {**document["targets"], target: dict(report)}, "runtimes": {}}
+
+
+def _digest(images: Mapping[str, Chosen], split: str) -> str:
+    """Of what the images of a split are and which label they are used with, whatever they are called."""
+    rows = [
+        [target, one.labels[row], image.sha256]
+        for target, one in images.items()
+        for image, row in zip(one.splits[split], one.classes[split].tolist(), strict=True)
+    ]
+    return canonical.digest(sorted(rows))
 
 
 def _files(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-
-
-@contextmanager
-def _written_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when all went well, and goes away when not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(out), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        folder = Path(scratch) / "bundle"
-        folder.mkdir(mode=0o755)
-        yield folder
-        folder.rename(out)
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -51,7 +48,7 @@ def add_command(
       ulora backbone add facebook/dinov3-vitb16-pretrain-lvd1689m --revision main
       ulora backbone add ./plant-vit --name plant-vit-2026
     """
-    with _warnings_as_notes(out):
+    with out.warnings_as_notes():
         added = registry.add_backbone(
             backbone, revision=revision, name=name, dry_run=dry_run, bar=lambda size: out.progress(size, "uploading")
         )
@@ -92,16 +89,3 @@ def _sentence(added: AddedBackbone, dry_run: bool) -> str:
     ref = added.mirrored.backbone
     uploaded = "" if dry_run else f", {megabytes(added.uploaded)} uploaded"
     return f"{did} {ref.name} ({ref.family}): {megabytes(added.mirrored.size)}{uploaded}, sha256 {ref.sha256}"
-
-
-@contextmanager
-def _warnings_as_notes(out: Output) -> Iterator[None]:
-    """Show what the torch side warns of as our notes."""
-
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        out.note(str(message))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
-        yield

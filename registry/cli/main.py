@@ -32,7 +32,7 @@ _SECTIONS = {
         "serve": "serving",
     },
     "Care": {"store": "care", "backbone": "backbones", "reconcile": "care", "doctor": "care"},
-    "Start": {"demo": "stack", "dev": "stack"},
+    "Start": {"fit": "fit", "demo": "stack", "dev": "stack"},
 }
 _MODULES = {name: module for section in _SECTIONS.values() for name, module in section.items()}
 

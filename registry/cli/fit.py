@@ -1,0 +1,224 @@
+"""`ulora fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry.bundles import DEFAULT_FLAVOR
+from registry.cli.options import device_option, dry_run_option, folder, json_option
+from registry.cli.output import Output, table
+from registry.errors import BadSetting, MissingDependency, Unreachable
+
+if TYPE_CHECKING:
+    from registry.backbones import FetchBlob
+    from registry.manifest import BackboneRef
+
+GROUP = "ulora.fit"
+"""The entry point group that maps a flavor to what prepares its fits: `(data, backbone, out, settings, *, targets,
+fetch, known) -> fit`, where `fit.plan` is a document of what would be done, `fit.run(progress)` does it and gives what
+has `.folder`, `.document` and `.warnings`, and settings are those of the command, by name."""
+
+_EXTRA = "pip install 'ulora-registry[dino]'"
+_SPLITS = ("train", "val", "test")
+
+
+class _Names(click.ParamType[list[str]]):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        names = [name.strip() for name in value.split(",")]
+        if not all(names):
+            self.fail(f"{value!r} is no list of names with commas between them", param, ctx)
+        return names
+
+
+@click.command("fit", short_help="Fit adapters to a folder of images: a bundle for `ulora create`.")
+@click.option(
+    "--data", required=True, type=folder, metavar="DIR", help="crop/disease/*, or crop/{train,val,test}/disease/*."
+)
+@click.option("--backbone", required=True, metavar="REF", help="A folder, a hub id, or a name that the store mirrors.")
+@click.option(
+    "--out",
+    "out_folder",
+    required=True,
+    type=folder,
+    metavar="BUNDLE",
+    help="The folder to write, which must not exist.",
+)
+@click.option("--targets", type=_Names(), metavar="A,B", help="Some of the data's targets; all when left out.")
+@click.option("--method", type=click.Choice(["lora", "dora"]), help="[default: lora]")
+@click.option("--rank", type=int, metavar="R", help="Of the LoRA. [default: 4]")
+@click.option("--alpha", type=float, metavar="A", help="The LoRA's scale is A / R. [default: 2 R]")
+@click.option(
+    "--modules", type=_Names(), metavar="M,N", help="What it is put on; or all-linear. [default: q_proj,v_proj]"
+)
+@click.option("--head", type=click.Choice(["cls", "cls+mean", "fusion"]), help="[default: cls+mean]")
+@click.option("--epochs", type=int, metavar="N", help="How often each training image is seen. [default: 2]")
+@click.option("--seed", type=int, metavar="N", help="Of everything random. [default: 0]")
+@click.option("--depth", type=click.Choice(["full", "dynamic", "static", "auto"]), help="[default: full]")
+@click.option("--false-alarm-rate", type=float, metavar="P", help="Of in-distribution images. [default: 0.03]")
+@click.option("--runtimes", type=_Names(), metavar="R,S", help="Judge these too, each with OOD thresholds of its own.")
+@click.option("--store", metavar="URL", help="Where mirrored backbones are. [ULORA_STORE]")
+@device_option
+@dry_run_option
+@json_option
+def fit_command(
+    out: Output,
+    *,
+    data: Path,
+    backbone: str,
+    out_folder: Path,
+    targets: list[str] | None,
+    store: str | None,
+    dry_run: bool,
+    **settings: Any,
+) -> None:
+    """Fit per target a LoRA, a head and an OOD detector, and a router over all; write them as a bundle.
+
+    Training images train; validation images set thresholds; test images are only reported on. A folder that is not
+    split is split 70/14/16 by the images' bytes. The same seed gives the same files. Interrupted, the same command goes
+    on where it was.
+
+    --depth dynamic puts exits at earlier blocks and static cuts later ones off, if held-out images show that accuracy
+    loses at most 0.5 points; auto takes what they recommend, so that other targets' images are told apart as well as
+    before. Needs no store and no MLflow.
+
+    \b
+    Examples:
+      ulora fit --data images/ --backbone facebook/dinov2-base --out bundle/
+      ulora fit --data images/ --backbone dinov3-tiny --out bundle/ --targets tomato,potato --depth auto
+      ulora create v5.6.0-dinov2 --from bundle/ --description "fitted again"
+    """
+    with out.warnings_as_notes():
+        known, fetch = _mirror(store, backbone, out)
+        fit = _preparer()(data, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch)
+    if dry_run:
+        out.answer(fit.plan, _plan_text(fit.plan, out_folder))
+        _warn(out, fit.plan["data"]["warnings"])
+        return
+    try:
+        with _bars(out) as progress:
+            report = fit.run(progress)
+    except KeyboardInterrupt:
+        out.note("what is done is kept: the same command goes on from there")
+        raise
+    out.answer({"folder": report.folder, **report.document}, _report_text(report.document, out_folder))
+    _warn(out, report.warnings)
+
+
+def _preparer() -> Callable[..., Any]:
+    """What prepares a fit, imported now.
+
+    Raises:
+        MissingDependency: it is not installed, or lacks a package.
+    """
+    for point in entry_points(group=GROUP, name=DEFAULT_FLAVOR):
+        try:
+            return point.load()  # type: ignore[no-any-return]
+        except (ImportError, AttributeError) as error:
+            raise MissingDependency(f"{point.value} can't be imported: {error}", hint=_EXTRA) from error
+    raise MissingDependency(f"nothing is installed that fits versions of flavor {DEFAULT_FLAVOR}", hint=_EXTRA)
+
+
+def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[BackboneRef], FetchBlob | None]:
+    """The backbones of the store and what fetches them; nothing if there is no store, or no need of one."""
+    if Path(backbone).is_dir():
+        return (), None
+    from registry.api import Registry
+
+    try:
+        registry = Registry(store=store)
+    except BadSetting:
+        if store:
+            raise
+        return (), None
+    try:
+        return [mirrored.backbone for mirrored in registry.backbones()], registry.backbone_mirror.fetch
+    except Unreachable as error:
+        out.note(f"the store's backbones are left out: {error}")
+        return (), None
+
+
+@contextmanager
+def _bars(out: Output) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of a fit."""
+    bar: AbstractContextManager[Callable[[int], None]] | None = None
+    advance: Callable[[int], None] = lambda done: None  # noqa: E731
+    current, shown = "", 0
+
+    def close() -> None:
+        if bar is not None:
+            bar.__exit__(None, None, None)
+
+    def told(stage: str, done: int, total: int) -> None:
+        nonlocal bar, advance, current, shown
+        if stage != current or done < shown:
+            close()
+            bar = out.progress(total, stage)
+            advance, current, shown = bar.__enter__(), stage, 0
+        advance(done - shown)
+        shown = done
+
+    try:
+        yield told
+    finally:
+        close()
+
+
+def _warn(out: Output, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        out.note(warning)
+
+
+def _plan_text(plan: dict[str, Any], place: Path) -> str:
+    images: dict[str, dict[str, dict[str, int]]] = plan["data"]["images"]
+    rows = [
+        [target, len(plan["targets"][target]), *(sum(n[split] for n in labels.values()) for split in _SPLITS)]
+        for target, labels in images.items()
+    ]
+    backbone = plan["backbone"]
+    told = f"would fit {place} on {backbone['name']} ({backbone['family']}, sha256 {backbone['sha256'][:12]})"
+    return f"{table(('TARGET', 'LABELS', 'TRAIN', 'VAL', 'TEST'), rows)}\n{told}"
+
+
+def _report_text(document: dict[str, Any], place: Path) -> str:
+    rows = [
+        [
+            target,
+            len(one["labels"]),
+            *(_rate(one[split], "accuracy") for split in ("val", "test")),
+            _rate(one["test"] if one["test"]["images"] else one["val"], "flagged"),
+            _depth(one),
+        ]
+        for target, one in document["targets"].items()
+    ]
+    routing = document["routing"]
+    rows.append(["(router)", len(rows), *(_rate(routing[split], "accuracy") for split in ("val", "test")), "", ""])
+    header = ("TARGET", "LABELS", "ACCURACY (VAL)", "ACCURACY (TEST)", "FALSE ALARMS", "BLOCKS")
+    lines = [table(header, rows)]
+    for name, verdict in document["runtimes"].items():
+        lines.append(f"{name} {'passes' if verdict['passes'] else 'does not pass: ' + '; '.join(verdict['reasons'])}")
+    return "\n".join([*lines, f"wrote {place}; next: ulora create VERSION --from {place}"])
+
+
+def _rate(numbers: dict[str, Any], name: str) -> str:
+    value = numbers[name]
+    return "-" if value is None else f"{value:.4f} of {numbers['images']}"
+
+
+def _depth(one: dict[str, Any]) -> str:
+    """How deep a target goes, and what is recommended if that is something else."""
+    blocks, report = f"{one['val']['mean_blocks']:.2f}", one.get("depth")
+    if not report:
+        return blocks
+    if report["mode"] != report["recommended"]:
+        return f"{blocks}, {report['mode']} ({report['recommended']} is recommended: {report['why']})"
+    return f"{blocks}, {report['mode']}: {report['why']}"

@@ -1,0 +1,82 @@
+"""Exits are recommended only where foreign images are told apart as well as at full depth; who asks all the same is
+told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from adapters.answering import Stage
+from adapters.depth import Depth
+from adapters.features import Tap
+from adapters.fitting.exits import fit_depth, ood_note
+from adapters.fitting.regression import linear_head
+from adapters.heads import Features, Head
+from adapters.ood import Mahalanobis, fit_mahalanobis
+
+LABELS, WIDTH, N = ("rot", "sound"), 6, 120
+EARLY, LAST = Tap(2, "cls"), Tap(6, "cls")
+CLASSES = {"train": torch.arange(N) % 2, "val": torch.arange(N) // 2 % 2}
+
+
+def features(early_tells: bool, others: int = N) -> dict[str, Features]:
+    """Of two labels that are far apart at both blocks, and of foreign images: at the last block they lie elsewhere, at
+    the early one only if told so."""
+    random = torch.Generator().manual_seed(0)
+    centres = torch.eye(WIDTH)[:2] * 5
+
+    def around(centre: torch.Tensor) -> torch.Tensor:
+        return centre + torch.randn(len(centre), WIDTH, generator=random)
+
+    seen: dict[str, Features] = {
+        name: {tap: around(centres[classes]) for tap in (EARLY, LAST)} for name, classes in CLASSES.items()
+    }
+    elsewhere = torch.eye(WIDTH)[2].expand(others, WIDTH) * 5
+    disguised = centres[torch.arange(others) % 2]
+    seen["others"] = {EARLY: around(elsewhere if early_tells else disguised), LAST: around(elsewhere)}
+    return seen
+
+
+def depth_of(wanted: str, seen: Mapping[str, Features]) -> Depth:
+    def fit_detector(head: Head, block: int) -> Mahalanobis:
+        train, val, others = ({tap: of[tap] for tap in (EARLY, LAST) if tap.block <= block} for of in seen.values())
+        predicted = head(seen["val"]).predicted
+        strangers = others if len(seen["others"][LAST]) else None
+        return fit_mahalanobis(train, CLASSES["train"], val, predicted, LABELS, others=strangers)
+
+    head = linear_head(seen["train"][LAST], CLASSES["train"], LABELS, LAST)
+    last = Stage(head, fit_detector(head, 6))
+    return fit_depth(wanted, last, taps={2: EARLY}, seen=seen, classes=CLASSES, fit_detector=fit_detector)
+
+
+def test_a_block_that_tells_both_apart_is_where_all_leave() -> None:
+    depth = depth_of("auto", features(early_tells=True))
+    assert (depth.mode, depth.cut) == ("static", 2)
+    assert [stage.block for stage in depth.exits] == [2]
+    assert ood_note(depth.report) == []
+
+
+def test_a_block_that_tells_labels_but_no_foreign_images_apart_is_not_recommended() -> None:
+    depth = depth_of("auto", features(early_tells=False))
+    assert (depth.mode, depth.exits) == ("full", ())
+    assert "no block before 6 tells other images apart as well" in depth.report["why"]
+    early, last = dict(depth.report["ood"]["auroc_by_block"]).values()
+    assert early < last - 0.2
+
+
+@pytest.mark.parametrize("wanted", ["static", "dynamic"])
+def test_who_asks_for_less_depth_gets_it_and_is_told_what_it_costs(wanted: str) -> None:
+    depth = depth_of(wanted, features(early_tells=False))
+    assert depth.mode == wanted
+    assert depth.report["recommended"] == "full"
+    (note,) = ood_note(depth.report)
+    assert note.startswith(f"{wanted} depth tells other targets' images apart with an AUROC of 0.")
+
+
+def test_without_foreign_images_nothing_is_said_of_them() -> None:
+    depth = depth_of("static", features(early_tells=True, others=0))
+    assert depth.mode == "static"
+    assert depth.report["ood"]["auroc"] == {"full": None, "dynamic": None, "static": None}
+    assert ood_note(depth.report) == []
