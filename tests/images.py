@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,10 @@ from PIL import Image
 from tests.bundles import LABELS
 
 
-def write_images(root: Path, count: int = 2) -> Path:
+def write_images(root: Path, count: int = 2, splits: Sequence[str] = ("train", "test")) -> Path:
     """Write `count` images for each label of `tests.bundles.LABELS` and split, and a few that are of nothing known."""
     random = np.random.default_rng(0)
-    folders = [
-        root / target / split / label for target in LABELS for split in ("train", "test") for label in LABELS[target]
-    ]
+    folders = [root / target / split / label for target in LABELS for split in splits for label in LABELS[target]]
     for folder in [*folders, root / "_ood" / "far"]:
         folder.mkdir(parents=True)
         for number in range(count):

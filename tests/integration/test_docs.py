@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from adapters.demo import write_peft_folder
 from registry.cli.reference import page
 from tests.bundles import write_bundle
 from tests.images import write_images
@@ -22,7 +23,8 @@ def workplace(tmp_path: Path, store_url: str, tracking_uri: str, model: str, mon
     """A folder with what the README's examples name, and an initialised store."""
     write_bundle(tmp_path / "bundle", family="dinov2")
     write_bundle(tmp_path / "bundle-dinov3", family="dinov3")
-    write_images(tmp_path / "images")
+    write_images(tmp_path / "images", splits=("train", "val", "test"))
+    write_peft_folder(tmp_path / "bundle", "low", tmp_path / "peft")
     monkeypatch.setenv("ULORA_MODEL", model)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     _shell("ulora store init", tmp_path)
