@@ -1,0 +1,266 @@
+"""What does it take to answer by another version that is in memory already? `python -m benchmarks.flip`.
+
+A replica (`registry.serving.live.Live`) follows a channel on an embedded S3 server; the channel goes back and forth
+between two versions of a ViT-B adapter, both resident. Timed is the flip itself: from the moment the replica has read
+the new record to the moment it answers by it. How long the log takes to be read is another matter (`log moved, then
+answered by it` shows it: with an S3 round trip, and no wait for the next poll).
+
+Nothing of a version may be copied: addresses of all tensors, of the bank's pages and of the backbone, are compared
+before and after. The rivals are PEFT's `set_adapter` between adapters that are loaded, and `hotswap_adapter`, which
+reads a file and overwrites weights in place, unsafely while a forward runs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adapters import bundle
+from adapters.bank import Page
+from adapters.loaded import FLAVOR, load
+from benchmarks.made import MODULES, Made, make_backbone, write_bundle
+from benchmarks.peers.peft import PeftRival
+from benchmarks.ratios import (
+    Budget,
+    Result,
+    Times,
+    option_json,
+    option_rounds,
+    option_size,
+    option_threads,
+    run,
+    say,
+    timed,
+)
+from registry.bundles import read_bundle
+from registry.channel import Channel
+from registry.devstack.servers import S3Server
+from registry.errors import NotNow
+from registry.manifest import Manifest
+from registry.names import VersionName
+from registry.record import Place, Pointer, Signature, promoted
+from registry.serving.live import Live
+from registry.serving.loaders import Loader
+from registry.store.blobs import Blobs
+from registry.store.objects import ObjectStore
+from registry.versions import Versions
+
+MODEL, CHANNEL = "flip", "production"
+VERSIONS = ("v1.0.0", "v1.0.1")
+TARGET = "leaf"
+SWAPPED = "swapped"
+WARM_UP = 4
+LOADED_FOR_RIVAL = 8
+"""Adapters in PEFT's model: its `set_adapter` goes through all of them."""
+RANK = 16
+LIMIT_MS = 1.0
+TIMEOUT = 60.0
+
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks.flip                           ViT-B/14; needs the extra `demo` for its S3 server
+  python -m benchmarks.flip --rounds 300 --json
+  python -m benchmarks.flip --size tiny --rounds 20   seconds; a look at whether it runs
+"""
+
+
+@click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@option_size(["vit-b", "tiny"], "vit-b")
+@option_rounds(100)
+@option_threads
+@option_json
+def main(*, size: str, rounds: int, threads: int, as_json: bool) -> None:
+    """The flip of a replica to a version that is resident, against PEFT's ways to change the adapter."""
+
+    def measure() -> Result:
+        with tempfile.TemporaryDirectory() as folder, _embedded_store(Path(folder)) as store:
+            return flip(store, Path(folder), size, rounds)
+
+    run(measure, threads=threads, as_json=as_json)
+
+
+def flip(store: ObjectStore, folder: Path, size: str, rounds: int) -> Result:
+    """Measure on a store that is initialised.
+
+    Args:
+        folder: for the files that are made; the caller removes it.
+    """
+    say("making two versions and loading them")
+    made = make_backbone(folder, size)
+    places = {version: folder / version for version in VERSIONS}
+    for seed, place in enumerate(places.values()):
+        write_bundle(place, made, targets=[TARGET], modules=MODULES["q,v"][made.ref.family], rank=RANK, seed=seed)
+    rival = _rival(made, places)
+    with _followed(store, folder, made, places) as replica:
+        say("flipping")
+        there, held = replica.addresses(), replica.bank_bytes
+        times = _take_turns(replica, rival, places, rounds)
+        moved, grown = len(there ^ replica.addresses()), replica.bank_bytes - held
+    flips, _, activated, swapped = times.values()
+    return Result(
+        benchmark="flip",
+        setting={"size": size, "rank": RANK, "modules": "q,v", "rounds": rounds},
+        times=times,
+        figures={
+            "tensors in memory": len(there),
+            "slowest flip, ms": max(flips.rounds),
+            "PEFT set_adapter / flip": activated.over(flips),
+            "PEFT hotswap_adapter / flip": swapped.over(flips),
+        },
+        budgets=[
+            Budget("flip to a resident version", flips.median, "at most", LIMIT_MS, "ms"),
+            Budget("tensors that moved", moved, "at most", 0, "tensors"),
+            Budget("growth of the bank", grown, "at most", 0, "bytes"),
+        ],
+    )
+
+
+class TimedLive(Live):
+    """A replica that notes how long each change to another record takes, under its lock and with its notifications."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.flips: list[float] = []
+
+    def _settle(self) -> None:
+        before = self._serving
+        took = timed(super()._settle)
+        if self._serving is not before:
+            self.flips.append(took)
+
+
+class _Replica:
+    """A followed channel and who writes to it."""
+
+    def __init__(self, live: TimedLive, channel: Channel, pointers: Mapping[str, Pointer]) -> None:
+        self._live = live
+        self._channel = channel
+        self._pointers = pointers
+        self._pages: dict[int, Page] = {}
+
+    def flip(self) -> tuple[float, float]:
+        """Make the other version stable: milliseconds of the flip, and from the log's move until it answers."""
+        other = next(version for version in self._pointers if version != self._live.version)
+        place = Place(MODEL, CHANNEL, self._channel.head())
+        self._channel.commit(promoted(place, self._pointers[other], Signature("a benchmark"), None))
+        start = time.perf_counter_ns()
+        self._live.refresh()
+        if not self._live.wait_for(version=other, timeout=TIMEOUT):
+            raise NotNow(f"the replica does not answer by {other}: {self._live.health().error}")
+        took = (time.perf_counter_ns() - start) / 1e6
+        self._pages |= {id(page): page for page in self._answering_pages()}
+        return self._live.flips[-1], took
+
+    def addresses(self) -> set[tuple[int, int]]:
+        """Address and size of every tensor of the backbone and of the pages that hold the versions."""
+        model = self._loaded.parts.runtime.model
+        stacks = [stack for page in self._pages.values() for stack in page.stacks.values()]
+        banked = [tensor for stack in stacks for tensor in (stack.a, stack.b, stack.scale)]
+        return {(tensor.data_ptr(), tensor.nbytes) for tensor in (*model.parameters(), *model.buffers(), *banked)}
+
+    @property
+    def bank_bytes(self) -> int:
+        """What the bank takes."""
+        return int(self._loaded.parts.runtime.bank.nbytes)
+
+    def _answering_pages(self) -> list[Page]:
+        return [adapter.slot.page for adapter in self._loaded.parts.adapters.values()]
+
+    @property
+    def _loaded(self) -> Any:
+        """What answers now: a `LoadedVersion` on the torch runtime."""
+        return self._live.serving.stable
+
+
+def _take_turns(replica: _Replica, rival: PeftRival, places: Mapping[str, Path], rounds: int) -> dict[str, Times]:
+    """The replica's flip and the rival's two ways to change over, in turns."""
+    names = ("flip of a replica", "log moved, then answered by it", "PEFT: set_adapter", "PEFT: hotswap_adapter")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        flip, answered = replica.flip()
+        active, swapped = f"other{number % (LOADED_FOR_RIVAL - 1)}", places[VERSIONS[number % 2]]
+        activation = timed(lambda: rival.activate(active))  # noqa: B023  called at once
+        rival.activate(SWAPPED)
+        swap = timed(lambda: rival.swap(SWAPPED, _lora(swapped)))  # noqa: B023  called at once
+        for name, took in zip(names, (flip, answered, activation, swap), strict=True):
+            times[name].append(took)
+    return {name: Times(tuple(taken)) for name, taken in times.items()}
+
+
+def _rival(made: Made, places: Mapping[str, Path]) -> PeftRival:
+    """A model with adapters to change between, and one to overwrite."""
+    first, second = map(_lora, places.values())
+    others = {f"other{number}": second for number in range(LOADED_FOR_RIVAL - 1)}
+    return PeftRival(made.ref, made.folder, {SWAPPED: first, **others})
+
+
+def _lora(place: Path) -> Path:
+    return place / bundle.adapter_folder(TARGET)
+
+
+@contextmanager
+def _followed(store: ObjectStore, folder: Path, made: Made, places: Mapping[str, Path]) -> Iterator[_Replica]:
+    """A replica that has both versions in memory, on a channel of its own."""
+    blobs = Blobs(store, folder / "cache")
+    versions, channel = Versions(store, blobs, MODEL), Channel(store, MODEL, CHANNEL)
+    pointers = {name: _bind(versions, blobs, name, place) for name, place in places.items()}
+    for pointer in pointers.values():
+        channel.commit(promoted(Place(MODEL, CHANNEL, channel.head()), pointer, Signature("a benchmark"), None))
+
+    def find(flavor: str) -> Loader:
+        return partial(load, backbone_folders=[made.folder])
+
+    with TimedLive(channel, versions, blobs, poll=TIMEOUT, find=find) as live:
+        replica = _Replica(live, channel, pointers)
+        for _ in range(WARM_UP):  # the first one waits for the other version to be loaded
+            replica.flip()
+        yield replica
+
+
+def _bind(versions: Versions, blobs: Blobs, name: str, place: Path) -> Pointer:
+    content = read_bundle(place)
+    manifest = Manifest.make(
+        model=MODEL,
+        version=name,
+        flavor=FLAVOR,
+        backbone=content.backbone,
+        components=content.components,
+        files=content.files,
+        timestamp=datetime.now(UTC).isoformat(),
+    )
+    blobs.upload(content.sources)
+    versions.bind(manifest, blobs.put(manifest.to_bytes()))
+    return versions.get(VersionName.parse(name)).pointer
+
+
+@contextmanager
+def _embedded_store(folder: Path) -> Iterator[ObjectStore]:
+    """An S3 server of this process's own, its credentials in the environment."""
+    server = S3Server(folder / "s3")
+    before = {name: os.environ.get(name) for name in server.env}
+    try:
+        server.start()
+        os.environ.update(server.env)
+        store = ObjectStore(f"s3://{server.bucket}/benchmark")
+        store.initialise()
+        yield store
+    finally:
+        server.stop()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.flip")

@@ -1,0 +1,169 @@
+"""What versions take in memory, seen from a process that does nothing else: `python -m benchmarks.footprint`.
+
+A part of `benchmarks.residents` and `benchmarks.workload`, which start it: a process that has done other work before
+can't tell what is whose. It prints one JSON object.
+
+Memory is the resident set, after garbage was collected and free heap given back. The proportional set would be fairer
+to libraries that several processes map, but it moves as other processes come and go.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from registry.errors import LoadFailed
+
+ROWS = 8
+_STATUS = Path("/proc/self/status")
+
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a fresh process saw.
+
+    Attributes:
+        backbone: bytes with the backbone in memory, used once, and no version.
+        loaded: bytes with the versions too, before they are used: what a batch leaves behind in the heap and in the
+            libraries' scratch memory comes and goes, and differs from run to run by more than a version takes.
+        used: bytes after a mixed batch.
+        peak: bytes, the most that it ever held.
+        bank: bytes of the bank's pages.
+        held: bytes that the versions say they take: their slots, heads and detectors.
+        seconds: what it did -> how long it took.
+        outcomes: of the first mixed batch, how many rows got which.
+        stages_ms: stage of a mixed batch -> milliseconds, the median of its rounds.
+    """
+
+    backbone: int
+    loaded: int
+    used: int
+    peak: int
+    bank: int
+    held: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+def in_fresh_process(backbone: Path, bundles: Sequence[Path], *, threads: int, rounds: int = 0) -> Footprint:
+    """Load bundles in a process of its own.
+
+    Args:
+        backbone: the folder of the backbone of all of them.
+        rounds: how often a mixed batch is timed, stage by stage.
+
+    Raises:
+        LoadFailed: it did not get to the end.
+    """
+    options = ["--backbone", str(backbone), "--threads", str(threads), "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "benchmarks.footprint", *options, *map(str, bundles)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise LoadFailed(f"a process that loads {len(bundles)} bundles failed: {last[:400]}")
+    return Footprint(**json.loads(done.stdout))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--backbone", type=click.Path(path_type=Path), required=True, help="The backbone's folder.")
+@click.option("--threads", type=int, default=1, show_default=True, help="Torch's threads.")
+@click.option("--rounds", type=int, default=0, show_default=True, help="How often a mixed batch is timed.")
+@click.argument("bundles", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
+def main(*, backbone: Path, threads: int, rounds: int, bundles: tuple[Path, ...]) -> None:
+    """Load BUNDLES of one backbone and print as JSON what they take."""
+    click.echo(json.dumps(vars(observe(backbone, bundles, threads, rounds))))
+
+
+def observe(backbone: Path, bundles: Sequence[Path], threads: int, rounds: int) -> Footprint:
+    """Load bundles here, and say what they take."""
+    import torch
+
+    from adapters.backbones import ref_of_folder
+    from adapters.loaded import load_bundle
+    from adapters.runtimes import open_runtime
+    from benchmarks import stages
+    from benchmarks.made import Made, files_of
+
+    torch.set_num_threads(threads)
+    seconds: dict[str, float] = {}
+    files = [files_of(bundle) for bundle in bundles]
+    ref = _timed(seconds, "hash the backbone", lambda: ref_of_folder(backbone))
+    runtime = _timed(seconds, "open the backbone", lambda: open_runtime(ref, folders=[backbone]))
+    stages.use(runtime, Made(ref, backbone).pixels(ROWS))
+    before = memory()
+    versions = _timed(
+        seconds, "load the versions", lambda: [load_bundle(one, backbone_folders=[backbone]) for one in files]
+    )
+    loaded = memory()
+    rows = stages.rows(versions, ROWS)
+    answers = _timed(seconds, "predict the first mixed batch", lambda: stages.predict(rows))
+    return Footprint(
+        backbone=before,
+        loaded=loaded,
+        used=memory(),
+        peak=peak(),
+        bank=runtime.bank.nbytes,
+        held=sum(sum(version.memory.values()) for version in versions),
+        seconds=seconds,
+        outcomes=Counter(answer.outcome for answer in answers),
+        stages_ms=stages.measure(rows, rounds) if rounds else {},
+    )
+
+
+def memory() -> int:
+    """Bytes of memory that this process has now; elsewhere than on Linux the most that it ever had."""
+    gc.collect()
+    _give_back_free_heap()
+    return _status("VmRSS") or _most_ever()
+
+
+def peak() -> int:
+    """Bytes of memory, the most that this process ever had."""
+    return _status("VmHWM") or _most_ever()
+
+
+def _status(name: str) -> int:
+    """Bytes that Linux tells of this process under a name; 0 elsewhere."""
+    if not _STATUS.exists():
+        return 0
+    lines = (line.split() for line in _STATUS.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == f"{name}:"), 0)
+
+
+def _most_ever() -> int:
+    # On Linux this counts what the parent had too, before it became this process.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _give_back_free_heap() -> None:
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+        if trim is not None:
+            trim(0)
+
+
+def _timed(seconds: dict[str, float], what: str, do: Callable[[], Done]) -> Done:
+    start = time.perf_counter()
+    made = do()
+    seconds[what] = round(time.perf_counter() - start, 4)
+    return made
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.footprint")

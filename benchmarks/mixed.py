@@ -1,0 +1,118 @@
+"""What does it cost that the rows of a batch have different adapters? `python -m benchmarks.mixed`.
+
+The same 8 images go through the backbone, each row with an adapter of its own, and all rows with one. Beside it PEFT:
+its mixed batches (`adapter_names=`), and its plain forward with one active adapter. That all compute the same is
+checked in the same run, by the largest difference between our mixed batch and PEFT's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+
+from adapters.bank import Slot
+from adapters.lora import read_adapter
+from adapters.runtimes import Runtime, open_runtime
+from benchmarks.made import MODULES, Made, lora_files, make_backbone, write_lora
+from benchmarks.peers.peft import PeftRival
+from benchmarks.ratios import (
+    Budget,
+    Result,
+    Turn,
+    option_json,
+    option_rounds,
+    option_size,
+    option_threads,
+    run,
+    say,
+    take_turns,
+)
+
+ROWS = 8
+RANK = 16
+LIMIT = 1.1
+"""A mixed batch may take this many times what the same batch takes with one adapter."""
+
+EXAMPLES = """
+\b
+Examples:
+  python -m benchmarks.mixed                          ViT-B/14, 224 pixels: minutes
+  python -m benchmarks.mixed --threads 1 --json
+  python -m benchmarks.mixed --size tiny --rounds 20  seconds; a look at whether it runs
+"""
+
+
+@click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@option_size(["vit-b", "tiny"], "vit-b")
+@option_rounds(7)
+@option_threads
+@option_json
+def main(*, size: str, rounds: int, threads: int, as_json: bool) -> None:
+    """A batch of 8 rows from 8 adapters, against the same batch from 1."""
+    run(lambda: mixed(size, rounds), threads=threads, as_json=as_json)
+
+
+def mixed(size: str, rounds: int) -> Result:
+    """Measure both ways to place the adapters: on queries and values, and on all linear modules."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_backbone(Path(folder), size)
+        results = [_measure(made, Path(folder), modules, rounds) for modules in MODULES]
+    return Result(
+        benchmark="mixed",
+        setting={"size": size, "rows": ROWS, "rank": RANK, "pixels": made.side, "rounds": rounds},
+        times={name: times for result in results for name, times in result.times.items()},
+        figures={name: value for result in results for name, value in result.figures.items()},
+        budgets=[budget for result in results for budget in result.budgets],
+    )
+
+
+def _measure(made: Made, folder: Path, modules: str, rounds: int) -> Result:
+    say(f"adapters on {modules}: making, loading, measuring")
+    names = [f"a{number}" for number in range(ROWS)]
+    chosen = MODULES[modules][made.ref.family]
+    folders = {name: write_lora(folder / modules / name, made, chosen, RANK, seed) for seed, name in enumerate(names)}
+    runtime = open_runtime(made.ref, folders=[made.folder])
+    family, linears = made.family, runtime.bank.linears
+    slots = runtime.bank.add([read_adapter(lora_files(one), "adapter", family, linears) for one in folders.values()])
+    rival = PeftRival(made.ref, made.folder, folders)
+    rival.activate(names[0])
+    pixels = made.pixels(ROWS)
+    turns: dict[str, Turn] = {
+        f"{modules}: ours, {ROWS} adapters": lambda: cls_tokens(runtime, pixels, slots),
+        f"{modules}: ours, 1 adapter": lambda: cls_tokens(runtime, pixels, slots[:1] * ROWS),
+        f"{modules}: ours, no adapter": lambda: cls_tokens(runtime, pixels, [None] * ROWS),
+        f"{modules}: PEFT, {ROWS} adapters": lambda: rival.mixed(pixels, names),
+        f"{modules}: PEFT, 1 adapter": lambda: rival.single(pixels),
+    }
+    times = take_turns(turns, rounds)
+    ours_mixed, ours_one, ours_none, peft_mixed, peft_one = times.values()
+    ours, base = cls_tokens(runtime, pixels, slots), cls_tokens(runtime, pixels, [None] * ROWS)
+    return Result(
+        benchmark="mixed",
+        setting={},
+        times=times,
+        figures={
+            f"{modules}: PEFT mixed / PEFT single": peft_mixed.over(peft_one),
+            f"{modules}: ours mixed / PEFT mixed": ours_mixed.over(peft_mixed),
+            f"{modules}: ours single / PEFT single": ours_one.over(peft_one),
+            f"{modules}: ours single / no adapter": ours_one.over(ours_none),
+            f"{modules}: adapters change features by": float((ours - base).abs().max()),
+            f"{modules}: ours differs from PEFT by": float((ours - rival.mixed(pixels, names)).abs().max()),
+        },
+        budgets=[Budget(f"{modules}: mixed batch / single batch", ours_mixed.over(ours_one), "at most", LIMIT)],
+    )
+
+
+def cls_tokens(runtime: Runtime, pixels: torch.Tensor, slots: Sequence[Slot | None]) -> torch.Tensor:
+    """What the last block makes of a batch: normalised CLS tokens [N, D]."""
+    walk = runtime.start(pixels, slots)
+    walk.advance(int(runtime.ref.config["num_hidden_layers"]))
+    return walk.pooled("cls", norm=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.mixed")

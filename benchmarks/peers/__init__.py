@@ -1,0 +1,1 @@
+"""The rivals: other ways to do what is measured, used as their own documentation says."""
