@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 
 from adapters.bank import Slot
 from adapters.features import Tap
-from adapters.heads import Head, Seen
+from adapters.heads import Features, Head
 from adapters.ood import Detector
 from adapters.runtimes import Pass, Runtime
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a row got: logits [classes]; the OOD score and flag, None and False without a detector; blocks it took."""
+
+    logits: torch.Tensor
+    score: float | None
+    flag: bool
+    blocks: int
 
 
 @dataclass(frozen=True)
@@ -27,15 +38,30 @@ class Stage:
     detector: Detector | None = None
     threshold: float = 0.0
 
-    @property
+    @cached_property
     def taps(self) -> frozenset[Tap]:
         """The features that it takes."""
         return frozenset(self.head.taps) | frozenset(self.detector.taps if self.detector else ())
 
-    @property
+    @cached_property
     def block(self) -> int:
         """The block at which all its features are there."""
         return max(tap.block for tap in self.taps)
+
+    def answer(self, features: Features) -> tuple[list[int], list[Answer]]:
+        """The rows of which it is sure enough, by their positions, and what they get."""
+        seen = self.head(features)
+        sure = seen.logits.softmax(dim=1).amax(dim=1) >= self.threshold
+        leaving = torch.nonzero(sure).flatten()
+        if len(leaving) == 0:
+            return [], []
+        seen = seen if len(leaving) == len(sure) else seen.only(leaving)
+        scores: list[float | None] = [None] * len(leaving)
+        flags = [False] * len(leaving)
+        if self.detector:
+            scores, flags = (found.tolist() for found in self.detector(seen))
+        answers = [Answer(*row, self.block) for row in zip(seen.logits, scores, flags, strict=True)]
+        return leaving.tolist(), answers
 
 
 class Asked(Protocol):
@@ -47,16 +73,7 @@ class Asked(Protocol):
     def stages(self) -> tuple[Stage, ...]: ...
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a row got: logits [classes]; the OOD score and flag, None and False without a detector; blocks it took."""
-
-    logits: torch.Tensor
-    score: float | None
-    flag: bool
-    blocks: int
-
-
+@torch.no_grad()
 def answer(runtime: Runtime, pixels: torch.Tensor, asked: Sequence[Asked]) -> list[Answer]:
     """Answer a batch: one pass, from which each row leaves at the first of its stages that is sure enough.
 
@@ -112,15 +129,8 @@ class _Batch:
         if not rows:
             return []
         features = {tap: torch.stack([self._features[tap][row] for row in rows]) for tap in stage.taps}
-        with torch.no_grad():
-            seen = stage.head(features)
-            seen = Seen(features, seen.embedding, seen.logits)
-            sure = seen.logits.softmax(dim=1).amax(dim=1) >= stage.threshold
-            scores, flags = stage.detector(seen) if stage.detector else (None, torch.zeros(len(rows), dtype=torch.bool))
-        for position, row in enumerate(rows):
-            if bool(sure[position]):
-                score = None if scores is None else float(scores[position])
-                self.answers[row] = Answer(seen.logits[position], score, bool(flags[position]), stage.block)
+        leaving, answers = stage.answer(features)
+        self.answers |= {rows[position]: one for position, one in zip(leaving, answers, strict=True)}
         return [row for row in rows if row not in self.answers]
 
     def _groups(self) -> list[tuple[Asked, list[int]]]:

@@ -39,6 +39,11 @@ class Seen:
         """[N], the class of the largest logit."""
         return self.logits.argmax(dim=1)
 
+    def only(self, rows: torch.Tensor) -> Seen:
+        """What was seen of some rows: [k] positions."""
+        features = {tap: tensor[rows] for tap, tensor in self.features.items()}
+        return Seen(features, self.embedding[rows], self.logits[rows])
+
 
 class Head(Protocol):
     """A classifier on a backbone's features."""

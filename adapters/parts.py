@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -56,7 +57,7 @@ class Component:
     dtypes: Mapping[str, Mapping[str, str]]
     beside: tuple[Tensor, ...]
 
-    @property
+    @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """What rows go through, the earliest first; empty without a head."""
         if self.last is None:

@@ -1,4 +1,6 @@
-"""Measurements: one function per entry point, used by `mlflow run` and by `ulora measure`.
+"""Two kinds of measurements.
 
-Each takes (model, data, *, seed, progress) and returns a `registry.evidence.results.Measurement`.
+Of a version (`accuracy routing ood latency memory`, run by `ulora measure`, `python -m benchmarks NAME` or `mlflow run`):
+what comes out is kept as evidence, and gates look at it. Of this package (`python -m benchmarks.mixed` and its like, see
+docs/benchmarks.md): ratios against a rival in the same run, with `met` for each budget.
 """
