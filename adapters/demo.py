@@ -75,7 +75,8 @@ def spoil(data: Path, bundle: Path, target: str) -> None:
     def shuffled(image: LabelledImage) -> str:
         return labels[int(image.sha256[:8], 16) % len(labels)]
 
-    fit_target(images, target, bundle, labels_of=shuffled, progress=_tell)
+    folders = [TINY / name for name in BACKBONES]
+    fit_target(images, target, bundle, labels_of=shuffled, folders=folders, progress=_tell)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import sysconfig
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,12 +118,16 @@ class Server(ABC):
             self._lock = _lock(self.folder)
             self._prepare_folder()
             log = self.log.open("ab")
-        with log:
-            # It holds the lock too: should this process be killed, the folder is free when the server is really gone.
-            self._process = subprocess.Popen(
-                command, env=env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
-                pass_fds=[self._lock.fileno()],
-            )  # fmt: skip
+        with log, ThreadPoolExecutor(1) as thread:
+            # A signal's exception comes up in the main thread only, where it could lose a process that was just made.
+            thread.submit(self._spawn, command, env, log, self._lock).result()
+
+    def _spawn(self, command: list[str], env: Mapping[str, str], log: BinaryIO, lock: BinaryIO) -> None:
+        # It holds the lock too: should this process be killed, the folder is free when the server is really gone.
+        self._process = subprocess.Popen(
+            command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
+            pass_fds=[lock.fileno()],
+        )  # fmt: skip
         self._watchdog = subprocess.Popen(
             ["sh", "-c", _WATCHDOG, "watchdog", str(self._process.pid)], stdin=subprocess.PIPE, process_group=0
         )

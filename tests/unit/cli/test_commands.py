@@ -17,8 +17,8 @@ from registry.devstack.servers import free_port
 from tests.commands import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
-COMMANDS += ["store", "backbone", "reconcile", "doctor", "demo", "dev"]
-WITHOUT_STORE = ("demo", "dev")
+COMMANDS += ["store", "backbone", "fit", "reconcile", "doctor", "demo", "dev"]
+WITHOUT_STORE = ("demo", "dev", "fit")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
     "show": ["v1.0.0"],
@@ -27,6 +27,7 @@ ARGUMENTS = {
     "verify": ["v1.0.0"],
     "store": ["init"],
     "backbone": ["list"],
+    "fit": ["--data", ".", "--backbone", ".", "--out", "bundle"],
 }
 
 
