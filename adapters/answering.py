@@ -51,7 +51,7 @@ class Stage:
     def answer(self, features: Features) -> tuple[list[int], list[Answer]]:
         """The rows of which it is sure enough, by their positions, and what they get."""
         seen = self.head(features)
-        sure = seen.logits.softmax(dim=1).amax(dim=1) >= self.threshold
+        sure = ~(seen.logits.softmax(dim=1).amax(dim=1) < self.threshold)  # what is no number goes no further
         leaving = torch.nonzero(sure).flatten()
         if len(leaving) == 0:
             return [], []

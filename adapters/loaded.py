@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -435,15 +436,20 @@ def _answer_all(asked: Mapping[int, tuple[_Row, Component]]) -> dict[int, Answer
 
 
 def _prediction(row: _Row, adapter: Component, one: Answer) -> Prediction:
+    if not bool(one.logits.isfinite().all()):
+        nothing = row.without_label("review", "what the adapter computed is no number")
+        return replace(nothing, is_ood=True, blocks_used=one.blocks)
     label, confidence = _likeliest(adapter.labels, one)
+    score = one.score if one.score is not None and math.isfinite(one.score) else None
+    is_ood = one.flag or score != one.score
     return Prediction(
         version=row.version.version,
         target=row.target,
         label=label,
         confidence=confidence,
-        ood_score=one.score,
-        is_ood=one.flag,
-        outcome="review" if one.flag else "answer",
+        ood_score=score,
+        is_ood=is_ood,
+        outcome="review" if is_ood else "answer",
         target_confidence=row.confidence,
         probabilities=dict(zip(adapter.labels, one.logits.softmax(dim=0).tolist(), strict=True)),
         blocks_used=one.blocks,
@@ -451,7 +457,8 @@ def _prediction(row: _Row, adapter: Component, one: Answer) -> Prediction:
 
 
 def _likeliest(labels: Sequence[str], one: Answer) -> tuple[str, float]:
-    shares = one.logits.softmax(dim=0).tolist()
+    """The label with the largest share, and the share; no share where nothing is a number."""
+    shares = one.logits.softmax(dim=0).nan_to_num(0.0).tolist()
     best = max(range(len(labels)), key=shares.__getitem__)
     return labels[best], shares[best]
 

@@ -219,6 +219,15 @@ def test_an_image_unlike_its_label_goes_to_review(spoiled: Path) -> None:
     assert prediction.ood_score == loaded(spoiled).ood_scores(IMAGES[:1], "low")[0] > 1
 
 
+def test_an_adapter_that_computes_no_numbers_answers_with_a_review_and_spoils_no_other_row(spoiled: Path) -> None:
+    path = spoiled / "adapters" / "low" / bundle.ADAPTER_WEIGHTS
+    bundle.write_tensors(path, {name: array * np.float32(1e30) for name, array in load_file(path).items()})
+    wild, sound = loaded(spoiled).predict(IMAGES[:2], ["low", "mid"])
+    assert (wild.outcome, wild.label, wild.is_ood, wild.ood_score) == ("review", None, True, None)
+    assert json.dumps(wild.to_dict(), allow_nan=False)
+    assert sound.label in LABELS["mid"]
+
+
 def test_more_images_than_a_batch_are_answered_in_order(version: LoadedVersion) -> None:
     images = [noise(seed) for seed in range(70)]
     predictions = version.predict(images, ["low"] * 70)
