@@ -176,9 +176,8 @@ def read_head(files: BundleFiles, folder: str, hidden_size: int, depth: int, dev
     kind = document.get("kind")
     if kind not in kinds:
         raise BadManifest(f"{path}: a head of kind {str(kind)[:40]!r} is not known to this release")
-    path = f"{folder}/{HEAD}.safetensors"
-    tensors = {name: tensor.to(device) for name, tensor in files.tensors(path).items()}
-    return kinds[kind](document, tensors, hidden_size, depth, path)
+    tensors = {name: tensor.to(device) for name, tensor in files.tensors(f"{folder}/{HEAD}.safetensors").items()}
+    return kinds[kind](document, tensors, hidden_size, depth, f"{folder}/{HEAD}")
 
 
 def read_labels(document: Mapping[str, Any], path: str) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ def load_bundle(
 ) -> LoadedVersion:
     """Build what a bundle's files would be as a version, before `create` gives them a name and a digest.
 
+    The gate of a runtime is not asked: it is judged on what this gives.
+
     Raises:
         As `load`.
     """
@@ -173,14 +175,15 @@ class LoadedVersion:
         ]
 
     def features(self, images: Sequence[ImageLike], target: str | None = None) -> np.ndarray:
-        """What the target's head takes of each image, or the router's for None: [N, width].
+        """What the classifier of the target's last head takes of each image, or the router's for None: [N, width].
 
         Raises:
             BadImage: an image can't be read.
             BadInput: the version has no such target, or no head for it.
         """
-        tap = self._with_head(target).last.head.taps[0]  # type: ignore[union-attr]
-        return self.features_at(images, target, [tap])[tap].cpu().numpy()
+        head = self._with_head(target).last.head  # type: ignore[union-attr]
+        with torch.no_grad():
+            return head(self.features_at(images, target, head.taps)).embedding.cpu().numpy()
 
     def features_at(self, images: Sequence[ImageLike], target: str | None, taps: Sequence[Tap]) -> Features:
         """Features [N, width] at any places of the backbone, with a target's adapter on it or none for None.
@@ -191,7 +194,9 @@ class LoadedVersion:
         """
         slot = None if target is None else self._adapter(target).slot
         batches = [_features(self._parts.runtime, pixels, slot, taps) for pixels in self._batches(images)]
-        return {tap: torch.cat([batch[tap] for batch in batches]) if batches else torch.zeros(0, 0) for tap in taps}
+        hidden = int(self.backbone.config["hidden_size"])
+        none = {tap: torch.zeros(0, tap.width(hidden), device=self.device) for tap in taps}
+        return {tap: torch.cat([none[tap], *(batch[tap] for batch in batches)]) for tap in taps}
 
     def ood_scores(self, images: Sequence[ImageLike], target: str) -> list[float]:
         """How unlike the target's training images each image is, in units of the predicted label's threshold; NaN
@@ -225,8 +230,8 @@ class LoadedVersion:
             target: an adapter's, or None for the router's.
 
         Returns:
-            `images`; `features` [N, width] that its head takes; `logits` [N, classes]; with a detector `ood_score` [N]
-            and `is_ood` [N] too.
+            `images`; `features` [N, width] that its classifier takes; `logits` [N, classes]; with a detector
+            `ood_score` [N] and `is_ood` [N] too.
         """
         component = self._with_head(target)
         answers = [
@@ -350,6 +355,8 @@ def predict_together(
         BadInput: the lengths differ.
     """
     named = [None] * len(images) if targets is None else list(targets)
+    if not all(target is None or isinstance(target, str) for target in named):
+        raise BadInput("a target is a name, or None for the router to choose")
     if not len(named) == len(images) == len(versions):
         raise BadInput(
             f"{len(images)} images but {len(named)} targets and {len(versions)} versions",

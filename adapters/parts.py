@@ -224,14 +224,15 @@ def _check_labels(folder: str, stages: Sequence[Stage | None]) -> None:
 
 @torch.no_grad()
 def _check_fit(folder: str, stage: Stage, hidden: int, device: str) -> None:
-    """Check that the detector takes what the head gives."""
+    """Check that a head and its detector compute on what the backbone gives."""
     nothing = {tap: torch.zeros(1, tap.width(hidden), device=device) for tap in stage.taps}
     try:
+        seen = replace(stage.head(nothing), features=nothing)
         if stage.detector:
-            stage.detector(replace(stage.head(nothing), features=nothing))
-    except RuntimeError as error:
+            stage.detector(seen)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
         problem = str(error).partition("\n")[0][:200]
-        raise BadWeights(f"{folder}: the detector does not fit the head: {problem}") from error
+        raise BadWeights(f"{folder}: head and detector do not fit: {problem}") from error
 
 
 def _check_requirements(files: BundleFiles, folder: str, offered: Mapping[str, str]) -> None:
@@ -254,6 +255,8 @@ def _read_golden(
     if path not in files:
         return None
     golden = files.tensors(path)
+    if any(tensor.ndim == 0 for tensor in golden.values()):
+        raise BadWeights(f"{path} holds a single number")
     count = len(golden.get("images", ()))
     shapes: dict[str, tuple[int, ...]] = {
         "images": (count, preprocessing.crop, preprocessing.crop, 3),
@@ -275,7 +278,7 @@ def _read_inference(files: BundleFiles) -> tuple[float, Mapping[str, float]]:
         threshold = float(document["router_threshold"])
         tolerance: dict[str, Any] = document["tolerance"][REFERENCE]
         allowed = {name: float(tolerance[name]) for name in ("logits", "ood_score")}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadManifest(f"{bundle.INFERENCE} lacks or misspells a field: {error}") from error
     if not (0 <= threshold <= 1 and all(0 < value < 1 for value in allowed.values())):
         raise BadManifest(f"{bundle.INFERENCE} is out of bounds: threshold {threshold}, tolerance {allowed}")

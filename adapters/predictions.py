@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["answer", "review", "router_uncertain", "no_adapter", "corrupt_image"]
-"""`answer`: take the label. `review`: the image is unlike those of its label, or no number came out: somebody should look. `router_uncertain`:
-no target was sure enough. `no_adapter`: the version has none for the target. `corrupt_image`: nothing was seen."""
+"""`answer`: take the label. `review`: the image is unlike those of its label, or no number came out: somebody should
+look. `router_uncertain`: no target was sure enough. `no_adapter`: the version has none for the target. `corrupt_image`:
+nothing was seen."""
 
 
 @dataclass(frozen=True)

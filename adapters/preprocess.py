@@ -59,7 +59,7 @@ class Preprocessing:
         try:
             mean, std = (tuple(float(value) for value in document[name]) for name in ("mean", "std"))
             made = cls(int(document["resize"]), int(document["crop"]), str(document["interpolation"]), mean, std)  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadManifest(f"config/preprocessing.json lacks or misspells a field: {error}") from error
         sound = 1 <= made.crop <= made.resize <= MAX_SIDE and made.interpolation in _FILTERS
         if not (sound and len(mean) == len(std) == 3 and min(std) > 0):
@@ -110,15 +110,19 @@ def read_image(image: ImageLike) -> Image.Image:
         return _from_array(image)
     if isinstance(image, Image.Image):
         return _decode(image)
-    return _from_bytes(image if isinstance(image, bytes) else _read_file(Path(image)))
+    if isinstance(image, str | Path):
+        return _from_bytes(_read_file(Path(image)))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _from_bytes(bytes(image))
+    raise BadImage(f"a {type(image).__name__} is no image", hint=_HINT)
 
 
 def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise BadImage(f"{path} can't be read: {error.strerror}", hint=_HINT) from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise BadImage(f"{str(path)[:200]!r} can't be read: {error}"[:400], hint=_HINT) from error
 
 
 def _from_bytes(data: bytes) -> Image.Image:
@@ -137,9 +141,20 @@ def _from_bytes(data: bytes) -> Image.Image:
 def _decode(image: Image.Image) -> Image.Image:
     _check_size(*image.size)
     try:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return _in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    except BadImage:
+        raise
     except Exception as error:  # as above: truncated data, broken chunks, odd modes
         raise BadImage(f"the image is damaged: {error}"[:300], hint=_HINT) from error
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """The image as PIL can turn it into RGB: of 16 bits per pixel it would keep the lowest values only."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadImage(f"the image has pixels of mode {image.mode}, whose range nobody knows", hint=_HINT)
+    return image
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -9,7 +9,7 @@ a photograph of a street from a leaf says little about one leaf and another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,9 @@ def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = 
     """
     images = test_images(model, data)
     far, near = data.ood("far"), data.ood("near")
-    found = score_all(model, _plans(images, far, near, seed), progress)
-    metrics = metrics_of(_pooled(found.values()), None, seed)
+    plans = _plans(images, far, near, seed)
+    found = score_all(model, plans, progress)
+    metrics = metrics_of(pooled(plans, found), None, seed)
     for target, scores in found.items():
         metrics += metrics_of(scores, target, seed)
     return Measurement(
@@ -116,13 +117,19 @@ def _plans(
     return plans
 
 
-def _pooled(found: Iterable[Scores]) -> Scores:
-    all_of_them = list(found)
-    return Scores(
-        inside=np.concatenate([scores.inside for scores in all_of_them]),
-        far=np.concatenate([scores.far for scores in all_of_them]),
-        near=np.concatenate([scores.near for scores in all_of_them]),
-    )
+def pooled(plans: Mapping[str, Mapping[str, Sequence[Path]]], found: Mapping[str, Scores]) -> Scores:
+    """All targets' scores together, of each image once: of an image that several targets scored, one target's, in turn.
+
+    Scores of one image by several targets are not independent, so that n and intervals would promise too much.
+    """
+    kinds: dict[str, list[float]] = {}
+    for kind in ("inside", "far", "near"):
+        scores: dict[Path, list[float]] = {}
+        for target, plan in plans.items():
+            for path, score in zip(plan[kind], getattr(found[target], kind), strict=True):
+                scores.setdefault(path, []).append(float(score))
+        kinds[kind] = [several[number % len(several)] for number, several in enumerate(scores.values())]
+    return Scores(**{kind: np.asarray(values, np.float64) for kind, values in kinds.items()})
 
 
 def _separation(prefix: str, inside: np.ndarray, outside: np.ndarray, target: str | None, seed: int) -> list[Metric]:

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 from registry.errors import BadManifest
 
+MAX_DIGITS = 300
+"""Of an integer: no more than a float can take."""
 MAX_DOCUMENT = 16 * 1024 * 1024
 """Bytes of the largest JSON document that is read into memory."""
 
@@ -39,7 +41,7 @@ def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     try:
         document = json.loads(
             data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant,
-            parse_float=_finite,
+            parse_float=_finite, parse_int=_bounded,
         )  # fmt: skip
     except (ValueError, RecursionError) as error:
         raise BadManifest(f"{what} is not valid JSON: {error}") from error
@@ -79,6 +81,12 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"the number {text[:40]} is too large")
     return number
+
+
+def _bounded(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"the number {text[:40]} is too large")
+    return int(text)
 
 
 def _refuse_constant(name: str) -> NoReturn:

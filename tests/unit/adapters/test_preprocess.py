@@ -73,6 +73,24 @@ def test_every_listed_format_is_read(kind: str) -> None:
     assert read_image(encoded(gradient(8, 8), kind)).size == (8, 8)
 
 
+def test_sixteen_bits_of_grey_become_eight() -> None:
+    wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    buffer = io.BytesIO()
+    Image.fromarray(wide).save(buffer, format="PNG")
+    assert np.array_equal(np.asarray(read_image(buffer.getvalue()))[:, :, 0], wide // 257)
+
+
+def test_pixels_whose_range_nobody_knows_are_refused() -> None:
+    with pytest.raises(BadImage, match="mode F"):
+        read_image(Image.fromarray(np.zeros((4, 4), np.float32)))
+
+
+@pytest.mark.parametrize("image", [None, 7, "a\0b", torch.zeros(3, 4, 4)], ids=repr)
+def test_what_is_no_image_is_a_bad_image_whatever_it_is(image: object) -> None:
+    with pytest.raises(BadImage):
+        read_image(image)
+
+
 def test_other_formats_are_refused() -> None:
     with pytest.raises(BadImage, match="no image that is accepted"):
         read_image(encoded(gradient(8, 8), "TIFF"))
