@@ -1,7 +1,8 @@
 """The bank: the adapters of all resident versions and targets, stacked, so that one pass serves rows of any of them.
 
-For each linear module that adapters change, a page holds stacks A [slots, r, in] and B [slots, out, r]; a row of a
-batch chooses its slot by index. A LoRA adds s·B(Ax) to Wx + b. A DoRA scales the outputs as well: with W frozen,
+A slot is one row of a page's memory, in which an adapter's numbers lie as they do in its file, so that loading one is
+one copy. Seen by linear module, a page is stacks A [slots, r, in] and B [slots, out, r]; a row of a batch chooses its
+slot by index. A LoRA adds s·B(Ax) to Wx + b. A DoRA scales the outputs as well: with W frozen,
 
     y = g ⊙ (Wx + s·BAx) + b,   g = m / ‖W + s·BA‖ (per output)
 
@@ -19,11 +20,14 @@ On a GPU, loading and answering use the device's one default stream: a slot is r
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import nn
@@ -31,10 +35,58 @@ from torch import nn
 from registry.errors import BadWeights
 
 if TYPE_CHECKING:
-    from adapters.lora import LoraModule, LoraWeights
+    from adapters.lora import Form, LoraWeights
 
 MAX_PADDING = 1.2
 """An adapter takes a slot of a page with higher ranks if that costs at most this many times its own bytes."""
+
+Part: TypeAlias = tuple[str, str]
+"""A module's name, and what of it: `a` [r, in], `b` [out, r], a DoRA's `magnitude` [out] and `gain` [out]."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parts of an adapter with their shapes, in the order in which their numbers lie one after another."""
+
+    parts: tuple[tuple[Part, tuple[int, ...]], ...]
+
+    @cached_property
+    def shapes(self) -> dict[Part, tuple[int, ...]]:
+        """Part -> its shape."""
+        return dict(self.parts)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """How many numbers each part has."""
+        return tuple(math.prod(shape) for _, shape in self.parts)
+
+    @cached_property
+    def size(self) -> int:
+        """How many numbers there are in all."""
+        return sum(self.sizes)
+
+    @cached_property
+    def has_magnitudes(self) -> bool:
+        """Whether it is a DoRA's."""
+        return any(part == "magnitude" for _, part in self.shapes)
+
+    @cached_property
+    def places(self) -> dict[Part, slice]:
+        """Part -> where its numbers lie."""
+        ends = accumulate(self.sizes)
+        return {part: slice(end - size, end) for (part, _), size, end in zip(self.parts, self.sizes, ends, strict=True)}
+
+    def cut(self, numbers: torch.Tensor) -> dict[Part, torch.Tensor]:
+        """The numbers [..., n] of each part in its shape; views."""
+        before = numbers.shape[:-1]
+        pieces = zip(self.parts, numbers.split(self.sizes, dim=-1), strict=True)
+        return {part: piece.view(*before, *shape) for (part, shape), piece in pieces}
+
+    def holds(self, other: Layout) -> bool:
+        """Whether it has the same parts, in any order, none of them smaller along any dimension."""
+        return self.shapes.keys() == other.shapes.keys() and all(
+            mine >= its for part, shape in other.parts for mine, its in zip(self.shapes[part], shape, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +99,7 @@ class DoraStack:
 
 @dataclass(frozen=True)
 class Stack:
-    """All slots of a page at one linear module. float32.
+    """All slots of a page at one linear module: views of the page's memory. float32.
 
     Attributes:
         a, b: [slots, r, in] and [slots, out, r]; ranks below r are padded with zeros.
@@ -60,47 +112,66 @@ class Stack:
     scale: torch.Tensor
     dora: DoraStack | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the tensors."""
-        own = self.a.nbytes + self.b.nbytes + self.scale.nbytes
-        return own if self.dora is None else own + self.dora.gain.nbytes + self.dora.magnitude.nbytes
-
 
 class Page:
-    """Slots of one form: the same modules, and ranks up to the page's."""
+    """Slots of one form: the same modules, and ranks up to the page's.
 
-    def __init__(self, stacks: Mapping[str, Stack], capacity: int) -> None:
-        self.stacks = stacks
+    Attributes:
+        layout: of the numbers of an adapter with the page's ranks; a DoRA's gains lie behind them.
+        rows: [slots, n]; a row is a slot.
+        scales: [slots, modules].
+        stacks: `rows` and `scales` by module.
+    """
+
+    def __init__(self, layout: Layout, capacity: int, device: torch.device) -> None:
+        self.layout = layout
         self.capacity = capacity
+        gains = (((name, "gain"), shape) for (name, part), shape in layout.parts if part == "magnitude")
+        whole = Layout((*layout.parts, *gains))
+        names = list(dict.fromkeys(name for name, _ in layout.shapes))
+        self.rows = torch.empty(capacity, whole.size, device=device)
+        self.scales = torch.empty(capacity, len(names), device=device)
+        self.stacks = _stacks(names, whole.cut(self.rows), self.scales)
+        self.slot_bytes = 4 * (whole.size + len(names))
         self.free = deque(range(capacity))  # append and popleft are atomic: slots come back without a lock
 
     def fits(self, adapter: LoraWeights) -> bool:
         """Whether a slot can hold an adapter without wasting much memory."""
-        if self.stacks.keys() != adapter.modules.keys():
-            return False
-        pairs = [(self.stacks[name], module) for name, module in adapter.modules.items()]
-        holds = all(
-            stack.a.shape[1] >= module.rank and (stack.dora is None) == (module.magnitude is None)
-            for stack, module in pairs
-        )
-        return holds and self.slot_bytes <= MAX_PADDING * adapter.nbytes
+        layout = adapter.form.layout
+        return self.layout == layout or (self.slot_bytes <= MAX_PADDING * adapter.nbytes and self.layout.holds(layout))
 
-    @property
-    def slot_bytes(self) -> int:
-        """Memory of one slot."""
-        return sum(stack.nbytes for stack in self.stacks.values()) // self.capacity
+    def write(self, index: int, adapter: LoraWeights) -> None:
+        """Put an adapter's numbers into a slot; a DoRA's gains are not among them."""
+        layout, row = adapter.form.layout, self.rows[index, : self.layout.size]
+        if self.layout == layout:
+            row.copy_(adapter.numbers)
+        else:
+            row.zero_()
+            own = self.layout.cut(row)
+            for part, numbers in layout.cut(adapter.numbers).items():
+                own[part][tuple(map(slice, numbers.shape))].copy_(numbers)
+        scales = adapter.form.scales
+        self.scales[index].copy_(torch.tensor([scales[name] for name in self.stacks]))
+
+
+def _stacks(names: Sequence[str], parts: Mapping[Part, torch.Tensor], scales: torch.Tensor) -> dict[str, Stack]:
+    def dora(name: str) -> DoraStack | None:
+        return DoraStack(parts[name, "gain"], parts[name, "magnitude"]) if (name, "gain") in parts else None
+
+    return {
+        name: Stack(parts[name, "a"], parts[name, "b"], scale, dora(name))
+        for name, scale in zip(names, scales.unbind(dim=1), strict=True)
+    }
 
 
 class Slot:
     """One adapter in the bank, for as long as anything refers to this object."""
 
-    def __init__(self, page: Page, index: int, adapter: LoraWeights) -> None:
+    def __init__(self, page: Page, index: int, form: Form) -> None:
         """Use `Bank.add`."""
         self.page = page
         self.index = index
-        self._ranks = {name: module.rank for name, module in adapter.modules.items()}
-        self._sources = adapter.sources
+        self._form = form
 
     def __del__(self) -> None:
         self.page.free.append(self.index)
@@ -112,17 +183,15 @@ class Slot:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What its file holds, cut out of the stacks: unpadded, unscaled, under the names and types of the file."""
-        return {
-            name: torch.cat([self._part(module, source.part) for module in source.modules]).to(source.dtype)
-            for name, source in self._sources.items()
+        whole = self.page.layout.cut(self.page.rows[self.index, : self.page.layout.size])
+        parts = {
+            part: whole[part][tuple(map(slice, shape))]  # without what pads it
+            for part, shape in self._form.layout.parts
         }
-
-    def _part(self, module: str, part: str) -> torch.Tensor:
-        stack, rank = self.page.stacks[module], self._ranks[module]
-        whole = {"a": stack.a[self.index, :rank], "b": stack.b[self.index, :, :rank]}
-        if stack.dora is not None:
-            whole["magnitude"] = stack.dora.magnitude[self.index]
-        return whole[part]
+        return {
+            name: torch.cat([parts[module, source.part] for module in source.modules]).to(source.dtype)
+            for name, source in self._form.sources.items()
+        }
 
 
 class Bank:
@@ -141,14 +210,14 @@ class Bank:
         """Memory of all pages, their free slots included."""
         return sum(page.slot_bytes * page.capacity for page in self._pages)
 
-    @torch.no_grad()
     def add(self, adapters: Sequence[LoraWeights]) -> list[Slot]:
         """Put adapters into free slots, and into new pages when these do not suffice; a slot each, in order.
 
         Raises:
             BadWeights: a number in them is not finite.
         """
-        with self._adding:
+        with self._adding, torch.inference_mode(False), torch.no_grad():  # pages made in it can't be filled outside
+            self._pages = tuple(page for page in self._pages if _is_worth_keeping(page, adapters))
             slots: dict[int, Slot] = {}
             left = []
             for number, adapter in enumerate(adapters):
@@ -156,8 +225,6 @@ class Bank:
                     slots[number] = self._fill(page, adapter)
                 else:
                     left.append(number)
-            if left:
-                self._pages = tuple(page for page in self._pages if len(page.free) < page.capacity)
             for group in _alike({number: adapters[number] for number in left}):
                 page = self._new_page([adapters[number] for number in group])
                 slots |= {number: self._fill(page, adapters[number]) for number in group}
@@ -165,52 +232,49 @@ class Bank:
             return [slots[number] for number in range(len(adapters))]
 
     def _new_page(self, adapters: Sequence[LoraWeights]) -> Page:
-        first = adapters[0]
-        stacks = {}
-        for name, module in first.modules.items():
-            rank = max(adapter.modules[name].rank for adapter in adapters)
-            stacks[name] = self._new_stack(name, len(adapters), rank, module.magnitude is not None)
-        return Page(stacks, len(adapters))
-
-    def _new_stack(self, name: str, slots: int, rank: int, is_dora: bool) -> Stack:
-        linear = self.linears[name]
-        wide, device = linear.out_features, linear.weight.device
-        return Stack(
-            a=torch.empty(slots, rank, linear.in_features, device=device),
-            b=torch.empty(slots, wide, rank, device=device),
-            scale=torch.empty(slots, device=device),
-            dora=DoraStack(*torch.empty(2, slots, wide, device=device)) if is_dora else None,
-        )
+        layouts = [adapter.form.layout for adapter in adapters]
+        device = next(iter(self.linears.values())).weight.device
+        return Page(_widest(layouts), len(adapters), device)
 
     def _fill(self, page: Page, adapter: LoraWeights) -> Slot:
-        slot = Slot(page, page.free.popleft(), adapter)
-        for name, module in adapter.modules.items():
-            self._write(name, page.stacks[name], slot.index, module)
+        _check_finite(adapter)
+        slot = Slot(page, page.free.popleft(), adapter.form)
+        page.write(slot.index, adapter)
+        if page.layout.has_magnitudes:
+            self._write_gains(page, slot.index)
         return slot
 
-    def _write(self, name: str, stack: Stack, index: int, module: LoraModule) -> None:
-        a, b = stack.a[index], stack.b[index]
-        a[: module.rank].copy_(module.a)
-        b[:, : module.rank].copy_(module.b)
-        a[module.rank :].zero_()
-        b[:, module.rank :].zero_()
-        stack.scale[index].fill_(module.scale)
-        _check_finite(name, a, b)
-        if stack.dora is not None and module.magnitude is not None:
-            weight = self.linears[name].weight.float()
-            stack.dora.magnitude[index].copy_(module.magnitude)
-            norm = torch.linalg.norm(weight + module.scale * (b @ a), dim=1)
-            stack.dora.gain[index].copy_(stack.dora.magnitude[index] / norm)
-            _check_finite(name, stack.dora.gain[index])
+    def _write_gains(self, page: Page, index: int) -> None:
+        for name, stack in page.stacks.items():
+            if stack.dora is not None:
+                weight = self.linears[name].weight.float()
+                change = stack.scale[index] * (stack.b[index] @ stack.a[index])
+                gain = stack.dora.magnitude[index] / torch.linalg.norm(weight + change, dim=1)
+                if not bool(gain.isfinite().all()):
+                    raise BadWeights(f"the adapter has numbers that are not finite at {name}")
+                stack.dora.gain[index].copy_(gain)
+
+
+def _is_worth_keeping(page: Page, adapters: Sequence[LoraWeights]) -> bool:
+    """Whether somebody uses a page, or these adapters would fill it; a few of them would keep all of its memory."""
+    fitting = sum(page.fits(adapter) for adapter in adapters)
+    return len(page.free) < page.capacity or page.capacity <= MAX_PADDING * fitting
+
+
+def _widest(layouts: Sequence[Layout]) -> Layout:
+    """The smallest layout that holds these, in the order of the first."""
+    if all(layout == layouts[0] for layout in layouts):
+        return layouts[0]
+    shapes = ((part, [layout.shapes[part] for layout in layouts]) for part in layouts[0].shapes)
+    return Layout(tuple((part, tuple(map(max, zip(*each, strict=True)))) for part, each in shapes))
 
 
 def _alike(adapters: Mapping[int, LoraWeights]) -> list[list[int]]:
-    """Groups that may share a page: the same form, no member padded to much more than its size; largest first."""
+    """Groups that may share a page: the same parts, no member padded to much more than its size; largest first."""
     groups: list[list[int]] = []
     for number in sorted(adapters, key=lambda number: -adapters[number].nbytes):
         for group in groups:
-            largest = adapters[group[0]]
-            if largest.form == adapters[number].form and largest.nbytes <= MAX_PADDING * adapters[number].nbytes:
+            if _are_alike(adapters[group[0]], adapters[number]):
                 group.append(number)
                 break
         else:
@@ -218,11 +282,17 @@ def _alike(adapters: Mapping[int, LoraWeights]) -> list[list[int]]:
     return groups
 
 
-def _check_finite(name: str, *tensors: torch.Tensor) -> None:
+def _are_alike(larger: LoraWeights, smaller: LoraWeights) -> bool:
+    parts = [adapter.form.layout.shapes.keys() for adapter in (larger, smaller)]
+    return parts[0] == parts[1] and larger.nbytes <= MAX_PADDING * smaller.nbytes
+
+
+def _check_finite(adapter: LoraWeights) -> None:
     # A sum is finite if all numbers are; the reverse fails only for sums beyond 3e38, which the second look settles.
-    for tensor in tensors:
-        if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
-            raise BadWeights(f"the adapter has numbers that are not finite at {name}")
+    if not bool(adapter.numbers.sum().isfinite()) and not bool(adapter.numbers.isfinite().all()):
+        parts = adapter.form.layout.cut(adapter.numbers)
+        bad = next(name for (name, _), numbers in parts.items() if not bool(numbers.isfinite().all()))
+        raise BadWeights(f"the adapter has numbers that are not finite at {bad}")
 
 
 class Selection:

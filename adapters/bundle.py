@@ -16,7 +16,10 @@ Every JSON file is canonical apart from a newline at its end; no file holds a ti
 
 from __future__ import annotations
 
+import io
+import mmap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +29,7 @@ from safetensors.numpy import save
 from registry import canonical
 from registry.errors import BadManifest, BadWeights, MissingBlob
 from registry.manifest import BackboneRef
-from registry.weights import read_header
+from registry.weights import MAX_HEADER, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +83,20 @@ class BundleFiles:
             MissingBlob: the bundle has no such file.
             BadManifest: it is not a JSON object, or too large.
         """
+        return canonical.decode(self.document_bytes(path), path)
+
+    def document_bytes(self, path: str) -> bytes:
+        """A JSON file as it is written.
+
+        Raises:
+            MissingBlob: the bundle has no such file.
+            BadManifest: it is too large.
+        """
         place = self._place(path)
-        if place.stat().st_size > canonical.MAX_DOCUMENT:
-            raise BadManifest(f"{path} is {place.stat().st_size} bytes, more than {canonical.MAX_DOCUMENT}")
-        return canonical.decode(place.read_bytes(), path)
+        size = place.stat().st_size
+        if size > canonical.MAX_DOCUMENT:
+            raise BadManifest(f"{path} is {size} bytes, more than {canonical.MAX_DOCUMENT}")
+        return place.read_bytes()
 
     def tensors(self, path: str) -> dict[str, torch.Tensor]:
         """The tensors of a safetensors file, in memory of their own; floating point comes as float32.
@@ -105,24 +118,21 @@ class BundleFiles:
         """The tensors of a safetensors file as they are in it, mapped into memory: to be copied, not to be kept.
 
         Raises:
-            MissingBlob: the bundle has no such file.
-            BadWeights: it is truncated or malformed, or of a kind of numbers that float32 can't hold.
+            MissingBlob, BadWeights: as `weights_file` and `WeightsFile.tensors`.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        return self.weights_file(path).tensors()
 
+    def weights_file(self, path: str) -> WeightsFile:
+        """A safetensors file, of which only the header is read; nothing about it is checked yet.
+
+        Raises:
+            MissingBlob: the bundle has no such file.
+        """
         place = self._place(path)
-        try:
-            spans = read_header(place)
-            tensors = load_file(place)
-        except BadWeights as error:
-            raise BadWeights(f"{path}: {error}", hint=error.hint) from error
-        except (SafetensorError, ValueError) as error:
-            raise BadWeights(f"{path} is no sound safetensors file: {error}") from error
-        wide = [span.name for span in spans if span.dtype in ("F64", "F8_E4M3", "F8_E5M2")]
-        if wide:
-            raise BadWeights(f"{path}: {wide[0]!r} is neither float32 nor float16 nor bfloat16", hint="convert it")
-        return tensors
+        with place.open("rb") as file:
+            lead = file.read(8)
+            header = lead + file.read(min(int.from_bytes(lead, "little"), MAX_HEADER))
+            return WeightsFile(header, file.seek(0, io.SEEK_END), place, path)
 
     def dtypes(self, path: str) -> dict[str, str]:
         """What kind of numbers each tensor of a safetensors file holds, in the format's words, e.g. `F32`."""
@@ -134,6 +144,53 @@ class BundleFiles:
                 f"the version has no file {path}", hint="make the bundle again; adapters/bundle.py lists it"
             )
         return self._files[path]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A safetensors file. Two are equal if the same tensors stand at the same places in them, whatever their numbers.
+
+    Attributes:
+        header: all bytes before the numbers.
+        size: of the file, in bytes.
+        place: where it lies on this disk.
+        path: what it is called in the bundle.
+    """
+
+    header: bytes
+    size: int
+    place: Path = field(compare=False)
+    path: str = field(compare=False)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its tensors, mapped into memory, in the order in which they lie in it: to be copied, not to be kept.
+
+        Raises:
+            BadWeights: it is truncated or malformed, or of a kind of numbers that float32 can't hold.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            spans = read_header(self.place)
+            tensors = load_file(self.place)
+        except BadWeights as error:
+            raise BadWeights(f"{self.path}: {error}", hint=error.hint) from error
+        except (SafetensorError, ValueError) as error:
+            raise BadWeights(f"{self.path} is no sound safetensors file: {error}") from error
+        wide = [span.name for span in spans if span.dtype in ("F64", "F8_E4M3", "F8_E5M2")]
+        if wide:
+            raise BadWeights(f"{self.path}: {wide[0]!r} is neither float32 nor float16 nor bfloat16", hint="convert it")
+        return {span.name: tensors[span.name] for span in sorted(spans, key=lambda span: span.start)}
+
+    def floats(self) -> torch.Tensor:
+        """All numbers of a sound file that holds float32 alone, in its order, mapped into memory: [n]."""
+        import torch
+
+        with self.place.open("rb") as file:
+            # A private mapping may be written, or torch would warn; nobody does. The tensor keeps it open.
+            memory = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(memory, dtype=torch.float32, offset=len(self.header))
 
 
 def check_shapes(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], path: str) -> None:

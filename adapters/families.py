@@ -36,6 +36,16 @@ _DINOV3_RENAMES = (
     (r"^(?:dinov3_vit|backbone)\.", ""),
     (r"(?<!model\.)\blayer\.(?=\d)", "model.layer."),
 )
+_DINOV2_LEGACY = (
+    ("attention.q_proj", "attention.attention.query"),
+    ("attention.k_proj", "attention.attention.key"),
+    ("attention.v_proj", "attention.attention.value"),
+    ("attention.o_proj", "attention.output.dense"),
+    ("mlp.gate_proj", f"mlp.{_FUSED}"),
+    ("mlp.up_proj", f"mlp.{_FUSED}"),
+    ("mlp.down_proj", "mlp.weights_out"),
+)
+_DINOV3_LEGACY = (("model.layer.", "layer."),)
 _SHORT_NAMES = {"query": ("q_proj",), "key": ("k_proj",), "value": ("v_proj",), "dense": ("o_proj",), _FUSED: _HALVES}
 """What `target_modules` of transformers 4 called modules by their last name alone."""
 
@@ -51,6 +61,7 @@ class Family:
         blocks, norm: where the transformer blocks and the final layer norm stand in the model.
         rotary: where the rotary position embeddings stand, None if the blocks take none.
         renames: patterns that turn transformers 4's names of weights into those of transformers 5.
+        legacy: parts of transformers 5's names of linear modules, and what they were in transformers 4.
         lora_targets: the modules that `fit` puts a LoRA on.
         linears: the modules of a block that an adapter may change.
         interpolation: how its processor resizes, `bicubic` or `bilinear`.
@@ -64,6 +75,7 @@ class Family:
     norm: str
     rotary: str | None
     renames: tuple[tuple[str, str], ...]
+    legacy: tuple[tuple[str, str], ...]
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     linears: tuple[str, ...] = _ATTENTION + _MLP
     interpolation: str = "bicubic"
@@ -93,6 +105,16 @@ class Family:
             bare = re.sub(pattern, replacement, bare)
         return prefix + bare
 
+    def is_fused(self, module: str) -> bool:
+        """Whether a module of transformers 4 is two in transformers 5."""
+        return module.rpartition(".")[2] == _FUSED
+
+    def legacy_name(self, module: str) -> str:
+        """What a linear module of transformers 5 was called in transformers 4."""
+        for new, old in self.legacy:
+            module = module.replace(new, old)
+        return module
+
     def modern_modules(self, names: Iterable[str]) -> tuple[str, ...]:
         """What the `target_modules` of an adapter are called in transformers 5, each once."""
         modern: dict[str, None] = {}
@@ -106,16 +128,26 @@ class Family:
         """Weights, or an adapter's weights, under their names in transformers 5.
 
         What transformers 4 had as one matrix is cut in two; of a LoRA on it both halves share A.
+
+        Raises:
+            ValueError: two are the same by their names in transformers 5, or a matrix can't be cut.
         """
         modern: dict[str, torch.Tensor] = {}
+        origins: dict[str, str] = {}
         for name, tensor in tensors.items():
-            new = self.modern_name(name)
-            if f".{_FUSED}." not in new:
-                modern[new] = tensor
-                continue
-            parts = (tensor, tensor) if ".lora_A." in new else tensor.chunk(2)
-            modern |= {new.replace(_FUSED, half): part for half, part in zip(_HALVES, parts, strict=True)}
+            for new, part in self._modern_parts(name, tensor):
+                if other := origins.get(new):
+                    raise ValueError(f"{other[:200]!r} and {name[:200]!r} are both {new[:200]!r} in transformers 5")
+                modern[new], origins[new] = part, name
         return modern
+
+    def _modern_parts(self, name: str, tensor: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        """The one or two weights that a weight is in transformers 5."""
+        new = self.modern_name(name)
+        if f".{_FUSED}." not in new:
+            return [(new, tensor)]
+        parts = (tensor, tensor) if ".lora_A." in new else tensor.chunk(2)
+        return [(new.replace(_FUSED, half), part) for half, part in zip(_HALVES, parts, strict=True)]
 
     def prefix_tokens(self, config: dict[str, Any]) -> int:
         """Tokens before the patches: CLS and the registers."""
@@ -124,7 +156,8 @@ class Family:
     def preprocessing(self, config: dict[str, Any]) -> dict[str, Any]:
         """What `config/preprocessing.json` holds; see `adapters.preprocess.Preprocessing`."""
         patch = int(config.get("patch_size", 16))
-        side = min(int(config.get("image_size", MAX_SIDE)), MAX_SIDE) // patch * patch
+        size = config.get("image_size", MAX_SIDE)
+        side = min(int(size[0] if isinstance(size, list) else size), MAX_SIDE) // patch * patch
         return {
             "resize": side,
             "crop": side,
@@ -134,8 +167,8 @@ class Family:
         }
 
 
-_DINOV2 = ("encoder.layer", "layernorm", None, _DINOV2_RENAMES)
-_DINOV3 = ("model.layer", "norm", "rope_embeddings", _DINOV3_RENAMES)
+_DINOV2 = ("encoder.layer", "layernorm", None, _DINOV2_RENAMES, _DINOV2_LEGACY)
+_DINOV3 = ("model.layer", "norm", "rope_embeddings", _DINOV3_RENAMES, _DINOV3_LEGACY)
 
 FAMILIES = {
     family.name: family

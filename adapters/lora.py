@@ -1,40 +1,30 @@
-"""PEFT's LoRA folders: which configurations are accepted, and what they say about each module.
+"""PEFT's LoRA folders: what of an adapter's file goes where, and whether it fits the backbone.
 
 PEFT is where adapters come from and what they are compared with; passes through the backbone do without it.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from torch import nn
 
-from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles
+from adapters.bank import Layout
+from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles, WeightsFile
 from adapters.families import Family
+from adapters.peft_config import PeftConfig, read_config
+from registry import canonical
 from registry.errors import BadWeights
 
-MAX_RANK = 1024
-MAX_EXPRESSION = 2000
-_REPEATED = re.compile(r"[+*}]\)*[+*{]")
+FORMS = 128
+"""Forms of adapters that are remembered; the versions of a target usually have one form."""
+
 _PREFIX = "base_model.model."
-_USED = (
-    "r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
-    "layers_to_transform", "layers_pattern",
-)  # fmt: skip
-# Fields that say where an adapter comes from or how it was trained; they do not change what it computes.
-_IGNORED = {
-    "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout", "peft_version",
-    "revision", "runtime_config", "task_type", "peft_type", "loftq_config", "eva_config", "corda_config",
-    "lora_ga_config", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
-}  # fmt: skip
 _PARTS = {".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_magnitude_vector": "magnitude"}
 
 
@@ -63,22 +53,53 @@ class Source:
 
 
 @dataclass(frozen=True)
-class LoraWeights:
-    """An adapter: per module its LoRA, and where each tensor of its file went."""
+class Form:
+    """What an adapter is apart from its numbers.
 
-    modules: Mapping[str, LoraModule]
+    Attributes:
+        layout: of its numbers.
+        scales: module -> s, in the order of the layout.
+        sources: where each tensor of its file went, in the order of the file.
+    """
+
+    layout: Layout
+    scales: Mapping[str, float]
     sources: Mapping[str, Source]
+
+    @cached_property
+    def is_as_stored(self) -> bool:
+        """Whether the numbers lie in the file as in the layout."""
+        stored = [(source.modules, source.part, source.dtype) for source in self.sources.values()]
+        return stored == [((module,), part, torch.float32) for module, part in self.layout.shapes]
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """An adapter: its form, and its numbers [n] in float32, one part of the layout after another."""
+
+    form: Form
+    numbers: torch.Tensor
+
+    @staticmethod
+    def of(modules: Mapping[str, LoraModule], sources: Mapping[str, Source] | None = None) -> LoraWeights:
+        """The adapter that consists of these LoRAs, with numbers of its own; by default no file holds it."""
+        form = _form_of(modules, sources or {})
+        parts = [getattr(modules[name], part) for name, part in form.layout.shapes]
+        return LoraWeights(form, _joined(parts))
+
+    @property
+    def modules(self) -> dict[str, LoraModule]:
+        """Per module its LoRA, cut out of the numbers."""
+        cut = self.form.layout.cut(self.numbers)
+        return {
+            name: LoraModule(cut[name, "a"], cut[name, "b"], scale, cut.get((name, "magnitude")))
+            for name, scale in self.form.scales.items()
+        }
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its weights in float32."""
-        tensors = [tensor for module in self.modules.values() for tensor in (module.a, module.b, module.magnitude)]
-        return sum(4 * tensor.numel() for tensor in tensors if tensor is not None)
-
-    @property
-    def form(self) -> tuple[tuple[str, bool], ...]:
-        """Its modules, and which of them are DoRAs."""
-        return tuple(sorted((name, module.magnitude is not None) for name, module in self.modules.items()))
+        """Bytes of its numbers."""
+        return 4 * self.form.layout.size
 
 
 def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mapping[str, nn.Linear]) -> LoraWeights:
@@ -92,45 +113,14 @@ def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mappi
         BadWeights: it is no LoRA, asks for a variant that this release does not compute, does not fit the backbone, or
             would change nothing.
     """
-    path = f"{folder}/{ADAPTER_CONFIG}"
-    config = read_config(files.document(path), family, path)
-    stored = files.mapped_tensors(f"{folder}/{ADAPTER_WEIGHTS}")
-    tensors = family.modern_tensors(stored)
-    parts = _sorted_by_module(tensors, folder)
-    expected = {name for name in linears if check_target_module_exists(config, name)}
-    _check_modules(folder, set(parts), expected, linears)
-    modules = {name: _read_module(folder, name, parts[name], config, linears[name]) for name in sorted(parts)}
-    if not any(bool(module.b.any()) for module in modules.values()) and not config.use_dora:
+    config = files.document_bytes(f"{folder}/{ADAPTER_CONFIG}")
+    file = files.weights_file(f"{folder}/{ADAPTER_WEIGHTS}")
+    shapes = tuple((name, linear.out_features, linear.in_features) for name, linear in linears.items())
+    form = _read_form(folder, config, file, family, shapes)
+    weights = LoraWeights(form, file.floats() if form.is_as_stored else _gathered(form, file, family))
+    if not _changes_something(weights):
         raise BadWeights(f"the adapter in {folder} would change nothing: its B are all zero", hint="train it first")
-    return LoraWeights(modules, {name: _source(name, tensor, family) for name, tensor in stored.items()})
-
-
-def read_config(document: Mapping[str, Any], family: Family, path: str) -> LoraConfig:
-    """What an `adapter_config.json` says, in transformers 5's names; only what we compute is accepted.
-
-    Raises:
-        BadWeights: it is no LoRA, or it asks for a variant that this release does not compute.
-    """
-    if document.get("peft_type") != "LORA":
-        raise BadWeights(f"{path}: peft_type {str(document.get('peft_type'))[:40]!r} is not LORA")
-    plain = LoraConfig().to_dict()
-    for name, value in document.items():
-        if name not in _IGNORED and name not in _USED and value and value != plain.get(name):
-            raise BadWeights(f"{path}: {name} = {str(value)[:80]} is not supported by this release")
-    _check_rank(document.get("r"), path)
-    _check_layers(document.get("layers_to_transform"), document.get("layers_pattern"), path)
-    if not isinstance(document.get("lora_alpha"), int | float) or isinstance(document["lora_alpha"], bool):
-        raise BadWeights(f"{path}: lora_alpha is {str(document.get('lora_alpha'))[:40]!r}, not a number")
-    for rank in _pattern(document, "rank_pattern", path).values():
-        _check_rank(rank, path)
-    fields = {name: document[name] for name in _USED if document.get(name) is not None}
-    fields["target_modules"] = _modern_targets(document.get("target_modules"), family, path)
-    for name in ("rank_pattern", "alpha_pattern"):
-        fields[name] = _modern_pattern(_pattern(document, name, path), family)
-    try:
-        return LoraConfig(**fields)
-    except (TypeError, ValueError) as error:
-        raise BadWeights(f"{path}: {error}"[:500]) from error
+    return weights
 
 
 def write_config(config: LoraConfig, backbone: str) -> dict[str, Any]:
@@ -147,46 +137,59 @@ def weights_of(model: nn.Module, adapter_name: str) -> dict[str, torch.Tensor]:
     return {f"{_PREFIX}{name}": tensor.detach() for name, tensor in state.items()}
 
 
-def _check_rank(rank: object, path: str) -> None:
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank <= MAX_RANK:
-        raise BadWeights(f"{path}: r is {str(rank)[:40]!r}, not a rank of at most {MAX_RANK}")
+@lru_cache(maxsize=FORMS)
+def _read_form(
+    folder: str, document: bytes, file: WeightsFile, family: Family, linears: tuple[tuple[str, int, int], ...]
+) -> Form:
+    """All that can be said and refused without looking at numbers; of equal files it is the same.
+
+    Args:
+        document: the configuration's bytes.
+        linears: name, out and in of the modules that may be changed.
+    """
+    path = f"{folder}/{ADAPTER_CONFIG}"
+    stored = file.tensors()
+    _check_floats(stored, folder)
+    parts = _sorted_by_module(family.modern_tensors(stored), folder)
+    sizes = {name: (wide, narrow) for name, wide, narrow in linears}
+    modules_in_file = dict.fromkeys(_split(name)[0] for name in stored)
+    config = read_config(canonical.decode(document, path), path, modules_in_file, family, sizes)
+    _check_modules(folder, set(parts), config.targets, set(sizes))
+    modules = {name: _read_module(folder, name, parts[name], config, sizes[name]) for name in parts}
+    return _form_of(modules, {name: _source(name, tensor, family) for name, tensor in stored.items()})
 
 
-def _check_layers(layers: object, pattern: object, path: str) -> None:
-    numbers, names = (value if isinstance(value, list) else [value or 0] for value in (layers, pattern))
-    if not all(type(number) is int for number in numbers):
-        raise BadWeights(f"{path}: layers_to_transform is no list of numbers")
-    if pattern and not all(isinstance(name, str) and _check_expression(name, path) for name in names):
-        raise BadWeights(f"{path}: layers_pattern is no list of names")
+def _form_of(modules: Mapping[str, LoraModule], sources: Mapping[str, Source]) -> Form:
+    parts = (
+        ((name, part), tuple(tensor.shape))
+        for name, module in modules.items()
+        for part, tensor in (("a", module.a), ("b", module.b), ("magnitude", module.magnitude))
+        if tensor is not None
+    )
+    return Form(Layout(tuple(parts)), {name: module.scale for name, module in modules.items()}, sources)
 
 
-def _pattern(document: Mapping[str, Any], name: str, path: str) -> dict[str, Any]:
-    pattern = document.get(name) or {}
-    numbers = isinstance(pattern, dict) and all(isinstance(value, int | float) for value in pattern.values())
-    if not numbers or len(pattern) > 10_000:
-        raise BadWeights(f"{path}: {name} is no object of numbers")
-    return {_check_expression(key, path): value for key, value in pattern.items()}
+def _gathered(form: Form, file: WeightsFile, family: Family) -> torch.Tensor:
+    """The numbers of a file that are of another type or in another order than the form's."""
+    parts = {_split(name): tensor for name, tensor in family.modern_tensors(file.tensors()).items()}
+    return _joined([parts[key] for key in form.layout.shapes])
 
 
-def _check_expression(text: str, path: str) -> str:
-    # PEFT matches these as regular expressions; a repeated repetition takes time exponential in a name's length.
-    if len(text) > MAX_EXPRESSION or _REPEATED.search(text):
-        raise BadWeights(f"{path}: {text[:80]!r} is too long or too costly as a regular expression")
-    return text
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.reshape(-1).float() for tensor in tensors])
 
 
-def _modern_targets(targets: object, family: Family, path: str) -> str | list[str]:
-    if targets == "all-linear":
-        return list(family.linears)
-    if isinstance(targets, str):
-        return family.modern_name(_check_expression(targets, path))
-    if not isinstance(targets, list) or not targets or not all(isinstance(module, str) for module in targets):
-        raise BadWeights(f"{path}: target_modules is not a list of module names")
-    return list(family.modern_modules(targets))
+def _changes_something(weights: LoraWeights) -> bool:
+    """Whether it is a DoRA or any B is not all zero; usually the first one is not."""
+    layout = weights.form.layout
+    places = (place for (_, part), place in layout.places.items() if part == "b")
+    return layout.has_magnitudes or any(bool(weights.numbers[place].any()) for place in places)
 
 
-def _modern_pattern(pattern: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    return {new: value for name, value in pattern.items() for new in family.modern_modules([name])}
+def _check_floats(tensors: Mapping[str, torch.Tensor], folder: str) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise BadWeights(f"{folder}: {name[:200]!r} holds {tensor.dtype}, not weights")
 
 
 def _sorted_by_module(tensors: Mapping[str, torch.Tensor], folder: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -212,8 +215,8 @@ def _split(name: str) -> tuple[str, str]:
     return bare, ""
 
 
-def _check_modules(folder: str, found: set[str], expected: set[str], linears: Mapping[str, nn.Linear]) -> None:
-    foreign = sorted(found - linears.keys())
+def _check_modules(folder: str, found: set[str], expected: set[str], linears: set[str]) -> None:
+    foreign = sorted(found - linears)
     if foreign or found != expected or not found:
         missing, unexpected = sorted(expected - found), sorted(found - expected)
         raise BadWeights(
@@ -224,19 +227,17 @@ def _check_modules(folder: str, found: set[str], expected: set[str], linears: Ma
 
 
 def _read_module(
-    folder: str, name: str, parts: Mapping[str, torch.Tensor], config: LoraConfig, linear: nn.Linear
+    folder: str, name: str, parts: Mapping[str, torch.Tensor], config: PeftConfig, size: tuple[int, int]
 ) -> LoraModule:
-    rank = int(config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), name), config.r))
-    alpha = float(config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), name), config.lora_alpha))
-    scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
-    shapes = {"a": (rank, linear.in_features), "b": (linear.out_features, rank)}
-    shapes |= {"magnitude": (linear.out_features,)} if config.use_dora else {}
+    """The LoRA on a module; its size is outputs and inputs."""
+    wide, narrow = size
+    settings = config.settings(name)
+    shapes = {"a": (settings.rank, narrow), "b": (wide, settings.rank)}
+    shapes |= {"magnitude": (wide,)} if config.is_dora else {}
     actual = {part: tuple(tensor.shape) for part, tensor in parts.items()}
     if actual != shapes:
         raise BadWeights(f"{folder}: the adapter of {name} has shapes {actual}, the backbone asks for {shapes}")
-    if not math.isfinite(scale):
-        raise BadWeights(f"{folder}: the scale of {name} is not finite")
-    return LoraModule(parts["a"], parts["b"], scale, parts.get("magnitude"))
+    return LoraModule(parts["a"], parts["b"], settings.scale, parts.get("magnitude"))
 
 
 def _source(name: str, tensor: torch.Tensor, family: Family) -> Source:

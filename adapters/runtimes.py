@@ -208,8 +208,9 @@ def open_runtime(
     with _opening[key]:  # held while opening, so that two threads do not read the same gigabyte twice
         runtime = _open.get(key)
         if runtime is None:
-            model = backbones.new_model(ref, folders=folders, device=device, fetch=fetch)
             module, _, factory = RUNTIMES[name].partition(":")
             make: Factory = getattr(import_module(module), factory)
-            runtime = _open[key] = make(ref, model, device)
+            with torch.inference_mode(False):  # whoever shares it need not be in the caller's mode
+                model = backbones.new_model(ref, folders=folders, device=device, fetch=fetch)
+                runtime = _open[key] = make(ref, model, device)
         return runtime

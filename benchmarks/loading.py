@@ -145,8 +145,7 @@ class _Loader:
 
     def copy(self) -> list[torch.Tensor]:
         """What any loader has to do with the numbers."""
-        mapped = self._files.mapped_tensors(f"adapter/{bundle.ADAPTER_WEIGHTS}")
-        flat = torch.cat([tensor.view(-1) for tensor in mapped.values()])
+        flat = self._files.weights_file(f"adapter/{bundle.ADAPTER_WEIGHTS}").floats().clone()
         return [flat, flat.sum().isfinite()]
 
     def _into(self, bank: Bank) -> Slot:

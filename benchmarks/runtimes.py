@@ -192,7 +192,7 @@ def _adapter(runtime: Runtime) -> LoraWeights:
             a = torch.randn(RANK, linear.in_features, generator=random) * linear.in_features**-0.5
             b = torch.randn(linear.out_features, RANK, generator=random) * 0.1
             modules[name] = LoraModule(a, b, scale=1.0)
-    return LoraWeights(modules, {})
+    return LoraWeights.of(modules)
 
 
 def _cosine(some: torch.Tensor, others: torch.Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapters.backbones import TINY, new_model, ref_of_folder
@@ -22,6 +25,7 @@ from adapters.bundle import BundleFiles
 from adapters.families import family_named
 from adapters.lora import LoraModule, LoraWeights, Source, read_adapter
 from adapters.runtimes import Runtime, open_runtime
+from registry.errors import BadWeights
 from registry.manifest import BackboneRef
 
 ALL = {"dinov2": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]}
@@ -109,6 +113,61 @@ def test_it_computes_every_variant_as_peft_does(family: str, variant: str, tmp_p
     assert (ours - base).abs().max() > 0.01
 
 
+PATTERNS = [
+    {"alpha_pattern": {"query$": 64}},
+    {"alpha_pattern": {"(query|value)": 64}},
+    {"alpha_pattern": {r"layer\.(0|1|2)\.attention\.attention\.query": 32}},
+    {"alpha_pattern": {".*query": 64}, "rank_pattern": {"attention.(attention.query|output.dense)": 3}},
+    {"exclude_modules": ["value"], "target_modules": ["query", "value"]},
+    {"target_modules": r".*attention\.attention\.(query|value)", "alpha_pattern": {"value": 5, "query": 7}},
+    {"alpha_pattern": {"dense": 64, "layer.3.attention.output.dense": 8}, "target_modules": ["dense"]},
+    {"rank_pattern": {"layer.1.mlp.weights_in": 2, "weights_in": 3}, "target_modules": ["weights_in", "weights_out"]},
+    {"target_modules": ["weights_in"], "use_dora": True},
+]
+
+
+class Legacy(nn.Module):
+    """Linear modules as transformers 4 named them in a DINOv2 with a SwiGLU, enough for PEFT to match names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(nn.Module() for _ in range(4))
+        for layer in self.encoder.layer:
+            layer.attention, layer.mlp = nn.Module(), nn.Module()
+            layer.attention.attention, layer.attention.output = nn.Module(), nn.Module()
+            for name in ("query", "key", "value"):
+                setattr(layer.attention.attention, name, nn.Linear(8, 8))
+            layer.attention.output.dense = nn.Linear(8, 8)
+            layer.mlp.weights_in, layer.mlp.weights_out = nn.Linear(8, 12), nn.Linear(6, 8)
+
+
+@pytest.mark.parametrize("config", PATTERNS, ids=lambda config: "; ".join(map(str, config.items())))
+def test_patterns_on_names_of_transformers_4_mean_what_they_mean_to_peft(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    chosen = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value", "dense"]} | config
+    torch.manual_seed(0)
+    model = shaken(get_peft_model(Legacy(), LoraConfig(**chosen)), 1)
+    model.save_pretrained(tmp_path)
+    dinov2, modern = family_named("dinov2"), {}
+    for name, module in Legacy().named_modules():
+        if isinstance(module, nn.Linear):
+            for part in dinov2.modern_tensors({f"{name}.weight": module.weight}):
+                wide = module.out_features // 2 if name.endswith("weights_in") else module.out_features
+                modern[part.removesuffix(".weight")] = nn.Linear(module.in_features, wide)
+    files = BundleFiles({f"adapter/{path.name}": path for path in tmp_path.iterdir()})
+    ours = read_adapter(files, "adapter", dinov2, modern).modules
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    assert layers
+    for name, layer in layers.items():
+        bare = name.removeprefix("base_model.model.")
+        for part in dinov2.modern_tensors({f"{bare}.weight": torch.zeros(2, 2)}):
+            mine = ours.pop(part.removesuffix(".weight"))
+            assert (mine.rank, mine.scale) == (layer.r["default"], pytest.approx(layer.scaling["default"]))
+    assert not ours
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_mixed_batch_is_pefts_mixed_batch(family: str, tmp_path: Path) -> None:
     runtime, ranks = open_runtime(backbone(family)), {"one": 4, "two": 7, "three": 4}
@@ -142,9 +201,6 @@ def test_a_dora_is_exact_and_not_an_approximation() -> None:
 
 
 def test_backbones_with_registers_have_a_bank_too(tmp_path: Path) -> None:
-    import json
-
-    from safetensors.torch import save_file
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     torch.manual_seed(0)
@@ -213,7 +269,7 @@ def adapter(seed: int, rank: int = 2, modules: Sequence[str] = ("first", "second
     }
     parts = ("a", "b", *(("magnitude",) if dora else ()))
     sources = {f"{name}.{part}": Source((name,), part, torch.float32) for name in modules for part in parts}
-    return LoraWeights(made, sources)
+    return LoraWeights.of(made, sources)
 
 
 def held(slot: Slot) -> dict[str, torch.Tensor]:
@@ -221,7 +277,8 @@ def held(slot: Slot) -> dict[str, torch.Tensor]:
 
 
 def is_of(slot: Slot, weights: LoraWeights) -> bool:
-    parts = {name: getattr(weights.modules[source.modules[0]], source.part) for name, source in weights.sources.items()}
+    sources = weights.form.sources.items()
+    parts = {name: getattr(weights.modules[source.modules[0]], source.part) for name, source in sources}
     actual = slot.tensors()
     return actual.keys() == parts.keys() and all(torch.equal(actual[name], parts[name]) for name in parts)
 
@@ -256,9 +313,28 @@ def test_a_page_that_nobody_uses_is_given_back_when_another_form_arrives() -> No
     assert bank.nbytes == slots[0].nbytes
 
 
-def test_numbers_that_are_not_finite_are_refused_and_their_slot_is_free_again() -> None:
-    from registry.errors import BadWeights
+def test_a_large_page_is_not_kept_for_one_small_part_of_it() -> None:
+    bank = Bank(LINEARS)
+    bank.add([adapter(number, 40) for number in range(8)])
+    gc.collect()
+    adapters = [adapter(0, 40), *(adapter(number, 2) for number in range(7))]
+    slots = bank.add(adapters)
+    assert bank.nbytes <= 1.2 * sum(slot.nbytes for slot in slots)
 
+
+def test_what_was_loaded_in_inference_mode_can_be_filled_again_outside_it() -> None:
+    bank = Bank(LINEARS)
+    kept = bank.add([adapter(0), adapter(1)])
+    with torch.inference_mode():
+        bank.add([adapter(number, 9) for number in range(2)])
+        kept += bank.add([adapter(2, 20), adapter(3, 20)])
+    del kept[2]
+    gc.collect()
+    (slot,) = bank.add([adapter(4, 20)])
+    assert is_of(slot, adapter(4, 20))
+
+
+def test_numbers_that_are_not_finite_are_refused_and_their_slot_is_free_again() -> None:
     bank, bad = Bank(LINEARS), adapter(1)
     keeper = bank.add([adapter(2), adapter(3)])
     del keeper[1]
@@ -271,6 +347,101 @@ def test_numbers_that_are_not_finite_are_refused_and_their_slot_is_free_again() 
     assert bank.nbytes == before
     assert is_of(slot, adapter(4))
 
+
+def test_the_smallest_dora_goes_where_the_one_before_was() -> None:
+    bank = Bank(LINEARS)
+    keeper = bank.add([adapter(1, rank=1, dora=True), adapter(2, rank=1, dora=True)])
+    before = bank.nbytes
+    del keeper[1]
+    (slot,) = bank.add([adapter(3, rank=1, dora=True)])
+    assert bank.nbytes == before
+    assert is_of(slot, adapter(3, rank=1, dora=True))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_whose_parts_lie_in_another_order_takes_a_slot_of_the_same_page(dora: bool) -> None:
+    bank, inputs = Bank(LINEARS), torch.ones(1, 3, 6)
+    first, second = (adapter(seed, rank=8, dora=dora) for seed in (1, 2))
+    turned = LoraWeights.of(dict(reversed(second.modules.items())), second.form.sources)
+    slots = bank.add([first, turned])
+    assert slots[0].page is slots[1].page
+    assert is_of(slots[1], second)
+    assert torch.equal(changed(slots[1:], inputs), changed(Bank(LINEARS).add([second]), inputs))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with an adapter of q and v, as PEFT saves it."""
+    peft_model("dinov2", 3).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def read_saved(folder: Path) -> LoraWeights:
+    files = BundleFiles({f"adapter/{path.name}": path for path in folder.iterdir()})
+    return read_adapter(files, "adapter", family_named("dinov2"), open_runtime(backbone("dinov2")).bank.linears)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_files_of_fewer_bits_are_read_as_float32_and_given_back_as_they_were(dtype: torch.dtype, saved: Path) -> None:
+    place = saved / "adapter_model.safetensors"
+    narrow = {name: tensor.to(dtype) for name, tensor in load_file(place).items()}
+    save_file(narrow, place)
+    (slot,) = open_runtime(backbone("dinov2")).bank.add([read_saved(saved)])
+    tensors = slot.tensors()
+    assert tensors.keys() == narrow.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in narrow.items())
+
+
+def test_numbers_of_two_types_in_one_file_go_to_their_modules(saved: Path) -> None:
+    place = saved / "adapter_model.safetensors"
+    mixed = {name: tensor.half() if ".2." in name else tensor for name, tensor in load_file(place).items()}
+    save_file(mixed, place)  # it puts all float32 before all float16
+    (slot,) = open_runtime(backbone("dinov2")).bank.add([read_saved(saved)])
+    tensors = slot.tensors()
+    assert tensors.keys() == mixed.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in mixed.items())
+
+
+def test_of_two_adapters_that_differ_in_numbers_alone_each_keeps_its_own(saved: Path) -> None:
+    place = saved / "adapter_model.safetensors"
+    first, numbers = read_saved(saved), load_file(place)
+    save_file({name: 2 * tensor for name, tensor in numbers.items()}, saved / "other", metadata={"format": "pt"})
+    place.unlink()
+    (saved / "other").rename(place)
+    second = read_saved(saved)
+    assert second.form is first.form
+    assert torch.equal(second.numbers, 2 * first.numbers)
+
+
+def test_the_same_numbers_under_another_alpha_have_another_scale(saved: Path) -> None:
+    place = saved / "adapter_config.json"
+    before = read_saved(saved)
+    place.write_text(json.dumps({**json.loads(place.read_text()), "lora_alpha": 24}))
+    after = read_saved(saved)
+    assert {module.scale for module in before.modules.values()} == {2.0}
+    assert {module.scale for module in after.modules.values()} == {6.0}
+
+
+def test_a_file_that_lost_its_end_is_refused_although_its_header_is_known(saved: Path) -> None:
+    place = saved / "adapter_model.safetensors"
+    read_saved(saved)
+    place.write_bytes(place.read_bytes()[:-4])
+    with pytest.raises(BadWeights, match="truncated"):
+        read_saved(saved)
+
+
+def test_an_adapter_that_fits_one_backbone_is_still_refused_on_another(saved: Path) -> None:
+    read_saved(saved)
+    files = BundleFiles({f"adapter/{path.name}": path for path in saved.iterdir()})
+    linears = {name: nn.Linear(7, 7) for name in open_runtime(backbone("dinov2")).bank.linears}
+    with pytest.raises(BadWeights, match="the backbone asks for"):
+        read_adapter(files, "adapter", family_named("dinov2"), linears)
+
+
+# --- whatever comes and goes -----------------------------------------------------------------------------------------
 
 Step = tuple[str, int]
 STEPS = st.lists(

@@ -44,13 +44,13 @@ def pixels(count: int, seed: int = 0) -> torch.Tensor:
 def adapter(runtime: Runtime, modules: Sequence[str] = ATTENTION, *, rank: int = 4, seed: int = 0) -> LoraWeights:
     """A LoRA on the linear modules with these last names."""
     random = torch.Generator().manual_seed(seed)
-    return LoraWeights({name: lora(linear, rank, random) for name, linear in named(runtime, modules)}, {})
+    return LoraWeights.of({name: lora(linear, rank, random) for name, linear in named(runtime, modules)})
 
 
 def dora(runtime: Runtime, modules: Sequence[str] = ATTENTION, *, seed: int = 0) -> LoraWeights:
     plain = adapter(runtime, modules, seed=seed)
     norms = {name: linear.weight.float().norm(dim=1) for name, linear in named(runtime, modules)}
-    return LoraWeights({name: replace(lora, magnitude=norms[name] * 1.2) for name, lora in plain.modules.items()}, {})
+    return LoraWeights.of({name: replace(lora, magnitude=norms[name] * 1.2) for name, lora in plain.modules.items()})
 
 
 def named(runtime: Runtime, modules: Sequence[str]) -> list[tuple[str, nn.Linear]]:
