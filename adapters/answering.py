@@ -81,8 +81,9 @@ def answer(runtime: Runtime, pixels: torch.Tensor, asked: Sequence[Asked]) -> li
         pixels: [N, 3, H, W] float32, normalised.
         asked: who answers each row.
     """
-    walk = runtime.start(pixels, [one.slot for one in asked])
-    batch = _Batch(asked)
+    order = _by_page(asked)
+    batch = _Batch([asked[row] for row in order])
+    walk = runtime.start(pixels[order], [asked[row].slot for row in order])
     for block in sorted(batch.tap_blocks()):
         walk.advance(block)
         batch.collect(walk)
@@ -90,7 +91,17 @@ def answer(runtime: Runtime, pixels: torch.Tensor, asked: Sequence[Asked]) -> li
             walk.keep(torch.tensor(staying, device=pixels.device))
         if not batch.rows:
             break
-    return [batch.answers[row] for row in range(len(asked))]
+    answers = {row: batch.answers[position] for position, row in enumerate(order)}
+    return [answers[row] for row in range(len(asked))]
+
+
+def _by_page(asked: Sequence[Asked]) -> list[int]:
+    """The rows, those whose adapters are in one page of the bank beside each other: nothing is copied to bring them
+    together at every linear module then."""
+    pages: dict[int, list[int]] = {}
+    for row, one in enumerate(asked):
+        pages.setdefault(id(one.slot.page) if one.slot else 0, []).append(row)
+    return [row for rows in pages.values() for row in rows]
 
 
 class _Batch:

@@ -305,7 +305,7 @@ class Selection:
             if slot is not None:
                 pages.setdefault(id(slot.page), []).append((row, slot))
         for members in pages.values():
-            rows = None if len(members) == len(slots) else torch.tensor([row for row, _ in members], device=device)
+            rows = _as_slice([row for row, _ in members], device)
             index = torch.tensor([slot.index for _, slot in members], device=device)
             self._parts.append(_Part(members[0][1].page, rows, index, [slot for _, slot in members]))
 
@@ -313,33 +313,40 @@ class Selection:
         """What a linear module gives with each row's adapter on it.
 
         Args:
-            inputs, outputs: [N, T, in] and [N, T, out], of the module without adapters; neither is written.
+            inputs, outputs: [N, T, in] and [N, T, out], of the module without adapters; the outputs, which nobody else
+                has seen, are changed in place.
         """
         for part in self._parts:
             stack = part.page.stacks.get(name)
             if stack is not None:
-                outputs = part.change(stack, linear, inputs, outputs)
+                part.change(stack, linear, inputs, outputs)
         return outputs
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows of a batch whose slots are in one page; `rows` is None when these are all."""
+    """The rows of a batch whose slots are in one page; rows beside each other are a slice, which copies nothing."""
 
     page: Page
-    rows: torch.Tensor | None
+    rows: torch.Tensor | slice
     index: torch.Tensor
     slots: list[Slot]
 
-    def change(self, stack: Stack, linear: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        mine = inputs if self.rows is None else inputs[self.rows]
-        before = outputs if self.rows is None else outputs[self.rows]
+    def change(self, stack: Stack, linear: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        before = outputs[self.rows]
         a, b = (stacked[self.index].to(inputs.dtype) for stacked in (stack.a, stack.b))
-        low = torch.bmm(mine, a.transpose(1, 2)) * stack.scale[self.index, None, None].to(inputs.dtype)
-        if stack.dora is None:
-            after = torch.baddbmm(before, low, b.transpose(1, 2))
-        else:
+        low = torch.bmm(inputs[self.rows], a.transpose(1, 2)) * stack.scale[self.index, None, None].to(inputs.dtype)
+        if stack.dora is not None:
             gain = stack.dora.gain[self.index][:, None].to(inputs.dtype)
             linear_part = before if linear.bias is None else before - linear.bias
-            after = before + (gain - 1) * linear_part + gain * torch.bmm(low, b.transpose(1, 2))
-        return after if self.rows is None else outputs.index_copy(0, self.rows, after)
+            outputs[self.rows] = before + (gain - 1) * linear_part + gain * torch.bmm(low, b.transpose(1, 2))
+        elif isinstance(self.rows, slice):
+            before.baddbmm_(low, b.transpose(1, 2))
+        else:
+            outputs[self.rows] = torch.baddbmm(before, low, b.transpose(1, 2))
+
+
+def _as_slice(rows: list[int], device: str) -> torch.Tensor | slice:
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
