@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from registry.names import check_target
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 OOD_FOLDER = "_ood"
+_LAYOUTS = "DIR/crop/disease/*.jpg, or DIR/crop/{train,val,test}/disease/*.jpg"
 _PERCENT = {"train": 70, "val": 14, "test": 16}
 
 
@@ -72,14 +74,15 @@ class ImageFolder:
         """Look at the folder; files are read on first use.
 
         Raises:
-            BadInput: it does not exist, holds no target, or a target's name is not allowed.
+            BadInput: it does not exist, can't be read, holds no target, or a target's name is not allowed.
         """
         self.root = Path(root)
-        if not self.root.is_dir():
-            raise BadInput(f"{self.root} is not a folder", hint="give a folder of images: DIR/crop/disease/*.jpg")
+        with _readable(self.root):
+            if not self.root.is_dir():
+                raise BadInput(f"{self.root} is not a folder", hint=f"give a folder of images: {_LAYOUTS}")
         self.targets = tuple(check_target(folder.name) for folder in _folders(self.root))
         if not self.targets:
-            raise BadInput(f"{self.root} has no target folder", hint="the layout is DIR/crop/disease/*.jpg")
+            raise BadInput(f"{self.root} has no target folder", hint=f"the layout is {_LAYOUTS}")
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -89,30 +92,32 @@ class ImageFolder:
     @cached_property
     def ignored(self) -> Mapping[str, int]:
         """How many files have an ending that no image has that is read here, by ending, e.g. `.tif`."""
-        endings = Counter(
-            path.suffix.lower() or path.name
-            for target in self.targets
-            for path in (self.root / target).rglob("*")
-            if path.suffix.lower() not in SUFFIXES and path.name[0] != "." and path.is_file()
-        )
+        with _readable(self.root):
+            endings = Counter(
+                _unicode(path.suffix.lower() or path.name)
+                for target in self.targets
+                for path in (self.root / target).rglob("*")
+                if path.suffix.lower() not in SUFFIXES and path.name[0] != "." and path.is_file()
+            )
         return dict(sorted(endings.items()))
 
     def relative(self, path: Path) -> str:
         """What a file is called inside the folder; letters that are no Unicode come as question marks."""
-        return os.fsencode(path.relative_to(self.root).as_posix()).decode("utf-8", "replace")
+        return _unicode(path.relative_to(self.root).as_posix())
 
     def split(self, name: str) -> tuple[LabelledImage, ...]:
         """The images of `train`, `val` or `test`, of all targets, sorted by path.
 
         Raises:
-            BadInput: there is no such split, or the folder holds no usable image.
+            BadInput: there is no such split; the folder holds no usable image, or one that can't be read, that is no
+                place for images, or whose name is no Unicode.
         """
         if name not in SPLITS:
             raise BadInput(f"{name!r} is no split", hint=f"one of {', '.join(SPLITS)}")
         if not any(self._scan.splits.values()):
             raise BadInput(
                 f"{self.root} holds no usable image ({len(self.skipped)} files were skipped)",
-                hint=f"the layout is DIR/crop/disease/*, files ending in {', '.join(SUFFIXES)}",
+                hint=f"the layout is {_LAYOUTS}; files end in {', '.join(SUFFIXES)}",
             )
         return self._scan.splits[name]
 
@@ -165,12 +170,27 @@ class ImageFolder:
 
 def _is_split(folder: Path) -> bool:
     names = {child.name for child in _folders(folder)}
-    return "train" in names and names <= set(SPLITS)
+    if not any(_folders(folder / split) for split in names & set(SPLITS)):
+        return False
+    if odd := sorted(names - set(SPLITS)):
+        raise BadInput(
+            f"{_unicode(folder / odd[0])} stands among the splits of {folder.name}, but is none",
+            hint=f"the splits are {', '.join(SPLITS)}: rename it, or move it away",
+        )
+    return True
 
 
 def _labelled(folder: Path, split: str | None, target: str) -> Iterator[tuple[Path, _Place]]:
     for child in _folders(folder):
-        yield from ((path, _Place(split, target, child.name)) for path in _files(child))
+        if _unicode(child.name) != child.name:
+            raise BadInput(f"the name of {_unicode(child)} is no UTF-8, and can be no label", hint="rename the folder")
+        images = _files(child)
+        if not images and _folders(child):
+            raise BadInput(
+                f"{child} holds folders where images should be",
+                hint=f"the layout is {_LAYOUTS}; the splits are called {', '.join(SPLITS)}",
+            )
+        yield from ((path, _Place(split, target, child.name)) for path in images)
 
 
 def _kind_of_copy(place: _Place, first: _Place) -> Skip:
@@ -179,16 +199,34 @@ def _kind_of_copy(place: _Place, first: _Place) -> Skip:
     return "copy" if place.split == first.split else "leak"
 
 
-def _folders(folder: Path) -> Iterable[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(child for child in folder.iterdir() if child.is_dir() and child.name[0] not in "._")
+def _folders(folder: Path) -> list[Path]:
+    return _children(folder, lambda child: child.name[0] not in "._" and child.is_dir())
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+def _files(folder: Path) -> list[Path]:
+    return _children(folder, lambda child: child.suffix.lower() in SUFFIXES and child.is_file())
+
+
+def _children(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """Sorted; none if there is no such folder."""
+    with _readable(folder):
+        return sorted(child for child in folder.iterdir() if wanted(child)) if folder.is_dir() else []
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses while a folder is looked at into `BadInput`: nothing in it is just missed."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"{_unicode(folder)} can't be read: {error.strerror}", hint="make it readable, or move it away"
+        ) from error
+
+
+def _unicode(name: Path | str) -> str:
+    """A name as it can be written down; letters that are no Unicode come as question marks."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _split_of(sha256: str) -> str:

@@ -499,7 +499,7 @@ def check_device(device: str) -> None:
         BadInput: there is no such device, or this build of torch has none.
     """
     try:
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # `meta` has no numbers
     except (RuntimeError, AssertionError) as error:
         problem = str(error).partition("\n")[0][:200]
         raise BadInput(f"device {device[:40]!r} can't be used: {problem}", hint="cpu is always there") from error

@@ -9,12 +9,13 @@ machine gives the same files, whatever the images are called and however often t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from adapters import backbones, bundle
@@ -31,7 +32,7 @@ from adapters.fitting.regression import linear_head
 from adapters.fitting.runtimes import write_runtimes
 from adapters.fitting.seeing import Eyes
 from adapters.fitting.target import FROZEN, MAX_OTHERS, TargetFit, Workbench
-from adapters.fitting.workplace import Checkpoint, Workplace, opened
+from adapters.fitting.workplace import Checkpoint, Workplace, opened, replace_folder, restore_folder, workplace_of
 from adapters.loaded import UNBOUND, LoadedVersion, check_device, load_bundle
 from adapters.parts import read_parts
 from adapters.preprocess import Preprocessing
@@ -45,7 +46,8 @@ from registry.manifest import BackboneRef
 FIT = "config/fit.json"
 """What was fitted, how, to what, and how well: the recipe, the data's digests and oddities, metrics per target."""
 
-_REPORT = "report.json"
+_JUDGED = ("val", "test")
+"""The splits that did not train, of which the report tells."""
 
 
 @dataclass(frozen=True)
@@ -138,18 +140,21 @@ class Fit:
             shutil.copytree(place.target(target) / "adapter", whole / bundle.adapter_folder(target))
         _write_router(whole / bundle.ROUTER, {target: place.target(target) / FROZEN for target in self._images}, bench)
         version = _load(whole, bench, REFERENCE)
-        for part in (None, *self._images):
-            _write_goldens(whole, version, self._images, part)
-        runtimes = _write_runtimes(whole, bench, self._images)
-        targets = {}
-        for done, target in enumerate(self._images):
+        targets, routed = {}, dict.fromkeys(_JUDGED, 0)
+        for done, (target, images) in enumerate(self._images.items()):
             bench.eyes.told("checking", done, len(self._images))
-            targets[target] = _report_on_target(version, self._images[target], place)
+            squares = _judged(version, images)
+            _write_golden(whole / bundle.adapter_folder(target), version, squares["val"], target)
+            targets[target] = {**place.report(target), **_scores(version, images, squares)}
+            for split in _JUDGED:
+                routed[split] += routed_right(version, target, squares[split])
+        _write_golden(whole / bundle.ROUTER, version, _some_squares(version, self._images.values()), None)
+        totals = {split: sum(len(images.splits[split]) for images in self._images.values()) for split in _JUDGED}
         document = {
             **{name: plan[name] for name in ("format", "recipe", "digests", "data")},
             "targets": targets,
-            "routing": {split: _routing(version, self._images, split) for split in ("val", "test")},
-            "runtimes": runtimes,
+            "routing": {split: share(routed[split], totals[split]) for split in _JUDGED},
+            "runtimes": _write_runtimes(whole, bench, self._images),
         }
         bench.eyes.told("checking", len(self._images), len(self._images))
         bundle.write_document(whole / FIT, document)
@@ -180,16 +185,18 @@ def prepare(
         folders, fetch, known: where the backbone may be; see `adapters.backbones`.
 
     Raises:
-        BadInput: `out` exists, the data can't train a target (the message names all), or a setting can't be meant.
+        BadInput: `out` exists or can't be there, the data can't train a target (the message names all), or a setting
+            can't be meant.
         BackboneNotFound, CorruptBlob, BadManifest: as `adapters.backbones.resolve`.
     """
     out = Path(out)
     _check_absent(out)
+    images = data if isinstance(data, ImageFolder) else ImageFolder(data)
+    _check_apart(out, images.root)
     recipe = settings if isinstance(settings, Recipe) else Recipe.of(settings or {})
     check_device(recipe.device)
     if unknown := sorted(set(recipe.runtimes) - set(RUNTIMES)):
         raise BadInput(f"{unknown[0][:80]!r} is no runtime", hint=f"there are {', '.join(RUNTIMES)}")
-    images = data if isinstance(data, ImageFolder) else ImageFolder(data)
     ref, places = _find(backbone, folders, fetch, known)
     chosen = choose_images(images, images.targets if targets is None else targets, labels_of)
     return Fit(
@@ -233,31 +240,34 @@ def fit_target(
 ) -> FitReport:
     """Fit one target again, in a bundle that exists: its adapter's folder is replaced and its entry in
     `config/fit.json`; everything else stays. Verdicts on runtimes go: they were given on the adapter that was there.
+    Whoever looks sees the old bundle or the new one as a whole; for a moment none, which the next call mends if this
+    one is killed then.
 
     Raises:
         As `prepare` and `Fit.run`; BadManifest and the like if `folder` is no sound bundle.
     """
     recipe = settings if isinstance(settings, Recipe) else Recipe.of(settings or {})
-    here = load_bundle(_files(folder), device=recipe.device, backbone_folders=folders)
+    check_device(recipe.device)
+    place = folder.resolve()
+    restore_folder(place)
+    here = load_bundle(_files(place), device=recipe.device, backbone_folders=folders)
     recipe = _complete(recipe, here.backbone)
     chosen = choose_images(data, [target], labels_of)
     others = [image for image in data.split("val") if image.target != target and image.target in here.targets]
     bench = _workbench(here.backbone, _Places(tuple(folders), None), recipe, progress)
-    final = folder / bundle.adapter_folder(target)
-    with TemporaryDirectory(dir=folder.parent) as scratch, disk_errors(folder):
+    with TemporaryDirectory(dir=place.parent) as scratch, disk_errors(folder):
         made, whole = Path(scratch) / "made", Path(scratch) / "bundle"
         report = TargetFit(bench, chosen[target], _some_others(others)).write(made, Checkpoint(Path(scratch)))
-        shutil.copytree(folder, whole, ignore=lambda path, _: [target] if Path(path).name == bundle.ADAPTERS else [])
+        shutil.copytree(place, whole, ignore=lambda path, _: [target] if Path(path).name == bundle.ADAPTERS else [])
         (made / "adapter").rename(whole / bundle.adapter_folder(target))
         version = _load(whole, bench, REFERENCE)
-        _write_goldens(whole, version, chosen, target)
-        scores = {split: _score(version, chosen[target], split) for split in ("val", "test")}
-        document = _with_target(folder, target, {**report, **scores, "recipe": recipe.document()})
-        if final.exists():
-            final.rename(Path(scratch) / "replaced")
-        (whole / bundle.adapter_folder(target)).rename(final)
-        (folder / RUNTIMES_FILE).unlink(missing_ok=True)
-        bundle.write_document(folder / FIT, document)
+        squares = _judged(version, chosen[target])
+        _write_golden(whole / bundle.adapter_folder(target), version, squares["val"], target)
+        scores = _scores(version, chosen[target], squares)
+        document = _with_target(place, target, {**report, **scores, "recipe": recipe.document()})
+        (whole / RUNTIMES_FILE).unlink(missing_ok=True)
+        bundle.write_document(whole / FIT, document)
+        replace_folder(place, whole)
     return FitReport(folder, document, data.skipped)
 
 
@@ -282,8 +292,21 @@ def _find(
 
 
 def _check_absent(out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise BadInput(f"{out} exists already", hint="give a new folder, or remove it first")
+    for place in (out, workplace_of(out)):
+        try:
+            place.lstat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # a file where a folder should be, a name that is too long
+            raise BadInput(f"{out} can't be written: {error.strerror}", hint="give another folder") from error
+        if place == out:
+            raise BadInput(f"{out} exists already", hint="give a new folder, or remove it first")
+
+
+def _check_apart(out: Path, data: Path) -> None:
+    """Whether the bundle would not be taken for images the next time."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise BadInput(f"{out} lies inside of {data}, the folder of images", hint="give a folder elsewhere")
 
 
 def _complete(recipe: Recipe, ref: BackboneRef) -> Recipe:
@@ -305,8 +328,7 @@ def _fit_target(bench: Workbench, images: Mapping[str, Chosen], target: str, pla
     others = [image for name, one in images.items() if name != target for image in one.splits["val"]]
     made = place.scratch(target)
     report = TargetFit(bench, images[target], _some_others(others)).write(made, place.checkpoint(target))
-    bundle.write_document(made / _REPORT, report)
-    place.finish(target, made)
+    place.finish(target, made, report)
 
 
 def _some_others(images: Sequence[LabelledImage]) -> list[LabelledImage]:
@@ -349,31 +371,24 @@ def _write_runtimes(folder: Path, bench: Workbench, images: Mapping[str, Chosen]
     return {runtime: report.document() for runtime, report in reports.items()}
 
 
-def _write_goldens(folder: Path, version: LoadedVersion, images: Mapping[str, Chosen], target: str | None) -> None:
-    inner = folder / (bundle.ROUTER if target is None else bundle.adapter_folder(target))
-    candidates = [image for name, one in images.items() if target in (None, name) for image in one.splits["val"]]
-    chosen = sorted(candidates, key=lambda image: image.sha256)[:CANDIDATES]
-    squares = decode(version.parts.preprocessing, chosen).numpy()
-    bundle.write_tensors(inner / bundle.GOLDEN, goldens_of(version, squares, target))
+def _judged(version: LoadedVersion, images: Chosen) -> dict[str, np.ndarray]:
+    """A target's squares by split, [N, H, W, 3] uint8: decoded once for all that is asked of them."""
+    return {split: decode(version.parts.preprocessing, images.splits[split]).numpy() for split in _JUDGED}
 
 
-def _report_on_target(version: LoadedVersion, images: Chosen, place: Workplace) -> dict[str, Any]:
-    path = place.target(images.target) / _REPORT
-    report = canonical.decode(path.read_bytes(), _REPORT)
-    return {**report, **{split: _score(version, images, split) for split in ("val", "test")}}
+def _some_squares(version: LoadedVersion, images: Collection[Chosen]) -> np.ndarray:
+    """Of validation images of all targets, so many as recorded outputs are chosen from."""
+    held_out = sorted((image for one in images for image in one.splits["val"]), key=lambda image: image.sha256)
+    return decode(version.parts.preprocessing, held_out[:CANDIDATES]).numpy()
 
 
-def _score(version: LoadedVersion, images: Chosen, split: str) -> dict[str, Any]:
-    squares = decode(version.parts.preprocessing, images.splits[split]).numpy()
-    return asdict(score(version, images.target, squares, [images.labels[row] for row in images.classes[split]]))
+def _write_golden(folder: Path, version: LoadedVersion, squares: np.ndarray, target: str | None) -> None:
+    bundle.write_tensors(folder / bundle.GOLDEN, goldens_of(version, squares[:CANDIDATES], target))
 
 
-def _routing(version: LoadedVersion, images: Mapping[str, Chosen], split: str) -> dict[str, Any]:
-    right = count = 0
-    for target, one in images.items():
-        squares = decode(version.parts.preprocessing, one.splits[split]).numpy()
-        right, count = right + routed_right(version, target, squares), count + len(squares)
-    return share(right, count)
+def _scores(version: LoadedVersion, images: Chosen, squares: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    labels = {split: [images.labels[row] for row in images.classes[split]] for split in _JUDGED}
+    return {split: asdict(score(version, images.target, squares[split], labels[split])) for split in _JUDGED}
 
 
 def _with_target(folder: Path, target: str, report: Mapping[str, Any]) -> dict[str, Any]:

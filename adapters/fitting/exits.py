@@ -155,14 +155,13 @@ def _is_good(area: float | None, full: float | None) -> bool:
 
 @torch.no_grad()
 def _scores(stages: Sequence[Stage], features: Features) -> torch.Tensor:
-    """[N], each row's score at the stage from which it leaves."""
+    """[N], each row's score at the stage from which it leaves; all leave at the last one at the latest."""
     scores = torch.empty(len(next(iter(features.values()))))
-    left = torch.ones(len(scores), dtype=torch.bool)
-    for stage in stages:
-        seen = stage.head(features)
-        sure = seen.logits.softmax(dim=1).amax(dim=1) >= stage.threshold
-        leaving = left & (sure if stage is not stages[-1] else True)
-        if stage.detector:
-            scores[leaving] = stage.detector(seen)[0][leaving]
-        left &= ~leaving
+    rows = torch.arange(len(scores))
+    for stage in (*stages[:-1], replace(stages[-1], threshold=0.0)):
+        leaving, answers = stage.answer({tap: own[rows] for tap, own in features.items()})
+        staying = torch.ones(len(rows), dtype=torch.bool)
+        staying[leaving] = False
+        scores[rows[~staying]] = torch.tensor([one.score for one in answers])
+        rows = rows[staying]
     return scores

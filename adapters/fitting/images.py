@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from adapters.data import ImageFolder, LabelledImage
+from adapters.heads import MAX_LABELS, read_labels
 from adapters.preprocess import Preprocessing
-from registry.errors import BadInput
+from registry.errors import BadInput, BadManifest
 
 LabelsOf: TypeAlias = Callable[[LabelledImage], str]
 """Which label an image is trained with."""
@@ -55,7 +56,8 @@ def choose_images(data: ImageFolder, targets: Sequence[str], labels_of: LabelsOf
     if problems:
         sound = [target for target in chosen if not _problem(chosen[target])]
         leave_out = f", or leave it out: --targets {','.join(sound)}" if sound else ""
-        raise BadInput("; ".join(problems), hint=f"a target takes two labels and validation images{leave_out}")
+        takes = "a target takes two labels, two training images of at least one of them, and validation images"
+        raise BadInput("; ".join(problems), hint=f"{takes}{leave_out}")
     return chosen
 
 
@@ -87,6 +89,19 @@ def _choose(data: ImageFolder, target: str, labels_of: LabelsOf) -> Chosen:
 
 
 def _problem(chosen: Chosen) -> str:
-    if len(chosen.labels) < 2:
+    if not 2 <= len(chosen.labels) <= MAX_LABELS:
         return f"{len(chosen.labels)} labels with training images"
+    if odd := [label for label in chosen.labels if not _is_label(label)]:
+        return f"a label that is empty or too long: {odd[0][:40]!r}…"
+    if int(chosen.classes["train"].bincount().max()) < 2:
+        return "one training image only of every label, so that nothing is known of how images of a label differ"
     return "" if chosen.splits["val"] else "no validation image"
+
+
+def _is_label(label: str) -> bool:
+    """Whether who reads the bundle will take it."""
+    try:
+        read_labels({"labels": [label]}, "")
+    except BadManifest:
+        return False
+    return True

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from adapters import bundle, lora
 from adapters.answering import Stage
@@ -31,6 +32,7 @@ from adapters.ood import Mahalanobis, fit_mahalanobis
 from adapters.runtimes import Runtime
 from adapters.writing import write_part, write_tensors
 from registry import canonical
+from registry.errors import BadInput
 from registry.manifest import BackboneRef
 
 MAX_OTHERS = 300
@@ -38,6 +40,9 @@ MAX_OTHERS = 300
 
 MAX_EXITS = 8
 """Blocks before the last that exits may stand at and detectors may look at, at most: evenly spread, from a third on."""
+
+_NOTHING = 1e-12
+"""A sum of squares that is rounding alone, of features of length 1; as `adapters.ood` sees it."""
 
 FROZEN = "frozen.safetensors"
 """What the backbone alone makes of a target's images, which the router is fitted to: `train`, `val`, [N, width]."""
@@ -106,12 +111,13 @@ class TargetFit:
         it; what is to be known of it, as JSON.
 
         Raises:
-            BadInput: the training ran away.
+            BadInput: the images of each label look all the same; or the training ran away.
             BadImage: a file has changed since the folder was looked at.
         """
         bench, target = self.bench, self.images.target
         squares = {split: self._decode(self.images.splits[split]) for split in ("train", "val")}
         frozen = self._frozen(squares)
+        self._check_variety(frozen["train"][bench.router_tap])
         write_tensors(folder / FROZEN, {name: features[bench.router_tap] for name, features in frozen.items()})
         trained = self._train(squares["train"], frozen["train"], checkpoint)
         inner = folder / "adapter"
@@ -121,6 +127,7 @@ class TargetFit:
         taps = {*trained.head.taps, *early}
         seen = {name: bench.eyes.features(one, slot, taps, f"{target}:{name}") for name, one in squares.items()}
         seen["others"] = bench.eyes.features(self._decode(self.others), slot, taps, f"{target}:others")
+        self._check_finite(seen)
 
         detector = self._detector(trained.head, seen, bench.depth)
         write_part(inner, bundle.HEAD, trained.head)
@@ -146,6 +153,23 @@ class TargetFit:
         plain = {name: eyes.features(one, None, taps, f"{target}:{name}") for name, one in squares.items()}
         bent = eyes.features(squares["train"], None, taps, f"{target}:train", lambda pixels: affine(pixels, random))
         return {**plain, "train": {tap: torch.cat([plain["train"][tap], bent[tap]]) for tap in taps}}
+
+    def _check_variety(self, features: torch.Tensor) -> None:
+        """Whether the backbone sees that images of some label differ; after the training it would be late to ask."""
+        normal = functional.normalize(features[: len(self.images.classes["train"])].double(), dim=1)
+        each = [normal[self.images.classes["train"] == number] for number in range(len(self.images.labels))]
+        if sum(float((own - own.mean(dim=0)).square().sum()) for own in each) <= _NOTHING:
+            raise BadInput(
+                f"the training images of each label of {self.images.target} look all the same to the backbone",
+                hint="add images that differ: how far new ones may lie from a label is told by how far its own do",
+            )
+
+    def _check_finite(self, seen: Mapping[str, Features]) -> None:
+        if not all(bool(tensor.isfinite().all()) for features in seen.values() for tensor in features.values()):
+            raise BadInput(
+                f"the training of {self.images.target} ran away: with its LoRA the features are no numbers",
+                hint="try a smaller --alpha or --rank",
+            )
 
     def _train(self, squares: torch.Tensor, frozen: Features, checkpoint: Checkpoint) -> Trained:
         bench, images = self.bench, self.images

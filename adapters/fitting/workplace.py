@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from registry import canonical
 from registry.errors import BadInput, BadManifest, NotNow, disk_errors
 
 _RECIPE = "recipe.json"
+_REPORT = "report.json"
+_CHANGES, _SHOWN = 5, 60  # of what differs, how many are told, and letters of each
 
 
 def workplace_of(out: Path) -> Path:
@@ -49,8 +52,13 @@ class Workplace:
         """Where the training of a target keeps its state."""
         return Checkpoint(self.folder / "training" / target)
 
-    def finish(self, target: str, made: Path) -> None:
+    def report(self, target: str) -> dict[str, Any]:
+        """What is to be known of a finished target."""
+        return canonical.decode((self.target(target) / _REPORT).read_bytes(), _REPORT)
+
+    def finish(self, target: str, made: Path, report: Mapping[str, Any]) -> None:
         """Give a folder that is complete its final place, and forget the state of the training that led to it."""
+        bundle.write_document(made / _REPORT, report)
         self.target(target).parent.mkdir(exist_ok=True)
         made.rename(self.target(target))
         shutil.rmtree(self.folder / "training" / target, ignore_errors=True)
@@ -114,6 +122,31 @@ def opened(out: Path, recipe: Mapping[str, Any]) -> Iterator[Workplace]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def replace_folder(folder: Path, new: Path) -> None:
+    """Put a folder in another one's place, or leave that one there; killed in between, `restore_folder` sees to it.
+
+    Args:
+        folder: no link to it.
+        new: on the same disk.
+    """
+    folder.rename(_aside(folder))
+    try:
+        new.rename(folder)
+    finally:
+        restore_folder(folder)
+
+
+def restore_folder(folder: Path) -> None:
+    """End what a killed `replace_folder` began."""
+    if _aside(folder).exists() and not folder.exists():
+        _aside(folder).rename(folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.replaced"
+
+
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     # The kernel lets go of it however the process ends.
@@ -136,14 +169,31 @@ def _check_recipe(folder: Path, out: Path, recipe: Mapping[str, Any]) -> None:
         (folder / f"{_RECIPE}.new").replace(path)
         return
     known = canonical.decode(path.read_bytes(), str(path))
-    if changed := sorted(name for name in known.keys() | recipe.keys() if known.get(name) != recipe.get(name)):
-        told = ", ".join(f"{name} was {_short(known.get(name))}, now {_short(recipe.get(name))}" for name in changed)
+    if changes := list(_changes(known, recipe)):
+        more = f" and {len(changes) - _CHANGES} more" if len(changes) > _CHANGES else ""
         raise BadInput(
-            f"an interrupted fit of {out} was told to do something else: {told}",
+            f"an interrupted fit of {out} was told to do something else: {', '.join(changes[:_CHANGES])}{more}",
             hint=f"give the same settings to go on with it, or remove {folder} to start anew",
         )
 
 
-def _short(value: object) -> str:
-    text = canonical.encode(value).decode()
-    return text if len(text) <= 60 else text[:59] + "…"
+def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """What differs between two JSON values, innermost, each as `place was this, now that`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                yield from _changes(before.get(name), now.get(name), f"{place}.{name}" if place else name)
+        return
+    texts = [canonical.encode(value).decode() for value in (before, now)]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
+    start = sum(1 for _ in same)
+    yield "{} was {}, now {}".format(place, *(_short(text, start) for text in texts))
+
+
+def _short(text: str, start: int) -> str:
+    """A text with the letter at `start` in it, cut on both sides if it is long."""
+    if len(text) <= _SHOWN:
+        return text
+    first = max(0, start - _SHOWN // 2)
+    last = first + _SHOWN
+    return f"{'…' * (first > 0)}{text[first:last]}{'…' * (last < len(text))}"

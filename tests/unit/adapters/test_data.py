@@ -132,6 +132,54 @@ def test_a_target_with_a_name_that_is_not_allowed_is_refused(tmp_path: Path) -> 
         ImageFolder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("called", "says"),
+    [
+        ({"val": "validation"}, "tomato/validation stands among the splits of tomato, but is none"),
+        ({"train": "training"}, "tomato/training stands among the splits of tomato"),
+        ({"train": "Train", "val": "Val", "test": "Test"}, "tomato/Test holds folders where images should be"),
+    ],
+)
+def test_a_split_with_another_name_is_named(called: dict[str, str], says: str, sound: Path) -> None:
+    for split, name in called.items():
+        (sound / "tomato" / split).rename(sound / "tomato" / name)
+    with pytest.raises(BadInput, match=says) as refused:
+        ImageFolder(sound).split("train")
+    assert "train, val, test" in refused.value.hint
+
+
+def test_a_folder_beside_the_splits_is_named(sound: Path) -> None:
+    write(sound / "tomato" / "drafts" / "a.png", 1000)
+    with pytest.raises(BadInput, match="tomato/drafts stands among the splits of tomato"):
+        ImageFolder(sound).split("train")
+
+
+def test_a_label_may_be_called_like_a_split(leaves: Path) -> None:
+    (leaves / "tomato__leaf" / "blight").rename(leaves / "tomato__leaf" / "test")
+    assert ImageFolder(leaves).labels("tomato__leaf") == ("healthy", "test")
+
+
+def test_a_label_that_is_no_unicode_is_refused_by_name(sound: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(sound / "tomato" / "test") + b"/rust\xff"))
+    write(odd / "a.png", 1000)
+    with pytest.raises(BadInput, match="tomato/test/rust\ufffd is no UTF-8"):
+        ImageFolder(sound).split("train")
+
+
+def test_a_folder_that_cannot_be_read_is_named(leaves: Path) -> None:
+    """Not for want of rights, which root has, but since the files' paths are too long for the system to follow."""
+    write(leaves / "tomato__leaf" / "blight" / f"{'x' * 100}.png", 1000)
+    detour = "/tomato__leaf/.."
+    root = Path(str(leaves) + detour * ((4070 - len(str(leaves))) // len(detour)))
+    with pytest.raises(BadInput, match="tomato__leaf/blight can't be read: File name too long"):
+        ImageFolder(root).split("train")
+
+
+def test_a_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(BadInput, match="can't be read: File name too long"):
+        ImageFolder("x" * 300)
+
+
 def test_an_unknown_split_is_refused(leaves: Path) -> None:
     with pytest.raises(BadInput, match="no split"):
         ImageFolder(leaves).split("training")
@@ -205,11 +253,11 @@ def test_a_label_that_was_not_trained_is_told(sound: Path) -> None:
 
 
 def test_files_with_other_endings_are_counted(sound: Path) -> None:
-    for name in ("a.tif", "b.TIF", "notes.txt"):
-        (sound / "tomato" / "train" / "blight" / name).write_bytes(b"?")
+    for name in (b"a.tif", b"b.TIF", b"notes.txt", b"odd.\xff"):
+        (sound / "tomato" / "train" / "blight" / os.fsdecode(name)).write_bytes(b"?")
     report = report_of(sound)
-    assert report.ignored == {".tif": 2, ".txt": 1}
-    assert report.warnings == ("files with other endings were ignored: 2 .tif, 1 .txt",)
+    assert report.ignored == {".tif": 2, ".txt": 1, ".\ufffd": 1}
+    assert report.warnings == ("files with other endings were ignored: 2 .tif, 1 .txt, 1 .\ufffd",)
 
 
 def test_a_name_that_is_no_unicode_can_be_reported(sound: Path) -> None:

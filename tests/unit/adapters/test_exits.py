@@ -11,7 +11,7 @@ import torch
 from adapters.answering import Stage
 from adapters.depth import Depth
 from adapters.features import Tap
-from adapters.fitting.exits import fit_depth, ood_note
+from adapters.fitting.exits import _scores, fit_depth, ood_note
 from adapters.fitting.regression import linear_head
 from adapters.heads import Features, Head
 from adapters.ood import Mahalanobis, fit_mahalanobis
@@ -80,3 +80,20 @@ def test_without_foreign_images_nothing_is_said_of_them() -> None:
     assert depth.mode == "static"
     assert depth.report["ood"]["auroc"] == {"full": None, "dynamic": None, "static": None}
     assert ood_note(depth.report) == []
+
+
+def test_images_are_scored_where_they_leave_as_in_use() -> None:
+    seen = features(early_tells=True)
+    (early,) = depth_of("dynamic", seen).exits
+    head = linear_head(seen["train"][LAST], CLASSES["train"], LABELS, LAST)
+    train, val = ({LAST: seen[name][LAST]} for name in ("train", "val"))
+    last = Stage(head, fit_mahalanobis(train, CLASSES["train"], val, head(val).predicted, LABELS))
+    asked = {tap: tensor.clone() for tap, tensor in seen["val"].items()}
+    asked[EARLY][0] = torch.nan  # what is no number goes no further, and gets no other score there
+    asked[EARLY][1] = 0  # between the labels: no exit is sure of it
+    scores = _scores((early, last), asked)
+    rows, answers = early.answer(asked)
+    assert scores[rows].tolist() == pytest.approx([one.score for one in answers], nan_ok=True)
+    assert scores[0].isnan()
+    assert 1 not in rows
+    assert scores[1] == pytest.approx(last.answer(asked)[1][1].score)

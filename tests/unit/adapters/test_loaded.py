@@ -455,7 +455,7 @@ def test_a_version_of_another_kind_is_refused(folder: Path) -> None:
         load(manifest.model_copy(update={"flavor": "other-flavor"}), read_bundle(folder))
 
 
-@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_the_callers_mistake(device: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=device):
         load_bundle(read_bundle(write_bundle(tmp_path)), device=device)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
@@ -27,7 +28,7 @@ from adapters.fitting.recipe import Recipe
 from adapters.fitting.regression import head_taps, starting_head
 from adapters.fitting.seeing import Eyes
 from adapters.fitting.target import TargetFit
-from adapters.fitting.workplace import opened, workplace_of
+from adapters.fitting.workplace import Checkpoint, opened, replace_folder, workplace_of
 from adapters.loaded import LoadedVersion, load_bundle
 from adapters.training import FIT, FitReport, _complete, _Places, _workbench, fit, fit_target, prepare
 from registry.bundles import read_bundle as read_as_registry
@@ -244,9 +245,21 @@ def test_an_interrupted_fit_does_not_go_on_with_other_settings(data: ImageFolder
     ready = prepare(data, BACKBONE, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         ready.run(interrupted(lambda stage, done: True))
-    with pytest.raises(BadInput, match="told to do something else: recipe") as refused:
+    with pytest.raises(BadInput, match=r"something else: recipe\.epochs was 2, now 1$") as refused:
         fit(data, BACKBONE, tmp_path / "bundle", {"epochs": 1})
     assert str(workplace_of(ready.out)) in refused.value.hint
+
+
+def test_what_differs_is_shown_even_where_it_comes_late(tmp_path: Path) -> None:
+    targets = [f"label-{number}" for number in range(100)]
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "bundle", {"targets": {"pear": targets}}):
+        raise KeyboardInterrupt
+    other = {"targets": {"pear": [*targets[:-1], "other"]}}
+    with pytest.raises(BadInput) as refused, opened(tmp_path / "bundle", other):
+        pass
+    assert 'label-99"]' in str(refused.value)
+    assert 'other"]' in str(refused.value)
+    assert len(str(refused.value)) < 400
 
 
 def test_two_fits_of_the_same_bundle_do_not_mix(data: ImageFolder, tmp_path: Path) -> None:
@@ -275,6 +288,33 @@ def test_fitting_one_target_on_wrong_labels_spoils_that_target_and_leaves_the_re
     predictions = version.predict([image.path for image in images], ["pear"] * len(images))
     assert sum(p.label == i.label for p, i in zip(predictions, images, strict=True)) / len(images) < 0.1
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_bundle_that_was_set_aside_when_its_replacement_was_killed_is_put_back(
+    report: FitReport, data: ImageFolder, tmp_path: Path
+) -> None:
+    shutil.copytree(report.folder, tmp_path / ".bundle.replaced")
+    with pytest.raises(BadInput, match="no target 'plum'"):
+        fit_target(data, "plum", tmp_path / "bundle")
+    assert bytes_of(tmp_path / "bundle") == bytes_of(report.folder)
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
+
+
+def test_a_bundle_whose_replacement_does_not_come_stays(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "old").touch()
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "bundle", tmp_path / "nowhere")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "bundle", tmp_path / "bundle" / "old"]
+
+
+def test_a_bundle_that_was_replaced_is_not_put_back(report: FitReport, data: ImageFolder, tmp_path: Path) -> None:
+    shutil.copytree(report.folder, tmp_path / "bundle")
+    (tmp_path / ".bundle.replaced").mkdir()
+    with pytest.raises(BadInput, match="no target 'plum'"):
+        fit_target(data, "plum", tmp_path / "bundle")
+    assert bytes_of(tmp_path / "bundle") == bytes_of(report.folder)
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
 
 
 # --- depth and runtimes ----------------------------------------------------------------------------------------------
@@ -321,20 +361,44 @@ def test_a_folder_that_exists_is_not_overwritten(data: ImageFolder, tmp_path: Pa
         fit(data, BACKBONE, tmp_path)
 
 
+@pytest.mark.parametrize("place", [".", "bundle", "apple/bundle", "apple/train/../bundle"])
+def test_a_bundle_among_the_images_is_refused(place: str, tmp_path: Path) -> None:
+    root = write_blotches(tmp_path / "images", {"train": 2, "val": 1})
+    (tmp_path / "link").symlink_to(root)
+    with pytest.raises(BadInput, match="exists already" if place == "." else "lies inside of"):
+        prepare(root, BACKBONE, tmp_path / "link" / place)
+
+
+@pytest.mark.parametrize("place", ["file/bundle", "file/deeper/bundle", "x" * 252])
+def test_a_bundle_where_none_can_be_is_refused(place: str, data: ImageFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="can't be written"):
+        prepare(data, BACKBONE, tmp_path / place)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         ({"epochs": 0}, "epochs 0 can't be meant"),
         ({"rank": 0}, "rank 0"),
         ({"alpha": -1.0}, "alpha -1"),
+        ({"alpha": 1e30}, "alpha 1e.30"),
+        ({"alpha": float("nan")}, "alpha nan"),
+        ({"epochs": 1.5}, "epochs '1.5' can't be meant"),
+        ({"rank": "4"}, "rank '4' can't be meant"),
+        ({"seed": True}, "seed 'True' can't be meant"),
+        ({"modules": "q_proj"}, "modules 'q_proj' can't be meant"),
+        ({"head": 1}, "head '1' can't be meant"),
         ({"seed": -1}, "seed -1"),
         ({"false_alarm_rate": 1.0}, "false_alarm_rate 1"),
         ({"method": "full"}, "no method 'full'"),
         ({"head": "mlp"}, "no head 'mlp'"),
         ({"depth": "deep"}, "no depth 'deep'"),
         ({"modules": ["query"]}, "no linear module 'query'"),
+        ({"modules": ["all-linear", "typo"]}, "no linear module 'typo'"),
         ({"runtimes": ["abacus"]}, "'abacus' is no runtime"),
         ({"device": "abacus"}, "device 'abacus'"),
+        ({"device": "meta"}, "device meta can't be meant"),
         ({"learning": 1}, "no setting learning"),
     ],
 )
@@ -378,9 +442,55 @@ def test_a_label_without_training_images_is_left_out_and_told(data: ImageFolder,
     assert "pear: no training image, so these labels are left out: new" in ready.data.warnings
 
 
+def test_one_training_image_of_every_label_is_too_few(tmp_path: Path) -> None:
+    root = write_blotches(tmp_path / "images", {"train": 1, "val": 2})
+    with pytest.raises(BadInput, match="apple has one training image only of every label") as refused:
+        prepare(root, BACKBONE, tmp_path / "bundle")
+    assert "two training images of at least one of them" in refused.value.hint
+
+
+def test_a_label_that_no_bundle_can_hold_is_refused(data: ImageFolder, tmp_path: Path) -> None:
+    def long(image: LabelledImage) -> str:
+        return image.label + "x" * 200
+
+    with pytest.raises(BadInput, match="pear has a label that is empty or too long: 'rotxx"):
+        prepare(data, BACKBONE, tmp_path / "bundle", targets=["pear"], labels_of=long)
+
+
+def test_images_of_a_label_that_are_all_the_same_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    root = write_blotches(tmp_path / "images", {"train": 3, "val": 1})
+    for number, path in enumerate(sorted((root / "pear" / "train").rglob("*.png"))):
+        note = PngInfo()
+        note.add_text("number", str(number))  # another file, the same picture
+        colour = 200 if path.parent.name == "rot" else 50
+        Image.fromarray(np.full((28, 28, 3), colour, np.uint8)).save(path, pnginfo=note)
+    ready, stages = prepare(root, BACKBONE, tmp_path / "bundle", targets=["pear"]), set()
+    with pytest.raises(BadInput, match="each label of pear look all the same"):
+        ready.run(lambda stage, done, total: stages.add(stage))
+    assert "pear" not in stages
+
+
 def test_a_training_that_runs_away_is_named(data: ImageFolder, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="training of pear ran away"):
-        fit(data, BACKBONE, tmp_path / "bundle", {"alpha": 1e24}, targets=["pear"])
+    ready = prepare(data, BACKBONE, tmp_path / "bundle", targets=["pear"])
+    with pytest.raises(KeyboardInterrupt):
+        ready.run(interrupted(lambda stage, done: (stage, done) == ("pear", 1)))
+    checkpoint = Checkpoint(workplace_of(ready.out) / "training" / "pear")
+    done, state = checkpoint.read()
+    checkpoint.write(done, {name: one * torch.inf if name.startswith("lora.") else one for name, one in state.items()})
+    with pytest.raises(BadInput, match="training of pear ran away in epoch 2"):
+        ready.run()
+
+
+def test_a_lora_with_which_the_backbone_gives_no_numbers_is_not_taken_for_images_that_are_all_the_same(
+    data: ImageFolder,
+) -> None:
+    bench = _workbench(ref_of_folder(BACKBONE), _Places((TINY,), None), Recipe(), None)
+    step = TargetFit(bench, choose_images(data, ["pear"], own_label)["pear"], [])
+    features = torch.zeros(2, 192)
+    step._check_finite({"train": {bench.tap(3): features}})
+    features[1, 7] = torch.nan
+    with pytest.raises(BadInput, match="training of pear ran away: with its LoRA the features are no numbers"):
+        step._check_finite({"train": {bench.tap(3): features}})
 
 
 def test_eyes_see_no_images_as_no_rows() -> None:
