@@ -17,9 +17,11 @@ from weakref import WeakValueDictionary
 
 from adapters import hub
 from adapters.families import Family, family_named, family_of_config
+from adapters.plain import plain
 from registry import canonical
-from registry.errors import BackboneNotFound, BadInput, BadManifest, BadWeights, CorruptBlob
+from registry.errors import BackboneNotFound, BadInput, BadManifest, BadWeights, CorruptBlob, MissingBlob
 from registry.manifest import BackboneRef
+from registry.weights import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +36,17 @@ TINY = Path(__file__).parent / "tiny"
 FetchBlob = Callable[[str], Path | None]
 """Gives a verified local file of the bytes with a sha256 that the store's mirror holds, None if it holds none."""
 
+_BOUNDS = {
+    "hidden_size": range(1, 2**16),
+    "num_hidden_layers": range(1, 1000),
+    "num_attention_heads": range(1, 2**12),
+    "patch_size": range(1, 2**10),
+    "num_register_tokens": range(2**10),
+    "image_size": range(1, 2**16),
+}
+"""Bounds of a configuration's numbers, far above those of any backbone that there is."""
+
+_LFS_POINTER = b"version https://git-lfs"
 _DIGEST_START = 12
 """Digits of a digest that name a mirrored backbone."""
 
@@ -56,7 +69,7 @@ def ref_of_folder(
 
     Raises:
         BackboneNotFound: one of the two files is missing.
-        BadManifest: the configuration is not JSON.
+        BadManifest: the configuration is not JSON, or no backbone's.
         BadInput: its `model_type` is no known family, or its weights are in several files.
     """
     folder = Path(path)
@@ -65,7 +78,7 @@ def ref_of_folder(
             if (folder / SHARDS).is_file():
                 raise _in_several_files(str(folder))
             raise BackboneNotFound(f"{folder} has no {file}", hint=f"a backbone's folder holds {CONFIG} and {WEIGHTS}")
-    config = canonical.decode((folder / CONFIG).read_bytes(), f"{folder / CONFIG}")
+    config = _read_config(folder / CONFIG)
     return BackboneRef(
         family=family_of_config(config).name,
         sha256=_sha256(folder / WEIGHTS),
@@ -94,22 +107,64 @@ def resolve(
         BackboneNotFound: it is nowhere; of one on the hub it says why (gated, missing, offline) and how to mirror it.
         BadInput: it can't be meant: several known ones are called so, a folder has no revisions, no known family, or
             weights in several files.
-        BadManifest: the configuration is not JSON.
+        BadManifest: the configuration is not JSON, or no backbone's.
+        BadWeights: the weights are no sound file, or do not fit the configuration.
         CorruptBlob: as `find`.
     """
+    ref, weights = _meant(spec, revision, known)
+    return ref, weights or find(ref, fetch=fetch)
+
+
+def reference(spec: Path | str, *, known: Sequence[BackboneRef] = ()) -> BackboneRef:
+    """What people mean by a backbone; weights that are known by their digest are not fetched. Else as `resolve`."""
+    return _meant(spec, None, known)[0]
+
+
+def _meant(spec: Path | str, revision: str | None, known: Sequence[BackboneRef]) -> tuple[BackboneRef, Path | None]:
+    """What is meant, and its weights if it is not a known one."""
     if Path(spec).is_dir():
         if revision is not None:
             raise BadInput(f"{spec} is a folder, and a folder has no revisions", hint="leave --revision out")
-        return ref_of_folder(spec), Path(spec) / WEIGHTS
+        return _checked(ref_of_folder(spec), Path(spec))
     name = hub.modern_id(str(spec))
     if mirrored := _known(name, revision, known):
-        return mirrored, find(mirrored, fetch=fetch)
+        return mirrored, None
     if "/" not in name:
         folder = _named_folder(name)
-        return ref_of_folder(folder), folder / WEIGHTS
+        return _checked(ref_of_folder(folder), folder)
     folder = _cached_folder(name, revision) or _downloaded_folder(name, revision)
-    ref = ref_of_folder(folder, name=name.rpartition("/")[2], hub_id=name, revision=folder.name)
-    return ref, folder / WEIGHTS
+    return _checked(ref_of_folder(folder, name=name.rpartition("/")[2], hub_id=name, revision=folder.name), folder)
+
+
+def _checked(ref: BackboneRef, folder: Path) -> tuple[BackboneRef, Path]:
+    """A backbone whose weights fit its configuration, by their names and shapes alone, and the file of them.
+
+    Raises:
+        BadManifest: the configuration is no backbone's.
+        BadWeights: they do not fit, or are no sound file.
+    """
+    import torch
+
+    weights = folder / WEIGHTS
+    with weights.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise BadWeights(f"{weights} is a pointer of Git LFS, not the weights", hint="run `git lfs pull` there")
+    stated = {span.name: torch.empty(span.shape, device="meta") for span in read_header(weights, str(weights))}
+    wanted = {name: tensor.shape for name, tensor in shapes(ref).state_dict().items()}
+    try:
+        found = {name: tensor.shape for name, tensor in family_named(ref.family).modern_tensors(stated).items()}
+    except ValueError as error:
+        raise BadWeights(f"{weights} can't be read as {ref.family}: {error}") from error
+    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if wrong:
+        what = {name: (_shape(found.get(name)), _shape(wanted.get(name))) for name in wrong[:3]}
+        listed = ", ".join(f"{name} is {is_}, not {ought}" for name, (is_, ought) in what.items())
+        raise BadWeights(f"{weights} does not fit the {CONFIG} beside it: {listed}"[:500])
+    return ref, weights
+
+
+def _shape(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else str(list(shape))
 
 
 def find(ref: BackboneRef, folders: Sequence[Path | str] = (), fetch: FetchBlob | None = None) -> Path:
@@ -122,6 +177,7 @@ def find(ref: BackboneRef, folders: Sequence[Path | str] = (), fetch: FetchBlob 
     Raises:
         BackboneNotFound: it is in none of the places, which the message lists.
         CorruptBlob: a place has weights of this name, but with another digest, and no place has the right ones.
+        CorruptBlob, MissingBlob: as `fetch` says, where no place has them, the hub neither.
         BadManifest: the hub's name or revision in the reference is none.
     """
     searched: list[str] = []
@@ -134,13 +190,19 @@ def find(ref: BackboneRef, folders: Sequence[Path | str] = (), fetch: FetchBlob 
                 return weights
             wrong.append(weights)
             searched[-1] += " (other weights)"
+    damage: CorruptBlob | MissingBlob | None = None
     if fetch is not None:
-        if mirrored := fetch(ref.sha256):  # hashed by who gives it
-            return mirrored
+        try:
+            if mirrored := fetch(ref.sha256):  # hashed by who gives it
+                return mirrored
+        except (CorruptBlob, MissingBlob) as error:
+            damage = error
         searched.append("the store's mirror")
     try:
         return _from_hub(ref, searched)
     except BackboneNotFound as error:
+        if damage:
+            raise damage from error
         named = [path for path in wrong if path.parent.name == ref.name]
         if not named:
             raise
@@ -161,13 +223,9 @@ def new_model(
         BackboneNotFound, CorruptBlob, BadManifest: as `find`.
         BadWeights: the weights do not fit the configuration.
     """
-    import torch
-
-    family = family_named(ref.family)
     tensors = _shared_tensors(ref, folders, device, fetch)
     try:
-        with torch.device("meta"):
-            model = family.new_model(ref.config)
+        model: Any = shapes(ref)
         missing, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise BadWeights(f"the weights of {ref.name} do not fit its configuration: {error}"[:500]) from error
@@ -180,6 +238,31 @@ def new_model(
     model.shared_tensors = tensors  # keeps the one copy alive for the next version
     frozen: torch.nn.Module = model.eval().requires_grad_(False)
     return frozen
+
+
+def shapes(ref: BackboneRef) -> torch.nn.Module:
+    """The module tree of a backbone without its weights.
+
+    Raises:
+        BadManifest: its configuration is no backbone's.
+    """
+    import torch
+
+    config = ref.config
+    image = config.get("image_size")
+    side = image[0] if isinstance(image, list) and len(image) == 2 and image[0] == image[1] else image
+    numbers = config if image is None else config | {"image_size": side}
+    for name, bounds in _BOUNDS.items():
+        if name in numbers and not (type(numbers[name]) is int and numbers[name] in bounds):
+            raise BadManifest(f"the configuration of {ref.name} is no backbone's: {name} is {str(config[name])[:40]!r}")
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module = family_named(ref.family).new_model(config)
+    except BadInput:
+        raise
+    except Exception as error:  # transformers raises whatever an odd field leads it to
+        raise BadManifest(f"the configuration of {ref.name} is no backbone's: {error}"[:400]) from error
+    return model
 
 
 def _shared_tensors(ref: BackboneRef, folders: Sequence[Path | str], device: str, fetch: FetchBlob | None) -> _Tensors:
@@ -220,6 +303,14 @@ def _fill_computed_buffers(model: Any, device: str) -> None:
         if empty:
             with torch.no_grad():
                 model._init_weights(module)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = plain(canonical.decode(path.read_bytes(), str(path)))
+    except ValueError as error:
+        raise BadManifest(f"{path}: {error}") from error
+    return config
 
 
 def _places(ref: BackboneRef, folders: Sequence[Path | str]) -> Iterator[Path]:

@@ -116,10 +116,14 @@ def resolved(document: Mapping[str, Any], config: PeftConfig) -> dict[str, Any]:
     that neither names nor the order of patterns can change what is meant.
     """
     modules = sorted(config.targets)
+    if not modules:
+        return dict(document)  # that it fits nothing is for whoever checks the weights to say
+    last_names = sorted({module.rpartition(".")[2] for module in modules})
+    same = sorted(module for module in config.names if module.rpartition(".")[2] in last_names)
     settings = {module: config.settings(module) for module in modules}
     return {
         **document,
-        "target_modules": modules,
+        "target_modules": last_names if modules == same else modules,
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from adapters.bundle import BundleFiles
-from adapters.runtimes import REFERENCE
+from adapters.runtimes import REFERENCE, RUNTIMES
 from registry.errors import BadInput, BadManifest
 
 if TYPE_CHECKING:
@@ -133,11 +133,13 @@ def check_runtime(files: BundleFiles, runtime: str) -> None:
         runtime: a name.
 
     Raises:
-        BadInput: it was not judged for this version, or did not pass.
+        BadInput: there is none of this name, it was not judged for this version, or did not pass.
         BadManifest: the file of verdicts is malformed.
     """
     if runtime == REFERENCE:
         return
+    if runtime not in RUNTIMES:
+        raise BadInput(f"{runtime[:80]!r} is no runtime", hint=f"there are {', '.join(RUNTIMES)}")
     verdicts = files.document(RUNTIMES_FILE) if RUNTIMES_FILE in files else {}
     passed = sorted(
         name for name, verdict in verdicts.items() if isinstance(verdict, dict) and verdict.get("passes") is True

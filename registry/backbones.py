@@ -10,18 +10,29 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from registry.document import Document, first_problem
-from registry.errors import BadInput, BadManifest, KeyExists, MissingBlob, MissingDependency, ObjectNotFound
+from registry.errors import (
+    BadInput,
+    BadManifest,
+    BadWeights,
+    Conflict,
+    CorruptBlob,
+    KeyExists,
+    MissingBlob,
+    MissingDependency,
+    ObjectNotFound,
+)
 from registry.manifest import BackboneRef, FileEntry
+from registry.plugins import plugin
 from registry.store import layout
 from registry.store.blobs import Blobs, Progress, in_parallel
 from registry.store.objects import ObjectStore
+from registry.weights import read_header
 
 GROUP = "ulora.backbones"
 _EXTRA = "pip install 'ulora-registry[dino]'"
@@ -130,29 +141,43 @@ class BackboneMirror:
         except MissingBlob as error:
             raise MissingBlob(
                 f"the weights of {mirrored.backbone.name} ({sha256}) are no longer in the store",
-                hint="`ulora backbone add` puts them there again",
+                hint=f"`ulora backbone add {_source(mirrored)}` puts them there again",
+            ) from error
+        except CorruptBlob as error:
+            raise CorruptBlob(
+                f"the weights of {mirrored.backbone.name} in the store do not hash to {sha256}",
+                hint=f"delete {layout.blob(sha256)} in the bucket, then  `ulora backbone add {_source(mirrored)}`",
             ) from error
 
     def plan(self, local: LocalBackbone, who: str) -> AddedBackbone:
-        """What `add` would leave in the store. Nothing is written."""
+        """What `add` would leave in the store. Nothing is written.
+
+        Raises:
+            Conflict: the store holds these weights with another configuration.
+        """
         kept = self.find(local.ref.sha256)
+        if kept is not None:
+            _check_same(kept, local)
         return AddedBackbone(kept or _describe(local, who), is_new=kept is None, uploaded=0)
 
     def add(self, local: LocalBackbone, who: str, progress: Progress = lambda done: None) -> AddedBackbone:
         """Put a backbone into the store: its weights, then the note of them. Again, it does what is still undone.
 
         Raises:
+            Conflict: the store holds these weights with another configuration.
             CorruptBlob: the file changed since it was hashed, or the store holds other bytes under this digest.
         """
-        uploaded = self._blobs.upload({local.ref.sha256: local.weights}, progress)
         planned = self.plan(local, who)
+        uploaded = self._blobs.upload({local.ref.sha256: local.weights}, progress)
         if not planned.is_new:
             return AddedBackbone(planned.mirrored, is_new=False, uploaded=uploaded)
         key = layout.backbone(local.ref.sha256)
         try:
             self._store.create(key, planned.mirrored.to_bytes())
         except KeyExists:  # somebody else has just added it
-            return AddedBackbone(self._read(key), is_new=False, uploaded=uploaded)
+            kept = self._read(key)
+            _check_same(kept, local)
+            return AddedBackbone(kept, is_new=False, uploaded=uploaded)
         return AddedBackbone(planned.mirrored, is_new=True, uploaded=uploaded)
 
     def _read(self, key: str) -> MirroredBackbone:
@@ -180,19 +205,48 @@ def find_backbone(
 
     Raises:
         BackboneNotFound, BadInput, BadManifest: it is nowhere, can't be meant, or its configuration is none.
+        BadWeights: its weights are no sound safetensors file, or do not fit its configuration.
         MissingDependency: nothing installed knows backbones of this flavor.
     """
-    resolve = _resolver(flavor)
+    resolve = plugin(GROUP, flavor)
     try:
         ref, weights = resolve(spec, revision=revision)
     except ModuleNotFoundError as error:
         raise MissingDependency(f"backbones of flavor {flavor} need {error.name}", hint=_EXTRA) from error
+    _check_weights(weights)
     return LocalBackbone(_named(ref, name), weights, weights.stat().st_size)
+
+
+def _check_weights(path: Path) -> None:
+    try:
+        tensors = read_header(path, str(path))
+    except BadWeights as error:
+        raise BadWeights(str(error), hint=error.hint or "get the file again; nothing was added") from error
+    if not tensors:
+        raise BadWeights(f"{path} holds no tensors", hint="get the file again; nothing was added")
 
 
 def no_bar(size: int) -> AbstractContextManager[Progress]:
     """Tells nobody."""
     return nullcontext(lambda done: None)
+
+
+def _check_same(kept: MirroredBackbone, local: LocalBackbone) -> None:
+    """Check that weights in the store are to be read as those that were given: versions that are made here say so."""
+    stored, given = kept.backbone.config, local.ref.config
+    differing = sorted(name for name in stored.keys() | given.keys() if stored.get(name) != given.get(name))
+    if differing:
+        raise Conflict(
+            f"the store holds these weights as {kept.backbone.name}, whose config.json has another "
+            f"{', '.join(differing[:5])}; {kept.who} added it at {kept.when}",
+            hint="use the config.json of the store, or write these weights anew if they are meant to be read otherwise",
+        )
+
+
+def _source(mirrored: MirroredBackbone) -> str:
+    """What people gave when they added it, as far as it is known."""
+    ref = mirrored.backbone
+    return f"DIR --name {ref.name}" if ref.hub_id is None else f"{ref.hub_id} --revision {ref.revision or 'main'}"
 
 
 def _describe(local: LocalBackbone, who: str) -> MirroredBackbone:
@@ -209,13 +263,3 @@ def _named(ref: BackboneRef, name: str | None) -> BackboneRef:
         return BackboneRef.model_validate({**ref.model_dump(exclude_unset=True), "name": name})
     except ValidationError as error:
         raise BadInput(f"{name[:80]!r} is not a backbone's name: {first_problem(error)}") from error
-
-
-def _resolver(flavor: str) -> Callable[..., tuple[BackboneRef, Path]]:
-    for entry in entry_points(group=GROUP, name=flavor):
-        try:
-            resolve: Any = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise MissingDependency(f"{entry.value} can't be imported: {error}", hint=_EXTRA) from error
-        return resolve  # type: ignore[no-any-return]
-    raise MissingDependency(f"nothing is installed that knows backbones of flavor {flavor}", hint=_EXTRA)

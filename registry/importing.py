@@ -12,15 +12,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from registry.backbones import BackboneMirror, FetchBlob
+from registry.backbones import BackboneMirror
 from registry.bundles import Story, read_bundle
-from registry.errors import BadBundle, BadManifest, CorruptBlob, MissingDependency, disk_errors
+from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors
 from registry.manifest import BackboneRef, Manifest, check_path
+from registry.plugins import plugin
 
 GROUP = "ulora.importers"
 MODELS = "models:/"
@@ -74,7 +74,6 @@ class Importer(Protocol):
         target: str | None,
         backbone: str | None,
         known: Sequence[BackboneRef],
-        fetch: FetchBlob,
         say: Say,
     ) -> Imported: ...
 
@@ -87,10 +86,10 @@ class Opened:
     said: Story
 
     def story(self, given: Story) -> Story:
-        """What people say now, and for what they leave out what the source says."""
+        """What people say now, and for what they leave out what the source says. Of changes, both: fields add up."""
         return Story(
             description=given.description or self.said.description,
-            changes=given.changes or self.said.changes,
+            changes=_merged(self.said.changes, given.changes),
             breaking_changes=given.breaking_changes or self.said.breaking_changes,
             backward_compatibility=given.backward_compatibility or self.said.backward_compatibility,
             testing_instructions=given.testing_instructions or self.said.testing_instructions,
@@ -127,12 +126,14 @@ def opened(source: Path | str, importing: Importing) -> Iterator[Opened]:
 
     Raises:
         BadBundle: nothing that is understood lies there; the hint says what is.
+        BadInput: it is a bundle, and a target or a backbone was named, which a bundle says itself.
         BadInput, BadWeights, CorruptBlob, BackboneNotFound: it can't be taken in. Nothing was created.
         VersionNotFound, CatalogUnreachable, CatalogRefused: MLflow has no such model, or does not give it.
         MissingDependency: nothing installed takes in other layouts.
     """
     is_model = str(source).startswith(MODELS)
-    if not is_model and _is_bundle(Path(source)):
+    if not is_model and _is_meant_as_bundle(Path(source)):
+        _refuse_wishes(importing, str(source))
         yield Opened(Path(source), Story())
         return
     with TemporaryDirectory(prefix="ulora-import-") as name:
@@ -146,7 +147,20 @@ def _fetched(uri: Path | str, place: Path, importing: Importing) -> Opened:
     importing.say(f"downloading {uri}")
     folder = importing.download(str(uri), place / "model")
     ours = _our_bundle(folder)
-    return _check_ours(ours, str(uri)) if ours else _converted(folder, place, importing)
+    if ours is None:
+        return _converted(folder, place, importing)
+    _refuse_wishes(importing, str(uri))
+    return _check_ours(ours, str(uri))
+
+
+def _refuse_wishes(importing: Importing, source: str) -> None:
+    """A bundle says for which targets and which backbone it is: what people say besides would be ignored."""
+    for option, value in (("--target", importing.target), ("--backbone", importing.backbone)):
+        if value is not None:
+            raise BadInput(
+                f"{source} is a bundle, and says itself what {option} {value[:80]} would say",
+                hint=f"leave {option} out, or change the bundle",
+            )
 
 
 def _converted(folder: Path | str, place: Path, importing: Importing) -> Opened:
@@ -155,8 +169,8 @@ def _converted(folder: Path | str, place: Path, importing: Importing) -> Opened:
     known = [each.backbone for each in importing.mirror.all()]
     wishes = {"target": importing.target, "backbone": importing.backbone}
     try:
-        convert = _importer(importing.flavor)
-        imported = convert(Path(folder), bundle, **wishes, known=known, fetch=importing.mirror.fetch, say=say)
+        convert: Importer = plugin(GROUP, importing.flavor)
+        imported = convert(Path(folder), bundle, **wishes, known=known, say=say)
     except ModuleNotFoundError as error:
         raise MissingDependency(
             f"taking in {folder} needs {error.name}, which is not installed", hint=_EXTRA
@@ -166,16 +180,6 @@ def _converted(folder: Path | str, place: Path, importing: Importing) -> Opened:
         return Opened(bundle, Story())
     _check_digests(Path(folder), imported.version, say)
     return Opened(bundle, _story_of(imported.version))
-
-
-def _importer(flavor: str) -> Importer:
-    for entry in entry_points(group=GROUP, name=flavor):
-        try:
-            importer: Importer = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise MissingDependency(f"{entry.value} can't be imported: {error}", hint=_EXTRA) from error
-        return importer
-    raise MissingDependency(f"nothing is installed that takes in adapters of flavor {flavor}", hint=_EXTRA)
 
 
 def _describe(imported: Imported, bundle: Path, say: Say) -> None:
@@ -194,8 +198,8 @@ def _describe(imported: Imported, bundle: Path, say: Say) -> None:
         say(f"left out: {', '.join(imported.left_out[:_SHOWN])}{more}")
 
 
-def _is_bundle(folder: Path) -> bool:
-    """Whether a folder is a bundle, perhaps a damaged one; of that `read_bundle` says what is wrong."""
+def _is_meant_as_bundle(folder: Path) -> bool:
+    """Whether a source is a bundle, perhaps a damaged or missing one; of that `read_bundle` says what is wrong."""
     if (folder / "backbone.json").exists() or not folder.is_dir():
         return True
     return any(any(folder.glob(f"adapters/*/{name}.json")) for name in ("component", "head"))
@@ -245,7 +249,19 @@ def _story_of(document: Mapping[str, Any]) -> Story:
     }  # fmt: skip
     kept = dict(changes) if isinstance(changes, Mapping) else {"changes": changes} if changes else {}
     lines = breaking if isinstance(breaking, list) else [breaking] if breaking else []
-    return Story(changes=kept | {"imported": rest}, breaking_changes=tuple(map(_text, lines)), **texts)
+    return Story(changes=_merged({"imported": rest}, kept), breaking_changes=tuple(map(_text, lines)), **texts)
+
+
+def _merged(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of both; where both say something, what is given counts."""
+    merged = dict(said)
+    for name, value in given.items():
+        before = merged.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merged(before, value)
+        else:
+            merged[name] = value
+    return merged
 
 
 def _text(value: Any) -> str:
@@ -264,11 +280,8 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
         digest = entry.get("hash") if isinstance(entry, Mapping) else None
         if not isinstance(digest, str) or len(digest) not in _DIGESTS:
             continue
-        try:
-            file = folder / check_path(str(path))
-        except ValueError as error:
-            raise BadBundle(f"{folder / MANIFEST} lists a {error}", hint="nothing was created") from error
-        if not file.is_file():
+        file = _file_at(folder, path)
+        if file is None:
             absent += 1
             continue
         with file.open("rb") as opened_file:
@@ -280,6 +293,15 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
             )
     if absent:
         say(f"{absent} files that {MANIFEST} lists are not there")
+
+
+def _file_at(folder: Path, path: str) -> Path | None:
+    """The file that a path means, which may have been written on Windows; None if there is none in the folder."""
+    try:
+        file = folder / check_path(path.replace("\\", "/"))
+    except ValueError:
+        return None
+    return file if file.is_file() else None
 
 
 def _digest(length: int) -> Callable[[], Any]:

@@ -21,8 +21,6 @@ from typing import Any
 
 from registry.manifest import BackboneRef
 
-FetchBlob = Callable[[str], Path | None]
-
 
 @dataclass(frozen=True)
 class ImportedAdapter:
@@ -62,7 +60,6 @@ def convert(
     target: str | None = None,
     backbone: str | None = None,
     known: Sequence[BackboneRef] = (),
-    fetch: FetchBlob | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Imported:
     """Write what a folder of another layout holds as a bundle.
@@ -72,7 +69,7 @@ def convert(
         bundle: an empty folder to write into.
         target: the name of the one target in the source, where its files do not tell it.
         backbone: a folder, a hub id or a name, instead of what the source calls its backbone.
-        known, fetch: the backbones in the store and how to get their weights.
+        known: the backbones in the store.
         say: told what was found, and of each adapter that is converted.
 
     Raises:
@@ -86,7 +83,7 @@ def convert(
 
     found = look(source, target)
     say(f"found {len(found.leaves)} × {found.layout} ({LAYOUTS[found.layout]})")
-    return write(found, source, bundle, backbone=backbone, known=known, fetch=fetch, say=say)
+    return write(found, source, bundle, backbone=backbone, known=known, say=say)
 
 
 def understood() -> str:

@@ -127,8 +127,10 @@ def look(source: Path, target: str | None = None) -> Found:
     if len(layouts) != 1:
         what = f"adapters of different layouts ({', '.join(layouts)})" if layouts else "no adapter that is understood"
         raise BadBundle(f"{source} holds {what}", hint=UNDERSTOOD)
-    chosen, left_out = _choose(sorted(folders), layouts[0])
-    leaves = [_leaf(folder, layouts[0], source, target if len(chosen) == 1 else None) for folder in chosen]
+    metas = {folder: _meta(folder) for folder in folders}  # read once: they may be huge
+    chosen, left_out = _choose(metas, layouts[0])
+    only = target if len(chosen) == 1 else None
+    leaves = [_leaf(folder, layouts[0], source, only, metas[folder]) for folder in chosen]
     _check_targets(leaves, target)
     version = read_json(source / VERSION) if VERSION in files else None
     adapters = frozenset(folders)
@@ -182,8 +184,9 @@ def _has_any(folder: Path, *names: str) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def _choose(folders: Sequence[Path], layout: str) -> tuple[list[Path], tuple[Path, ...]]:
+def _choose(metas: Mapping[Path, Mapping[str, Any]], layout: str) -> tuple[list[Path], tuple[Path, ...]]:
     """Of the phases of one target the last trained one; of other layouts all but checkpoints inside an adapter."""
+    folders = sorted(metas)
     if layout != PHASES:
         nested = tuple(folder for folder in folders if any(parent in folders for parent in folder.parents))
         return [folder for folder in folders if folder not in nested], nested
@@ -193,15 +196,15 @@ def _choose(folders: Sequence[Path], layout: str) -> tuple[list[Path], tuple[Pat
         by_target.setdefault(folder.parent if phase else folder, []).append((int(phase[1]) if phase else 0, folder))
     chosen = []
     for place, phases in sorted(by_target.items()):
-        trained = [item for item in phases if _is_trained(item[1])]
+        trained = [item for item in phases if _is_trained(item[1], metas[item[1]])]
         if not trained:
             raise BadBundle(f"{place} holds no phase that is trained", hint="nothing was created")
         chosen.append(max(trained)[1])
     return chosen, tuple(folder for folder in folders if folder not in chosen)
 
 
-def _is_trained(folder: Path) -> bool:
-    return (folder / CLASSIFIER).is_file() and _meta(folder).get("is_trained") is not False
+def _is_trained(folder: Path, meta: Mapping[str, Any]) -> bool:
+    return (folder / CLASSIFIER).is_file() and meta.get("is_trained") is not False
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -210,16 +213,20 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         BadBundle: it is unsound.
     """
-    places = (folder / META, folder / INNER / META)
-    return next((read_json(place) for place in places if place.is_file()), {})
+    place = meta_of(folder)
+    return read_json(place) if place else {}
+
+
+def meta_of(folder: Path) -> Path | None:
+    """Where an adapter's `adapter_meta.json` lies, None if there is none."""
+    return next((place for place in (folder / META, folder / INNER / META) if place.is_file()), None)
 
 
 def _meta(folder: Path) -> Mapping[str, Any]:
     return {name: value for name, value in read_meta(folder).items() if name != OOD_STATE}
 
 
-def _leaf(folder: Path, layout: str, source: Path, target: str | None) -> Leaf:
-    meta = _meta(folder)
+def _leaf(folder: Path, layout: str, source: Path, target: str | None, meta: Mapping[str, Any]) -> Leaf:
     name = target or _target_of(folder, layout, source, meta)
     try:
         return Leaf(check_target(name), folder, layout, meta)

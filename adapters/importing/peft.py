@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ import torch
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapters.families import Family
 from adapters.importing.reading import read_json, read_state
+from adapters.peft_config import read_config, resolved
 from registry.errors import BadBundle, BadWeights
 
 WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin", "pytorch_model.bin", "adapter_model.pt")
 """What the weights are called, in the order in which they are looked for."""
 
+_NOT_MADE = "nothing was created"
 _PREFIX = "base_model.model."
-_LORA = re.compile(r"(.+)\.(lora_[AB]|lora_magnitude_vector)(?:\.(?!weight$)\w+)?(?:\.weight)?")
+_LORA = re.compile(r"(.+)\.(lora_[AB]|lora_magnitude_vector)(?:\.(?!(?:weight|bias)$)\w+)?(?:\.weight)?")
 _CLASSIFIER = re.compile(r"(?:.*\.)?classifier\.(?:modules_to_save\.\w+\.)?(weight|bias)")
 _SUPERSEDED = re.compile(r"(?:.*\.)?classifier\.original_module\.(?:weight|bias)")
 
@@ -63,35 +65,43 @@ def read_folder(folder: Path) -> PeftFolder:
         raise BadBundle(f"{folder} has {ADAPTER_CONFIG}, but none of {', '.join(WEIGHTS)}", hint="nothing was created")
     lora: dict[str, torch.Tensor] = {}
     classifier: dict[str, torch.Tensor] = {}
+    origins: dict[str, str] = {}
     for name, tensor in read_state(path).items():
         if part := _LORA.fullmatch(name):
-            lora[_lora_name(*part.groups())] = tensor.float() if tensor.dtype == torch.float64 else tensor
+            place, new = lora, _lora_name(*part.groups())
         elif head := _CLASSIFIER.fullmatch(name):
-            classifier[head.group(1)] = tensor
-        elif not _SUPERSEDED.fullmatch(name):
+            place, new = classifier, head.group(1)
+        elif _SUPERSEDED.fullmatch(name):
+            continue
+        else:
             raise BadWeights(
                 f"{path} holds {name[:200]!r}, which is neither LoRA nor classifier",
                 hint="nothing was created; save the adapter alone, with PEFT's save_pretrained",
             )
+        if other := origins.get(new):
+            raise BadWeights(f"{path} holds {other[:200]!r} and {name[:200]!r}, which mean the same", hint=_NOT_MADE)
+        place[new], origins[new] = tensor, name
     if not lora:
         raise BadWeights(f"{path} holds no LoRA", hint="nothing was created")
     return PeftFolder(config, lora, classifier, path)
 
 
-def modern_config(folder: PeftFolder, family: Family, backbone: str) -> dict[str, Any]:
-    """`adapter_config.json` with the names of transformers 5 and the backbone's name; other fields as they were."""
+def modern_config(folder: PeftFolder, family: Family, linears: Iterable[str], backbone: str) -> dict[str, Any]:
+    """`adapter_config.json` with the backbone's name and what it means in the names of transformers 5; fields that say
+    nothing about modules stay as they were.
+
+    Args:
+        linears: the backbone's modules that a LoRA may change.
+
+    Raises:
+        BadWeights: it asks for what this release does not compute.
+    """
     config = dict(folder.config)
-    targets = config.get("target_modules")
-    if isinstance(targets, list) and all(isinstance(name, str) for name in targets):
-        config["target_modules"] = sorted(family.modern_modules(targets))
-    elif isinstance(targets, str):  # a pattern on names that have changed: name what it matched
-        config["target_modules"] = sorted(modules_of(modern_tensors(folder, family)))
-    for name in ("rank_pattern", "alpha_pattern"):
-        if isinstance(pattern := config.get(name), dict):
-            config[name] = {new: value for old, value in pattern.items() for new in family.modern_modules([old])}
     if folder.classifier and config.get("modules_to_save") == ["classifier"]:
         config["modules_to_save"] = None  # it is the head now
-    return config | {"base_model_name_or_path": backbone, "inference_mode": True}
+    path = str(folder.weights.parent / ADAPTER_CONFIG)
+    meant = read_config(config, path, modules_of(folder.lora), family, linears)
+    return resolved(config, meant) | {"base_model_name_or_path": backbone, "inference_mode": True}
 
 
 def modern_tensors(folder: PeftFolder, family: Family) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from adapters.importing.layouts import CLASSIFIER, META, OOD_COMPONENTS, Leaf
-from adapters.importing.reading import as_number, as_tensor, read_pickle
+from adapters.importing.reading import as_number, as_tensor, by_class, read_pickle
 from adapters.ood_imported import SHARED, SQUARED, PrototypeDetector
 from registry.errors import BadBundle, BadWeights
 
@@ -54,12 +54,15 @@ def read_detector(
     if not isinstance(content, Mapping):
         raise BadWeights(f"{path} is no dictionary", hint="nothing was created")
     rest = {str(name): value for name, value in content.items()}
-    stated = rest.pop("thresholds", None)
-    legacy = rest.pop("ood_thresholds", None)
-    thresholds, notes = _thresholds(stated if stated is not None else legacy, labels, str(path))
-    if isinstance(mahalanobis := rest.pop("mahalanobis", None), Mapping):
-        detector = _shared(dict(mahalanobis), thresholds, labels, str(path))
-        rest |= {f"mahalanobis.{name}": value for name, value in mahalanobis.items() if name not in _USED}
+    named = "ood_thresholds" if rest.get("thresholds") is None else "thresholds"
+    stated = rest.get(named)
+    thresholds, notes = _thresholds(stated, labels, str(path))
+    if not (isinstance(stated, Mapping) and "threshold" in stated):
+        rest.pop(named)
+    mahalanobis = rest.pop("mahalanobis", None)
+    if mahalanobis is not None:
+        detector = _shared(mahalanobis, thresholds, labels, str(path))
+        rest["mahalanobis"] = {name: value for name, value in mahalanobis.items() if name not in _USED}
     else:
         detector = _diagonal(rest, thresholds, labels, str(path))
     if detector.inputs != inputs:
@@ -72,7 +75,9 @@ def read_detector(
 _USED = {"mean", "inv_covariance"}
 
 
-def _shared(stated: Mapping[str, Any], thresholds: torch.Tensor, labels: Sequence[str], path: str) -> PrototypeDetector:
+def _shared(stated: Any, thresholds: torch.Tensor, labels: Sequence[str], path: str) -> PrototypeDetector:
+    if not isinstance(stated, Mapping):
+        raise BadBundle(f"{path}: mahalanobis is no dictionary", hint="nothing was created")
     mean = as_tensor(stated.get("mean"), f"{path}: mahalanobis.mean")
     centres = mean.reshape(1, -1) if mean.ndim == 1 else mean
     if "inv_covariance" in stated:
@@ -99,9 +104,8 @@ def _diagonal(stated: dict[str, Any], thresholds: torch.Tensor, labels: Sequence
             f"{path} has neither mahalanobis nor prototypes and class_stds for its {len(labels)} classes",
             hint="nothing was created",
         )
-    by_class = _by_class(stds, labels)
     precision = torch.ones_like(prototypes)  # what the system takes for a class without deviations
-    for number, std in by_class.items():
+    for number, std in by_class(stds, labels, f"{path}: {name}").items():
         variance = as_tensor(std, f"{path}: {name}.{labels[number]}").double().square().expand(prototypes.shape[1])
         precision[number] = (1 / (variance + max(1e-6, 1e-4 * float(variance.mean())))).float()
     for used in ("prototypes", name):
@@ -117,36 +121,35 @@ def _thresholds(stated: Any, labels: Sequence[str], path: str) -> tuple[torch.Te
         stated = stated["threshold"]
     if not isinstance(stated, Mapping):
         value = as_number(stated, f"{path}: thresholds")
-        by_class: dict[int, Any] = dict.fromkeys(range(len(labels)), value)
+        found: dict[int, Any] = dict.fromkeys(range(len(labels)), value)
     else:
-        by_class = _by_class(stated, labels)
+        found = by_class(stated, labels, f"{path}: a threshold")
     values = [
-        as_number(by_class.get(number, DEFAULT_THRESHOLD), f"{path}: the threshold of {label}")
+        as_number(found.get(number, DEFAULT_THRESHOLD), f"{path}: the threshold of {label}")
         for number, label in enumerate(labels)
     ]
     if min(values) <= 0:
         raise BadBundle(f"{path} has a threshold that is not positive", hint="nothing was created")
-    missing = [label for number, label in enumerate(labels) if number not in by_class]
+    missing = [label for number, label in enumerate(labels) if number not in found]
     notes = [f"{OOD_COMPONENTS} has no threshold for {', '.join(missing)[:200]}: {DEFAULT_THRESHOLD:g} is taken"]
     return torch.tensor(values), notes if missing else []
 
 
-def _by_class(stated: Mapping[Any, Any], labels: Sequence[str]) -> dict[int, Any]:
-    """Values by class number, from keys that are numbers, numbers as text, or labels."""
-    numbers: dict[str, int] = {str(number): number for number in range(len(labels))}
-    numbers |= {label: number for number, label in enumerate(labels)}
-    return {numbers[str(key)]: value for key, value in stated.items() if str(key) in numbers}
-
-
 def _kept(rest: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What is left of the file: its tensors by dotted names, and its other fields."""
+    """What is left of the file: its tensors by dotted names, and its other fields, with null for each tensor."""
     tensors: dict[str, torch.Tensor] = {}
-    plain: dict[str, Any] = {}
-    for name, value in rest.items():
-        if torch.is_tensor(value):
-            tensors[name] = value
-        elif isinstance(value, Mapping) and value and all(map(torch.is_tensor, value.values())):
-            tensors |= {f"{name}.{key}": tensor for key, tensor in value.items()}
-        else:
-            plain[name] = value
+
+    def fields(value: Any, name: str) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): fields(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
+        if isinstance(value, list):
+            return [fields(item, f"{name}.{number}") for number, item in enumerate(value)]
+        if not torch.is_tensor(value):
+            return value
+        if name in tensors:
+            raise BadWeights(f"{OOD_COMPONENTS} has two tensors called {name[:200]!r}", hint="nothing was created")
+        tensors[name] = value
+        return None
+
+    plain: dict[str, Any] = fields(rest, "")
     return tensors, plain

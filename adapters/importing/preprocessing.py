@@ -1,7 +1,12 @@
-"""How images were prepared, where the source says so: `preprocessor_config.json` of transformers, or its metadata."""
+"""How images were prepared, where the source says so: `preprocessor_config.json` of transformers, or its metadata.
+
+We resize the shortest side, cut out the centre square and normalise. What a source states is expressed in that; what
+can't be is refused, or, where it differs for images that are not square only, noted.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,29 +19,28 @@ from registry.errors import BadBundle, BadManifest
 PROCESSOR = "preprocessor_config.json"
 DATASET = "dataset_metadata.json"
 FILES = (PROCESSOR, DATASET)
-_FILTERS = {"2": "bilinear", "3": "bicubic"}
+_FILTERS = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of its filters, which transformers writes."""
+_NOT_MADE = "nothing was created; to prepare images otherwise, change that file"
 
 
-def stated_preprocessing(source: Path, leaves: Sequence[Leaf], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """What `config/preprocessing.json` is to hold.
+def stated_preprocessing(
+    source: Path, leaves: Sequence[Leaf], usual: Mapping[str, Any], patch: int
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """What `config/preprocessing.json` is to hold, and notes for people by target.
 
     Args:
         source: the whole tree; files in it hold for all its adapters that have none of their own.
         usual: the backbone family's, for all that is not stated.
+        patch: side of the backbone's patches in pixels.
 
     Raises:
-        BadBundle: the adapters state different ones, or something that can't be meant.
+        BadBundle: the adapters state different ones, or something that can't be meant or reproduced.
     """
     stated: dict[str, dict[str, Any]] = {}
+    notes: dict[str, list[str]] = {}
     for leaf in leaves:
-        found, where = _of_leaf(leaf, source)
-        document = dict(usual) | found
-        try:
-            Preprocessing.of(document)
-        except BadManifest as error:
-            raise BadBundle(f"{where} states images that can't be made: {found}"[:300]) from error
-        stated[leaf.target] = document
+        stated[leaf.target], notes[leaf.target] = _of_leaf(leaf, source, usual, patch)
     first, *others = stated.items()
     for target, document in others:
         if document != first[1]:
@@ -44,46 +48,103 @@ def stated_preprocessing(source: Path, leaves: Sequence[Leaf], usual: Mapping[st
                 f"{first[0]} and {target} prepare their images differently: {first[1]} and {document}"[:500],
                 hint="a version prepares all images alike: import them as versions of their own",
             )
-    return first[1]
+    return first[1], notes
 
 
-def _of_leaf(leaf: Leaf, source: Path) -> tuple[dict[str, Any], Path]:
+def _of_leaf(leaf: Leaf, source: Path, usual: Mapping[str, Any], patch: int) -> tuple[dict[str, Any], list[str]]:
+    where, read = leaf.folder / META, _of_metadata
+    document: Mapping[str, Any] = leaf.meta
     for place in (leaf.folder, leaf.peft, source, source / "data"):
-        for name, read in ((PROCESSOR, _of_processor), (DATASET, _of_metadata)):
-            if (place / name).is_file():
-                return read(read_json(place / name)), place / name
-    return _of_metadata(leaf.meta), leaf.folder / META
+        found = next((place / name for name in FILES if (place / name).is_file()), None)
+        if found:
+            where, document = found, read_json(found)
+            read = _of_processor if found.name == PROCESSOR else _of_metadata
+            break
+    try:
+        found_fields, notes = read(document, usual)
+        made = dict(usual) | found_fields
+        if Preprocessing.of(made).crop < patch:
+            raise ValueError(f"{made['crop']} pixels are less than a patch of {patch}")
+    except (BadManifest, ValueError) as error:
+        raise BadBundle(f"{where} states images that can't be made: {error}"[:400], hint=_NOT_MADE) from error
+    return made, [f"{where.name}: {note}" for note in notes]
 
 
-def _of_processor(document: Mapping[str, Any]) -> dict[str, Any]:
+def _of_processor(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    if document.get("do_resize") is False:
+        raise ValueError("do_resize is false, but images of all sizes are resized here")
+    resize, keeps_proportions = _side(document.get("size"), "size")
+    crop, _ = _side(document.get("crop_size"), "crop_size")
+    if document.get("do_center_crop") is False:
+        crop = None
+    elif document.get("do_center_crop") is True and crop is None:
+        raise ValueError("do_center_crop is true, but there is no crop_size")
     found: dict[str, Any] = {}
-    resize, crop = _side(document.get("size")), _side(document.get("crop_size"))
-    if document.get("do_center_crop") is False or crop is None:
-        crop = resize
-    if resize and crop:
-        found |= {"resize": max(resize, crop), "crop": crop}
-    for name in ("mean", "std"):
-        if isinstance(value := document.get(f"image_{name}"), list):
-            found[name] = value
-    if interpolation := _FILTERS.get(str(document.get("resample"))):
-        found["interpolation"] = interpolation
-    return found
+    if resize is not None:
+        found |= {"resize": resize, "crop": resize if crop is None else crop}
+    elif crop is not None:
+        found |= {"crop": crop}
+    notes = []
+    if not keeps_proportions:
+        notes.append("its system squashed images into a square; here the centre of those that are not square is taken")
+    elif resize is not None and crop is None:
+        notes.append("its system cropped nothing; here the centre of images that are not square is taken")
+    if (resample := document.get("resample")) is not None:
+        if type(resample) is not int or resample not in _FILTERS:
+            raise ValueError(f"resample is {str(resample)[:40]!r}; known are {_FILTERS}")
+        found["interpolation"] = _FILTERS[resample]
+    return found | _normalisation(document, usual), notes
 
 
-def _of_metadata(document: Mapping[str, Any]) -> dict[str, Any]:
+def _normalisation(document: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Mean and standard deviation of values in 0..1 that do the same as rescaling and normalising do there."""
+    mean, std = (_channels(document.get(f"image_{name}"), usual[name], f"image_{name}") for name in ("mean", "std"))
+    if document.get("do_normalize") is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    factor = 1 if document.get("do_rescale") is False else document.get("rescale_factor", 1 / 255)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
+        raise ValueError(f"rescale_factor is {str(factor)[:40]!r}")
+    scale = 255 * factor
+    if not math.isclose(scale, 1, rel_tol=1e-6):
+        mean, std = ([value / scale for value in values] for values in (mean, std))
+    return {"mean": mean, "std": std}
+
+
+def _of_metadata(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {}
-    if side := _side(document.get("image_size")):
+    side, _ = _side(document.get("image_size"), "image_size")
+    if side is not None:
         found |= {"resize": side, "crop": side}
     normalization = document.get("normalization")
-    if isinstance(normalization, Mapping):
-        found |= {name: normalization[name] for name in ("mean", "std") if isinstance(normalization.get(name), list)}
-    return found
+    if not isinstance(normalization, Mapping):
+        notes = [] if normalization is None else ["its normalization is not understood: the backbone's usual is taken"]
+        return found, notes
+    for name in ("mean", "std"):
+        found[name] = _channels(normalization.get(name), usual[name], f"normalization.{name}")
+    return found, []
 
 
-def _side(size: Any) -> int | None:
-    """One side in pixels from the forms that transformers and others write it in."""
-    if isinstance(size, Mapping):
-        size = size.get("shortest_edge") or size.get("height")
-    elif isinstance(size, list) and size:
-        size = size[0]
-    return size if isinstance(size, int) and not isinstance(size, bool) else None
+def _channels(value: Any, usual: Sequence[float], what: str) -> list[float]:
+    """One number per channel."""
+    if value is None:
+        return list(usual)
+    values = value if isinstance(value, list) else [value] * 3
+    if len(values) != 3 or not all(type(each) in (int, float) for each in values):
+        raise ValueError(f"{what} is {str(value)[:60]}, not a number per channel")
+    return values
+
+
+def _side(size: Any, what: str) -> tuple[int | None, bool]:
+    """One side in pixels from the forms that transformers and others write it in, and whether proportions are kept."""
+    if size is None:
+        return None, True
+    given = {name: side for name, side in size.items() if side is not None} if isinstance(size, Mapping) else {}
+    if given.keys() == {"shortest_edge"}:
+        sides = [given["shortest_edge"]]
+    elif given.keys() == {"height", "width"}:
+        sides = [given["height"], given["width"]]
+    else:
+        sides = size if isinstance(size, list) and len(size) in (1, 2) else [size]
+    if any(type(side) is not int for side in sides) or len(set(sides)) > 1:
+        raise ValueError(f"{what} is {str(size)[:60]}, no square's")
+    return sides[0], not given or len(sides) == 1

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adapters.plain import plain
 from registry import canonical
 from registry.errors import BadBundle, BadManifest, BadWeights
 from registry.weights import read_header
@@ -24,6 +24,12 @@ MAX_CLASSES = 10_000
 PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
 """Endings of files that may hold code. What is not converted of them has no place in a version."""
 
+_DTYPES = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+}  # fmt: skip
+_METADATA = "__metadata__"  # in a safetensors header no tensor's name
+_MAX_FLOAT = torch.finfo(torch.float32).max
 _HINT = "nothing was created; get the file again, or save plain tensors: torch.save(module.state_dict(), …)"
 
 
@@ -31,15 +37,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        BadBundle: it is missing, unreadable, too large, not JSON, or has NaN.
+        BadBundle: it is missing, unreadable, too large, too deep, not JSON, or has a number or text that can't be kept.
     """
     try:
         size = path.stat().st_size
         if size > MAX_JSON:
             raise BadBundle(f"{path} is {size} bytes, more than the {MAX_JSON} that are allowed")
-        return canonical.decode(path.read_bytes(), str(path), MAX_JSON)
+        document: dict[str, Any] = plain(canonical.decode(path.read_bytes(), str(path), MAX_JSON))
+        return document
     except OSError as error:
         raise BadBundle(f"{path} can't be read: {error.strerror}", hint="nothing was created") from error
+    except ValueError as error:
+        raise BadBundle(f"{path}: {error}", hint="nothing was created; repair the file") from error
     except BadManifest as error:
         raise BadBundle(str(error), hint="nothing was created; repair the file") from error
 
@@ -47,32 +56,32 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_pickle(path: Path) -> Any:
     """What `torch.save` wrote: tensors, numbers and texts in dictionaries and lists. Code in it is refused, not run.
 
+    What is none of these becomes its text, see also `adapters.plain.plain`; tensors of float64 become float32.
+
     Raises:
-        BadWeights: it is truncated, too large, compressed, holds anything else or numbers that are not finite.
+        BadWeights: it is truncated, damaged, too large, too deep, compressed, or holds tensors of other kinds, with
+            numbers that are not finite, or not in float32.
     """
     with _refusals(path):
         _check_size(path)
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
             _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
-        _check_tensors(path, dict(_tensors_in(content)))
-        return content
+        return plain(torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None), _tensors())
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, in the types that they have there.
+    """The tensors of a safetensors file, in the types that they have there, but float64 as float32.
 
     Raises:
-        BadWeights: it is truncated, malformed, too large, or has numbers that are not finite.
+        BadWeights: it is truncated, malformed, too large, or has numbers that are not finite, or not in float32.
     """
     from safetensors.torch import load_file
 
     with _refusals(path):
         _check_size(path)
         read_header(path)
-        tensors = load_file(path)
-        _check_tensors(path, tensors)
+        tensors: dict[str, torch.Tensor] = plain(load_file(path), _tensors())
         return tensors
 
 
@@ -126,14 +135,14 @@ def as_tensor(value: Any, what: str) -> torch.Tensor:
 
 
 def as_number(value: Any, what: str) -> float:
-    """A finite number, also when it is a tensor with one.
+    """A number that float32 holds, also when it is a tensor with one.
 
     Raises:
         BadBundle: it is anything else.
     """
     if torch.is_tensor(value) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_FLOAT:
         raise BadBundle(f"{what} is {str(value)[:40]!r}, not a number", hint="nothing was created")
     return float(value)
 
@@ -153,6 +162,33 @@ def labels_of(class_to_idx: Any, what: str) -> tuple[str, ...]:
             hint="nothing was created",
         )
     return tuple(str(by_number[number]) for number in sorted(by_number))
+
+
+def by_class(stated: Mapping[Any, Any], labels: Sequence[str], what: str) -> dict[int, Any]:
+    """Values by class number.
+
+    Whole numbers are class numbers, and so are texts that together are exactly 0 to n - 1. Other texts are labels;
+    numbers only if no label looks like one: folders called 0, 1, 10, 2 are sorted so, and have other numbers.
+
+    Raises:
+        BadBundle: a key is none of the classes, or two are the same.
+    """
+    by_label = {label: number for number, label in enumerate(labels)}
+    by_digits = {str(number): number for number in range(len(labels))}
+    if {key for key in stated if isinstance(key, str)} == by_digits.keys():
+        names = by_digits
+    else:
+        names = by_label if by_label.keys() & by_digits.keys() else by_label | by_digits
+    found: dict[int, Any] = {}
+    for key, value in stated.items():
+        number = names.get(key) if isinstance(key, str) else key
+        if not isinstance(number, int) or number not in range(len(labels)) or number in found:
+            raise BadBundle(
+                f"{what} of {str(key)[:80]!r}, which is none of the {len(labels)} classes or there twice",
+                hint="nothing was created",
+            )
+        found[number] = value
+    return found
 
 
 @contextmanager
@@ -176,36 +212,39 @@ def _check_size(path: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """What torch writes is stored as it is: a compressed archive could be small here and huge in memory."""
+    """What torch writes is stored as it is: a compressed archive could be small here and huge in memory.
+
+    Torch does not look at the checksums that it writes.
+    """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise BadWeights(f"{path} is a compressed archive, which torch.save never writes")
-    if sum(member.file_size for member in members) > MAX_WEIGHTS:
-        raise BadWeights(f"{path} unfolds to more than the {MAX_WEIGHTS} bytes that are allowed")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise BadWeights(f"{path} is a compressed archive, which torch.save never writes")
+        if sum(member.file_size for member in members) > MAX_WEIGHTS:
+            raise BadWeights(f"{path} unfolds to more than the {MAX_WEIGHTS} bytes that are allowed")
+        if damaged := archive.testzip():
+            raise BadWeights(f"{path} is damaged: {damaged[:80]!a} in it does not fit its checksum")
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def _tensors() -> Callable[[str, Any], Any]:
+    """What `plain` makes of one file's tensors. Together they are bounded, and each is checked."""
     total = 0
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise BadWeights(f"{path}: {name} is no plain tensor")
-        total += tensor.numel() * tensor.element_size()  # of a view that repeats one number, more than is stored
+
+    def check(name: str, value: Any) -> Any:
+        nonlocal total
+        if not torch.is_tensor(value):
+            return str(value)
+        what = f"{name[:80]!a}" if name else "its tensor"
+        plain_layout = value.layout == torch.strided and value.device.type == "cpu"
+        if not plain_layout or value.dtype not in _DTYPES or name == _METADATA:
+            raise ValueError(f"{what} is no plain tensor")
+        total += value.numel() * value.element_size()  # of a view that repeats one number, more than is stored
         if total > MAX_WEIGHTS:
-            raise BadWeights(f"{path}: its tensors have more than the {MAX_WEIGHTS} bytes that are allowed")
+            raise ValueError(f"its tensors have more than the {MAX_WEIGHTS} bytes that are allowed")
+        tensor = value.detach()
+        tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise BadWeights(f"{path} has numbers that are not finite in {name}")
+            raise ValueError(f"{what} has numbers that are not finite in float32")
+        return tensor
 
-
-def _tensors_in(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors in nested dictionaries and lists, each container once: pickles may refer to one many times."""
-    seen: set[int] = set()
-    rest: list[tuple[str, Any]] = [("", content)]
-    while rest:
-        name, value = rest.pop()
-        if torch.is_tensor(value):
-            yield name or "its tensor", value
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            rest += [(f"{name}.{key}".lstrip("."), inner) for key, inner in items]
+    return check

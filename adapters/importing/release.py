@@ -16,7 +16,7 @@ import torch
 from adapters.features import Tap
 from adapters.heads import FusionHead
 from adapters.importing.layouts import CLASSIFIER, FUSION, META, OOD_STATE, Leaf
-from adapters.importing.reading import as_number, as_tensor, read_json, read_state
+from adapters.importing.reading import as_number, as_tensor, by_class, read_json, read_state
 from adapters.ood_imported import (
     LEAST_TEMPERATURE,
     MAX_NEIGHBOURS,
@@ -59,8 +59,7 @@ def read_fusion(
         raise BadBundle(
             f"{path} gives features {width} wide, but {CLASSIFIER} takes {classifier[0].shape[1]}", hint=_NOT_MADE
         )
-    fusion = leaf.meta.get("fusion")
-    stated = fusion if isinstance(fusion, Mapping) else {}
+    stated = _stated(leaf.meta, "fusion", str(leaf.folder / META))
     if stated.get("gating", "softmax") != "softmax":
         logits = torch.zeros_like(logits)
     return FusionHead(labels, _taps(leaf, stated, count, depth), projections, logits, norm, classifier, LAYER_NORM_EPS)
@@ -80,9 +79,9 @@ def read_detector(
     """
     path = str(leaf.folder / META)
     meta = read_json(leaf.folder / META)
-    state = meta.get(OOD_STATE)
-    stats = state.get("class_stats") if isinstance(state, Mapping) else None
-    if not isinstance(state, Mapping) or not isinstance(stats, Mapping) or not stats:
+    state = _stated(meta, OOD_STATE, path)
+    stats = _stated(state, "class_stats", path)
+    if not stats:
         return None, {}, meta, [f"{META} has no ood_state.class_stats: nothing will be flagged"]
     _refuse_what_changes_scores(state, path)
     method = state.get("primary_score_method", "ensemble")
@@ -124,20 +123,15 @@ class _Statistics:
     @classmethod
     def of(cls, state: Mapping[str, Any], labels: tuple[str, ...], inputs: int, path: str) -> _Statistics:
         """From `ood_state`, whose classes are called by their numbers, perhaps by their labels."""
-        numbers = {str(number): number for number in range(len(labels))}
-        numbers |= {label: number for number, label in enumerate(labels)}
-        by_class: dict[int, Mapping[str, Any]] = {}
+        stats = by_class(state["class_stats"], labels, f"{path}: class_stats")
         tables: dict[tuple[int, str], torch.Tensor] = {}
-        for key, fields in state["class_stats"].items():
-            if key not in numbers or not isinstance(fields, Mapping) or numbers[key] in by_class:
-                raise BadBundle(
-                    f"{path}: class_stats of {key[:80]!r}, which is none of the {len(labels)} classes", hint=_NOT_MADE
-                )
-            by_class[numbers[key]] = fields
+        for number, fields in stats.items():
+            if not isinstance(fields, Mapping):
+                raise BadBundle(f"{path}: class_stats of {labels[number]} is no object", hint=_NOT_MADE)
             for name in _TABLES:
                 if fields.get(name):
-                    tables[numbers[key], name] = as_tensor(fields[name], f"{path}: {name} of {key}")
-        return cls(labels, inputs, state, by_class, tables, path)
+                    tables[number, name] = as_tensor(fields[name], f"{path}: {name} of {labels[number]}")
+        return cls(labels, inputs, state, stats, tables, path)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -259,6 +253,16 @@ def _taps(leaf: Leaf, stated: Mapping[str, Any], count: int, depth: int) -> tupl
         raise BadBundle(f"{leaf.folder / META}: fusion.layers is no list of numbers", hint=_NOT_MADE)
     padded = [*layers, *[layers[-1]] * count][:count]
     return tuple(Tap(max(0, min(layer, depth)), "tokens", norm=False) for layer in padded)
+
+
+def _stated(document: Mapping[str, Any], name: str, path: str) -> Mapping[str, Any]:
+    """An object inside a document, empty if it is not there."""
+    value = document.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadBundle(f"{path}: {name} is no object", hint=_NOT_MADE)
+    return value
 
 
 def _refuse_what_changes_scores(state: Mapping[str, Any], path: str) -> None:

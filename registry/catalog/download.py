@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _URI = re.compile(r"models:/([^/@]+)(?:/(\d{1,9})|@([\w\-]{1,255}))")
+_LOGGED = "models:/m-"
+_MAX_NAMES = 5
+_OWN_DISK = ("", "file")
+_BUCKETS = ("s3", "gs", "wasb", "wasbs", "abfs", "abfss", "dbfs", "r2")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
@@ -24,7 +28,8 @@ def download(connection: Connection, uri: str, folder: Path) -> Path:
     Raises:
         BadInput: the URI does not read so.
         VersionNotFound: MLflow has no such version.
-        CatalogRefused: its files lie on this machine's disk by the server's word alone. That word may name any file.
+        CatalogRefused: its files lie on this machine's disk or somewhere odd by the server's word alone, which may name
+            any file.
         CatalogUnreachable: MLflow does not answer.
     """
     match = _URI.fullmatch(uri)
@@ -65,22 +70,83 @@ def _find(client: MlflowClient, name: str, number: str | None, alias: str | None
 
 
 def _location(client: MlflowClient, version: Any) -> str:
-    """Where a version's files lie: that of its LoggedModel, where it has one."""
-    source = str(version.source)
-    if source.startswith("models:/m-"):
-        return str(client.get_logged_model(source.removeprefix("models:/").strip("/")).artifact_location)
-    return str(client.get_model_version_download_uri(version.name, str(version.version)))
+    """Where a version's files lie, as no other name of them: a name may lead to another name.
+
+    Raises:
+        CatalogRefused: they lead nowhere.
+    """
+    location = str(client.get_model_version_download_uri(version.name, str(version.version)))
+    if str(version.source).startswith(_LOGGED):
+        location = str(version.source)
+    for _ in range(_MAX_NAMES):
+        parts = urlsplit(location)
+        if parts.scheme == "runs":
+            location = _of_run(client, parts.path.strip("/"))
+        elif location.startswith(_LOGGED):
+            model_id, _, inner = parts.path.strip("/").partition("/")
+            location = _below(str(client.get_logged_model(model_id).artifact_location), inner)
+        elif parts.scheme == "models":
+            location = _of_model(client, location)
+        else:
+            return location
+    raise CatalogRefused(f"the source of {version.name} {version.version} leads from name to name: {location[:200]}")
+
+
+def _of_run(client: MlflowClient, path: str) -> str:
+    """Where an artifact of a run lies; what MLflow 3 logged as a model lies with that."""
+    run_id, _, inner = path.partition("/")
+    run = client.get_run(run_id)
+    name, _, rest = inner.partition("/")
+    outputs = run.outputs.model_outputs if run.outputs else []
+    for model in (client.get_logged_model(output.model_id) for output in outputs):
+        if model.name == name:
+            return _below(str(model.artifact_location), rest)
+    return _below(str(run.info.artifact_uri), inner)
+
+
+def _of_model(client: MlflowClient, uri: str) -> str:
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise CatalogRefused(f"a version's source is {uri[:200]!r}, which names no version")
+    name, number, alias = match.groups()
+    return str(_find(client, name, number, alias, uri).source)
+
+
+def _below(place: str, inner: str) -> str:
+    parts = urlsplit(place)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{inner}").geturl() if inner else place
 
 
 def check_remote(location: str, connection: Connection, uri: str) -> None:
-    """A version's source is what anybody with access to the server wrote there: never read this disk because of it.
+    """A version's source is what anybody with access to the server wrote there: never read this disk because of it, nor
+    ask servers of its choice.
+
+    Args:
+        location: where the files of `uri` lie.
 
     Raises:
-        CatalogRefused: the files of `uri` lie on a disk by the word of a server.
+        CatalogRefused: that is on a disk by the word of a server, or neither behind that server nor in a bucket.
     """
-    is_local = urlsplit(location).scheme in ("", "file")
-    if is_local and urlsplit(str(connection.uri)).scheme in ("http", "https"):
+    parts, tracking = urlsplit(location), urlsplit(str(connection.uri))
+    if parts.scheme in _BUCKETS:
+        return
+    if parts.scheme in _OWN_DISK:
+        if tracking.scheme in (*_OWN_DISK, "sqlite"):  # people keep the whole catalog on this disk
+            return
         raise CatalogRefused(
             f"the files of {uri} lie at {location[:200]}, on the server's own disk and not behind the server",
             hint="start the MLflow server with --artifacts-destination, or give --from the folder itself",
         )
+    is_same = _host(parts.netloc) == _host(tracking.netloc)
+    if (parts.scheme == "mlflow-artifacts" and (is_same or not parts.netloc)) or (
+        parts.scheme in ("http", "https") and is_same
+    ):
+        return
+    raise CatalogRefused(
+        f"the files of {uri} lie at {location[:200]}, neither behind the MLflow server nor in a bucket",
+        hint="download them yourself, and give --from the folder",
+    )
+
+
+def _host(netloc: str) -> str:
+    return netloc.rpartition("@")[2].lower()

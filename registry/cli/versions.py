@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,8 +92,9 @@ def create_command(
     from registry.bundles import Story
 
     story = Story(description, _read_changes(changes), breaking, backward_compatibility, testing_instructions)
-    told: list[str] = []  # with --json an error is the only line on standard error: notes wait until it is done
-    with out.progress(0 if dry_run else _size_of(Path(source)), "uploading") as progress:
+    notes = _WaitingNotes() if out.as_json else out
+    bar = out.progress(0 if dry_run else _size_of(Path(source)), "uploading")
+    with _sigterm_interrupts(), notes.warnings_as_notes(), bar as progress:
         created = registry.create(
             version,
             source,
@@ -101,10 +105,11 @@ def create_command(
             offline=offline,
             dry_run=dry_run,
             progress=progress,
-            say=told.append if out.as_json else out.note,
+            say=notes.note,
         )
-    for line in told:
-        out.note(line)
+    if isinstance(notes, _WaitingNotes):
+        for line in notes.told:
+            out.note(line)
     did = "exists already with this content:" if not created.is_new else "would create" if dry_run else "created"
     number = f", MLflow version {created.catalog_number}" if created.catalog_number else ""
     out.answer(
@@ -112,6 +117,35 @@ def create_command(
         f"{did} {created.model} {created.version}: {created.files} files, {megabytes(created.size)}, "
         f"{megabytes(created.uploaded)} uploaded, content {created.content_sha256[:12]}{number}",
     )
+
+
+class _WaitingNotes(Output):
+    """With --json an error is the only line on standard error: notes wait until it is done."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=True)
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that temporary folders, which may be large, are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the tidying up
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.command("list", short_help="The versions of the model.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from registry.store import layout
 from registry.store.objects import ObjectStore
 from tests.bundles import noise, write_bundle
 from tests.commands import complains, ulora
+from tests.foreign import edit_json
 from tests.registries import listing, open_registry
 from tests.releases import Echo, Shop
 
@@ -90,6 +91,47 @@ def test_an_interrupted_upload_leaves_no_backbone_and_weights_that_were_lost_com
     assert registry.backbone_mirror.fetch(sha256)
 
 
+def test_weights_that_are_in_the_store_to_be_read_otherwise_are_a_conflict(registry: Registry, own: Path) -> None:
+    registry.add_backbone(own)
+    before = listing(registry)
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.5, "rope_theta": 7.0}))
+    for words in ([], ["--dry-run"]):
+        complains(ulora("backbone", "add", own, *words), 4, "another layer_norm_eps, rope_theta", "team-vit")
+    assert listing(registry) == before
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "says"),
+    [
+        (truncate, 6, "truncated"),
+        (lambda path: path.write_bytes(b""), 6, "truncated"),
+        (
+            lambda path: path.write_bytes(b"version https://git-lfs/spec/v1\noid"),
+            6,
+            "git lfs pull",
+        ),
+        (lambda path: shutil.copy(TINY / "dinov2-tiny" / path.name, path), 6, "does not fit"),
+        (
+            lambda path: edit_json(path.with_name("config.json"), lambda it: it.update(patch_size=0)),
+            6,
+            "patch",
+        ),
+    ],
+)
+def test_what_is_no_sound_backbone_is_not_mirrored(
+    registry: Registry, own: Path, spoil: Callable[[Path], object], code: int, says: str
+) -> None:
+    before = listing(registry)
+    spoil(own / "model.safetensors")
+    complains(ulora("backbone", "add", own), code, says)
+    assert listing(registry) == before
+
+
 def test_a_version_is_loaded_where_its_backbone_is_only_in_the_store(
     registry: Registry, own: Path, tmp_path: Path, store_url: str, model: str
 ) -> None:
@@ -111,8 +153,9 @@ def test_damaged_weights_are_never_loaded(registry: Registry, own: Path, tmp_pat
     key = layout.blob(added.mirrored.backbone.sha256)
     body = registry.store.get(key, limit=added.mirrored.size).body
     registry.store.overwrite(key, bytes([body[0] ^ 1]) + body[1:])
-    with pytest.raises(CorruptBlob, match=added.mirrored.backbone.sha256):
+    with pytest.raises(CorruptBlob, match=added.mirrored.backbone.sha256) as raised:
         registry.load("v1.0.0")
+    assert f"delete {key} in the bucket" in raised.value.hint
 
 
 def test_a_damaged_note_hides_no_other_backbone(registry: Registry, own: Path) -> None:

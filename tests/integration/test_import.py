@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,9 @@ from registry.bundles import Story
 from registry.catalog.connection import Connection
 from registry.catalog.download import check_remote
 from registry.errors import BadBundle, BadInput, CatalogRefused, CatalogUnreachable, CorruptBlob, VersionNotFound
+from tests.bundles import write_bundle
 from tests.commands import complains, ulora
-from tests.foreign import IMAGES, LABELS, write_peft, write_phase, write_release
+from tests.foreign import IMAGES, LABELS, edit_json, write_peft, write_phase, write_release
 from tests.registries import create, listing, open_registry
 
 PHASE = "models/tomato/phase3_conec_lora_adapter"
@@ -156,6 +160,70 @@ def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, t
     assert listing(registry) == before
 
 
+def test_fields_of_an_old_version_stay_beside_changes_that_people_tell(registry: Registry, tmp_path: Path) -> None:
+    folder = old_version(tmp_path / "v5.5.1")
+    registry.create("v5.5.1", folder, offline=True, story=Story(changes={"router": "new", "imported": {"by": "ann"}}))
+    changes = registry.manifest("v5.5.1").changes
+    assert changes["router"] == "new"
+    assert changes["changes"] == ["thresholds per class"]
+    assert changes["imported"]["implementation_complete"] is True
+    assert changes["imported"]["by"] == "ann"
+
+
+def test_paths_that_were_written_on_windows_are_understood(registry: Registry, tmp_path: Path) -> None:
+    folder = old_version(tmp_path / "v5.5.1")
+    windows = {PHASE.replace("/", "\\") + "\\classifier.pth": "0" * 64, "C:\\old\\lost.py": "0" * 64}
+    edit_json(folder / "version.json", lambda it: it.update(files={path: {"hash": it} for path, it in windows.items()}))
+    with pytest.raises(BadBundle, match=r"classifier\.pth is damaged"):
+        registry.create("v5.5.1", folder, offline=True)
+    edit_json(folder / "version.json", lambda it: it["files"].pop(next(iter(windows))))
+    assert registry.create("v5.5.1", folder, offline=True).is_new
+
+
+@pytest.mark.parametrize("option", ["--target", "--backbone"])
+def test_what_a_bundle_says_itself_can_t_be_said_besides(registry: Registry, tmp_path: Path, option: str) -> None:
+    write_bundle(tmp_path / "bundle", targets=("low",))
+    complains(
+        ulora("create", "v1.0.0", "--from", tmp_path / "bundle", "--offline", option, "x"), 2, f"leave {option} out"
+    )
+    assert registry.bindings.names() == []
+
+
+def test_warnings_are_notes_and_an_error_stays_one_object(registry: Registry, tmp_path: Path) -> None:
+    write_peft(tmp_path / "maize")
+    edit_json(
+        tmp_path / "maize" / "adapter_config.json", lambda it: it.update(base_model_name_or_path="facebook/dinov3-base")
+    )
+    create = ("create", "v1.0.0", "--offline", "--from", tmp_path / "maize")
+    assert ulora(*create, "--json").error["error"] == "BackboneNotFound"
+    shown = ulora(*create).err.splitlines()
+    assert {line.partition(":")[0] for line in shown} == {"note", "error", "hint"}
+    assert any(line.startswith("note: facebook/dinov3-base does not exist") for line in shown)
+
+
+@pytest.mark.usefixtures("registry")
+def test_sigterm_leaves_no_temporary_folder(store_url: str, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    write_phase(tmp_path / "crops" / "tomato00" / PHASE.rpartition("/")[2])
+    for number in range(1, 20):
+        shutil.copytree(tmp_path / "crops" / "tomato00", tmp_path / "crops" / f"tomato{number:02}")
+    words = ["create", "v1.0.0", "--offline", "--from", str(tmp_path / "crops"), "--store", store_url]
+    with subprocess.Popen(
+        [sys.executable, "-m", "registry", *words],
+        env={**os.environ, "TMPDIR": str(temporary), "ULORA_CACHE": str(tmp_path / "cache")},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("note: found 20")
+        assert list(temporary.glob("ulora-import-*"))
+        process.terminate()
+        assert "interrupted" in process.stderr.read()
+    assert process.returncode == 130
+    assert list(temporary.glob("ulora-import-*")) == []
+
+
 # --- models:/ --------------------------------------------------------------------------------------------------------
 
 
@@ -203,9 +271,42 @@ def test_a_model_that_is_not_what_its_manifest_says_is_refused(
 
 def test_a_source_on_this_disk_is_not_read_on_a_server_s_word(catalogued: Registry, model: str, tmp_path: Path) -> None:
     server = Connection(catalogued.settings.tracking_uri)
-    for location in ("/etc", "file:///etc", str(tmp_path)):
+    for location in ("/etc", "file:///etc", "FILE:/etc", str(tmp_path)):
         with pytest.raises(CatalogRefused, match="server's own disk"):
             check_remote(location, server, "models:/plants/1")
+
+
+@pytest.mark.parametrize(
+    "location", ["http://elsewhere/x", "mlflow-artifacts://elsewhere/x", "sftp://h/x", "hdfs://h/x"]
+)
+def test_servers_that_a_source_names_are_not_asked(catalogued: Registry, location: str) -> None:
+    with pytest.raises(CatalogRefused, match="neither behind the MLflow server nor in a bucket"):
+        check_remote(location, Connection(catalogued.settings.tracking_uri), "models:/plants/1")
+
+
+def test_a_catalog_on_this_disk_may_name_it(tmp_path: Path) -> None:
+    for tracking in (str(tmp_path), f"file://{tmp_path}", f"sqlite:///{tmp_path}/mlflow.db"):
+        check_remote(str(tmp_path / "files"), Connection(tracking), "models:/plants/1")
+    for tracking in ("postgresql://h/db", "http://h"):
+        with pytest.raises(CatalogRefused):
+            check_remote(str(tmp_path / "files"), Connection(tracking), "models:/plants/1")
+
+
+def test_a_disk_behind_other_names_is_not_read_either(catalogued: Registry, model: str, tmp_path: Path) -> None:
+    client = MlflowClient(catalogued.settings.tracking_uri)
+    write_peft(tmp_path / "secret")
+    experiment = client.create_experiment(model, artifact_location=f"file://{tmp_path}")
+    run = client.create_run(experiment).info.run_id
+    logged = client.create_logged_model(experiment, name="secret")
+    inside = {"runs": (f"runs:/{run}/secret", None), "logged": (f"models:/{logged.model_id}", logged.model_id)}
+    for name, (source, model_id) in inside.items():
+        client.create_registered_model(f"{model}-{name}")
+        client.create_model_version(f"{model}-{name}", source, run_id=None if model_id else run, model_id=model_id)
+    client.create_registered_model(model)
+    client.create_model_version(model, f"models:/{model}-runs/1")
+    for name in (f"{model}-runs", f"{model}-logged", model):
+        with pytest.raises(CatalogRefused, match="server's own disk"):
+            catalogued.create("v1.0.0", f"models:/{name}/1", target="maize", offline=True)
 
 
 def test_models_that_can_t_be_had(catalogued: Registry, registry: Registry, model: str) -> None:

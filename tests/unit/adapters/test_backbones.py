@@ -15,7 +15,13 @@ from safetensors.torch import load_file, save_file
 from adapters import backbones
 from adapters.backbones import TINY, find, new_model, ref_of_folder, resolve
 from adapters.families import family_named
-from registry.errors import BackboneNotFound, BadInput, BadManifest, BadWeights, CorruptBlob
+from registry.errors import (
+    BackboneNotFound,
+    BadInput,
+    BadManifest,
+    BadWeights,
+    CorruptBlob,
+)
 from registry.manifest import BackboneRef
 
 _OLD_NAMES = {
@@ -209,6 +215,61 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(own: Path) -> N
     deeper = ref.model_copy(update={"config": {**ref.config, "num_hidden_layers": 7}})
     with pytest.raises(BadWeights, match="missing"):
         new_model(deeper, folders=[own])
+
+
+def rewrite(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_size": "x"}, {"hidden_size": 10**200}, {"num_hidden_layers": 10**9}, {"patch_size": 0},
+        {"num_attention_heads": 0}, {"num_register_tokens": -1}, {"image_size": [28, 56]}, {"image_size": "28"},
+        {"image_size": None}, {"hidden_act": "no such"},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_is_no_backbone_s_is_refused(own: Path, fields: dict[str, object]) -> None:
+    rewrite(own / "config.json", **fields)
+    with pytest.raises(BadManifest, match=next(iter(fields)) if "hidden_act" not in fields else "no backbone's"):
+        resolve(own)
+
+
+def test_texts_that_can_t_be_stored_are_refused_in_a_configuration_too(own: Path) -> None:
+    rewrite(own / "config.json", _name_or_path="\ud800")
+    with pytest.raises(BadManifest, match="lone surrogate"):
+        resolve(own)
+
+
+def test_a_square_image_size_is_one_number(own: Path) -> None:
+    rewrite(own / "config.json", image_size=[28, 28])
+    ref, _ = resolve(own)
+    assert family_named("dinov3").preprocessing(ref.config)["crop"] == 28
+
+
+def test_weights_that_do_not_fit_the_configuration_beside_them_are_no_backbone(own: Path) -> None:
+    rewrite(own / "config.json", intermediate_size=100)
+    with pytest.raises(BadWeights, match=r"does not fit the config\.json beside it.*100"):
+        resolve(own)
+    rewrite(own / "config.json", intermediate_size=384, num_hidden_layers=13)
+    with pytest.raises(BadWeights, match=r"model\.layer\.10\S+ is missing"):
+        resolve(own)
+
+
+def test_one_weight_under_an_old_and_a_new_name_is_refused(own: Path) -> None:
+    tensors = load_file(own / "model.safetensors")
+    name = next(name for name in tensors if name.startswith("model.layer."))
+    save_file(tensors | {name.removeprefix("model."): tensors[name].clone()}, own / "model.safetensors")
+    with pytest.raises(BadWeights, match="both"):
+        resolve(own)
+    with pytest.raises(BadWeights, match="both"):
+        new_model(ref_of_folder(own), folders=[own])
+
+
+def test_only_its_name_is_needed_of_a_mirrored_backbone_whose_shapes_are_asked(own: Path) -> None:
+    ref = ref_of_folder(own, name="team-vit")
+    assert backbones.reference("team-vit", known=[ref]) == ref
+    assert backbones.reference(own) == ref_of_folder(own)
 
 
 def test_a_folder_without_weights_is_no_backbone(tmp_path: Path) -> None:

@@ -27,13 +27,18 @@ VIT7B16 = "facebook/dinov3-vit7b16-pretrain-lvd1689m"
 _CLIENT = """
 import json, sys, warnings
 from adapters.backbones import find, resolve
-from registry.errors import UloraError
+from registry.errors import CorruptBlob, UloraError
 from registry.manifest import BackboneRef
+
+def damaged(sha256):
+    raise CorruptBlob("the mirror is damaged")
 
 def answer(question):
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
+            if "damaged mirror" in question:
+                return {"path": str(find(BackboneRef.model_validate(question["damaged mirror"]), fetch=damaged))}
             if "find" in question:
                 return {"path": str(find(BackboneRef.model_validate(question["find"])))}
             ref, path = resolve(question["spec"], revision=question.get("revision"))
@@ -53,7 +58,8 @@ class Client:
     cache: Path
 
     def ask(self, *questions: dict[str, Any]) -> list[dict[str, Any]]:
-        """Ask in one process; a question is `{"spec": …, "revision": …}` to resolve, or `{"find": a reference}`."""
+        """Ask in one process; a question is `{"spec": …, "revision": …}` to resolve, `{"find": a reference}`, or that
+        with a damaged mirror."""
         kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
         done = subprocess.run(
             [sys.executable, "-c", _CLIENT],
@@ -101,10 +107,18 @@ def test_weights_that_a_version_names_are_downloaded_and_checked(
     shutil.copytree(TINY / "dinov2-tiny", tmp_path / "folders" / "plants")  # other weights of this name
     monkeypatch.setenv("ULORA_BACKBONES", str(tmp_path / "folders"))
     wrong = {**ref, "sha256": "0" * 64}
-    found, misnamed, moved = client.ask({"find": ref}, {"find": wrong}, {"find": {**wrong, "name": "leaves"}})
+    instead, neither, found, misnamed, moved = client.ask(
+        {"damaged mirror": {**ref, "name": "leaves"}},
+        {"damaged mirror": {**wrong, "name": "leaves"}},
+        {"find": ref},
+        {"find": wrong},
+        {"find": {**wrong, "name": "leaves"}},
+    )
     assert hash_file(Path(found["path"])) == ref["sha256"]
     assert (misnamed["error"], "does not hash to" in misnamed["message"]) == ("CorruptBlob", True)
     assert (moved["error"], "has other weights" in moved["message"]) == ("BackboneNotFound", True)
+    assert hash_file(Path(instead["path"])) == ref["sha256"]
+    assert (neither["error"], neither["message"]) == ("CorruptBlob", "the mirror is damaged")
 
 
 def test_names_of_older_documents_are_understood_with_a_word(client: Client) -> None:

@@ -16,11 +16,14 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from adapters.backbones import TINY, ref_of_folder
+from adapters.backbones import TINY, new_model, ref_of_folder
+from adapters.bundle import BundleFiles
 from adapters.families import family_named
 from adapters.features import pool
 from adapters.importing import Imported, convert, reading
+from adapters.importing.reading import by_class
 from adapters.loaded import LoadedVersion, load_bundle
+from adapters.lora import read_adapter
 from adapters.preprocess import Preprocessing
 from registry.bundles import read_bundle
 from registry.canonical import sha256
@@ -406,6 +409,46 @@ def gap_in_classes(path: Path) -> None:
     edit_json(path, lambda meta: meta["class_to_idx"].update(rust=7))
 
 
+def flip_a_bit(path: Path) -> None:
+    """In the numbers of the largest tensor, which torch reads without looking at its checksum."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    data[largest.header_offset + 256] ^= 1
+    path.write_bytes(data)
+
+
+def edited(**fields: Any) -> Callable[[Path], None]:
+    return lambda path: edit_json(path, lambda document: document.update(fields))
+
+
+def renamed(*names: tuple[str, str]) -> Callable[[Path], None]:
+    """A second tensor under another name beside the first that has the first part of a pair in its name."""
+
+    def change(path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        first = next(name for name in state if all(old in name for old, _ in names))
+        other = first
+        for old, new in names:
+            other = other.replace(old, new)
+        torch.save(state | {other: state[first] + 1}, path)
+
+    return change
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        change(content)
+        torch.save(content, path)
+
+    return spoil
+
+
+def cyclic(content: dict[str, Any]) -> None:
+    content["state_dict"] = content
+
+
 def not_a_number(path: Path) -> None:
     edit_json(path, lambda meta: meta.update(temperature=float("nan")))
 
@@ -417,6 +460,32 @@ def save(content: Any) -> Callable[[Path], None]:
 LINEAR = {"weight": torch.randn(3, 96), "bias": torch.randn(3)}
 PHASE_FILES: list[tuple[str, Callable[[Path], None], str]] = [
     ("classifier.pth", truncate, "no sound file"),
+    ("classifier.pth", flip_a_bit, "damaged"),
+    ("classifier.pth", changed(cyclic), "too deep"),
+    ("classifier.pth", save(LINEAR | {"weight": torch.full((3, 96), 1e300, dtype=torch.float64)}), "not finite"),
+    ("classifier.pth", save(LINEAR | {"weight": torch.zeros(3, 96, dtype=torch.complex64)}), "no plain tensor"),
+    ("classifier.pth", save(LINEAR | {"\ud800": torch.zeros(3)}), "lone surrogate|no sound file"),
+    ("ood_components.pt", flip_a_bit, "damaged"),
+    ("ood_components.pt", changed(lambda it: it.update({5: 1, "5": 2})), "same text"),
+    ("ood_components.pt", changed(lambda it: it.update(__metadata__=torch.zeros(2))), "no plain tensor"),
+    ("ood_components.pt", changed(lambda it: it.update(mahalanobis=[1])), "mahalanobis is no dictionary"),
+    ("ood_components.pt", changed(lambda it: it.update(thresholds={"0": 1.0, 0: 2.0})), "same text"),
+    ("ood_components.pt", changed(lambda it: it.update(thresholds={"scab": 1.0})), "none of the 3 classes"),
+    ("ood_components.pt", changed(lambda it: it.update(thresholds={0: 1e300})), "not a number"),
+    ("ood_components.pt", changed(lambda it: it.update({"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)})), "two"),
+    ("adapter/pytorch_model.bin", renamed((".weight", ".other.weight"), ("lora_A", "lora_A")), "mean the same"),
+    ("adapter/pytorch_model.bin", renamed(("base_model.model.", "")), "mean the same"),
+    ("adapter/pytorch_model.bin", renamed(("attention.attention.query", "attention.q_proj")), "transformers 5"),
+    ("adapter/pytorch_model.bin", renamed(("base_model.model.", "base_model.model.dinov2.")), "transformers 5"),
+    ("adapter/pytorch_model.bin", renamed(("lora_B.weight", "lora_B.bias")), "neither LoRA nor"),
+    (
+        "adapter/pytorch_model.bin",
+        changed(lambda it: it.update({f"{n}classifier.weight": torch.ones(3, 96) for n in ("", "head.")})),
+        "mean the same",
+    ),
+    ("adapter/adapter_config.json", edited(lora_alpha=10**200), "64 bits"),
+    ("adapter/adapter_config.json", edited(task_type="\ud800"), "lone surrogate"),
+    ("adapter_meta.json", lambda path: path.write_text('{"a":' * 900 + "1" + "}" * 900), "too deep|nested|JSON"),
     ("classifier.pth", compress, "compressed archive"),
     ("classifier.pth", lambda path: path.write_bytes(b"no archive"), "no sound file"),
     ("classifier.pth", save(LINEAR | {"weight": torch.full((3, 96), float("nan"))}), "not finite"),
@@ -451,6 +520,9 @@ RELEASE_FILES: list[tuple[str, Callable[[Path], None], str]] = [
     ("fusion.pth", save({"scale_logits": torch.zeros(4)}), "norm.weight"),
     ("classifier.pth", save({"weight": torch.randn(3, 25), "bias": torch.randn(3)}), "takes 25"),
     ("classifier.pth", Path.unlink, "no classifier.pth"),
+    ("adapter_meta.json", edited(ood_state=[1]), "ood_state is no object"),
+    ("adapter_meta.json", edited(ood_state={"class_stats": [1]}), "class_stats is no object"),
+    ("adapter_meta.json", edited(fusion=[2, 5, 8, 11]), "fusion is no object"),
     ("adapter_model.safetensors", truncate, "truncated"),
     ("adapter_meta.json", not_a_number, "NaN"),
     (
@@ -523,6 +595,71 @@ def test_a_file_over_the_bounds_is_refused_unread(phase: Path, monkeypatch: pyte
         convert(phase, phase.parent / "bundle", target="tomato")
 
 
+def test_numbers_of_a_score_that_could_not_be_computed_are_kept_as_text(phase: Path) -> None:
+    changed(lambda it: it.update(metrics={"auroc": float("nan"), "tags": {"b", "a"}}))(phase / "ood_components.pt")
+    taken_in(phase, target="tomato")
+    kept = json.loads((phase.parent / "bundle/adapters/tomato/source_meta.json").read_text())
+    assert kept["ood_components.pt"]["metrics"] == {"auroc": "nan", "tags": ["a", "b"]}
+
+
+def test_tensors_anywhere_in_a_file_are_kept_as_tensors(phase: Path) -> None:
+    changed(lambda it: it.update(history={"runs": [{"mean": torch.ones(3)}, 2]}))(phase / "ood_components.pt")
+    taken_in(phase, target="tomato")
+    place = phase.parent / "bundle/adapters/tomato"
+    assert torch.equal(load_file(place / "source.safetensors")["history.runs.0.mean"], torch.ones(3))
+    kept = json.loads((place / "source_meta.json").read_text())
+    assert kept["ood_components.pt"]["history"] == {"runs": [{"mean": None}, 2]}
+
+
+@pytest.mark.parametrize("keys", [range(4), "0123"])
+def test_numbers_of_classes_are_no_labels_that_look_like_numbers(keys: Any) -> None:
+    labels = ("0", "1", "10", "2")  # as folders are sorted
+    assert by_class({key: float(key) for key in keys}, labels, "it") == {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_labels_that_look_like_numbers_are_labels_otherwise() -> None:
+    labels = ("0", "1", "10", "2")
+    assert by_class({label: label for label in labels}, labels, "it") == dict(enumerate(labels))
+    assert by_class({"2": "two"}, labels, "it") == {3: "two"}
+    assert by_class({"2": "two", "rust": "one"}, LABELS, "it") == {2: "two", 1: "one"}
+    with pytest.raises(BadBundle, match="none of the 4"):
+        by_class({"3": 1.0}, labels, "it")
+
+
+def test_files_that_are_not_read_are_copied_or_listed(made: Path, source: Path) -> None:
+    shutil.copytree(made / "peft", source / "maize")
+    shutil.copytree(made / "release", source / "wheat")
+    for name in ("maize/ood_components.pt", "maize/adapter_model.bin", "wheat/ood_components.pt"):
+        torch.save({"thresholds": 1.0}, source / name)
+    assert convert(source / "maize", source.parent / "first").left_out == ("adapter_model.bin", "ood_components.pt")
+    assert convert(source / "wheat", source.parent / "second", target="wheat").left_out == ("ood_components.pt",)
+
+
+def test_a_second_description_of_an_adapter_is_kept(phase: Path) -> None:
+    (phase / "adapter" / "adapter_meta.json").write_text('{"inner": 1}')
+    taken_in(phase, target="tomato")
+    kept = phase.parent / "bundle/adapters/tomato/adapter/adapter_meta.json"
+    assert json.loads(kept.read_text()) == {"inner": 1}
+
+
+def test_a_program_of_the_project_can_still_be_run(made: Path, source: Path) -> None:
+    shutil.copytree(made / "phase", source / "models" / "tomato" / PHASE)
+    (source / "version.json").write_text("{}")
+    (source / "rollback.sh").write_text("#!/bin/sh\n")
+    (source / "rollback.sh").chmod(0o755)
+    taken_in(source)
+    assert (source.parent / "bundle/project/rollback.sh").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("place", ["/home/ann/dinov2-base", "C:\\models\\dinov2-base", "../dinov2-base"])
+def test_a_backbone_s_folder_of_another_machine_is_asked_for(made: Path, source: Path, place: str) -> None:
+    shutil.copytree(made / "peft", source / "maize")
+    edited(base_model_name_or_path=place)(source / "maize" / "adapter_config.json")
+    with pytest.raises(BackboneNotFound, match=r"adapter_config\.json names the folder") as refusal:
+        convert(source, source.parent / "bundle")
+    assert "--backbone" in refusal.value.hint
+
+
 def test_a_link_could_lead_out_of_the_folder_and_is_refused(made: Path, source: Path) -> None:
     shutil.copytree(made / "release", source / RELEASE)
     secret = source.parent / "secret"
@@ -589,3 +726,30 @@ def test_an_adapter_that_would_change_nothing_is_refused(made: Path, source: Pat
     save_file({name: tensor * ("lora_A" in name) for name, tensor in load_file(path).items()}, path)
     with pytest.raises(BadWeights, match="would change nothing"):
         convert(source, source.parent / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ({"(query|value)": 64}, {"q_proj": 32.0, "o_proj": 1.0}),
+        ({"layer.3.attention.output.dense": 8, "dense": 64}, {"q_proj": 1.0, "o_proj": 32.0}),
+        ({"output.dense": 64, "layer.3.attention.output.dense": 8}, {"q_proj": 1.0, "o_proj": 32.0}),
+    ],
+)
+def test_patterns_mean_after_the_import_what_they_meant_to_peft(
+    patterns: dict[str, float], expected: dict[str, float], tmp_path: Path
+) -> None:
+    """The first pattern that matches counts: neither names nor their order in the new file may change which that is."""
+    source, config = tmp_path / "maize", {"alpha_pattern": patterns, "lora_alpha": 2, "r": 2}
+    write_peft(source)
+    path = source / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    convert(source, tmp_path / "bundle")
+    family = family_named("dinov2")
+    linears = family.linears_of(new_model(ref_of_folder(TINY / "dinov2-tiny")))
+    weights = read_adapter(BundleFiles(files_of(tmp_path / "bundle")), "adapters/maize", family, linears)
+    first = next(iter(patterns))
+    for name, module in weights.modules.items():
+        scale = expected[name.rpartition(".")[2]]
+        is_exception = "layer.3" in first and ".3.attention.o_proj" in name
+        assert module.scale == (4.0 if is_exception else scale)

@@ -159,6 +159,12 @@ def test_a_runtime_that_was_never_judged_is_refused_with_those_that_passed(tmp_p
         check_runtime(BundleFiles({}), "openvino-int8")
 
 
+def test_a_runtime_that_there_is_not_is_told_which_there_are() -> None:
+    with pytest.raises(BadInput, match="'bogus' is no runtime") as caught:
+        check_runtime(BundleFiles({}), "bogus")
+    assert "torch-fp32, torch-bf16" in caught.value.hint
+
+
 def test_a_runtime_that_did_not_pass_is_refused_with_its_reasons(tmp_path: Path) -> None:
     verdicts = runtimes_document([judged("torch-int8", [0.9], 0.9, 0.9, 600)])
     with pytest.raises(BadInput, match=r"torch-int8 did not pass.*0\.90000"):
