@@ -47,6 +47,9 @@ OOD = "ood"
 GOLDEN = "golden.safetensors"
 COMPONENT = "component.json"
 
+KINDS = ("F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+"""What tensors may consist of, in the words of safetensors: what float32 holds exactly, and integers."""
+
 DEFAULT_INFERENCE: dict[str, Any] = {
     "router_threshold": 0.5,
     "tolerance": {"torch-fp32": {"logits": 1e-3, "ood_score": 1e-2}},
@@ -178,9 +181,12 @@ class WeightsFile:
             raise BadWeights(f"{self.path}: {error}", hint=error.hint) from error
         except (SafetensorError, ValueError) as error:
             raise BadWeights(f"{self.path} is no sound safetensors file: {error}") from error
-        wide = [span.name for span in spans if span.dtype in ("F64", "F8_E4M3", "F8_E5M2")]
-        if wide:
-            raise BadWeights(f"{self.path}: {wide[0]!r} is neither float32 nor float16 nor bfloat16", hint="convert it")
+        others = [span for span in spans if span.dtype not in KINDS]
+        if others:
+            raise BadWeights(
+                f"{self.path}: {others[0].name!r} is of kind {others[0].dtype}, which is not computed with",
+                hint=f"convert it; there are {', '.join(KINDS)}",
+            )
         return {span.name: tensors[span.name] for span in sorted(spans, key=lambda span: span.start)}
 
     def floats(self) -> torch.Tensor:

@@ -46,8 +46,6 @@ _DINOV2_LEGACY = (
     ("mlp.down_proj", "mlp.weights_out"),
 )
 _DINOV3_LEGACY = (("model.layer.", "layer."),)
-_SHORT_NAMES = {"query": ("q_proj",), "key": ("k_proj",), "value": ("v_proj",), "dense": ("o_proj",), _FUSED: _HALVES}
-"""What `target_modules` of transformers 4 called modules by their last name alone."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +107,16 @@ class Family:
         """Whether a module of transformers 4 is two in transformers 5."""
         return module.rpartition(".")[2] == _FUSED
 
+    def parts_of(self, module: str) -> tuple[str, ...]:
+        """The modules of transformers 5 that a module by its modern name is: itself, or two if it was fused."""
+        stem = module.removesuffix(_FUSED)
+        return tuple(stem + half for half in _HALVES) if self.is_fused(module) else (module,)
+
     def legacy_name(self, module: str) -> str:
         """What a linear module of transformers 5 was called in transformers 4."""
         for new, old in self.legacy:
             module = module.replace(new, old)
         return module
-
-    def modern_modules(self, names: Iterable[str]) -> tuple[str, ...]:
-        """What the `target_modules` of an adapter are called in transformers 5, each once."""
-        modern: dict[str, None] = {}
-        for name in names:
-            stem, _, last = self.modern_name(name).rpartition(".")
-            for replacement in _SHORT_NAMES.get(last, (last,)):
-                modern[f"{stem}.{replacement}" if stem else replacement] = None
-        return tuple(modern)
 
     def modern_tensors(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Weights, or an adapter's weights, under their names in transformers 5.

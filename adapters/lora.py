@@ -21,6 +21,9 @@ from adapters.peft_config import PeftConfig, read_config
 from registry import canonical
 from registry.errors import BadWeights
 
+MAX_ADAPTER_HEADER = 4 * 1024 * 1024
+"""Bytes; headers are remembered with their forms, and those of the largest backbone's adapters are below 200 KB."""
+
 FORMS = 128
 """Forms of adapters that are remembered; the versions of a target usually have one form."""
 
@@ -115,6 +118,8 @@ def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mappi
     """
     config = files.document_bytes(f"{folder}/{ADAPTER_CONFIG}")
     file = files.weights_file(f"{folder}/{ADAPTER_WEIGHTS}")
+    if len(file.header) > MAX_ADAPTER_HEADER:
+        raise BadWeights(f"{folder}/{ADAPTER_WEIGHTS} has a header of {len(file.header)} bytes, which no adapter needs")
     shapes = tuple((name, linear.out_features, linear.in_features) for name, linear in linears.items())
     form = _read_form(folder, config, file, family, shapes)
     weights = LoraWeights(form, file.floats() if form.is_as_stored else _gathered(form, file, family))
@@ -242,7 +247,5 @@ def _read_module(
 
 def _source(name: str, tensor: torch.Tensor, family: Family) -> Source:
     module, part = _split(family.modern_name(name))
-    stem, _, last = module.rpartition(".")
-    names = tuple(family.modern_modules([last]))
-    modules = tuple(f"{stem}.{new}" for new in names)
+    modules = family.parts_of(module)
     return Source(modules[:1] if part == "a" else modules, part, tensor.dtype)

@@ -49,7 +49,6 @@ from registry.devstack.digits import TARGETS, write_digits
 from registry.errors import BadInput
 
 BACKBONES = ("dinov2-tiny", "dinov3-tiny")
-WAYS = ("full", "dynamic", "static")
 PER_ROUND = 40
 """Images that each way answers in a round."""
 BATCH = 8

@@ -187,17 +187,15 @@ def test_a_mixed_batch_is_pefts_mixed_batch(family: str, tmp_path: Path) -> None
 
 
 def test_a_dora_is_exact_and_not_an_approximation() -> None:
-    """In float64, where rounding is out of the way: the stored gain gives DoRA's own formula."""
-    random = torch.Generator().manual_seed(0)
-    linear = nn.Linear(20, 30).double()
-    a, b, magnitude = (torch.randn(*shape, generator=random).double() for shape in ((4, 20), (30, 4), (30,)))
-    x, scale = torch.randn(5, 7, 20, generator=random).double(), 1.7
-    changed = linear.weight + scale * b @ a
-    dora = magnitude[:, None] * changed / changed.norm(dim=1, keepdim=True)
-    expected = x @ dora.T + linear.bias
-    gain = magnitude / changed.norm(dim=1)
-    ours = gain * (x @ linear.weight.T + scale * x @ a.T @ b.T) + linear.bias
-    assert torch.allclose(ours, expected, atol=1e-12)
+    """The bank against DoRA's own formula in float64: m · V / ‖V‖ with V = W + s·BA."""
+    dora, linear, inputs = adapter(3, rank=2, dora=True), LINEARS["first"], torch.randn(4, 7, 6)
+    (slot,) = Bank(LINEARS).add([dora])
+    module = dora.modules["first"]
+    assert module.magnitude is not None
+    a, b, magnitude, weight = (t.detach().double() for t in (module.a, module.b, module.magnitude, linear.weight))
+    whole = weight + module.scale * b @ a
+    expected = inputs.double() @ (magnitude[:, None] * whole / whole.norm(dim=1, keepdim=True)).T + linear.bias.double()
+    assert torch.allclose(changed([slot] * 4, inputs).double(), expected, atol=1e-5)
 
 
 def test_backbones_with_registers_have_a_bank_too(tmp_path: Path) -> None:

@@ -367,6 +367,15 @@ def test_an_adapter_with_names_that_nobody_knows_is_refused_and_not_ignored(spoi
         loaded(spoiled)
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.uint16])
+@pytest.mark.parametrize("path", ["adapters/low/golden.safetensors", *WEIGHTS])
+def test_kinds_of_numbers_that_are_not_computed_with_are_refused(path: str, kind: type, spoiled: Path) -> None:
+    add_goldens(spoiled)
+    bundle.write_tensors(spoiled / path, {n: array.astype(kind) for n, array in load_file(spoiled / path).items()})
+    with pytest.raises(BadWeights, match="not computed with"):
+        loaded(spoiled)
+
+
 def test_an_adapter_that_would_change_nothing_is_refused(spoiled: Path) -> None:
     path = spoiled / "adapters" / "low" / bundle.ADAPTER_WEIGHTS
     bundle.write_tensors(path, {n: a * ("lora_A" in n) for n, a in load_file(path).items()})

@@ -194,8 +194,8 @@ def test_exits_are_held_against_full_depth_and_a_static_cut(
     assert result["figures"]["full"]["mean_blocks"] == 6
     assert result["figures"]["static"]["mean_blocks"] == 4, "the first exit behind 2.5 blocks"
     assert 2 <= result["figures"]["dynamic"]["mean_blocks"] < 6
-    assert all(result["figures"][way]["n"] == len(images) for way in depth.WAYS)
-    assert all(0 < result["figures"][way]["far_auroc"] < 1 for way in depth.WAYS)
+    assert all(result["figures"][way]["n"] == len(images) for way in ("full", "dynamic", "static"))
+    assert all(0 < result["figures"][way]["far_auroc"] < 1 for way in ("full", "dynamic", "static"))
     loss = result["budgets"][1]
     assert loss["value"] == pytest.approx(
         100 * (result["figures"]["full"]["accuracy"] - result["figures"]["dynamic"]["accuracy"]), abs=1e-3
