@@ -18,6 +18,7 @@
     + ObjectNotFound
     + BucketNotFound
     + VersionNotFound
+    + VersionForgotten
     + ChannelEmpty
     + NothingToRollBackTo
     + BackboneNotFound
@@ -28,6 +29,8 @@
     + BadWeights
     + BrokenChain
     + SelfTestFailed
+    + NotTrusted
+    + UnsafePath
   x Unreachable                 7
     + StoreUnreachable
     + StoreDenied
@@ -154,6 +157,10 @@ class VersionNotFound(NotFound):
     """No version has this name."""
 
 
+class VersionForgotten(NotFound):
+    """The version's name stands, but garbage collection may drop its files, or has."""
+
+
 class ChannelEmpty(NotFound):
     """The channel serves no version yet."""
 
@@ -194,6 +201,14 @@ class BrokenChain(IntegrityError):
 
 class SelfTestFailed(IntegrityError):
     """A loaded version did not reproduce its golden outputs."""
+
+
+class NotTrusted(IntegrityError):
+    """A manifest is unsigned, signed by none of the trusted keys, or older than what may be served here."""
+
+
+class UnsafePath(IntegrityError):
+    """Writing here would follow a link, or leave the folder that was named. Nothing was written."""
 
 
 class Unreachable(UloraError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FORMAT_KEY = "format.json"
+GC_KEY = "gc.json"
+MODELS_PREFIX = "models/"
 PROBE_PREFIX = "probe/"
 BLOBS_PREFIX = "blobs/sha256/"
 BACKBONES_PREFIX = "backbones/"
@@ -76,3 +78,24 @@ def replicas(model: str, channel_name: str) -> str:
 def replica(model: str, channel_name: str, replica_id: str) -> str:
     """One replica's own heartbeat."""
     return f"{replicas(model, channel_name)}{replica_id}.json"
+
+
+def forgotten(model: str, name: str = "") -> str:
+    """A note that garbage collection may drop a version's files, or the folder of a model's notes."""
+    return f"models/{model}/forgotten/" + (f"{name}.json" if name else "")
+
+
+def pin(model: str, name: str = "") -> str:
+    """A note that a rollback script holds a version, or the folder of a model's notes."""
+    return f"models/{model}/pins/" + (f"{name}.json" if name else "")
+
+
+def script(model: str, version: str, sha256: str = "") -> str:
+    """A rollback script that goes to a version, or without a digest the folder of those."""
+    folder = f"models/{model}/scripts/{version}/"
+    return f"{folder}{sha256}/rollback_to_{version}.py" if sha256 else folder
+
+
+def signature(model: str, version: str, sha256: str = "") -> str:
+    """A signature of a version's manifest, or without a digest the folder of those."""
+    return f"models/{model}/signatures/{version}/" + (f"{sha256}.json" if sha256 else "")

@@ -20,6 +20,11 @@ def test_every_key_is_where_the_design_puts_it() -> None:
     assert layout.verdict("m", SHA) == f"models/m/verdicts/{SHA}.json"
     assert layout.record("m", "production", 1) == "models/m/channels/production/0999999999999.json"
     assert layout.passed("m", "staging", "v1.0.0", SHA) == f"models/m/passed/staging/v1.0.0/{SHA}.json"
+    assert layout.GC_KEY == "gc.json"
+    assert layout.forgotten("m", "v1.0.0") == "models/m/forgotten/v1.0.0.json"
+    assert layout.pin("m", "v1.0.0") == "models/m/pins/v1.0.0.json"
+    assert layout.script("m", "v1.0.0", SHA) == f"models/m/scripts/v1.0.0/{SHA}/rollback_to_v1.0.0.py"
+    assert layout.signature("m", "v1.0.0", SHA) == f"models/m/signatures/v1.0.0/{SHA}.json"
     assert layout.replica("m", "staging", "host-1") == "models/m/replicas/staging/host-1.json"
 
 
