@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from registry import canonical, provenance
+from registry.composing import CONFIG, Piece, check_name
 from registry.document import first_problem
 from registry.errors import BadBundle, BadInput, BadManifest, BadWeights
 from registry.manifest import (
@@ -26,27 +29,36 @@ from registry.manifest import (
     check_unique,
 )
 from registry.names import VersionName, check_target
-from registry.store.blobs import Progress, hash_file, in_parallel
+from registry.store.blobs import Progress, in_parallel
 from registry.weights import weights_sha256
 
 DEFAULT_FLAVOR = "dino-lora"
 _TOP = ("adapters", "router", "config", "project")
 _MAX_DEPTH = 32
+_CHUNK = 1024 * 1024
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's content, hashed. `paths` gives each manifest path's file on disk."""
+    """A bundle's content, hashed. `paths` gives each manifest path's file on disk, but for those that are taken over
+    from another version."""
 
-    backbone: BackboneRef
+    backbone: BackboneRef | None
     components: dict[str, Component]
     files: tuple[FileEntry, ...]
     paths: dict[str, Path]
+    flavor: str = DEFAULT_FLAVOR
 
     @property
     def sources(self) -> dict[str, Path]:
         """Files on disk by the digest of their bytes."""
-        return {file.sha256: self.paths[file.path] for file in self.files}
+        return {file.sha256: self.paths[file.path] for file in self.files if file.path in self.paths}
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether all of its files are on this disk."""
+        return len(self.paths) == len(self.files)
 
 
 def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
@@ -63,18 +75,79 @@ def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
     paths = _find_files(folder)
     backbone = _read_backbone(paths)
 
-    def entry(item: tuple[str, Path]) -> FileEntry:
-        path, file = item
-        info = file.stat()
-        mode: Literal["0644", "0755"] = "0755" if info.st_mode & stat.S_IXUSR else "0644"
-        return FileEntry(path=path, size=info.st_size, mode=mode, sha256=hash_file(file, progress))
-
     try:
         components = _read_components(paths, backbone)
-        files = tuple(in_parallel(entry, sorted(paths.items())))
     except OSError as error:
         raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
-    return Bundle(backbone, components, files, paths)
+    return Bundle(backbone, components, file_entries(paths, progress), paths)
+
+
+def read_piece(name: str, folder: Path, progress: Progress = lambda done: None) -> tuple[Piece, dict[str, Path]]:
+    """Read one component, to be put into a version; and its files on disk by their paths in that version.
+
+    Args:
+        name: `adapters/<target>`, `router` or `config`; a project is read by `registry.tree.snapshot`.
+        folder: what holds the component's own files.
+
+    Raises:
+        BadInput: there is no component of this name.
+        BadBundle, BadWeights: as `read_bundle`.
+    """
+    check_name(name)
+    if not folder.is_dir():
+        raise BadBundle(f"{folder} is no folder", hint="give the folder that holds the component's own files")
+    members = _find_files(folder)
+    if "backbone.json" in members:
+        raise BadBundle(f"{folder} is a whole bundle", hint=f"give the folder of the component itself: {folder}/{name}")
+    paths = {f"{name}/{inner}": file for inner, file in members.items()}
+    if {_component_of(path)[0] for path in paths} != {name}:
+        raise BadBundle(f"{folder} can't be {name}", hint=f"there are adapters/<target>, {', '.join(_TOP[1:])}")
+    try:
+        component = _read_component(name, members, None)
+        offers = _documents(members) if name == CONFIG else {}
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+    files = file_entries(paths, progress)
+    return Piece(name, component, files, str(folder), {"source": str(folder)}, offers=offers), paths
+
+
+def _documents(members: dict[str, Path]) -> dict[str, str]:
+    """The digest of each JSON file of a configuration by its name, as components may require it."""
+    names = [inner for inner in members if inner.endswith(".json") and "/" not in inner]
+    return {inner.removesuffix(".json"): canonical.digest(_read_json(members, inner)) for inner in names}
+
+
+def file_entries(paths: Mapping[str, Path], progress: Progress = lambda done: None) -> tuple[FileEntry, ...]:
+    """Files on disk, given by their paths in a version, as its manifest is to describe them.
+
+    Raises:
+        BadBundle: one can't be read, changes while it is read, or has a path that is not allowed.
+    """
+    try:
+        return tuple(in_parallel(lambda item: _entry(*item, progress), sorted(paths.items())))
+    except ValidationError as error:
+        raise BadBundle(f"a file can't become part of a version: {first_problem(error)}") from error
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+
+
+def _entry(path: str, file: Path, progress: Progress) -> FileEntry:
+    """One file. Size and digest are those of the very bytes that were read."""
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(os.open(file, _FILE), "rb") as opened:
+        before = os.fstat(opened.fileno())
+        while size <= before.st_size and (chunk := opened.read(_CHUNK)):
+            digest.update(chunk)
+            size += len(chunk)
+            progress(len(chunk))
+        after = os.fstat(opened.fileno())
+    if (before.st_size, before.st_mtime_ns) != (size, after.st_mtime_ns) or size != after.st_size:
+        raise BadBundle(
+            f"{file} changes while it is read",
+            hint="run it again when nobody writes there; a log in a project is excluded by .gitignore",
+        )
+    mode: Literal["0644", "0755"] = "0755" if after.st_mode & stat.S_IXUSR else "0644"
+    return FileEntry(path=path, size=size, mode=mode, sha256=digest.hexdigest())
 
 
 def _find_files(folder: Path) -> dict[str, Path]:
@@ -124,7 +197,8 @@ def _read_components(paths: dict[str, Path], backbone: BackboneRef) -> dict[str,
     return {name: _read_component(name, inner, backbone) for name, inner in sorted(members.items())}
 
 
-def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef) -> Component:
+def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef | None) -> Component:
+    """One component; that it was made for this backbone is checked where one is given."""
     if name.startswith("adapters/"):
         check_target(name.removeprefix("adapters/"))
         if not any(inner.endswith(".safetensors") for inner in members):
@@ -138,7 +212,7 @@ def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef) 
         raise BadWeights(f"{name}/{error}", hint="write the file again; nothing was created") from error
     except ValidationError as error:
         raise BadBundle(f"{name}/component.json does not follow the format: {first_problem(error)}") from error
-    if component.requires.get("backbone", backbone.sha256) != backbone.sha256:
+    if backbone and component.requires.get("backbone", backbone.sha256) != backbone.sha256:
         raise BadBundle(
             f"{name} was made for another backbone: {component.requires['backbone'][:12]}, not {backbone.sha256[:12]}"
         )
@@ -167,7 +241,7 @@ def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, A
     if path not in paths:
         raise BadBundle(f"{what} is missing", hint="`ulora create --help` shows what a bundle holds")
     try:
-        return canonical.decode(paths[path].read_bytes(), what)
+        return canonical.decode(canonical.read_file(paths[path], what), what)
     except OSError as error:
         raise BadBundle(f"{what} can't be read: {error.strerror}") from error
     except BadManifest as error:
@@ -186,9 +260,18 @@ class Story:
 
 
 def describe(
-    model: str, version: VersionName, bundle: Bundle, *, source: Path, story: Story, parent: Manifest | None
+    model: str,
+    version: VersionName,
+    bundle: Bundle,
+    *,
+    source: Path,
+    story: Story,
+    parent: Manifest | None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
     """The manifest of a bundle: what it holds, what people say about it, and how it differs from its parent.
+
+    `facts` are added to its provenance.
 
     Raises:
         BadInput: something that people say about it is out of its bounds.
@@ -199,7 +282,7 @@ def describe(
     fields = dict(
         model=model,
         version=str(version),
-        flavor=DEFAULT_FLAVOR,
+        flavor=bundle.flavor,
         backbone=bundle.backbone,
         components=bundle.components,
         files=bundle.files,
@@ -214,7 +297,7 @@ def describe(
         breaking_changes=story.breaking_changes,
         backward_compatibility=story.backward_compatibility,
         testing_instructions=story.testing_instructions,
-        provenance=provenance.collect(source),
+        provenance={**provenance.collect(source), **facts},
     )
     try:
         return Manifest.make(**fields)

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from registry import canonical
 from registry.backbones import BackboneMirror
 from registry.bundles import Story, read_bundle
 from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors
 from registry.manifest import BackboneRef, Manifest, check_path
 from registry.plugins import plugin
+from registry.scratch import scratch
 
 GROUP = "ulora.importers"
 MODELS = "models:/"
@@ -133,13 +134,13 @@ def opened(source: Path | str, importing: Importing) -> Iterator[Opened]:
     """
     is_model = str(source).startswith(MODELS)
     if not is_model and _is_meant_as_bundle(Path(source)):
-        _refuse_wishes(importing, str(source))
+        refuse_wishes(importing, str(source))
         yield Opened(Path(source), Story())
         return
-    with TemporaryDirectory(prefix="ulora-import-") as name:
-        with disk_errors(name):
+    with scratch("ulora-import-") as place:
+        with disk_errors(place):
             make = _fetched if is_model else _converted
-            found = make(source, Path(name), importing)
+            found = make(source, place, importing)
         yield found
 
 
@@ -149,11 +150,11 @@ def _fetched(uri: Path | str, place: Path, importing: Importing) -> Opened:
     ours = _our_bundle(folder)
     if ours is None:
         return _converted(folder, place, importing)
-    _refuse_wishes(importing, str(uri))
+    refuse_wishes(importing, str(uri))
     return _check_ours(ours, str(uri))
 
 
-def _refuse_wishes(importing: Importing, source: str) -> None:
+def refuse_wishes(importing: Importing, source: str) -> None:
     """A bundle says for which targets and which backbone it is: what people say besides would be ignored."""
     for option, value in (("--target", importing.target), ("--backbone", importing.backbone)):
         if value is not None:
@@ -217,7 +218,8 @@ def _check_ours(folder: Path, source: str) -> Opened:
     if not path.is_file():
         return Opened(folder, Story())
     try:
-        manifest = Manifest.parse(path.read_bytes(), f"{MANIFEST} of {source}")
+        what = f"{MANIFEST} of {source}"
+        manifest = Manifest.parse(canonical.read_file(path, what), what)
     except BadManifest as error:
         raise CorruptBlob(str(error), hint="the model in MLflow is damaged; nothing was created") from error
     path.unlink()

@@ -15,10 +15,10 @@ _GIT_SECONDS = 10
 def collect(folder: Path) -> dict[str, Any]:
     """The git commit of `folder` and whether its tree is dirty (None outside a repository), Python's and the libraries'
     versions, and the kind of machine."""
-    commit = _git(folder, "rev-parse", "HEAD")
+    commit = git(folder, "rev-parse", "HEAD")
     return {
         "git_commit": commit,
-        "git_dirty": bool(_git(folder, "status", "--porcelain")) if commit else None,
+        "git_dirty": bool(git(folder, "status", "--porcelain")) if commit else None,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": libraries(),
@@ -37,7 +37,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _git(folder: Path, *words: str) -> str | None:
+def git(folder: Path, *words: str) -> str | None:
+    """What a git command prints, None where it fails or git is not to be had."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=_GIT_SECONDS, check=False

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from registry.cli.output import Output
+
+if TYPE_CHECKING:
+    from registry.api import Registry
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -28,15 +31,29 @@ def json_option(command: Command) -> Command:
 def registry_options(command: Command) -> Command:
     """`--model`, `--store`, `--tracking-uri`, `--json`: the command gets `registry: Registry` and `out: Output`."""
 
+    @lazy_registry_options
+    @functools.wraps(command)
+    def run(*, open_registry: Callable[[], Registry], **arguments: Any) -> None:
+        command(registry=open_registry(), **arguments)
+
+    return run  # type: ignore[return-value]
+
+
+def lazy_registry_options(command: Command) -> Command:
+    """The same for a command that does not always need a store: it gets `open_registry`, which gives the registry."""
+
     @click.option("--model", metavar="NAME", help="The registered model. [ULORA_MODEL; default aads-ulora]")
     @click.option("--store", metavar="URL", help="The store, s3://BUCKET/PREFIX. [ULORA_STORE]")
     @click.option("--tracking-uri", metavar="URL", help="The MLflow server. [MLFLOW_TRACKING_URI]")
     @json_option
     @functools.wraps(command)
     def run(*, model: str | None, store: str | None, tracking_uri: str | None, **arguments: Any) -> None:
-        from registry.api import Registry
+        def open_registry() -> Registry:
+            from registry.api import Registry
 
-        command(registry=Registry(model, store=store, tracking_uri=tracking_uri), **arguments)
+            return Registry(model, store=store, tracking_uri=tracking_uri)
+
+        command(open_registry=open_registry, **arguments)
 
     return run  # type: ignore[return-value]
 

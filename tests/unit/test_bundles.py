@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -136,6 +137,25 @@ def test_truncated_weights_are_refused_by_name(bundle: Path, keep: int) -> None:
     (bundle / WEIGHTS).write_bytes(data[:keep])
     with pytest.raises(BadWeights, match=r"adapter_model\.safetensors"):
         read_bundle(bundle)
+
+
+_TIMES = itertools.count()
+
+
+def append(log: Path) -> None:
+    with log.open("ab") as file:
+        file.write(b"more")
+
+
+def write_anew(log: Path) -> None:
+    os.utime(log, ns=(0, next(_TIMES)))
+
+
+@pytest.mark.parametrize("act", [append, write_anew])
+def test_a_file_that_changes_while_it_is_read_is_refused(bundle: Path, act: Callable[[Path], None]) -> None:
+    spoil("project/log.txt", b"more")(bundle)
+    with pytest.raises(BadBundle, match=r"log\.txt changes while it is read"):
+        read_bundle(bundle, progress=lambda done: act(bundle / "project/log.txt"))
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

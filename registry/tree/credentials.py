@@ -1,0 +1,78 @@
+"""Files that look like credentials: a version is for ever and is read by many, so they are kept out of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from registry.errors import BadBundle, BadInput
+from registry.store.blobs import in_parallel
+from registry.tree.plan import PROJECT
+
+_LOOKED_AT = 64 * 1024
+_NAMES = (
+    ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*",
+    "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials*", ".netrc", "_netrc", ".pypirc", ".pgpass", ".htpasswd",
+    ".git-credentials", "secrets.json", "secrets.toml", "secrets.yaml", "secrets.yml",
+)  # fmt: skip
+_HARMLESS = ("*.pub", "*.example", "*.sample", "*.template", "*.dist")
+
+_CONTENTS = {
+    "a private key": rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
+    "an AWS access key": rb"(?<![A-Z0-9])(?:AKIA|ASIA)(?![A-Z0-9]{9}EXAMPLE)[A-Z0-9]{16}(?![A-Z0-9])",
+    "an AWS secret key": rb"(?i:aws_?secret_?access_?key)[\"']?\s*[=:]\s*[\"']?(?![A-Za-z0-9/+]{30}EXAMPLEKEY)"
+    rb"[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])",
+    "a Hugging Face token": rb"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{34}(?![A-Za-z0-9])",
+    "a GitHub token": rb"(?<![A-Za-z0-9_])(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})",
+}
+_PATTERNS = {what: re.compile(pattern) for what, pattern in _CONTENTS.items()}
+
+
+def check_credentials(paths: Mapping[str, Path], allowed: Sequence[str] = ()) -> None:
+    """Refuse a project's files that look like credentials: by their names, or by their first bytes.
+
+    Args:
+        paths: files on disk by their paths in a version; those that are not in its `project/` are not looked at.
+        allowed: what is to be taken all the same, by its path in the project.
+
+    Raises:
+        BadInput: each file that looks so is named; or `allowed` names none of them.
+        BadBundle: a file can't be read.
+    """
+    files = {path.removeprefix(PROJECT): file for path, file in paths.items() if path.startswith(PROJECT)}
+    let_in = {path.removeprefix("./") for path in allowed}
+    if unknown := sorted(let_in - files.keys()):
+        raise BadInput(
+            f"the project has no file {unknown[0][:200]!r} that could be allowed",
+            hint="--allow-secret takes the path inside the project's folder, of a file that is not excluded",
+        )
+    looked_at = [(path, file) for path, file in files.items() if path not in let_in]
+    try:
+        reasons = in_parallel(lambda item: _by_name(item[0]) or _by_content(item[1]), looked_at)
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+    suspects = {path: why for (path, _), why in zip(looked_at, reasons, strict=True) if why}
+    if suspects:
+        named = (f"{path} ({why})" for path, why in sorted(suspects.items()))
+        raise BadInput(
+            f"these look like credentials, and a version is for ever: {', '.join(named)}",
+            hint=f"exclude them in .gitignore; for a harmless one: --allow-secret {shlex.quote(min(suspects))}",
+        )
+
+
+def _by_name(path: str) -> str:
+    """Why a file's name says that it holds credentials; empty if it does not."""
+    name = path.rpartition("/")[2].casefold()
+    if any(fnmatchcase(name, harmless) for harmless in _HARMLESS):
+        return ""
+    return f"named like credentials, {name}" if any(fnmatchcase(name, secret) for secret in _NAMES) else ""
+
+
+def _by_content(file: Path) -> str:
+    """What credentials a file's first bytes hold; empty if none."""
+    with file.open("rb") as opened:
+        beginning = opened.read(_LOOKED_AT)
+    return next((f"holds {what}" for what, pattern in _PATTERNS.items() if pattern.search(beginning)), "")
