@@ -307,7 +307,7 @@ def _fill_computed_buffers(model: Any, device: str) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = plain(canonical.decode(path.read_bytes(), str(path)))
+        config: dict[str, Any] = plain(canonical.decode(canonical.read_file(path, str(path)), str(path)))
     except ValueError as error:
         raise BadManifest(f"{path}: {error}") from error
     return config

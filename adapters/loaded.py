@@ -20,7 +20,7 @@ from adapters.heads import Features
 from adapters.parts import Component, Parts, read_parts
 from adapters.predictions import Outcome, Prediction
 from adapters.preprocess import ImageLike
-from adapters.runtime_gate import check_runtime, golden_fault
+from adapters.runtime_gate import golden_fault, runtime_for
 from adapters.runtimes import REFERENCE, FetchBlob, Runtime, open_runtime
 from registry.errors import BadImage, BadInput, BadManifest, CorruptBlob, SelfTestFailed
 from registry.manifest import BackboneRef, Manifest, first_problem
@@ -48,7 +48,8 @@ def load(
         manifest: what the version is.
         files: manifest path -> the file's place on this disk, whatever it is called there, its digest checked.
         device: where torch puts it, e.g. `cpu` or `cuda:0`.
-        runtime: what computes it, a name of `adapters.runtimes.RUNTIMES`; torch in float32 when left out.
+        runtime: what computes it, a name of `adapters.runtimes.RUNTIMES`; torch in float32 when left out, and (with a
+            warning) where the runtime's verdict is about other weights than the version has.
         backbone_folders: searched for the backbone before the usual places (`adapters.backbones`).
         fetch: gives blobs of the store by digest: the backbone, if it is nowhere else on this machine.
 
@@ -60,8 +61,8 @@ def load(
     """
     if manifest.flavor != FLAVOR or manifest.backbone is None:
         raise BadManifest(f"{manifest.version} is {manifest.flavor!r}, not {FLAVOR}, or names no backbone")
-    check_runtime(BundleFiles(files), runtime or REFERENCE)
-    here = _open(manifest.backbone, runtime, device, backbone_folders, fetch)
+    chosen = runtime_for(manifest, BundleFiles(files), runtime or REFERENCE)
+    here = _open(manifest.backbone, chosen, device, backbone_folders, fetch)
     weights = {name: component.weights_sha256 for name, component in manifest.components.items()}
     parts = read_parts(BundleFiles(files), here)
     return LoadedVersion(manifest.version, manifest.content_sha256, parts, weights)

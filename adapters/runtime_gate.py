@@ -3,24 +3,27 @@
 `ulora fit` judges the runtimes of its machine and writes what it found into the bundle:
 
     config/runtimes.json    {"<runtime>": {"cosine": …, "n_golden": …, "accuracy": …, "reference_accuracy": …, "n": …,
-                                           "reasons": […], "passes": true}}
+                                           "reasons": […], "passes": true, "weights_sha256": {"<component>": …}}}
 
 A version is loaded with a runtime only if that passed for this very version: how much precision a backbone and its
-adapters need is a matter of their weights, not of the runtime alone.
+adapters need is a matter of their weights, not of the runtime alone. Where a component was exchanged since, the verdict
+is about other weights: then torch in float32 answers.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from adapters.bundle import BundleFiles
+from adapters.bundle import ADAPTERS, ROUTER, BundleFiles
 from adapters.runtimes import REFERENCE, RUNTIMES
 from registry.errors import BadInput, BadManifest
+from registry.manifest import Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +68,7 @@ class RuntimeReport:
         n: held-out images.
         reasons: why it does not pass; what the numbers leave open.
         passes: whether it may answer for the version.
+        weights_sha256: by component the digests of the weights that it was measured with; empty in older bundles.
     """
 
     runtime: str
@@ -75,11 +79,14 @@ class RuntimeReport:
     n: int
     reasons: tuple[str, ...]
     passes: bool
+    weights_sha256: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Its entry in `config/runtimes.json`; what is not a number is null."""
         entry = asdict(self) | {"reasons": list(self.reasons)}
         del entry["runtime"]
+        if not self.weights_sha256:
+            del entry["weights_sha256"]
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in entry.items()
         }
@@ -95,7 +102,8 @@ def judge_runtime(reference: LoadedVersion, other: LoadedVersion, images: Sequen
     cosines = list(_golden_cosines(reference, other))
     asked = [image for image in images if image.target in reference.targets]
     accuracies = [_accuracy(version, asked) for version in (reference, other)]
-    return judged(other.runtime, cosines, accuracies[1], accuracies[0], len(asked))
+    report = judged(other.runtime, cosines, accuracies[1], accuracies[0], len(asked))
+    return replace(report, weights_sha256=other.weights_sha256())
 
 
 def judged(runtime: str, cosines: Sequence[float], accuracy: float, reference_accuracy: float, n: int) -> RuntimeReport:
@@ -153,6 +161,37 @@ def check_runtime(files: BundleFiles, runtime: str) -> None:
     if not verdict["passes"]:
         reasons = verdict.get("reasons") or ["no reason was kept"]
         raise BadInput(f"{runtime} did not pass for this version: {'; '.join(map(str, reasons))}"[:500], hint=hint)
+
+
+def runtime_for(manifest: Manifest, files: BundleFiles, asked: str) -> str:
+    """The runtime that may answer for a version: the one asked for, or the reference where the verdict was given on
+    other weights than the version has; that is warned of.
+
+    Raises:
+        BadInput, BadManifest: as `check_runtime`.
+    """
+    check_runtime(files, asked)
+    if asked == REFERENCE or _is_about(files.document(RUNTIMES_FILE)[asked], manifest):
+        return asked
+    warnings.warn(
+        f"{manifest.version} answers with {REFERENCE}: {asked} was judged on other adapters than it has",
+        stacklevel=2,
+    )
+    return REFERENCE
+
+
+def _is_about(verdict: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether a verdict was given on the weights of this version. An older one does not say, and a composed version is
+    not what it was given on."""
+    measured = verdict.get("weights_sha256")
+    if measured is None:
+        return not manifest.is_composed
+    there = {
+        name: component.weights_sha256
+        for name, component in manifest.components.items()
+        if name.startswith(f"{ADAPTERS}/") or name == ROUTER
+    }
+    return bool(measured == {name: digest for name, digest in there.items() if digest})
 
 
 def golden_fault(actual: Mapping[str, np.ndarray], recorded: Mapping[str, Any]) -> str:

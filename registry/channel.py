@@ -16,7 +16,7 @@ from registry.errors import (
     ObjectNotFound,
     VersionNotFound,
 )
-from registry.names import check_channel
+from registry.names import check_channel, is_channel_name
 from registry.record import Place, Record, Signature, aborted, rolled_back
 from registry.store import layout
 from registry.store.blobs import in_parallel
@@ -24,8 +24,10 @@ from registry.store.objects import ObjectStore
 
 JUST_NOW = 60.0
 """Seconds after a rollback in which another bare one is taken for the same wish."""
-_RACES = 20
-_BACK = ("rollback", "abort")
+RACES = 20
+"""How often a change that lost its race is looked at again."""
+BACK = ("rollback", "abort")
+"""The actions that go back."""
 _BATCH = 64
 
 
@@ -49,7 +51,9 @@ class Wish:
     leave_stable: bool = False
 
     def __post_init__(self) -> None:
-        """Raises: BadInput: it contradicts itself."""
+        """Raises: BadInput: it contradicts itself, or names a version by nothing."""
+        if any(name is not None and not name.strip() for name in (self.leave, self.to)):
+            raise BadInput("a version's name is empty", hint="was a shell's variable empty? `ulora status` shows names")
         if self.leave is not None and self.leave == self.to:
             raise BadInput(f"{self.to} can't be both what to leave and where to go")
         if self.leave is not None and self.expected is not None:
@@ -94,6 +98,15 @@ class Rollback:
     changed: bool
 
 
+def channel_names(store: ObjectStore, model: str) -> list[str]:
+    """What the channels of a model are called, scratch ones too, and whatever else has objects where logs belong.
+
+    Some servers go on listing a folder whose objects were deleted.
+    """
+    names = store.folders(layout.channels(model))
+    return sorted(name for name in names if is_channel_name(name) or store.first(layout.channel(model, name)))
+
+
 class Channel:
     """The log of one channel of one model."""
 
@@ -106,7 +119,12 @@ class Channel:
 
     def head(self) -> Record | None:
         """The newest record, None while the log is empty. Two round trips: LIST, GET."""
-        return self._head()[0]
+        return self.look()[0]
+
+    def look(self) -> tuple[Record | None, float]:
+        """The newest record and its age in seconds by the server's clock."""
+        key = self._store.first(layout.channel(self.model, self.name))
+        return self._read(_generation(key)) if key else (None, 0.0)
 
     def next(self, generation: int) -> Record | None:
         """The record after a generation, None while there is none. One round trip."""
@@ -160,13 +178,13 @@ class Channel:
         Raises:
             NothingToRollBackTo, NotNow, VersionNotFound: see `rollback`.
         """
-        head, age = self._head()
-        wish = self._resolve(wish, head)
+        head, age = self.look()
+        wish = self.resolve(wish, head)
         if head and wish.is_met(head):
-            _check_met(head, wish)
+            check_met(head, wish)
             return Rollback(head, wish.leave or "", changed=False)
         if head and wish.is_bare():
-            _refuse_twice(head, age)
+            refuse_twice(head, age)
         place = Place(self.model, self.name, head)
         if head and head.canary and wish.ends_trial(head):
             return Rollback(aborted(place, signature), head.canary.version, changed=True)
@@ -185,26 +203,21 @@ class Channel:
             VersionNotFound: `wish.leave` was never served here. Nothing changed.
             OutcomeUnknown: the store did not say in time whether the log moved.
         """
-        for _ in range(_RACES):
+        for _ in range(RACES):
             plan = self.plan_rollback(signature, wish)
             if not plan.changed:
                 return plan
             try:
                 self.commit(plan.record)
             except ChannelMoved:
-                if wish.names_nothing() and self.read(plan.record.generation).action not in _BACK:
+                if wish.names_nothing() and self.read(plan.record.generation).action not in BACK:
                     raise  # somebody promoted: whether to leave that too, only the caller can say
                 wish = wish if wish.to else replace(wish, leave=plan.left, expected=None)
                 continue
             return plan
-        raise NotNow(f"{self.name} moved {_RACES} times while it was rolled back", hint="look with `ulora history`")
+        raise NotNow(f"{self.name} moved {RACES} times while it was rolled back", hint="look with `ulora history`")
 
     # --- parts -------------------------------------------------------------------------------------------------------
-
-    def _head(self) -> tuple[Record | None, float]:
-        """The newest record and its age in seconds by the server's clock."""
-        key = self._store.first(layout.channel(self.model, self.name))
-        return self._read(_generation(key)) if key else (None, 0.0)
 
     def _read(self, generation: int) -> tuple[Record, float]:
         key = layout.record(self.model, self.name, generation)
@@ -220,8 +233,12 @@ class Channel:
         while batch := list(islice(keys, _BATCH)):
             yield from in_parallel(lambda key: self.read(_generation(key)), batch)
 
-    def _resolve(self, wish: Wish, head: Record | None) -> Wish:
-        """Turn `expected` into the version that it means."""
+    def resolve(self, wish: Wish, head: Record | None) -> Wish:
+        """Turn `expected` into the version that it means: what to leave.
+
+        Raises:
+            NotFound: the log is shorter.
+        """
         if wish.expected is None or head is None:
             return wish
         if not 1 <= wish.expected <= head.generation:
@@ -257,8 +274,13 @@ def check_link(older: Record, newer: Record) -> None:
         )
 
 
-def _check_met(head: Record, wish: Wish) -> None:
-    """Check that a wish that is met is not a mistake."""
+def check_met(head: Record, wish: Wish) -> None:
+    """Check that a wish that is met is not a mistake.
+
+    Raises:
+        VersionNotFound: what to leave was never served here.
+        ChannelMoved: it was left, but for another version than the wish names.
+    """
     known = {*head.withdrawn, *head.live(), *(pointer.version for pointer in head.stack)}
     if wish.leave is not None and wish.leave not in known:
         serves = " and ".join(head.live()) or "nothing"
@@ -274,8 +296,13 @@ def _check_met(head: Record, wish: Wish) -> None:
         )
 
 
-def _refuse_twice(head: Record, age: float) -> None:
-    if head.action in _BACK and age < JUST_NOW:
+def refuse_twice(head: Record, age: float) -> None:
+    """Check that a bare rollback is not the same wish as one that has only just happened.
+
+    Raises:
+        NotNow: it may be.
+    """
+    if head.action in BACK and age < JUST_NOW:
         serves = head.stable.version if head.stable else "nothing"
         step = f"--from {serves}, or --again" if head.stable else "--again"
         raise NotNow(

@@ -165,6 +165,11 @@ class Manifest(Document):
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def is_composed(self) -> bool:
+        """Whether it was put together from parts of others, so that nothing was measured on it as it is."""
+        return "composed" in self.provenance
+
     @model_validator(mode="after")
     def _holds_its_laws(self) -> Self:
         VersionName.parse(self.version)

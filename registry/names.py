@@ -8,7 +8,11 @@ from functools import total_ordering
 
 from registry.errors import BadInput, BadVersionName
 
-_VERSION = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:-([A-Za-z0-9][A-Za-z0-9.-]{0,63}))?")
+_VERSION = re.compile(
+    r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:-([A-Za-z0-9][A-Za-z0-9.-]{0,63}))?", re.ASCII
+)
+MAX_SUFFIX = 64
+"""Characters of the longest suffix of a version name."""
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHANNEL = re.compile(r"staging|production|drill-[a-z0-9-]{1,40}")
 _TARGET = re.compile(r"[a-z0-9]+(__[a-z0-9]+)?")
@@ -70,6 +74,11 @@ class VersionName:
         return (self.major, self.minor, self.patch, self.suffix)
 
 
+def is_version_name(text: str) -> bool:
+    """Whether a text is a version's name."""
+    return _VERSION.fullmatch(text) is not None
+
+
 def check_model(text: str) -> str:
     """Return a model's name unchanged.
 
@@ -77,6 +86,11 @@ def check_model(text: str) -> str:
         BadInput: it is not 1 to 100 letters, digits, dots, dashes or underscores.
     """
     return _check(_MODEL, text, "model", "aads-ulora")
+
+
+def is_channel_name(text: str) -> bool:
+    """Whether a text is a channel's name."""
+    return _CHANNEL.fullmatch(text) is not None
 
 
 def check_channel(text: str) -> str:

@@ -150,23 +150,71 @@ def rolled_back(place: Place, signature: Signature, to: str | None = None) -> Re
     Raises:
         NothingToRollBackTo: the stack is empty, or `to` is not on it.
     """
+    target = rollback_target(place, to)
     head = place.head
-    stack = head.rollback_targets() if head else ()
-    names = [pointer.version for pointer in stack]
-    if head is None or not stack:
+    assert head is not None  # noqa: S101  a target is on its stack
+    stack = head.rollback_targets()
+    depth = stack.index(target)
+    withdrawn = _withdraw(head, [*head.live(), *(pointer.version for pointer in stack[:depth])])
+    return _next(place, signature, action="rollback", stable=target, stack=stack[depth + 1 :], withdrawn=withdrawn)
+
+
+def partly_rolled_back(place: Place, composed: Pointer, signature: Signature) -> Record:
+    """`composed`, which is stable but for some components of an earlier version, becomes stable; stable is withdrawn.
+
+    The stack stays, but for a mention of the new one.
+
+    Raises:
+        NothingToRollBackTo: nothing is stable.
+        NotNow: a canary runs, or the composed version itself was withdrawn.
+    """
+    head, stable = only_stable(place)
+    if composed.version in head.withdrawn:
+        raise NotNow(
+            f"that is {composed.version}, which was withdrawn from {place.channel}; nothing changed",
+            hint=f"`ulora promote {composed.version} --channel {place.channel} --force --reason …` takes it back",
+        )
+    withdrawn, stack = _withdraw(head, [stable.version]), _without(head.stack, (composed.version,))
+    return _next(place, signature, action="rollback", stable=composed, stack=stack, withdrawn=withdrawn)
+
+
+def only_stable(place: Place) -> tuple[Record, Pointer]:
+    """The newest record and what it serves, where that is one version.
+
+    Raises:
+        NothingToRollBackTo: nothing is stable.
+        NotNow: a canary runs.
+    """
+    head = place.head
+    if head is None or head.stable is None:
+        raise NothingToRollBackTo(f"{place.model} {place.channel} serves nothing that could be rolled back in part")
+    if head.canary:
+        raise NotNow(
+            f"{head.canary.version} is on trial in {place.channel}; nothing changed",
+            hint="`ulora rollback` ends the trial; then run this again",
+        )
+    return head, head.stable
+
+
+def rollback_target(place: Place, to: str | None = None) -> Pointer:
+    """Where a rollback goes: the top of the stack without what is withdrawn or live, or `to`, which is on it.
+
+    Raises:
+        NothingToRollBackTo: the stack is empty, or `to` is not on it.
+    """
+    stack = place.head.rollback_targets() if place.head else ()
+    if not stack:
         raise NothingToRollBackTo(
             f"{place.model} {place.channel} has no earlier version to roll back to; nothing changed",
             hint=f"`ulora promote VERSION --channel {place.channel} --force --reason …` makes any version stable",
         )
-    if to is not None and to not in names:
+    found = next((pointer for pointer in stack if to in (None, pointer.version)), None)
+    if found is None:
+        names = ", ".join(pointer.version for pointer in stack)
         raise NothingToRollBackTo(
-            f"{to} is not on the stack of {place.channel}; nothing changed", hint=f"on the stack: {', '.join(names)}"
+            f"{to} is not on the stack of {place.channel}; nothing changed", hint=f"on the stack: {names}"
         )
-    depth = names.index(to) if to is not None else 0
-    withdrawn = _withdraw(head, [*head.live(), *names[:depth]])
-    return _next(
-        place, signature, action="rollback", stable=stack[depth], stack=stack[depth + 1 :], withdrawn=withdrawn
-    )
+    return found
 
 
 def _withdraw(head: Record, names: list[str]) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def promote_command(
 @channel_option("production")
 @click.option("--from", "leave", metavar="VERSION", help="What to get away from; exit 0 if that is done already.")
 @click.option("--to", metavar="VERSION", help="Where to go; it must be on the stack, what is above it is withdrawn.")
+@click.option("--only", multiple=True, metavar="COMPONENT", help="Only this part, e.g. adapters/tomato; repeatable.")
 @click.option("--expected", type=click.IntRange(min=1), metavar="N", help="The generation you saw.")
 @click.option("--again", is_flag=True, help="Go back one more, within a minute of another rollback.")
 @click.option("--stable", "leave_stable", is_flag=True, help="With a canary running, leave stable too.")
@@ -90,6 +91,7 @@ def rollback_command(
     channel: str,
     leave: str | None,
     to: str | None,
+    only: tuple[str, ...],
     expected: int | None,
     again: bool,
     leave_stable: bool,
@@ -103,17 +105,22 @@ def rollback_command(
     The version left is withdrawn: it comes back only by a promotion that is forced. Two people who roll back at once
     go back one step, not two.
 
+    With --only the live version goes on, but for these components, which are those of the version before (or of the one
+    that --to names). That is a version of its own; nothing is uploaded for it. Components made for another backbone or
+    preprocessing are refused.
+
     \b
     Examples:
       ulora rollback --reason "error rate 2%"
       ulora rollback --from v5.5.4-dinov3 --reason "wrong labels"
       ulora rollback --to v5.5.2 --dry-run
+      ulora rollback --only adapters/tomato --reason "tomato flags healthy leaves"
     """
     from registry.channel import Wish
 
     began = time.perf_counter()
     wish = Wish(leave=leave, expected=expected, to=to, again=again, leave_stable=leave_stable)
-    change = registry.rollback(channel, reason=reason, wish=wish, dry_run=dry_run)
+    change = registry.rollback(channel, reason=reason, wish=wish, only=only, dry_run=dry_run)
     out.answer(change, f"{_sentence(change, dry_run)} ({time.perf_counter() - began:.2f} s)")
     for note in change.notes:
         out.note(note)
@@ -159,7 +166,7 @@ def history_command(registry: Registry, out: Output, *, channel: str, limit: int
             record.action,
             record.stable.version if record.stable else None,
             record.canary.version if record.canary else None,
-            record.who,
+            _who(record.who, record.who_verified),
             record.when,
             record.reason or "-",
         )
@@ -196,7 +203,8 @@ def _channel_text(channel: ChannelStatus) -> str:
         {
             channel.channel: channel.stable,
             "  canary": f"{channel.canary} with {channel.canary_weight:g}%" if channel.canary else "",
-            "  generation": f"{channel.generation}: {channel.action} by {channel.who}, {channel.when}",
+            "  generation": f"{channel.generation}: {channel.action} by {_who(channel.who, channel.who_verified)}, "
+            f"{channel.when}",
             "  reason": channel.reason,
             "  rollback goes to": channel.rollback_target or "nothing: there is no earlier version",
             "  withdrawn": channel.withdrawn,
@@ -216,6 +224,11 @@ def _channel_text(channel: ChannelStatus) -> str:
     ]
     replicas = table(("REPLICA", "VERSION", "GENERATION", "STATE", "ROLLBACK-READY", "HEARD", "ERROR"), rows)
     return f"{text}\n{textwrap.indent(replicas, '    ')}" if rows else text
+
+
+def _who(who: str | None, verified: bool) -> str:
+    """Who did it; nothing proves it unless something verified it."""
+    return f"{who}" if verified else f"{who} (unverified)"
 
 
 def _wait_for_replicas(registry: Registry, out: Output, change: Change, wait: float) -> None:

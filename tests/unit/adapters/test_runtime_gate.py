@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 
 from adapters import bundle
 from adapters.bundle import BundleFiles
-from adapters.loaded import LoadedVersion, load_bundle
+from adapters.loaded import LoadedVersion, load, load_bundle
 from adapters.runtime_gate import RUNTIMES_FILE, check_runtime, golden_fault, judge_runtime, judged, runtimes_document
 from registry import canonical
+from registry.bundles import read_bundle as read_whole_bundle
 from registry.errors import BadInput, BadManifest
+from registry.manifest import Manifest
 from tests.bundles import add_goldens, noise, png, read_bundle, write_bundle
 
 RUNTIMES = ["torch-bf16", "torch-int8", "openvino-int8"]
@@ -207,3 +210,60 @@ def test_outputs_that_are_not_numbers_agree_with_nothing() -> None:
     sound, nothing = np.ones((1, 2)), np.full((1, 2), np.nan)
     assert golden_fault({"features": nothing, "logits": sound}, {"features": sound, "logits": sound})
     assert golden_fault({"logits": nothing}, {"logits": sound})
+
+
+# --- a verdict is about the weights that it was given on -------------------------------------------------------------
+
+
+def version_of(folder: Path, **provenance: object) -> Manifest:
+    """A bundle's manifest, with the digests of its weights."""
+    made = read_whole_bundle(folder)
+    return Manifest.make(
+        model="m", version="v1.0.0", flavor="dino-lora", backbone=made.backbone, components=made.components,
+        files=made.files, timestamp="2026-01-01T00:00:00Z", provenance=provenance,
+    )  # fmt: skip
+
+
+def loaded_runtime(folder: Path, manifest: Manifest) -> str:
+    version = load(manifest, read_bundle(folder), runtime="torch-bf16")
+    version.self_test()
+    return version.runtime
+
+
+@pytest.fixture
+def judged_folder(reference: LoadedVersion, folder: Path, images: Sequence[Labelled], tmp_path: Path) -> Path:
+    """The bundle, with a verdict on torch-bf16."""
+    report = judge_runtime(reference, load_bundle(read_bundle(folder), runtime="torch-bf16"), images)
+    place = Path(shutil.copytree(folder, tmp_path / "judged"))
+    bundle.write_document(place / RUNTIMES_FILE, runtimes_document([report]))
+    return place
+
+
+def test_a_verdict_names_the_weights_that_it_was_given_on(judged_folder: Path, folder: Path) -> None:
+    verdict = json.loads((judged_folder / RUNTIMES_FILE).read_bytes())["torch-bf16"]
+    components = read_whole_bundle(folder).components
+    assert verdict["weights_sha256"] == {
+        name: component.weights_sha256 for name, component in components.items() if component.weights_sha256
+    }
+
+
+def test_where_the_weights_are_the_same_the_runtime_answers_composed_or_not(judged_folder: Path) -> None:
+    assert loaded_runtime(judged_folder, version_of(judged_folder)) == "torch-bf16"
+    assert loaded_runtime(judged_folder, version_of(judged_folder, composed={"live": {}})) == "torch-bf16"
+
+
+def test_where_a_component_was_exchanged_the_reference_answers_and_says_so(judged_folder: Path, tmp_path: Path) -> None:
+    other = write_bundle(tmp_path / "other", seed=9)
+    shutil.rmtree(judged_folder / "adapters/mid")
+    shutil.copytree(other / "adapters/mid", judged_folder / "adapters/mid")
+    with pytest.warns(UserWarning, match=r"v1\.0\.0 answers with torch-fp32: torch-bf16 was judged on other adapters"):
+        assert loaded_runtime(judged_folder, version_of(judged_folder)) == "torch-fp32"
+
+
+def test_an_older_verdict_does_not_say_and_counts_but_for_composed_versions(judged_folder: Path) -> None:
+    verdicts = json.loads((judged_folder / RUNTIMES_FILE).read_bytes())
+    del verdicts["torch-bf16"]["weights_sha256"]
+    bundle.write_document(judged_folder / RUNTIMES_FILE, verdicts)
+    assert loaded_runtime(judged_folder, version_of(judged_folder)) == "torch-bf16"
+    with pytest.warns(UserWarning, match="judged on other adapters"):
+        assert loaded_runtime(judged_folder, version_of(judged_folder, composed={"live": {}})) == "torch-fp32"

@@ -1,0 +1,378 @@
+"""A rollback of some components on a real store: what is composed, what is refused, and that two people get one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.channel import Wish
+from registry.composing import files_of
+from registry.devstack.servers import free_port
+from registry.errors import BadInput, ChannelMoved, MissingBlob, NothingToRollBackTo, NotNow, OutcomeUnknown
+from registry.manifest import BackboneRef, Component, FileEntry, Manifest
+from registry.names import VersionName
+from registry.record import Canary, Place, Signature, promoted
+from registry.store import layout
+from tests.commands import ulora
+from tests.registries import listing, open_registry
+from tests.servers.proxy import Proxy, refuse, swallow_reply
+
+TOMATO, POTATO = "adapters/tomato", "adapters/potato"
+DINOV2, DINOV3 = "2" * 64, "3" * 64
+SQUARE, WIDE = "5" * 64, "6" * 64
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """Production served v1.0.0-a, now v2.0.0-b; each has a tomato and a potato of its own."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    for name in ("v1.0.0-a", "v2.0.0-b"):
+        make(registry, name)
+        registry.promote(name, "production")
+    return registry
+
+
+def make(
+    registry: Registry,
+    name: str,
+    *,
+    components: Sequence[str] = (TOMATO, POTATO, "config"),
+    backbone: str = DINOV3,
+    preprocessing: str = SQUARE,
+    silent: Sequence[str] = (),
+    like: str = "",
+) -> None:
+    """Create a version whose components have a file each; what is `silent` does not say what it requires.
+
+    With `like` its potato is another version's.
+    """
+    requires = {"backbone": backbone, "preprocessing": preprocessing}
+    files = []
+    for component in sorted(components):
+        body = f"{component} of {like if like and component == POTATO else name}".encode()
+        files.append(FileEntry(path=f"{component}/weights", size=len(body), sha256=registry.blobs.put(body)))
+    manifest = Manifest.make(
+        model=registry.model, version=name, flavor="empty", timestamp="2026-11-21T12:00:00Z", files=files,
+        backbone=BackboneRef(family="dinov2" if backbone == DINOV2 else "dinov3", sha256=backbone, name="tiny"),
+        components={
+            component: Component(requires=requires if component.startswith("adapters/") else {})
+            if component not in silent
+            else Component()
+            for component in components
+        },
+    )  # fmt: skip
+    registry.bindings.bind(manifest, registry.blobs.put(manifest.to_bytes()))
+
+
+def now(registry: Registry) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """What production serves, its stack, and what is withdrawn."""
+    head = registry.channel("production").head()
+    assert head
+    assert head.stable
+    return head.stable.version, tuple(pointer.version for pointer in head.stack), head.withdrawn
+
+
+def parts(registry: Registry, version: str) -> dict[str, str]:
+    """Which version each component of a version is from, by its bytes."""
+    files = registry.manifest(version).files
+    return {file.path.removesuffix("/weights"): registry.blobs.read(file.sha256).split()[-1].decode() for file in files}
+
+
+def test_the_live_version_goes_on_but_for_the_component(registry: Registry) -> None:
+    change = registry.rollback(only=[TOMATO], reason="flags healthy leaves")
+    assert (change.action, change.changed, change.previous) == ("rollback", True, "v2.0.0-b")
+    assert change.version.startswith("v2.0.0-b.p")
+    assert change.notes == ("v2.0.0-b with adapters/tomato of v1.0.0-a",)
+    assert parts(registry, change.version) == {TOMATO: "v1.0.0-a", POTATO: "v2.0.0-b", "config": "v2.0.0-b"}
+    assert now(registry) == (change.version, ("v1.0.0-a",), ("v2.0.0-b",))
+    record = registry.history()[0]
+    assert (record.action, record.verdict, record.reason) == ("rollback", None, "flags healthy leaves")
+
+
+def test_the_composed_version_says_what_it_is_of_and_is_called_by_its_content(registry: Registry) -> None:
+    composed = registry.manifest(registry.rollback(only=[TOMATO, POTATO]).version)
+    live, prior = registry.manifest("v2.0.0-b"), registry.manifest("v1.0.0-a")
+    assert composed.version == f"v2.0.0-b.p{composed.content_sha256[:8]}"
+    assert composed.provenance["composed"] == {
+        "live": {"version": "v2.0.0-b", "content_sha256": live.content_sha256},
+        "components": {
+            name: {"version": "v1.0.0-a", "content_sha256": prior.content_sha256} for name in (POTATO, TOMATO)
+        },
+    }
+    assert composed.parent
+    assert composed.parent.version == "v2.0.0-b"
+    assert composed.files_modified == (f"{POTATO}/weights", f"{TOMATO}/weights")
+
+
+def test_no_file_travels_and_nothing_but_s3_is_asked(registry: Registry, tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    other = open_registry(
+        tmp_path / "other", registry.settings.store, registry.model, tracking_uri=nowhere, who="someone else"
+    )
+    before = listing(registry)
+    version = other.rollback(only=[TOMATO]).version
+    pointer = registry.bindings.get(VersionName.parse(version)).pointer
+    assert sorted(listing(registry).keys() - before.keys()) == sorted(
+        [
+            layout.blob(pointer.manifest_sha256),
+            layout.record(registry.model, "production", 3),
+            layout.version(registry.model, version),
+        ]
+    )
+    assert registry.verify(version, read_data=True).ok
+
+
+def test_a_rollback_after_it_goes_to_the_version_before(registry: Registry) -> None:
+    composed = registry.rollback(only=[TOMATO]).version
+    assert registry.rollback(wish=Wish(leave=composed)).version == "v1.0.0-a"
+    assert now(registry) == ("v1.0.0-a", (), ("v2.0.0-b", composed))
+
+
+def test_the_version_left_can_be_promoted_again_and_rolled_back_in_part_again(registry: Registry) -> None:
+    composed = registry.rollback(only=[TOMATO]).version
+    registry.promote("v2.0.0-b", "production", force=True, reason="it was the camera")
+    assert now(registry) == ("v2.0.0-b", (composed, "v1.0.0-a"), ())
+    assert registry.rollback(only=[TOMATO]).version == composed
+    assert now(registry) == (composed, ("v1.0.0-a",), ("v2.0.0-b",))
+
+
+def test_one_that_was_withdrawn_itself_comes_back_only_by_a_forced_promotion(registry: Registry) -> None:
+    composed = registry.rollback(only=[TOMATO]).version
+    registry.rollback(wish=Wish(leave=composed))
+    registry.promote("v2.0.0-b", "production", force=True, reason="try again")
+    with pytest.raises(NotNow, match=f"{composed}, which was withdrawn") as refused:
+        registry.rollback(only=[TOMATO])
+    assert "--force" in refused.value.hint
+    assert now(registry)[0] == "v2.0.0-b"
+
+
+def test_the_same_one_twice_is_one(registry: Registry) -> None:
+    wish = Wish(leave="v2.0.0-b")
+    first, second, bare = (
+        registry.rollback(only=[TOMATO], wish=wish),
+        registry.rollback(only=[TOMATO], wish=wish),
+        registry.rollback(only=[TOMATO]),
+    )
+    assert [first.changed, second.changed, bare.changed] == [True, False, False]
+    assert second.version == bare.version == first.version
+    assert "already done by a test: rollback" in bare.notes[0]
+    assert len(registry.history()) == 3
+
+
+def test_two_people_at_once_get_one_version_and_one_record(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    slow = open_registry(
+        tmp_path / "slow", registry.settings.store, registry.model, endpoint_url=proxy.url, who="the slow one"
+    )
+    quick = []
+
+    def first_the_other(exchange: object) -> None:
+        quick.append(registry.rollback(only=[TOMATO]))
+        exchange.send(exchange.forward())  # type: ignore[attr-defined]
+
+    proxy.next(first_the_other, method="PUT", containing="/channels/")
+    late = slow.rollback(only=[TOMATO])
+    assert quick[0].changed
+    assert not late.changed
+    assert late.version == quick[0].version
+    assert "already done by a test" in late.notes[0]
+    assert len(registry.history()) == 3
+
+
+def test_two_people_with_different_components_at_once_do_not_take_one_for_the_other(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    slow = open_registry(tmp_path / "slow", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    quick = []
+
+    def first_the_other(exchange: object) -> None:
+        quick.append(registry.rollback(only=[TOMATO]).version)
+        exchange.send(exchange.forward())  # type: ignore[attr-defined]
+
+    proxy.next(first_the_other, method="PUT", containing="/channels/")
+    with pytest.raises(ChannelMoved, match=r"adapters/potato is not that of v1\.0\.0-a; nothing changed") as moved:
+        slow.rollback(only=[POTATO])
+    assert moved.value.hint.startswith(f"`--from {quick[0]}`")
+    both = slow.rollback(only=[POTATO], wish=Wish(leave=quick[0])).version
+    assert parts(registry, both) == {TOMATO: "v1.0.0-a", POTATO: "v1.0.0-a", "config": "v2.0.0-b"}
+    assert not registry.rollback(only=[TOMATO]).changed, "done two rollbacks ago is done"
+
+
+def test_what_the_earlier_version_has_too_was_not_rolled_back_by_anybody(registry: Registry) -> None:
+    make(registry, "v3.0.0", like="v2.0.0-b")
+    registry.promote("v3.0.0", "production")
+    for wish in (Wish(), Wish(leave="v3.0.0")):
+        with pytest.raises(NothingToRollBackTo, match=r"adapters/potato of v3\.0\.0 is the same in v2\.0\.0-b") as same:
+            registry.rollback(only=[POTATO], wish=wish)
+        assert "--to VERSION" in same.value.hint
+    assert registry.rollback(only=[POTATO], wish=Wish(to="v1.0.0-a")).changed
+
+
+def test_a_bare_one_right_after_another_rollback_is_refused(registry: Registry) -> None:
+    make(registry, "v3.0.0")
+    registry.promote("v3.0.0", "production")
+    registry.rollback()
+    with pytest.raises(NotNow, match="a test rolled production back") as refused:
+        registry.rollback(only=[TOMATO])
+    assert "--again" in refused.value.hint
+    assert registry.rollback(only=[TOMATO], wish=Wish(again=True)).changed
+
+
+def test_what_was_left_by_a_whole_rollback_is_left(registry: Registry) -> None:
+    seen = registry.channel("production").head()
+    assert seen
+    registry.rollback()
+    for wish in (Wish(leave="v2.0.0-b"), Wish(expected=seen.generation)):
+        change = registry.rollback(only=[TOMATO], wish=wish)
+        assert (change.changed, change.version) == (False, "v1.0.0-a")
+
+
+def test_to_names_another_version_of_the_stack(registry: Registry) -> None:
+    make(registry, "v3.0.0")
+    registry.promote("v3.0.0", "production")
+    assert parts(registry, registry.rollback(only=[TOMATO], wish=Wish(to="v1.0.0-a")).version)[TOMATO] == "v1.0.0-a"
+    with pytest.raises(NothingToRollBackTo, match=r"v3\.0\.0 is not on the stack"):
+        registry.rollback(only=[POTATO], wish=Wish(to="v3.0.0"))
+
+
+def test_a_promotion_meanwhile_is_not_rolled_back_unseen(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    make(registry, "v3.0.0")
+    slow = open_registry(tmp_path / "slow", registry.settings.store, registry.model, endpoint_url=proxy.url)
+
+    def first_the_other(exchange: object) -> None:
+        registry.promote("v3.0.0", "production")
+        exchange.send(exchange.forward())  # type: ignore[attr-defined]
+
+    proxy.next(first_the_other, method="PUT", containing="/channels/")
+    with pytest.raises(ChannelMoved, match=r"promote to v3\.0\.0"):
+        slow.rollback(only=[TOMATO], wish=Wish(to="v1.0.0-a"))
+    assert now(registry)[0] == "v3.0.0"
+
+
+def test_while_a_canary_runs_it_waits(registry: Registry) -> None:
+    make(registry, "v3.0.0")
+    log = registry.channel("production")
+    head, pointer = log.head(), registry.bindings.get(VersionName.parse("v3.0.0")).pointer
+    assert head
+    record = promoted(Place(registry.model, "production", head), pointer, Signature("a test"), None)
+    unchanged = {"stable": head.stable, "stack": head.stack, "action": "canary"}
+    log.commit(record.model_copy(update={**unchanged, "canary": Canary(**pointer.model_dump(), weight=5.0)}))
+    with pytest.raises(NotNow, match=r"v3\.0\.0 is on trial") as refused:
+        registry.rollback(only=[TOMATO])
+    assert "`ulora rollback` ends the trial" in refused.value.hint
+
+
+@pytest.mark.parametrize("silent", [(), (TOMATO,)])
+def test_what_was_made_for_another_backbone_is_refused_even_if_it_says_nothing(
+    store_url: str, model: str, tmp_path: Path, silent: Sequence[str]
+) -> None:
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    make(registry, "v1.0.0", backbone=DINOV2, silent=silent)
+    make(registry, "v2.0.0", backbone=DINOV3)
+    for name in ("v1.0.0", "v2.0.0"):
+        registry.promote(name, "production")
+    before = listing(registry)
+    with pytest.raises(BadInput, match=r"adapters/tomato of v1\.0\.0 was made for another .*: v2\.0\.0 runs on"):
+        registry.rollback(only=[TOMATO])
+    assert listing(registry) == before
+
+
+def test_what_needs_another_preprocessing_is_refused_and_fits_with_its_own(registry: Registry) -> None:
+    make(registry, "v3.0.0", preprocessing=WIDE)
+    registry.promote("v3.0.0", "production")
+    with pytest.raises(BadInput, match=r"adapters/tomato of v2\.0\.0-b requires another preprocessing .* v3\.0\.0 has"):
+        registry.rollback(only=[TOMATO])
+    with pytest.raises(BadInput, match=r"adapters/potato of v3\.0\.0 requires another preprocessing .* v2\.0\.0-b has"):
+        registry.rollback(only=[TOMATO, "config"])
+    assert registry.rollback(only=[TOMATO, POTATO, "config"]).changed
+
+
+@pytest.mark.parametrize(
+    ("only", "says"),
+    [("backbone", "can't be taken"), ("tomato", "no component 'tomato'"), ("adapters/onion", "v1.0.0-a has no")],
+)
+def test_what_can_t_be_taken_alone_is_refused(registry: Registry, only: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says) as refused:
+        registry.rollback(only=[only])
+    assert refused.value.hint
+    assert now(registry)[0] == "v2.0.0-b"
+
+
+def test_a_component_that_the_live_version_lost_comes_back(registry: Registry) -> None:
+    make(registry, "v3.0.0", components=(POTATO, "config"))
+    registry.promote("v3.0.0", "production")
+    composed = registry.manifest(registry.rollback(only=[TOMATO]).version)
+    assert composed.files_added == (f"{TOMATO}/weights",)
+    assert files_of(composed, POTATO) == files_of(registry.manifest("v3.0.0"), POTATO)
+
+
+def test_without_an_earlier_version_there_is_nothing_to_take(registry: Registry) -> None:
+    registry.rollback()
+    with pytest.raises(NotNow, match="a test rolled production back"):
+        registry.rollback(only=[TOMATO])
+    with pytest.raises(NothingToRollBackTo):
+        registry.rollback(only=[TOMATO], wish=Wish(again=True))
+    with pytest.raises(NothingToRollBackTo):
+        registry.rollback("staging", only=[TOMATO])
+
+
+def test_a_lost_blob_is_found_before_anything_is_written(registry: Registry) -> None:
+    registry.store.delete(layout.blob(files_of(registry.manifest("v1.0.0-a"), TOMATO)[0].sha256))
+    before = listing(registry)
+    with pytest.raises(MissingBlob, match="adapters/tomato/weights"):
+        registry.rollback(only=[TOMATO])
+    assert listing(registry) == before
+
+
+@pytest.mark.parametrize("step", ["/blobs/", "/versions/", "/channels/"])
+def test_a_lost_reply_at_any_write_changes_nothing_of_the_outcome(
+    registry: Registry, proxy: Proxy, tmp_path: Path, step: str
+) -> None:
+    shaky = open_registry(tmp_path / "shaky", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    proxy.next(swallow_reply, method="PUT", containing=step)
+    change = shaky.rollback(only=[TOMATO])
+    assert change.changed
+    assert now(registry) == (change.version, ("v1.0.0-a",), ("v2.0.0-b",))
+    assert len(registry.history()) == 3
+
+
+def test_cut_off_after_the_name_was_bound_running_it_again_finishes(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    shaky = open_registry(tmp_path / "shaky", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    shaky.store._deadline = 0.0
+    proxy.next(refuse, containing="/channels/production/", method="PUT", times=100)
+    with pytest.raises(OutcomeUnknown):
+        shaky.rollback(only=[TOMATO])
+    proxy.clear()
+    bound = sorted(map(str, registry.bindings.names()))
+    assert len(bound) == 3
+    before = listing(registry)
+    change = shaky.rollback(only=[TOMATO])
+    assert change.changed
+    assert change.version in bound
+    assert sorted(listing(registry).keys() - before.keys()) == [layout.record(registry.model, "production", 3)]
+
+
+def test_a_dry_run_says_what_would_be_composed_and_writes_nothing(registry: Registry) -> None:
+    before = listing(registry)
+    planned = registry.rollback(only=[TOMATO], dry_run=True)
+    assert (planned.changed, planned.previous) == (False, "v2.0.0-b")
+    assert listing(registry) == before
+    assert registry.rollback(only=[TOMATO]).version == planned.version
+
+
+def test_from_the_command_line(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULORA_MODEL", registry.model)
+    done = ulora("rollback", "--only", TOMATO, "--only", POTATO, "--wait", "0", "--reason", "both are bad")
+    assert done.code == 0, done
+    assert "went from v2.0.0-b to v2.0.0-b.p" in done.out
+    assert "note: v2.0.0-b with adapters/potato of v1.0.0-a; adapters/tomato of v1.0.0-a" in done.err
+    again = ulora("rollback", "--only", TOMATO, "--json")
+    assert (again.code, again.document["action"]) == (0, "none")
+    for words in (("--only", "backbone"), ("--only", ""), ("--from", ""), ("--to", " ")):
+        assert ulora("rollback", *words, "--json").error["error"] == "BadInput"

@@ -1,0 +1,589 @@
+"""Rollback scripts: one file that moves a channel as the package does, with nothing else at hand."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry import canonical
+from registry.api import Registry
+from registry.channel import Wish
+from registry.devstack.servers import free_port
+from registry.errors import MissingBlob, NothingToRollBackTo, VersionNotFound
+from registry.names import VersionName
+from registry.record import Canary, Place, Pointer, Record, Signature, aborted, promoted, rolled_back
+from registry.store import layout
+from registry.tree import rollback_script as source
+from registry.tree.breakglass import Script, StorePlace, rollback_script
+from registry.tree.rollback_script import Failure
+from tests.commands import complains, ulora
+from tests.registries import bind, create, listing, open_registry
+from tests.servers.proxy import Proxy, Reply, cut_body, fail_after_applying, refuse, swallow_reply
+
+ALONE = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3")
+"""What boto3 consists of, in a folder of installed packages."""
+TEST = Signature("a test")
+NEVER = ("registry", "adapters", "pydantic", "click", "mlflow", "torch", "yaml", "requests", "numpy")
+LAUNCH = f"""
+import importlib.util, runpy, sys
+sys.path.append(sys.argv.pop(1))
+for name in {NEVER}:
+    assert importlib.util.find_spec(name) is None, name
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a script did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        (line,) = self.err.splitlines()
+        return str(json.loads(line)["error"])
+
+
+def run(script: Script, *words: object, **changed: object) -> Ran:
+    """Run a script's text in this process; `changed` are constants of it."""
+    scope: dict[str, Any] = {"__name__": "a_script"}
+    exec(compile(script.text, script.name, "exec"), scope)
+    scope.update(changed)
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = scope["main"]([str(word) for word in words])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """Production served v1.0.0, v2.0.0, and now v3.0.0."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    names = ("v1.0.0", "v2.0.0", "v3.0.0")
+    bind(registry, *names)
+    for name in names:
+        serve(registry, name)
+    return registry
+
+
+def serve(registry: Registry, name: str) -> None:
+    """Make a version stable, without what a promotion looks at and leaves."""
+    log = registry.channel("production")
+    log.commit(promoted(Place(registry.model, "production", log.head()), pointer_of(registry, name), TEST, None))
+
+
+def pointer_of(registry: Registry, name: str) -> Pointer:
+    return registry.bindings.get(VersionName.parse(name)).pointer
+
+
+@pytest.fixture
+def script(registry: Registry) -> Script:
+    """The one that goes to v2.0.0."""
+    return registry.rollback_script("v2.0.0")
+
+
+def now(registry: Registry) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """What production serves, its stack, and what is withdrawn."""
+    head = registry.channel("production").head()
+    assert head
+    assert head.stable
+    return head.stable.version, tuple(pointer.version for pointer in head.stack), head.withdrawn
+
+
+def try_out(registry: Registry, name: str) -> None:
+    """Start a trial."""
+    log = registry.channel("production")
+    head, pointer = log.head(), pointer_of(registry, name)
+    assert head
+    record = promoted(Place(registry.model, "production", head), pointer, TEST, None)
+    unchanged = {"action": "canary", "stable": head.stable, "stack": head.stack}
+    log.commit(record.model_copy(update={**unchanged, "canary": Canary(**pointer.model_dump(), weight=5.0)}))
+
+
+# --- alone -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages in which there is nothing but boto3."""
+    folder = tmp_path_factory.mktemp("boto3-alone")
+    for name in ALONE:
+        (folder / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
+    return folder
+
+
+def run_alone(alone: Path, path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-S", "-c", LAUNCH, str(alone), str(path), *words]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+
+
+def test_with_nothing_but_boto3_it_rolls_back_and_the_registry_takes_its_record(
+    registry: Registry, script: Script, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = script.write(tmp_path / script.name)
+    with monkeypatch.context() as another_machine:
+        another_machine.delenv("AWS_ENDPOINT_URL_S3")  # the script knows where the server is
+        done = run_alone(alone, path, "--yes", "--reason", "it is three in the morning")
+    assert done.returncode == 0, done
+    assert done.stdout.splitlines()[0] == "production is v3.0.0; this makes it v2.0.0"
+    assert done.stdout.splitlines()[-1] == "production serves v2.0.0, generation 4"
+    assert now(registry) == ("v2.0.0", ("v1.0.0",), ("v3.0.0",))
+    newest = registry.history()[0]  # the whole chain is verified
+    assert (newest.action, newest.reason, newest.verdict) == ("rollback", "it is three in the morning", None)
+    registry.promote("v3.0.0", "production", force=True, reason="fixed")
+    assert registry.rollback(wish=Wish(leave="v3.0.0")).version == "v2.0.0"
+
+
+def test_without_boto3_it_says_what_to_install_and_ctrl_c_meanwhile_ends_it(script: Script, tmp_path: Path) -> None:
+    done = run_alone(tmp_path / "nothing", script.write(tmp_path / script.name), "--dry-run")
+    assert (done.returncode, "pip install 'boto3>=1.36'" in done.stderr) == (2, True)
+    (tmp_path / "boto3.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    stopped = run_alone(tmp_path, tmp_path / script.name, "--dry-run")
+    assert (stopped.returncode, stopped.stderr) == (130, "error: interrupted\n")
+
+
+def test_it_is_written_for_python_3_9_and_carries_no_credentials(
+    registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ast.parse(script.text, feature_version=(3, 9))
+    secrets = (os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    assert not any(secret in script.text for secret in secrets)
+    place = StorePlace("s3://bucket/a/b", "https://me:secret@s3.example.com:9000", {"ServerSideEncryption": "AES256"})
+    text = rollback_script(registry.manifest("v2.0.0"), "production", place).text
+    assert "secret@" not in text
+    scope: dict[str, Any] = {"__name__": "a_script"}
+    exec(text, scope)
+    assert scope["STORE"] == {
+        "bucket": "bucket", "prefix": "a/b", "endpoint": "https://s3.example.com:9000",
+        "encryption": {"ServerSideEncryption": "AES256"},
+    }  # fmt: skip
+
+
+def test_whatever_files_are_called_the_script_holds_them_as_they_are() -> None:
+    from registry.manifest import FileEntry, Manifest
+
+    odd = sorted(["a'''b", 'a"""b', "c # --- d", "blätter/ü 🍅.txt", "x\u0301".replace("x\u0301", "ẋ"), "{}", "%s"])
+    files = [FileEntry(path=path, size=3, sha256="a" * 64, mode="0755") for path in odd]
+    manifest = Manifest.make(
+        model="m", version="v1.0.0", flavor="files", backbone=None, components={}, files=files, timestamp="now"
+    )
+    scope: dict[str, Any] = {"__name__": "a_script"}
+    exec(rollback_script(manifest, "production", StorePlace("s3://bucket")).text, scope)
+    assert scope["FILES"] == [(path, 3, "0755", "a" * 64) for path in odd]
+    assert scope["VERSION"]["manifest_sha256"] == manifest.sha256
+
+
+def test_the_source_itself_goes_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert source.main(["--yes"]) == 2
+    assert "`ulora rollback-script VERSION` writes one" in capsys.readouterr().err
+
+
+# --- what it writes --------------------------------------------------------------------------------------------------
+
+NAMES = [f"v{number}.0.0" for number in range(6)]
+WHO = {"who": "me@here", "who_verified": False, "reason": "because"}
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def pointer(name: str) -> Pointer:
+    return Pointer(version=name, manifest_sha256=canonical.sha256(name.encode()))
+
+
+@st.composite
+def heads(draw: st.DrawFn) -> Record:
+    """Any state of a channel, with fields of a later release."""
+    names = draw(st.permutations(NAMES))
+    depth = draw(st.integers(0, 4))
+    canary = names[5] if draw(st.booleans()) else None
+    more = st.dictionaries(st.sampled_from(["new", "newer"]), ODD)
+    fields: dict[str, Any] = {
+        "format": 1, "model": "m", "channel": "production", "generation": draw(st.integers(1, 10**6)),
+        "action": draw(st.sampled_from(["promote", "rollback", "from-a-later-release"])), "who": "somebody",
+        "when": "2026-11-21T12:00:00.000+00:00", "nonce": "0" * 32,
+        "stable": pointer(names[0]).model_dump() | draw(more),
+        **draw(st.dictionaries(st.sampled_from(["later", "much_later"]), ODD)),
+    }  # fmt: skip
+    for name, value in {
+        "min_writer": 1, "reason": "so", "who_verified": True, "previous": "f" * 64, "verdict": "e" * 64,
+        "stack": [pointer(each).model_dump() | draw(more) for each in names[1 : depth + 1]],
+        "withdrawn": draw(st.lists(st.sampled_from(names[1:5]), unique=True)),
+        "canary": {**pointer(canary).model_dump(), "weight": 5.0} if canary else None,
+    }.items():  # fmt: skip
+        if draw(st.booleans()):
+            fields[name] = value
+    return Record.parse(canonical.encode(fields), "a head")
+
+
+def by_script(head: Record, to: str, *, force: bool = False) -> dict[str, Any] | None:
+    """What the script for a version plans on a head."""
+    body = head.to_bytes()
+    version = {"model": "m", "channel": "production", "version": to, "manifest_sha256": pointer(to).manifest_sha256}
+    before = dict(source.VERSION)
+    source.VERSION.update(version)
+    try:
+        document = source.decode(body, "a head")
+        source.check_record(document, "a head", head.generation)
+        return source.plan(document, canonical.sha256(body), WHO, force)
+    finally:
+        source.VERSION.clear()
+        source.VERSION.update(before)
+
+
+def by_package(head: Record, to: str) -> Record | None:
+    """What `ulora rollback --to` plans on a head; None if there is nothing to do."""
+    place, signature = Place("m", "production", head), Signature("me@here", "because")
+    wish = Wish(to=to)
+    if wish.is_met(head):
+        return None
+    return aborted(place, signature) if wish.ends_trial(head) else rolled_back(place, signature, to)
+
+
+@settings(max_examples=150)
+@given(head=heads(), to=st.sampled_from(NAMES))
+def test_its_record_is_what_the_package_s_own_rollback_would_write(head: Record, to: str) -> None:
+    try:
+        expected = by_package(head, to)
+    except NothingToRollBackTo:
+        with pytest.raises(Failure) as refused:
+            by_script(head, to)
+        assert refused.value.error == "NothingToRollBackTo"
+        return
+    record = by_script(head, to)
+    if expected is None:
+        assert record is None
+        return
+    assert record
+    same = {"nonce": record["nonce"], "when": record["when"]}
+    assert source.encode(record) == canonical.encode(json.loads(expected.to_bytes()) | same)
+    assert Record.parse(source.encode(record), "its record").to_bytes() == source.encode(record)
+
+
+@given(head=heads(), to=st.sampled_from(NAMES))
+def test_forced_it_makes_the_version_stable_wherever_it_was_and_leaves_a_sound_record(head: Record, to: str) -> None:
+    record = by_script(head, to, force=True)
+    if record is None:
+        return
+    parsed = Record.parse(source.encode(record), "its record")
+    assert parsed.stable
+    assert parsed.live() == (to,)
+    assert to not in parsed.withdrawn
+    assert to not in [each.version for each in parsed.stack]
+    left = {name for name in head.live() if name != to}
+    assert left <= set(parsed.withdrawn)
+    assert not left & {each.version for each in parsed.rollback_targets()}
+
+
+def test_it_reads_records_as_strictly_as_the_package() -> None:
+    for body in (b'{"a":1,"a":2}', b'{"a":NaN}', b'{"a":1e999}', b"[]", b"\xff", b"{" * 10_000, b"1" * 400):
+        with pytest.raises(Failure) as refused:
+            source.decode(body, "a record")
+        assert source.CODES[refused.value.error] == 6
+
+
+# --- on a real store -------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_looks_and_writes_nothing(registry: Registry, script: Script) -> None:
+    before = listing(registry)
+    looked = run(script, "--dry-run")
+    assert (looked.code, looked.out.splitlines()[0]) == (0, "production is v3.0.0; this makes it v2.0.0")
+    assert listing(registry) == before
+
+
+def test_where_nobody_can_be_asked_it_does_nothing_without_yes(
+    registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", StringIO("y\n"))
+    asked = run(script, "--json")
+    assert (asked.code, asked.error) == (2, "BadInput")
+    assert now(registry)[0] == "v3.0.0"
+
+
+@pytest.mark.parametrize(("answer", "code", "serves"), [("y", 0, "v2.0.0"), ("", 1, "v3.0.0")])
+def test_a_person_at_a_terminal_is_asked(
+    registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, serves: str
+) -> None:
+    person, terminal = os.openpty()
+    os.write(person, f"{answer}\n".encode())
+    with os.fdopen(terminal) as stdin, os.fdopen(person):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        asked = run(script)
+    assert (asked.code, "go on? [y/N]" in asked.err) == (code, True)
+    assert now(registry)[0] == serves
+
+
+def test_once_it_is_done_it_is_done_whatever_its_user_is_called(
+    registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULORA_WHO", "\udcff" + "x" * 300)
+    first, again = run(script, "--yes", "--json"), run(script, "--yes", "--json")
+    assert (first.code, first.document["changed"], first.document["previous"]) == (0, True, "v3.0.0")
+    assert (again.code, again.document["changed"], again.document["action"]) == (0, False, "none")
+    assert [record.who for record in registry.history()] == ["?" + "x" * 255, *["a test"] * 3]
+
+
+def test_a_withdrawn_version_is_refused_but_by_force_and_with_a_reason(registry: Registry, script: Script) -> None:
+    registry.rollback()
+    registry.rollback(wish=Wish(again=True))
+    assert now(registry) == ("v1.0.0", (), ("v3.0.0", "v2.0.0"))
+    refused = run(script, "--yes", "--json")
+    assert (refused.code, refused.error) == (5, "NothingToRollBackTo")
+    assert run(script, "--yes", "--force", "--json").error == "BadInput"
+    assert run(script, "--yes", "--force", "--reason", "it was the network").code == 0
+    assert now(registry) == ("v2.0.0", (), ("v3.0.0", "v1.0.0"))
+    assert len(registry.history()) == 6
+
+
+def test_a_trial_ends_and_stable_stays_or_both_are_left_as_the_package_does_it(registry: Registry) -> None:
+    bind(registry, "v4.0.0", "v5.0.0")
+    try_out(registry, "v4.0.0")
+    ended = run(registry.rollback_script("v3.0.0"), "--yes", "--json").document
+    assert (ended["action"], ended["version"], ended["previous"]) == ("abort", "v3.0.0", "v4.0.0")
+    assert now(registry) == ("v3.0.0", ("v2.0.0", "v1.0.0"), ("v4.0.0",))
+    try_out(registry, "v5.0.0")
+    both = run(registry.rollback_script("v1.0.0"), "--dry-run")
+    assert both.out.startswith("production is v3.0.0 with v5.0.0; this makes it v1.0.0")
+    assert run(registry.rollback_script("v1.0.0"), "--yes").code == 0
+    assert now(registry) == ("v1.0.0", (), ("v4.0.0", "v3.0.0", "v5.0.0", "v2.0.0"))
+
+
+def test_a_log_that_asks_for_a_later_writer_is_left_alone(registry: Registry, script: Script) -> None:
+    log = registry.channel("production")
+    head = log.head()
+    assert head
+    later = promoted(Place(registry.model, "production", head), pointer("v9.0.0"), Signature("a later release"), None)
+    log.commit(later.model_copy(update={"min_writer": 2}))
+    refused = run(script, "--yes")
+    assert refused.code == 4
+    assert "ulora rollback-script v2.0.0 --channel production" in refused.err
+
+
+def test_a_file_that_the_store_lost_stops_it(registry: Registry, tmp_path: Path) -> None:
+    create(registry, "v4.0.0", tmp_path)
+    for name in ("v4.0.0", "v3.0.0"):
+        serve(registry, name)
+    script = registry.rollback_script("v4.0.0")
+    lost = registry.manifest("v4.0.0").files[0]
+    registry.store.delete(layout.blob(lost.sha256))
+    stopped = run(script, "--yes")
+    assert stopped.code == 6
+    assert f"{lost.path} (missing)" in stopped.err
+    assert now(registry)[0] == "v3.0.0"
+    with pytest.raises(MissingBlob, match=r"v4\.0\.0 is not whole"):
+        registry.rollback_scripts()
+
+
+@pytest.mark.parametrize("fault", [swallow_reply, refuse, fail_after_applying])
+def test_a_write_whose_outcome_is_not_told_happens_once(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(fault, method="PUT", containing="/channels/")
+    done = run(script, "--yes", "--json")
+    assert (done.code, done.document["changed"], done.document["generation"]) == (0, True, 4)
+    asked = [method for method, path in proxy.requests if "/channels/" in path]
+    assert asked[asked.index("PUT") + 1] == "GET", "boto3 itself must not send a write again"
+    assert len(registry.history()) == 4
+
+
+def test_when_nothing_can_be_learned_it_says_so(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(refuse, method="PUT", times=100)
+    unknown = run(script, "--yes", "--json", DEADLINE=0.0)
+    assert (unknown.code, unknown.error) == (7, "OutcomeUnknown")
+
+
+@pytest.mark.parametrize(("to", "code"), [("v2.0.0", 0), ("v1.0.0", 4)])
+def test_of_two_at_once_one_writes(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, to: str, code: int
+) -> None:
+    def first_the_package(exchange: Any) -> None:
+        registry.acting_as("the\x1b[2J\nother").rollback(wish=Wish(to=to))
+        exchange.send(exchange.forward())
+
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(first_the_package, method="PUT", containing="/channels/")
+    late = run(script, "--yes")
+    assert late.code == code
+    assert "the\ufffd[2J other" in late.out + late.err, "what others wrote moves no cursor"
+    assert now(registry)[0] == to
+    assert len(registry.history()) == 4
+
+
+def test_a_store_that_is_away_or_refuses_us(
+    registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert run(script, "--dry-run", "--json").error == "StoreDenied"
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    away = run(script, "--yes", "--json")
+    assert (away.code, away.error) == (7, "StoreUnreachable")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(registry: Registry, tmp_path: Path) -> Script:
+    """A script of a version that has files."""
+    create(registry, "v4.0.0", tmp_path)
+    return registry.rollback_script("v4.0.0")
+
+
+def test_restored_files_are_those_of_the_version_and_no_channel_moves(
+    registry: Registry, whole: Script, tmp_path: Path
+) -> None:
+    target = tmp_path / "deep" / "restored"
+    assert run(whole, "--restore", target).code == 0
+    written = {path.relative_to(target).as_posix(): path for path in target.rglob("*") if path.is_file()}
+    files = registry.manifest("v4.0.0").files
+    assert {path: canonical.sha256(place.read_bytes()) for path, place in written.items()} == {
+        file.path: file.sha256 for file in files
+    }
+    assert {oct(place.stat().st_mode & 0o777) for place in written.values()} == {"0o644"}
+    assert now(registry)[0] == "v3.0.0"
+
+
+def test_a_connection_that_breaks_while_a_file_arrives_is_no_end(
+    registry: Registry, whole: Script, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(cut_body, method="GET", containing="/blobs/", times=2)
+    assert run(whole, "--restore", tmp_path / "restored").code == 0
+    proxy.next(cut_body, method="GET", containing="/blobs/", times=100)
+    assert run(whole, "--restore", tmp_path / "never", "--json").error == "StoreUnreachable"
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_restore_moves_no_channel_and_a_dry_run_of_it_writes_nothing(
+    registry: Registry, whole: Script, tmp_path: Path
+) -> None:
+    for words in (("--restore", "", "--yes"), ("--restore", tmp_path / "here", "--force", "--reason", "so")):
+        assert run(whole, *words, "--json").error == "BadInput"
+    looked = run(whole, "--restore", tmp_path / "here", "--dry-run")
+    assert (looked.code, "would write" in looked.out) == (0, True)
+    assert not (tmp_path / "here").exists()
+    assert now(registry)[0] == "v3.0.0"
+
+
+def test_a_corrupt_file_is_not_written_and_nothing_is_left(registry: Registry, whole: Script, tmp_path: Path) -> None:
+    key = layout.blob(registry.manifest("v4.0.0").files[-1].sha256)
+    registry.store.overwrite(key, b"something else")
+    target = tmp_path / "empty" / "restored"
+    broken = run(whole, "--restore", target, "--json")
+    assert (broken.code, broken.error) == (6, "CorruptBlob")
+    assert list(target.parent.iterdir()) == []
+
+
+def test_what_lies_there_already_and_links_are_left_alone(whole: Script, tmp_path: Path) -> None:
+    mine, link = tmp_path / "mine", tmp_path / "link"
+    mine.mkdir()
+    (mine / "file").write_text("mine")
+    link.symlink_to(tmp_path / "elsewhere")
+    assert run(whole, "--restore", mine, "--json").error == "BadInput"
+    for place in (link, link / "below"):
+        assert run(whole, "--restore", place, "--json").error == "UnsafePath"
+    assert (mine / "file").read_text() == "mine"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# --- where they come from --------------------------------------------------------------------------------------------
+
+
+def scripts_in_store(registry: Registry) -> list[str]:
+    return [key for key in listing(registry) if "/scripts/" in key]
+
+
+def test_a_promotion_leaves_the_script_that_goes_back_in_the_store(registry: Registry) -> None:
+    bind(registry, "v4.0.0")
+    registry.promote("v4.0.0", "production")
+    (key,) = scripts_in_store(registry)
+    assert key.endswith("/rollback_to_v3.0.0.py")
+    body = registry.store.get(key).body
+    assert key == layout.script(registry.model, "v3.0.0", canonical.sha256(body))
+    scope: dict[str, Any] = {"__name__": "a_script"}
+    exec(body, scope)
+    assert scope["main"](["--yes"]) == 0
+    assert now(registry)[0] == "v3.0.0"
+
+
+def test_a_script_that_can_t_be_left_is_no_failure_of_the_promotion(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    bind(registry, "v4.0.0")
+    other = open_registry(tmp_path / "other", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    proxy.next(lambda exchange: exchange.send(Reply(403, [], b"")), method="PUT", containing="/scripts/")
+    change = other.promote("v4.0.0", "production")
+    assert change.changed
+    assert any("`ulora rollback-script v3.0.0` writes one" in note for note in change.notes)
+
+
+def test_asked_for_by_a_person_it_pins_its_version_until_that_is_released(registry: Registry) -> None:
+    pin = layout.pin(registry.model, "v1.0.0")
+    registry.rollback_script("v1.0.0", dry_run=True)
+    assert not registry.is_pinned("v1.0.0")
+    for _ in range(2):
+        registry.rollback_script("v1.0.0", reason="on my stick")
+    document = json.loads(registry.store.get(pin).body)
+    assert {name: document[name] for name in ("format", "version", "channel", "reason")} == {
+        "format": 1, "version": "v1.0.0", "channel": "production", "reason": "on my stick",
+    }  # fmt: skip
+    assert registry.unpin("v1.0.0")
+    assert not registry.unpin("v1.0.0")
+    assert pin not in listing(registry)
+    with pytest.raises(VersionNotFound):
+        registry.rollback_script("v9.0.0")
+
+
+def test_from_the_command_line(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULORA_MODEL", registry.model)
+    monkeypatch.chdir(tmp_path)
+    planned = ulora("rollback-script", "v2.0.0", "--dry-run")
+    assert (planned.code, planned.out.strip()) == (0, "would write rollback_to_v2.0.0.py")
+    assert not (tmp_path / "rollback_to_v2.0.0.py").exists()
+    for _ in range(2):
+        assert ulora("rollback-script", "v2.0.0").code == 0
+    assert os.access(tmp_path / "rollback_to_v2.0.0.py", os.X_OK)
+    every = ulora("rollback-script", "--all", "--out", tmp_path / "stick", "--json")
+    assert [one["version"] for one in every.document] == ["v2.0.0", "v1.0.0"]
+    assert not registry.is_pinned("v1.0.0")
+    assert "is released" in ulora("rollback-script", "v2.0.0", "--unpin").out
+    (tmp_path / "mine.py").write_text("mine")
+    complains(ulora("rollback-script", "v2.0.0", "--out", "mine.py"), 2, "is no rollback script")
+    for more in ((), ("--dry-run",)):
+        other = ulora("rollback-script", "v2.0.0", "--channel", "staging", *more)
+        complains(other, 2, "is a rollback script for another channel", "--out")
+    complains(ulora("rollback-script", "v2.0.0", "--out", "no/such/folder.py"), 2, "can't be written", "--out")
+    assert not registry.is_pinned("v2.0.0"), "no script, no pin"
+    complains(ulora("rollback-script"), 2, "--all")
+    complains(ulora("rollback-script", "--all", "--channel", "staging", "--out", "x"), 5, "no earlier version")
