@@ -32,6 +32,7 @@ from registry.plugins import plugin
 from registry.store import layout
 from registry.store.blobs import Blobs, Progress, in_parallel
 from registry.store.objects import ObjectStore
+from registry.store.publishing import publish
 from registry.weights import read_header
 
 GROUP = "ulora.backbones"
@@ -146,7 +147,7 @@ class BackboneMirror:
         except CorruptBlob as error:
             raise CorruptBlob(
                 f"the weights of {mirrored.backbone.name} in the store do not hash to {sha256}",
-                hint=f"delete {layout.blob(sha256)} in the bucket, then  `ulora backbone add {_source(mirrored)}`",
+                hint="`ulora verify --all --repair DIR` puts good ones there, if DIR holds its model.safetensors",
             ) from error
 
     def plan(self, local: LocalBackbone, who: str) -> AddedBackbone:
@@ -168,17 +169,24 @@ class BackboneMirror:
             CorruptBlob: the file changed since it was hashed, or the store holds other bytes under this digest.
         """
         planned = self.plan(local, who)
-        uploaded = self._blobs.upload({local.ref.sha256: local.weights}, progress)
-        if not planned.is_new:
-            return AddedBackbone(planned.mirrored, is_new=False, uploaded=uploaded)
-        key = layout.backbone(local.ref.sha256)
+        note = planned.mirrored
+
+        def commit() -> MirroredBackbone | None:
+            return self._note(note, local) if planned.is_new else note
+
+        done = publish(self._store, [note.weights], lambda _: nullcontext(local.weights), commit, progress)
+        return AddedBackbone(done.value or note, is_new=done.value is None, uploaded=done.uploaded)
+
+    def _note(self, note: MirroredBackbone, local: LocalBackbone) -> MirroredBackbone | None:
+        """Say what the weights are; None, or what somebody else has just said of them."""
+        key = layout.backbone(note.backbone.sha256)
         try:
-            self._store.create(key, planned.mirrored.to_bytes())
-        except KeyExists:  # somebody else has just added it
+            self._store.create(key, note.to_bytes())
+        except KeyExists:
             kept = self._read(key)
             _check_same(kept, local)
-            return AddedBackbone(kept, is_new=False, uploaded=uploaded)
-        return AddedBackbone(planned.mirrored, is_new=True, uploaded=uploaded)
+            return kept
+        return None
 
     def _read(self, key: str) -> MirroredBackbone:
         mirrored = MirroredBackbone.parse(self._store.get(key).body, key)

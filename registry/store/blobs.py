@@ -41,7 +41,8 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class BadBlob:
-    """A blob that is not as it should be, and how: `missing` or `corrupt`."""
+    """A blob that is not as it should be, and how: `missing`, `corrupt`, or `unproven` where the store keeps no digest
+    of it, as after it was copied by other tools: only reading can tell."""
 
     sha256: str
     problem: str
@@ -152,6 +153,8 @@ class Blobs:
         info = self._store.head(layout.blob(file.sha256))
         if info is None:
             return BadBlob(file.sha256, "missing")
+        if info.size == file.size and info.sha256 is None:
+            return BadBlob(file.sha256, "unproven")
         return None if (info.size, info.sha256) == (file.size, file.sha256) else BadBlob(file.sha256, "corrupt")
 
     def _bring(self, file: Described) -> Path:
@@ -231,11 +234,14 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _missing(digest: str) -> MissingBlob:
-    return MissingBlob(f"blob {digest} is not in the store", hint="run `ulora verify` on the version; create it again")
+    return MissingBlob(
+        f"blob {digest} is not in the store",
+        hint="`ulora verify VERSION --repair DIR` puts it back from any copy in DIR",
+    )
 
 
 def _corrupt(digest: str) -> CorruptBlob:
     return CorruptBlob(
         f"blob {digest} does not hash to its name; it was not used",
-        hint="run `ulora verify` on the version to see which file it is",
+        hint="`ulora verify VERSION` says which file it is, with `--repair DIR` it puts a good copy there",
     )

@@ -23,6 +23,16 @@ def backbone(sha256: str) -> str:
     return f"{BACKBONES_PREFIX}{sha256}.json"
 
 
+def model_folder(model: str) -> str:
+    """The folder of everything that belongs to one model."""
+    return f"{MODELS_PREFIX}{model}/"
+
+
+def channels(model: str) -> str:
+    """The folder of the folders of a model's channels."""
+    return f"{model_folder(model)}channels/"
+
+
 def versions(model: str) -> str:
     """The folder of a model's names."""
     return f"models/{model}/versions/"
@@ -68,6 +78,11 @@ def generation(record_key: str) -> int:
 def passed(model: str, channel_name: str, version: str, record_sha256: str = "") -> str:
     """A note that a version became stable in a channel by a record, or the folder of a version's notes."""
     return f"models/{model}/passed/{channel_name}/{version}/" + (f"{record_sha256}.json" if record_sha256 else "")
+
+
+def all_replicas(model: str) -> str:
+    """The folder of the heartbeats of all channels of a model."""
+    return f"models/{model}/replicas/"
 
 
 def replicas(model: str, channel_name: str) -> str:

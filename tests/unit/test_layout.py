@@ -25,6 +25,7 @@ def test_every_key_is_where_the_design_puts_it() -> None:
     assert layout.pin("m", "v1.0.0") == "models/m/pins/v1.0.0.json"
     assert layout.script("m", "v1.0.0", SHA) == f"models/m/scripts/v1.0.0/{SHA}/rollback_to_v1.0.0.py"
     assert layout.signature("m", "v1.0.0", SHA) == f"models/m/signatures/v1.0.0/{SHA}.json"
+    assert layout.all_replicas("m") == "models/m/replicas/"
     assert layout.replica("m", "staging", "host-1") == "models/m/replicas/staging/host-1.json"
 
 

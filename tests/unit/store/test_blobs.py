@@ -98,7 +98,9 @@ def test_a_blob_that_is_not_what_its_name_says_is_never_given_out(
         blobs.read(file.sha256)
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
     assert [(found.sha256, found.problem) for found in blobs.check([file])] == [(file.sha256, "corrupt")]
-    assert [found.problem for found in blobs.absent([file])] == ["corrupt"]
+    # Written like this, the store keeps no digest: of bytes of the right size it can't tell.
+    says = "unproven" if len(bad) == file.size else "corrupt"
+    assert [found.problem for found in blobs.absent([file])] == [says]
 
 
 def test_a_blob_that_is_missing_is_named(blobs: Blobs) -> None:
@@ -111,17 +113,19 @@ def test_a_blob_that_is_missing_is_named(blobs: Blobs) -> None:
     assert [found.problem for found in blobs.absent([file])] == ["missing"]
 
 
-def test_a_download_that_breaks_off_leaves_nothing_and_can_be_repeated(
+def test_a_download_that_breaks_off_goes_on_a_few_times_and_then_leaves_nothing(
     store_url: str, store: ObjectStore, tmp_path: Path, proxy: Proxy
 ) -> None:
-    Blobs(store, tmp_path).put(b"content" * 100)
+    data = os.urandom(3_000_000)
+    Blobs(store, tmp_path).put(data)
     blobs = Blobs(ObjectStore(store_url, endpoint_url=proxy.url), tmp_path)
-    file = entry(b"content" * 100)
-    proxy.next(faults.cut_body, method="GET")
-    with pytest.raises((StoreUnreachable, CorruptBlob)):
+    file = entry(data)
+    proxy.next(faults.cut_body, method="GET", times=3)
+    with pytest.raises(StoreUnreachable):
         blobs.fetch([file])
     assert list(tmp_path.rglob("*.part")) == []
-    assert blobs.fetch([file])[file.sha256].read_bytes() == b"content" * 100
+    proxy.next(faults.cut_body, method="GET", times=2)
+    assert blobs.fetch([file])[file.sha256].read_bytes() == data
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")

@@ -1,0 +1,227 @@
+"""`ulora store`: init, gc, remember, copy."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import dry_run_option, folder, reason_option, registry_options
+from registry.cli.output import Output, complain, megabytes, table
+from registry.errors import BadInput
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+    from registry.copying import Copied
+    from registry.retention import Collected
+    from registry.store.gc import Pruned
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_MAX_DAYS = 36_500
+_SHORT = timedelta(hours=1)
+
+
+class _Age(click.ParamType[timedelta]):
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch(r"(\d{1,9})([smhdw])", str(value))
+        age = int(match[1]) * _UNITS[match[2]] if match else -1
+        if not 0 <= age <= _MAX_DAYS * _UNITS["d"]:
+            self.fail(f"{value!r} is no age: for example 30d, 24h or 90m", param, ctx)
+        return timedelta(seconds=age)
+
+
+@click.group("store", short_help="The store itself: init, gc, remember, copy.")
+def store_command() -> None:
+    """Care for the store: the bucket and prefix that hold everything."""
+
+
+@store_command.command("init", short_help="Make a bucket's prefix a store.")
+@click.option("--create-bucket", is_flag=True, help="Create the bucket too.")
+@dry_run_option
+@registry_options
+def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_run: bool) -> None:
+    """Check that the server keeps what we promise (conditional writes, ordered listings), then write format.json.
+
+    A server that ignores conditional writes is refused. Doing it twice is fine.
+
+    \b
+    Example:
+      ulora store init --store s3://my-bucket/ulora --create-bucket
+    """
+    store = registry.store
+    if dry_run:
+        would = "is a store already" if store.is_initialised() else "would become a store"
+        out.answer({"store": store.url, "created": False}, f"{store.url} {would}")
+        return
+    if create_bucket:
+        store.create_bucket()
+    store.initialise()
+    registry.note_caller()
+    out.answer({"store": store.url, "created": True}, f"{store.url} is a store")
+
+
+@store_command.command("gc", short_help="Forget old versions; delete what nothing needs.")
+@click.option("--keep", default=5, show_default=True, metavar="N", help="Keep the newest N versions, by their names.")
+@click.option(
+    "--older-than", type=_Age(), default="30d", show_default=True, help="Forget no version younger than this."
+)
+@click.option("--grace", type=_Age(), default="24h", show_default=True, help="Between marking and deleting.")
+@dry_run_option
+@reason_option
+@registry_options
+def gc_command(
+    registry: Registry,
+    out: Output,
+    *,
+    keep: int,
+    older_than: timedelta,
+    grace: timedelta,
+    dry_run: bool,
+    reason: str,
+) -> None:
+    """Forget versions of the model that are old and that nothing needs; then prune the store, in two passes.
+
+    \b
+    Never forgotten:  the newest N; what is younger than --older-than; what is stable, on trial or on the stack
+                      of any channel; what a replica has in memory; what a rollback script pins.
+    Never deleted:    names, manifests, records, verdicts, evidence; files that any version still needs.
+
+    A forgotten version keeps its name for ever. Its files go when two passes, at least --grace apart, found that
+    nothing needs them: run this daily. Until then `ulora store remember VERSION` takes it back; later, `ulora create`
+    from the same files does. The prune looks at all models of the store. If anything there can't be read, nothing is
+    deleted, and the exit status is 6.
+
+    \b
+    Examples:
+      ulora store gc --dry-run
+      ulora store gc --keep 10 --older-than 90d --reason "quarterly"
+    """
+    from registry.retention import Rule
+
+    if grace < _SHORT:
+        out.note("a grace this short is safe only while nobody creates or promotes versions")
+    done = registry.collect_garbage(
+        Rule(keep, older_than), grace=grace, reason=reason, dry_run=dry_run, say=_progress(out)
+    )
+    out.answer({**_document(done), "dry_run": dry_run}, _collected(done, dry_run))
+
+
+@store_command.command("remember", short_help="Take back that a version was forgotten.")
+@click.argument("version")
+@dry_run_option
+@registry_options
+def remember_command(registry: Registry, out: Output, *, version: str, dry_run: bool) -> None:
+    """Take back that gc has forgotten a version, as long as all its files are still there (exit status 5 otherwise).
+
+    \b
+    Example:
+      ulora store remember v5.5.3-performance
+    """
+    changed = registry.remember(version, dry_run=dry_run)
+    did = "was not forgotten" if not changed else "would be remembered" if dry_run else "is remembered"
+    out.answer({"version": version, "changed": changed and not dry_run}, f"{version} {did}")
+
+
+@store_command.command("copy", short_help="Copy a version to another store or a folder.")
+@click.argument("version")
+@click.option("--to", metavar="PLACE", help="s3://BUCKET/PREFIX or a folder.")
+@click.option("--from", "source", type=folder, metavar="DIR", help="A folder that --to has filled, into the store.")
+@click.option("--endpoint-url", metavar="URL", help="The S3 server of --to; AWS's own choice when left out.")
+@click.option("--to-profile", metavar="NAME", help="The AWS profile whose credentials are for --to.")
+@dry_run_option
+@registry_options
+def copy_command(
+    registry: Registry,
+    out: Output,
+    *,
+    version: str,
+    to: str | None,
+    source: Path | None,
+    endpoint_url: str | None,
+    to_profile: str | None,
+    dry_run: bool,
+) -> None:
+    """Copy a version to another account's store, or through a folder on a disk to a site without a network.
+
+    What travels: the files that are missing there, the manifest, the evidence, the signatures, and the backbone if
+    the store holds it. Every byte is verified on the way; the name is bound last, so an interrupted copy is no version
+    yet, and the same command again finishes it. Channels, verdicts and passes stay: each store has its own history,
+    and the other one judges for itself. The other store must be one already: `ulora store init`.
+
+    \b
+    Examples:
+      ulora store copy v5.5.4-dinov3 --to s3://partner-bucket/ulora --to-profile partner
+      ulora store copy v5.5.4-dinov3 --to /media/disk/ulora
+      ulora store copy v5.5.4-dinov3 --from /media/disk/ulora
+    """
+    from registry.copying import is_remote
+
+    if (to is None) == (source is None):
+        raise BadInput("say where to copy to, or where from", hint="--to PLACE, or --from DIR")
+    if (endpoint_url or to_profile) and not (to and is_remote(to)):
+        raise BadInput("--endpoint-url and --to-profile are about the other store", hint="--to s3://BUCKET/PREFIX")
+    bar = partial(out.progress, label="copying")
+    if source is not None:
+        done = registry.copy_from(version, source, dry_run=dry_run, bar=bar)
+    else:
+        done = registry.copy_to(
+            version, str(to), endpoint_url=endpoint_url, profile=to_profile, dry_run=dry_run, bar=bar
+        )
+    for line in done.notes:
+        out.note(line)
+    out.answer(done, _copied(done, dry_run))
+
+
+def _document(done: Collected) -> dict[str, object]:
+    return {"model": done.model, "kept": done.kept, "forgotten": done.forgotten, "forgotten_before": done.before,
+            "remembered": done.remembered, "pruned": done.pruned}  # fmt: skip
+
+
+def _collected(done: Collected, dry_run: bool) -> str:
+    kept = table(("KEPT", "WHY"), [(one.version, "; ".join(one.why)) for one in done.kept]) if done.kept else ""
+    names = ", ".join(done.forgotten) or "nothing new"
+    before = f" ({len(done.before)} before)" if done.before else ""
+    forgot = f"{'would forget' if dry_run else 'forgot'} {names}{before}"
+    if done.remembered:
+        forgot += f"\n{'would remember' if dry_run else 'remembered'} {', '.join(done.remembered)}: needed all the same"
+    return "\n\n".join(part for part in (kept, f"{forgot}\n{_pruned(done.pruned, dry_run)}") if part)
+
+
+def _pruned(done: Pruned, dry_run: bool) -> str:
+    lines = [f"{'would delete' if dry_run else 'deleted'} {done.deleted} blobs, {megabytes(done.deleted_size)}"]
+    if done.doomed:
+        when = f"; the next pass may delete them from {done.next_pass} on" if done.next_pass else ""
+        lines.append(
+            f"{'would doom' if dry_run else 'doomed'} {done.doomed} blobs, {megabytes(done.doomed_size)}{when}"
+        )
+    if done.left:
+        lines.append(f"{done.left} of them could have been deleted by now: run it again")
+    if done.uploads:
+        lines.append(f"dropped {done.uploads} uploads that were never finished")
+    return "\n".join(lines)
+
+
+def _copied(done: Copied, dry_run: bool) -> str:
+    did = "would copy" if dry_run else "copied" if done.is_new else "was there already, completed:"
+    return (
+        f"{did} {done.model} {done.version} to {done.place}: {done.blobs} of {done.blobs_of} blobs, "
+        f"{megabytes(done.size)}, {done.evidence} results, {done.signatures} signatures"
+        + (f", backbone {done.backbone}" if done.backbone else "")
+    )
+
+
+def _progress(out: Output) -> Callable[[str], None]:
+    """Tells a person at a terminal what is going on."""
+    if out.as_json or not sys.stderr.isatty():
+        return lambda line: None
+    return lambda line: complain(f"… {line}")

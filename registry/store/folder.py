@@ -1,0 +1,199 @@
+"""A folder that holds copies of versions in the layout of a store, to be carried on a disk.
+
+It is for one user at a time. A file is written beside its place and renamed, so that an interruption leaves whole files
+only; links are never followed. Everything read from it is checked by who reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from registry import canonical
+from registry.errors import BadInput, BadManifest, CorruptBlob, KeyExists, ObjectNotFound, UnsafePath, disk_errors
+from registry.store import layout
+from registry.store.blobs import hash_file
+from registry.store.objects import FORMAT, ObjectInfo, StoredObject
+
+_CHUNK = 1024 * 1024
+_PART = ".part"
+
+
+class Folder:
+    """A `Place` on this machine's disk."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def url(self) -> str:
+        """The folder's path."""
+        return str(self._root)
+
+    @property
+    def address(self) -> str:
+        """The same for every two that are the same folder."""
+        return str(self._root.resolve())
+
+    def path(self, key: str) -> Path:
+        """The file of a key.
+
+        Raises:
+            UnsafePath: a link is on the way.
+        """
+        parts = PurePosixPath(key).parts
+        if not parts or key.startswith("/") or ".." in parts:
+            raise UnsafePath(f"{key!r} is no key")
+        place = self._root
+        for part in parts:
+            place /= part
+            if place.is_symlink():
+                raise UnsafePath(f"{place} is a link", hint="a copy holds files only")
+        return place
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, key: str, limit: int = canonical.MAX_DOCUMENT) -> StoredObject:
+        """Read a file of at most `limit` bytes.
+
+        Raises:
+            ObjectNotFound, BadManifest, UnsafePath.
+        """
+        path = self._existing(key)
+        with _reading(path), path.open("rb") as file:
+            body, modified = file.read(limit + 1), os.fstat(file.fileno()).st_mtime
+        if len(body) > limit:
+            raise BadManifest(f"{path} is larger than the {limit} bytes that are allowed")
+        return StoredObject(body, datetime.fromtimestamp(modified, UTC), 0.0)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """What a file really holds: it is read. None when there is none."""
+        try:
+            path = self._existing(key)
+        except ObjectNotFound:
+            return None
+        with _reading(path):
+            info = path.stat()
+            return ObjectInfo(key, info.st_size, hash_file(path), "", datetime.fromtimestamp(info.st_mtime, UTC))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The files below a prefix that ends with a slash, in order."""
+        folder = self.path(prefix) if prefix else self._root
+        found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+        for path in sorted(file for file in found if file.suffix != _PART):
+            yield ObjectInfo(path.relative_to(self._root).as_posix(), path.lstat().st_size)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def create(self, key: str, body: bytes) -> None:
+        """Create a file; that it is there already with these bytes is fine.
+
+        Raises:
+            KeyExists: it holds others.
+        """
+        path = self.path(key)
+        if path.exists():
+            if self.get(key).body != body:
+                raise KeyExists(key)
+            return
+        with _writing(path) as out:
+            out.write(body)
+
+    def upload(
+        self, key: str, path: Path, digest: str, size: int, progress: Callable[[int], None] = lambda done: None
+    ) -> None:
+        """Copy a file whose sha256 is `digest`; what else was there is replaced.
+
+        Raises:
+            CorruptBlob: the file does not have this digest.
+        """
+        hashed = hashlib.sha256()
+        with _writing(self.path(key)) as out, path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                hashed.update(chunk)
+                out.write(chunk)
+                progress(len(chunk))
+            if hashed.hexdigest() != digest:
+                raise CorruptBlob(f"{path} changed while it was read", hint="run the same command again")
+
+    def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
+        """As `upload`."""
+        self.upload(key, path, digest, size)
+
+    def delete(self, key: str) -> None:
+        """Delete a file; that there is none is fine."""
+        self.path(key).unlink(missing_ok=True)
+
+    def check_writable(self) -> None:
+        """Make an empty folder one for copies; check that another one is.
+
+        Raises:
+            BadInput: it holds something else.
+            BadManifest: it is of another format.
+        """
+        self.check_target()
+        if not self.is_copy():
+            self.create(layout.FORMAT_KEY, canonical.encode({"format": FORMAT}))
+
+    def check_target(self) -> None:
+        """Check that this folder is empty, or one for copies. Nothing is written. The errors: as `check_writable`."""
+        if self.is_copy():
+            self.check_readable()
+        elif self._root.is_symlink() or (self._root.exists() and not self._root.is_dir()) or _has_content(self._root):
+            raise BadInput(f"{self._root} holds something else than copies of versions", hint="use an empty folder")
+
+    def check_readable(self) -> None:
+        """Check that this folder holds copies in a format that we know.
+
+        Raises:
+            BadInput, BadManifest: it does not.
+        """
+        if not self.is_copy():
+            raise BadInput(f"{self._root} holds no copies of versions", hint="`ulora store copy V --to DIR` makes them")
+        found = canonical.decode(self.get(layout.FORMAT_KEY).body, str(self.path(layout.FORMAT_KEY))).get("format")
+        if found != FORMAT:
+            raise BadManifest(f"{self._root} has format {found!r}, this release knows {FORMAT}", hint="upgrade ulora")
+
+    def is_copy(self) -> bool:
+        """Whether versions were copied here."""
+        return self.path(layout.FORMAT_KEY).is_file()
+
+    def _existing(self, key: str) -> Path:
+        path = self.path(key)
+        if not path.is_file():
+            raise ObjectNotFound(key)
+        return path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside its place, which it takes when all of it is on the disk: that is about to be carried away."""
+    beside = path.with_name(path.name + _PART)
+    with disk_errors(path, hint="choose a folder that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.unlink(missing_ok=True)
+        try:
+            with beside.open("xb") as out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{path} can't be read: {error.strerror}") from error
+
+
+def _has_content(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix != _PART for path in folder.iterdir())
