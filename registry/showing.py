@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from registry.catalog.log import Result
 from registry.catalog.mirror import ChannelView
+from registry.channel import Channel
+from registry.errors import BadManifest, BrokenChain, IntegrityError
 from registry.evidence.results import Evidence
+from registry.names import CHANNELS
 from registry.record import Record
 
 
@@ -43,3 +47,34 @@ def channel_view(name: str, records: Sequence[Record]) -> ChannelView:
         formerly=frozenset(version for record in records for version in record.live()),
         withdrawn=frozenset(head.withdrawn if head else ()),
     )
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the mirror needs to know of the channels. One that can't be read is noted in `damaged`, by its name."""
+
+    channel: Callable[[str], Channel]
+
+    def whole(self, damaged: dict[str, str]) -> list[ChannelView]:
+        """From their whole logs; from its end where a log is broken."""
+
+        def view(name: str) -> ChannelView:
+            try:
+                return channel_view(name, self.channel(name).history())
+            except (BrokenChain, BadManifest) as error:
+                damaged[name] = str(error)
+                return self._end(name, damaged)
+
+        return [view(name) for name in CHANNELS]
+
+    def ends(self, damaged: dict[str, str]) -> list[ChannelView]:
+        """From their newest records only, whose cost does not grow with the logs."""
+        return [self._end(name, damaged) for name in CHANNELS]
+
+    def _end(self, name: str, damaged: dict[str, str]) -> ChannelView:
+        try:
+            head = self.channel(name).head()
+        except IntegrityError as error:
+            damaged[name] = str(error)
+            return ChannelView(name, generation=0, problem=f"{name} can't be read: {error}")
+        return replace(channel_view(name, [head] if head else []), formerly=None)

@@ -10,20 +10,21 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog.connection import HASTY, PATIENT, PING, Connection, Limits
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, VersionNotFound
 from registry.manifest import Manifest
-from registry.names import VersionName, check_model
+from registry.names import VersionName, check_model, is_version_name
+from registry.scratch import scratch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,6 +48,7 @@ _PINNED = ("mlflow", "torch", "transformers", "peft", "safetensors", "scikit-lea
 _MODELS = "models:/"
 _MAX_DESCRIPTION = 5000
 _MAX_VERSIONS = 10_000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,14 @@ class CatalogVersion:
 
     @property
     def version(self) -> str | None:
-        """The version's name, None for one that was not registered by this package."""
-        return self.tags.get(VERSION_TAG)
+        """The version's name, None for one that was not registered by this package, whatever its tags may say."""
+        name, digest = self.tags.get(VERSION_TAG, ""), self.tags.get(CONTENT_TAG, "")
+        return name if is_version_name(name) and _DIGEST.fullmatch(digest) else None
 
     @property
     def content_sha256(self) -> str | None:
         """The digest of its content, None for one that was not registered by this package."""
-        return self.tags.get(CONTENT_TAG)
+        return self.tags[CONTENT_TAG] if self.version else None
 
     def shows(self, result: Result) -> bool:
         """Whether its tags hold a result's metrics."""
@@ -187,6 +190,26 @@ class Catalog:
         """
         with self.connection.open() as client:
             _set_tags(client, model, self._require(client, model, version, content_sha256), tags)
+
+    def add_file(self, model: str, version: str, content_sha256: str, name: str, body: bytes) -> None:
+        """Put a file beside a version's artifacts, such as the script that goes back to it; an older one is replaced.
+
+        Raises:
+            VersionNotFound: the version is not in MLflow.
+        """
+        with self.connection.open() as client, scratch("ulora-file-") as folder:
+            found = self._require(client, model, version, content_sha256)
+            if found.model_id is not None:
+                (folder / name).write_bytes(body)
+                client.log_model_artifacts(found.model_id, str(folder))
+
+    def lacks_file(self, model: str, version: str, content_sha256: str, name: str) -> bool:
+        """Whether `add_file` has something to do; not for a version that is not in MLflow."""
+        with self.connection.open() as client:
+            found = self._find(client, model, version, content_sha256)
+            if found is None or found.model_id is None:
+                return False
+            return all(file.path != name for file in client.list_logged_model_artifacts(found.model_id))
 
     def download(self, uri: str, folder: Path) -> Path:
         """Download `models:/NAME/7` or `models:/NAME@alias` into a folder that does not exist yet.
@@ -309,9 +332,9 @@ def _logged_model(client: MlflowClient, manifest: Manifest, files: Mapping[str, 
         tags={CONTENT_TAG: manifest.content_sha256, VERSION_TAG: manifest.version},
         params=_params(manifest),
     )
-    with TemporaryDirectory(prefix="ulora-log-") as folder:
-        _save(manifest, files, Path(folder), str(model.model_id), str(model.artifact_location))
-        client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+    with scratch("ulora-log-") as folder:
+        _save(manifest, files, folder, str(model.model_id), str(model.artifact_location))
+        client.log_model_artifacts(model.model_id, str(folder / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 
@@ -331,7 +354,7 @@ def _save(manifest: Manifest, files: Mapping[str, Path], folder: Path, model_id:
         signature=code.signature(),
         input_example=code.input_example(),
         # Given, so that MLflow does not load the model to guess them.
-        pip_requirements=_requirements(manifest.flavor),
+        pip_requirements=_requirements(manifest.flavor, code),
         metadata={"version": manifest.version, "content_sha256": manifest.content_sha256},
     )
 
@@ -380,11 +403,13 @@ def _distribution(loader: metadata.EntryPoint) -> tuple[str, str]:
     return (loader.dist.name, loader.dist.version) if loader.dist else ("", "")
 
 
-def _requirements(flavor: str) -> list[str]:
+def _requirements(flavor: str, code: ModuleType) -> list[str]:
+    """What a version's model needs: all that is pinned here, unless the flavor's model says what it needs."""
     name, version = _distribution(_loader(flavor))
     theirs = [f"{name}=={version}"] if name != DISTRIBUTION else []
-    ours = f"{DISTRIBUTION}[dino,mlflow]=={metadata.version(DISTRIBUTION)}"
-    return [ours, *theirs, *(f"{each}=={_public_version(each)}" for each in _installed(_PINNED))]
+    ours = f"{DISTRIBUTION}[{getattr(code, 'EXTRAS', 'dino,mlflow')}]=={metadata.version(DISTRIBUTION)}"
+    pinned = _installed(getattr(code, "PINNED", _PINNED))
+    return [ours, *theirs, *(f"{each}=={_public_version(each)}" for each in pinned)]
 
 
 def _installed(names: Iterable[str]) -> list[str]:
@@ -474,10 +499,10 @@ def _record_run(client: MlflowClient, experiment_id: str, version: CatalogVersio
         ],
         params=[Param(name, value) for name, value in result.params.items()],
     )
-    with TemporaryDirectory(prefix="ulora-plots-") as folder:
+    with scratch("ulora-plots-") as folder:
         for name, data in result.plots.items():
-            (Path(folder) / Path(name).name).write_bytes(data)
-        client.log_artifacts(run_id, folder)
+            (folder / Path(name).name).write_bytes(data)
+        client.log_artifacts(run_id, str(folder))
     if not opened:
         client.set_terminated(run_id)
     return run_id

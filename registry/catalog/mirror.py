@@ -3,17 +3,23 @@
 The log is the truth; this is a view of it that may lag and is repaired by running it again. Versions that others
 registered, those without the tag `ulora.version`, are never changed, archived or robbed of an alias unless they are to
 be adopted.
+
+A mirrored alias that somebody moved by hand goes back to where the log has it; the version it was moved to gets a tag
+that says how to ask for it. What the mirror itself set is kept in tags of the registered model, so that a mirror that
+has fallen behind is not taken for a hand.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from registry.catalog.log import Catalog, CatalogVersion
 from registry.errors import NotNow
-from registry.names import CHANNELS
+from registry.names import CHANNELS, VersionName
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +29,10 @@ Unmanaged = Literal["leave", "adopt"]
 _FORMER: Stage = "Archived"
 _ROUNDS = 20
 _SERVED: tuple[Stage, ...] = ("Production", "Staging")
+HINT_TAG = "ulora.hint"
+MIRRORED_TAG = "ulora.mirrored."
+"""With a channel's name: the number that the mirror last set the channel's alias to, a tag of the registered model."""
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _NO_STAGES = {"ENDPOINT_NOT_FOUND", "NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"}
 
 
@@ -36,6 +46,7 @@ class ChannelView:
         formerly: versions that were stable or canary in it; None when its whole log was not read, and then what
             MLflow shows in a stage and the channels do not name counts as formerly promoted.
         withdrawn: versions that it was rolled back from.
+        problem: why the channel can't be read; what MLflow shows of it is left as it is.
     """
 
     channel: str
@@ -44,6 +55,7 @@ class ChannelView:
     canary: str | None = None
     formerly: frozenset[str] | None = frozenset()
     withdrawn: frozenset[str] = frozenset()
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,14 +73,32 @@ class StageChange:
 
 @dataclass(frozen=True)
 class AliasChange:
-    """Point an alias at another registered version, or at none. Both are MLflow's numbers."""
+    """Point an alias at another registered version, or at none. Both are MLflow's numbers.
+
+    Attributes:
+        channel: which the alias shows; `version` is what that serves.
+        by_hand: whether somebody else than the mirror had set it.
+    """
 
     alias: str
     before: int | None
     after: int | None
+    channel: str = field(default="", compare=False)
+    version: str | None = field(default=None, compare=False)
+    by_hand: bool = False
 
     def __str__(self) -> str:
-        return f"alias {self.alias}: {self.before or 'none'} -> {self.after or 'none'}"
+        by_hand = ", where somebody had set it by hand" if self.by_hand else ""
+        return f"alias {self.alias}: {self.before or 'none'} -> {self.after or 'none'}{by_hand}"
+
+    @property
+    def hint(self) -> str:
+        """What the version that it was set to by hand is told."""
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        return (
+            f"{when}: the alias {self.alias} follows the log, and went back to {self.version or 'nothing'}. To ask for "
+            f"this version, set the alias request-{self.channel} on it; to go back in an emergency: `ulora rollback`"
+        )
 
 
 Change = StageChange | AliasChange
@@ -84,19 +114,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered version as the plan needs it; `version` is None for one that others registered."""
+    """A registered version as the plan needs it; `version` is None for one that others registered, `hinted` says that
+    it was told how to ask."""
 
     number: int
     version: str | None
     stage: str = "None"
+    hinted: bool = False
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What MLflow shows of a model now: its versions, and each alias's version number."""
+    """What MLflow shows of a model now: its versions, each alias's version number, and for each channel the number that
+    the mirror last set its alias to."""
 
     versions: tuple[Registered, ...] = ()
     aliases: Mapping[str, int] = field(default_factory=dict)
+    mirrored: Mapping[str, int] = field(default_factory=dict)
 
 
 def stages(channels: Sequence[ChannelView]) -> dict[str, Stage]:
@@ -133,12 +167,30 @@ def plan(
     by_alias = [
         _plan_alias(shown, view, aliases[view.channel], numbers, unmanaged) for view in _aliased(channels, aliases)
     ]
+    return _joined([*by_alias, *_plan_stages(shown, channels, numbers, unmanaged)])
+
+
+def _plan_stages(
+    shown: Shown, channels: Sequence[ChannelView], numbers: Mapping[str, int], unmanaged: Unmanaged
+) -> list[Plan]:
+    """What to do about every version's stage: nothing while a channel can't be read, as it follows from all of them."""
+    unread = [view for view in channels if view.channel in CHANNELS and view.problem]
+    if unread:
+        return [Plan(skipped=(f"all stages, and the alias of {view.channel}: {view.problem}",)) for view in unread]
     wanted = stages(channels)
     if any(view.formerly is None for view in channels):
         staged = [each.version for each in shown.versions if each.version and each.stage != "None"]
         wanted = dict.fromkeys(staged, _FORMER) | wanted
-    by_stage = [_plan_stage(each, wanted, numbers, unmanaged) for each in shown.versions]
-    parts = [*by_alias, *by_stage]
+    return [_plan_stage(each, wanted, numbers, unmanaged) for each in shown.versions]
+
+
+def names(shown: Shown) -> list[AliasChange]:
+    """Give each version its name as an alias, unless another one holds that: who logged it may have been stopped."""
+    aliases = {VersionName.parse(version).alias: number for version, number in _numbers(shown.versions).items()}
+    return [AliasChange(alias, None, number) for alias, number in aliases.items() if alias not in shown.aliases]
+
+
+def _joined(parts: Sequence[Plan]) -> Plan:
     changes = [change for part in parts for change in part.changes]
     # A version enters a stage before another leaves it: nobody who looks finds it empty.
     order = {"Production": 1, "Staging": 2}
@@ -155,7 +207,9 @@ def shown(catalog: Catalog, model: str) -> Shown:
 def preview(catalog: Catalog, model: str, channels: Sequence[ChannelView], unmanaged: Unmanaged = "leave") -> Plan:
     """What `mirror` would change now. Nothing is written."""
     with catalog.connection.open() as client:
-        return plan(_read(catalog, client, model), channels, catalog.aliases, unmanaged)
+        before = _read(catalog, client, model)
+        todo = plan(before, channels, catalog.aliases, unmanaged)
+        return replace(todo, changes=(*todo.changes, *names(before)))
 
 
 def mirror(
@@ -177,13 +231,15 @@ def mirror(
     channels = read_channels()
     for _ in range(_ROUNDS):
         with catalog.connection.open() as client:
-            todo = plan(_read(catalog, client, model), channels, catalog.aliases, unmanaged)
+            before = _read(catalog, client, model)
+            todo = plan(before, channels, catalog.aliases, unmanaged)
             skipped = list(todo.skipped)
-            for change in todo.changes:
-                if _apply(client, model, change):
+            for change in (*todo.changes, *names(before)):
+                if _apply(client, model, change, before):
                     done.append(change)
                 else:
                     skipped.append(f"{change}: this MLflow server has no stages")
+            _note_mirrored(client, model, before, channels, catalog.aliases)
         again = read_channels()
         if _generations(again) == _generations(channels):
             return Plan(tuple(done), tuple(dict.fromkeys(skipped)))
@@ -194,7 +250,7 @@ def mirror(
 
 
 def _aliased(channels: Sequence[ChannelView], aliases: Mapping[str, str]) -> list[ChannelView]:
-    return [view for view in channels if view.channel in CHANNELS and view.channel in aliases]
+    return [view for view in channels if view.channel in CHANNELS and view.channel in aliases and not view.problem]
 
 
 def _numbers(versions: Sequence[Registered]) -> dict[str, int]:
@@ -216,7 +272,8 @@ def _plan_alias(shown: Shown, view: ChannelView, alias: str, numbers: Mapping[st
     holder = next((each for each in shown.versions if each.number == before), None)
     if holder is not None and holder.version is None and unmanaged == "leave":
         return Plan(skipped=(f"alias {alias}: held by #{before}, which was not registered by ulora",))
-    return Plan((AliasChange(alias, before, after),))
+    by_hand = holder is not None and holder.version is not None and shown.mirrored.get(view.channel, before) != before
+    return Plan((AliasChange(alias, before, after, view.channel, view.stable, by_hand),))
 
 
 def _plan_stage(
@@ -243,22 +300,42 @@ def _read(catalog: Catalog, client: MlflowClient, model: str) -> Shown:
             return Shown()
         raise
     aliases = {alias: int(number) for alias, number in registered.aliases.items()}
-    return Shown(tuple(_registered(version) for version in catalog.versions(model)), aliases)
+    mirrored = {
+        name.removeprefix(MIRRORED_TAG): int(number)
+        for name, number in registered.tags.items()
+        if name.startswith(MIRRORED_TAG) and _NUMBER.fullmatch(number)
+    }
+    return Shown(tuple(_registered(version) for version in catalog.versions(model)), aliases, mirrored)
 
 
 def _registered(version: CatalogVersion) -> Registered:
-    return Registered(version.number, version.version, version.stage or "None")
+    return Registered(version.number, version.version, version.stage or "None", HINT_TAG in version.tags)
 
 
-def _apply(client: MlflowClient, model: str, change: Change) -> bool:
+def _apply(client: MlflowClient, model: str, change: Change, before: Shown) -> bool:
     """Write one change; False when the server has no stages."""
-    if isinstance(change, AliasChange):
-        if change.after is None:
-            client.delete_registered_model_alias(model, change.alias)
-        else:
-            client.set_registered_model_alias(model, change.alias, str(change.after))
-        return True
-    return _move(client, model, change)
+    if isinstance(change, StageChange):
+        return _move(client, model, change)
+    if change.after is None:
+        client.delete_registered_model_alias(model, change.alias)
+    else:
+        client.set_registered_model_alias(model, change.alias, str(change.after))
+    if change.by_hand:
+        client.set_model_version_tag(model, str(change.before), HINT_TAG, change.hint)
+    if any(each.hinted for each in before.versions if each.number == change.after):
+        client.delete_model_version_tag(model, str(change.after), HINT_TAG)
+    return True
+
+
+def _note_mirrored(
+    client: MlflowClient, model: str, before: Shown, channels: Sequence[ChannelView], aliases: Mapping[str, str]
+) -> None:
+    """Keep what the aliases were set to. Written after them: a crash in between costs no more than a needless hint."""
+    numbers = _numbers(before.versions)
+    for view in _aliased(channels, aliases):
+        number = numbers.get(view.stable or "")
+        if number is not None and before.mirrored.get(view.channel) != number:
+            client.set_registered_model_tag(model, MIRRORED_TAG + view.channel, str(number))
 
 
 def _move(client: MlflowClient, model: str, change: StageChange) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from registry.devstack.scene import Scene
 
 _LIVE_SECONDS = 10.0
+_WATCH_SECONDS = 5.0
 
 
 @click.command("dev", short_help="Start an MLflow server and a real S3 server on this machine.")
@@ -31,6 +32,9 @@ _LIVE_SECONDS = 10.0
 def dev_command(out: Output, *, root: Path) -> None:
     """Start the embedded stack and print the exports that point `ulora` and `mlflow` at it. Ctrl-C stops it cleanly.
 
+    Meanwhile it does for its model what `ulora reconcile --watch` does: MLflow follows the log, and promotions that are
+    asked for in the MLflow UI are answered.
+
     \b
     Example:
       ulora dev                      # in one terminal; paste its exports into another
@@ -38,6 +42,7 @@ def dev_command(out: Output, *, root: Path) -> None:
     from registry.api import Registry
     from registry.devstack.servers import Stack
     from registry.settings import Settings
+    from registry.watching import Pace, Watch
 
     out.note("starting an S3 server and an MLflow server; this takes some seconds")
     with Stack(root) as stack:
@@ -46,7 +51,8 @@ def dev_command(out: Output, *, root: Path) -> None:
         registry.store.initialise()
         exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in stack.env.items())
         out.answer(stack.env, f"{exports}\n\n# MLflow: {stack.env['MLFLOW_TRACKING_URI']}   stop with Ctrl-C")
-        _wait_for_signal()
+        with Watch(registry.reconciler(), Pace(_WATCH_SECONDS), done=lambda reconciled: None):
+            _wait_for_signal()
     out.note("stopped; the data stays in " + str(root))
 
 

@@ -246,6 +246,7 @@ def _bad_release(scene: Scene) -> Refusal:
 
 def _two_promoters(scene: Scene) -> Race:
     """Both want the bad version out of staging and saw the same generation; one log can only take one of them."""
+    scene.watch()  # not before: what is measured shall have the machine to itself
     seen = _generation(scene.registry, "staging")
 
     def promote(who: str) -> Finished:
@@ -272,6 +273,7 @@ def _incident(scene: Scene, race: Race) -> Incident:
     registry, load = scene.registry, scene.load
     before = scene.ask_fixed()
     good = accuracy(load.by(SECOND)[-_SAMPLE:])
+    scene.mirrored.clear()
     scene.stack.mlflow.kill()
     scene.tell("the MLflow server was killed")
 
@@ -310,8 +312,8 @@ def _bring_mlflow_back(scene: Scene) -> tuple[str, ...]:
     scene.stack.mlflow.start()
     scene.tell("MLflow is back", detail="it shows what was true when it died")
     scene.timeline.show(scene.catalog_text())
-    healed = scene.registry.reconcile().changes
-    scene.tell("reconcile healed what MLflow shows", detail=", ".join(healed))
+    healed = scene.healed()
+    scene.tell("reconcile, which watches, healed what MLflow shows", detail=", ".join(healed))
     scene.timeline.show(scene.catalog_text())
     left = scene.registry.reconcile(dry_run=True).changes
     _expect(bool(healed) and not left, f"MLflow shows what is true (it still differs by {left})")
@@ -342,10 +344,9 @@ def _flipped_byte(scene: Scene) -> Corruption:
     scene.tell("answers on from verified bytes", SECOND, _says(difference))
     _expect(difference <= _TOLERANCE, "serving stays on good bytes")
 
-    registry.store.delete(key)
-    registry.blobs.upload({file.sha256: scene.bundle(SECOND) / file.path})
-    _expect(registry.verify(SECOND, read_data=True).ok, "the version is whole again")
-    scene.tell("is whole again", SECOND, "the file was put back from its bundle")
+    left, mended = registry.repair(SECOND, scene.bundle(SECOND))
+    _expect(left.ok and bool(mended) and registry.verify(SECOND, read_data=True).ok, "the version is whole again")
+    scene.tell("is whole again", SECOND, "`verify --repair` put the file back from its bundle")
     return Corruption(done.code, file.path, done.out.strip(), refused, difference)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -27,11 +28,13 @@ from registry.evidence.measuring import open_data
 from registry.evidence.policy import load_policy
 from registry.names import VersionName
 from registry.settings import Settings
+from registry.watching import Pace, Watch
 
 FIXED = 40
 """Questions whose answers are compared before and after."""
 IN_PEFT = "an adapter in PEFT's own layout"
 _POLICY = "ULORA_POLICY"
+_WATCH_SECONDS, _HEALING_SECONDS = 5.0, 30.0
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Scene:
         env: the environment of every process of the demo, this one included.
         fits: the fits that run or ran, by the version that they are for.
         questions: what the traffic asks, in a fixed random order.
+        mirrored: what was changed in MLflow by the reconciler that watches; `pace` is its own.
     """
 
     folder: Path
@@ -57,6 +61,8 @@ class Scene:
     ending: ExitStack
     fits: dict[str, Fit] = field(default_factory=dict)
     questions: list[Question] = field(default_factory=list)
+    mirrored: list[str] = field(default_factory=list)
+    pace: Pace = field(default_factory=lambda: Pace(_WATCH_SECONDS))
     _load: SteadyLoad | None = None
 
     @classmethod
@@ -146,6 +152,20 @@ class Scene:
         self.replica.start()
         self._load = load = self.ending.enter_context(SteadyLoad(self.replica.url, self.questions))
         self.timeline.traffic = lambda: Traffic(len(load.answers), len(load.failures()))
+
+    def watch(self) -> None:
+        """Start to reconcile MLflow again and again, in the background."""
+        self.ending.enter_context(
+            Watch(self.registry.reconciler(), self.pace, lambda done: self.mirrored.extend(done.changes))
+        )
+
+    def healed(self) -> tuple[str, ...]:
+        """What the reconciler changes in MLflow once that is back; empty if it changes nothing in time."""
+        deadline = time.monotonic() + _HEALING_SECONDS
+        self.pace.wake.set()
+        while not self.mirrored and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return tuple(self.mirrored)
 
     @property
     def load(self) -> SteadyLoad:

@@ -34,7 +34,7 @@ def register(catalog: Catalog, model: str, *versions: str | None) -> None:
     theirs.create_registered_model(model)
     logged = theirs.create_logged_model(theirs.create_experiment(f"{model}-{uuid.uuid4().hex}"))
     for version in versions:
-        tags = {"ulora.version": version} if version else {}
+        tags = {"ulora.version": version, "ulora.content_sha256": "0" * 64} if version else {}
         theirs.create_model_version(
             model, f"models:/{logged.model_id}", tags=tags, await_creation_for=0, model_id=logged.model_id
         )
@@ -52,7 +52,8 @@ def shown(catalog: Catalog, model: str) -> dict[int, str]:
 
 
 def aliases(catalog: Catalog, model: str) -> dict[str, int]:
-    return {alias: int(number) for alias, number in client(catalog).get_registered_model(model).aliases.items()}
+    found = client(catalog).get_registered_model(model).aliases
+    return {alias: int(number) for alias, number in found.items() if not alias.startswith("v")}
 
 
 def test_stages_and_aliases_follow_a_promotion_and_its_rollback(catalog: Catalog, model: str) -> None:
@@ -60,6 +61,8 @@ def test_stages_and_aliases_follow_a_promotion_and_its_rollback(catalog: Catalog
     mirror(catalog, model, lambda: views(V1, V2))
     assert shown(catalog, model) == {1: "Production", 2: "Staging"}
     assert aliases(catalog, model) == {"champion": 1, "staging": 2}
+    named = client(catalog).get_registered_model(model).aliases
+    assert (named["v1_0_0"], named["v1_1_0"]) == ("1", "2"), "whoever registers them may be stopped before that"
     mirror(catalog, model, lambda: views(V2, V2, formerly=frozenset({V1})))
     assert shown(catalog, model) == {1: "Archived", 2: "Production"}
     assert aliases(catalog, model) == {"champion": 2, "staging": 2}
@@ -71,7 +74,7 @@ def test_stages_and_aliases_follow_a_promotion_and_its_rollback(catalog: Catalog
 def test_what_is_shown_already_costs_no_write(mlflow_proxy: Proxy, catalog: Catalog, model: str) -> None:
     register(catalog, model, V1, V2)
     through = Catalog(mlflow_proxy.url, ALIASES)
-    assert len(mirror(through, model, lambda: views(V1, V2)).changes) == 4
+    assert len(mirror(through, model, lambda: views(V1, V2)).changes) == 6
     mlflow_proxy.clear()
     assert mirror(through, model, lambda: views(V1, V2)).changes == ()
     assert [path.partition("?")[0].rpartition("mlflow/")[2] for _, path in mlflow_proxy.requests] == [
@@ -86,6 +89,7 @@ def test_a_preview_writes_nothing(catalog: Catalog, model: str) -> None:
     assert [str(change) for change in todo.changes] == [
         "alias champion: none -> 1",
         f"stage of {V1}: None -> Production",
+        "alias v1_0_0: none -> 1",
     ]
     assert shown(catalog, model) == {1: "None"}
     assert aliases(catalog, model) == {}
@@ -146,7 +150,7 @@ def test_a_server_without_stages_gets_aliases_only(mlflow_proxy: Proxy, catalog:
     mlflow_proxy.next(lambda exchange: exchange.send(no_such_endpoint), containing="/transition-stage", times=9)
     done = mirror(Catalog(mlflow_proxy.url, ALIASES), model, lambda: views(V1))
     assert aliases(catalog, model) == {"champion": 1}
-    assert [str(change) for change in done.changes] == ["alias champion: none -> 1"]
+    assert [str(change) for change in done.changes] == ["alias champion: none -> 1", "alias v1_0_0: none -> 1"]
     assert "no stages" in done.skipped[0]
 
 

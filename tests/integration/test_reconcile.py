@@ -58,6 +58,8 @@ def test_what_happened_offline_is_shown_and_a_rollback_without_mlflow_too(offlin
     stages, aliases = shown(online)
     assert stages == {"v1.0.0-dinov3": "Staging", "v2.0.0-dinov3": "Production"}
     assert aliases == {"staging": "v1.0.0-dinov3", "production": "v2.0.0-dinov3"}
+    assert done.changes[-1] == "script of v1.0.0-dinov3: none -> rollback_to_v1.0.0-dinov3.py"
+    assert online.reconcile(dry_run=True).changes == ()
 
     change = offline.rollback(reason="errors")
     assert (change.changed, change.version) == (True, "v1.0.0-dinov3")

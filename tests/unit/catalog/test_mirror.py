@@ -104,6 +104,26 @@ def test_a_name_registered_twice_is_served_by_the_lower_number() -> None:
     assert after.aliases == {"champion": 3}
 
 
+def test_an_alias_that_the_mirror_did_not_set_there_was_moved_by_hand() -> None:
+    versions = (Registered(1, "v1.0.0"), Registered(2, "v1.1.0"))
+    moved, behind, unknown = (
+        plan(Shown(versions, {"champion": 2}, mirrored), [production("v1.0.0")], ALIASES).changes[0]
+        for mirrored in ({"production": 1}, {"production": 2}, {})
+    )
+    assert [change.by_hand for change in (moved, behind, unknown)] == [True, False, False]
+    assert "request-production" in moved.hint
+    assert "v1.0.0" in moved.hint
+
+
+def test_while_a_channel_cant_be_read_its_alias_and_all_stages_stay() -> None:
+    shown = Shown((Registered(1, "v1.0.0", "Production"), Registered(2, "v1.1.0", "Staging")), {"champion": 1})
+    unread = ChannelView("production", 0, problem="junk")
+    todo = plan(shown, [staging("v1.0.0"), unread], ALIASES)
+    assert todo.changes == (AliasChange("staging", None, 1),)
+    assert len(todo.skipped) == 1
+    assert "junk" in todo.skipped[0]
+
+
 names = st.sampled_from(NAMES)
 views = st.builds(
     ChannelView,

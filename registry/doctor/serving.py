@@ -1,0 +1,133 @@
+"""What is served, where a rollback would go, and who serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from registry.answers import BadFile, ChannelStatus, Finding, ReplicaStatus
+from registry.api import Registry
+from registry.errors import UloraError
+from registry.record import Pointer, Record
+from registry.retention import holds
+
+_DAILY = timedelta(hours=24)
+_READ = "ulora doctor --read-data, once a day"
+
+
+def check_channel(name: str) -> Callable[[Registry], Iterator[Finding]]:
+    """A channel's log, and whether what it serves and would go back to is whole and trusted."""
+
+    def check(registry: Registry) -> Iterator[Finding]:
+        head = registry.channel(name).head()
+        if head:
+            yield from _check_served(registry, head)
+        records = registry.history(name)
+        yield Finding(name, "ok", f"a chain of {len(records)} records, verified" if records else "empty")
+
+    return check
+
+
+def check_last_read(registry: Registry) -> Iterator[Finding]:
+    """When this machine last read the bytes that production would go back to: checksums do not see a rotten disk."""
+    target = _target(registry.channel("production").head())
+    if target is None:
+        return
+    last = registry.last_reads.find(target.manifest_sha256)
+    if last is None:
+        yield Finding("rollback target", "warning", f"this machine never read all of {target.version}", _READ)
+        return
+    hours = last.age.total_seconds() / 3600
+    detail = f"all of {target.version} was read {hours:.0f} h ago"
+    if last.bad:
+        fix = f"ulora verify {target.version} --read-data --repair DIR"
+        yield Finding("rollback target", "error", f"{detail}: {len(last.bad)} bad, e.g. {last.bad[0]}", fix)
+    elif last.age > _DAILY:
+        yield Finding("rollback target", "warning", detail, _READ)
+    else:
+        yield Finding("rollback target", "ok", f"{detail}, and is good")
+
+
+def read_now(registry: Registry) -> Iterator[Finding]:
+    """Read all bytes of what production serves and of what it would go back to."""
+    for role, pointer in _roles(registry.channel("production").head()):
+        if pointer is not None:
+            checked = registry.verify(pointer.version, read_data=True)
+            detail = f"all {checked.size / 1e6:.2f} MB of {pointer.version} were read"
+            yield _finding(role, detail, checked.bad, f"ulora verify {pointer.version} --read-data --repair DIR")
+
+
+def check_notes(registry: Registry) -> Iterator[Finding]:
+    """Versions that are needed and forgotten at once."""
+    forgotten = set(registry.forgotten.versions())
+    whys: dict[str, list[str]] = {}
+    for hold in holds(registry.store, registry.model) if forgotten else ():
+        if hold.version in forgotten:
+            whys.setdefault(hold.version, []).append(hold.why)
+    for version, why in whys.items():
+        state, fix = _way_back(registry, version)
+        yield Finding("notes", "error", f"{version} is {' and '.join(why)}, but forgotten: {state}", fix)
+
+
+def _way_back(registry: Registry, version: str) -> tuple[str, str]:
+    """How whole a forgotten version is, and what brings it back."""
+    try:
+        registry.remember(version, dry_run=True)
+    except UloraError as error:
+        return str(error), error.hint or f"ulora verify {version} --repair DIR"
+    return "its files are all there, as long as it is needed", f"ulora store remember {version}"
+
+
+def check_replicas(registry: Registry) -> Iterator[Finding]:
+    """What the replicas last said, against the channels."""
+    for channel in registry.status().channels:
+        for replica in channel.replicas:
+            troubles = list(_troubles(channel, replica))
+            detail = f"{replica.version} at generation {replica.generation}: {'; '.join(troubles) or replica.state}"
+            level, fix = ("warning", "look at its log; `ulora status` again") if troubles else ("ok", "")
+            yield Finding(f"replica {replica.id}", level, detail, fix)
+
+
+def _troubles(channel: ChannelStatus, replica: ReplicaStatus) -> Iterator[str]:
+    if replica.state == "silent":
+        yield f"silent for {replica.age:.0f} s"
+    elif replica.state != "serving":
+        yield replica.state
+    if replica.generation != channel.generation:
+        yield f"behind {channel.channel}, which is at {channel.generation}"
+    elif channel.rollback_target and not replica.rollback_ready:
+        yield f"{channel.rollback_target} is not in its memory: a rollback has to load it first"
+    if replica.error:
+        yield replica.error
+
+
+def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
+    for role, pointer in _roles(head):
+        subject = f"{head.channel} {role}"
+        if pointer is None:
+            fix = "promote a second version, so that a rollback has a target"
+            yield Finding(subject, "warning", "there is none", fix)
+            continue
+        try:
+            checked = registry.verify(pointer.version)
+        except UloraError as error:
+            yield Finding(subject, "error", str(error), error.hint)
+            continue
+        detail = f"{pointer.version}: all {checked.files} files are there"
+        yield _finding(subject, detail, checked.bad, f"ulora verify {pointer.version} --read-data --repair DIR")
+
+
+def _finding(subject: str, detail: str, bad: tuple[BadFile, ...], fix: str) -> Finding:
+    if not bad:
+        return Finding(subject, "ok", detail)
+    problem = "; ".join(f"{each.path} is {each.problem}" for each in bad[:3])
+    return Finding(subject, "error", f"{detail.partition(':')[0]}: {problem}", fix)
+
+
+def _roles(head: Record | None) -> tuple[tuple[str, Pointer | None], ...]:
+    """What a channel serves and would go back to, each by the name of its role."""
+    return ("stable", head.stable if head else None), ("rollback target", _target(head))
+
+
+def _target(head: Record | None) -> Pointer | None:
+    return next(iter(head.rollback_targets()), None) if head else None

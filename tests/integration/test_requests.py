@@ -1,0 +1,441 @@
+"""Promotions that are asked for in the MLflow UI: answered once, by the gates, and never from a stale mirror."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.api import Registry
+from registry.asking import GateDesk
+from registry.catalog import requests
+from registry.catalog.mirror import HINT_TAG
+from registry.devstack.servers import free_port
+from registry.errors import CatalogUnreachable, StoreUnreachable
+from registry.store import layout
+from registry.watching import Pace, keep_reconciled
+from tests.commands import ulora
+from tests.registering import client, register, register_one
+from tests.registries import bind, open_registry
+from tests.releases import wait_until
+from tests.servers import proxy as faults
+from tests.servers.proxy import Proxy
+
+V1, V2, V3 = "v1.0.0", "v1.1.0", "v2.0.0-dinov3"
+NUMBERS = {V1: 1, V2: 2, V3: 3}
+STRICT = """
+format: 1
+channels:
+  staging: {}
+  production:
+    defaults:
+      - {metric: accuracy, min: 0.9}
+      - {metric: latency_ms_p95, max: 200}
+"""
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path, tracking_uri: str) -> Registry:
+    """Three versions, registered in MLflow as 1, 2 and 3; the first is in production."""
+    registry = open_registry(tmp_path, store_url, model, tracking_uri=tracking_uri, who="ops")
+    registry.store.initialise()
+    bind(registry, V1, V2, V3)
+    register(registry, V1, V2, V3)
+    registry.promote(V1, "production")
+    return registry
+
+
+def ask(registry: Registry, version: str, channel: str = "production") -> None:
+    """What a person does in the UI."""
+    client(registry).set_registered_model_alias(registry.model, f"request-{channel}", str(NUMBERS[version]))
+
+
+def tags(registry: Registry, version: str) -> dict[str, str]:
+    return dict(client(registry).get_model_version(registry.model, str(NUMBERS[version])).tags)
+
+
+def answer(registry: Registry, version: str, channel: str = "production") -> str:
+    return tags(registry, version).get(f"ulora.request.{channel}", "")
+
+
+def aliases(registry: Registry) -> dict[str, int]:
+    found = client(registry).get_registered_model(registry.model).aliases
+    return {alias: int(number) for alias, number in found.items() if not alias.startswith("v")}
+
+
+def generations(registry: Registry, channel: str = "production") -> list[str]:
+    """What each record of a channel made stable, oldest first."""
+    return [record.stable.version for record in reversed(registry.history(channel)) if record.stable]
+
+
+def test_a_request_is_promoted_once_and_answered(registry: Registry) -> None:
+    ask(registry, V2)
+    done = registry.reconcile()
+    assert generations(registry) == [V1, V2]
+    assert done.requests[0].startswith(f"{V2} for production: promoted ")
+    assert answer(registry, V2).startswith("promoted 20")
+    assert answer(registry, V2).endswith("generation 2")
+    assert aliases(registry) == {"production": 2}
+    record = registry.history(limit=1)[0]
+    assert record.who == "a request in MLflow, by way of ops"
+    assert record.who_verified is False
+    assert record.reason == "asked for in MLflow: alias request-production on its version 2"
+    assert registry.reconcile().requests == ()
+    assert generations(registry) == [V1, V2]
+
+
+def test_a_request_that_the_gates_refuse_leaves_every_rule_as_a_tag(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "strict.yaml").write_text(STRICT)
+    strict = Registry(settings=replace(registry.settings, policy=tmp_path / "strict.yaml"))
+    ask(strict, V2)
+    strict.reconcile()
+    assert answer(registry, V2).startswith("refused 20")
+    assert "accuracy" in answer(registry, V2)
+    assert "latency_ms_p95" in answer(registry, V2)
+    assert generations(registry) == [V1]
+    assert aliases(registry) == {"production": 1}
+    ask(strict, V2, "staging")
+    strict.reconcile()
+    assert answer(registry, V2, "staging").startswith("promoted")
+    assert len([name for name in tags(registry, V2) if name.startswith("ulora.request.")]) == 2
+
+
+def test_a_dry_run_answers_nothing(registry: Registry) -> None:
+    ask(registry, V2)
+    assert registry.reconcile(dry_run=True).requests == (f"{V2} for production: would be judged by the gates",)
+    assert answer(registry, V2) == ""
+    assert aliases(registry)["request-production"] == 2
+
+
+def test_what_was_rolled_back_does_not_come_back_by_a_request(registry: Registry) -> None:
+    registry.promote(V2, "production")
+    registry.rollback()
+    ask(registry, V2)
+    registry.reconcile()
+    assert answer(registry, V2).startswith("refused")
+    assert generations(registry) == [V1, V2, V1]
+
+
+def test_a_request_on_a_version_of_others_is_refused_without_touching_it(registry: Registry) -> None:
+    register_one(
+        registry, None, client(registry).get_model_version(registry.model, "1").source.removeprefix("models:/")
+    )
+    client(registry).set_registered_model_alias(registry.model, "request-production", "4")
+    theirs = {"ulora.version": "../../x", "ulora.content_sha256": "zz"}
+    for name, value in theirs.items():
+        client(registry).set_model_version_tag(registry.model, "4", name, value)
+    registry.reconcile()
+    assert dict(client(registry).get_model_version(registry.model, "4").tags) == theirs
+    assert "request-production" not in aliases(registry)
+    said = client(registry).get_registered_model(registry.model).tags["ulora.request.production"]
+    assert said.startswith("refused")
+    assert f"models:/{registry.model}/4" in said
+    assert generations(registry) == [V1]
+
+
+def test_a_version_of_another_store_with_the_same_name_is_not_promoted(registry: Registry) -> None:
+    client(registry).set_model_version_tag(registry.model, "2", "ulora.content_sha256", "0" * 64)
+    ask(registry, V2)
+    told = requests.answer_all(registry.catalog, registry.model, registry.reconciler().desk).told
+    assert told[0].startswith(f"{V2} for production: refused")
+    assert generations(registry) == [V1]
+
+
+class Dies(BaseException):
+    """The reconciler's process ends here."""
+
+
+def dying(registry: Registry, *, after_commit: bool) -> GateDesk:
+    """A desk whose process dies once it has taken a request: before it promotes, or right after."""
+    desk = registry.reconciler().desk
+
+    def promote(*words: Any, **options: Any) -> Any:
+        if after_commit:
+            registry.promote(*words, **options)
+        raise Dies
+
+    return replace(desk, promote=promote)
+
+
+def crash(registry: Registry, *, after_commit: bool) -> None:
+    with pytest.raises(Dies):
+        requests.answer_all(registry.catalog, registry.model, dying(registry, after_commit=after_commit))
+
+
+def test_a_crash_before_the_promotion_is_finished_by_the_next(registry: Registry) -> None:
+    ask(registry, V2)
+    crash(registry, after_commit=False)
+    assert answer(registry, V2).startswith("taken 20")
+    assert "by ops" in answer(registry, V2)
+    assert "request-production" not in aliases(registry)
+    registry.reconcile()
+    assert answer(registry, V2).startswith("promoted")
+    assert generations(registry) == [V1, V2]
+
+
+def test_a_crash_after_the_promotion_is_answered_from_the_log(registry: Registry) -> None:
+    ask(registry, V2)
+    crash(registry, after_commit=True)
+    registry.reconcile()
+    assert "generation 2 (promote by" in answer(registry, V2)
+    assert generations(registry) == [V1, V2]
+
+
+def test_a_crash_then_a_rollback_is_never_promoted_again(registry: Registry) -> None:
+    ask(registry, V2)
+    crash(registry, after_commit=True)
+    registry.rollback()
+    registry.reconcile()
+    assert "left since by generation 3 (rollback by ops)" in answer(registry, V2)
+    assert generations(registry) == [V1, V2, V1]
+
+
+def test_a_crash_then_another_promotion_is_refused(registry: Registry) -> None:
+    ask(registry, V2)
+    crash(registry, after_commit=False)
+    registry.promote(V3, "production")
+    registry.reconcile()
+    assert answer(registry, V2).startswith("refused")
+    assert "generation 2 (promote by ops)" in answer(registry, V2)
+    assert generations(registry) == [V1, V3]
+
+
+def test_what_was_taken_back_while_it_was_being_taken_is_not_promoted_and_what_stands_is(
+    registry: Registry, mlflow_proxy: Proxy
+) -> None:
+    through = Registry(settings=replace(registry.settings, tracking_uri=mlflow_proxy.url))
+
+    def crash_before_the_alias_is_removed() -> None:
+        ask(registry, V2)
+        mlflow_proxy.next(faults.refuse, method="DELETE", containing="/registered-models/alias")
+        with pytest.raises(CatalogUnreachable):
+            requests.answer_all(through.catalog.hasty(), registry.model, through.reconciler().desk)
+        assert answer(registry, V2).startswith("taking")
+        assert aliases(registry)["request-production"] == 2
+
+    crash_before_the_alias_is_removed()
+    client(registry).delete_registered_model_alias(registry.model, "request-production")
+    registry.reconcile()
+    assert generations(registry) == [V1]
+    assert answer(registry, V2).startswith("refused")
+    assert "set the alias request-production again" in answer(registry, V2)
+
+    crash_before_the_alias_is_removed()
+    registry.reconcile()
+    assert generations(registry) == [V1, V2]
+    assert answer(registry, V2).startswith("promoted")
+
+
+def test_a_surprise_is_answered_from_the_log_and_keeps_no_other_request_from_its_answer(registry: Registry) -> None:
+    def promote(version: str, channel: str, **options: Any) -> Any:
+        if channel == "production":
+            registry.promote(version, channel, **options)
+        raise ZeroDivisionError("by chance")
+
+    ask(registry, V2)
+    ask(registry, V3, "staging")
+    desk = replace(registry.reconciler().desk, promote=promote)
+    requests.answer_all(registry.catalog, registry.model, desk)
+    assert "generation 2 (promote by ops)" in answer(registry, V2)
+    assert "unexpected ZeroDivisionError: by chance" in answer(registry, V3, "staging")
+    assert answer(registry, V3, "staging").startswith("refused")
+
+
+def test_a_store_that_is_away_leaves_the_request_taken_for_the_next_time(registry: Registry) -> None:
+    ask(registry, V2)
+    away = open_registry(
+        registry.settings.cache.parent / "away", registry.settings.store, registry.model,
+        endpoint_url=f"http://127.0.0.1:{free_port()}",
+    )  # fmt: skip
+    desk = replace(registry.reconciler().desk, promote=away.promote)
+    with pytest.raises(StoreUnreachable):
+        requests.answer_all(registry.catalog, registry.model, desk)
+    assert answer(registry, V2).startswith("taken")
+    registry.reconcile()
+    assert answer(registry, V2).startswith("promoted")
+
+
+def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> None:
+    ask(registry, V2)
+    desks = [registry.reconciler().desk, Registry(settings=registry.settings).reconciler().desk]
+    together = threading.Barrier(2)
+
+    def meeting(desk: GateDesk) -> GateDesk:
+        def promote(*words: Any, **options: Any) -> Any:
+            together.wait(30)  # both have taken it
+            return desk.promote(*words, **options)
+
+        return replace(desk, promote=promote)
+
+    first = requests.pending(registry.catalog, registry.model)[0]
+    told: list[str] = []
+    threads = [threading.Thread(target=lambda desk=desk: told.append(meeting(desk).decide(first, 1))) for desk in desks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert generations(registry) == [V1, V2]
+    assert all(text.startswith("promoted generation 2") for text in told)
+    assert len(told) == 2
+
+
+def test_a_request_that_was_moved_on_before_it_was_taken_is_left(registry: Registry) -> None:
+    ask(registry, V2)
+    desk = registry.reconciler().desk
+    first = requests.pending(registry.catalog, registry.model)[0]
+    ask(registry, V3)
+    assert requests._answer(registry.catalog, registry.model, first, desk) == ""
+    assert answer(registry, V2) == ""
+    registry.reconcile()
+    assert generations(registry) == [V1, V3]
+
+
+def test_a_request_that_was_taken_back_before_it_was_taken_is_left(registry: Registry) -> None:
+    ask(registry, V2)
+    first = requests.pending(registry.catalog, registry.model)[0]
+    client(registry).delete_registered_model_alias(registry.model, "request-production")
+    assert requests._answer(registry.catalog, registry.model, first, registry.reconciler().desk) == ""
+    assert generations(registry) == [V1]
+
+
+def test_a_channel_that_moves_while_a_request_is_decided_is_not_overrun(registry: Registry) -> None:
+    ask(registry, V2)
+    desk = registry.reconciler().desk
+
+    def promote(*words: Any, **options: Any) -> Any:
+        if len(generations(registry)) == 1:
+            registry.promote(V3, "production")
+        return desk.promote(*words, **options)
+
+    requests.answer_all(registry.catalog, registry.model, replace(desk, promote=promote))
+    assert generations(registry) == [V1, V3]
+    assert "generation 2 (promote by ops)" in answer(registry, V2)
+
+
+def test_a_slow_reconciler_does_not_repeat_what_another_has_done(registry: Registry) -> None:
+    ask(registry, V2)
+
+    class Slow(GateDesk):
+        """While it looks at the channel, another one answers the request, and production moves on."""
+
+        def generation(self, channel: str) -> int:
+            registry.reconcile()
+            registry.promote(V3, "production")
+            return super().generation(channel)
+
+    slow = Slow(**vars(registry.reconciler().desk))
+    assert requests.answer_all(registry.catalog, registry.model, slow).told == ()
+    assert generations(registry) == [V1, V2, V3]
+
+
+def test_an_alias_moved_by_hand_goes_back_with_a_hint_that_an_answer_removes(registry: Registry) -> None:
+    registry.reconcile()
+    client(registry).set_registered_model_alias(registry.model, "production", "2")
+    done = registry.reconcile()
+    assert "by hand" in done.changes[0]
+    assert aliases(registry) == {"production": 1}
+    assert "request-production" in tags(registry, V2)[HINT_TAG]
+    assert generations(registry) == [V1]
+    ask(registry, V2)
+    registry.reconcile()
+    assert HINT_TAG not in tags(registry, V2)
+
+
+def test_a_mirror_that_fell_behind_is_not_taken_for_a_hand_nor_for_a_request(registry: Registry) -> None:
+    registry.reconcile()
+    offline = Registry(settings=replace(registry.settings, tracking_uri=f"http://127.0.0.1:{free_port()}"))
+    for version in (V2, V3, V2):
+        offline.promote(version, "production")
+    before = registry.history()
+    done = registry.reconcile()
+    assert registry.history() == before
+    assert done.requests == ()
+    assert any("alias production: 1 -> 2" in change for change in done.changes)
+    assert all(HINT_TAG not in tags(registry, version) for version in NUMBERS)
+
+
+def test_a_junk_end_of_a_log_stops_nothing_else(registry: Registry) -> None:
+    registry.promote(V2, "staging")
+    registry.reconcile()
+    registry.store.overwrite(layout.record(registry.model, "production", 2), b"junk")
+    registry.promote(V3, "staging")
+    ask(registry, V2)
+    done = registry.reconcile()
+    assert [line.partition(":")[0] for line in done.damaged] == ["production"]
+    assert aliases(registry) == {"production": 1, "staging": 3}
+    assert client(registry).get_model_version(registry.model, "1").current_stage == "Production"
+    assert answer(registry, V2).startswith("refused")
+
+
+def watching(registry: Registry, pace: Pace, say: Callable[[str], None]) -> threading.Thread:
+    thread = threading.Thread(
+        target=keep_reconciled,
+        args=(
+            registry.reconciler(), pace,
+            lambda done: say(f"done {done.changes} {done.requests}"), lambda error, pause: say(f"failed {error}"),
+        ),
+    )  # fmt: skip
+    thread.start()
+    return thread
+
+
+def test_a_watch_outlives_an_outage_and_takes_no_request_from_a_stale_mirror(
+    registry: Registry, mlflow_proxy: Proxy
+) -> None:
+    registry.reconcile()
+    through = Registry(settings=replace(registry.settings, tracking_uri=mlflow_proxy.url))
+    mlflow_proxy.next(faults.refuse, times=10**6)
+    for version in (V2, V3, V2):
+        registry_without = Registry(settings=replace(registry.settings, tracking_uri=None))
+        registry_without.promote(version, "production")
+    before = registry.history()
+    pace, said = Pace(every=0.05), []
+    thread = watching(through, pace, said.append)
+    try:
+        wait_until(lambda: any(line.startswith("failed") for line in said))
+        assert aliases(registry) == {"production": 1}
+        mlflow_proxy.clear()
+        pace.wake.set()
+        wait_until(lambda: aliases(registry) == {"production": 2})
+        assert registry.history() == before
+        ask(registry, V3)
+        wait_until(lambda: answer(registry, V3).startswith("promoted"))
+    finally:
+        pace.end()
+        thread.join(60)
+    assert generations(registry) == [V1, V2, V3, V2, V3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_watches_until_it_is_told_to_stop(
+    registry: Registry, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = registry.settings
+    for name, value in {"POLICY": settings.policy, "CACHE": settings.cache, "MODEL": registry.model}.items():
+        monkeypatch.setenv(f"ULORA_{name}", str(value))
+
+    def stop() -> None:
+        try:
+            wait_until(lambda: answer(registry, V2).startswith("promoted"))
+        finally:
+            os.kill(os.getpid(), number)
+
+    ask(registry, V2)
+    before = signal.signal(number, signal.default_int_handler)  # should the command not take it
+    with ThreadPoolExecutor() as threads:
+        stopped = threads.submit(stop)
+        done = ulora("reconcile", "--watch", "--every", "0.2", "--json", "--store", settings.store)
+        stopped.result()
+    assert signal.signal(number, before) is signal.default_int_handler, "it gives signals back"
+    assert done.code == 0, done
+    first, second = (json.loads(line) for line in done.out.splitlines()[:2])
+    assert first == {"watching": registry.model}
+    assert second["reconciled"].startswith(f"request of {V2} for production: promoted")
