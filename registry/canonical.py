@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any, NoReturn
 
 from registry.errors import BadManifest
@@ -48,6 +49,20 @@ def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BadManifest(f"{what} is not a JSON object")
     return document
+
+
+def read_file(path: Path, what: str, limit: int = MAX_DOCUMENT) -> bytes:
+    """A document's bytes from disk; of a file that is too large, no more than `limit` are read.
+
+    Raises:
+        BadManifest: it is larger than `limit` bytes.
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BadManifest(f"{what} is larger than the {limit} bytes that are allowed")
+    return data
 
 
 def digest(document: Any) -> str:

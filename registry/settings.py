@@ -9,17 +9,19 @@
 | cache | | ULORA_CACHE | cache |
 | policy | | ULORA_POLICY | policy |
 | data | --data | ULORA_DATA | data |
-| who | | ULORA_WHO | |
+| who | | ULORA_WHO, else the caller's ARN where it is known, else user@host | |
+| keys whose signatures are trusted | | ULORA_TRUSTED_KEYS, separated by `:` | trusted_keys, a list |
+| oldest version that a replica serves | | ULORA_MINIMUM_VERSION | minimum_version |
+| encryption in the store: AES256 or aws:kms | | ULORA_SSE | sse |
+| KMS key of aws:kms | | ULORA_SSE_KMS_KEY_ID | sse_kms_key_id |
 
 Credentials are AWS's own: boto3's whole chain decides.
 """
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import socket
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -27,10 +29,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from registry import identity
 from registry.errors import BadSetting
-from registry.names import CHANNELS, check_model
+from registry.names import CHANNELS, VersionName, check_model
 
-_KNOWN = {"model", "store", "endpoint_url", "tracking_uri", "cache", "policy", "data", "aliases"}
+_KNOWN = {
+    "model", "store", "endpoint_url", "tracking_uri", "cache", "policy", "data", "aliases", "trusted_keys",
+    "minimum_version", "sse", "sse_kms_key_id",
+}  # fmt: skip
+_MAX_FILE = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class Settings:
         data: the images that `measure` uses.
         aliases: the MLflow alias of each mirrored channel.
         who: who signs the records of a channel; a claim, not a proof.
+        trusted_keys: PEM public keys or CA certificates. With any, an unsigned version is neither promoted, loaded,
+            served nor restored; empty: signatures are not looked at.
+        minimum_version: a replica goes to no version before it in the order of names. Nothing else looks at it.
+        sse, sse_kms_key_id: how the store encrypts what is written, None for the bucket's own default.
     """
 
     model: str
@@ -58,6 +69,19 @@ class Settings:
     data: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=lambda: {"staging": "staging", "production": "production"})
     who: str = ""
+    trusted_keys: tuple[Path, ...] = ()
+    minimum_version: str | None = None
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: BadSetting, BadVersionName: a value can't be meant."""
+        if self.minimum_version is not None:
+            VersionName.parse(self.minimum_version)
+        if self.sse not in (None, "AES256", "aws:kms"):
+            raise BadSetting(f"sse is {self.sse!r}", hint="AES256 or aws:kms; leave it out for the bucket's default")
+        if self.sse_kms_key_id is not None and self.sse != "aws:kms":
+            raise BadSetting("sse_kms_key_id names a key, but sse is not aws:kms")
 
     @classmethod
     def load(
@@ -81,23 +105,33 @@ class Settings:
             raise BadSetting(
                 "no store is set", hint="pass --store s3://BUCKET/PREFIX or set ULORA_STORE; `ulora dev` starts one"
             )
+        endpoint_url = env.get("ULORA_S3_ENDPOINT") or file.get("endpoint_url")
+        cache = _folder(env.get("ULORA_CACHE") or file.get("cache")) or _default_cache()
         return cls(
             model=check_model(model or env.get("ULORA_MODEL") or file.get("model") or "aads-ulora"),
             store=found_store,
-            endpoint_url=env.get("ULORA_S3_ENDPOINT") or file.get("endpoint_url"),
+            endpoint_url=endpoint_url,
             tracking_uri=tracking_uri or env.get("MLFLOW_TRACKING_URI") or file.get("tracking_uri"),
-            cache=_folder(env.get("ULORA_CACHE") or file.get("cache")) or _default_cache(),
+            cache=cache,
             policy=policy or _folder(env.get("ULORA_POLICY") or file.get("policy")),
             data=data or _folder(env.get("ULORA_DATA") or file.get("data")),
             aliases={"staging": "staging", "production": "production", **file.get("aliases", {})},
-            who=env.get("ULORA_WHO") or f"{_user()}@{socket.gethostname()}",
+            who=identity.claimed(cache, endpoint_url),
+            trusted_keys=_trusted_keys(env.get("ULORA_TRUSTED_KEYS"), file),
+            minimum_version=env.get("ULORA_MINIMUM_VERSION") or file.get("minimum_version"),
+            sse=env.get("ULORA_SSE") or file.get("sse"),
+            sse_kms_key_id=env.get("ULORA_SSE_KMS_KEY_ID") or file.get("sse_kms_key_id"),
         )
 
 
 def _read_file() -> dict[str, Any]:
     path = Path(os.environ.get("ULORA_CONFIG", "ulora.toml"))
     try:
-        text = path.read_text("utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise BadSetting(f"{path} is larger than {_MAX_FILE} bytes: it holds no settings")
+        text = data.decode("utf-8")
     except FileNotFoundError as error:
         if "ULORA_CONFIG" in os.environ:
             raise BadSetting(f"ULORA_CONFIG names {path}, which does not exist") from error
@@ -114,8 +148,14 @@ def _read_file() -> dict[str, Any]:
             f"{path} has unknown keys: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(_KNOWN))}"
         )
     for key, value in document.items():
-        if key != "aliases" and not isinstance(value, str):
+        if key not in ("aliases", "trusted_keys") and not isinstance(value, str):
             raise BadSetting(f"{path}: {key} must be a string")
+    keys = document.get("trusted_keys", ["-"])
+    if not (isinstance(keys, list) and keys and all(isinstance(key, str) and key for key in keys)):
+        raise BadSetting(
+            f"{path}: trusted_keys must be a list of files, at least one",
+            hint="leave it out to trust unsigned versions",
+        )
     aliases = document.get("aliases", {})
     if not (isinstance(aliases, dict) and all(_is_alias(name, value) for name, value in aliases.items())):
         raise BadSetting(
@@ -124,6 +164,16 @@ def _read_file() -> dict[str, Any]:
             hint='for example production = "champion"',
         )
     return document
+
+
+def _trusted_keys(text: str | None, file: Mapping[str, Any]) -> tuple[Path, ...]:
+    """The files that are named; an empty variable is none, as everywhere, but one of separators only is a mistake."""
+    if not text:
+        return tuple(filter(None, map(_folder, file.get("trusted_keys", ()))))
+    found = tuple(filter(None, map(_folder, text.split(os.pathsep))))
+    if not found:
+        raise BadSetting(f"ULORA_TRUSTED_KEYS is {text!r}, which names no file")
+    return found
 
 
 def _is_alias(channel: str, value: object) -> bool:
@@ -150,10 +200,3 @@ def _folder(text: str | None) -> Path | None:
         return Path(text).expanduser() if text else None
     except RuntimeError as error:
         raise BadSetting(f"{text} names a home folder, and there is none") from error
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid{os.getuid()}"

@@ -6,7 +6,6 @@ Format: https://github.com/huggingface/safetensors#format: 8 bytes little-endian
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,10 +14,13 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from registry.errors import BadWeights
+from registry import canonical
+from registry.errors import BadManifest, BadWeights
 
-MAX_HEADER = 100_000_000
-"""Bytes of the largest header, the bound of the safetensors library itself."""
+MAX_HEADER = 16 * 1024 * 1024
+"""Bytes of the largest header that is read: tensors of an adapter by the ten thousand have a tenth of that."""
+_MAX_DIMENSIONS = 64
+_TOO_LARGE = 2**63
 
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -123,10 +125,10 @@ def read_header(path: Path, what: str = "") -> list[TensorSpan]:
             raise BadWeights(f"{what} is no safetensors file or truncated: header of {length} bytes in {size}")
         text = file.read(length)
     try:
-        header = json.loads(text.decode("utf-8"))
+        header = canonical.decode(text, "it", MAX_HEADER)
         header.pop("__metadata__", None)
         spans = [_span(name, entry, 8 + length) for name, entry in header.items()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (BadManifest, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadWeights(f"{what} has a malformed safetensors header: {error}") from error
     _check_cover(what, sorted(spans, key=lambda span: (span.start, span.end)), 8 + length, size)
     return spans
@@ -136,8 +138,10 @@ def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
         raise TypeError(f"tensor {name!r} has fields of the wrong type")
-    if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]) or len(offsets) != 2:
-        raise ValueError(f"tensor {name!r} has a negative or missing number")
+    if len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"tensor {name!r} has {len(shape)} dimensions and {len(offsets)} offsets")
+    if not all(type(number) is int and 0 <= number < _TOO_LARGE for number in [*shape, *offsets]):
+        raise ValueError(f"tensor {name!r} has a number that is negative, too large, or none")
     name.encode()  # refuses half a surrogate pair, which has no bytes to be hashed
     start, end = offsets
     if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:

@@ -22,7 +22,16 @@ from registry.channel import Channel
 from registry.errors import ChannelEmpty, ReplicaClosed
 from registry.record import Pointer, Record
 from registry.serving.fleet import Heartbeat, Heartbeats
-from registry.serving.loaders import FindLoader, Loaded, Prediction, first_line, load_version, no_mirror
+from registry.serving.loaders import (
+    Check,
+    FindLoader,
+    Loaded,
+    Prediction,
+    allow_all,
+    first_line,
+    load_version,
+    no_mirror,
+)
 from registry.serving.residents import Residents
 from registry.store.blobs import Blobs
 from registry.versions import Versions
@@ -111,6 +120,7 @@ class Live:
         retry: float = 1.0,
         fleet: Heartbeats | None = None,
         find: FindLoader | None = None,
+        check: Check = allow_all,
     ) -> None:
         """Nothing is read before `start`, or the `with` that calls it.
 
@@ -122,6 +132,7 @@ class Live:
             retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
             fleet: writes this replica's heartbeat.
             find: gives the loader of a flavor; the installed one by default.
+            check: refuses versions that this replica must not serve, by raising.
         """
         self._channel = channel
         self._device = device
@@ -144,7 +155,7 @@ class Live:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ulora-follower", daemon=True)
         self._load: Callable[[Pointer], Loaded] = lambda pointer: load_version(
-            versions, blobs, pointer, device, find, runtime=runtime, fetch=fetch
+            versions, blobs, pointer, device, find, runtime=runtime, fetch=fetch, check=check
         )
         self._residents = Residents(self._load, self._settle, retry=retry)
 

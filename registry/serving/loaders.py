@@ -67,12 +67,18 @@ class Loader(Protocol):
     ) -> Loaded: ...
 
 
+Check = Callable[[Manifest], None]
+"""Raises unless a version may be used here, by what its verified manifest says."""
 FindLoader = Callable[[str], Loader]
 """Gives the loader of a flavor; `find_loader` unless somebody has a reason."""
 
 
 def no_mirror(sha256: str) -> None:
     """What gives no backbone: those of this machine are enough."""
+
+
+def allow_all(manifest: Manifest) -> None:
+    """What lets every version be used."""
 
 
 def load_version(
@@ -84,19 +90,22 @@ def load_version(
     *,
     runtime: str | None = None,
     fetch: FetchBlob = no_mirror,
+    check: Check = allow_all,
 ) -> Loaded:
     """Bring a version into memory: its manifest, its files (all verified), its loader, its self-test.
 
     The team's source tree (`project/…`) stays in the store: no loader needs it to predict.
-    For `device`, `runtime` and `fetch` see `Loader`.
+    For `device`, `runtime` and `fetch` see `Loader`; `check` sees the manifest before anything else of it is fetched.
 
     Raises:
         MissingBlob, CorruptBlob, BadManifest, DiskFull, StoreUnreachable, StoreDenied: its files can't be had.
+        NotTrusted: `check` says so.
         MissingDependency: what loads it is not installed.
         LoadFailed: its loader fails.
         SelfTestFailed: it does not answer as it did when it was made.
     """
     manifest = versions.manifest(pointer)
+    check(manifest)
     load = (find or find_loader)(manifest.flavor)
     wanted = [file for file in manifest.files if not file.path.startswith(_NOT_SERVED)]
     local = blobs.fetch(wanted)

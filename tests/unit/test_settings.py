@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,39 @@ def test_a_file_that_can_not_be_read_is_named(folder: Path, monkeypatch: pytest.
     monkeypatch.setenv("ULORA_CONFIG", "missing.toml")
     with pytest.raises(BadSetting, match=r"missing\.toml, which does not exist"):
         Settings.load(store="s3://b")
+
+
+def test_trusted_keys_are_a_list_of_files_from_either_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load(store="s3://b").trusted_keys == ()
+    (folder / "ulora.toml").write_text('trusted_keys = ["a.pem", "b.pem"]\nminimum_version = "v1.0.0"\n')
+    found = Settings.load(store="s3://b")
+    assert (found.trusted_keys, found.minimum_version) == ((Path("a.pem"), Path("b.pem")), "v1.0.0")
+    monkeypatch.setenv("ULORA_TRUSTED_KEYS", f"c.pem{os.pathsep}d.pem")
+    monkeypatch.setenv("ULORA_MINIMUM_VERSION", "v2.0.0-x")
+    found = Settings.load(store="s3://b")
+    assert (found.trusted_keys, found.minimum_version) == ((Path("c.pem"), Path("d.pem")), "v2.0.0-x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["trusted_keys = []", "trusted_keys = 'a.pem'", "trusted_keys = [5]", "trusted_keys = ['']",
+     "minimum_version = '5'", "sse = 'DES'", "sse_kms_key_id = 'key'", "sse = 'AES256'\nsse_kms_key_id = 'key'"],
+)  # fmt: skip
+def test_a_protection_that_can_not_be_meant_is_refused_and_not_left_out(folder: Path, text: str) -> None:
+    (folder / "ulora.toml").write_text(text)
+    with pytest.raises(BadInput):
+        Settings.load(store="s3://b")
+
+
+def test_trusted_keys_of_separators_only_are_a_mistake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULORA_TRUSTED_KEYS", os.pathsep)
+    with pytest.raises(BadSetting, match="names no file"):
+        Settings.load(store="s3://b")
+
+
+def test_encryption_is_chosen_by_the_environment_before_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ulora.toml").write_text('sse = "aws:kms"\nsse_kms_key_id = "one"\n')
+    assert Settings.load(store="s3://b").sse_kms_key_id == "one"
+    monkeypatch.setenv("ULORA_SSE_KMS_KEY_ID", "two")
+    found = Settings.load(store="s3://b")
+    assert (found.sse, found.sse_kms_key_id) == ("aws:kms", "two")

@@ -1,0 +1,275 @@
+"""The policies in docs/policies: each role can do its work with them, on a server that enforces them, and no more.
+
+One story is told by all roles, each with a user of its own. Every request is noted: by AWS's own rules, with the
+bucket's policy too, it must be allowed to who sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.channel import Wish
+from registry.devstack.servers import S3Server
+from registry.errors import StoreDenied
+from registry.evidence.results import Evidence, Measurement
+from registry.names import VersionName
+from registry.record import Place, Signature, promoted
+from registry.retention import Rule
+from registry.store import layout, objects
+from registry.store.blobs import hash_file
+from tests.keys import key_pair
+from tests.registries import create, open_registry
+from tests.releases import load_echo, wait_until
+from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
+from tests.servers.recorder import Sent, record
+
+POLICIES = Path(__file__).parents[2] / "docs" / "policies"
+ROLES = ("publisher", "measurer", "promoter", "replica", "gc")
+MODEL, PREFIX = "leaves", "team/ulora"
+GC_ROLE = "arn:aws:iam::123456789012:role/gc"
+FIVE_MIB = 5 * 1024 * 1024
+TARGET = "adapters/low"
+
+
+class Cast:
+    """The roles: a registry for each, which acts with its own rights, and what each has sent."""
+
+    def __init__(self, server: S3Server, policies: dict[str, Policy], users: dict[str, dict[str, str]], folder: Path):
+        self.server, self.policies, self._users, self._folder = server, policies, users, folder
+        self.sent: dict[str, list[Sent]] = {}
+        self._registries: dict[str, Registry] = {}
+
+    def __getitem__(self, role: str) -> Registry:
+        if role not in self._registries:
+            store = f"s3://{self.server.bucket}/{PREFIX}"
+            registry = open_registry(self._folder / role, store, MODEL, who=role)
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in self._users.get(role, self.server.env).items():
+                    patch.setenv(name, value)
+                self.sent[role] = record(registry.store)  # opens the connections, with these keys
+            self._registries[role] = registry
+        return self._registries[role]
+
+    def calls(self, role: str) -> list[Call]:
+        principal = GC_ROLE if role == "gc" else f"arn:aws:iam::123456789012:role/{role}"
+        return [Call.of(sent, self.server.bucket, principal) for sent in self.sent[role]]
+
+
+@pytest.fixture(scope="module")
+def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
+    """All that the roles do for a release, done."""
+    folder = tmp_path_factory.mktemp("cast")
+    server = UserServer(folder / "s3").start()
+    try:
+        names = {"BUCKET": server.bucket, "PREFIX": PREFIX, "MODEL": MODEL, "GC_ROLE_ARN": GC_ROLE}
+        policies = {name: read_policy(POLICIES / f"{name}.json", names) for name in (*ROLES, "bucket")}
+        users = {role: server.add_user(role, policies[role]) for role in ROLES}
+        cast = Cast(server, policies, users, folder)
+        tell_the_story(cast, folder)
+        yield cast
+    finally:
+        server.kill()
+
+
+def tell_the_story(cast: Cast, folder: Path) -> None:
+    cast["admin"].store.initialise()
+    publish(cast["publisher"], folder)
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        registry = cast["measurer"]
+        registry.blobs.fetch(registry.trusted_manifest(version).files)
+        registry.ledger.add(measured(registry, version))
+    promoter = cast["promoter"]
+    for version in ("v1.0.0", "v1.1.0"):
+        for channel in ("staging", "production"):
+            promoter.promote(version, channel)
+    serve(cast["replica"], promoter)
+    collect(cast)
+
+
+def measured(registry: Registry, version: str) -> Evidence:
+    return Evidence.of(
+        Measurement((), "d" * 64, "leaves", 10), benchmark="accuracy", model=MODEL, version=version,
+        content_sha256=registry.manifest(version).content_sha256, device="cpu", runtime="none", seconds=1.0,
+        timestamp="2026-11-21T10:00:00Z", libraries={}, who="measurer",
+    )  # fmt: skip
+
+
+def publish(registry: Registry, folder: Path) -> None:
+    key = key_pair(folder, "release")
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        create(registry, version, folder / "bundles")
+        registry.sign(version, key.key)
+    large = folder / "large"
+    large.write_bytes(bytes(FIVE_MIB + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "PART_BYTES", FIVE_MIB)
+        registry.blobs.upload({hash_file(large): large})
+
+
+def serve(replica: Registry, promoter: Registry) -> None:
+    """A replica follows while the channel goes back as a whole and in part."""
+    with replica.follow("production", poll=0.02, retry=0.02, find=lambda flavor: load_echo) as live:
+        wait_until(lambda: live.health().rollback_ready)
+        part = promoter.rollback(only=[TARGET], reason="only low")
+        assert live.wait_for(generation=part.generation, timeout=30)
+        back = promoter.rollback(wish=Wish(again=True), reason="all of it")
+        assert live.wait_for(generation=back.generation, timeout=30)
+        wait_until(lambda: any(replica.version == back.version for replica in promoter.status().channels[1].replicas))
+        assert live.health().note == ""
+    promoter.rollback_script("v1.0.0")
+    assert promoter.unpin("v1.0.0")
+    promoter.history("production")
+
+
+def collect(cast: Cast) -> None:
+    """What no channel needs is forgotten, and its files go."""
+    for _ in range(2):
+        cast["gc"].collect_garbage(Rule(keep=1, older_than=timedelta(0)), grace=timedelta(0))
+
+
+def test_every_request_of_a_role_is_allowed_by_its_policy_and_the_buckets(cast: Cast) -> None:
+    for role in ROLES:
+        calls = cast.calls(role)
+        assert calls
+        assert [call for call in calls if not allows(cast.policies[role], cast.policies["bucket"], call)] == []
+
+
+def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
+    kinds = {(sent.operation, sent.key) for role in ROLES for sent in cast.sent[role]}
+    written = " ".join(key for operation, key in kinds if operation == "PutObject")
+    for kind in (
+        "versions",
+        "evidence",
+        "verdicts",
+        "channels",
+        "passed",
+        "forgotten",
+        "pins",
+        "scripts",
+        "signatures",
+    ):
+        assert f"/{kind}/" in written
+    for kind in ("replicas/production", "blobs/sha256", "gc.json"):
+        assert kind in written
+    assert {"DeleteObject", "CompleteMultipartUpload"} <= {operation for operation, _ in kinds}
+
+
+# --- what each must not do, on the server that enforces it -----------------------------------------------------------
+
+VERSION, RECORD = layout.version(MODEL, "v9.0.0"), layout.record(MODEL, "production", 999)
+EVIDENCE, VERDICT = layout.evidence(MODEL, "v1.0.0", "e" * 64), layout.verdict(MODEL, "e" * 64)
+PASSED = layout.passed(MODEL, "staging", "v1.0.0", "e" * 64)
+FORGOTTEN, SIGNATURE = layout.forgotten(MODEL, "v1.0.0"), layout.signature(MODEL, "v1.0.0", "e" * 64)
+BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
+
+
+@pytest.mark.parametrize(
+    ("role", "keys"),
+    [
+        ("publisher", (RECORD, EVIDENCE, VERDICT, PASSED, FORGOTTEN, layout.GC_KEY, ELSEWHERE)),
+        ("measurer", (VERSION, RECORD, VERDICT, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
+        ("promoter", (VERSION, EVIDENCE, FORGOTTEN, SIGNATURE, layout.GC_KEY, ELSEWHERE)),
+        ("replica", (VERSION, RECORD, EVIDENCE, VERDICT, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
+        ("gc", (VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_role_creates_nothing_that_is_another_s_to_create(cast: Cast, role: str, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        before = cast["admin"].store.head(key)
+        with pytest.raises(StoreDenied):
+            cast[role].store.create(key, b"{}")
+        assert cast["admin"].store.head(key) == before
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_nobody_deletes_what_happened(cast: Cast, role: str) -> None:
+    for kind in (layout.channel(MODEL, "production"), layout.versions(MODEL), layout.evidence(MODEL, "v1.0.0")):
+        key = cast["admin"].store.first(kind)
+        assert key
+        with pytest.raises(StoreDenied):
+            cast[role].store.delete(key)
+        assert cast["admin"].store.head(key)
+
+
+@pytest.mark.parametrize("role", ["publisher", "measurer", "promoter", "replica"])
+def test_only_garbage_collection_deletes_files_and_signatures(cast: Cast, role: str) -> None:
+    blob = layout.blob(cast["admin"].manifest("v1.0.0").files[0].sha256)
+    for key in (blob, cast["admin"].store.first(layout.signature(MODEL, "v1.0.0"))):
+        assert key
+        with pytest.raises(StoreDenied):
+            cast[role].store.delete(key)
+        assert cast["admin"].store.head(key)
+
+
+def test_garbage_that_would_keep_a_version_from_being_signed_can_be_removed(cast: Cast) -> None:
+    cast["publisher"].store.create(SIGNATURE, b"{}")
+    cast["gc"].store.delete(SIGNATURE)
+    assert cast["admin"].store.head(SIGNATURE) is None
+
+
+def test_a_replica_reads_no_more_than_it_serves(cast: Cast) -> None:
+    for folder in (layout.evidence(MODEL, "v1.0.0"), f"models/{MODEL}/verdicts/"):
+        key = cast["admin"].store.first(folder)
+        assert key
+        with pytest.raises(StoreDenied):
+            cast["replica"].store.get(key)
+
+
+def test_a_replica_that_would_promote_is_refused_and_nothing_changes(cast: Cast) -> None:
+    replica, log = cast["replica"], cast["admin"].channel("production")
+    before = log.head()
+    pointer = replica.bindings.get(VersionName.parse("v1.1.0")).pointer
+    with pytest.raises(StoreDenied):
+        replica.channel("production").commit(
+            promoted(Place(MODEL, "production", before), pointer, Signature("me"), None)
+        )
+    assert log.head() == before
+
+
+# --- the bucket's policy, by AWS's rules: the server here knows none of these conditions ------------------------------
+
+ALL = {"Statement": [{"Effect": "Allow", "Action": ["s3:*", *(f"s3:{verb}Object" for verb in ("Put", "Delete", "Get"))],
+                      "Resource": "*"}]}  # fmt: skip
+CREATES, REPLACES = {"s3:if-none-match": "*"}, {"s3:if-match": '"etag"'}
+
+
+def may(
+    cast: Cast, action: str, key: str, principal: str = "arn:aws:iam::123456789012:role/admin", **given: str
+) -> bool:
+    """Whether an administrator, who may do everything, may do this for all the bucket's policy says."""
+    context = {"aws:PrincipalArn": principal, "aws:SecureTransport": "true", **given}
+    if action == "s3:PutObject":
+        context.setdefault("s3:ObjectCreationOperation", "true")
+    call = Call(action, f"arn:aws:s3:::{cast.server.bucket}/{PREFIX}/{key}", context)
+    return allows(ALL, cast.policies["bucket"], call)
+
+
+@pytest.mark.parametrize("key", [VERSION, RECORD, EVIDENCE, VERDICT, PASSED, FORGOTTEN, SIGNATURE, layout.FORMAT_KEY])
+def test_nobody_overwrites_what_is_created_once(cast: Cast, key: str) -> None:
+    assert may(cast, "s3:PutObject", key, **CREATES)
+    assert not may(cast, "s3:PutObject", key)
+    assert not may(cast, "s3:PutObject", key, **REPLACES)
+    assert not may(cast, "s3:DeleteObject", key)
+
+
+@pytest.mark.parametrize("key", [BLOB, layout.GC_KEY])
+def test_blobs_and_marks_are_replaced_only_knowingly(cast: Cast, key: str) -> None:
+    assert may(cast, "s3:PutObject", key, **CREATES)
+    assert may(cast, "s3:PutObject", key, **REPLACES)
+    assert not may(cast, "s3:PutObject", key)
+    assert may(cast, "s3:PutObject", key, **{"s3:ObjectCreationOperation": "false"})  # a part of an upload
+    assert not may(cast, "s3:DeleteObject", key)
+    assert may(cast, "s3:DeleteObject", key, principal=GC_ROLE)
+
+
+def test_heartbeats_come_and_go_and_nothing_travels_in_the_clear(cast: Cast) -> None:
+    heartbeat = layout.replica(MODEL, "production", "one")
+    assert may(cast, "s3:PutObject", heartbeat)
+    assert may(cast, "s3:DeleteObject", heartbeat)
+    assert not may(cast, "s3:GetObject", heartbeat, **{"aws:SecureTransport": "false"})

@@ -1,0 +1,50 @@
+"""An S3 server gone bad: whatever is asked for, it answers with bytes without end, and does not say how many."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+_CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+
+
+class EndlessServer:
+    """A context manager; `url` is its address, `sent` how many bytes it got rid of."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.send_header("ETag", '"x"')
+                self.send_header("Last-Modified", "Sat, 21 Nov 2026 12:00:00 GMT")
+                self.end_headers()
+                with suppress(OSError):
+                    while True:
+                        self.wfile.write(_CHUNK)
+                        outer.sent += len(_CHUNK)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
