@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,8 @@ class Created:
         is_new: False when the name had this content already: nothing was done.
         files: how many files it has; `size` their bytes; `uploaded` the bytes that travelled.
         catalog_number: the version's number in MLflow, None when MLflow was left out.
+        brought_back: whether it had been forgotten.
+        is_unchanged: nothing was created, as `version`, the newest of its kind, has this content.
     """
 
     model: str
@@ -31,6 +34,13 @@ class Created:
     size: int
     uploaded: int
     catalog_number: int | None = None
+    brought_back: bool = False
+    is_unchanged: bool = False
+
+    @classmethod
+    def unchanged(cls, manifest: Manifest) -> Self:
+        """Nothing was created: the version with this manifest has the content."""
+        return replace(cls.of(manifest, is_new=False), is_unchanged=True)
 
     @classmethod
     def of(cls, manifest: Manifest, *, is_new: bool, uploaded: int = 0, catalog_number: int | None = None) -> Self:
@@ -61,6 +71,7 @@ class Listed:
     catalog_number: int | None
     evidence: tuple[str, ...]
     problem: str = ""
+    forgotten: bool = False
 
     @classmethod
     def unreadable(cls, version: str, problem: str) -> Self:
@@ -179,6 +190,7 @@ class ChannelStatus:
     reason: str
     replicas: tuple[ReplicaStatus, ...] = ()
     problem: str = ""
+    who_verified: bool = False
 
     @classmethod
     def of(cls, channel: str, head: Record | None, replicas: tuple[ReplicaStatus, ...], problem: str = "") -> Self:
@@ -197,6 +209,7 @@ class ChannelStatus:
             reason=head.reason if head else "",
             replicas=replicas,
             problem=problem,
+            who_verified=head.who_verified if head else False,
         )
 
 
@@ -211,7 +224,8 @@ class Status:
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file of a version whose blob is `missing` or `corrupt`."""
+    """A file of a version whose blob is `missing`, `corrupt`, or `unproven`: the store keeps no digest of it, as after
+    it was copied by other tools. `path` may also be `version.json`, `binding` or `signature`, with what is wrong."""
 
     path: str
     sha256: str
@@ -220,13 +234,20 @@ class BadFile:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found of one version. `read`: the bytes were read, not only the store's checksums asked."""
+    """What `verify` found of one version.
+
+    Attributes:
+        read: all bytes were read, not only the store's checksums asked; `bytes_read` how many were in this call.
+        note: what else is to be known, e.g. that it was forgotten.
+    """
 
     version: str
     files: int
     size: int
     read: bool
     bad: tuple[BadFile, ...]
+    bytes_read: int = 0
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -235,13 +256,63 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Mended:
+    """A bad blob and what became of it.
+
+    Attributes:
+        problem: confirmed by reading: `missing`, `corrupt`, `unproven`; empty where it turned out to be good.
+        source: the file that it is replaced from; empty where no copy was found.
+        done: whether it is good now.
+    """
+
+    version: str
+    path: str
+    sha256: str
+    problem: str
+    source: str
+    done: bool
+
+
+@dataclass(frozen=True)
+class Documents:
+    """How many documents were compared with their keys, and what is wrong with the bad ones, by key."""
+
+    checked: int
+    bad: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signature on a version's manifest.
+
+    Attributes:
+        key: fingerprint of the public key: sha256 of its PEM form, in hex, as the signature names it.
+        signature_sha256: names the signature in the store; empty for one that was only planned.
+        is_new: False when this key had signed it already.
+    """
+
+    model: str
+    version: str
+    manifest_sha256: str
+    key: str
+    signature_sha256: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
 class Reconciled:
-    """What `reconcile` did to MLflow, or would do; `damaged` are versions that could not be read from the store."""
+    """What `reconcile` did to MLflow, or would do.
+
+    Attributes:
+        damaged: versions and channels that could not be read from the store, and why.
+        requests: what people asked for there, and what became of it.
+    """
 
     logged: tuple[str, ...]
     changes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

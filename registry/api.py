@@ -2,137 +2,89 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import cached_property
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.channel import Channel, Wish
+from registry import identity
+from registry.channel import Wish
 from registry.errors import (
     BadInput,
-    BrokenChain,
     ChannelMoved,
     GateRefused,
     IntegrityError,
     MissingBlob,
-    MissingDependency,
-    StoreDenied,
-    Unreachable,
+    NothingToRollBackTo,
+    NotTrusted,
+    UloraError,
 )
 from registry.names import CHANNELS, VersionName, check_channel
-from registry.record import Place, Record, Signature, promoted
-from registry.settings import Settings
-from registry.store.blobs import Blobs, Progress, in_parallel
-from registry.store.objects import ObjectStore
-from registry.versions import Binding, Versions
+from registry.parts import Parts
+from registry.record import Place, Pointer, Record, Signature, promoted
+from registry.store import layout
+from registry.store.blobs import Described, Progress, in_parallel
 
 if TYPE_CHECKING:
     from registry.answers import (
         Change,
-        ChannelStatus,
         Created,
         Listed,
+        Mended,
         Reconciled,
-        ReplicaStatus,
+        Signed,
         Status,
         Verification,
     )
-    from registry.backbones import AddedBackbone, BackboneMirror, Mirrored, OpenBar
+    from registry.backbones import AddedBackbone, Mirrored, OpenBar
     from registry.bundles import Bundle, Story
-    from registry.catalog.log import Catalog, CatalogVersion
-    from registry.catalog.mirror import ChannelView
-    from registry.evidence.gates import Candidate, Verdict
-    from registry.evidence.ledger import Ledger
+    from registry.copying import Copied
+    from registry.evidence.gates import Verdict
     from registry.evidence.results import Evidence
-    from registry.manifest import Manifest
+    from registry.importing import Importing
+    from registry.manifest import FileEntry, Manifest
+    from registry.reconciling import Reconciler
+    from registry.repair import Copies, Repairer
+    from registry.retention import Collected, Rule
     from registry.serving.live import Live
     from registry.serving.loaders import Loaded
+    from registry.signing import SigningKey
+    from registry.tree.breakglass import Script
+    from registry.tree.restore import Restored
+    from registry.tree.snapshot import Project
+    from registry.tree.switch import Switched
+    from registry.verification import Sample, Verifier
 
 VERDICT_TAG = "ulora.verdict"
 MIRROR_SECONDS = 5.0
 """How long a promotion waits for MLflow to show it before it leaves that to `reconcile`."""
+SCRIPT_SECONDS = 2.0
+"""How long a promotion waits until the script that goes back is in the store."""
 _SHOWN_REASONS = 3
 
 
-class Registry:
+class Registry(Parts):
     """The versions and channels of one model. Opens nothing until it is used; threads may share it."""
-
-    def __init__(
-        self,
-        model: str | None = None,
-        *,
-        store: str | None = None,
-        tracking_uri: str | None = None,
-        settings: Settings | None = None,
-    ) -> None:
-        """What is left out comes from the environment or `ulora.toml`; see `registry.settings`.
-
-        Raises:
-            BadSetting: a setting is missing or wrong.
-        """
-        self.settings = settings or Settings.load(model=model, store=store, tracking_uri=tracking_uri)
-        self.model = self.settings.model
-        self._is_checked = False
-
-    def __repr__(self) -> str:
-        return f"Registry({self.model!r}, store={self.settings.store!r})"
-
-    # --- the parts ---------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def store(self) -> ObjectStore:
-        """The objects of the store."""
-        return ObjectStore(self.settings.store, endpoint_url=self.settings.endpoint_url)
-
-    @cached_property
-    def blobs(self) -> Blobs:
-        """The blobs of the store, through this machine's cache."""
-        return Blobs(self.store, self.settings.cache)
-
-    @cached_property
-    def bindings(self) -> Versions:
-        """The names of the model."""
-        return Versions(self.store, self.blobs, self.model)
-
-    @cached_property
-    def backbone_mirror(self) -> BackboneMirror:
-        """The backbones of the store, which all its models share."""
-        from registry.backbones import BackboneMirror
-
-        return BackboneMirror(self.store, self.blobs)
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """The evidence, verdicts and passes of the model."""
-        from registry.evidence.ledger import Ledger
-
-        return Ledger(self.store, self.model)
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        """The MLflow server. Every use of it may raise `CatalogUnreachable`."""
-        from registry.catalog.log import Catalog
-
-        return Catalog(self.settings.tracking_uri, self.settings.aliases)
-
-    def channel(self, name: str) -> Channel:
-        """The log of a channel."""
-        return Channel(self.store, self.model, check_channel(name))
 
     # --- versions ----------------------------------------------------------------------------------------------------
 
     def create(
         self,
         version: str,
-        source: Path | str,
+        source: Path | str | None = None,
         *,
+        project: Project | Path | None = None,
         story: Story | None = None,
         parent: str | None = None,
         target: str | None = None,
         backbone: str | None = None,
+        if_changed: bool = False,
+        git_tag: bool = False,
+        allow_secrets: Sequence[str] = (),
         offline: bool = False,
         dry_run: bool = False,
         progress: Progress = lambda done: None,
@@ -145,31 +97,100 @@ class Registry:
 
         Args:
             source: a bundle; or adapters of another layout, an old version folder, `models:/NAME/7`.
+            project: files that become the component `project`; without a source they are the version, a snapshot.
             target: of another layout: which target it is for, where its files do not tell.
             backbone: of another layout: a folder, a hub id or a name, instead of what it calls its backbone.
+            if_changed: do nothing if the newest version of this flavor, of another name, has the same content.
+            git_tag: then tag the commit of the project's repository with the version's name.
+            allow_secrets: files of the project to take though they look like credentials, by their paths in it.
             say: told what was found in another layout and what becomes of it, a line at a time.
 
         Raises:
-            BadVersionName, BadBundle, BadWeights, BackboneNotFound: nothing was done.
-            VersionExists: the name has other content.
-            CatalogUnreachable: MLflow is down and `offline` was not asked for; nothing was done.
+            BadVersionName, BadBundle, BadWeights, BackboneNotFound, BadInput: nothing was done.
+            VersionExists: the name has other content, or git's tag of this name another commit.
+            CatalogUnreachable: MLflow is down and `offline` was not asked for; nothing was done. If it went away after
+                it was asked, the version stands and running it again logs it.
         """
-        from registry.bundles import DEFAULT_FLAVOR, Story, describe, read_bundle
-        from registry.importing import Importing, opened
+        from registry.answers import Created
+        from registry.bundles import DEFAULT_FLAVOR, Story, describe
+        from registry.importing import Importing
+        from registry.tree.credentials import check_credentials
+        from registry.tree.gittag import planned_tag
+        from registry.tree.snapshot import Project
 
         name = VersionName.parse(version)
+        project = Project.at(project) if isinstance(project, Path) else project
+        place = project.folder if project else Path(source or "")
+        tag = planned_tag(place if project else None, name, say) if git_tag else None
         importing = Importing(DEFAULT_FLAVOR, self.backbone_mirror, self._download, target, backbone, say)
-        with opened(source, importing) as found:
-            bundle = read_bundle(found.folder)
+        with _content(source, project, importing, progress) as (bundle, said):
+            check_credentials(bundle.paths, allow_secrets)
             before = self.manifest(parent) if parent else None
-            told = found.story(story or Story())
-            manifest = describe(self.model, name, bundle, source=Path(source), story=told, parent=before)
-            return self._create(manifest, bundle, offline=offline, dry_run=dry_run, progress=progress)
+            told = said(story or Story())
+            facts = {**(project.facts() if project else {}), **({"git_tag": str(name)} if tag else {})}
+            manifest = describe(self.model, name, bundle, source=place, story=told, parent=before, facts=facts)
+            if if_changed and (same := self._newest_with(manifest)) and same.name != name:
+                return Created.unchanged(same)
+            created = self._create(manifest, bundle, offline=offline, dry_run=dry_run, progress=progress)
+        if tag and not dry_run:
+            tag.make(created.content_sha256)
+        return created
+
+    def compose(
+        self,
+        version: str,
+        parent: str,
+        components: Mapping[str, Path | str],
+        *,
+        story: Story | None = None,
+        allow_secrets: Sequence[str] = (),
+        offline: bool = False,
+        dry_run: bool = False,
+        progress: Progress = lambda done: None,
+    ) -> Created:
+        """Make a version of another one, but for some components, which lie on this disk: only these are uploaded.
+
+        Args:
+            components: the folder of each one's own files by its name, e.g. `adapters/tomato`.
+
+        Raises:
+            As `create`.
+            BadInput: a component does not fit the parent: it requires another backbone, say.
+        """
+        from registry.bundles import Bundle, Story, describe
+        from registry.composing import compose
+        from registry.tree.credentials import check_credentials
+        from registry.tree.snapshot import read_part
+
+        if not components:
+            raise BadInput("no component is named", hint="for example adapters/tomato=DIR")
+        name, base = VersionName.parse(version), self.manifest(parent)
+        read = [read_part(each, Path(folder)) for each, folder in sorted(components.items())]
+        whole = compose(base, [piece for piece, _ in read])
+        paths = {path: file for _, files in read for path, file in files.items()}
+        check_credentials(paths, allow_secrets)
+        bundle = Bundle(base.backbone, dict(whole.components), whole.files, paths, base.flavor)
+        manifest = describe(
+            self.model, name, bundle, source=Path(components[min(components)]), story=story or Story(), parent=base,
+            facts={"composed": whole.provenance},
+        )  # fmt: skip
+        return self._create(manifest, bundle, offline=offline, dry_run=dry_run, progress=progress)
+
+    def _newest_with(self, manifest: Manifest) -> Manifest | None:
+        """The newest version of a manifest's flavor, if it has its content; forgotten and damaged ones do not count."""
+        forgotten = set(self.forgotten.versions())
+        for name in reversed(self.bindings.names()):
+            with _noted({}, str(name)):
+                found = self.bindings.manifest(self.bindings.get(name).pointer)
+                if found.flavor == manifest.flavor and found.version not in forgotten:
+                    return found if found.content_sha256 == manifest.content_sha256 else None
+        return None
 
     def _create(
         self, manifest: Manifest, bundle: Bundle, *, offline: bool, dry_run: bool, progress: Progress
     ) -> Created:
         from registry.answers import Created
+        from registry.store.publishing import publish
 
         name = manifest.name
         bound = self.bindings.find(name)
@@ -180,12 +201,24 @@ class Registry:
         if not offline:
             self.catalog.ping()
         self._check_writable()
-        uploaded = self.blobs.upload(bundle.sources, progress)
-        is_new = bound is None and self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
+        is_forgotten = bound is not None and self.forgotten.find(str(name)) is not None
+
+        def commit() -> bool:
+            if is_forgotten:
+                self.forgotten.take_back(str(name))
+            return bound is None and self.bindings.bind(manifest, self.blobs.put(manifest.to_bytes()))
+
+        sources = bundle.sources
+
+        def local(file: Described) -> AbstractContextManager[Path]:
+            return nullcontext(sources.get(file.sha256) or self.blobs.fetch([file])[file.sha256])
+
+        done = publish(self.store, manifest.files, local, commit, progress)
         binding = self.bindings.get(name)
-        number = None if offline else self._log_in_catalog(binding, bundle.paths)
+        number = None if offline else self._log_in_catalog(binding, bundle.paths if bundle.is_on_disk else None)
         kept = self.bindings.manifest(binding.pointer)
-        return Created.of(kept, is_new=is_new, uploaded=uploaded, catalog_number=number)
+        created = Created.of(kept, is_new=done.value, uploaded=done.uploaded, catalog_number=number)
+        return replace(created, brought_back=is_forgotten)
 
     def _download(self, uri: str, folder: Path) -> Path:
         return self.catalog.download(uri, folder)
@@ -200,6 +233,7 @@ class Registry:
                 if head := self.channel(channel).head():
                     heads[channel] = head
         numbers = self._catalog_numbers()
+        forgotten = set(self.forgotten.versions())
 
         def describe(name: VersionName) -> Listed:
             try:
@@ -216,6 +250,7 @@ class Registry:
                 withdrawn_from=tuple(channel for channel, head in heads.items() if str(name) in head.withdrawn),
                 catalog_number=numbers.get((manifest.version, manifest.content_sha256)),
                 evidence=self.ledger.benchmarks(name),
+                forgotten=str(name) in forgotten,
             )
 
         return in_parallel(describe, self.bindings.names())
@@ -228,22 +263,70 @@ class Registry:
         """
         return self.bindings.manifest(self.bindings.get(VersionName.parse(version)).pointer)
 
-    def verify(self, version: str, *, read_data: bool = False, progress: Progress = lambda done: None) -> Verification:
-        """Check every file of a version in the store: by the server's checksums, or by reading all bytes.
+    def verify(
+        self,
+        version: str,
+        *,
+        read_data: bool = False,
+        sample: Sample | None = None,
+        progress: Progress = lambda done: None,
+    ) -> Verification:
+        """Check every file of a version in the store: by the server's checksums, or by reading all bytes or a sample.
 
         Raises:
             VersionNotFound: there is no such version.
             MissingBlob, CorruptBlob, BadManifest: its manifest itself is bad.
         """
-        from registry.answers import BadFile, Verification
+        from registry.verification import ALL, NONE
 
-        manifest = self.manifest(version)
-        found = self.blobs.check(manifest.files, progress) if read_data else self.blobs.absent(manifest.files)
-        problems = {bad.sha256: bad.problem for bad in found}
-        bad = tuple(
-            BadFile(file.path, file.sha256, problems[file.sha256]) for file in manifest.files if file.sha256 in problems
-        )
-        return Verification(version, len(manifest.files), manifest.size, read_data, bad)
+        return self.verifier(ALL if read_data else sample or NONE).version(version, progress)
+
+    def verifier(self, sample: Sample) -> Verifier:
+        """What verifies versions of this model, one after the other, and looks at each blob once."""
+        from registry.retention import dispensable
+        from registry.verification import Verifier
+
+        return Verifier(
+            self.bindings, self.blobs, sample,
+            check=self.check_trusted, dispensable=lambda: dispensable(self.store, self.model),
+            note=self.last_reads.note,
+        )  # fmt: skip
+
+    def repair(
+        self,
+        version: str,
+        source: Path,
+        *,
+        read_data: bool = False,
+        dry_run: bool = False,
+        tell: Callable[[Mended], None] = lambda mended: None,
+    ) -> tuple[Verification, tuple[Mended, ...]]:
+        """Verify a version, and put good copies from anywhere in a folder where its blobs are bad or missing.
+
+        A corrupt blob is replaced only once it was read and found bad, and while it is still the object that was read.
+
+        Returns:
+            The version as it is afterwards, and what was mended, or would be.
+
+        Raises:
+            VersionNotFound: there is no such version.
+            BadInput: there is no such folder.
+        """
+        from registry.repair import Copies
+        from registry.verification import ALL, NONE
+
+        return self.repairer(Copies(source), ALL if read_data else NONE, dry_run=dry_run, tell=tell).version(version)
+
+    def repairer(
+        self, copies: Copies, sample: Sample, *, dry_run: bool = False, tell: Callable[[Mended], None]
+    ) -> Repairer:
+        """What verifies and repairs versions of this model, one after the other."""
+        from registry.repair import Mender, Repairer, only_plan
+
+        if not dry_run:
+            self._check_writable()
+        mender = Mender(self.store, self.blobs, copies)
+        return Repairer(self.verifier(sample), mender, only_plan if dry_run else Mender.apply, tell)
 
     # --- backbones ---------------------------------------------------------------------------------------------------
 
@@ -376,8 +459,11 @@ class Registry:
             GateRefused: a rule was not met; the verdict is kept in the store.
             ChannelMoved: another writer was first; nothing changed.
             MissingBlob, CorruptBlob: the version is not whole; nothing changed.
+            VersionForgotten: it was garbage-collected, or will be; nothing changed.
+            NotTrusted: it is not signed by a trusted key; no force overrules that.
         """
         from registry.answers import Change
+        from registry.notes import check_remembered
 
         if force and not reason.strip():
             raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
@@ -388,7 +474,9 @@ class Registry:
         binding = self.bindings.get(name)
         if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
             return Change.unneeded(head, f"{version} is stable in {channel} already")
-        self._check_whole(self.bindings.manifest(binding.pointer))
+        check_remembered(self.forgotten, version)
+        manifest = self.bindings.manifest(binding.pointer)
+        self._check_servable(manifest)
         verdict = self.judge(version, channel)
         verdict = verdict.force(reason) if force and not verdict.allows else verdict
         record = promoted(Place(self.model, channel, head), binding.pointer, signature, verdict.sha256)
@@ -401,7 +489,7 @@ class Registry:
         if channel == "staging":
             self.ledger.add_pass(record, binding.content_sha256)
         log.commit(record)
-        return Change.of(record, head, changed=True, verdict=verdict, notes=self.mirror(verdict))
+        return Change.of(record, head, changed=True, verdict=verdict, notes=self._after_promotion(head, verdict))
 
     def rollback(
         self,
@@ -409,18 +497,25 @@ class Registry:
         *,
         reason: str = "",
         wish: Wish | None = None,
+        only: Sequence[str] = (),
         dry_run: bool = False,
     ) -> Change:
         """Go back to the version before, or end a trial: one conditional write, with nothing but S3.
 
         MLflow is not asked and not told: `mirror` or `reconcile` make it show the change.
 
+        Args:
+            only: components, e.g. `adapters/tomato`: the live version with these of the version before becomes stable.
+
         Raises:
             NothingToRollBackTo, NotNow, VersionNotFound: nothing changed.
+            BadInput, MissingBlob, CorruptBlob, NotTrusted: with `only`; nothing changed, see `registry.partial`.
             OutcomeUnknown: run it again, it is safe.
         """
         from registry.answers import Change
 
+        if only:
+            return self._roll_back_partly(channel, Signature(self.settings.who, reason), wish or Wish(), only, dry_run)
         log, signature = self.channel(channel), Signature(self.settings.who, reason)
         if dry_run:
             return Change.of_rollback(log.plan_rollback(signature, wish or Wish()), changed=False)
@@ -444,50 +539,379 @@ class Registry:
 
     # --- rollback of a part, rollback scripts ------------------------------------------------------------------------
 
+    def _roll_back_partly(
+        self, channel: str, signature: Signature, wish: Wish, only: Sequence[str], dry_run: bool
+    ) -> Change:
+        from registry.answers import Change
+        from registry.partial import PartialRollback
+
+        back = PartialRollback(self.channel(channel), self.bindings, self.blobs, only, self._check_servable)
+        if dry_run:
+            plan = back.plan(wish)
+            planned = Change.of_rollback(back.preview(plan, signature), changed=False)
+            return replace(planned, notes=(*planned.notes, plan.note))
+        done, note = back.roll_back(signature, wish)
+        change = Change.of_rollback(done, changed=done.changed)
+        return replace(change, notes=(*change.notes, note))
+
+    def rollback_script(
+        self, version: str, channel: str = "production", *, reason: str = "", dry_run: bool = False
+    ) -> Script:
+        """The script that takes a channel back to a version, with Python and boto3 only; the version is pinned.
+
+        Garbage collection keeps a pinned version's files until `unpin`.
+
+        Raises:
+            VersionNotFound, VersionForgotten: there is no such version any more.
+            MissingBlob, CorruptBlob, NotTrusted: it could not be served.
+        """
+        from registry.notes import Pin, check_remembered, now
+
+        manifest = self.manifest(version)
+        check_remembered(self.forgotten, version)
+        self._check_servable(manifest)
+        script = self._script(manifest, check_channel(channel))
+        if not dry_run:
+            self._check_writable()
+            pin = Pin(
+                format=1, model=self.model, version=version, manifest_sha256=script.manifest_sha256, channel=channel,
+                who=self.settings.who, when=now(), reason=reason,
+            )  # fmt: skip
+            self._pins.add(pin)
+            self._check_whole(manifest)  # again: from here on garbage collection keeps it so
+        return script
+
+    def rollback_scripts(self, channel: str = "production") -> list[Script]:
+        """The scripts of all versions that a rollback of a channel could go to, which the stack holds: none is pinned.
+
+        Raises:
+            NothingToRollBackTo: there is none.
+            MissingBlob, CorruptBlob, NotTrusted: one of them could not be served.
+        """
+        head = self.channel(channel).head()
+        targets = head.rollback_targets() if head else ()
+        if not targets:
+            raise NothingToRollBackTo(f"{self.model} {channel} has no earlier version to roll back to")
+        manifests = in_parallel(self.bindings.manifest, targets)
+        for manifest in manifests:
+            self._check_servable(manifest)
+        return [self._script(manifest, channel) for manifest in manifests]
+
+    def unpin(self, version: str) -> bool:
+        """Let garbage collection have a version again that a rollback script held; False if none did."""
+        was_pinned = self.is_pinned(version)
+        if was_pinned:
+            self._pins.take_back(version)
+        return was_pinned
+
+    def is_pinned(self, version: str) -> bool:
+        """Whether a rollback script holds a version."""
+        return self._pins.find(str(VersionName.parse(version))) is not None
+
+    def _script(self, manifest: Manifest, channel: str) -> Script:
+        from registry.tree.breakglass import StorePlace, rollback_script
+
+        settings = self.settings
+        encryption = self._encryption.add_to({}) if self._encryption else {}
+        return rollback_script(manifest, channel, StorePlace(settings.store, settings.endpoint_url, encryption))
+
+    def _after_promotion(self, before: Record | None, verdict: Verdict) -> tuple[str, ...]:
+        """Leave the script that goes back, then make MLflow show the promotion: `MIRROR_SECONDS` for both. Notes."""
+        began = time.monotonic()
+        scripts: list[Script] = []
+        notes: tuple[str, ...] = ()
+        if before and before.stable and verdict.channel in CHANNELS:
+            notes = self._leave_script(before.stable, verdict.channel, scripts)
+        seconds = max(0.1, MIRROR_SECONDS - (time.monotonic() - began))
+        return (*notes, *self.mirror(verdict, scripts, seconds=seconds), *self._forgotten_meanwhile(verdict.version))
+
+    def _forgotten_meanwhile(self, version: str) -> tuple[str, ...]:
+        """A note where a version was forgotten just while it became stable: its files stay, but people should know."""
+        with suppress(UloraError):  # the log has moved
+            if self.forgotten.find(version):
+                return (f"{version} was forgotten meanwhile: `ulora store remember {version}` takes that back",)
+        return ()
+
+    def _leave_script(self, replaced: Pointer, channel: str, scripts: list[Script]) -> tuple[str, ...]:
+        """Write the script that goes back to a version into the store, and add it to `scripts`."""
+        from registry.catalog.deadline import within
+
+        def leave() -> None:
+            script = self._script(self.bindings.manifest(replaced), channel)
+            self.store.create(layout.script(self.model, script.version, script.sha256), script.body)
+            scripts.append(script)
+
+        try:
+            within(SCRIPT_SECONDS, leave)
+        except Exception as error:  # the log has moved: no trouble with a convenience may look like a failure
+            return (f"no rollback script was left ({error}); `ulora rollback-script {replaced.version}` writes one",)
+        return ()
+
     # --- files on disk: restore, switch, snapshots -------------------------------------------------------------------
+
+    def restore(
+        self,
+        version: str,
+        target: Path = Path("current"),
+        *,
+        only: Sequence[str] = (),
+        clean: bool = False,
+        dry_run: bool = False,
+        progress: OpenBar | None = None,
+    ) -> Restored:
+        """Put a version's files into a folder; whatever interrupts it leaves the old tree or the new one.
+
+        What the version does not have stays, but for what an earlier restore put there. Local edits that are replaced
+        go into a stash beside the target: `registry.tree.restore.undo` puts all back, and needs no server.
+
+        Args:
+            only: files, folders or components to restore, by their places in the target; all when empty.
+            clean: remove (into the stash) also what the version does not have.
+            progress: opens what is told of the bytes as they are fetched.
+
+        Raises:
+            VersionNotFound, NotFound: there is no such version, or it has nothing that `only` names.
+            UnsafePath: a link is in the way, or this must not be a target. Nothing was changed.
+            NotNow: another restore is at work there.
+            VersionForgotten, MissingBlob, CorruptBlob, NotTrusted, DiskFull, BadInput: the target is as it was.
+        """
+        from registry.tree.plan import files_of
+        from registry.tree.restore import Order, restore
+
+        manifest = self.manifest(version)
+        self.check_trusted(manifest)
+        order = Order(version, files_of(manifest), self._fetch_of(version, progress), tuple(only), clean)
+        return restore(order, Path(target), dry_run=dry_run)
+
+    def switch(self, version: str, root: Path, *, dry_run: bool = False, progress: OpenBar | None = None) -> Switched:
+        """Put a version into `root/versions/`, verified, and make `root/current` a link to it, at no instant absent.
+
+        Switching back to what it was before (`Switched.before`) undoes it. What is there is told by
+        `registry.tree.switch.current`.
+
+        Raises:
+            VersionNotFound: there is no such version.
+            UnsafePath, BadInput: something is in the way, e.g. `current` is a folder. Nothing was changed.
+            NotNow: another switch is at work there.
+            VersionForgotten, MissingBlob, CorruptBlob, NotTrusted, DiskFull: `current` is as it was.
+        """
+        from registry.tree.switch import switch
+
+        manifest = self.manifest(version)
+        self.check_trusted(manifest)
+        return switch(manifest, Path(root), self._fetch_of(version, progress), dry_run=dry_run)
+
+    def _fetch_of(self, version: str, progress: OpenBar | None) -> Callable[[Sequence[FileEntry]], Mapping[str, Path]]:
+        """Files of a version from this machine's cache of verified blobs, those missing there from the store."""
+        from registry.backbones import no_bar
+        from registry.notes import check_remembered
+
+        def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:
+            try:
+                with (progress or no_bar)(sum(file.size for file in files)) as told:
+                    return self.blobs.fetch(files, told)
+            except MissingBlob:
+                check_remembered(self.forgotten, version)
+                raise
+
+        return fetch
 
     # --- signatures --------------------------------------------------------------------------------------------------
 
+    def sign(
+        self, version: str, key: SigningKey | Path, *, content_sha256: str | None = None, dry_run: bool = False
+    ) -> Signed:
+        """Sign a version's manifest, and store the signature beside it. A key signs once: again, it does nothing.
+
+        Args:
+            key: an elliptic-curve private key in a PEM file; `SigningKey` for one with a certificate or a password.
+            content_sha256: what the version must hold, or the first 12 digits or more of it, as `create` said.
+
+        Raises:
+            VersionNotFound, MissingBlob, CorruptBlob: its manifest can't be had.
+            NotTrusted: it holds something else than `content_sha256`.
+            BadInput, BadSetting: the key can't be used.
+            MissingDependency: the package `model-signing` is not installed.
+        """
+        from registry.answers import Signed
+        from registry.signing import SigningKey, sign
+
+        key = key if isinstance(key, SigningKey) else SigningKey(key)
+        manifest, public = self.manifest(version), key.public_key()
+        if content_sha256 is not None and not _starts(manifest.content_sha256, content_sha256):
+            raise NotTrusted(
+                f"{version} holds {manifest.content_sha256}, not {content_sha256}; it was not signed",
+                hint=f"`ulora show {version}` says what it is and where it comes from",
+            )
+        if not dry_run:
+            self._check_writable()
+        signature, is_new = sign(self.signatures, version, manifest.to_bytes(), key, dry_run=dry_run)
+        return Signed(self.model, version, manifest.sha256, public.fingerprint, signature, is_new)
+
+    def trusted_manifest(self, version: str) -> Manifest:
+        """What a version is, verified, and signed by a trusted key if any are set.
+
+        Raises:
+            VersionNotFound, MissingBlob, CorruptBlob.
+            NotTrusted: see `check_trusted`.
+        """
+        manifest = self.manifest(version)
+        self.check_trusted(manifest)
+        return manifest
+
+    def check_trusted(self, manifest: Manifest) -> None:
+        """Check that a version may be used: signed by a trusted key, or composed of versions that are, if any are set.
+
+        Asked are the very bytes that the manifest was read from.
+
+        Raises:
+            NotTrusted: it is neither; see `settings.trusted_keys`.
+            BadSetting: a trusted key can't be read.
+            MissingDependency: the package `model-signing` is not installed.
+        """
+        if self.settings.trusted_keys:
+            self._admission().check(manifest)
+
+    def _check_servable(self, manifest: Manifest) -> None:
+        self.check_trusted(manifest)
+        self._check_whole(manifest)
+
     # --- retention: forget, prune, copy ------------------------------------------------------------------------------
+
+    def collect_garbage(
+        self,
+        rule: Rule | None = None,
+        *,
+        grace: timedelta | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Collected:
+        """Forget old versions of this model, then prune the store: what is garbage is marked; what was marked a grace
+        ago, and is garbage still, is deleted.
+
+        Args:
+            rule: what to forget; by default all but the newest 5 and those younger than 30 days.
+            grace: between the two passes of a prune, 24 hours by default.
+            say: told what is going on, a line at a time.
+
+        Raises:
+            NotNow: another garbage collection is deleting or was first. No file was deleted.
+            IntegrityError: something can't be read, so nobody knows what it needs. No file was deleted.
+        """
+        from registry.retention import Keeper, Rule
+        from registry.store.gc import GRACE
+
+        keeper = Keeper(self.store, self.blobs, self.model, Signature(self.settings.who, reason), say)
+        if dry_run:
+            return keeper.plan(rule or Rule(), GRACE if grace is None else grace)
+        self._check_writable()
+        return keeper.collect(rule or Rule(), GRACE if grace is None else grace)
+
+    def remember(self, version: str, *, dry_run: bool = False) -> bool:
+        """Take back that a version was forgotten, while its files are still there. False if it was not forgotten.
+
+        Raises:
+            VersionNotFound: there is no such version.
+            VersionForgotten: it is too late, some of its files are gone. Nothing changed.
+            NotNow: a garbage collection is deleting. Nothing changed.
+        """
+        from registry.retention import Keeper
+
+        keeper = Keeper(self.store, self.blobs, self.model, Signature(self.settings.who))
+        if dry_run:
+            return keeper.may_remember(version)
+        self._check_writable()
+        return keeper.remember(version)
+
+    def copy_to(
+        self,
+        version: str,
+        place: str,
+        *,
+        endpoint_url: str | None = None,
+        profile: str | None = None,
+        dry_run: bool = False,
+        bar: OpenBar | None = None,
+    ) -> Copied:
+        """Copy a version to another store or to a folder; what is there already does not travel.
+
+        Args:
+            place: `s3://BUCKET/PREFIX`, which must be a store already, or a folder's path.
+            endpoint_url: the other store's S3 server; None for AWS's own choice.
+            profile: the AWS profile whose credentials are for the other store.
+            bar: opens what is told of the bytes as they are done.
+
+        Raises:
+            VersionNotFound, VersionExists: it is not here, or it is there with other content. Nothing changed.
+            IntegrityError: something here is damaged. What was carried is whole; the name is not bound.
+        """
+        from registry.backbones import no_bar
+        from registry.copying import Copy, FromStore, open_place
+
+        target = open_place(place, endpoint_url=endpoint_url, profile=profile, sse=self.settings.sse)
+        local = FromStore(self.store, self.settings.cache / "copying")
+        copy = Copy(self.store, target, local, self.model)
+        return copy.plan(version) if dry_run else copy.run(version, bar or no_bar)
+
+    def copy_from(self, version: str, source: Path, *, dry_run: bool = False, bar: OpenBar | None = None) -> Copied:
+        """Copy a version from a folder that `copy_to` has filled into this store. The errors are those of `copy_to`."""
+        from registry.backbones import no_bar
+        from registry.copying import Copy, FromFolder
+        from registry.store.folder import Folder
+
+        folder = Folder(source)
+        folder.check_readable()
+        copy = Copy(folder, self.store, FromFolder(folder), self.model)
+        return copy.plan(version) if dry_run else copy.run(version, bar or no_bar)
 
     # --- MLflow ------------------------------------------------------------------------------------------------------
 
     def reconcile(self, *, adopt: bool = False, dry_run: bool = False) -> Reconciled:
-        """Make MLflow hold every version and show what the channels serve. A damaged version stops no other.
+        """Make MLflow hold every version and show what the channels serve; promote or refuse what people ask for there.
+
+        What is damaged in the store is reported and stops nothing else.
 
         Raises:
             CatalogUnreachable: it does not answer.
-            BadManifest: the end of a channel's log can't be read.
         """
-        from registry.answers import Reconciled
-        from registry.catalog import mirror
+        reconciler = self.reconciler(adopt=adopt)
+        return reconciler.preview() if dry_run else reconciler.reconcile()
 
-        self.catalog.ping()
-        damaged: dict[str, str] = {}
-        missing = self._missing_in_catalog(damaged)
-        unmanaged: mirror.Unmanaged = "adopt" if adopt else "leave"
-        if dry_run:
-            plan = mirror.preview(self.catalog, self.model, self._channel_views(), unmanaged)
-        else:
-            for binding in missing:
-                with _noted(damaged, binding.version):
-                    self._log_in_catalog(binding, None)
-            for found in self.catalog.versions(self.model):
-                if found.version:
-                    with _noted(damaged, found.version):
-                        self._show_evidence(found)
-            plan = mirror.mirror(self.catalog, self.model, self._channel_views, unmanaged)
-        return Reconciled(
-            logged=tuple(binding.version for binding in missing if binding.version not in damaged),
-            changes=tuple(str(change) for change in plan.changes),
-            skipped=plan.skipped,
-            damaged=tuple(f"{version}: {problem}" for version, problem in damaged.items()),
-        )
+    def reconciler(self, *, adopt: bool = False) -> Reconciler:
+        """What puts MLflow right, once or again and again."""
+        from registry.asking import GateDesk
+        from registry.reconciling import Reconciler
+        from registry.showing import Views
 
-    def mirror(self, verdict: Verdict | None = None) -> tuple[str, ...]:
-        """Make MLflow show what the channels serve, for at most `MIRROR_SECONDS`; notes on what it could not do."""
+        who = f"a request in MLflow, by way of {self.settings.who}"[: identity.MAX_WHO]
+        return Reconciler(
+            self.model, self.catalog, self.bindings, self.bindings.names, self.ledger, Views(self.channel),
+            desk=GateDesk(self.settings.who, self.channel, self.bindings, self.acting_as(who).promote),
+            log=lambda binding: self._log_in_catalog(binding, None),
+            script=lambda pointer: self._script(self.bindings.manifest(pointer), "production"),
+            forgotten=lambda: set(self.forgotten.versions()),
+            unmanaged="adopt" if adopt else "leave",
+        )  # fmt: skip
+
+    def acting_as(self, who: str) -> Registry:
+        """The same registry, whose records say that somebody else changed the channels."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, who=who)
+        return other
+
+    def mirror(
+        self, verdict: Verdict | None = None, scripts: Sequence[Script] = (), *, seconds: float = MIRROR_SECONDS
+    ) -> tuple[str, ...]:
+        """Make MLflow show what the channels serve, for at most so long; notes on what it could not do.
+
+        Args:
+            verdict: is shown as a tag of its version.
+            scripts: rollback scripts, which become artifacts of theirs.
+        """
         from registry.catalog import mirror
         from registry.catalog.deadline import within
+        from registry.showing import Views
 
         if self.settings.tracking_uri is None:
             return ()
@@ -496,13 +920,15 @@ class Registry:
         left: list[str] = []
 
         def show() -> None:
-            left.extend(mirror.mirror(catalog, self.model, self._channel_ends).skipped)
+            left.extend(mirror.mirror(catalog, self.model, lambda: Views(self.channel).ends({})).skipped)
             if verdict:
                 tags = {f"{VERDICT_TAG}.{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
                 catalog.set_tags(self.model, verdict.version, verdict.content_sha256, tags)
+            for script in scripts:
+                catalog.add_file(self.model, script.version, script.content_sha256, script.name, script.body)
 
         try:
-            within(MIRROR_SECONDS, show)
+            within(seconds, show)
         except Exception as error:  # the log has moved: no trouble with a view of it may look like a failure
             return (f"MLflow does not show it yet ({error}); `ulora reconcile` does that later",)
         return tuple(f"MLflow does not show it: {skipped}" for skipped in left)
@@ -521,8 +947,10 @@ class Registry:
         """
         from registry.serving.loaders import load_version
 
-        binding, fetch = self.bindings.get(VersionName.parse(version)), self.backbone_mirror.fetch
-        return load_version(self.bindings, self.blobs, binding.pointer, device, runtime=runtime, fetch=fetch)
+        pointer, fetch = self.bindings.get(VersionName.parse(version)).pointer, self.backbone_mirror.fetch
+        return load_version(
+            self.bindings, self.blobs, pointer, device, runtime=runtime, fetch=fetch, check=self.check_trusted
+        )
 
     def follow(self, channel: str = "production", **options: Any) -> Live:
         """What a channel serves: a new version is loaded beside the live one, then swapped in.
@@ -533,122 +961,29 @@ class Registry:
         from registry.serving.live import Live
 
         heartbeats = Heartbeats(self.store, self.model, check_channel(channel))
-        usual = {"fleet": heartbeats, "fetch": self.backbone_mirror.fetch}
+        usual = {"fleet": heartbeats, "fetch": self.backbone_mirror.fetch, "check": self._check_followed}
         return Live(self.channel(channel), self.bindings, self.blobs, **{**usual, **options})
 
-    # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _check_writable(self) -> None:
-        """Before the first write of this object: is this a store, and does it honour conditional writes?"""
-        if not self._is_checked:
-            self.store.check_writable()
-            self._is_checked = True
+@contextmanager
+def _content(
+    source: Path | str | None, project: Project | None, importing: Importing, progress: Progress
+) -> Iterator[tuple[Bundle, Callable[[Story], Story]]]:
+    """What a version is to hold, and what its source says about it beside what people say."""
+    from registry.bundles import read_bundle
+    from registry.importing import opened, refuse_wishes
+    from registry.tree.snapshot import joined, read_project
 
-    def _check_whole(self, manifest: Manifest) -> None:
-        absent = {bad.sha256 for bad in self.blobs.absent(manifest.files)}
-        paths = [file.path for file in manifest.files if file.sha256 in absent]
-        if paths:
-            raise MissingBlob(
-                f"{manifest.version} is not whole in the store: {', '.join(paths[:3])}{' …' * (len(paths) > 3)}",
-                hint=f"`ulora verify {manifest.version}` names every file",
-            )
-
-    def _stable_beside(self, candidate: Candidate, head: Record | None) -> Candidate | None:
-        """The stable version that a candidate is compared with. Of one that can't be read, nothing was measured."""
-        from registry.evidence.gates import Candidate
-
-        if head is None or head.stable is None or head.stable.version == str(candidate.version):
-            return None
-        try:
-            return Candidate.of(self.bindings.manifest(head.stable))
-        except IntegrityError:
-            name = VersionName.parse(head.stable.version)
-            return Candidate(self.model, name, content_sha256="", targets=candidate.targets)
-
-    def _log_in_catalog(self, binding: Binding, paths: Mapping[str, Path] | None) -> int:
-        """Log a version in MLflow from files on disk, or from the store."""
-        manifest = self.bindings.manifest(binding.pointer)
-        if paths is None:
-            files = self.blobs.fetch(manifest.files)
-            paths = {file.path: files[file.sha256] for file in manifest.files}
-        return self.catalog.log(manifest, binding.manifest_sha256, paths).number
-
-    def _missing_in_catalog(self, damaged: dict[str, str]) -> list[Binding]:
-        """The versions that MLflow does not hold; those that can't be read are noted in `damaged`."""
-        known = {(found.version, found.content_sha256) for found in self.catalog.versions(self.model)}
-        missing = []
-        for name in self.bindings.names():
-            with _noted(damaged, str(name)):
-                binding = self.bindings.get(name)
-                if (binding.version, binding.content_sha256) not in known:
-                    missing.append(binding)
-        return missing
-
-    def _show_evidence(self, found: CatalogVersion) -> None:
-        """Record in MLflow what was measured of a version while MLflow was away; plots were not kept."""
-        from registry.evidence.results import newest
-        from registry.showing import evidence_result
-
-        for evidence in newest(self.ledger.evidence(VersionName.parse(found.version or ""))).values():
-            result = evidence_result(evidence, None)
-            if evidence.content_sha256 == found.content_sha256 and not found.shows(result):
-                self.catalog.record_evidence(self.manifest(evidence.version), result)
-
-    def _catalog_numbers(self) -> dict[tuple[str | None, str | None], int]:
-        """MLflow's numbers by name and content, empty when it does not answer."""
-        if self.settings.tracking_uri is None:
-            return {}
-        try:
-            self.catalog.ping()
-            versions = self.catalog.versions(self.model)
-            return {(found.version, found.content_sha256): found.number for found in versions}
-        except (Unreachable, MissingDependency):
-            return {}
-
-    def _heads(self) -> dict[str, Record]:
-        """The newest record of each channel that has one."""
-        heads = {name: self.channel(name).head() for name in CHANNELS}
-        return {name: head for name, head in heads.items() if head}
-
-    def _channel_views(self) -> list[ChannelView]:
-        """The channels as the mirror needs them, from their whole logs; from its end where a log is broken."""
-        from registry.showing import channel_view
-
-        def view(name: str) -> ChannelView:
-            try:
-                return channel_view(name, self.channel(name).history())
-            except BrokenChain:
-                head = self.channel(name).head()
-                return replace(channel_view(name, [head] if head else []), formerly=None)
-
-        return [view(name) for name in CHANNELS]
-
-    def _channel_ends(self) -> list[ChannelView]:
-        """The same from their newest records only, whose cost does not grow with the logs."""
-        from registry.showing import channel_view
-
-        heads = self._heads()
-        views = [channel_view(name, [heads[name]] if name in heads else []) for name in CHANNELS]
-        return [replace(view, formerly=None) for view in views]
-
-    def _channel_status(self, name: str) -> ChannelStatus:
-        from registry.answers import ChannelStatus
-
-        try:
-            return ChannelStatus.of(name, self.channel(name).head(), self._replicas(name))
-        except IntegrityError as error:
-            return ChannelStatus.of(name, None, (), problem=str(error))
-
-    def _replicas(self, channel: str) -> tuple[ReplicaStatus, ...]:
-        """What the replicas last said; nothing where we may not ask: following never depends on it."""
-        from registry.answers import ReplicaStatus
-        from registry.serving.fleet import replicas
-
-        try:
-            fleet = replicas(self.store, self.model, channel)
-        except StoreDenied:
-            return ()
-        return tuple(ReplicaStatus.of(replica) for replica in fleet)
+    files = read_project(project, progress) if project else None
+    if source is None:
+        if project is None or files is None:
+            raise BadInput("nothing to create a version from", hint="--from BUNDLE, or --source DIR for a snapshot")
+        refuse_wishes(importing, str(project.folder))
+        yield files, lambda story: story
+        return
+    with opened(source, importing) as found:
+        bundle = read_bundle(found.folder)
+        yield (joined(bundle, files) if files else bundle), found.story
 
 
 @contextmanager
@@ -658,6 +993,10 @@ def _noted(damaged: dict[str, str], what: str) -> Iterator[None]:
         yield
     except IntegrityError as error:
         damaged[what] = str(error)
+
+
+def _starts(digest: str, beginning: str) -> bool:
+    return len(beginning) >= 12 and digest.startswith(beginning)
 
 
 def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:

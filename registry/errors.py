@@ -253,7 +253,7 @@ class ReplicaClosed(UloraError):
     """A followed channel was used after it was closed, or in a forked process."""
 
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (
     errno.EACCES,
     errno.EPERM,
@@ -268,7 +268,9 @@ _UNWRITABLE = (
 
 
 @contextmanager
-def disk_errors(path: Path | str) -> Iterator[None]:
+def disk_errors(
+    path: Path | str, hint: str = "choose a folder that can be; that of the cache is ULORA_CACHE"
+) -> Iterator[None]:
     """Turn what the local disk refuses while writing `path` into `DiskFull` and `BadSetting`."""
     try:
         yield
@@ -278,8 +280,5 @@ def disk_errors(path: Path | str) -> Iterator[None]:
                 f"no space left while writing {path}", hint="free some disk space and run it again"
             ) from error
         if error.errno in _UNWRITABLE:
-            raise BadSetting(
-                f"{path} can't be written: {error.strerror}",
-                hint="choose a folder that can be; that of the cache is ULORA_CACHE",
-            ) from error
+            raise BadSetting(f"{path} can't be written: {error.strerror}", hint=hint) from error
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -9,7 +11,6 @@ from pydantic import Field
 from registry.document import Document, Sha256
 from registry.errors import (
     BadManifest,
-    BadVersionName,
     CorruptBlob,
     KeyExists,
     MissingBlob,
@@ -18,11 +19,11 @@ from registry.errors import (
     VersionNotFound,
 )
 from registry.manifest import Manifest
-from registry.names import VersionName
+from registry.names import VersionName, is_version_name
 from registry.record import Pointer
 from registry.store import layout
 from registry.store.blobs import Blobs
-from registry.store.objects import ObjectStore
+from registry.store.objects import ObjectInfo, ObjectStore
 
 
 class Binding(Document):
@@ -52,9 +53,13 @@ class Versions:
 
     def names(self) -> list[VersionName]:
         """All names, in their order."""
-        folder = layout.versions(self._model)
-        stems = (info.key.removeprefix(folder).removesuffix(".json") for info in self._store.list(folder))
-        return sorted(VersionName.parse(stem) for stem in stems if _is_name(stem))
+        return self._names(self._store.list(layout.versions(self._model)))
+
+    def settled(self, age: timedelta) -> list[VersionName]:
+        """The names that were bound at least so long ago by the server's clock: their creators have done the rest."""
+        before = self._store.now() - age
+        infos = self._store.list(layout.versions(self._model))
+        return self._names(info for info in infos if info.modified is None or info.modified <= before)
 
     def find(self, name: VersionName) -> Binding | None:
         """What a name is bound to, None when it is free."""
@@ -89,10 +94,16 @@ class Versions:
         try:
             manifest = Manifest.parse(self._blobs.read(pointer.manifest_sha256), what)
         except (MissingBlob, CorruptBlob) as error:
-            raise type(error)(f"{what}: {error}", hint="put that object back from a copy of the store") from error
+            hint = f"`ulora verify {pointer.version} --repair DIR` puts it back from a copy of its version.json in DIR"
+            raise type(error)(f"{what}: {error}", hint=hint) from error
         if (manifest.model, manifest.version) != (self._model, pointer.version):
             raise BadManifest(f"{what} is that of {manifest.model} {manifest.version}")
         return manifest
+
+    def _names(self, infos: Iterable[ObjectInfo]) -> list[VersionName]:
+        folder = layout.versions(self._model)
+        stems = (info.key.removeprefix(folder).removesuffix(".json") for info in infos)
+        return sorted(VersionName.parse(stem) for stem in stems if is_version_name(stem))
 
     def bind(self, manifest: Manifest, manifest_sha256: str) -> bool:
         """Give the name to a manifest: the commit of `create`. False when it had equal content already.
@@ -125,11 +136,3 @@ class Versions:
                 f"{found.version} exists with other content ({found.content_sha256[:12]}, not {content_sha256[:12]})",
                 hint="a version never changes: choose the next name",
             ) from cause
-
-
-def _is_name(text: str) -> bool:
-    try:
-        VersionName.parse(text)
-    except BadVersionName:
-        return False
-    return True

@@ -28,10 +28,19 @@ _SECTIONS = {
         "rollback": "channels",
         "status": "channels",
         "history": "channels",
-        "verify": "versions",
+        "verify": "verifying",
+        "sign": "signing",
+        "restore": "tree",
+        "switch": "tree",
         "serve": "serving",
     },
-    "Care": {"store": "care", "backbone": "backbones", "reconcile": "care", "doctor": "care"},
+    "Care": {
+        "store": "store",
+        "backbone": "backbones",
+        "reconcile": "care",
+        "doctor": "care",
+        "rollback-script": "breakglass",
+    },
     "Start": {"fit": "fit", "demo": "stack", "dev": "stack"},
 }
 _MODULES = {name: module for section in _SECTIONS.values() for name, module in section.items()}
@@ -47,7 +56,7 @@ class _Commands(click.Group):
         if cmd_name not in _MODULES:
             return None
         module = importlib.import_module(f"registry.cli.{_MODULES[cmd_name]}")
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)  # noqa: S101
         return command
 

@@ -27,16 +27,23 @@ class Output:
 
     def answer(self, document: Any, text: str = "") -> None:
         """The command's answer: the document with --json, the text otherwise."""
-        _echo(to_json(document) if self.as_json else text)
+        _echo(to_json(document) if self.as_json else _visible(text))
+
+    def event(self, document: Any, text: str) -> None:
+        """One of many answers of a command that goes on: with --json a document on one line."""
+        _echo(json.dumps(document, default=_plain, ensure_ascii=False) if self.as_json else _visible(text))
 
     def say(self, text: str) -> None:
         """A line for people, left out with --json."""
         if not self.as_json:
-            _echo(text)
+            _echo(_visible(text))
 
     def note(self, text: str) -> None:
         """A line beside the answer, on standard error; with --json an object `{"note": …}`."""
-        complain(json.dumps({"note": text}, ensure_ascii=False) if self.as_json else f"note: {text}")
+        if self.as_json:
+            _to_stderr(json.dumps({"note": text}, ensure_ascii=False))
+        else:
+            complain(f"note: {text}")
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
@@ -101,10 +108,16 @@ def _echo(text: str) -> None:
             complain(f"note: the output could not be written: {error.strerror}")
 
 
-def complain(text: str) -> None:
-    """Print a line on standard error; if nobody can read it, the exit code still says it."""
+def complain(text: str, color: str | None = None) -> None:
+    """Print one line on standard error."""
+    line = _visible(" ".join(text.splitlines()))
+    _to_stderr(click.style(line, fg=color) if color else line)
+
+
+def _to_stderr(line: str) -> None:
+    """Print a line; if nobody can read it, the exit code still says it."""
     try:
-        click.echo(text, err=True)
+        click.echo(line, err=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
@@ -113,9 +126,9 @@ def fail(error: UloraError, as_json: bool) -> NoReturn:
     """Print an error as one line (with its hint), or as one JSON object, and exit with its code."""
     name = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
     if as_json:
-        complain(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False))
+        _to_stderr(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False))
     else:
-        complain(click.style(f"error: {error}", fg="red"))
+        complain(f"error: {error}", color="red")
         if error.hint:
             complain(f"hint: {error.hint}")
     sys.exit(error.exit_code)
@@ -125,9 +138,14 @@ def _cell(value: object, limit: int = _MAX_CELL) -> str:
     if value is None or value == ():
         return "-"
     if isinstance(value, list | tuple | frozenset):
-        return ", ".join(str(item) for item in value)
-    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(str(value).split()))
+        return ", ".join(_cell(item, limit=0) for item in value)
+    text = _visible(" ".join(str(value).split()))
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _visible(text: str) -> str:
+    """A text without what a terminal would obey, but for its lines: names, reasons and file names are others' words."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _plain(value: Any) -> Any:

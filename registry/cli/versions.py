@@ -1,11 +1,11 @@
-"""`ulora create`, `list`, `show`, `verify`."""
+"""`ulora create`, `list`, `show`."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry import canonical
-from registry.cli.options import dry_run_option, folder, offline_option, registry_options
+from registry.cli.options import dry_run_option, folder, lazy_registry_options, offline_option, registry_options
 from registry.cli.output import Output, facts, megabytes, table
-from registry.errors import BadInput, BadManifest, CorruptBlob, IntegrityError
+from registry.errors import BadInput, BadManifest, IntegrityError
 from registry.names import CHANNELS
 
 if TYPE_CHECKING:
-    from registry.answers import Verification
+    from registry.answers import Created, Listed
     from registry.api import Registry
     from registry.evidence.gates import Verdict
     from registry.evidence.results import Evidence
+    from registry.tree.snapshot import Project
 
 
 @click.command("create", short_help="Make a bundle, or adapters of another layout, a version.")
 @click.argument("version")
-@click.option("--from", "source", required=True, metavar="SRC", help="The bundle, another layout, or models:/NAME/7.")
+@click.option("--from", "source", metavar="SRC", help="The bundle, another layout, or models:/NAME/7.")
+@click.option("--source", "project", type=folder, metavar="DIR", help="A project's folder: take a snapshot of it.")
+@click.option("--allow-secret", "allowed", multiple=True, metavar="PATH", help="Take this file all the same.")
+@click.option("--if-changed", is_flag=True, help="Do nothing if the newest version of this kind has the same content.")
+@click.option("--git-tag", is_flag=True, help="Then tag DIR's commit with the version's name, annotated.")
 @click.option("--target", metavar="NAME", help="Another layout: the target it is for, if its files do not tell.")
 @click.option("--backbone", metavar="REF", help="Another layout: the backbone's folder, hub id or name.")
 @click.option("--description", default="", metavar="TEXT", help="What is new, in a line.")
@@ -37,15 +42,21 @@ if TYPE_CHECKING:
 @click.option("--backward-compatibility", default="", metavar="TEXT", help="What still works with what.")
 @click.option("--testing-instructions", default="", metavar="TEXT", help="How to test it.")
 @click.option("--parent", metavar="VERSION", help="The version it was made from: changed files are listed against it.")
+@click.option("--set", "replaced", multiple=True, metavar="COMPONENT=DIR", help="The parent, but for this; repeatable.")
+@click.option("--sign-with", type=folder, metavar="PEM", help="Sign it with this private key; see `ulora sign`.")
 @offline_option
 @dry_run_option
-@registry_options
+@lazy_registry_options
 def create_command(
-    registry: Registry,
+    open_registry: Callable[[], Registry],
     out: Output,
     *,
     version: str,
-    source: str,
+    source: str | None,
+    project: Path | None,
+    allowed: tuple[str, ...],
+    if_changed: bool,
+    git_tag: bool,
     target: str | None,
     backbone: str | None,
     description: str,
@@ -54,6 +65,8 @@ def create_command(
     backward_compatibility: str,
     testing_instructions: str,
     parent: str | None,
+    replaced: tuple[str, ...],
+    sign_with: Path | None,
     offline: bool,
     dry_run: bool,
 ) -> None:
@@ -80,10 +93,21 @@ def create_command(
     Weights in .bin, .pth and .pt become .safetensors; no code in them is run. Fields that a version has no place for
     are kept in its source_meta.json.
 
+    With --source DIR alone the version is a snapshot of DIR: `ulora restore` and `ulora switch` bring it back, it can't
+    be served. Beside --from, DIR becomes the bundle's project/. Left out are .git, what .gitignore files exclude,
+    caches, virtual environments and links. Files of a project that look like credentials are refused, wherever it comes
+    from, each by name, unless --allow-secret.
+
+    With --set the version is its --parent, but for these components, each from a folder that holds its own files (what
+    stands below adapters/tomato/ in a bundle, say). Only these are uploaded; the others are taken over in the store.
+
     \b
     Examples:
+      ulora create v5.5.4 --source . --git-tag
+      ulora create "v$(date +%Y.%-m.%-d)-nightly" --source /srv/aads --if-changed
       ulora create v5.5.4-dinov3 --from bundle/ --description "DINOv3 backbone"
       ulora create v5.5.5-router --from bundle/ --parent v5.5.4-dinov3 --dry-run
+      ulora create v5.5.6 --parent v5.5.5-router --set adapters/tomato=new-tomato/
       ulora create v5.5.1 --from backups/v5.5.1 --backbone facebook/dinov2-base
       ulora create v6.0.0 --from release-v1.1.2/ --dry-run
       ulora create v6.0.1 --from my-lora/ --target tomato__leaf
@@ -91,32 +115,94 @@ def create_command(
     """
     from registry.bundles import Story
 
+    if not (source or project or replaced):
+        raise BadInput(
+            "say what to make it from: --from SRC, --source DIR, or --parent VERSION --set COMPONENT=DIR",
+            hint="`ulora create --help` shows how",
+        )
+    registry = open_registry()
     story = Story(description, _read_changes(changes), breaking, backward_compatibility, testing_instructions)
     notes = _WaitingNotes() if out.as_json else out
-    bar = out.progress(0 if dry_run else _size_of(Path(source)), "uploading")
-    with _sigterm_interrupts(), notes.warnings_as_notes(), bar as progress:
-        created = registry.create(
-            version,
-            source,
-            story=story,
-            parent=parent,
-            target=target,
-            backbone=backbone,
-            offline=offline,
-            dry_run=dry_run,
-            progress=progress,
-            say=notes.note,
-        )
+    sign = _signer(registry, sign_with)
+    parts = _parts(replaced, parent, [source, project, target, backbone, if_changed, git_tag])
+    found = _walked(project or parts.get("project"), notes, dry_run)
+    size = _size_of(Path(source)) if source and not dry_run else 0
+    bar = out.progress(size + _bytes_of(None if parts else found, dry_run), "uploading")
+    with sigterm_interrupts(), notes.warnings_as_notes(), bar as progress:
+        how: dict[str, Any] = {
+            "story": story, "allow_secrets": allowed, "offline": offline, "dry_run": dry_run, "progress": progress,
+        }  # fmt: skip
+        if parts:
+            created = registry.compose(version, parent or "", parts, **how)
+        else:
+            created = registry.create(
+                version,
+                source,
+                project=found,
+                if_changed=if_changed,
+                git_tag=git_tag,
+                parent=parent,
+                target=target,
+                backbone=backbone,
+                say=notes.note,
+                **how,
+            )
+        if not (dry_run or created.is_unchanged) and (signed := sign(created)):
+            notes.note(signed)
     if isinstance(notes, _WaitingNotes):
         for line in notes.told:
             out.note(line)
-    did = "exists already with this content:" if not created.is_new else "would create" if dry_run else "created"
+    exists = "brought back" if created.brought_back else "exists already with this content:"
+    did = exists if not created.is_new else "would create" if dry_run else "created"
+    did = "unchanged since" if created.is_unchanged else did
     number = f", MLflow version {created.catalog_number}" if created.catalog_number else ""
     out.answer(
         created,
         f"{did} {created.model} {created.version}: {created.files} files, {megabytes(created.size)}, "
         f"{megabytes(created.uploaded)} uploaded, content {created.content_sha256[:12]}{number}",
     )
+
+
+def _parts(replaced: tuple[str, ...], parent: str | None, others: list[object]) -> dict[str, Path]:
+    """The folders of the components that --set names."""
+    if not replaced:
+        return {}
+    if parent is None or any(others):
+        raise BadInput("--set goes with --parent VERSION, and with no other source", hint="see --help")
+    pairs = [each.partition("=") for each in replaced]
+    parts = {name: Path(place) for name, _, place in pairs}
+    if not all(name and place for name, _, place in pairs) or len(parts) < len(pairs):
+        raise BadInput("--set reads COMPONENT=DIR, each component once", hint="for example adapters/tomato=new-tomato/")
+    return parts
+
+
+def _walked(project: Path | None, notes: Output, dry_run: bool) -> Project | None:
+    """The files of a project's folder; people are told what a version of it can't hold."""
+    if project is None:
+        return None
+    from registry.tree.snapshot import Project
+
+    found = Project.at(project)
+    for line in found.left_out() if dry_run else found.cannot_hold():
+        notes.note(line)
+    return found
+
+
+def _bytes_of(project: Project | None, dry_run: bool) -> int:
+    """What a progress bar counts: each byte is read, then uploaded."""
+    return project.size * (1 if dry_run else 2) if project else 0
+
+
+def _signer(registry: Registry, path: Path | None) -> Callable[[Created], str]:
+    """What signs a version that was created. A key that can't be used shows here, before anything is uploaded."""
+    if path is None:
+        return lambda created: ""
+    from registry.cli.signing import sentence, signing_key
+
+    key = signing_key(path)
+    key.public_key()
+    key.sign(b"a trial")
+    return lambda created: sentence(registry.sign(created.version, key, content_sha256=created.content_sha256))
 
 
 class _WaitingNotes(Output):
@@ -131,7 +217,7 @@ class _WaitingNotes(Output):
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM end the command as Ctrl-C does, so that temporary folders, which may be large, are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -164,7 +250,7 @@ def list_command(registry: Registry, out: Output) -> None:
             found.description,
             found.files,
             f"{found.size / 1e6:.2f}",
-            ", ".join([*found.channels, *(f"withdrawn from {name}" for name in found.withdrawn_from)]) or "-",
+            ", ".join(_standing(found)) or "-",
             found.catalog_number,
             found.evidence,
         )
@@ -172,6 +258,12 @@ def list_command(registry: Registry, out: Output) -> None:
     ]
     header = ("VERSION", "DESCRIPTION", "FILES", "MB", "CHANNEL", "MLFLOW", "EVIDENCE")
     out.answer(versions, table(header, rows) if rows else f"{registry.model} has no versions yet")
+
+
+def _standing(found: Listed) -> list[str]:
+    """Where a version is live, where it was withdrawn, whether it was forgotten."""
+    withdrawn = [f"withdrawn from {name}" for name in found.withdrawn_from]
+    return [*found.channels, *withdrawn, *(["forgotten"] if found.forgotten else [])]
 
 
 @click.command("show", short_help="Everything about one version.")
@@ -193,11 +285,14 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
         "ready_for_production": ready.passes,
         "evidence": evidence,
         "verdicts": {"staging": tested.verdict, "production": ready.verdict},
+        "forgotten": registry.forgotten.find(version),
     }
+    forgotten = document["forgotten"]
     backbone = manifest.backbone
     text = facts(
         {
             "version": f"{manifest.model} {manifest.version}",
+            "forgotten": f"by {forgotten.who}, {forgotten.when}: {forgotten.reason or 'old'}" if forgotten else "",
             "description": manifest.description,
             "made": f"{manifest.timestamp} from {manifest.source}",
             "content": manifest.content_sha256,
@@ -212,62 +307,6 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
     )
     files = table(("FILE", "BYTES", "SHA256"), [(file.path, file.size, file.sha256[:12]) for file in manifest.files])
     out.answer(document, "\n\n".join(part for part in (text, files, metrics_table(evidence)) if part))
-
-
-@click.command("verify", short_help="Check that a version's files are what they should be.")
-@click.argument("versions", nargs=-1, metavar="[VERSION]…")
-@click.option("--all", "everything", is_flag=True, help="Every version, and the chain of every channel.")
-@click.option("--read-data", is_flag=True, help="Read every byte instead of asking the store for its checksums.")
-@registry_options
-def verify_command(
-    registry: Registry, out: Output, *, versions: tuple[str, ...], everything: bool, read_data: bool
-) -> None:
-    """Check every file of the versions in the store. Bad and missing files are named, and the exit status is 6.
-
-    \b
-    Examples:
-      ulora verify v5.5.3-performance
-      ulora verify --all --read-data
-    """
-    if everything == bool(versions):
-        raise BadInput("say which versions to verify, or --all", hint="`ulora list` shows the versions")
-    names = [str(name) for name in registry.bindings.names()] if everything else versions
-    found = [_verify(registry, out, name, read_data) for name in names]
-    chains = {name: _verify_chain(registry, out, name) for name in CHANNELS} if everything else {}
-    if out.as_json:
-        out.answer({"versions": found, "chains": chains})
-    wrong = [f"{checked.version} {bad.path} ({bad.problem})" for checked in found for bad in checked.bad]
-    wrong += [f"{name} ({chain['problem']})" for name, chain in chains.items() if chain["problem"]]
-    if wrong:
-        raise CorruptBlob(
-            f"{len(wrong)} bad: {', '.join(wrong[:5])}",
-            hint="what is live keeps serving from verified memory; do not promote these versions",
-        )
-
-
-def _verify(registry: Registry, out: Output, name: str, read_data: bool) -> Verification:
-    from registry.answers import BadFile, Verification
-
-    try:
-        with out.progress(registry.manifest(name).size if read_data else 0, f"reading {name}") as progress:
-            checked = registry.verify(name, read_data=read_data, progress=progress)
-    except IntegrityError as error:
-        checked = Verification(name, 0, 0, read_data, (BadFile("version.json", "", str(error)),))
-    out.say(f"{'ok ' if checked.ok else 'BAD'} {name}: {checked.files} files, {megabytes(checked.size)}")
-    for bad in checked.bad:
-        out.say(f"    {bad.problem}: {bad.path}")
-    return checked
-
-
-def _verify_chain(registry: Registry, out: Output, channel: str) -> dict[str, Any]:
-    """How long the chain of a channel is, and what is wrong with it; `problem` is empty when nothing is."""
-    try:
-        length = len(registry.history(channel))
-    except IntegrityError as error:
-        out.say(f"BAD {channel}: {error}")
-        return {"records": None, "problem": str(error)}
-    out.say(f"ok  {channel}: a chain of {length} records")
-    return {"records": length, "problem": ""}
 
 
 def _size_of(folder: Path) -> int:
@@ -334,7 +373,7 @@ def _read_changes(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return canonical.decode(path.read_bytes(), f"--changes {path}")
+        return canonical.decode(canonical.read_file(path, f"--changes {path}"), f"--changes {path}")
     except OSError as error:
         raise BadInput(f"--changes {path} can't be read: {error.strerror}") from error
     except BadManifest as error:
