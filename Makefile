@@ -6,12 +6,13 @@ ARGS ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test clean
+.PHONY: help demo test faults clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    install into $(VENV), then play the whole story on real images (ARGS=--keep leaves it up)'
 	@echo 'make test    install into $(VENV), then run every check and all tests'
+	@echo 'make faults  install into $(VENV), then fail every call of every command in every way, and race (an hour or more)'
 	@echo 'make clean   remove $(VENV) and what the tools left behind'
 
 demo: $(VENV)/.installed-demo
@@ -22,7 +23,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy registry
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
+
+faults: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2 tests/faults --faults=all $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

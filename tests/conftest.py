@@ -6,6 +6,7 @@ slowly, so a run with workers has one for all, launched by the process that star
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import botocore.session
 import pytest
 from hypothesis import settings
 
@@ -31,6 +33,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("ulora", deadline=None)
 settings.load_profile("ulora")
+
+# Every store opens a session of its own, and every session would parse botocore's description of S3 again.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+pytest_plugins = ["tests.faults.plugin"]
 
 _ISOLATED = ("AWS_", "ULORA_", "MLFLOW_", "HF_")
 _SHARED_MLFLOW = pytest.StashKey[tuple[MlflowServer, TemporaryDirectory[str]]]()
@@ -53,6 +60,11 @@ def pytest_configure_node(node: Any) -> None:
         server.launch()
         stash[_SHARED_MLFLOW] = (server, folder)
     node.workerinput["mlflow_url"] = stash[_SHARED_MLFLOW][0].url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, or a run ends with one worker busy and the others idle."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

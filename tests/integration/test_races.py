@@ -30,27 +30,6 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(registry.rollback().changed)
 """
-PROMOTE = """
-import sys
-from registry.channel import Channel
-from registry.errors import ChannelMoved
-from registry.record import Place, Pointer, Signature, promoted
-from registry.store.objects import ObjectStore
-model, store, who, tries = sys.argv[1:]
-log = Channel(ObjectStore(store), model, "production")
-log.head()
-print("ready", flush=True)
-sys.stdin.readline()
-won = 0
-for number in range(int(tries)):
-    pointer = Pointer(version=f"v{number}.0.0", manifest_sha256="a" * 64)
-    try:
-        log.commit(promoted(Place(model, "production", log.head()), pointer, Signature(who), None))
-        won += 1
-    except ChannelMoved:
-        pass
-print(won)
-"""
 
 
 @pytest.fixture
@@ -199,15 +178,6 @@ def test_two_rollbacks_at_once_in_processes_go_back_one_step(registry: Registry,
     head = registry.history()[0]
     assert head.stable
     assert head.stable.version == "v2.0.0"
-
-
-def test_generations_stay_without_gaps_under_racing_processes(store_url: str, model: str) -> None:
-    said = in_processes(PROMOTE, *([model, store_url, f"process {number}", "6"] for number in range(4)))
-    records = Channel(ObjectStore(store_url), model, "production").history()
-    assert len(records) == sum(map(int, said)) >= 6
-    assert [record.generation for record in records] == list(range(len(records), 0, -1))
-    for number, won in enumerate(said):
-        assert sum(record.who == f"process {number}" for record in records) == int(won)
 
 
 def test_of_two_creators_of_one_name_with_different_content_one_is_told(registry: Registry, tmp_path: Path) -> None:

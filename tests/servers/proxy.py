@@ -53,6 +53,17 @@ class Exchange:
         finally:
             connection.close()
 
+    def forward_half(self) -> None:
+        """Let the server see half of the request, then break that connection too."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._upstream, timeout=_TIMEOUT_SECONDS)
+        connection.putrequest(self.method, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self._handler.headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(self.body)))
+        connection.endheaders(self.body[: len(self.body) // 2])
+        connection.close()
+
     def send(self, reply: Reply, *, body_bytes: int | None = None) -> None:
         """Give the client a reply, or only the first bytes of its body."""
         self._handler.send_response_only(reply.status)
@@ -66,6 +77,10 @@ class Exchange:
         self._handler.end_headers()
         if self.method != "HEAD":
             self._handler.wfile.write(reply.body[:body_bytes])
+
+    def close(self) -> None:
+        """End the client's connection in order."""
+        self._handler.close_connection = True
 
     def reset(self) -> None:
         """Break the client's connection, as a dying network or process does."""
@@ -105,6 +120,12 @@ def cut_body(exchange: Exchange) -> None:
     """The client gets half of the reply's body, then the connection breaks."""
     reply = exchange.forward()
     exchange.send(reply, body_bytes=len(reply.body) // 2)
+    exchange.reset()
+
+
+def cut_request(exchange: Exchange) -> None:
+    """The connections break when half of the request's body has reached the server."""
+    exchange.forward_half()
     exchange.reset()
 
 
