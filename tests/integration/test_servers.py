@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
 
-from registry.devstack.servers import S3Server, Stack
+from registry.devstack.servers import S3Server
 from registry.errors import StoreUnreachable
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
@@ -135,21 +133,6 @@ def test_ctrl_c_stops_the_stack_even_while_it_starts(tmp_path: Path) -> None:
         assert processes_naming(tmp_path) == []
 
 
-def test_the_stack_comes_up_and_mlflow_killed_and_started_again_keeps_its_data(tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
-        assert stack.env["MLFLOW_TRACKING_URI"] == stack.mlflow.url
-        client(stack.s3).put_object(Bucket=stack.s3.bucket, Key=key(), Body=b"x")
-        experiment = post(stack.mlflow.url, "experiments/create", {"name": "kept"})["experiment_id"]
-        stack.mlflow.kill()
-        assert is_closed(stack.mlflow.port)
-        stack.mlflow.start()
-        found = post(stack.mlflow.url, "experiments/search", {"max_results": 10})["experiments"]
-        assert experiment in [each["experiment_id"] for each in found]
-    assert is_closed(stack.s3.port)
-    assert is_closed(stack.mlflow.port)
-    assert processes_naming(tmp_path) == []
-
-
 def test_the_proxy_passes_requests_through_and_counts_them(s3: S3Server, proxy: Proxy) -> None:
     name, body = key(), os.urandom(300_000)
     through = client(s3, proxy.url)
@@ -217,14 +200,6 @@ def test_the_proxy_cuts_a_body_in_half(s3: S3Server, proxy: Proxy) -> None:
 
 def exists(server: S3Server, name: str) -> bool:
     return client(server).list_objects_v2(Bucket=server.bucket, Prefix=name)["KeyCount"] == 1
-
-
-def post(url: str, path: str, document: dict[str, object]) -> dict:
-    request = urllib.request.Request(
-        f"{url}/api/2.0/mlflow/{path}", json.dumps(document).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as reply:
-        return json.load(reply)
 
 
 class hold:

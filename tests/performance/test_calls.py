@@ -13,7 +13,7 @@ from registry.api import Registry
 from registry.channel import Wish
 from registry.store import layout
 from registry.store.blobs import in_parallel
-from tests.registries import bind, open_registry, small_bundle
+from tests.registries import bind, create, open_registry, small_bundle
 from tests.servers.proxy import Proxy
 
 FEW, MANY = 10, 300
@@ -65,6 +65,22 @@ def test_a_rollback_by_a_process_that_has_just_started_costs_no_more(
         registry.promote(version(number), "production")
     fresh = open_registry(tmp_path / "fresh", registry.settings.store, registry.model, endpoint_url=proxy.url)
     assert calls(proxy, fresh.rollback) == ["LIST", "GET channels", "PUT channels"]
+
+
+def test_a_rollback_of_a_part_sends_a_manifest_a_name_and_a_record_and_no_file(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    for number in range(2):
+        create(registry, version(number), tmp_path)
+        registry.promote(version(number), "production")
+    change = []
+    asked = calls(proxy, lambda: change.append(registry.rollback(only=["adapters/low"])))
+    files = {file.sha256 for file in registry.manifest(change[0].version).files}
+    assert [name for name in asked if name.startswith("PUT")] == ["PUT blobs", "PUT versions", "PUT channels"]
+    assert Counter(asked) == {
+        "LIST": 1, "GET channels": 1, "GET blobs": 2, "HEAD blobs": len(files), "GET versions": 1,
+        "PUT blobs": 1, "PUT versions": 1, "PUT channels": 1,
+    }  # fmt: skip
 
 
 def test_a_poll_of_an_unchanged_channel_is_one_read(registry: Registry, proxy: Proxy) -> None:
@@ -147,7 +163,7 @@ def test_a_list_costs_three_reads_a_version_and_no_file(registry: Registry, prox
     asked = Counter(calls(proxy, registry.versions))
     assert asked["GET versions"] == asked["GET blobs"] == FEW
     assert asked["HEAD blobs"] == 0
-    assert asked["LIST"] <= FEW + 3
+    assert asked["LIST"] <= FEW + 4
 
 
 def test_the_log_of_a_channel_is_read_once_when_its_history_is_verified(registry: Registry, proxy: Proxy) -> None:

@@ -12,17 +12,22 @@ import click
 import pytest
 
 from registry.cli.main import EXIT_STATUS, cli
-from registry.cli.output import facts, table
+from registry.cli.output import Output, facts, fail, table
 from registry.devstack.servers import free_port
+from registry.errors import NotNow
 from tests.commands import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
-COMMANDS += ["store", "backbone", "fit", "reconcile", "doctor", "demo", "dev"]
+COMMANDS += ["sign", "restore", "switch", "rollback-script", "store", "backbone", "fit", "reconcile", "doctor"]
+COMMANDS += ["demo", "dev"]
 WITHOUT_STORE = ("demo", "dev", "fit")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
     "show": ["v1.0.0"],
     "measure": ["v1.0.0"],
+    "restore": ["v1.0.0"],
+    "switch": ["v1.0.0", "--root", "."],
+    "sign": ["v1.0.0", "--key", "key.pem"],
     "promote": ["v1.0.0"],
     "verify": ["v1.0.0"],
     "store": ["init"],
@@ -189,6 +194,18 @@ def test_a_table_is_aligned_and_its_long_cells_are_cut() -> None:
     assert lines[1].endswith("y" * 70)
     assert lines[2].endswith("line break")
     assert facts({"a": 1, "empty": "", "long name": "x"}) == "a          1\nlong name  x"
+
+
+def test_what_others_wrote_moves_no_cursor_and_forges_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "anna\x1b[2J\nerror: forged\x9b\u202e"
+    Output(as_json=False).note(evil)
+    Output(as_json=False).say(facts({"withdrawn": (evil,), "who": evil}))
+    with pytest.raises(SystemExit):
+        fail(NotNow(evil, hint=evil), as_json=False)
+    shown = capsys.readouterr()
+    assert [line.split(":")[0] for line in shown.err.splitlines()] == ["note", "error", "hint"]
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["withdrawn", "who"]
+    assert not set("\x1b\x9b\u202e") & set(shown.out + shown.err)
 
 
 def test_the_exit_code_survives_where_nobody_can_read_the_error() -> None:
