@@ -307,34 +307,7 @@ class ObjectStore:
             OutcomeUnknown: the deadline passed without a clear answer.
             StoreDenied, StoreUnreachable, BucketNotFound.
         """
-        give_up = time.monotonic() + self._deadline
-        pause = 0.05
-        maybe_applied = False
-        while True:
-            try:
-                with self._errors(key):
-                    self._put_if_absent(key, body)
-                return
-            except _Undecided as undecided:
-                maybe_applied = maybe_applied or undecided.was_sent
-                if not maybe_applied:
-                    raise StoreUnreachable(str(undecided), hint=undecided.hint) from undecided
-            except StoreDenied:
-                # The first try may have been applied all the same: only the key itself can tell.
-                if not maybe_applied:
-                    raise
-            found = self._read_back(key)
-            if found == body:
-                return
-            if found is not None:
-                raise KeyExists(key)
-            if time.monotonic() > give_up:
-                raise OutcomeUnknown(
-                    f"a write of {key} was sent, but the store did not say whether it was applied",
-                    hint="look with `ulora status` and run the same command again: it is safe",
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
+        self._write(key, body, before=None, IfNoneMatch="*")
 
     def swap(self, key: str, body: bytes, etag: str | None) -> None:
         """Put other bytes in place of the object of which `etag` was read; None: of nothing. Only for `gc.json`.
@@ -349,26 +322,7 @@ class ObjectStore:
         if etag is None:
             self.create(key, body)
             return
-        give_up = time.monotonic() + self._deadline
-        pause = 0.05
-        while True:
-            try:
-                with self._errors(key):
-                    self._put(key, body, IfMatch=etag)
-                return
-            except (_Undecided, ObjectNotFound):
-                found = self._look_back(key)
-            if found is not None and found.body == body:
-                return
-            if found is not None and found.etag != etag:
-                raise KeyExists(key)
-            if time.monotonic() > give_up:
-                raise OutcomeUnknown(
-                    f"a write of {key} was sent, but the store did not say whether it was applied",
-                    hint="run the same command again: it is safe",
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
+        self._write(key, body, before=etag, IfMatch=etag)
 
     def overwrite(self, key: str, body: bytes) -> None:
         """Write an object whatever was there: only for a replica's own heartbeat."""
@@ -592,7 +546,7 @@ class ObjectStore:
     def _expect_refusal(self, key: str, body: bytes) -> None:
         try:
             with self._errors(key):
-                self._put_if_absent(key, body)
+                self._put(key, body, IfNoneMatch="*")
         except _Undecided as refused:
             if refused.code in _LOST:
                 return
@@ -624,21 +578,51 @@ class ObjectStore:
             raise CorruptBlob(f"{key} is {start + (announced or 0)} bytes long, not {size}")
         return reply["Body"]
 
-    def _put_if_absent(self, key: str, body: bytes) -> None:
-        self._put(key, body, IfNoneMatch="*")
-
     def _put(self, key: str, body: bytes, **condition: str) -> None:
         self._once.put_object(
             Bucket=self.bucket, Key=self._prefix + key, Body=body, ContentType="application/json",
             ChecksumSHA256=_base64(sha256(body).digest()), **condition,
         )  # fmt: skip
 
-    def _read_back(self, key: str) -> bytes | None:
-        """The bytes at a key after an undecided write; None when none are there or the store can't say right now."""
-        found = self._look_back(key)
-        return found.body if found else None
+    def _write(self, key: str, body: bytes, *, before: str | None, **condition: str) -> None:
+        """Send a conditional write until it is clear what became of it; `before` is the ETag that it replaces, if any.
+
+        Raises:
+            KeyExists, OutcomeUnknown, StoreDenied, StoreUnreachable, BucketNotFound: see `create` and `swap`.
+        """
+        give_up = time.monotonic() + self._deadline
+        pause = 0.05
+        maybe_applied = False
+        while True:
+            try:
+                with self._errors(key):
+                    self._put(key, body, **condition)
+                return
+            except _Undecided as undecided:
+                maybe_applied = maybe_applied or undecided.was_sent
+                if not maybe_applied:
+                    raise StoreUnreachable(str(undecided), hint=undecided.hint) from undecided
+            except StoreDenied:
+                # The first try may have been applied all the same: only the key itself can tell.
+                if not maybe_applied:
+                    raise
+            except ObjectNotFound:  # some servers answer 404 for a condition on nothing
+                maybe_applied = True
+            found = self._look_back(key)
+            if found is not None and found.body == body:
+                return
+            if found is not None and found.etag != before:
+                raise KeyExists(key)
+            if time.monotonic() > give_up:
+                raise OutcomeUnknown(
+                    f"a write of {key} was sent, but the store did not say whether it was applied",
+                    hint="look with `ulora status` and run the same command again: it is safe",
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
 
     def _look_back(self, key: str) -> StoredObject | None:
+        """What is at a key after an undecided write; None when nothing is, or the store can't say right now."""
         try:
             # By the client that does not try for minutes: the deadline counts here too.
             return self._get(self._once, key, canonical.MAX_DOCUMENT)

@@ -12,12 +12,14 @@ from registry.answers import Finding
 from registry.api import Registry
 from registry.doctor import examine
 from registry.doctor.serving import check_replicas
+from registry.doctor.storage import check_clock
 from registry.manifest import Component, Manifest
 from registry.names import VersionName
 from registry.notes import Forgotten, now
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
 from registry.store.objects import ObjectStore
+from tests.calendars import open_calendar
 from tests.commands import ulora
 from tests.registries import bind, create, file_of, flip_a_byte, open_registry
 
@@ -58,6 +60,14 @@ def test_a_sound_registry_has_no_errors_and_every_trouble_says_what_to_run(regis
     assert (findings["lifecycle"].level, findings["clock"].level) == ("ok", "ok")
     assert findings["garbage"].detail == "none"
     assert findings["disk"].level == "ok"
+
+
+def test_a_clock_that_is_wrong_is_told_with_how_much(store_url: str, model: str, tmp_path: Path) -> None:
+    registry, store = open_calendar(tmp_path, store_url, model)
+    store.days = 1
+    (finding,) = check_clock(registry)
+    assert (finding.level, finding.fix) == ("warning", "set this machine's clock (NTP)")
+    assert 86_300 < int(finding.detail.removesuffix(" s behind the store's")) < 86_500
 
 
 def test_the_rollback_target_is_to_be_read_daily(registry: Registry) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler
+
+from tests.servers.loopback import Loopback
 
 _CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
 
 
-class EndlessServer:
+class EndlessServer(Loopback):
     """A context manager; `url` is its address, `sent` how many bytes it got rid of."""
 
     def __init__(self) -> None:
@@ -34,17 +34,4 @@ class EndlessServer:
             def log_message(self, format: str, *args: object) -> None:
                 """Says nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)

@@ -7,33 +7,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from tests.servers.loopback import Loopback
 
-class ForgetfulServer:
+
+class ForgetfulServer(Loopback):
     """A context manager; `url` is its address, `objects` what it holds, by `/bucket/key`."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self.objects))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler_of(self.objects))
 
 
 def _handler_of(objects: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any, Self
+
+from tests.servers.loopback import Loopback
 
 COMMIT = "c0ffee" + 34 * "0"
 MAIN = "main"
@@ -53,20 +54,16 @@ class Hub:
                         hub.requests.append(self.path)
                     self.wfile.write(body)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
+        self._loopback = Loopback(Handler).__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._loopback.__exit__()
 
     @property
     def url(self) -> str:
         """Its address, for `HF_ENDPOINT`."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self._loopback.url
 
     def _find(self, path: str) -> tuple[int, dict[str, str], bytes]:
         repository, _, rest = path.strip("/").partition("/resolve/")

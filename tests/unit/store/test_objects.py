@@ -205,7 +205,8 @@ def test_a_server_that_is_slow_to_say_so_has_still_applied_the_write(
 
 def test_a_server_that_is_not_there_is_unreachable_and_not_of_unknown_outcome(s3_env: dict[str, str]) -> None:
     nowhere = ObjectStore("s3://bucket/x", endpoint_url=f"http://127.0.0.1:{free_port()}")
-    for act in (lambda: nowhere.create(KEY, b"x"), lambda: nowhere.get(KEY), lambda: nowhere.first("")):
+    writes = (lambda: nowhere.create(KEY, b"x"), lambda: nowhere.swap(KEY, b"x", '"etag"'))
+    for act in (*writes, lambda: nowhere.get(KEY), lambda: nowhere.first("")):
         with pytest.raises(StoreUnreachable, match=r"s3://bucket/x at http://127\.0\.0\.1:\d+ does") as error:
             act()
         assert "ULORA_S3_ENDPOINT" in error.value.hint
