@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save
 
-from registry import canonical
 from registry.errors import BadManifest, BadWeights, MissingBlob
-from registry.manifest import BackboneRef
-from registry.weights import MAX_HEADER, read_header
+from registry.formats import canonical
+from registry.versions.manifest import BackboneRef
+from registry.versions.weights import MAX_HEADER, read_header
 
 if TYPE_CHECKING:
     import torch

@@ -17,10 +17,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.backbones import TINY, WEIGHTS, ref_of_folder
-from adapters.data import ImageFolder, LabelledImage
-from registry import canonical
+from adapters.backbone.backbones import TINY, WEIGHTS, ref_of_folder
+from adapters.fitting.data import ImageFolder, LabelledImage
 from registry.errors import UloraError
+from registry.formats import canonical
 
 BACKBONES = ("dinov2-tiny", "dinov3-tiny")
 
@@ -35,9 +35,9 @@ def fit_bundle(
         depth, runtimes: as in `adapters.fitting.recipe.Recipe`.
 
     Raises:
-        As `adapters.training.fit`.
+        As `adapters.fitting.training.fit`.
     """
-    from adapters.training import prepare
+    from adapters.fitting.training import prepare
 
     known = [ref_of_folder(TINY / backbone, name=name)]
     settings = {"depth": depth, "runtimes": list(runtimes)}
@@ -65,9 +65,9 @@ def spoil(data: Path, bundle: Path, target: str) -> None:
     """Fit one target of a bundle again on labels that have nothing to do with the images, as a mixed-up table would.
 
     Raises:
-        As `adapters.training.fit_target`.
+        As `adapters.fitting.training.fit_target`.
     """
-    from adapters.training import fit_target
+    from adapters.fitting.training import fit_target
 
     images = ImageFolder(data)
     labels = images.labels(target)

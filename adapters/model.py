@@ -18,8 +18,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 if TYPE_CHECKING:
-    from adapters.loaded import LoadedVersion
-    from registry.manifest import Manifest
+    from adapters.answer.loaded import LoadedVersion
+    from registry.versions.manifest import Manifest
 
 MANIFEST = "version.json"
 ARTIFACT = "bundle"
@@ -37,10 +37,10 @@ class DinoLora(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         Raises:
             CorruptBlob, MissingBlob: a file is not what the manifest says.
             MissingDependency: `adapters` is not ours.
-            As `adapters.loaded.load`.
+            As `adapters.answer.loaded.load`.
         """
         _check_adapters_is_ours()
-        from adapters.loaded import load
+        from adapters.answer.loaded import load
 
         manifest, files = _checked_files(Path(context.artifacts[ARTIFACT]))
         self._version = load(manifest, files)
@@ -94,7 +94,7 @@ def _checked_files(folder: Path) -> tuple[Manifest, dict[str, Path]]:
     import hashlib
 
     from registry.errors import CorruptBlob, MissingBlob
-    from registry.manifest import Manifest
+    from registry.versions.manifest import Manifest
 
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     files = {entry.path: folder / entry.path for entry in manifest.files}

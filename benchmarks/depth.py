@@ -33,15 +33,15 @@ from typing import Any
 import click
 import numpy as np
 
-from adapters.answering import Stage
-from adapters.backbones import TINY
-from adapters.data import OOD_FOLDER, ImageFolder, LabelledImage
-from adapters.depth import Depth
+from adapters.answer.answering import Stage
+from adapters.answer.components import Component
+from adapters.answer.depth import Depth
+from adapters.answer.loaded import LoadedVersion, load_bundle
+from adapters.backbone.backbones import TINY
+from adapters.fitting.data import OOD_FOLDER, ImageFolder, LabelledImage
 from adapters.fitting.recipe import Recipe
-from adapters.loaded import LoadedVersion, load_bundle
-from adapters.parts import Component
-from adapters.separation import auroc
-from adapters.training import fit
+from adapters.fitting.separation import auroc
+from adapters.fitting.training import fit
 from benchmarks.depth_speed import Leaving, speed
 from benchmarks.made import files_of
 from benchmarks.ratios import Budget, Result, option_json, option_rounds, option_threads, run, say, take_turns

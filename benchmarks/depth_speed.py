@@ -16,10 +16,10 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from adapters.answering import Stage
-from adapters.depth import Depth
-from adapters.features import Tap
-from adapters.loaded import LoadedVersion, load_bundle
+from adapters.answer.answering import Stage
+from adapters.answer.depth import Depth
+from adapters.answer.features import Tap
+from adapters.answer.loaded import LoadedVersion, load_bundle
 from benchmarks.made import MODULES, detector_at, head_at, make_backbone, noise, write_bundle
 from benchmarks.ratios import Times, take_turns
 

@@ -25,8 +25,8 @@ from typing import Any
 import click
 
 from adapters import bundle
-from adapters.bank import Page
-from adapters.loaded import FLAVOR, load
+from adapters.answer.loaded import FLAVOR, load
+from adapters.bank.bank import Page
 from benchmarks.made import MODULES, Made, make_backbone, write_bundle
 from benchmarks.peers.peft import PeftRival
 from benchmarks.ratios import (
@@ -41,18 +41,19 @@ from benchmarks.ratios import (
     say,
     timed,
 )
-from registry.bundles import read_bundle
-from registry.channel import Channel
+from registry.channels.channel import Channel
+from registry.channels.record import Author, ChannelPosition, promoted
 from registry.devstack.servers import S3Server
 from registry.errors import NotNow
-from registry.manifest import Manifest
 from registry.names import VersionName
-from registry.record import Place, Pointer, Signature, promoted
 from registry.serving.live import Live
 from registry.serving.loaders import Loader
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
-from registry.versions import Versions
+from registry.versions.bindings import Versions
+from registry.versions.bundle import read_bundle
+from registry.versions.manifest import Manifest
+from registry.versions.pointer import Pointer
 
 MODEL, CHANNEL = "flip", "production"
 VERSIONS = ("v1.0.0", "v1.0.1")
@@ -151,8 +152,8 @@ class _Replica:
     def flip(self) -> tuple[float, float]:
         """Make the other version stable: milliseconds of the flip, and from the log's move until it answers."""
         other = next(version for version in self._pointers if version != self._live.version)
-        place = Place(MODEL, CHANNEL, self._channel.head())
-        self._channel.commit(promoted(place, self._pointers[other], Signature("a benchmark"), None))
+        place = ChannelPosition(MODEL, CHANNEL, self._channel.head())
+        self._channel.commit(promoted(place, self._pointers[other], Author("a benchmark"), None))
         start = time.perf_counter_ns()
         self._live.refresh()
         if not self._live.wait_for(version=other, timeout=TIMEOUT):
@@ -215,7 +216,7 @@ def _followed(store: ObjectStore, folder: Path, made: Made, places: Mapping[str,
     versions, channel = Versions(store, blobs, MODEL), Channel(store, MODEL, CHANNEL)
     pointers = {name: _bind(versions, blobs, name, place) for name, place in places.items()}
     for pointer in pointers.values():
-        channel.commit(promoted(Place(MODEL, CHANNEL, channel.head()), pointer, Signature("a benchmark"), None))
+        channel.commit(promoted(ChannelPosition(MODEL, CHANNEL, channel.head()), pointer, Author("a benchmark"), None))
 
     def find(flavor: str) -> Loader:
         return partial(load, backbone_folders=[made.folder])

@@ -93,9 +93,9 @@ def observe(backbone: Path, bundles: Sequence[Path], threads: int, rounds: int) 
     """Load bundles here, and say what they take."""
     import torch
 
-    from adapters.backbones import ref_of_folder
-    from adapters.loaded import load_bundle
-    from adapters.runtimes import open_runtime
+    from adapters.answer.loaded import load_bundle
+    from adapters.backbone.backbones import ref_of_folder
+    from adapters.runtimes.runtimes import open_runtime
     from benchmarks import stages
     from benchmarks.made import Made, files_of
 

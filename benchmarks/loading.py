@@ -19,8 +19,8 @@ import click
 import torch
 
 from adapters import bundle
-from adapters.bank import Bank, Slot
-from adapters.lora import read_adapter
+from adapters.bank.bank import Bank, Slot
+from adapters.bank.lora import read_adapter
 from benchmarks.made import MODULES, Made, lora_files, made_of, make_backbone, write_lora
 from benchmarks.peers.peft import PeftRival
 from benchmarks.ratios import (
@@ -127,7 +127,7 @@ def _figures(name: str, size: int, times: dict[str, Times]) -> dict[str, float]:
 
 
 class _Loader:
-    """Loads one adapter, as `adapters.parts` does, into a bank that holds nothing else."""
+    """Loads one adapter, as `adapters.answer.components` does, into a bank that holds nothing else."""
 
     def __init__(self, made: Made, folder: Path) -> None:
         self._family = made.family

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from adapters import bundle
-from adapters.backbones import CONFIG, TINY, WEIGHTS, ref_of_folder
+from adapters.answer.features import Tap
+from adapters.answer.heads import LinearHead
+from adapters.answer.ood import Mahalanobis
+from adapters.backbone.backbones import CONFIG, TINY, WEIGHTS, ref_of_folder
+from adapters.backbone.families import Family, family_named
 from adapters.bundle import BundleFiles
-from adapters.families import Family, family_named
-from adapters.features import Tap
-from adapters.heads import LinearHead
-from adapters.ood import Mahalanobis
 from adapters.writing import write_part, write_tensors
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 SIZES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "vit-b": (

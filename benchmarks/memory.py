@@ -7,8 +7,8 @@ import sys
 
 from benchmarks import plots
 from benchmarks.subjects import Data, Model, Progress
-from registry import canonical
 from registry.evidence.results import Measurement, Metric
+from registry.formats import canonical
 
 MB = 1_000_000
 """Bytes of a megabyte here."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 import torch
 
-from adapters.bank import Slot
-from adapters.lora import read_adapter
-from adapters.runtimes import Runtime, open_runtime
+from adapters.bank.bank import Slot
+from adapters.bank.lora import read_adapter
+from adapters.runtimes.runtimes import Runtime, open_runtime
 from benchmarks.made import MODULES, Made, lora_files, make_backbone, write_lora
 from benchmarks.peers.peft import PeftRival
 from benchmarks.ratios import (

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.separation import Tally, auroc_interval
+from adapters.fitting.separation import Tally, auroc_interval
 from benchmarks import plots
 from benchmarks.resampling import interval, resampled_separation
 from benchmarks.subjects import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
-from registry import canonical
 from registry.evidence.results import PROPORTION, Measurement, Metric
 from registry.evidence.stats import CONFIDENCE, Interval, wilson
+from registry.formats import canonical
 
 MAX_FAR = 1000
 MAX_NEAR = 300

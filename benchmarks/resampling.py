@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters.separation import Tally
+from adapters.fitting.separation import Tally
 from registry.evidence.stats import CONFIDENCE, Interval
 
 RESAMPLES = 1000

@@ -3,7 +3,7 @@
 One image goes through a backbone with a LoRA on it (rank 16 on q and v), in turn by each runtime, round after round,
 so that whatever else the machine does meets all of them. The real architectures have seeded weights here: good for
 speed and for how rounding adds up, but what a runtime does to answers, only trained weights can tell
-(`adapters.runtime_gate`).
+(`adapters.runtimes.gate`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import click
 import torch
 from safetensors.torch import save_file
 
-from adapters.backbones import CONFIG, TINY, WEIGHTS, ref_of_folder
-from adapters.bank import Slot
-from adapters.families import FAMILIES, family_named
-from adapters.lora import LoraModule, LoraWeights
-from adapters.runtime_gate import MIN_COSINE
-from adapters.runtimes import REFERENCE, RUNTIMES, Runtime, open_runtime
-from registry import canonical
+from adapters.backbone.backbones import CONFIG, TINY, WEIGHTS, ref_of_folder
+from adapters.backbone.families import FAMILIES, family_named
+from adapters.bank.bank import Slot
+from adapters.bank.lora import LoraModule, LoraWeights
+from adapters.runtimes.gate import MIN_COSINE
+from adapters.runtimes.runtimes import REFERENCE, RUNTIMES, Runtime, open_runtime
 from registry.errors import BadInput
-from registry.manifest import BackboneRef
+from registry.formats import canonical
+from registry.versions.manifest import BackboneRef
 
 BUDGET = 2.5
 """How many times as fast as torch in float32 the best passing runtime is to be."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapters.answering import answer
-from adapters.loaded import LoadedVersion, predict_together
-from adapters.parts import Component
-from adapters.runtimes import Runtime
+from adapters.answer.answering import answer
+from adapters.answer.components import Component
+from adapters.answer.loaded import LoadedVersion, predict_together
+from adapters.runtimes.runtimes import Runtime
 from benchmarks.made import noise
 
 

@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 
 class Image(Protocol):
-    """A test image; `adapters.data.LabelledImage` is one."""
+    """A test image; `adapters.fitting.data.LabelledImage` is one."""
 
     @property
     def path(self) -> Path: ...
@@ -31,7 +31,7 @@ class Image(Protocol):
 
 
 class Data(Protocol):
-    """Test data; `adapters.data.ImageFolder` is one."""
+    """Test data; `adapters.fitting.data.ImageFolder` is one."""
 
     @property
     def root(self) -> Path: ...
@@ -41,7 +41,7 @@ class Data(Protocol):
 
 
 class Model(Protocol):
-    """A version that answers; `adapters.loaded.LoadedVersion` is one."""
+    """A version that answers; `adapters.answer.loaded.LoadedVersion` is one."""
 
     @property
     def targets(self) -> Sequence[str]: ...

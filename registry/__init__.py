@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.bundles import Story
-    from registry.channel import Wish
+    from registry.channels.channel import RollbackOptions
     from registry.errors import UloraError
     from registry.names import VersionName
     from registry.serving.live import Live
     from registry.settings import Settings
+    from registry.versions.bundle import ReleaseNotes
 
-__all__ = ["Live", "Registry", "Settings", "Story", "UloraError", "VersionName", "Wish"]
+__all__ = ["Live", "Registry", "ReleaseNotes", "RollbackOptions", "Settings", "UloraError", "VersionName"]
 
 _HOMES = {
     "Live": "registry.serving.live",
     "Registry": "registry.api",
     "Settings": "registry.settings",
-    "Story": "registry.bundles",
+    "ReleaseNotes": "registry.versions.bundle",
     "UloraError": "registry.errors",
     "VersionName": "registry.names",
-    "Wish": "registry.channel",
+    "RollbackOptions": "registry.channels.channel",
 }
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from registry.channel import Rollback
+    from registry.channels.channel import Rollback
+    from registry.channels.record import Record
     from registry.evidence.gates import Verdict
-    from registry.manifest import Manifest
-    from registry.record import Record
     from registry.serving.fleet import Replica
+    from registry.versions.manifest import Manifest
 
 
 @dataclass(frozen=True)

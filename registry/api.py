@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import identity
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Author, ChannelPosition, Record, promoted
 from registry.errors import (
     BadInput,
     ChannelMoved,
@@ -23,11 +23,12 @@ from registry.errors import (
     NotTrusted,
     UloraError,
 )
+from registry.machine import identity
 from registry.names import CHANNELS, VersionName, check_channel
-from registry.parts import Parts
-from registry.record import Place, Pointer, Record, Signature, promoted
 from registry.store import layout
 from registry.store.blobs import Described, Progress, in_parallel
+from registry.versions.pointer import Pointer
+from registry.wiring import Parts
 
 if TYPE_CHECKING:
     from registry.answers import (
@@ -40,24 +41,24 @@ if TYPE_CHECKING:
         Status,
         Verification,
     )
-    from registry.backbones import AddedBackbone, Mirrored, OpenBar
-    from registry.bundles import Bundle, Story
-    from registry.copying import Copied
+    from registry.breakglass.write_script import Script
+    from registry.catalog.reconciler import Reconciler
     from registry.evidence.gates import Verdict
     from registry.evidence.results import Evidence
-    from registry.importing import Importing
-    from registry.manifest import FileEntry, Manifest
-    from registry.reconciling import Reconciler
-    from registry.repair import Copies, Repairer
-    from registry.retention import Collected, Rule
+    from registry.integrity.repair import Copies, Repairer
+    from registry.integrity.verify import Sample, Verifier
+    from registry.retention.copy import Copied
+    from registry.retention.forget import Collected, RetentionRule
     from registry.serving.live import Live
     from registry.serving.loaders import Loaded
-    from registry.signing import SigningKey
-    from registry.tree.breakglass import Script
     from registry.tree.restore import Restored
     from registry.tree.snapshot import Project
     from registry.tree.switch import Switched
-    from registry.verification import Sample, Verifier
+    from registry.trust.signing import SigningKey
+    from registry.versions.backbones import AddedBackbone, Mirrored, OpenBar
+    from registry.versions.bundle import Bundle, ReleaseNotes
+    from registry.versions.importing import Importing
+    from registry.versions.manifest import FileEntry, Manifest
 
 VERDICT_TAG = "ulora.verdict"
 MIRROR_SECONDS = 5.0
@@ -78,7 +79,7 @@ class Registry(Parts):
         source: Path | str | None = None,
         *,
         project: Project | Path | None = None,
-        story: Story | None = None,
+        release_notes: ReleaseNotes | None = None,
         parent: str | None = None,
         target: str | None = None,
         backbone: str | None = None,
@@ -92,8 +93,8 @@ class Registry(Parts):
     ) -> Created:
         """Make a bundle a version: hash, upload the missing blobs, bind the name (the commit), log it in MLflow.
 
-        What is no bundle yet is converted first, see `registry.importing`. Running it again after a crash finishes and
-        uploads nothing twice; it also brings back blobs that were lost.
+        What is no bundle yet is converted first, see `registry.versions.importing`. Running it again after a crash
+        finishes and uploads nothing twice; it also brings back blobs that were lost.
 
         Args:
             source: a bundle; or adapters of another layout, an old version folder, `models:/NAME/7`.
@@ -112,11 +113,11 @@ class Registry(Parts):
                 it was asked, the version stands and running it again logs it.
         """
         from registry.answers import Created
-        from registry.bundles import DEFAULT_FLAVOR, Story, describe
-        from registry.importing import Importing
         from registry.tree.credentials import check_credentials
         from registry.tree.gittag import planned_tag
         from registry.tree.snapshot import Project
+        from registry.versions.bundle import DEFAULT_FLAVOR, ReleaseNotes, describe
+        from registry.versions.importing import Importing
 
         name = VersionName.parse(version)
         project = Project.at(project) if isinstance(project, Path) else project
@@ -126,9 +127,9 @@ class Registry(Parts):
         with _content(source, project, importing, progress) as (bundle, said):
             check_credentials(bundle.paths, allow_secrets)
             before = self.manifest(parent) if parent else None
-            told = said(story or Story())
+            told = said(release_notes or ReleaseNotes())
             facts = {**(project.facts() if project else {}), **({"git_tag": str(name)} if tag else {})}
-            manifest = describe(self.model, name, bundle, source=place, story=told, parent=before, facts=facts)
+            manifest = describe(self.model, name, bundle, source=place, release_notes=told, parent=before, facts=facts)
             if if_changed and (same := self._newest_with(manifest)) and same.name != name:
                 return Created.unchanged(same)
             created = self._create(manifest, bundle, offline=offline, dry_run=dry_run, progress=progress)
@@ -142,7 +143,7 @@ class Registry(Parts):
         parent: str,
         components: Mapping[str, Path | str],
         *,
-        story: Story | None = None,
+        release_notes: ReleaseNotes | None = None,
         allow_secrets: Sequence[str] = (),
         offline: bool = False,
         dry_run: bool = False,
@@ -157,10 +158,10 @@ class Registry(Parts):
             As `create`.
             BadInput: a component does not fit the parent: it requires another backbone, say.
         """
-        from registry.bundles import Bundle, Story, describe
-        from registry.composing import compose
         from registry.tree.credentials import check_credentials
         from registry.tree.snapshot import read_part
+        from registry.versions.bundle import Bundle, ReleaseNotes, describe
+        from registry.versions.compose import compose
 
         if not components:
             raise BadInput("no component is named", hint="for example adapters/tomato=DIR")
@@ -171,8 +172,8 @@ class Registry(Parts):
         check_credentials(paths, allow_secrets)
         bundle = Bundle(base.backbone, dict(whole.components), whole.files, paths, base.flavor)
         manifest = describe(
-            self.model, name, bundle, source=Path(components[min(components)]), story=story or Story(), parent=base,
-            facts={"composed": whole.provenance},
+            self.model, name, bundle, source=Path(components[min(components)]),
+            release_notes=release_notes or ReleaseNotes(), parent=base, facts={"composed": whole.provenance},
         )  # fmt: skip
         return self._create(manifest, bundle, offline=offline, dry_run=dry_run, progress=progress)
 
@@ -277,14 +278,14 @@ class Registry(Parts):
             VersionNotFound: there is no such version.
             MissingBlob, CorruptBlob, BadManifest: its manifest itself is bad.
         """
-        from registry.verification import ALL, NONE
+        from registry.integrity.verify import ALL, NONE
 
         return self.verifier(ALL if read_data else sample or NONE).version(version, progress)
 
     def verifier(self, sample: Sample) -> Verifier:
         """What verifies versions of this model, one after the other, and looks at each blob once."""
-        from registry.retention import dispensable
-        from registry.verification import Verifier
+        from registry.integrity.verify import Verifier
+        from registry.retention.forget import dispensable
 
         return Verifier(
             self.bindings, self.blobs, sample,
@@ -312,8 +313,8 @@ class Registry(Parts):
             VersionNotFound: there is no such version.
             BadInput: there is no such folder.
         """
-        from registry.repair import Copies
-        from registry.verification import ALL, NONE
+        from registry.integrity.repair import Copies
+        from registry.integrity.verify import ALL, NONE
 
         return self.repairer(Copies(source), ALL if read_data else NONE, dry_run=dry_run, tell=tell).version(version)
 
@@ -321,12 +322,12 @@ class Registry(Parts):
         self, copies: Copies, sample: Sample, *, dry_run: bool = False, tell: Callable[[Mended], None]
     ) -> Repairer:
         """What verifies and repairs versions of this model, one after the other."""
-        from registry.repair import Mender, Repairer, only_plan
+        from registry.integrity.repair import BlobRepair, Repairer, only_plan
 
         if not dry_run:
             self._check_writable()
-        mender = Mender(self.store, self.blobs, copies)
-        return Repairer(self.verifier(sample), mender, only_plan if dry_run else Mender.apply, tell)
+        mender = BlobRepair(self.store, self.blobs, copies)
+        return Repairer(self.verifier(sample), mender, only_plan if dry_run else BlobRepair.apply, tell)
 
     # --- backbones ---------------------------------------------------------------------------------------------------
 
@@ -352,8 +353,8 @@ class Registry(Parts):
             BackboneNotFound: it is gated, missing or out of reach; the hint says what to do.
             BadInput: it is no backbone of a known family.
         """
-        from registry.backbones import find_backbone, no_bar
-        from registry.bundles import DEFAULT_FLAVOR
+        from registry.versions.backbones import find_backbone, no_bar
+        from registry.versions.bundle import DEFAULT_FLAVOR
 
         local = find_backbone(spec, flavor=DEFAULT_FLAVOR, revision=revision, name=name)
         if dry_run:
@@ -390,8 +391,8 @@ class Registry(Parts):
         Raises:
             BadInput: no data, or no such benchmark.
         """
+        from registry.catalog.views import evidence_result
         from registry.evidence.measuring import find_benchmarks, measure, open_data
-        from registry.showing import evidence_result
 
         benchmarks = find_benchmarks(only)
         manifest = self.manifest(version)
@@ -463,11 +464,11 @@ class Registry(Parts):
             NotTrusted: it is not signed by a trusted key; no force overrules that.
         """
         from registry.answers import Change
-        from registry.notes import check_remembered
+        from registry.retention.notes import check_remembered
 
         if force and not reason.strip():
             raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
-        name, signature = VersionName.parse(version), Signature(self.settings.who, reason)
+        name, signature = VersionName.parse(version), Author(self.settings.who, reason)
         log = self.channel(channel)
         head = log.head()
         _check_expected(channel, head, expected)
@@ -479,7 +480,7 @@ class Registry(Parts):
         self._check_servable(manifest)
         verdict = self.judge(version, channel)
         verdict = verdict.force(reason) if force and not verdict.allows else verdict
-        record = promoted(Place(self.model, channel, head), binding.pointer, signature, verdict.sha256)
+        record = promoted(ChannelPosition(self.model, channel, head), binding.pointer, signature, verdict.sha256)
         if dry_run:
             _check_allowed(verdict)
             return Change.of(record, head, changed=False, verdict=verdict)
@@ -496,7 +497,7 @@ class Registry(Parts):
         channel: str = "production",
         *,
         reason: str = "",
-        wish: Wish | None = None,
+        options: RollbackOptions | None = None,
         only: Sequence[str] = (),
         dry_run: bool = False,
     ) -> Change:
@@ -509,17 +510,19 @@ class Registry(Parts):
 
         Raises:
             NothingToRollBackTo, NotNow, VersionNotFound: nothing changed.
-            BadInput, MissingBlob, CorruptBlob, NotTrusted: with `only`; nothing changed, see `registry.partial`.
+            BadInput, MissingBlob, CorruptBlob, NotTrusted: with `only`; nothing changed.
             OutcomeUnknown: run it again, it is safe.
         """
         from registry.answers import Change
 
         if only:
-            return self._roll_back_partly(channel, Signature(self.settings.who, reason), wish or Wish(), only, dry_run)
-        log, signature = self.channel(channel), Signature(self.settings.who, reason)
+            return self._roll_back_partly(
+                channel, Author(self.settings.who, reason), options or RollbackOptions(), only, dry_run
+            )
+        log, signature = self.channel(channel), Author(self.settings.who, reason)
         if dry_run:
-            return Change.of_rollback(log.plan_rollback(signature, wish or Wish()), changed=False)
-        done = log.rollback(signature, wish or Wish())
+            return Change.of_rollback(log.plan_rollback(signature, options or RollbackOptions()), changed=False)
+        done = log.rollback(signature, options or RollbackOptions())
         return Change.of_rollback(done, changed=done.changed)
 
     def status(self) -> Status:
@@ -540,17 +543,17 @@ class Registry(Parts):
     # --- rollback of a part, rollback scripts ------------------------------------------------------------------------
 
     def _roll_back_partly(
-        self, channel: str, signature: Signature, wish: Wish, only: Sequence[str], dry_run: bool
+        self, channel: str, signature: Author, options: RollbackOptions, only: Sequence[str], dry_run: bool
     ) -> Change:
         from registry.answers import Change
-        from registry.partial import PartialRollback
+        from registry.channels.partial import PartialRollback
 
         back = PartialRollback(self.channel(channel), self.bindings, self.blobs, only, self._check_servable)
         if dry_run:
-            plan = back.plan(wish)
+            plan = back.plan(options)
             planned = Change.of_rollback(back.preview(plan, signature), changed=False)
             return replace(planned, notes=(*planned.notes, plan.note))
-        done, note = back.roll_back(signature, wish)
+        done, note = back.roll_back(signature, options)
         change = Change.of_rollback(done, changed=done.changed)
         return replace(change, notes=(*change.notes, note))
 
@@ -565,7 +568,7 @@ class Registry(Parts):
             VersionNotFound, VersionForgotten: there is no such version any more.
             MissingBlob, CorruptBlob, NotTrusted: it could not be served.
         """
-        from registry.notes import Pin, check_remembered, now
+        from registry.retention.notes import Pin, check_remembered, now
 
         manifest = self.manifest(version)
         check_remembered(self.forgotten, version)
@@ -609,7 +612,7 @@ class Registry(Parts):
         return self._pins.find(str(VersionName.parse(version))) is not None
 
     def _script(self, manifest: Manifest, channel: str) -> Script:
-        from registry.tree.breakglass import StorePlace, rollback_script
+        from registry.breakglass.write_script import StorePlace, rollback_script
 
         settings = self.settings
         encryption = self._encryption.add_to({}) if self._encryption else {}
@@ -703,8 +706,8 @@ class Registry(Parts):
 
     def _fetch_of(self, version: str, progress: OpenBar | None) -> Callable[[Sequence[FileEntry]], Mapping[str, Path]]:
         """Files of a version from this machine's cache of verified blobs, those missing there from the store."""
-        from registry.backbones import no_bar
-        from registry.notes import check_remembered
+        from registry.retention.notes import check_remembered
+        from registry.versions.backbones import no_bar
 
         def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:
             try:
@@ -734,7 +737,7 @@ class Registry(Parts):
             MissingDependency: the package `model-signing` is not installed.
         """
         from registry.answers import Signed
-        from registry.signing import SigningKey, sign
+        from registry.trust.signing import SigningKey, sign
 
         key = key if isinstance(key, SigningKey) else SigningKey(key)
         manifest, public = self.manifest(version), key.public_key()
@@ -780,7 +783,7 @@ class Registry(Parts):
 
     def collect_garbage(
         self,
-        rule: Rule | None = None,
+        rule: RetentionRule | None = None,
         *,
         grace: timedelta | None = None,
         reason: str = "",
@@ -799,14 +802,14 @@ class Registry(Parts):
             NotNow: another garbage collection is deleting or was first. No file was deleted.
             IntegrityError: something can't be read, so nobody knows what it needs. No file was deleted.
         """
-        from registry.retention import Keeper, Rule
+        from registry.retention.forget import GarbageCollection, RetentionRule
         from registry.store.gc import GRACE
 
-        keeper = Keeper(self.store, self.blobs, self.model, Signature(self.settings.who, reason), say)
+        keeper = GarbageCollection(self.store, self.blobs, self.model, Author(self.settings.who, reason), say)
         if dry_run:
-            return keeper.plan(rule or Rule(), GRACE if grace is None else grace)
+            return keeper.plan(rule or RetentionRule(), GRACE if grace is None else grace)
         self._check_writable()
-        return keeper.collect(rule or Rule(), GRACE if grace is None else grace)
+        return keeper.collect(rule or RetentionRule(), GRACE if grace is None else grace)
 
     def remember(self, version: str, *, dry_run: bool = False) -> bool:
         """Take back that a version was forgotten, while its files are still there. False if it was not forgotten.
@@ -816,9 +819,9 @@ class Registry(Parts):
             VersionForgotten: it is too late, some of its files are gone. Nothing changed.
             NotNow: a garbage collection is deleting. Nothing changed.
         """
-        from registry.retention import Keeper
+        from registry.retention.forget import GarbageCollection
 
-        keeper = Keeper(self.store, self.blobs, self.model, Signature(self.settings.who))
+        keeper = GarbageCollection(self.store, self.blobs, self.model, Author(self.settings.who))
         if dry_run:
             return keeper.may_remember(version)
         self._check_writable()
@@ -846,8 +849,8 @@ class Registry(Parts):
             VersionNotFound, VersionExists: it is not here, or it is there with other content. Nothing changed.
             IntegrityError: something here is damaged. What was carried is whole; the name is not bound.
         """
-        from registry.backbones import no_bar
-        from registry.copying import Copy, FromStore, open_place
+        from registry.retention.copy import Copy, FromStore, open_place
+        from registry.versions.backbones import no_bar
 
         target = open_place(place, endpoint_url=endpoint_url, profile=profile, sse=self.settings.sse)
         local = FromStore(self.store, self.settings.cache / "copying")
@@ -856,9 +859,9 @@ class Registry(Parts):
 
     def copy_from(self, version: str, source: Path, *, dry_run: bool = False, bar: OpenBar | None = None) -> Copied:
         """Copy a version from a folder that `copy_to` has filled into this store. The errors are those of `copy_to`."""
-        from registry.backbones import no_bar
-        from registry.copying import Copy, FromFolder
+        from registry.retention.copy import Copy, FromFolder
         from registry.store.folder import Folder
+        from registry.versions.backbones import no_bar
 
         folder = Folder(source)
         folder.check_readable()
@@ -880,14 +883,14 @@ class Registry(Parts):
 
     def reconciler(self, *, adopt: bool = False) -> Reconciler:
         """What puts MLflow right, once or again and again."""
-        from registry.asking import GateDesk
-        from registry.reconciling import Reconciler
-        from registry.showing import Views
+        from registry.catalog.reconciler import Reconciler
+        from registry.catalog.request_decisions import RequestDecider
+        from registry.catalog.views import Views
 
         who = f"a request in MLflow, by way of {self.settings.who}"[: identity.MAX_WHO]
         return Reconciler(
             self.model, self.catalog, self.bindings, self.bindings.names, self.ledger, Views(self.channel),
-            desk=GateDesk(self.settings.who, self.channel, self.bindings, self.acting_as(who).promote),
+            desk=RequestDecider(self.settings.who, self.channel, self.bindings, self.acting_as(who).promote),
             log=lambda binding: self._log_in_catalog(binding, None),
             script=lambda pointer: self._script(self.bindings.manifest(pointer), "production"),
             forgotten=lambda: set(self.forgotten.versions()),
@@ -911,7 +914,7 @@ class Registry(Parts):
         """
         from registry.catalog import mirror
         from registry.catalog.deadline import within
-        from registry.showing import Views
+        from registry.catalog.views import Views
 
         if self.settings.tracking_uri is None:
             return ()
@@ -968,22 +971,22 @@ class Registry(Parts):
 @contextmanager
 def _content(
     source: Path | str | None, project: Project | None, importing: Importing, progress: Progress
-) -> Iterator[tuple[Bundle, Callable[[Story], Story]]]:
+) -> Iterator[tuple[Bundle, Callable[[ReleaseNotes], ReleaseNotes]]]:
     """What a version is to hold, and what its source says about it beside what people say."""
-    from registry.bundles import read_bundle
-    from registry.importing import opened, refuse_wishes
     from registry.tree.snapshot import joined, read_project
+    from registry.versions.bundle import read_bundle
+    from registry.versions.importing import opened, refuse_wishes
 
     files = read_project(project, progress) if project else None
     if source is None:
         if project is None or files is None:
             raise BadInput("nothing to create a version from", hint="--from BUNDLE, or --source DIR for a snapshot")
         refuse_wishes(importing, str(project.folder))
-        yield files, lambda story: story
+        yield files, lambda release_notes: release_notes
         return
     with opened(source, importing) as found:
         bundle = read_bundle(found.folder)
-        yield (joined(bundle, files) if files else bundle), found.story
+        yield (joined(bundle, files) if files else bundle), found.release_notes
 
 
 @contextmanager

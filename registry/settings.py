@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from registry import identity
 from registry.errors import BadSetting
+from registry.machine import identity
 from registry.names import CHANNELS, VersionName, check_model
 
 _KNOWN = {

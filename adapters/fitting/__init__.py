@@ -1,1 +1,1 @@
-"""The steps of a fit, one module each; `adapters.training` tells the whole."""
+"""Fit a version from images; `adapters.fitting.training` tells the whole, the other modules hold its steps."""

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from adapters.answering import Stage
-from adapters.depth import Depth
-from adapters.depth_choice import DepthChoice, choose_depth
-from adapters.features import Tap
+from adapters.answer.answering import Stage
+from adapters.answer.depth import Depth
+from adapters.answer.features import Tap
+from adapters.answer.heads import Features, Head
+from adapters.answer.ood import Mahalanobis
+from adapters.fitting.depth_choice import DepthChoice, choose_depth
 from adapters.fitting.regression import linear_head
-from adapters.heads import Features, Head
-from adapters.ood import Mahalanobis
-from adapters.separation import auroc
+from adapters.fitting.separation import auroc
 
 ALLOWED_OOD_LOSS = 0.01
 """What AUROC against other targets' held-out images may lose to full depth."""

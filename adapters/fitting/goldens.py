@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from adapters.depth import Depth
-from adapters.loaded import LoadedVersion
+from adapters.answer.depth import Depth
+from adapters.answer.loaded import LoadedVersion
 
 COUNT = 8
 """Recorded outputs per component, at most; a quarter of them flagged ones if there are any."""

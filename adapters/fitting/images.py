@@ -9,9 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from adapters.data import ImageFolder, LabelledImage
-from adapters.heads import MAX_LABELS, read_labels
-from adapters.preprocess import Preprocessing
+from adapters.answer.heads import MAX_LABELS, read_labels
+from adapters.backbone.preprocess import Preprocessing
+from adapters.fitting.data import ImageFolder, LabelledImage
 from registry.errors import BadInput, BadManifest
 
 LabelsOf: TypeAlias = Callable[[LabelledImage], str]

@@ -13,18 +13,19 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional
 
-from adapters import backbones, lora
-from adapters.augment import affine
-from adapters.backbones import FetchBlob
-from adapters.families import family_named
-from adapters.features import pool
+from adapters.answer.features import pool
+from adapters.answer.heads import Features, Head
+from adapters.backbone import backbones
+from adapters.backbone.backbones import FetchBlob
+from adapters.backbone.families import family_named
+from adapters.backbone.preprocess import Preprocessing
+from adapters.bank import lora
+from adapters.fitting.augment import affine
 from adapters.fitting.recipe import Recipe
 from adapters.fitting.regression import with_tensors
 from adapters.fitting.workplace import Checkpoint
-from adapters.heads import Features, Head
-from adapters.preprocess import Preprocessing
 from registry.errors import BadInput
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done (a word), how much of it is done, and of how much."""
@@ -43,7 +44,7 @@ class Lesson:
 
     Attributes:
         target: for messages.
-        backbone, folders, fetch: as for `adapters.backbones.new_model`.
+        backbone, folders, fetch: as for `adapters.backbone.backbones.new_model`.
         squares: [N, H, W, 3] uint8.
         classes: [N].
         random: of the order of images and their augmentation; it moves on.
@@ -73,7 +74,7 @@ def train_lora(lesson: Lesson, recipe: Recipe, start: Head, checkpoint: Checkpoi
 
     Raises:
         BadInput: the numbers ran away.
-        BackboneNotFound, CorruptBlob, BadWeights: as `adapters.backbones.new_model`.
+        BackboneNotFound, CorruptBlob, BadWeights: as `adapters.backbone.backbones.new_model`.
     """
     training = _Training.begin(lesson, recipe, start)
     done, state = checkpoint.read()

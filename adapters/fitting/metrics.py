@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adapters.loaded import LoadedVersion
+from adapters.answer.loaded import LoadedVersion
 
 
 @dataclass(frozen=True)

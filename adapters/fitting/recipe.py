@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from adapters import ood
-from adapters.families import Family
-from adapters.peft_config import MAX_RANK
+from adapters.answer import ood
+from adapters.backbone.families import Family
+from adapters.bank.peft_config import MAX_RANK
 from registry.errors import BadInput
 
 METHODS = ("lora", "dora")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from adapters.features import Tap
-from adapters.heads import Features, FusionHead, Head, LinearHead
+from adapters.answer.features import Tap
+from adapters.answer.heads import Features, FusionHead, Head, LinearHead
 
 FUSED_LAYERS = 4
 """Layers that a fusion head looks at, as in the system whose layout it comes from."""

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from adapters import bundle
-from adapters.answering import Stage
-from adapters.depth import exit_folder
+from adapters.answer.answering import Stage
+from adapters.answer.depth import exit_folder
+from adapters.answer.loaded import LoadedVersion
+from adapters.answer.ood import Mahalanobis
 from adapters.fitting.images import Chosen
-from adapters.loaded import LoadedVersion
-from adapters.ood import Mahalanobis
-from adapters.runtime_gate import RUNTIMES_FILE, RuntimeReport, judge_runtime, runtimes_document
-from adapters.runtimes import REFERENCE
+from adapters.runtimes.gate import RUNTIMES_FILE, RuntimeReport, judge_runtime, runtimes_document
+from adapters.runtimes.runtimes import REFERENCE
 from adapters.writing import write_part
 
 Load = Callable[[str], LoadedVersion]

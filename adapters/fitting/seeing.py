@@ -8,13 +8,13 @@ from typing import TypeAlias
 
 import torch
 
-from adapters.bank import Slot
-from adapters.features import Tap
+from adapters.answer.features import Tap
+from adapters.answer.heads import Features
+from adapters.answer.loaded import MAX_BATCH
+from adapters.backbone.preprocess import Preprocessing
+from adapters.bank.bank import Slot
 from adapters.fitting.lora_training import Progress
-from adapters.heads import Features
-from adapters.loaded import MAX_BATCH
-from adapters.preprocess import Preprocessing
-from adapters.runtimes import Runtime
+from adapters.runtimes.runtimes import Runtime
 
 Change: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """What is done to a batch of normalised images [N, 3, H, W] before they are seen."""

@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from adapters import bundle, lora
-from adapters.answering import Stage
-from adapters.augment import affine
-from adapters.backbones import FetchBlob
-from adapters.bank import Slot
+from adapters import bundle
+from adapters.answer.answering import Stage
+from adapters.answer.depth import Depth, write_depth
+from adapters.answer.features import Tap
+from adapters.answer.heads import Features, Head
+from adapters.answer.ood import Mahalanobis, fit_mahalanobis
+from adapters.backbone.backbones import FetchBlob
+from adapters.backbone.families import family_named
+from adapters.bank import lora
+from adapters.bank.bank import Slot
 from adapters.bundle import BundleFiles
-from adapters.data import LabelledImage
-from adapters.depth import Depth, write_depth
-from adapters.families import family_named
-from adapters.features import Tap
+from adapters.fitting.augment import affine
+from adapters.fitting.data import LabelledImage
 from adapters.fitting.exits import fit_depth, ood_note
 from adapters.fitting.images import Chosen, decode
 from adapters.fitting.lora_training import Lesson, Trained, train_lora
@@ -27,13 +30,11 @@ from adapters.fitting.recipe import Recipe
 from adapters.fitting.regression import head_taps, starting_head
 from adapters.fitting.seeing import Eyes
 from adapters.fitting.workplace import Checkpoint
-from adapters.heads import Features, Head
-from adapters.ood import Mahalanobis, fit_mahalanobis
-from adapters.runtimes import Runtime
+from adapters.runtimes.runtimes import Runtime
 from adapters.writing import write_part, write_tensors
-from registry import canonical
 from registry.errors import BadInput
-from registry.manifest import BackboneRef
+from registry.formats import canonical
+from registry.versions.manifest import BackboneRef
 
 MAX_OTHERS = 300
 """Validation images of other targets that a detector's block is chosen on, at most."""
@@ -42,7 +43,7 @@ MAX_EXITS = 8
 """Blocks before the last that exits may stand at and detectors may look at, at most: evenly spread, from a third on."""
 
 _NOTHING = 1e-12
-"""A sum of squares that is rounding alone, of features of length 1; as `adapters.ood` sees it."""
+"""A sum of squares that is rounding alone, of features of length 1; as `adapters.answer.ood` sees it."""
 
 FROZEN = "frozen.safetensors"
 """What the backbone alone makes of a target's images, which the router is fitted to: `train`, `val`, [N, width]."""
@@ -54,7 +55,7 @@ class Workbench:
 
     Attributes:
         recipe: complete for this backbone.
-        backbone, folders, fetch: as for `adapters.backbones.new_model`.
+        backbone, folders, fetch: as for `adapters.backbone.backbones.new_model`.
         preprocessing: the content of `config/preprocessing.json`.
         eyes: the runtime that will serve.
     """

@@ -25,8 +25,8 @@ from safetensors.torch import load
 
 from adapters import bundle
 from adapters.writing import write_tensors
-from registry import canonical
 from registry.errors import BadInput, BadManifest, NotNow, disk_errors
+from registry.formats import canonical
 
 _RECIPE = "recipe.json"
 _REPORT = "report.json"

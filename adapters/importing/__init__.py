@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from adapters import backbones
 from adapters import bundle as layout
+from adapters.answer.features import POOLINGS, Tap
+from adapters.answer.heads import Head, LinearHead, read_head
+from adapters.answer.ood import read_detector
+from adapters.answer.ood_imported import ImportedDetector
+from adapters.backbone import backbones
+from adapters.backbone.families import Family, family_named
+from adapters.bank.lora import read_adapter
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPONENT, HEAD, OOD, BundleFiles
-from adapters.families import Family, family_named
-from adapters.features import POOLINGS, Tap
-from adapters.heads import Head, LinearHead, read_head
 from adapters.importing import Imported, ImportedAdapter, phases, release
 from adapters.importing.layouts import (
     CLASSIFIER,
@@ -37,11 +40,8 @@ from adapters.importing.peft import PeftFolder, backbone_of, modern_config, mode
 from adapters.importing.preprocessing import FILES as PREPROCESSING_FILES
 from adapters.importing.preprocessing import stated_preprocessing
 from adapters.importing.reading import PICKLES, labels_of, read_json, read_linear, read_state
-from adapters.lora import read_adapter
-from adapters.ood import read_detector
-from adapters.ood_imported import ImportedDetector
 from registry.errors import BackboneNotFound, BadBundle, BadInput, BadManifest, BadWeights
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 SOURCE_META = "source_meta.json"
 SOURCE_TENSORS = "source.safetensors"

@@ -12,8 +12,8 @@ from typing import Any
 from adapters.bundle import ADAPTER_CONFIG, BACKBONE
 from adapters.importing.reading import read_json
 from registry.errors import BadBundle, BadInput
-from registry.manifest import MAX_FILES, check_path
 from registry.names import check_target
+from registry.versions.manifest import MAX_FILES, check_path
 
 META = "adapter_meta.json"
 CLASSIFIER = "classifier.pth"

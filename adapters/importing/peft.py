@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from adapters.backbone.families import Family
+from adapters.bank.peft_config import read_config, resolved
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from adapters.families import Family
 from adapters.importing.reading import read_json, read_state
-from adapters.peft_config import read_config, resolved
 from registry.errors import BadBundle, BadWeights
 
 WEIGHTS = (ADAPTER_WEIGHTS, "adapter_model.bin", "pytorch_model.bin", "adapter_model.pt")

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from adapters.answer.ood_imported import SHARED, SQUARED, PrototypeDetector
 from adapters.importing.layouts import CLASSIFIER, META, OOD_COMPONENTS, Leaf
 from adapters.importing.reading import as_number, as_tensor, by_class, read_pickle
-from adapters.ood_imported import SHARED, SQUARED, PrototypeDetector
 from registry.errors import BadBundle, BadWeights
 
 DEFAULT_THRESHOLD = 25.0

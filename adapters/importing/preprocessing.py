@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.backbone.preprocess import Preprocessing
 from adapters.importing.layouts import META, Leaf
 from adapters.importing.reading import read_json
-from adapters.preprocess import Preprocessing
 from registry.errors import BadBundle, BadManifest
 
 PROCESSOR = "preprocessor_config.json"

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from adapters.plain import plain
-from registry import canonical
+from adapters.backbone.plain import plain
 from registry.errors import BadBundle, BadManifest, BadWeights
-from registry.weights import read_header
+from registry.formats import canonical
+from registry.versions.weights import read_header
 
 MAX_WEIGHTS = 2 * 1024**3
 """Bytes of the largest file of weights, and of the tensors that one may unfold into."""
@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_pickle(path: Path) -> Any:
     """What `torch.save` wrote: tensors, numbers and texts in dictionaries and lists. Code in it is refused, not run.
 
-    What is none of these becomes its text, see also `adapters.plain.plain`; tensors of float64 become float32.
+    What is none of these becomes its text, see also `adapters.backbone.plain.plain`; tensors of float64 become float32.
 
     Raises:
         BadWeights: it is truncated, damaged, too large, too deep, compressed, or holds tensors of other kinds, with

@@ -13,11 +13,9 @@ from typing import Any
 
 import torch
 
-from adapters.features import Tap
-from adapters.heads import FusionHead
-from adapters.importing.layouts import CLASSIFIER, FUSION, META, OOD_STATE, Leaf
-from adapters.importing.reading import as_number, as_tensor, by_class, read_json, read_state
-from adapters.ood_imported import (
+from adapters.answer.features import Tap
+from adapters.answer.heads import FusionHead
+from adapters.answer.ood_imported import (
     LEAST_TEMPERATURE,
     MAX_NEIGHBOURS,
     EnergyDetector,
@@ -25,6 +23,8 @@ from adapters.ood_imported import (
     ImportedDetector,
     KnnDetector,
 )
+from adapters.importing.layouts import CLASSIFIER, FUSION, META, OOD_STATE, Leaf
+from adapters.importing.reading import as_number, as_tensor, by_class, read_json, read_state
 from registry.errors import BadBundle, BadWeights
 
 LAYER_NORM_EPS = 1e-5

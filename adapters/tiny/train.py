@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adapters.augment import affine, elastic
-from adapters.data import ImageFolder
-from adapters.families import family_named
-from adapters.preprocess import Preprocessing
-from registry import canonical
+from adapters.backbone.families import family_named
+from adapters.backbone.preprocess import Preprocessing
+from adapters.fitting.augment import affine, elastic
+from adapters.fitting.data import ImageFolder
+from registry.formats import canonical
 
 HERE = Path(__file__).parent
 SHAPE = {

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
 
-from adapters import backbones
-from registry.manifest import BackboneRef
+from adapters.backbone import backbones
+from registry.versions.manifest import BackboneRef
 
 
 class PeftRival:

@@ -93,7 +93,7 @@ class Connection:
         if self.uri is None:
             raise CatalogUnreachable(
                 "no MLflow tracking server is set",
-                hint="set MLFLOW_TRACKING_URI or pass --tracking-uri; `create` and `measure` do without it by --offline",
+                hint="set MLFLOW_TRACKING_URI or --tracking-uri; `create` and `measure` run without it with --offline",
             )
         with _turn(limits or self.limits):
             client = _client(self.uri)

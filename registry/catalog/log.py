@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from registry.catalog.connection import HASTY, PATIENT, PING, Connection, Limits
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, VersionNotFound
-from registry.manifest import Manifest
+from registry.machine.scratch import scratch
 from registry.names import VersionName, check_model, is_version_name
-from registry.scratch import scratch
+from registry.versions.manifest import Manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

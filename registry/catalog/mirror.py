@@ -105,7 +105,7 @@ Change = StageChange | AliasChange
 
 
 @dataclass(frozen=True)
-class Plan:
+class MirrorPlan:
     """What to change, and in words what stays different from the log and why."""
 
     changes: tuple[Change, ...] = ()
@@ -156,7 +156,7 @@ def stages(channels: Sequence[ChannelView]) -> dict[str, Stage]:
 
 def plan(
     shown: Shown, channels: Sequence[ChannelView], aliases: Mapping[str, str], unmanaged: Unmanaged = "leave"
-) -> Plan:
+) -> MirrorPlan:
     """Compare what MLflow shows with the channels. Aliases come first: they are what people load by.
 
     Args:
@@ -172,11 +172,13 @@ def plan(
 
 def _plan_stages(
     shown: Shown, channels: Sequence[ChannelView], numbers: Mapping[str, int], unmanaged: Unmanaged
-) -> list[Plan]:
+) -> list[MirrorPlan]:
     """What to do about every version's stage: nothing while a channel can't be read, as it follows from all of them."""
     unread = [view for view in channels if view.channel in CHANNELS and view.problem]
     if unread:
-        return [Plan(skipped=(f"all stages, and the alias of {view.channel}: {view.problem}",)) for view in unread]
+        return [
+            MirrorPlan(skipped=(f"all stages, and the alias of {view.channel}: {view.problem}",)) for view in unread
+        ]
     wanted = stages(channels)
     if any(view.formerly is None for view in channels):
         staged = [each.version for each in shown.versions if each.version and each.stage != "None"]
@@ -190,12 +192,12 @@ def names(shown: Shown) -> list[AliasChange]:
     return [AliasChange(alias, None, number) for alias, number in aliases.items() if alias not in shown.aliases]
 
 
-def _joined(parts: Sequence[Plan]) -> Plan:
+def _joined(parts: Sequence[MirrorPlan]) -> MirrorPlan:
     changes = [change for part in parts for change in part.changes]
     # A version enters a stage before another leaves it: nobody who looks finds it empty.
     order = {"Production": 1, "Staging": 2}
     changes.sort(key=lambda change: 0 if isinstance(change, AliasChange) else order.get(change.after, 3))
-    return Plan(tuple(changes), tuple(reason for part in parts for reason in part.skipped))
+    return MirrorPlan(tuple(changes), tuple(reason for part in parts for reason in part.skipped))
 
 
 def shown(catalog: Catalog, model: str) -> Shown:
@@ -204,7 +206,9 @@ def shown(catalog: Catalog, model: str) -> Shown:
         return _read(catalog, client, model)
 
 
-def preview(catalog: Catalog, model: str, channels: Sequence[ChannelView], unmanaged: Unmanaged = "leave") -> Plan:
+def preview(
+    catalog: Catalog, model: str, channels: Sequence[ChannelView], unmanaged: Unmanaged = "leave"
+) -> MirrorPlan:
     """What `mirror` would change now. Nothing is written."""
     with catalog.connection.open() as client:
         before = _read(catalog, client, model)
@@ -217,7 +221,7 @@ def mirror(
     model: str,
     read_channels: Callable[[], Sequence[ChannelView]],
     unmanaged: Unmanaged = "leave",
-) -> Plan:
+) -> MirrorPlan:
     """Make MLflow show what the channels serve; returns what was changed and what was left.
 
     Reads the channels, writes what differs, and reads again until no generation moved meanwhile: of two mirrors that
@@ -242,7 +246,7 @@ def mirror(
             _note_mirrored(client, model, before, channels, catalog.aliases)
         again = read_channels()
         if _generations(again) == _generations(channels):
-            return Plan(tuple(done), tuple(dict.fromkeys(skipped)))
+            return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)))
         channels = again
     raise NotNow(
         f"the channels of {model} moved {_ROUNDS} times while MLflow was written", hint="run `ulora reconcile`"
@@ -262,31 +266,37 @@ def _numbers(versions: Sequence[Registered]) -> dict[str, int]:
     return numbers
 
 
-def _plan_alias(shown: Shown, view: ChannelView, alias: str, numbers: Mapping[str, int], unmanaged: Unmanaged) -> Plan:
+def _plan_alias(
+    shown: Shown, view: ChannelView, alias: str, numbers: Mapping[str, int], unmanaged: Unmanaged
+) -> MirrorPlan:
     before = shown.aliases.get(alias)
     if view.stable is not None and view.stable not in numbers:
-        return Plan(skipped=(f"alias {alias}: {view.stable} is not registered in MLflow",))
+        return MirrorPlan(skipped=(f"alias {alias}: {view.stable} is not registered in MLflow",))
     after = None if view.stable is None else numbers[view.stable]
     if before == after:
-        return Plan()
+        return MirrorPlan()
     holder = next((each for each in shown.versions if each.number == before), None)
     if holder is not None and holder.version is None and unmanaged == "leave":
-        return Plan(skipped=(f"alias {alias}: held by #{before}, which was not registered by ulora",))
+        return MirrorPlan(skipped=(f"alias {alias}: held by #{before}, which was not registered by ulora",))
     by_hand = holder is not None and holder.version is not None and shown.mirrored.get(view.channel, before) != before
-    return Plan((AliasChange(alias, before, after, view.channel, view.stable, by_hand),))
+    return MirrorPlan((AliasChange(alias, before, after, view.channel, view.stable, by_hand),))
 
 
 def _plan_stage(
     each: Registered, wanted: Mapping[str, Stage], numbers: Mapping[str, int], unmanaged: Unmanaged
-) -> Plan:
+) -> MirrorPlan:
     if each.version is None:
         if each.stage not in _SERVED:
-            return Plan()
+            return MirrorPlan()
         if unmanaged == "leave":
-            return Plan(skipped=(f"stage of #{each.number}: {each.stage}, and it was not registered by ulora",))
-        return Plan((StageChange(each.number, None, each.stage, "Archived"),))
+            return MirrorPlan(skipped=(f"stage of #{each.number}: {each.stage}, and it was not registered by ulora",))
+        return MirrorPlan((StageChange(each.number, None, each.stage, "Archived"),))
     after = wanted.get(each.version, "None") if numbers[each.version] == each.number else "None"
-    return Plan() if after == each.stage else Plan((StageChange(each.number, each.version, each.stage, after),))
+    return (
+        MirrorPlan()
+        if after == each.stage
+        else MirrorPlan((StageChange(each.number, each.version, each.stage, after),))
+    )
 
 
 def _read(catalog: Catalog, client: MlflowClient, model: str) -> Shown:

@@ -94,7 +94,7 @@ class Answers:
     left: tuple[str, ...] = ()
 
 
-class Desk(Protocol):
+class Decider(Protocol):
     """Who decides on requests. `who` is shown while one is decided."""
 
     @property
@@ -124,7 +124,7 @@ def pending(catalog: Catalog, model: str) -> list[Request]:
     return [*_standing(versions, aliases), *_unanswered(versions, aliases)]
 
 
-def answer_all(catalog: Catalog, model: str, desk: Desk) -> Answers:
+def answer_all(catalog: Catalog, model: str, desk: Decider) -> Answers:
     """Take, decide and answer every request. One that can't be answered keeps no other from it.
 
     Raises:
@@ -143,7 +143,7 @@ def answer_all(catalog: Catalog, model: str, desk: Desk) -> Answers:
     return Answers(tuple(told), tuple(left))
 
 
-def _answer(catalog: Catalog, model: str, request: Request, desk: Desk) -> str:
+def _answer(catalog: Catalog, model: str, request: Request, desk: Decider) -> str:
     """Bring a request to its end; returns the answer, empty where it was taken back or is in other hands."""
     if request.version is None:
         return _turn_away(catalog, model, request)
@@ -162,7 +162,7 @@ def _answer(catalog: Catalog, model: str, request: Request, desk: Desk) -> str:
     return answer
 
 
-def _take(catalog: Catalog, model: str, request: Request, desk: Desk) -> Claim | None:
+def _take(catalog: Catalog, model: str, request: Request, desk: Decider) -> Claim | None:
     """Claim a request and remove its alias; None, and it is not promoted, where somebody else did anything with it.
 
     A person's hand between the last look at the alias and its removal is not seen: MLflow has no condition for that.

@@ -12,7 +12,7 @@ from registry.errors import BadManifest
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.backbones import AddedBackbone, MirroredBackbone
+    from registry.versions.backbones import AddedBackbone, MirroredBackbone
 
 _DIGITS = 12
 

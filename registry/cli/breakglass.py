@@ -15,7 +15,7 @@ from registry.errors import BadInput, UloraError, disk_errors
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.tree.breakglass import Script
+    from registry.breakglass.write_script import Script
 
 
 @click.command("rollback-script", short_help="Write a file that rolls back with Python and boto3 only.")

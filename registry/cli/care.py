@@ -96,7 +96,7 @@ def _watch(registry: Registry, out: Output, every: float, *, adopt: bool) -> Non
     """Reconcile until Ctrl-C or SIGTERM."""
     if registry.settings.tracking_uri is None:
         raise BadSetting("no MLflow tracking server is set", hint="set MLFLOW_TRACKING_URI or pass --tracking-uri")
-    from registry.watching import Pace, keep_reconciled
+    from registry.catalog.watch import Pace, keep_reconciled
 
     pace, news = Pace(every), _News(out)
     with _stopping(pace.end):

@@ -116,11 +116,11 @@ def rollback_command(
       ulora rollback --to v5.5.2 --dry-run
       ulora rollback --only adapters/tomato --reason "tomato flags healthy leaves"
     """
-    from registry.channel import Wish
+    from registry.channels.channel import RollbackOptions
 
     began = time.perf_counter()
-    wish = Wish(leave=leave, expected=expected, to=to, again=again, leave_stable=leave_stable)
-    change = registry.rollback(channel, reason=reason, wish=wish, only=only, dry_run=dry_run)
+    options = RollbackOptions(leave=leave, expected=expected, to=to, again=again, leave_stable=leave_stable)
+    change = registry.rollback(channel, reason=reason, options=options, only=only, dry_run=dry_run)
     out.answer(change, f"{_sentence(change, dry_run)} ({time.perf_counter() - began:.2f} s)")
     for note in change.notes:
         out.note(note)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.bundles import DEFAULT_FLAVOR
 from registry.cli.options import device_option, dry_run_option, folder, json_option
 from registry.cli.output import Output, table
 from registry.errors import BadSetting, MissingDependency, Unreachable
+from registry.versions.bundle import DEFAULT_FLAVOR
 
 if TYPE_CHECKING:
-    from registry.backbones import FetchBlob
-    from registry.manifest import BackboneRef
+    from registry.versions.backbones import FetchBlob
+    from registry.versions.manifest import BackboneRef
 
 GROUP = "ulora.fit"
 """The entry point group that maps a flavor to what prepares its fits: `(data, backbone, out, settings, *, targets,

@@ -40,9 +40,9 @@ def dev_command(out: Output, *, root: Path) -> None:
       ulora dev                      # in one terminal; paste its exports into another
     """
     from registry.api import Registry
+    from registry.catalog.watch import Pace, Watch
     from registry.devstack.servers import Stack
     from registry.settings import Settings
-    from registry.watching import Pace, Watch
 
     out.note("starting an S3 server and an MLflow server; this takes some seconds")
     with Stack(root) as stack:

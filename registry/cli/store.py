@@ -18,8 +18,8 @@ from registry.errors import BadInput
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.copying import Copied
-    from registry.retention import Collected
+    from registry.retention.copy import Copied
+    from registry.retention.forget import Collected
     from registry.store.gc import Pruned
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -106,12 +106,12 @@ def gc_command(
       ulora store gc --dry-run
       ulora store gc --keep 10 --older-than 90d --reason "quarterly"
     """
-    from registry.retention import Rule
+    from registry.retention.forget import RetentionRule
 
     if grace < _SHORT:
         out.note("a grace this short is safe only while nobody creates or promotes versions")
     done = registry.collect_garbage(
-        Rule(keep, older_than), grace=grace, reason=reason, dry_run=dry_run, say=_progress(out)
+        RetentionRule(keep, older_than), grace=grace, reason=reason, dry_run=dry_run, say=_progress(out)
     )
     out.answer({**_document(done), "dry_run": dry_run}, _collected(done, dry_run))
 
@@ -164,7 +164,7 @@ def copy_command(
       ulora store copy v5.5.4-dinov3 --to /media/disk/ulora
       ulora store copy v5.5.4-dinov3 --from /media/disk/ulora
     """
-    from registry.copying import is_remote
+    from registry.retention.copy import is_remote
 
     if (to is None) == (source is None):
         raise BadInput("say where to copy to, or where from", hint="--to PLACE, or --from DIR")

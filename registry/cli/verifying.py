@@ -19,8 +19,8 @@ from registry.names import CHANNELS
 if TYPE_CHECKING:
     from registry.answers import Documents, Mended, Verification
     from registry.api import Registry
+    from registry.integrity.verify import Sample
     from registry.store.blobs import Progress
-    from registry.verification import Sample
 
 _SHOWN = 5
 
@@ -78,7 +78,7 @@ def verify_command(
     if dry_run and source is None:
         raise BadInput("without --repair nothing is changed", hint="--dry-run goes with --repair DIR")
     sample = _sample(read_data, share, seed)
-    desk = _Desk(registry, out, sample, source, dry_run)
+    desk = _VerifyReport(registry, out, sample, source, dry_run)
     names = [str(name) for name in registry.bindings.names()] if everything else versions
     report: dict[str, Any] = {"versions": [desk.version(name) for name in names], "chains": {}}
     if everything:
@@ -95,11 +95,11 @@ def verify_command(
     _fail_if_bad(desk, report, source)
 
 
-class _Desk:
+class _VerifyReport:
     """Verifies and prints, one after the other; mends what is bad where there are copies."""
 
     def __init__(self, registry: Registry, out: Output, sample: Sample, source: Path | None, dry_run: bool) -> None:
-        from registry.repair import Copies
+        from registry.integrity.repair import Copies
 
         self._registry = registry
         self._out = out
@@ -123,7 +123,7 @@ class _Desk:
 
     def backbones(self) -> Iterator[Verification]:
         from registry.answers import BadFile
-        from registry.documents import check_backbones
+        from registry.integrity.audit import check_backbones
 
         for name, files, problem in check_backbones(self._registry.backbone_mirror):
             checked = self._verifier.files(name, files)
@@ -169,7 +169,7 @@ class _Desk:
 
 
 def _sample(read_data: bool, share: float | None, seed: int | None) -> Sample:
-    from registry.verification import ALL, NONE, Sample
+    from registry.integrity.verify import ALL, NONE, Sample
 
     if share is None:
         return ALL if read_data else NONE
@@ -180,8 +180,8 @@ def _sample(read_data: bool, share: float | None, seed: int | None) -> Sample:
 
 def _check_chains(registry: Registry, out: Output) -> dict[str, dict[str, Any]]:
     """Of every channel, scratch ones too: how long its chain is, and what is wrong with it, empty when nothing is."""
-    from registry.channel import channel_names
-    from registry.documents import check_chain
+    from registry.channels.channel import channel_names
+    from registry.integrity.audit import check_chain
 
     chains = {}
     for name in dict.fromkeys([*CHANNELS, *channel_names(registry.store, registry.model)]):
@@ -192,7 +192,7 @@ def _check_chains(registry: Registry, out: Output) -> dict[str, dict[str, Any]]:
 
 
 def _check_documents(registry: Registry, out: Output) -> Documents:
-    from registry.documents import check_documents
+    from registry.integrity.audit import check_documents
 
     checked = check_documents(registry.store, registry.model)
     out.say(f"{'BAD' if checked.bad else 'ok '} {checked.checked} documents: evidence, verdicts and notes")
@@ -202,7 +202,7 @@ def _check_documents(registry: Registry, out: Output) -> Documents:
 
 
 def _check_garbage(registry: Registry, out: Output) -> list[str]:
-    from registry.documents import blocking_garbage
+    from registry.integrity.audit import blocking_garbage
 
     problems = blocking_garbage(registry.store, registry.blobs)
     for problem in problems:
@@ -210,8 +210,8 @@ def _check_garbage(registry: Registry, out: Output) -> list[str]:
     return problems
 
 
-def _fail_if_bad(desk: _Desk, report: dict[str, Any], source: Path | None) -> None:
-    from registry.verification import SIGNATURE
+def _fail_if_bad(desk: _VerifyReport, report: dict[str, Any], source: Path | None) -> None:
+    from registry.integrity.verify import SIGNATURE
 
     files = [(checked.version, bad) for checked in desk.found for bad in checked.bad]
     wrong = [f"{version} {bad.path} ({bad.problem})" for version, bad in files]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry import canonical
 from registry.cli.options import dry_run_option, folder, lazy_registry_options, offline_option, registry_options
 from registry.cli.output import Output, facts, megabytes, table
 from registry.errors import BadInput, BadManifest, IntegrityError
+from registry.formats import canonical
 from registry.names import CHANNELS
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def create_command(
       ulora create v6.0.1 --from my-lora/ --target tomato__leaf
       ulora create v6.1.0 --from models:/plants@champion
     """
-    from registry.bundles import Story
+    from registry.versions.bundle import ReleaseNotes
 
     if not (source or project or replaced):
         raise BadInput(
@@ -121,7 +121,9 @@ def create_command(
             hint="`ulora create --help` shows how",
         )
     registry = open_registry()
-    story = Story(description, _read_changes(changes), breaking, backward_compatibility, testing_instructions)
+    release_notes = ReleaseNotes(
+        description, _read_changes(changes), breaking, backward_compatibility, testing_instructions
+    )
     notes = _WaitingNotes() if out.as_json else out
     sign = _signer(registry, sign_with)
     parts = _parts(replaced, parent, [source, project, target, backbone, if_changed, git_tag])
@@ -130,7 +132,8 @@ def create_command(
     bar = out.progress(size + _bytes_of(None if parts else found, dry_run), "uploading")
     with sigterm_interrupts(), notes.warnings_as_notes(), bar as progress:
         how: dict[str, Any] = {
-            "story": story, "allow_secrets": allowed, "offline": offline, "dry_run": dry_run, "progress": progress,
+            "release_notes": release_notes, "allow_secrets": allowed, "offline": offline, "dry_run": dry_run,
+            "progress": progress,
         }  # fmt: skip
         if parts:
             created = registry.compose(version, parent or "", parts, **how)

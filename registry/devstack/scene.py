@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from registry import canonical
 from registry.api import Registry
-from registry.bundles import DEFAULT_FLAVOR
 from registry.catalog import mirror
+from registry.catalog.watch import Pace, Watch
 from registry.devstack.digits import write_digits, write_photo_crops
 from registry.devstack.processes import Finished, Fit, Replica, isolated_env, ulora
 from registry.devstack.servers import Stack
@@ -26,9 +25,10 @@ from registry.devstack.traffic import Answer, Client, Question, SteadyLoad
 from registry.errors import BadInput, UloraError
 from registry.evidence.measuring import open_data
 from registry.evidence.policy import load_policy
+from registry.formats import canonical
 from registry.names import VersionName
 from registry.settings import Settings
-from registry.watching import Pace, Watch
+from registry.versions.bundle import DEFAULT_FLAVOR
 
 FIXED = 40
 """Questions whose answers are compared before and after."""

@@ -12,11 +12,11 @@ from pathlib import Path
 from registry.answers import Finding
 from registry.api import Registry
 from registry.errors import IntegrityError
-from registry.manifest import Manifest
-from registry.provenance import git
-from registry.scratch import clear_left
+from registry.machine.provenance import git
+from registry.machine.scratch import clear_left
 from registry.store.blobs import in_parallel
 from registry.tree.restore import is_unfinished
+from registry.versions.manifest import Manifest
 
 _LOW_DISK = 2 * 1024**3
 _MAX_TAGGED = 100

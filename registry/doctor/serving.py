@@ -7,9 +7,10 @@ from datetime import timedelta
 
 from registry.answers import BadFile, ChannelStatus, Finding, ReplicaStatus
 from registry.api import Registry
+from registry.channels.record import Record
 from registry.errors import UloraError
-from registry.record import Pointer, Record
-from registry.retention import holds
+from registry.retention.forget import holds
+from registry.versions.pointer import Pointer
 
 _DAILY = timedelta(hours=24)
 _READ = "ulora doctor --read-data, once a day"

@@ -9,7 +9,7 @@ from itertools import islice
 from registry.answers import Finding
 from registry.api import Registry
 from registry.errors import IntegrityError, StoreDenied, UloraError
-from registry.retention import References
+from registry.retention.forget import References
 from registry.store import layout
 from registry.store.gc import read_marks
 

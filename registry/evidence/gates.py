@@ -22,12 +22,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from registry.document import Document, Part, Sha256
 from registry.evidence.policy import Policy, Rule
 from registry.evidence.results import PROPORTION, Evidence, Metric, Model, Number, UtcTime, Version
 from registry.evidence.stats import n_that_decides
-from registry.manifest import Manifest
+from registry.formats.document import Document, DocumentPart, Sha256
 from registry.names import VersionName
+from registry.versions.manifest import Manifest
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -76,7 +76,7 @@ class Past:
     withdrawn: bool = False
 
 
-class Check(Part):
+class Check(DocumentPart):
     """One rule's outcome for one target, or for the aggregate.
 
     Attributes:

@@ -6,13 +6,13 @@ from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from registry.channel import Channel
-from registry.document import Document, Sha256
+from registry.channels.channel import Channel
+from registry.channels.record import Record
 from registry.errors import BadManifest, IntegrityError, ObjectNotFound
 from registry.evidence.gates import Past, Verdict
 from registry.evidence.results import Evidence
+from registry.formats.document import Document, Sha256
 from registry.names import VersionName
-from registry.record import Record
 from registry.store import layout
 from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore

@@ -14,10 +14,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from registry import provenance
 from registry.errors import BadInput, MissingDependency
 from registry.evidence.results import Evidence, Measurement
-from registry.manifest import Manifest
+from registry.machine import provenance
+from registry.versions.manifest import Manifest
 
 BENCHMARKS = "ulora.benchmarks"
 DATA = "ulora.data"

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from registry import canonical
 from registry.errors import BadPolicy
+from registry.formats import canonical
 from registry.names import CHANNELS, VersionName, check_channel
 
 MAX_POLICY = 256 * 1024
@@ -27,12 +27,12 @@ Bound = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
 
 
-class _Part(BaseModel):
+class _PolicyPart(BaseModel):
     # Unknown fields are refused here, unlike in stored documents: a rule with a mistyped field would gate nothing.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Rule(_Part):
+class Rule(_PolicyPart):
     """What is asked of one metric. At most one bound; with none, the metric must have been measured and be a number.
 
     Attributes:
@@ -98,7 +98,7 @@ Rules = Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 
 
-class ChannelPolicy(_Part):
+class ChannelPolicy(_PolicyPart):
     """What one channel asks.
 
     Attributes:
@@ -112,7 +112,7 @@ class ChannelPolicy(_Part):
     by_suffix: dict[Suffix, Rules] = Field(default_factory=dict, max_length=100)
 
 
-class Policy(_Part):
+class Policy(_PolicyPart):
     """What every channel asks of a version."""
 
     format: Literal[1]

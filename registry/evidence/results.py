@@ -17,9 +17,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from registry.document import Document, Part, Sha256
 from registry.errors import BadInput
 from registry.evidence.stats import wilson
+from registry.formats.document import Document, DocumentPart, Sha256
 from registry.names import VersionName, check_model, check_target
 
 MAX_METRICS = 10_000
@@ -59,7 +59,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Metric(Part):
+class Metric(DocumentPart):
     """One measured number. Make one with `Metric.of` or `Metric.proportion`.
 
     Attributes:
@@ -126,7 +126,7 @@ class Measurement:
     notes: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
-class MeasuredOn(Part):
+class MeasuredOn(DocumentPart):
     """The test data behind some evidence: its digest, name, and number of images."""
 
     name: Word

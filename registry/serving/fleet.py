@@ -21,8 +21,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from registry.document import Document
 from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError
+from registry.formats.document import Document
 from registry.store import layout
 from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from registry.backbones import FetchBlob
-from registry.channel import Channel
+from registry.channels.channel import Channel
+from registry.channels.record import Record
 from registry.errors import ChannelEmpty, ReplicaClosed
-from registry.record import Pointer, Record
 from registry.serving.fleet import Heartbeat, Heartbeats
 from registry.serving.loaders import (
     Check,
@@ -34,7 +33,9 @@ from registry.serving.loaders import (
 )
 from registry.serving.residents import Residents
 from registry.store.blobs import Blobs
-from registry.versions import Versions
+from registry.versions.backbones import FetchBlob
+from registry.versions.bindings import Versions
+from registry.versions.pointer import Pointer
 
 State = Literal["starting", "serving", "stale", "not ready", "closed"]
 """`stale`: the log could not be read for a while. `not ready`: for so long that others should answer instead."""

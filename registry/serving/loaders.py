@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from registry.backbones import FetchBlob
 from registry.errors import LoadFailed, MissingDependency, UloraError
-from registry.manifest import Manifest
-from registry.record import Pointer
 from registry.store.blobs import Blobs
-from registry.versions import Versions
+from registry.versions.backbones import FetchBlob
+from registry.versions.bindings import Versions
+from registry.versions.manifest import Manifest
+from registry.versions.pointer import Pointer
 
 GROUP = "ulora.loaders"
 _OURS = {"dino-lora": "adapters"}

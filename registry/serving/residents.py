@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from registry.errors import MissingBlob, UloraError, Unreachable
-from registry.record import Pointer
 from registry.serving.loaders import Loaded, first_line
+from registry.versions.pointer import Pointer
 
 _LONGEST_PAUSE = 60.0
 _PASSING_PAUSE = 5.0

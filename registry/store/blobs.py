@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from registry import canonical
 from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound, disk_errors
+from registry.formats import canonical
 from registry.store import layout
 from registry.store.objects import ObjectStore
 

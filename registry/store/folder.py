@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from registry import canonical
 from registry.errors import BadInput, BadManifest, CorruptBlob, KeyExists, ObjectNotFound, UnsafePath, disk_errors
+from registry.formats import canonical
 from registry.store import layout
 from registry.store.blobs import hash_file
 from registry.store.objects import FORMAT, ObjectInfo, StoredObject

@@ -43,12 +43,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from registry.document import Document, Part, Sha256
 from registry.errors import BadManifest, KeyExists, NotNow, ObjectNotFound, StoreUnreachable, UloraError
+from registry.formats.document import Document, DocumentPart, Sha256
 from registry.store import layout
 from registry.store.blobs import Described, in_parallel
 from registry.store.objects import ObjectInfo, ObjectStore
-from registry.store.places import Place
+from registry.store.storage import Storage
 
 GRACE = timedelta(hours=24)
 LEASE = timedelta(minutes=10)
@@ -70,7 +70,7 @@ def _check_time(text: str) -> str:
     return text
 
 
-class Mark(Part):
+class Mark(DocumentPart):
     """Blobs that a pass found unreferenced; `when` it began, by the server's clock."""
 
     when: Annotated[str, Field(max_length=40), AfterValidator(_check_time)]
@@ -115,7 +115,7 @@ class Marks(Document):
 
 
 @dataclass(frozen=True)
-class Seen:
+class MarksRead:
     """What `gc.json` said when it was read.
 
     Attributes:
@@ -163,7 +163,7 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PrunePlan:
     """What a pass of prune is about to do.
 
     Attributes:
@@ -172,7 +172,7 @@ class Plan:
         sizes: of all these blobs.
     """
 
-    seen: Seen
+    seen: MarksRead
     ripe: Mapping[str, datetime]
     waiting: Mapping[str, datetime]
     sizes: Mapping[str, int]
@@ -193,7 +193,7 @@ class Plan:
         )
 
 
-def read_marks(store: Place) -> Seen:
+def read_marks(store: Storage) -> MarksRead:
     """What `gc.json` says now. One round trip.
 
     Raises:
@@ -202,7 +202,7 @@ def read_marks(store: Place) -> Seen:
     try:
         stored = store.get(layout.GC_KEY)
     except ObjectNotFound:
-        return Seen({}, frozenset(), None, 0.0, "", None)
+        return MarksRead({}, frozenset(), None, 0.0, "", None)
     try:
         marks = Marks.parse(stored.body, layout.GC_KEY)
     except BadManifest as error:
@@ -210,7 +210,7 @@ def read_marks(store: Place) -> Seen:
             str(error), hint=f"delete {layout.GC_KEY} in the bucket when no gc runs: garbage is then marked anew"
         ) from error
     free_in = LEASE.total_seconds() - stored.age
-    return Seen(
+    return MarksRead(
         doomed={digest: mark.time for mark in marks.marks for digest in mark.blobs},
         deleting=frozenset(marks.deleting) if free_in > 0 else frozenset(),
         free_at=stored.modified + LEASE,
@@ -257,7 +257,7 @@ class Prune:
     grace: timedelta = GRACE
     say: Callable[[str], None] = lambda line: None
 
-    def plan(self) -> Plan:
+    def plan(self) -> PrunePlan:
         """What to do, S1 and S2. Nothing is written.
 
         Raises:
@@ -276,7 +276,7 @@ class Prune:
             marked = mark if mark and is_old(info, mark) else now
             (ripe if marked == mark and now - marked >= self.grace else waiting)[digest] = marked
             sizes[digest] = info.size
-        return Plan(seen, ripe, dict(islice(waiting.items(), MAX_MARKED - len(ripe))), sizes)
+        return PrunePlan(seen, ripe, dict(islice(waiting.items(), MAX_MARKED - len(ripe))), sizes)
 
     def run(self) -> Pruned:
         """Delete what was marked a grace ago and is garbage still; mark what is garbage now.
@@ -311,7 +311,7 @@ class Prune:
             if digest not in referenced and info.key == layout.blob(digest):
                 yield digest, info
 
-    def _claim(self, plan: Plan) -> Seen:
+    def _claim(self, plan: PrunePlan) -> MarksRead:
         """S3: from now on creators see what is being deleted."""
         marks = Marks.of({**plan.waiting, **plan.ripe}, self.who, deleting=plan.ripe)
         self._swap(marks, plan.seen)
@@ -320,7 +320,7 @@ class Prune:
             raise NotNow("another garbage collection took over; nothing was deleted", hint=_AGAIN)
         return claimed
 
-    def _sweep(self, plan: Plan, claim: Seen, deleted: set[str]) -> None:
+    def _sweep(self, plan: PrunePlan, claim: MarksRead, deleted: set[str]) -> None:
         """S4 and S5: delete what is ripe unless somebody refers to it by now, or has written it anew."""
         referenced = self.references()
         ripe = [digest for digest in plan.ripe if digest not in referenced]
@@ -357,13 +357,13 @@ class Prune:
         except UloraError:
             return None
 
-    def _end(self, plan: Plan, deleted: set[str], seen: Seen) -> None:
+    def _end(self, plan: PrunePlan, deleted: set[str], seen: MarksRead) -> None:
         """S6: what is garbage and still there is marked; nothing is being deleted any more."""
         doomed = {digest: when for digest, when in {**plan.ripe, **plan.waiting}.items() if digest not in deleted}
         if doomed or seen.doomed:
             self._swap(Marks.of(doomed, self.who), seen, deleted)
 
-    def _swap(self, marks: Marks, seen: Seen, deleted: Collection[str] = ()) -> None:
+    def _swap(self, marks: Marks, seen: MarksRead, deleted: Collection[str] = ()) -> None:
         try:
             self.store.swap(layout.GC_KEY, marks.to_bytes(), seen.etag)
         except KeyExists as error:

@@ -38,7 +38,6 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError as TransportError
 
-from registry import canonical
 from registry.errors import (
     BadBundle,
     BadManifest,
@@ -53,6 +52,7 @@ from registry.errors import (
     StoreUnreachable,
     UloraError,
 )
+from registry.formats import canonical
 from registry.store import layout
 
 FORMAT = 1
@@ -142,7 +142,7 @@ class Rights:
 
 
 @dataclass(frozen=True)
-class Rule:
+class LifecycleRule:
     """A lifecycle rule of the bucket that is switched on. `prefix` is below the bucket; `does` is in words."""
 
     id: str
@@ -502,7 +502,7 @@ class ObjectStore:
         with self._errors("the bucket's versioning"):
             return str(self._reads.get_bucket_versioning(Bucket=self.bucket).get("Status", "off"))
 
-    def lifecycle(self) -> tuple[Rule, ...]:
+    def lifecycle(self) -> tuple[LifecycleRule, ...]:
         """The bucket's rules that may expire or move away objects of this store, by their prefix; our objects have no
         tags, so rules that ask for one are left out.
 
@@ -792,7 +792,7 @@ def _may(act: Callable[[], object]) -> bool | None:
 _UNREADABLE_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 
 
-def _rule(rule: Mapping[str, Any]) -> Rule | None:
+def _rule(rule: Mapping[str, Any]) -> LifecycleRule | None:
     """A lifecycle rule, None for one that is off, touches no current object, or asks for a tag."""
     conditions = {**rule.get("Filter", {}), **rule.get("Filter", {}).get("And", {})}
     expiry = rule.get("Expiration", {})
@@ -802,7 +802,7 @@ def _rule(rule: Mapping[str, Any]) -> Rule | None:
     does = f"expires objects {when}" if when else f"moves objects to {cold}" if cold else ""
     if rule.get("Status") != "Enabled" or not does or "Tag" in conditions or conditions.get("Tags"):
         return None
-    return Rule(str(rule.get("ID", "")), str(conditions.get("Prefix", rule.get("Prefix", ""))), does)
+    return LifecycleRule(str(rule.get("ID", "")), str(conditions.get("Prefix", rule.get("Prefix", ""))), does)
 
 
 def _overlap(one: str, other: str) -> bool:

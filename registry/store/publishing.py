@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 from registry.errors import KeyExists, NotNow
 from registry.store import layout
 from registry.store.blobs import Described, Progress, in_parallel
-from registry.store.gc import Seen, is_old, read_marks
-from registry.store.places import Place
+from registry.store.gc import MarksRead, is_old, read_marks
+from registry.store.storage import Storage
 
 _PATIENCE = 60.0
 _PAUSE = 0.5
@@ -43,14 +43,14 @@ class Published(Generic[Done]):
 
 @dataclass
 class _Publication:
-    store: Place
+    store: Storage
     files: dict[str, Described]
     local: Local
     progress: Progress
     patience: float
     sent: dict[str, int] = field(default_factory=dict)
 
-    def settle(self) -> Seen:
+    def settle(self) -> MarksRead:
         """C1 and C2: all is there and nothing older than its mark, while no sweep began, went on or ended."""
         seen = self.wait()
         for _ in range(_ROUNDS):
@@ -65,7 +65,7 @@ class _Publication:
         """One HEAD a blob, and the bytes of those that are not there."""
         in_parallel(self._upload_if_missing, self.files.values())
 
-    def wait(self) -> Seen:
+    def wait(self) -> MarksRead:
         """Until no sweep is deleting anything of ours."""
         give_up = time.monotonic() + self.patience
         while True:
@@ -79,7 +79,7 @@ class _Publication:
                 )
             time.sleep(_PAUSE)
 
-    def confirm(self, seen: Seen) -> None:
+    def confirm(self, seen: MarksRead) -> None:
         """C4: what a sweep took between C2 and the commit is put back."""
         if read_marks(self.store).etag != seen.etag:
             self.wait()
@@ -97,7 +97,7 @@ class _Publication:
             self.store.upload(layout.blob(file.sha256), path, file.sha256, file.size, self.progress)
         self.sent[file.sha256] = file.size
 
-    def _renew(self, seen: Seen, digest: str) -> None:
+    def _renew(self, seen: MarksRead, digest: str) -> None:
         """Write a blob anew if it is older than its mark."""
         file, key = self.files[digest], layout.blob(digest)
         info = self.store.head(key)
@@ -108,7 +108,7 @@ class _Publication:
 
 
 def publish(
-    store: Place,
+    store: Storage,
     files: Iterable[Described],
     local: Local,
     commit: Callable[[], Done],

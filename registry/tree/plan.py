@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from registry import canonical
 from registry.errors import BadInput, NotFound, UnsafePath
-from registry.manifest import FileEntry, Manifest
+from registry.formats import canonical
 from registry.tree.folders import Described
+from registry.versions.manifest import FileEntry, Manifest
 
 FILES_FLAVOR = "files"
 """The flavor of snapshots: versions of files only, all of them in the component `project`."""
@@ -43,7 +43,7 @@ class TreeFile:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TreePlan:
     """What becomes of every file of a tree.
 
     Attributes:
@@ -118,7 +118,7 @@ def chosen(files: Iterable[FileEntry], only: tuple[str, ...], version: str) -> t
 
 
 @dataclass(frozen=True)
-class Seen:
+class TreeListing:
     """What lies in a tree: everything by its path, and how to learn a file's digest and what a link says."""
 
     place: Path
@@ -128,8 +128,13 @@ class Seen:
 
 
 def plan(
-    seen: Seen, wanted: Iterable[Described], mine: Marks, removable: Callable[[str], bool], *, clean: bool = False
-) -> Plan:
+    seen: TreeListing,
+    wanted: Iterable[Described],
+    mine: Marks,
+    removable: Callable[[str], bool],
+    *,
+    clean: bool = False,
+) -> TreePlan:
     """Decide for everything in a tree what becomes of it.
 
     Args:
@@ -151,7 +156,7 @@ def plan(
 class _Planning:
     """A plan that is being made."""
 
-    def __init__(self, seen: Seen, files: Mapping[str, Described], mine: Marks) -> None:
+    def __init__(self, seen: TreeListing, files: Mapping[str, Described], mine: Marks) -> None:
         self._seen, self._files, self._mine = seen, files, mine
         self._ways = {way for path in files for way in _ways(path)}
         self._changed: list[TreeFile] = []
@@ -173,11 +178,11 @@ class _Planning:
         else:
             self._kept.append(path)
 
-    def plan(self) -> Plan:
+    def plan(self) -> TreePlan:
         """What was decided."""
         there = {file.path for file in (*self._unchanged, *self._changed)}
         added = (_as_tree_file(file) for path, file in self._files.items() if path not in there)
-        return Plan(
+        return TreePlan(
             added=tuple(added),
             changed=tuple(self._changed),
             removed=tuple(self._removed),

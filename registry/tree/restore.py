@@ -2,7 +2,7 @@
 
 For a target `current`, everything else lies beside it in `.current.ulora/`. The steps, each safe to die after:
 
-1. lock `.current.ulora/lock`; finish or clear away what a killed restore left (`Place.recover`)
+1. lock `.current.ulora/lock`; finish or clear away what a killed restore left (`RestoreTarget.recover`)
 2. build the whole new tree in `next/`: the version's files are written, what is kept is linked
 3. link what is replaced or removed into `stash/`
 4. write `pending.json`, which says how to undo it, and let the disk settle
@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from registry.errors import BadInput, BadManifest, NotFound, UnsafePath
-from registry.manifest import FileEntry
 from registry.store.blobs import Progress
 from registry.tree.folders import Folder, take_after, tree_errors
-from registry.tree.plan import STATE_FOLDER, Plan, Seen, TreeFile, chosen, in_scope, plan
+from registry.tree.plan import STATE_FOLDER, TreeFile, TreeListing, TreePlan, chosen, in_scope, plan
 from registry.tree.stash import Entry, Kept, Mark, Stash, State
+from registry.versions.manifest import FileEntry
 
 STATE = f"{STATE_FOLDER}/restored.json"
 _LOCK, _NEXT, _OLD, _PENDING = "lock", "next", "old", "pending.json"
@@ -177,13 +177,13 @@ class _Change:
     """What is to be done to a tree, and what it is to remember; `links` are to be made."""
 
     doing: str
-    plan: Plan
+    plan: TreePlan
     version: str | None
     files: Mapping[str, Mark]
     links: Mapping[str, str] = field(default_factory=dict)
 
 
-class Place:
+class RestoreTarget:
     """A target, and the folder beside it that holds what a restore needs. `work` and `tree` may be missing."""
 
     def __init__(self, target: Path, parent: Folder | None, work: Folder | None, tree: Folder | None) -> None:
@@ -212,11 +212,11 @@ class Place:
         """What the target remembers; None where that is nothing, or damaged: then nothing in it counts as restored."""
         return _state_of(self._tree) if self._tree else None
 
-    def seen(self) -> Seen:
+    def seen(self) -> TreeListing:
         """What lies in the target."""
         tree = self._tree
         if tree is None:
-            return Seen(self.target, {}, str, str)
+            return TreeListing(self.target, {}, str, str)
         entries = {path: info for path, info in tree.walk() if path != STATE}
         device = os.fstat(tree.fd).st_dev
         for path, info in entries.items():
@@ -225,7 +225,7 @@ class Place:
                     f"{self.target / path} is on another file system, so {self.target} can't be swapped as a whole",
                     hint="mount it elsewhere, or restore into a folder beside it",
                 )
-        return Seen(self.target, entries, tree.digest, tree.link_text)
+        return TreeListing(self.target, entries, tree.digest, tree.link_text)
 
     def carry_out(
         self, change: _Change, source: Source, version: str, progress: Progress, swap: Swap | None
@@ -355,11 +355,11 @@ class Place:
         self.work.remove(_OLD)
 
 
-Swap = Callable[[Place], None]
+Swap = Callable[[RestoreTarget], None]
 """Puts `next` in the target's place."""
 
 
-def at_once(place: Place) -> None:
+def at_once(place: RestoreTarget) -> None:
     """Swap the target and `next` at one instant; in two steps where the system or the file system can't."""
     name = place.target.name
     if place.parent.look(name) is None:
@@ -368,7 +368,7 @@ def at_once(place: Place) -> None:
         in_two_steps(place)
 
 
-def in_two_steps(place: Place) -> None:
+def in_two_steps(place: RestoreTarget) -> None:
     """Move the target away and `next` there. Killed in between, there is no target until `recover` finishes it."""
     name = place.target.name
     if place.parent.look(name) is not None:
@@ -382,14 +382,14 @@ def in_two_steps(place: Place) -> None:
 
 
 @contextmanager
-def _opened(target: Path, *, dry_run: bool) -> Iterator[Place]:
+def _opened(target: Path, *, dry_run: bool) -> Iterator[RestoreTarget]:
     """A target, locked and with nothing left over in it; for a dry run only what lies there."""
     _check_name(target)
     with ExitStack() as stack:
         try:
             parent = stack.enter_context(Folder.at(target.parent, make=not dry_run))
         except FileNotFoundError:
-            yield Place(target, None, None, None)
+            yield RestoreTarget(target, None, None, None)
             return
         _check_target(parent, target)
         work = _open_work(parent, target, make=not dry_run)
@@ -397,9 +397,9 @@ def _opened(target: Path, *, dry_run: bool) -> Iterator[Place]:
             stack.enter_context(work)
         if work and not dry_run:
             stack.enter_context(work.locked(_LOCK))
-            Place(target, parent, work, None).recover()
+            RestoreTarget(target, parent, work, None).recover()
         tree = stack.enter_context(parent.folder(target.name)) if _check_target(parent, target) else None
-        yield Place(target, parent, work, tree)
+        yield RestoreTarget(target, parent, work, tree)
 
 
 def _open_work(parent: Folder, target: Path, *, make: bool) -> Folder | None:
@@ -514,7 +514,7 @@ def _carry(old: Folder, path: str, tree: Folder) -> bool:
     return True
 
 
-def _answer(version: str, place: Place, change: _Change, *, done: bool) -> Restored:
+def _answer(version: str, place: RestoreTarget, change: _Change, *, done: bool) -> Restored:
     planned = change.plan
     return Restored(
         version=version,

@@ -16,13 +16,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.bundles import Bundle, file_entries, read_piece
-from registry.composing import Piece
 from registry.errors import BadBundle, BadWeights
-from registry.manifest import MAX_FILES, Component, check_path, check_unique
 from registry.store.blobs import Progress
 from registry.tree.plan import FILES_FLAVOR, PROJECT, STATE_FOLDER
-from registry.weights import weights_sha256
+from registry.versions.bundle import Bundle, file_entries, read_piece
+from registry.versions.compose import Piece
+from registry.versions.manifest import MAX_FILES, Component, check_path, check_unique
+from registry.versions.weights import weights_sha256
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -108,7 +108,7 @@ def read_project(project: Project, progress: Progress = lambda done: None) -> Bu
 
 
 def read_part(name: str, folder: Path, progress: Progress = lambda done: None) -> tuple[Piece, dict[str, Path]]:
-    """As `registry.bundles.read_piece`; of a project, what a snapshot takes."""
+    """As `registry.versions.bundle.read_piece`; of a project, what a snapshot takes."""
     if name != COMPONENT:
         return read_piece(name, folder, progress)
     project = Project.at(folder)

@@ -11,8 +11,8 @@ from typing import BinaryIO, ClassVar, Literal
 
 from pydantic import Field
 
-from registry.document import Document, Part, Sha256
 from registry.errors import BadManifest, NotFound
+from registry.formats.document import Document, DocumentPart, Sha256
 from registry.tree.folders import Folder
 from registry.tree.plan import TreeFile
 
@@ -22,7 +22,7 @@ _ARRIVING = f"{_STASH}/arriving"
 _MANY = 64 * 1024 * 1024
 
 
-class Mark(Part):
+class Mark(DocumentPart):
     """What a restore put at a path."""
 
     sha256: Sha256
@@ -47,7 +47,7 @@ class State(Document):
     files: dict[str, Mark]
 
 
-class Kept(Part):
+class Kept(DocumentPart):
     """A file in the stash, and where it was."""
 
     path: str

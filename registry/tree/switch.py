@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 from registry.errors import BadInput, BadManifest, BadVersionName, NotFound, UnsafePath
-from registry.manifest import FileEntry, Manifest
 from registry.names import VersionName
 from registry.store.blobs import Progress
 from registry.tree.folders import Folder, tree_errors
 from registry.tree.plan import STATE_FOLDER, files_of, mode_of
+from registry.versions.manifest import FileEntry, Manifest
 
 CURRENT = "current"
 VERSIONS = "versions"

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from registry.api import Registry
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
 from registry.errors import UloraError
-from registry.manifest import Component, FileEntry, Manifest
-from registry.retention import Rule
-from tests.registries import open_registry
+from registry.retention.forget import RetentionRule
+from registry.versions.manifest import Component, FileEntry, Manifest
+from tests.support.registries import open_registry
 
 VERSIONS = tuple(f"v{number}.0.0" for number in range(1, 6))
 TAKEN = "v9.0.0"
@@ -83,16 +83,16 @@ class Person:
         return _told(self.registry.rollback())
 
     def _again(self, _: str) -> dict[str, Any]:
-        return _told(self.registry.rollback(wish=Wish(again=True)))
+        return _told(self.registry.rollback(options=RollbackOptions(again=True)))
 
     def _roll_back_from(self, version: str) -> dict[str, Any]:
-        return _told(self.registry.rollback(wish=Wish(leave=version)))
+        return _told(self.registry.rollback(options=RollbackOptions(leave=version)))
 
     def _roll_back_to(self, version: str) -> dict[str, Any]:
-        return _told(self.registry.rollback(wish=Wish(to=version)))
+        return _told(self.registry.rollback(options=RollbackOptions(to=version)))
 
     def _part(self, _: str) -> dict[str, Any]:
-        return _told(self.registry.rollback(only=["adapters/low"], wish=Wish(again=True)))
+        return _told(self.registry.rollback(only=["adapters/low"], options=RollbackOptions(again=True)))
 
     def _create(self, version: str) -> dict[str, Any]:
         """One of two contents for a name that others want as well."""
@@ -110,7 +110,7 @@ def collect(registry: Registry, times: int) -> None:
     """Forget and prune, again and again, beside the others."""
     for _ in range(times):
         with suppress(UloraError):
-            registry.collect_garbage(Rule(3, timedelta()), grace=_GRACE)
+            registry.collect_garbage(RetentionRule(3, timedelta()), grace=_GRACE)
 
 
 def main(store: str, model: str, folder: str, seed: str, people: str, steps: str) -> None:

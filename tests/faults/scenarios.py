@@ -54,7 +54,7 @@ class Scenario:
 
 def write_shared(folder: Path) -> None:
     """What all cases share: bundles of few small files, of which versions share some, and a policy."""
-    from tests.registries import ASKS_NOTHING, small_bundle
+    from tests.support.registries import ASKS_NOTHING, small_bundle
 
     (folder / "policy.yaml").write_text(ASKS_NOTHING)
     for seed, name in enumerate(NAMES):
@@ -151,9 +151,9 @@ def one_live(shared: str) -> Registry:
 def mark(shared: str) -> None:
     """The first of two garbage collections."""
     from registry.api import Registry
-    from registry.retention import Rule
+    from registry.retention.forget import RetentionRule
 
-    Registry().collect_garbage(Rule(1, timedelta()), grace=timedelta())
+    Registry().collect_garbage(RetentionRule(1, timedelta()), grace=timedelta())
 
 
 _CREATE = ("create", "v1.0.0", "--from", "{shared}/v1.0.0")

@@ -19,7 +19,7 @@ from tests.faults.oracle import Snapshot, Stored
 from tests.faults.plugin import SEED
 from tests.faults.racing import TAKEN, VERSIONS, bind, make_version
 from tests.faults.warm import ROOT
-from tests.registries import open_registry
+from tests.support.registries import open_registry
 
 PEOPLE, STEPS = 4, 4
 Story = list[dict[str, Any]]

@@ -32,7 +32,7 @@ _CHANGES = {
     "os.symlink": (1, 2), "os.chmod": (0, 2), "os.truncate": (0, -1),
 }  # fmt: skip
 """Audited changes of files: which of their arguments is the path, and which the folder that it is relative to."""
-_NOT_LOADED = {"registry.__main__", "registry.tree.rollback_script"}
+_NOT_LOADED = {"registry.__main__", "registry.breakglass.rollback_script"}
 """Programs."""
 _WRITES = os.O_WRONLY | os.O_RDWR
 
@@ -102,8 +102,9 @@ def _load() -> None:
     import registry
     from registry.store import gc, objects
 
+    tests = ("tests.support.commands", "tests.faults.scenarios")
     modules = {found.name for found in pkgutil.walk_packages(registry.__path__, "registry.")} - _NOT_LOADED
-    for name in sorted({*modules, "mlflow.pyfunc", "adapters.model", "tests.commands", "tests.faults.scenarios"}):
+    for name in sorted({*modules, "mlflow.pyfunc", "adapters.model", *tests}):
         importlib.import_module(name)
     session = boto3.session.Session()
     session.client("s3")  # its models are read once, here; nothing is connected
@@ -160,7 +161,7 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
         module, _, name = job["act"].partition(":")
         getattr(importlib.import_module(module), name)(*job.get("arguments", ()))
         return {"code": 0}
-    from tests.commands import ulora
+    from tests.support.commands import ulora
 
     done = ulora(*job["words"])
     said: dict[str, Any] = {"code": done.code, "out": done.out, "err": done.err[-2000:]}

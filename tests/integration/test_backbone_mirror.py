@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from adapters.backbones import TINY, ref_of_folder
+from adapters.backbone.backbones import TINY, ref_of_folder
 from registry.api import Registry
-from registry.backbones import FetchBlob
 from registry.errors import BackboneNotFound, BadManifest, CorruptBlob, MissingBlob
-from registry.manifest import Manifest
 from registry.store import layout
 from registry.store.objects import ObjectStore
-from tests.bundles import noise, write_bundle
-from tests.commands import complains, ulora
-from tests.foreign import edit_json
-from tests.registries import listing, open_registry
-from tests.releases import Echo, Shop
+from registry.versions.backbones import FetchBlob
+from registry.versions.manifest import Manifest
+from tests.support.bundles import noise, write_bundle
+from tests.support.commands import complains, ulora
+from tests.support.foreign import edit_json
+from tests.support.registries import listing, open_registry
+from tests.support.releases import Echo, Shop
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from PIL import Image
 from registry.api import Registry
 from registry.devstack.servers import free_port
 from registry.store import layout
-from tests.bundles import noise
-from tests.commands import complains, ulora
-from tests.registries import create, file_of, listing, open_registry, small_bundle
 from tests.servers.forgetful import ForgetfulServer
+from tests.support.bundles import noise
+from tests.support.commands import complains, ulora
+from tests.support.registries import create, file_of, listing, open_registry, small_bundle
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from tests.commands import ulora
-from tests.registering import register
-from tests.registries import flip_a_byte, open_registry, small_bundle
+from tests.support.commands import ulora
+from tests.support.registering import register
+from tests.support.registries import flip_a_byte, open_registry, small_bundle
 
 PAGE = Path(__file__).parents[2] / "docs" / "care.md"
 WEIGHTS = "adapters/low/adapter_model.safetensors"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.canonical import sha256
 from registry.catalog.connection import HASTY
 from registry.catalog.log import Catalog, Result
 from registry.devstack.servers import free_port
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
+from registry.formats.canonical import sha256
 from tests.servers import flavor
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy

@@ -13,8 +13,8 @@ import pytest
 from registry.api import Registry
 from registry.catalog.connection import PATIENT
 from registry.catalog.log import Catalog
-from tests.registries import open_registry
 from tests.servers import flavor
+from tests.support.registries import open_registry
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from registry.api import Registry
 from registry.devstack.servers import free_port
 from registry.store import layout
-from tests.commands import Finished, complains, ulora
-from tests.registries import bind, create, file_of, flip_a_byte, listing, open_registry, small_bundle
+from tests.support.commands import Finished, complains, ulora
+from tests.support.registries import bind, create, file_of, flip_a_byte, listing, open_registry, small_bundle
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 

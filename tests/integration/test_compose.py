@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channel import Wish
-from registry.composing import composed_name, files_of
+from registry.channels.channel import RollbackOptions
 from registry.errors import BadBundle, BadInput, VersionExists, VersionNotFound
 from registry.names import MAX_SUFFIX, VersionName
 from registry.store import layout
-from tests.bundles import add_goldens, noise, write_bundle
-from tests.commands import complains, ulora
-from tests.registries import listing, open_registry
-from tests.trees import write_tree
+from registry.versions.compose import composed_name, files_of
+from tests.support.bundles import add_goldens, noise, write_bundle
+from tests.support.commands import complains, ulora
+from tests.support.registries import listing, open_registry
+from tests.support.trees import write_tree
 
 LOW, MID = "adapters/low", "adapters/mid"
 
@@ -81,7 +81,7 @@ def test_a_partial_rollback_of_real_adapters_loads_verifies_and_tests_itself(
     for target, origin in (("low", "v1.0.0"), ("mid", "v2.0.0")):
         mine, theirs = (each.predict([noise(7)], [target])[0] for each in (loaded, whole[origin]))
         assert mine.probabilities == theirs.probabilities
-    assert registry.rollback(wish=Wish(leave=composed)).version == "v1.0.0"
+    assert registry.rollback(options=RollbackOptions(leave=composed)).version == "v1.0.0"
 
 
 def test_another_backbone_s_adapter_is_refused(registry: Registry, bundles: dict[str, Path], tmp_path: Path) -> None:

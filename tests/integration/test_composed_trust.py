@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from registry.admission import Admission
 from registry.api import Registry
-from registry.composing import Piece, compose
 from registry.errors import NotTrusted
-from registry.manifest import Component, FileEntry, Manifest
 from registry.names import VersionName
-from tests.keys import Pair, key_pair
-from tests.registries import listing, open_registry
+from registry.trust.admission import Admission
+from registry.versions.compose import Piece, compose
+from registry.versions.manifest import Component, FileEntry, Manifest
+from tests.support.keys import Pair, key_pair
+from tests.support.registries import listing, open_registry
 
 TOMATO, POTATO = "adapters/tomato", "adapters/potato"
 

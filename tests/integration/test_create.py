@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.bundles import Story
 from registry.devstack.servers import free_port
 from registry.errors import (
     BadBundle,
@@ -20,9 +19,10 @@ from registry.errors import (
     VersionExists,
     VersionNotFound,
 )
-from tests.registries import listing, open_registry, small_bundle
+from registry.versions.bundle import ReleaseNotes
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
+from tests.support.registries import listing, open_registry, small_bundle
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 
@@ -40,8 +40,8 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_a_version_holds_every_file_of_its_bundle(registry: Registry, bundle: Path) -> None:
-    story = Story("new", {"head": ["bias"]}, ("labels moved",), "reads v1", "look at it")
-    created = registry.create("v1.0.0", bundle, story=story, offline=True)
+    release_notes = ReleaseNotes("new", {"head": ["bias"]}, ("labels moved",), "reads v1", "look at it")
+    created = registry.create("v1.0.0", bundle, release_notes=release_notes, offline=True)
     manifest = registry.manifest("v1.0.0")
     on_disk = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
     assert [file.path for file in manifest.files] == sorted(on_disk)
@@ -49,10 +49,10 @@ def test_a_version_holds_every_file_of_its_bundle(registry: Registry, bundle: Pa
     assert all(fetched[file.sha256].read_bytes() == on_disk[file.path].read_bytes() for file in manifest.files)
     assert (created.is_new, created.files, created.size) == (True, len(on_disk), manifest.size)
     assert created.uploaded == sum({file.sha256: file.size for file in manifest.files}.values())
-    assert (manifest.description, manifest.changes) == (story.description, story.changes)
-    assert manifest.breaking_changes == story.breaking_changes
-    assert manifest.backward_compatibility == story.backward_compatibility
-    assert manifest.testing_instructions == story.testing_instructions
+    assert (manifest.description, manifest.changes) == (release_notes.description, release_notes.changes)
+    assert manifest.breaking_changes == release_notes.breaking_changes
+    assert manifest.backward_compatibility == release_notes.backward_compatibility
+    assert manifest.testing_instructions == release_notes.testing_instructions
 
 
 def test_the_same_content_again_is_no_change(registry: Registry, bundle: Path) -> None:
@@ -158,7 +158,12 @@ def test_mlflow_gets_the_version_once(registry: Registry, bundle: Path, tmp_path
 
 def test_the_list_says_where_a_version_is_live_or_withdrawn(registry: Registry, tmp_path: Path) -> None:
     for name in ("v1.10.0", "v1.9.0"):
-        registry.create(name, small_bundle(tmp_path / name, seed=len(name)), offline=True, story=Story(f"it is {name}"))
+        registry.create(
+            name,
+            small_bundle(tmp_path / name, seed=len(name)),
+            offline=True,
+            release_notes=ReleaseNotes(f"it is {name}"),
+        )
         registry.promote(name, "production")
     registry.promote("v1.10.0", "staging")
     registry.rollback()

@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from adapters.demo import write_peft_folder
 from registry.api import Registry
 from registry.cli.reference import page as commands_page
-from tests.bundles import write_bundle
-from tests.foreign import write_phase
-from tests.images import write_images
-from tests.registries import flip_a_byte, write_policy
 from tests.servers.warm import warm_ulora
+from tests.support.bundles import write_bundle
+from tests.support.foreign import write_phase
+from tests.support.images import write_images
+from tests.support.registries import flip_a_byte, write_policy
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("runbook.md", "rollback.md", "security.md", "tree.md")

@@ -13,15 +13,15 @@ from registry.api import Registry
 from registry.doctor import examine
 from registry.doctor.serving import check_replicas
 from registry.doctor.storage import check_clock
-from registry.manifest import Component, Manifest
 from registry.names import VersionName
-from registry.notes import Forgotten, now
+from registry.retention.notes import Forgotten, now
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
 from registry.store.objects import ObjectStore
-from tests.calendars import open_calendar
-from tests.commands import ulora
-from tests.registries import bind, create, file_of, flip_a_byte, open_registry
+from registry.versions.manifest import Component, Manifest
+from tests.support.calendars import open_calendar
+from tests.support.commands import ulora
+from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry
 
 V1, V2 = "v1.0.0", "v1.1.0"
 WEIGHTS = "adapters/low/adapter_model.safetensors"

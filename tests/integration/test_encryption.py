@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.canonical import sha256
 from registry.errors import OutcomeUnknown, Unreachable
+from registry.formats.canonical import sha256
 from registry.store import layout, objects
 from registry.store.objects import Encryption, ObjectStore
-from tests.registries import create, open_registry
 from tests.servers.recorder import Sent, record
+from tests.support.registries import create, open_registry
 
 ASKED, KEY = "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"
 WRITES = {"PutObject", "CreateMultipartUpload"}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.loaded import load_bundle
-from tests.blotches import write_blotches
-from tests.bundles import read_bundle
-from tests.commands import Finished, complains, ulora
+from adapters.answer.loaded import load_bundle
+from tests.support.blotches import write_blotches
+from tests.support.bundles import read_bundle
+from tests.support.commands import Finished, complains, ulora
 
 
 @pytest.fixture(scope="module")

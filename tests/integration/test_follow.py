@@ -13,13 +13,13 @@ import pytest
 
 from registry.devstack.servers import S3Server
 from registry.errors import ChannelEmpty, CorruptBlob, LoadFailed, ReplicaClosed, SelfTestFailed, StoreUnreachable
-from registry.manifest import Manifest
 from registry.serving.live import Live
 from registry.serving.loaders import Loader, load_version
 from registry.store import layout
 from registry.store.objects import ObjectStore
-from tests.releases import Echo, Shop, find_echo, load_echo, wait_until
+from registry.versions.manifest import Manifest
 from tests.servers.proxy import Proxy
+from tests.support.releases import Echo, Shop, find_echo, load_echo, wait_until
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from registry.errors import BadManifest, CorruptBlob
-from registry.manifest import FileEntry
 from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
+from registry.versions.manifest import FileEntry
 from tests.servers.endless import EndlessServer
 
 ENOUGH = 32 * 1024 * 1024

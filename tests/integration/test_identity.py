@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from registry import identity
 from registry.api import Registry
 from registry.devstack.servers import S3Server, free_port
+from registry.machine import identity
 from registry.settings import Settings
-from tests.commands import ulora
-from tests.registries import bind, write_policy
 from tests.servers.proxy import Proxy
+from tests.support.commands import ulora
+from tests.support.registries import bind, write_policy
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from adapters.backbones import TINY
+from adapters.backbone.backbones import TINY
 from registry.api import Registry
-from registry.bundles import Story
 from registry.catalog.connection import Connection
 from registry.catalog.download import check_remote
 from registry.errors import BadBundle, BadInput, CatalogRefused, CatalogUnreachable, CorruptBlob, VersionNotFound
-from tests.bundles import write_bundle
-from tests.commands import complains, ulora
-from tests.foreign import IMAGES, LABELS, edit_json, write_peft, write_phase, write_release
-from tests.registries import create, listing, open_registry
+from registry.versions.bundle import ReleaseNotes
+from tests.support.bundles import write_bundle
+from tests.support.commands import complains, ulora
+from tests.support.foreign import IMAGES, LABELS, edit_json, write_peft, write_phase, write_release
+from tests.support.registries import create, listing, open_registry
 
 PHASE = "models/tomato/phase3_conec_lora_adapter"
 OLD = {
@@ -95,7 +95,7 @@ def test_an_old_version_s_story_is_kept_and_people_have_the_last_word(registry: 
     assert manifest.changes["imported"]["implementation_complete"] is True
     assert "project/requirements.txt" in [file.path for file in manifest.files]
     assert "1 files that version.json lists are not there" in said
-    registry.create("v5.5.2", folder, offline=True, story=Story("Ours"))
+    registry.create("v5.5.2", folder, offline=True, release_notes=ReleaseNotes("Ours"))
     assert registry.manifest("v5.5.2").description == "Ours"
     assert registry.manifest("v5.5.2").breaking_changes == ("labels moved",)
 
@@ -162,7 +162,9 @@ def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, t
 
 def test_fields_of_an_old_version_stay_beside_changes_that_people_tell(registry: Registry, tmp_path: Path) -> None:
     folder = old_version(tmp_path / "v5.5.1")
-    registry.create("v5.5.1", folder, offline=True, story=Story(changes={"router": "new", "imported": {"by": "ann"}}))
+    registry.create(
+        "v5.5.1", folder, offline=True, release_notes=ReleaseNotes(changes={"router": "new", "imported": {"by": "ann"}})
+    )
     changes = registry.manifest("v5.5.1").changes
     assert changes["router"] == "new"
     assert changes["changes"] == ["thresholds per class"]

@@ -22,9 +22,9 @@ import pytest
 
 from registry.api import Registry
 from registry.devstack.servers import free_port
-from tests.bundles import add_goldens, png, write_bundle
 from tests.conftest import TrackingServer
-from tests.registries import open_registry
+from tests.support.bundles import add_goldens, png, write_bundle
+from tests.support.registries import open_registry
 
 CHECKOUT = Path(__file__).parents[2]
 V2, V3 = "v1.0.0-dinov2", "v1.1.0-dinov3"

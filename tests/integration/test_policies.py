@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Author, ChannelPosition, promoted
 from registry.devstack.servers import S3Server
 from registry.errors import StoreDenied
 from registry.evidence.results import Evidence, Measurement
 from registry.names import VersionName
-from registry.record import Place, Signature, promoted
-from registry.retention import Rule
+from registry.retention.forget import RetentionRule
 from registry.store import layout, objects
 from registry.store.blobs import hash_file
-from tests.keys import key_pair
-from tests.registries import create, open_registry
-from tests.releases import load_echo, wait_until
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
 from tests.servers.recorder import Sent, record
+from tests.support.keys import key_pair
+from tests.support.registries import create, open_registry
+from tests.support.releases import load_echo, wait_until
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
 ROLES = ("publisher", "measurer", "promoter", "replica", "gc")
@@ -117,7 +117,7 @@ def serve(replica: Registry, promoter: Registry) -> None:
         wait_until(lambda: live.health().rollback_ready)
         part = promoter.rollback(only=[TARGET], reason="only low")
         assert live.wait_for(generation=part.generation, timeout=30)
-        back = promoter.rollback(wish=Wish(again=True), reason="all of it")
+        back = promoter.rollback(options=RollbackOptions(again=True), reason="all of it")
         assert live.wait_for(generation=back.generation, timeout=30)
         wait_until(lambda: any(replica.version == back.version for replica in promoter.status().channels[1].replicas))
         assert live.health().note == ""
@@ -129,7 +129,7 @@ def serve(replica: Registry, promoter: Registry) -> None:
 def collect(cast: Cast) -> None:
     """What no channel needs is forgotten, and its files go."""
     for _ in range(2):
-        cast["gc"].collect_garbage(Rule(keep=1, older_than=timedelta(0)), grace=timedelta(0))
+        cast["gc"].collect_garbage(RetentionRule(keep=1, older_than=timedelta(0)), grace=timedelta(0))
 
 
 def test_every_request_of_a_role_is_allowed_by_its_policy_and_the_buckets(cast: Cast) -> None:
@@ -227,7 +227,7 @@ def test_a_replica_that_would_promote_is_refused_and_nothing_changes(cast: Cast)
     pointer = replica.bindings.get(VersionName.parse("v1.1.0")).pointer
     with pytest.raises(StoreDenied):
         replica.channel("production").commit(
-            promoted(Place(MODEL, "production", before), pointer, Signature("me"), None)
+            promoted(ChannelPosition(MODEL, "production", before), pointer, Author("me"), None)
         )
     assert log.head() == before
 

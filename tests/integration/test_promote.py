@@ -12,7 +12,7 @@ from registry.devstack.servers import free_port
 from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, VersionNotFound
 from registry.evidence.gates import Verdict
 from registry.store import layout
-from tests.registries import bind, create, file_of, flip_a_byte, listing, open_registry
+from tests.support.registries import bind, create, file_of, flip_a_byte, listing, open_registry
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 

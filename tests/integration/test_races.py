@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channel import Channel
+from registry.channels.channel import Channel
+from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BrokenChain, ChannelMoved, KeyExists, NotNow, VersionExists
-from registry.record import Place, Pointer, Signature, promoted
 from registry.store import layout
 from registry.store.objects import ObjectStore
-from tests.registries import bind, listing, open_registry, small_bundle
+from registry.versions.pointer import Pointer
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
+from tests.support.registries import bind, listing, open_registry, small_bundle
 
 ROLL_BACK = """
 import sys
@@ -171,8 +172,8 @@ def test_two_rollbacks_at_once_in_processes_go_back_one_step(registry: Registry,
     for name in ("v1.0.0", "v2.0.0", "v3.0.0"):
         bind(registry, name)
         registry.promote(name, "production")
-    wish = ROLL_BACK.replace("registry.rollback()", "registry.rollback(wish=Wish(leave='v3.0.0'))")
-    code = wish.replace("import Registry", "import Registry, Wish")
+    options = ROLL_BACK.replace("registry.rollback()", "registry.rollback(options=RollbackOptions(leave='v3.0.0'))")
+    code = options.replace("import Registry", "import Registry, RollbackOptions")
     said = in_processes(code, *[[registry.model, registry.settings.store]] * 2)
     assert sorted(said) == ["False", "True"]
     head = registry.history()[0]
@@ -210,7 +211,7 @@ def chain(store_url: str, model: str) -> Channel:
     log = Channel(ObjectStore(store_url), model, "production")
     for number in range(5):
         pointer = Pointer(version=f"v{number}.0.0", manifest_sha256="a" * 64)
-        log.commit(promoted(Place(model, "production", log.head()), pointer, Signature("a test"), None))
+        log.commit(promoted(ChannelPosition(model, "production", log.head()), pointer, Author("a test"), None))
     return log
 
 

@@ -12,7 +12,7 @@ from registry.doctor import examine
 from registry.errors import CatalogUnreachable
 from registry.names import VersionName
 from registry.store import layout
-from tests.registries import create, open_registry
+from tests.support.registries import create, open_registry
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
+from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BadInput, KeyExists
+from registry.integrity.repair import BlobRepair, Copies
+from registry.integrity.verify import Sample
 from registry.names import VersionName
-from registry.notes import Forgotten, now
-from registry.record import Place, Signature, promoted
-from registry.repair import Copies, Mender
+from registry.retention.notes import Forgotten, now
 from registry.store import layout
 from registry.store.blobs import hash_file
 from registry.store.objects import PART_BYTES
-from registry.verification import Sample
-from tests.commands import complains, ulora
-from tests.registries import create, file_of, flip_a_byte, listing, open_registry
+from tests.support.commands import complains, ulora
+from tests.support.registries import create, file_of, flip_a_byte, listing, open_registry
 
 WEIGHTS, CONFIG = "adapters/low/adapter_model.safetensors", "config/preprocessing.json"
 V1, V2 = "v1.0.0", "v1.1.0"
@@ -142,7 +142,7 @@ def test_a_blob_that_became_good_meanwhile_is_not_overwritten(registry: Registry
     file = file_of(registry, V1, WEIGHTS)
     key = layout.blob(file.sha256)
     flip_a_byte(registry, V1, WEIGHTS)
-    mender = Mender(registry.store, registry.blobs, Copies(tmp_path / V1))
+    mender = BlobRepair(registry.store, registry.blobs, Copies(tmp_path / V1))
     plan = mender.plan(file.sha256, file.size)
     registry.store.overwrite(key, b"somebody else's attempt")
     with pytest.raises(KeyExists):
@@ -171,8 +171,8 @@ def test_a_blob_in_parts_is_replaced_in_parts(registry: Registry, tmp_path: Path
 def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp_path: Path) -> None:
     registry.promote(V1, "staging")
     drill = registry.channel("drill-1")
-    drill.commit(promoted(Place(registry.model, "drill-1", None), registry.bindings.get(VersionName.parse(V1)).pointer,
-                          Signature("a test"), None))  # fmt: skip
+    pointer = registry.bindings.get(VersionName.parse(V1)).pointer
+    drill.commit(promoted(ChannelPosition(registry.model, "drill-1", None), pointer, Author("a test"), None))
     emptied = layout.channel(registry.model, "Theirs") + "x"
     registry.store.overwrite(emptied, b"")
     registry.store.delete(emptied)
@@ -215,5 +215,5 @@ def test_the_gone_files_of_a_forgotten_version_are_nothing_bad_unless_it_is_need
     assert checked.ok
     assert "forgotten" in checked.note
     drill = registry.channel("drill-1")
-    drill.commit(promoted(Place(registry.model, "drill-1", None), pointer, Signature("a test"), None))
+    drill.commit(promoted(ChannelPosition(registry.model, "drill-1", None), pointer, Author("a test"), None))
     assert [bad.path for bad in registry.verify(V1).bad] == [WEIGHTS]

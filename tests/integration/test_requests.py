@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
-from registry.asking import GateDesk
 from registry.catalog import requests
 from registry.catalog.mirror import HINT_TAG
+from registry.catalog.request_decisions import RequestDecider
+from registry.catalog.watch import Pace, keep_reconciled
 from registry.devstack.servers import free_port
 from registry.errors import CatalogUnreachable, StoreUnreachable
 from registry.store import layout
-from registry.watching import Pace, keep_reconciled
-from tests.commands import ulora
-from tests.registering import client, register, register_one
-from tests.registries import bind, open_registry
-from tests.releases import wait_until
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
+from tests.support.commands import ulora
+from tests.support.registering import client, register, register_one
+from tests.support.registries import bind, open_registry
+from tests.support.releases import wait_until
 
 V1, V2, V3 = "v1.0.0", "v1.1.0", "v2.0.0-dinov3"
 NUMBERS = {V1: 1, V2: 2, V3: 3}
@@ -153,7 +153,7 @@ class Dies(BaseException):
     """The reconciler's process ends here."""
 
 
-def dying(registry: Registry, *, after_commit: bool) -> GateDesk:
+def dying(registry: Registry, *, after_commit: bool) -> RequestDecider:
     """A desk whose process dies once it has taken a request: before it promotes, or right after."""
     desk = registry.reconciler().desk
 
@@ -268,7 +268,7 @@ def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> No
     desks = [registry.reconciler().desk, Registry(settings=registry.settings).reconciler().desk]
     together = threading.Barrier(2)
 
-    def meeting(desk: GateDesk) -> GateDesk:
+    def meeting(desk: RequestDecider) -> RequestDecider:
         def promote(*words: Any, **options: Any) -> Any:
             together.wait(30)  # both have taken it
             return desk.promote(*words, **options)
@@ -323,7 +323,7 @@ def test_a_channel_that_moves_while_a_request_is_decided_is_not_overrun(registry
 def test_a_slow_reconciler_does_not_repeat_what_another_has_done(registry: Registry) -> None:
     ask(registry, V2)
 
-    class Slow(GateDesk):
+    class Slow(RequestDecider):
         """While it looks at the channel, another one answers the request, and production moves on."""
 
         def generation(self, channel: str) -> int:

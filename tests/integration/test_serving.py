@@ -22,7 +22,6 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from registry.bundles import DEFAULT_FLAVOR
 from registry.errors import BadSetting, CorruptBlob
 from registry.serving.app import MAX_IMAGE, _sigterm_ends, create_app, serve
 from registry.serving.fleet import replicas
@@ -30,9 +29,10 @@ from registry.serving.live import Live
 from registry.serving.loaders import Prediction, load_version
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
-from tests.bundles import write_bundle
-from tests.releases import Shop, find_echo, load_echo, wait_until
-from tests.rights import no_right_to_write
+from registry.versions.bundle import DEFAULT_FLAVOR
+from tests.support.bundles import write_bundle
+from tests.support.releases import Shop, find_echo, load_echo, wait_until
+from tests.support.rights import no_right_to_write
 
 FAMILIES = {"v5.5.3-performance": "dinov2", "v5.5.4-dinov3": "dinov3"}
 V2, V3 = FAMILIES
@@ -335,7 +335,7 @@ from registry.serving.app import serve
 from registry.serving.fleet import Heartbeats
 from registry.serving.live import Live
 from registry.store.objects import ObjectStore
-from tests.releases import Shop, find_echo
+from tests.support.releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 heartbeats = Heartbeats(shop.store, shop.model, "production")
 with Live(shop.channel(), shop.versions, shop.blobs, find=find_echo, fleet=heartbeats) as live:

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from registry import signing
 from registry.answers import Signed
 from registry.api import Registry
 from registry.errors import Conflict, NotTrusted
-from registry.manifest import Manifest
+from registry.integrity.verify import SIGNATURE, Verifier
 from registry.serving.live import Live
-from registry.signing import TrustedKey
 from registry.store import layout
-from registry.verification import SIGNATURE, Verifier
-from tests.commands import complains, ulora
-from tests.keys import Pair, key_pair
-from tests.registries import bind, create, listing, open_registry, write_policy
-from tests.releases import Shop, find_echo, wait_until
+from registry.trust import signing
+from registry.trust.signing import TrustedKey
+from registry.versions.manifest import Manifest
+from tests.support.commands import complains, ulora
+from tests.support.keys import Pair, key_pair
+from tests.support.registries import bind, create, listing, open_registry, write_policy
+from tests.support.releases import Shop, find_echo, wait_until
 
 
 @pytest.fixture(scope="module")

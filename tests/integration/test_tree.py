@@ -12,9 +12,9 @@ import pytest
 from registry.api import Registry
 from registry.errors import LoadFailed, UloraError
 from registry.tree.snapshot import Project
-from tests.commands import complains, ulora
-from tests.registries import flip_a_byte, open_registry, small_bundle, write_policy
-from tests.trees import tree_of, write_tree
+from tests.support.commands import complains, ulora
+from tests.support.registries import flip_a_byte, open_registry, small_bundle, write_policy
+from tests.support.trees import tree_of, write_tree
 
 PROJECT = {"app.py": "one", "bin/run*": "run", "config/app.yaml": "threshold: 1\n", ".gitignore": "*.log\n"}
 

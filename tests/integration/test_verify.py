@@ -11,7 +11,7 @@ from registry.api import Registry
 from registry.errors import CorruptBlob, MissingBlob, VersionNotFound
 from registry.names import VersionName
 from registry.store import layout
-from tests.registries import create, file_of, flip_a_byte, open_registry
+from tests.support.registries import create, file_of, flip_a_byte, open_registry
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from registry.api import Registry
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
 from registry.store import layout
 from registry.store.blobs import in_parallel
-from tests.registries import bind, create, open_registry, small_bundle
 from tests.servers.proxy import Proxy
+from tests.support.registries import bind, create, open_registry, small_bundle
 
 FEW, MANY = 10, 300
 
@@ -54,7 +54,7 @@ def test_a_rollback_is_a_listing_a_read_and_a_write(registry: Registry, proxy: P
         registry.promote(version(number), "production")
     three = ["LIST", "GET channels", "PUT channels"]
     assert calls(proxy, registry.rollback) == three
-    assert calls(proxy, lambda: registry.rollback(wish=Wish(again=True))) == three
+    assert calls(proxy, lambda: registry.rollback(options=RollbackOptions(again=True))) == three
 
 
 def test_a_rollback_by_a_process_that_has_just_started_costs_no_more(

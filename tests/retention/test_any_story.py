@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from registry.canonical import sha256
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
 from registry.errors import NothingToRollBackTo, VersionForgotten, VersionNotFound
+from registry.formats.canonical import sha256
 from registry.names import VersionName
-from registry.retention import Rule
+from registry.retention.forget import RetentionRule
 from registry.store import layout
-from tests.calendars import has, open_calendar, release
+from tests.support.calendars import has, open_calendar, release
 
 NUMBERS = st.integers(1, 5)
 
@@ -61,12 +61,12 @@ class Story(RuleBasedStateMachine):
     @rule()
     def roll_back(self) -> None:
         with suppress(NothingToRollBackTo):
-            self.registry.rollback(wish=Wish(again=True))
+            self.registry.rollback(options=RollbackOptions(again=True))
 
     @rule(keep=st.integers(1, 3), days=st.sampled_from([0.5, 2, 31]))
     def collect_garbage(self, keep: int, days: float) -> None:
         self.calendar.days += days
-        self.registry.collect_garbage(Rule(keep))
+        self.registry.collect_garbage(RetentionRule(keep))
 
     @rule(number=NUMBERS)
     def remember(self, number: int) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.backbones import MirroredBackbone
-from registry.canonical import sha256
 from registry.errors import (
     BadInput,
     BadManifest,
@@ -19,14 +17,16 @@ from registry.errors import (
     VersionExists,
     VersionNotFound,
 )
-from registry.manifest import BackboneRef, FileEntry, Manifest
-from registry.notes import now
-from registry.retention import Rule
+from registry.formats.canonical import sha256
+from registry.retention.forget import RetentionRule
+from registry.retention.notes import now
 from registry.store import layout
-from registry.versions import Binding
-from tests.calendars import Calendar, has, manifest_of, open_calendar, release
-from tests.commands import complains, ulora
-from tests.registries import bind, listing
+from registry.versions.backbones import MirroredBackbone
+from registry.versions.bindings import Binding
+from registry.versions.manifest import BackboneRef, FileEntry, Manifest
+from tests.support.calendars import Calendar, has, manifest_of, open_calendar, release
+from tests.support.commands import complains, ulora
+from tests.support.registries import bind, listing
 
 WEIGHTS = b"the weights of a backbone"
 
@@ -171,7 +171,7 @@ def test_a_forgotten_version_is_brought_back(here: Registry, there: Registry) ->
     bind(there, "v2.0.0")
     there.store.days = 31
     for _ in range(2):
-        there.collect_garbage(Rule(keep=1))
+        there.collect_garbage(RetentionRule(keep=1))
         there.store.days += 2
     assert not has(there, b"one")
     here.copy_to("v1.0.0", there.settings.store)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ulora
-from tests.registries import create, open_registry, small_bundle
+from tests.support.commands import ulora
+from tests.support.registries import create, open_registry, small_bundle
 
 PAGE = Path(__file__).parents[2] / "docs" / "store.md"
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.backbones import MirroredBackbone
-from registry.canonical import sha256
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import (
     BadInput,
     BadManifest,
@@ -24,18 +23,19 @@ from registry.errors import (
     VersionForgotten,
     VersionNotFound,
 )
-from registry.manifest import BackboneRef
-from registry.notes import Pin, now, pins
-from registry.record import Place, Signature, promoted
-from registry.retention import Rule
+from registry.formats.canonical import sha256
+from registry.retention.forget import RetentionRule
+from registry.retention.notes import Pin, now, pins
 from registry.serving.fleet import Heartbeat
 from registry.store import gc, layout
 from registry.store.objects import ObjectStore
-from tests.calendars import Calendar, has, manifest_of, open_calendar, release
-from tests.commands import complains, ulora
-from tests.registries import bind, create, listing, small_bundle
+from registry.versions.backbones import MirroredBackbone
+from registry.versions.manifest import BackboneRef
+from tests.support.calendars import Calendar, has, manifest_of, open_calendar, release
+from tests.support.commands import complains, ulora
+from tests.support.registries import bind, create, listing, small_bundle
 
-KEEP_ONE = Rule(keep=1)
+KEEP_ONE = RetentionRule(keep=1)
 HOURS_24 = timedelta(hours=24)
 
 
@@ -59,7 +59,7 @@ def serve(registry: Registry, channel: str, *names: str) -> None:
     log = registry.channel(channel)
     for name in names:
         pointer = registry.bindings.get(registry.manifest(name).name).pointer
-        log.commit(promoted(Place(registry.model, channel, log.head()), pointer, Signature("a test"), None))
+        log.commit(promoted(ChannelPosition(registry.model, channel, log.head()), pointer, Author("a test"), None))
 
 
 def beat(registry: Registry, id: str, version: str, *resident: str) -> None:
@@ -85,7 +85,9 @@ def pin(registry: Registry, name: str) -> None:
     pins(registry.store, registry.model).add(note)
 
 
-def months_later(calendar: Calendar, *, passes: int, registry: Registry, rule: Rule = KEEP_ONE) -> list[gc.Pruned]:
+def months_later(
+    calendar: Calendar, *, passes: int, registry: Registry, rule: RetentionRule = KEEP_ONE
+) -> list[gc.Pruned]:
     """Garbage collections, one every other day, beginning when everything is a month old."""
     done = []
     calendar.days = max(calendar.days, 31)
@@ -107,7 +109,7 @@ def test_what_is_new_or_needed_is_kept_and_says_why(registry: Registry, calendar
     beat(registry, "replica-1", "v1.5.0", "v1.5.0", "v1.6.0")
     pin(registry, "v1.7.0")
     calendar.days = 31
-    done = registry.collect_garbage(Rule(keep=2))
+    done = registry.collect_garbage(RetentionRule(keep=2))
     assert done.forgotten == ("v1.8.0", "v1.9.0")
     assert {one.version: one.why for one in done.kept} == {
         "v1.0.0": ("on the stack of production",),
@@ -121,7 +123,7 @@ def test_what_is_new_or_needed_is_kept_and_says_why(registry: Registry, calendar
         "v1.10.0": ("among the newest 2",),
         "v1.11.0": ("among the newest 2",),
     }
-    again = registry.collect_garbage(Rule(keep=2))
+    again = registry.collect_garbage(RetentionRule(keep=2))
     assert (again.forgotten, again.before) == ((), ("v1.8.0", "v1.9.0"))
 
 
@@ -130,13 +132,13 @@ def test_what_is_young_is_kept(registry: Registry, calendar: Calendar) -> None:
     calendar.days = 29
     done = registry.collect_garbage(KEEP_ONE)
     assert (done.forgotten, done.kept[0].why) == ((), ("younger than 30d",))
-    assert registry.collect_garbage(Rule(keep=1, older_than=timedelta(days=28))).forgotten == ("v1.0.0",)
+    assert registry.collect_garbage(RetentionRule(keep=1, older_than=timedelta(days=28))).forgotten == ("v1.0.0",)
 
 
 def test_the_newest_are_those_of_the_highest_names(registry: Registry, calendar: Calendar) -> None:
     bind(registry, "v1.10.0", "v1.9.0", "v1.9.0-ood")
     calendar.days = 31
-    assert registry.collect_garbage(Rule(keep=2)).forgotten == ("v1.9.0",)
+    assert registry.collect_garbage(RetentionRule(keep=2)).forgotten == ("v1.9.0",)
 
 
 def test_a_replica_that_fell_silent_a_day_ago_and_a_drill_of_a_month_ago_hold_nothing(
@@ -148,8 +150,8 @@ def test_a_replica_that_fell_silent_a_day_ago_and_a_drill_of_a_month_ago_hold_no
     serve(registry, "staging", "v3.0.0")
     calendar.days = 31
     assert registry.collect_garbage(KEEP_ONE).forgotten == ()
-    monkeypatch.setattr("registry.retention.SILENT_FOR", timedelta(seconds=-1))
-    monkeypatch.setattr("registry.retention.DRILLED_FOR", timedelta(seconds=-1))
+    monkeypatch.setattr("registry.retention.forget.SILENT_FOR", timedelta(seconds=-1))
+    monkeypatch.setattr("registry.retention.forget.DRILLED_FOR", timedelta(seconds=-1))
     assert registry.collect_garbage(KEEP_ONE).forgotten == ("v1.0.0", "v2.0.0")
 
 
@@ -312,7 +314,7 @@ def test_what_can_t_be_read_stops_it_and_nothing_is_deleted(registry: Registry, 
 def test_a_log_of_a_newer_release_stops_it(registry: Registry, calendar: Calendar) -> None:
     bind(registry, "v1.0.0")
     pointer = registry.bindings.get(registry.manifest("v1.0.0").name).pointer
-    record = promoted(Place(registry.model, "production", None), pointer, Signature("a test"), None)
+    record = promoted(ChannelPosition(registry.model, "production", None), pointer, Author("a test"), None)
     registry.channel("production").commit(record.model_copy(update={"min_writer": 1000}))
     with pytest.raises(NotNow, match="1000"):
         months_later(calendar, passes=1, registry=registry)
@@ -414,7 +416,7 @@ def test_within_the_grace_a_forgotten_version_is_remembered(registry: Registry, 
     assert registry.remember("v1.0.0", dry_run=True)
     assert registry.remember("v1.0.0")
     assert gc.read_marks(calendar).doomed == {}
-    months_later(calendar, passes=1, registry=registry, rule=Rule(keep=5))
+    months_later(calendar, passes=1, registry=registry, rule=RetentionRule(keep=5))
     assert has(registry, b"old")
     assert registry.promote("v1.0.0", "staging").changed
 
@@ -441,7 +443,7 @@ def test_a_rollback_goes_where_gc_has_forgotten_nothing(registry: Registry, cale
         registry.promote(f"v{number}.0.0", "production")
     months_later(calendar, passes=3, registry=registry)
     for target in ("v2.0.0", "v1.0.0"):
-        assert registry.rollback(wish=Wish(again=True)).version == target
+        assert registry.rollback(options=RollbackOptions(again=True)).version == target
         assert registry.verify(target).ok
 
 
@@ -480,7 +482,7 @@ def test_an_age_that_is_none_is_refused(store_url: str, words: list[str]) -> Non
 def test_everything_can_t_be_forgotten(store_url: str) -> None:
     complains(ulora("store", "gc", "--keep", 0), 2, "--keep")
     with pytest.raises(BadInput):
-        Rule(keep=0)
+        RetentionRule(keep=0)
 
 
 def test_what_gc_json_says_is_checked(calendar: Calendar, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
+from registry.breakglass.write_script import StorePlace, rollback_script
 from registry.errors import NotNow, UloraError, VersionForgotten
 from registry.names import VersionName
-from registry.retention import References, Rule
+from registry.retention.forget import References, RetentionRule
 from registry.store.gc import Prune
-from registry.tree.breakglass import StorePlace, rollback_script
-from tests.calendars import Calendar, has, manifest_of, open_calendar, release
-from tests.registries import bind
 from tests.servers.proxy import Exchange, Proxy
+from tests.support.calendars import Calendar, has, manifest_of, open_calendar, release
+from tests.support.registries import bind
 
 NAME, FILE = "v1.0.0", b"both want it"
 CONTESTED = re.compile(r"gc\.json|/forgotten/|/channels/|folders models/|[^g]..\S* (blobs/|\S*/versions/)")
@@ -67,7 +67,7 @@ def prune_twice(registry: Registry) -> None:
 
 
 def forget(registry: Registry) -> None:
-    registry.collect_garbage(Rule(keep=1))
+    registry.collect_garbage(RetentionRule(keep=1))
 
 
 def calendar_of(registry: Registry) -> Calendar:

@@ -12,22 +12,23 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from registry.channel import Channel, Wish
+from registry.channels.channel import Channel, RollbackOptions
+from registry.channels.record import Author, Canary, ChannelPosition, Record, partly_rolled_back, promoted
 from registry.errors import ChannelMoved, NotFound, NothingToRollBackTo, NotNow, UloraError, VersionNotFound
-from registry.record import Canary, Place, Pointer, Record, Signature, partly_rolled_back, promoted
 from registry.store.objects import ObjectStore
+from registry.versions.pointer import Pointer
 
 NAMES = [f"v{number}.0.0" for number in range(4)]
 WRITERS = ("ann", "bob")
 names = st.sampled_from(NAMES)
 writers = st.sampled_from(WRITERS)
 wishes = st.one_of(
-    st.just(Wish()),
-    st.builds(Wish, again=st.booleans(), leave_stable=st.booleans()),
-    st.builds(Wish, leave=names),
-    st.builds(Wish, to=names, leave_stable=st.booleans()),
-    st.builds(Wish, expected=st.integers(1, 9), again=st.booleans()),
-    st.permutations(NAMES).map(lambda order: Wish(leave=order[0], to=order[1])),
+    st.just(RollbackOptions()),
+    st.builds(RollbackOptions, again=st.booleans(), leave_stable=st.booleans()),
+    st.builds(RollbackOptions, leave=names),
+    st.builds(RollbackOptions, to=names, leave_stable=st.booleans()),
+    st.builds(RollbackOptions, expected=st.integers(1, 9), again=st.booleans()),
+    st.permutations(NAMES).map(lambda order: RollbackOptions(leave=order[0], to=order[1])),
 )
 
 
@@ -83,37 +84,41 @@ class Rules:
         self.withdrawn.add(self.stable)
         self._serve("rollback", composed, None)
 
-    def roll_back(self, wish: Wish) -> bool:
+    def roll_back(self, options: RollbackOptions) -> bool:
         """Whether it changed anything."""
-        leave = self._leave(wish)
+        leave = self._leave(options)
         if leave is not None and leave not in self.live and self.generation:
-            self._check_left(leave, wish.to)
+            self._check_left(leave, options.to)
             return False
-        if leave is None and wish.to is not None and self.live == [wish.to]:
+        if leave is None and options.to is not None and self.live == [options.to]:
             return False
-        if wish == Wish(leave_stable=wish.leave_stable) and self.served and self.served[-1][0] in ("rollback", "abort"):
+        if (
+            options == RollbackOptions(leave_stable=options.leave_stable)
+            and self.served
+            and self.served[-1][0] in ("rollback", "abort")
+        ):
             self._refuse(NotNow)
-        if self._is_about_the_trial(leave, wish):
+        if self._is_about_the_trial(leave, options):
             assert self.canary
             self.withdrawn.add(self.canary)
             self.stack = [name for name in self.stack if name not in self.withdrawn]
             self._serve("abort", self.stable, None)
             return True
         targets = self.targets
-        if not targets or wish.to not in (None, *targets):
+        if not targets or options.to not in (None, *targets):
             self._refuse(NothingToRollBackTo)
-        depth = targets.index(wish.to) if wish.to else 0
+        depth = targets.index(options.to) if options.to else 0
         self.withdrawn |= {*self.live, *targets[:depth]}
         self.stack = targets[depth + 1 :]
         self._serve("rollback", targets[depth], None)
         return True
 
-    def _leave(self, wish: Wish) -> str | None:
-        if wish.expected is None or not self.served:
-            return wish.leave
-        if wish.expected > self.generation:
+    def _leave(self, options: RollbackOptions) -> str | None:
+        if options.expected is None or not self.served:
+            return options.leave
+        if options.expected > self.generation:
             self._refuse(NotFound)
-        _, stable, canary = self.served[wish.expected - 1]
+        _, stable, canary = self.served[options.expected - 1]
         return canary or stable
 
     def _check_left(self, leave: str, to: str | None) -> None:
@@ -122,11 +127,11 @@ class Rules:
         if to is not None and self.live != [to]:
             self._refuse(ChannelMoved)
 
-    def _is_about_the_trial(self, leave: str | None, wish: Wish) -> bool:
+    def _is_about_the_trial(self, leave: str | None, options: RollbackOptions) -> bool:
         return (
             self.canary is not None
-            and not wish.leave_stable
-            and wish.to in (None, self.stable)
+            and not options.leave_stable
+            and options.to in (None, self.stable)
             and leave in (None, self.canary)
         )
 
@@ -192,10 +197,12 @@ class Story(RuleBasedStateMachine):
             lambda: self.rules.roll_back_in_part(composed),
         )
 
-    @rule(wish=wishes, times=st.sampled_from((1, 1, 2)))
-    def roll_back(self, wish: Wish, times: int) -> None:
+    @rule(options=wishes, times=st.sampled_from((1, 1, 2)))
+    def roll_back(self, options: RollbackOptions, times: int) -> None:
         for _ in range(times):
-            done = self._both(lambda: self.log.rollback(by("ann"), wish).changed, lambda: self.rules.roll_back(wish))
+            done = self._both(
+                lambda: self.log.rollback(by("ann"), options).changed, lambda: self.rules.roll_back(options)
+            )
             assert done[0] == done[1]
 
     @invariant()
@@ -231,16 +238,16 @@ class Story(RuleBasedStateMachine):
             act()
         assert type(error.value) is kind
 
-    def _place(self, head: Record | None) -> Place:
-        return Place(self.log.model, self.log.name, head)
+    def _place(self, head: Record | None) -> ChannelPosition:
+        return ChannelPosition(self.log.model, self.log.name, head)
 
 
 def pointer(name: str) -> Pointer:
     return Pointer(version=name, manifest_sha256="a" * 64)
 
 
-def by(who: str) -> Signature:
-    return Signature(who)
+def by(who: str) -> Author:
+    return Author(who)
 
 
 def version(found: Pointer | None) -> str | None:

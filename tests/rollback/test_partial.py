@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channel import Wish
-from registry.composing import files_of
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Author, Canary, ChannelPosition, promoted
 from registry.devstack.servers import free_port
 from registry.errors import BadInput, ChannelMoved, MissingBlob, NothingToRollBackTo, NotNow, OutcomeUnknown
-from registry.manifest import BackboneRef, Component, FileEntry, Manifest
 from registry.names import VersionName
-from registry.record import Canary, Place, Signature, promoted
 from registry.store import layout
-from tests.commands import ulora
-from tests.registries import listing, open_registry
+from registry.versions.compose import files_of
+from registry.versions.manifest import BackboneRef, Component, FileEntry, Manifest
 from tests.servers.proxy import Proxy, refuse, swallow_reply
+from tests.support.commands import ulora
+from tests.support.registries import listing, open_registry
 
 TOMATO, POTATO = "adapters/tomato", "adapters/potato"
 DINOV2, DINOV3 = "2" * 64, "3" * 64
@@ -128,7 +128,7 @@ def test_no_file_travels_and_nothing_but_s3_is_asked(registry: Registry, tmp_pat
 
 def test_a_rollback_after_it_goes_to_the_version_before(registry: Registry) -> None:
     composed = registry.rollback(only=[TOMATO]).version
-    assert registry.rollback(wish=Wish(leave=composed)).version == "v1.0.0-a"
+    assert registry.rollback(options=RollbackOptions(leave=composed)).version == "v1.0.0-a"
     assert now(registry) == ("v1.0.0-a", (), ("v2.0.0-b", composed))
 
 
@@ -142,7 +142,7 @@ def test_the_version_left_can_be_promoted_again_and_rolled_back_in_part_again(re
 
 def test_one_that_was_withdrawn_itself_comes_back_only_by_a_forced_promotion(registry: Registry) -> None:
     composed = registry.rollback(only=[TOMATO]).version
-    registry.rollback(wish=Wish(leave=composed))
+    registry.rollback(options=RollbackOptions(leave=composed))
     registry.promote("v2.0.0-b", "production", force=True, reason="try again")
     with pytest.raises(NotNow, match=f"{composed}, which was withdrawn") as refused:
         registry.rollback(only=[TOMATO])
@@ -151,10 +151,10 @@ def test_one_that_was_withdrawn_itself_comes_back_only_by_a_forced_promotion(reg
 
 
 def test_the_same_one_twice_is_one(registry: Registry) -> None:
-    wish = Wish(leave="v2.0.0-b")
+    options = RollbackOptions(leave="v2.0.0-b")
     first, second, bare = (
-        registry.rollback(only=[TOMATO], wish=wish),
-        registry.rollback(only=[TOMATO], wish=wish),
+        registry.rollback(only=[TOMATO], options=options),
+        registry.rollback(only=[TOMATO], options=options),
         registry.rollback(only=[TOMATO]),
     )
     assert [first.changed, second.changed, bare.changed] == [True, False, False]
@@ -196,7 +196,7 @@ def test_two_people_with_different_components_at_once_do_not_take_one_for_the_ot
     with pytest.raises(ChannelMoved, match=r"adapters/potato is not that of v1\.0\.0-a; nothing changed") as moved:
         slow.rollback(only=[POTATO])
     assert moved.value.hint.startswith(f"`--from {quick[0]}`")
-    both = slow.rollback(only=[POTATO], wish=Wish(leave=quick[0])).version
+    both = slow.rollback(only=[POTATO], options=RollbackOptions(leave=quick[0])).version
     assert parts(registry, both) == {TOMATO: "v1.0.0-a", POTATO: "v1.0.0-a", "config": "v2.0.0-b"}
     assert not registry.rollback(only=[TOMATO]).changed, "done two rollbacks ago is done"
 
@@ -204,11 +204,11 @@ def test_two_people_with_different_components_at_once_do_not_take_one_for_the_ot
 def test_what_the_earlier_version_has_too_was_not_rolled_back_by_anybody(registry: Registry) -> None:
     make(registry, "v3.0.0", like="v2.0.0-b")
     registry.promote("v3.0.0", "production")
-    for wish in (Wish(), Wish(leave="v3.0.0")):
+    for options in (RollbackOptions(), RollbackOptions(leave="v3.0.0")):
         with pytest.raises(NothingToRollBackTo, match=r"adapters/potato of v3\.0\.0 is the same in v2\.0\.0-b") as same:
-            registry.rollback(only=[POTATO], wish=wish)
+            registry.rollback(only=[POTATO], options=options)
         assert "--to VERSION" in same.value.hint
-    assert registry.rollback(only=[POTATO], wish=Wish(to="v1.0.0-a")).changed
+    assert registry.rollback(only=[POTATO], options=RollbackOptions(to="v1.0.0-a")).changed
 
 
 def test_a_bare_one_right_after_another_rollback_is_refused(registry: Registry) -> None:
@@ -218,24 +218,27 @@ def test_a_bare_one_right_after_another_rollback_is_refused(registry: Registry) 
     with pytest.raises(NotNow, match="a test rolled production back") as refused:
         registry.rollback(only=[TOMATO])
     assert "--again" in refused.value.hint
-    assert registry.rollback(only=[TOMATO], wish=Wish(again=True)).changed
+    assert registry.rollback(only=[TOMATO], options=RollbackOptions(again=True)).changed
 
 
 def test_what_was_left_by_a_whole_rollback_is_left(registry: Registry) -> None:
     seen = registry.channel("production").head()
     assert seen
     registry.rollback()
-    for wish in (Wish(leave="v2.0.0-b"), Wish(expected=seen.generation)):
-        change = registry.rollback(only=[TOMATO], wish=wish)
+    for options in (RollbackOptions(leave="v2.0.0-b"), RollbackOptions(expected=seen.generation)):
+        change = registry.rollback(only=[TOMATO], options=options)
         assert (change.changed, change.version) == (False, "v1.0.0-a")
 
 
 def test_to_names_another_version_of_the_stack(registry: Registry) -> None:
     make(registry, "v3.0.0")
     registry.promote("v3.0.0", "production")
-    assert parts(registry, registry.rollback(only=[TOMATO], wish=Wish(to="v1.0.0-a")).version)[TOMATO] == "v1.0.0-a"
+    assert (
+        parts(registry, registry.rollback(only=[TOMATO], options=RollbackOptions(to="v1.0.0-a")).version)[TOMATO]
+        == "v1.0.0-a"
+    )
     with pytest.raises(NothingToRollBackTo, match=r"v3\.0\.0 is not on the stack"):
-        registry.rollback(only=[POTATO], wish=Wish(to="v3.0.0"))
+        registry.rollback(only=[POTATO], options=RollbackOptions(to="v3.0.0"))
 
 
 def test_a_promotion_meanwhile_is_not_rolled_back_unseen(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_a_promotion_meanwhile_is_not_rolled_back_unseen(registry: Registry, pro
 
     proxy.next(first_the_other, method="PUT", containing="/channels/")
     with pytest.raises(ChannelMoved, match=r"promote to v3\.0\.0"):
-        slow.rollback(only=[TOMATO], wish=Wish(to="v1.0.0-a"))
+        slow.rollback(only=[TOMATO], options=RollbackOptions(to="v1.0.0-a"))
     assert now(registry)[0] == "v3.0.0"
 
 
@@ -257,7 +260,7 @@ def test_while_a_canary_runs_it_waits(registry: Registry) -> None:
     log = registry.channel("production")
     head, pointer = log.head(), registry.bindings.get(VersionName.parse("v3.0.0")).pointer
     assert head
-    record = promoted(Place(registry.model, "production", head), pointer, Signature("a test"), None)
+    record = promoted(ChannelPosition(registry.model, "production", head), pointer, Author("a test"), None)
     unchanged = {"stable": head.stable, "stack": head.stack, "action": "canary"}
     log.commit(record.model_copy(update={**unchanged, "canary": Canary(**pointer.model_dump(), weight=5.0)}))
     with pytest.raises(NotNow, match=r"v3\.0\.0 is on trial") as refused:
@@ -315,7 +318,7 @@ def test_without_an_earlier_version_there_is_nothing_to_take(registry: Registry)
     with pytest.raises(NotNow, match="a test rolled production back"):
         registry.rollback(only=[TOMATO])
     with pytest.raises(NothingToRollBackTo):
-        registry.rollback(only=[TOMATO], wish=Wish(again=True))
+        registry.rollback(only=[TOMATO], options=RollbackOptions(again=True))
     with pytest.raises(NothingToRollBackTo):
         registry.rollback("staging", only=[TOMATO])
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Author, Canary, ChannelPosition, promoted
 from registry.devstack.servers import free_port
 from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow, VersionNotFound
 from registry.names import VersionName
-from registry.record import Canary, Place, Signature, promoted
 from registry.store import layout
 from registry.store.objects import ObjectStore
-from tests.registries import bind, open_registry
-from tests.releases import Shop
+from tests.support.registries import bind, open_registry
+from tests.support.releases import Shop
 
-AGAIN = Wish(again=True)
+AGAIN = RollbackOptions(again=True)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def try_out(registry: Registry, name: str) -> None:
     head = log.head()
     assert head
     pointer = registry.bindings.get(VersionName.parse(name)).pointer
-    record = promoted(Place(registry.model, "production", head), pointer, Signature("a test"), None)
+    record = promoted(ChannelPosition(registry.model, "production", head), pointer, Author("a test"), None)
     canary = Canary(**pointer.model_dump(), weight=5.0)
     unchanged = {"stable": head.stable, "stack": head.stack}
     log.commit(record.model_copy(update={"action": "canary", "canary": canary, **unchanged}))
@@ -66,7 +66,7 @@ def test_one_two_one_then_two_rollbacks(registry: Registry) -> None:
     promote(registry, 1, 2, 1)
     assert registry.rollback().version == "v2.0.0"
     with pytest.raises(NothingToRollBackTo, match="nothing changed") as error:
-        registry.rollback(wish=AGAIN)
+        registry.rollback(options=AGAIN)
     assert error.value.exit_code == 5
     assert now(registry) == ("v2.0.0", (), ("v1.0.0",))
     assert len(registry.history()) == 4
@@ -74,8 +74,8 @@ def test_one_two_one_then_two_rollbacks(registry: Registry) -> None:
 
 def test_the_same_rollback_twice_is_one(registry: Registry) -> None:
     promote(registry, 1, 2, 3)
-    wish = Wish(leave="v3.0.0")
-    first, second = (registry.rollback(reason="errors", wish=wish) for _ in range(2))
+    options = RollbackOptions(leave="v3.0.0")
+    first, second = (registry.rollback(reason="errors", options=options) for _ in range(2))
     assert (first.changed, second.changed) == (True, False)
     assert (first.version, second.version) == ("v2.0.0", "v2.0.0")
     assert "already done by a test: rollback" in second.notes[0]
@@ -91,13 +91,13 @@ def test_a_bare_rollback_right_after_another_is_refused_with_what_to_say_instead
     assert "--from v2.0.0" in error.value.hint
     assert "--again" in error.value.hint
     assert now(registry)[0] == "v2.0.0"
-    assert registry.rollback(wish=Wish(leave="v2.0.0")).version == "v1.0.0"
+    assert registry.rollback(options=RollbackOptions(leave="v2.0.0")).version == "v1.0.0"
 
 
 def test_again_goes_back_one_more(registry: Registry) -> None:
     promote(registry, 1, 2, 3)
     registry.rollback()
-    assert registry.rollback(wish=AGAIN).version == "v1.0.0"
+    assert registry.rollback(options=AGAIN).version == "v1.0.0"
     assert now(registry) == ("v1.0.0", (), ("v3.0.0", "v2.0.0"))
 
 
@@ -110,18 +110,18 @@ def test_a_bare_rollback_after_a_promotion_is_not_taken_for_a_repetition(registr
 
 def test_to_a_version_on_the_stack_withdraws_all_above_and_twice_is_once(registry: Registry) -> None:
     promote(registry, 1, 2, 3, 4)
-    wish = Wish(to="v2.0.0")
-    assert registry.rollback(wish=wish).changed
-    assert not registry.rollback(wish=wish).changed
+    options = RollbackOptions(to="v2.0.0")
+    assert registry.rollback(options=options).changed
+    assert not registry.rollback(options=options).changed
     assert now(registry) == ("v2.0.0", ("v1.0.0",), ("v4.0.0", "v3.0.0"))
     with pytest.raises(NothingToRollBackTo, match=r"v4\.0\.0 is not on the stack"):
-        registry.rollback(wish=Wish(to="v4.0.0"))
+        registry.rollback(options=RollbackOptions(to="v4.0.0"))
 
 
 def test_from_a_version_that_was_never_served_is_not_found(registry: Registry) -> None:
     promote(registry, 1, 2)
     with pytest.raises(VersionNotFound, match=r"v4\.0\.0 is not what production serves") as error:
-        registry.rollback(wish=Wish(leave="v4.0.0"))
+        registry.rollback(options=RollbackOptions(leave="v4.0.0"))
     assert "v2.0.0" in error.value.hint
     assert now(registry)[0] == "v2.0.0"
 
@@ -131,12 +131,12 @@ def test_expected_means_what_that_generation_served(registry: Registry) -> None:
     seen = registry.channel("production").head()
     assert seen
     promote(registry, 3)
-    late = registry.rollback(wish=Wish(expected=seen.generation))
+    late = registry.rollback(options=RollbackOptions(expected=seen.generation))
     assert not late.changed  # v2.0.0, which generation 2 served, had been left already
-    assert registry.rollback(wish=Wish(expected=3)).version == "v2.0.0"
-    assert not registry.rollback(wish=Wish(expected=3)).changed
+    assert registry.rollback(options=RollbackOptions(expected=3)).version == "v2.0.0"
+    assert not registry.rollback(options=RollbackOptions(expected=3)).changed
     with pytest.raises(NotFound, match="no generation 99, its newest is 4"):
-        registry.rollback(wish=Wish(expected=99))
+        registry.rollback(options=RollbackOptions(expected=99))
 
 
 def test_an_empty_channel_and_one_with_a_single_version_have_no_way_back(registry: Registry) -> None:
@@ -161,14 +161,14 @@ def test_a_rollback_ends_a_trial_and_leaves_stable(registry: Registry) -> None:
 def test_with_stable_a_rollback_leaves_trial_and_stable(registry: Registry) -> None:
     promote(registry, 1, 2)
     try_out(registry, "v3.0.0")
-    assert registry.rollback(wish=Wish(leave_stable=True)).version == "v1.0.0"
+    assert registry.rollback(options=RollbackOptions(leave_stable=True)).version == "v1.0.0"
     assert now(registry) == ("v1.0.0", (), ("v2.0.0", "v3.0.0"))
 
 
 def test_from_stable_during_a_trial_leaves_stable_too(registry: Registry) -> None:
     promote(registry, 1, 2)
     try_out(registry, "v3.0.0")
-    assert registry.rollback(wish=Wish(leave="v2.0.0")).version == "v1.0.0"
+    assert registry.rollback(options=RollbackOptions(leave="v2.0.0")).version == "v1.0.0"
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(registry: Registry) -> None:

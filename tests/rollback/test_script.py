@@ -19,24 +19,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry import canonical
 from registry.api import Registry
-from registry.channel import Wish
+from registry.breakglass import rollback_script as source
+from registry.breakglass.rollback_script import Failure
+from registry.breakglass.write_script import Script, StorePlace, rollback_script
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Author, Canary, ChannelPosition, Record, aborted, promoted, rolled_back
 from registry.devstack.servers import free_port
 from registry.errors import MissingBlob, NothingToRollBackTo, VersionNotFound
+from registry.formats import canonical
 from registry.names import VersionName
-from registry.record import Canary, Place, Pointer, Record, Signature, aborted, promoted, rolled_back
 from registry.store import layout
-from registry.tree import rollback_script as source
-from registry.tree.breakglass import Script, StorePlace, rollback_script
-from registry.tree.rollback_script import Failure
-from tests.commands import complains, ulora
-from tests.registries import bind, create, listing, open_registry
+from registry.versions.pointer import Pointer
 from tests.servers.proxy import Proxy, Reply, cut_body, fail_after_applying, refuse, swallow_reply
+from tests.support.commands import complains, ulora
+from tests.support.registries import bind, create, listing, open_registry
 
 ALONE = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3")
 """What boto3 consists of, in a folder of installed packages."""
-TEST = Signature("a test")
+TEST = Author("a test")
 NEVER = ("registry", "adapters", "pydantic", "click", "mlflow", "torch", "yaml", "requests", "numpy")
 LAUNCH = f"""
 import importlib.util, runpy, sys
@@ -92,7 +93,9 @@ def registry(store_url: str, model: str, tmp_path: Path) -> Registry:
 def serve(registry: Registry, name: str) -> None:
     """Make a version stable, without what a promotion looks at and leaves."""
     log = registry.channel("production")
-    log.commit(promoted(Place(registry.model, "production", log.head()), pointer_of(registry, name), TEST, None))
+    log.commit(
+        promoted(ChannelPosition(registry.model, "production", log.head()), pointer_of(registry, name), TEST, None)
+    )
 
 
 def pointer_of(registry: Registry, name: str) -> Pointer:
@@ -118,7 +121,7 @@ def try_out(registry: Registry, name: str) -> None:
     log = registry.channel("production")
     head, pointer = log.head(), pointer_of(registry, name)
     assert head
-    record = promoted(Place(registry.model, "production", head), pointer, TEST, None)
+    record = promoted(ChannelPosition(registry.model, "production", head), pointer, TEST, None)
     unchanged = {"action": "canary", "stable": head.stable, "stack": head.stack}
     log.commit(record.model_copy(update={**unchanged, "canary": Canary(**pointer.model_dump(), weight=5.0)}))
 
@@ -154,7 +157,7 @@ def test_with_nothing_but_boto3_it_rolls_back_and_the_registry_takes_its_record(
     newest = registry.history()[0]  # the whole chain is verified
     assert (newest.action, newest.reason, newest.verdict) == ("rollback", "it is three in the morning", None)
     registry.promote("v3.0.0", "production", force=True, reason="fixed")
-    assert registry.rollback(wish=Wish(leave="v3.0.0")).version == "v2.0.0"
+    assert registry.rollback(options=RollbackOptions(leave="v3.0.0")).version == "v2.0.0"
 
 
 def test_without_boto3_it_says_what_to_install_and_ctrl_c_meanwhile_ends_it(script: Script, tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_it_is_written_for_python_3_9_and_carries_no_credentials(
 
 
 def test_whatever_files_are_called_the_script_holds_them_as_they_are() -> None:
-    from registry.manifest import FileEntry, Manifest
+    from registry.versions.manifest import FileEntry, Manifest
 
     odd = sorted(["a'''b", 'a"""b', "c # --- d", "blätter/ü 🍅.txt", "x\u0301".replace("x\u0301", "ẋ"), "{}", "%s"])
     files = [FileEntry(path=path, size=3, sha256="a" * 64, mode="0755") for path in odd]
@@ -259,11 +262,11 @@ def by_script(head: Record, to: str, *, force: bool = False) -> dict[str, Any] |
 
 def by_package(head: Record, to: str) -> Record | None:
     """What `ulora rollback --to` plans on a head; None if there is nothing to do."""
-    place, signature = Place("m", "production", head), Signature("me@here", "because")
-    wish = Wish(to=to)
-    if wish.is_met(head):
+    place, signature = ChannelPosition("m", "production", head), Author("me@here", "because")
+    options = RollbackOptions(to=to)
+    if options.is_met(head):
         return None
-    return aborted(place, signature) if wish.ends_trial(head) else rolled_back(place, signature, to)
+    return aborted(place, signature) if options.ends_trial(head) else rolled_back(place, signature, to)
 
 
 @settings(max_examples=150)
@@ -352,7 +355,7 @@ def test_once_it_is_done_it_is_done_whatever_its_user_is_called(
 
 def test_a_withdrawn_version_is_refused_but_by_force_and_with_a_reason(registry: Registry, script: Script) -> None:
     registry.rollback()
-    registry.rollback(wish=Wish(again=True))
+    registry.rollback(options=RollbackOptions(again=True))
     assert now(registry) == ("v1.0.0", (), ("v3.0.0", "v2.0.0"))
     refused = run(script, "--yes", "--json")
     assert (refused.code, refused.error) == (5, "NothingToRollBackTo")
@@ -379,7 +382,9 @@ def test_a_log_that_asks_for_a_later_writer_is_left_alone(registry: Registry, sc
     log = registry.channel("production")
     head = log.head()
     assert head
-    later = promoted(Place(registry.model, "production", head), pointer("v9.0.0"), Signature("a later release"), None)
+    later = promoted(
+        ChannelPosition(registry.model, "production", head), pointer("v9.0.0"), Author("a later release"), None
+    )
     log.commit(later.model_copy(update={"min_writer": 2}))
     refused = run(script, "--yes")
     assert refused.code == 4
@@ -428,7 +433,7 @@ def test_of_two_at_once_one_writes(
     registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, to: str, code: int
 ) -> None:
     def first_the_package(exchange: Any) -> None:
-        registry.acting_as("the\x1b[2J\nother").rollback(wish=Wish(to=to))
+        registry.acting_as("the\x1b[2J\nother").rollback(options=RollbackOptions(to=to))
         exchange.send(exchange.forward())
 
     monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)

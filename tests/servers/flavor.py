@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry.canonical import sha256
-from registry.manifest import Component, FileEntry, Manifest
+from registry.formats.canonical import sha256
+from registry.versions.manifest import Component, FileEntry, Manifest
 
 _MODEL = """
 import mlflow

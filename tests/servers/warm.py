@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parents[2]
 _WARM = (
     *("boto3", "mlflow", "mlflow.pyfunc", "torch", "transformers", "peft", "sklearn.covariance", "PIL.Image"),
-    *("adapters.loaded", "adapters.model", "adapters.training", "adapters.data", "benchmarks.accuracy"),
-    *("benchmarks.latency", "benchmarks.memory", "benchmarks.ood", "benchmarks.routing"),
+    *("adapters.answer.loaded", "adapters.model", "adapters.fitting.training", "adapters.fitting.data"),
+    *("benchmarks.accuracy", "benchmarks.latency", "benchmarks.memory", "benchmarks.ood", "benchmarks.routing"),
     *("registry.api", "registry.catalog.log", "registry.catalog.mirror", "registry.serving.live", "registry.doctor"),
 )
 _MAX_REQUEST = 1024 * 1024

@@ -10,7 +10,7 @@ import pytest
 import registry
 from registry import errors
 
-PUBLIC = ["Live", "Registry", "Settings", "Story", "UloraError", "VersionName", "Wish"]
+PUBLIC = ["Live", "Registry", "ReleaseNotes", "RollbackOptions", "Settings", "UloraError", "VersionName"]
 HEAVY = [
     "torch",
     "transformers",
@@ -55,7 +55,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_what_rolls_back_loads_neither_mlflow_nor_torch() -> None:
     loaded = loaded_after(
-        "from registry import Registry, Wish\n"
+        "from registry import Registry, RollbackOptions\n"
         "try: Registry('m', store='s3://bucket/p').rollback()\n"
         "except Exception as error: assert type(error).__name__ == 'StoreDenied', error"
     )

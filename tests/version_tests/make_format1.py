@@ -23,18 +23,18 @@ import numpy as np
 
 from adapters import bundle
 from registry.api import Registry
-from registry.bundles import Story
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Canary, Record
 from registry.devstack.servers import S3Server
 from registry.evidence.results import Evidence, Measurement, Metric
-from registry.manifest import Manifest
-from registry.record import Canary, Record
-from registry.retention import Rule
+from registry.retention.forget import RetentionRule
 from registry.serving.fleet import Heartbeat
 from registry.settings import Settings
 from registry.store import layout
-from tests.bundles import add_goldens, png, write_bundle
-from tests.keys import certified, key_pair
+from registry.versions.bundle import ReleaseNotes
+from registry.versions.manifest import Manifest
+from tests.support.bundles import add_goldens, png, write_bundle
+from tests.support.keys import certified, key_pair
 
 MODEL = "golden"
 PART = "adapters/low"
@@ -76,10 +76,18 @@ def main(folder: Path) -> None:
 def tell(registry: Registry, work: Path, keys: Path) -> None:
     """A model's life: versions, measurements, promotions, a trial, rollbacks, notes."""
     registry.store.initialise()
-    story = Story("Ünïcode: größer, besser", {"why": ["Ä", 1, None]}, ("labels changed",), "none", "look at it")
+    release_notes = ReleaseNotes(
+        "Ünïcode: größer, besser", {"why": ["Ä", 1, None]}, ("labels changed",), "none", "look at it"
+    )
     for position, name in enumerate(ROSTER[:3]):
         source = golden_bundle(Path("bundles") / name, position)
-        registry.create(name, source, story=story, parent=ROSTER[position - 1] if position > 1 else None, offline=True)
+        registry.create(
+            name,
+            source,
+            release_notes=release_notes,
+            parent=ROSTER[position - 1] if position > 1 else None,
+            offline=True,
+        )
     bind_again(registry, ROSTER[2], ROSTER[3])
     for position, name in enumerate(ROSTER):
         measure(registry, name, successes=90 + position)
@@ -91,10 +99,10 @@ def tell(registry: Registry, work: Path, keys: Path) -> None:
     registry.rollback(reason="the trial was bad")
     add_record(registry, "of-a-later-release")
     registry.promote("v1.2.0", "production", force=True, reason="forced: no past in staging")
-    registry.rollback(reason="the error rate", wish=Wish(leave="v1.2.0"))
-    registry.rollback(reason="tomatoes only", wish=Wish(again=True), only=[PART])
+    registry.rollback(reason="the error rate", options=RollbackOptions(leave="v1.2.0"))
+    registry.rollback(reason="tomatoes only", options=RollbackOptions(again=True), only=[PART])
     registry.rollback_script("v1.0.0", reason="on the night shift's stick")
-    registry.collect_garbage(Rule(keep=4, older_than=timedelta(0)), reason="tidying")
+    registry.collect_garbage(RetentionRule(keep=4, older_than=timedelta(0)), reason="tidying")
     registry.store.overwrite(layout.replica(MODEL, "production", "leaf-1"), heartbeat(registry).to_bytes())
 
 

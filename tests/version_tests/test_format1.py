@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
-from registry.bundles import read_bundle
-from registry.canonical import sha256
-from registry.channel import Wish
+from registry.channels.channel import RollbackOptions
 from registry.devstack.servers import S3Server
 from registry.errors import NotTrusted, VersionForgotten
-from registry.notes import check_remembered
+from registry.formats.canonical import sha256
+from registry.retention.notes import check_remembered
 from registry.settings import Settings
 from registry.store import layout
-from tests.bundles import png
-from tests.commands import ulora
-from tests.registries import write_policy
+from registry.versions.bundle import read_bundle
+from tests.support.bundles import png
+from tests.support.commands import ulora
+from tests.support.registries import write_policy
 
 HERE = Path(__file__).parent / "format1"
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_bytes())
@@ -155,7 +155,7 @@ def test_the_log_goes_on_and_keeps_what_this_release_does_not_know(
     upload(fresh)
     head = fresh.channel("production").head()
     assert head
-    back = fresh.rollback(reason="from today", wish=Wish(again=True))
+    back = fresh.rollback(reason="from today", options=RollbackOptions(again=True))
     again = fresh.promote("v1.1.0-dinov3", "production", force=True, reason="and forward")
     records = fresh.history("production")
     assert [record.generation for record in records[:2]] == [again.generation, back.generation]

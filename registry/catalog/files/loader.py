@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from registry.errors import LoadFailed
-from registry.manifest import Manifest
+from registry.versions.manifest import Manifest
 
 
 def load(manifest: Manifest, files: Mapping[str, Path], **how: Any) -> NoReturn:

@@ -35,7 +35,7 @@ class Files(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             CorruptBlob: a file is missing, or not what the manifest says.
         """
         from registry.errors import CorruptBlob
-        from registry.manifest import Manifest
+        from registry.versions.manifest import Manifest
 
         folder = Path(context.artifacts[ARTIFACT])
         manifest = Manifest.parse((folder / MANIFEST).read_bytes())

@@ -18,8 +18,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from adapters.ood import distances, fit_classes
-from adapters.separation import aupr_in, aupr_out, auroc, fpr_at_95_tpr
+from adapters.answer.ood import distances, fit_classes
+from adapters.fitting.separation import aupr_in, aupr_out, auroc, fpr_at_95_tpr
 
 Import = Callable[[str], Any]
 

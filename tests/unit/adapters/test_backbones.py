@@ -12,9 +12,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from adapters import backbones
-from adapters.backbones import TINY, find, new_model, ref_of_folder, resolve
-from adapters.families import family_named
+from adapters.backbone import backbones
+from adapters.backbone.backbones import TINY, find, new_model, ref_of_folder, resolve
+from adapters.backbone.families import family_named
 from registry.errors import (
     BackboneNotFound,
     BadInput,
@@ -22,7 +22,7 @@ from registry.errors import (
     BadWeights,
     CorruptBlob,
 )
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 _OLD_NAMES = {
     "dinov2": {"attention.q_proj": "attention.attention.query", "attention.o_proj": "attention.output.dense"},

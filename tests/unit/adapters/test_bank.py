@@ -19,14 +19,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adapters.backbones import TINY, new_model, ref_of_folder
-from adapters.bank import Bank, Selection, Slot
+from adapters.backbone.backbones import TINY, new_model, ref_of_folder
+from adapters.backbone.families import family_named
+from adapters.bank.bank import Bank, Selection, Slot
+from adapters.bank.lora import LoraModule, LoraWeights, Source, read_adapter
 from adapters.bundle import BundleFiles
-from adapters.families import family_named
-from adapters.lora import LoraModule, LoraWeights, Source, read_adapter
-from adapters.runtimes import Runtime, open_runtime
+from adapters.runtimes.runtimes import Runtime, open_runtime
 from registry.errors import BadWeights
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 ALL = {"dinov2": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]}
 ALL["dinov3"] = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]

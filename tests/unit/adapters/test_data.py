@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.data import SPLITS, ImageFolder, LabelledImage, _split_of
-from adapters.data_report import DataReport, report_on
-from adapters.preprocess import MAX_BYTES
-from registry import canonical
+from adapters.backbone.preprocess import MAX_BYTES
+from adapters.fitting.data import SPLITS, ImageFolder, LabelledImage, _split_of
+from adapters.fitting.data_report import DataReport, report_on
 from registry.errors import BadInput
-from tests.bundles import png
+from registry.formats import canonical
+from tests.support.bundles import png
 
 
 def write(path: Path, seed: int) -> Path:

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.answering import Stage
+from adapters.answer.answering import Stage
+from adapters.answer.depth import Depth, read_depth, write_depth
+from adapters.answer.features import Tap
+from adapters.answer.heads import LinearHead
+from adapters.answer.ood import Mahalanobis
 from adapters.bundle import BundleFiles
-from adapters.depth import Depth, read_depth, write_depth
-from adapters.depth_choice import ALLOWED_LOSS, MIN_IMAGES, DepthChoice, choose_depth
-from adapters.features import Tap
-from adapters.heads import LinearHead
-from adapters.ood import Mahalanobis
+from adapters.fitting.depth_choice import ALLOWED_LOSS, MIN_IMAGES, DepthChoice, choose_depth
 from registry.errors import BadInput, BadManifest
-from tests.bundles import read_bundle
+from tests.support.bundles import read_bundle
 
 N = 400
 CLASSES = torch.arange(N) // 2 % 2

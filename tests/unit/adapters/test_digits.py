@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.data import SPLITS, ImageFolder
+from adapters.fitting.data import SPLITS, ImageFolder
 from registry.devstack import digits
 
 

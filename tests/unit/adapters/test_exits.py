@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from adapters.answering import Stage
-from adapters.depth import Depth
-from adapters.features import Tap
+from adapters.answer.answering import Stage
+from adapters.answer.depth import Depth
+from adapters.answer.features import Tap
+from adapters.answer.heads import Features, Head
+from adapters.answer.ood import Mahalanobis, fit_mahalanobis
 from adapters.fitting.exits import _scores, fit_depth, ood_note
 from adapters.fitting.regression import linear_head
-from adapters.heads import Features, Head
-from adapters.ood import Mahalanobis, fit_mahalanobis
 
 LABELS, WIDTH, N = ("rot", "sound"), 6, 120
 EARLY, LAST = Tap(2, "cls"), Tap(6, "cls")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from adapters.backbones import TINY, ref_of_folder
+from adapters.backbone.backbones import TINY, ref_of_folder
 from registry.store.blobs import hash_file
 from tests.servers.hub import COMMIT, Hub
 
@@ -26,9 +26,9 @@ VIT7B16 = "facebook/dinov3-vit7b16-pretrain-lvd1689m"
 
 _CLIENT = """
 import json, sys, warnings
-from adapters.backbones import find, resolve
+from adapters.backbone.backbones import find, resolve
 from registry.errors import CorruptBlob, UloraError
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 def damaged(sha256):
     raise CorruptBlob("the mirror is damaged")

@@ -16,21 +16,21 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from adapters.backbones import TINY, new_model, ref_of_folder
+from adapters.answer.features import pool
+from adapters.answer.loaded import LoadedVersion, load_bundle
+from adapters.backbone.backbones import TINY, new_model, ref_of_folder
+from adapters.backbone.families import family_named
+from adapters.backbone.preprocess import Preprocessing
+from adapters.bank.lora import read_adapter
 from adapters.bundle import BundleFiles
-from adapters.families import family_named
-from adapters.features import pool
 from adapters.importing import Imported, convert, reading
 from adapters.importing.reading import by_class
-from adapters.loaded import LoadedVersion, load_bundle
-from adapters.lora import read_adapter
-from adapters.preprocess import Preprocessing
-from registry.bundles import read_bundle
-from registry.canonical import sha256
 from registry.errors import BackboneNotFound, BadBundle, BadInput, BadWeights, UloraError
-from tests.bundles import read_bundle as files_of
-from tests.bundles import write_bundle
-from tests.foreign import IMAGES, LABELS, Reading, edit_json, write_peft, write_phase, write_release
+from registry.formats.canonical import sha256
+from registry.versions.bundle import read_bundle
+from tests.support.bundles import read_bundle as files_of
+from tests.support.bundles import write_bundle
+from tests.support.foreign import IMAGES, LABELS, Reading, edit_json, write_peft, write_phase, write_release
 
 PHASE = "phase3_conec_lora_adapter"
 RELEASE = "tomato/leaf/continual_sd_lora_adapter"

@@ -15,15 +15,15 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from adapters import bundle
-from adapters.backbones import TINY, new_model, ref_of_folder
-from adapters.families import family_named
-from adapters.features import pool
-from adapters.loaded import LoadedVersion, load, load_bundle, predict_together
-from adapters.preprocess import Preprocessing
-from registry import canonical
+from adapters.answer.features import pool
+from adapters.answer.loaded import LoadedVersion, load, load_bundle, predict_together
+from adapters.backbone.backbones import TINY, new_model, ref_of_folder
+from adapters.backbone.families import family_named
+from adapters.backbone.preprocess import Preprocessing
 from registry.errors import BadInput, BadManifest, BadWeights, CorruptBlob, MissingBlob, SelfTestFailed
-from registry.weights import weights_sha256
-from tests.bundles import LABELS, add_goldens, manifest_of, noise, png, read_bundle, write_bundle
+from registry.formats import canonical
+from registry.versions.weights import weights_sha256
+from tests.support.bundles import LABELS, add_goldens, manifest_of, noise, png, read_bundle, write_bundle
 
 TARGETS = ("low", "mid", "high")
 MODULES = [f"{layer}.{module}" for layer in range(6) for module in ("q_proj", "v_proj")]

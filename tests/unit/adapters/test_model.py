@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from adapters import model
-from adapters.loaded import load
+from adapters.answer.loaded import load
 from registry.errors import BadInput, CorruptBlob, MissingBlob
-from tests.bundles import manifest_of, png, read_bundle, write_bundle
+from tests.support.bundles import manifest_of, png, read_bundle, write_bundle
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_mlflow_saves_it_as_code_and_it_answers_as_the_version_does(folder: Path
 
 
 def manifest_of_version(folder: Path) -> object:
-    from registry.manifest import Manifest
+    from registry.versions.manifest import Manifest
 
     return Manifest.parse((folder / model.MANIFEST).read_bytes())
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.backbones import TINY, new_model, ref_of_folder
-from adapters.bank import Slot
-from adapters.families import FAMILIES
-from adapters.lora import LoraModule, LoraWeights
-from adapters.openvino_graph import Form
-from adapters.openvino_runtime import Graph, OpenVinoRuntime, openvino_fp32
-from adapters.reduced import Int8Linear, torch_int8
-from adapters.runtime_gate import MIN_COSINE
-from adapters.runtimes import REFERENCE, RUNTIMES, Runtime, TorchRuntime, open_runtime
+from adapters.backbone.backbones import TINY, new_model, ref_of_folder
+from adapters.backbone.families import FAMILIES
+from adapters.bank.bank import Slot
+from adapters.bank.lora import LoraModule, LoraWeights
+from adapters.runtimes.gate import MIN_COSINE
+from adapters.runtimes.openvino_graph import Form
+from adapters.runtimes.openvino_runtime import Graph, OpenVinoRuntime, openvino_fp32
+from adapters.runtimes.reduced import Int8Linear, torch_int8
+from adapters.runtimes.runtimes import REFERENCE, RUNTIMES, Runtime, TorchRuntime, open_runtime
 from registry.errors import BadInput, MissingDependency
-from registry.manifest import BackboneRef
+from registry.versions.manifest import BackboneRef
 
 TINIES = ["dinov2-tiny", "dinov3-tiny"]
 NARROW = ["torch-bf16", "torch-int8", "openvino-int8"]

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from adapters import bundle, ood, tap_choice
-from adapters.features import Tap
-from adapters.heads import Seen
-from adapters.ood import Mahalanobis, calibrate, distances, fit_classes, fit_mahalanobis, read_detector
-from adapters.separation import auroc
-from registry import canonical
+from adapters import bundle
+from adapters.answer import ood
+from adapters.answer.features import Tap
+from adapters.answer.heads import Seen
+from adapters.answer.ood import Mahalanobis, calibrate, distances, fit_classes, fit_mahalanobis, read_detector
+from adapters.fitting import tap_choice
+from adapters.fitting.separation import auroc
 from registry.errors import BadInput, BadManifest, BadWeights, MissingBlob
+from registry.formats import canonical
 
 LABELS = ("rust", "mildew")
 EARLY, LATE = Tap(1, "cls"), Tap(3, "cls")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from adapters.heads import Seen
-from adapters.ood_imported import (
+from adapters.answer.heads import Seen
+from adapters.answer.ood_imported import (
     READERS,
     SHARED,
     SQUARED,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from adapters import plain as module
-from adapters.plain import MAX_DEPTH, plain
+from adapters.backbone import plain as module
+from adapters.backbone.plain import MAX_DEPTH, plain
 
 LONE = "\ud800"
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from adapters import preprocess
-from adapters.preprocess import Preprocessing, read_image
+from adapters.backbone import preprocess
+from adapters.backbone.preprocess import Preprocessing, read_image
 from registry.errors import BadImage, BadManifest
 
 DOCUMENT = {"resize": 32, "crop": 28, "interpolation": "bicubic", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from adapters import bundle
+from adapters.answer.loaded import LoadedVersion, load, load_bundle
 from adapters.bundle import BundleFiles
-from adapters.loaded import LoadedVersion, load, load_bundle
-from adapters.runtime_gate import RUNTIMES_FILE, check_runtime, golden_fault, judge_runtime, judged, runtimes_document
-from registry import canonical
-from registry.bundles import read_bundle as read_whole_bundle
+from adapters.runtimes.gate import RUNTIMES_FILE, check_runtime, golden_fault, judge_runtime, judged, runtimes_document
 from registry.errors import BadInput, BadManifest
-from registry.manifest import Manifest
-from tests.bundles import add_goldens, noise, png, read_bundle, write_bundle
+from registry.formats import canonical
+from registry.versions.bundle import read_bundle as read_whole_bundle
+from registry.versions.manifest import Manifest
+from tests.support.bundles import add_goldens, noise, png, read_bundle, write_bundle
 
 RUNTIMES = ["torch-bf16", "torch-int8", "openvino-int8"]
 TARGETS = ("low", "mid", "high")

@@ -12,15 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from adapters.separation import (
-    Tally,
-    aupr_in,
-    aupr_out,
-    auroc,
-    auroc_interval,
-    delong_variance,
-    fpr_at_95_tpr,
-)
+from adapters.fitting.separation import Tally, aupr_in, aupr_out, auroc, auroc_interval, delong_variance, fpr_at_95_tpr
 from registry.errors import BadInput
 
 MEASURES = (auroc, fpr_at_95_tpr, aupr_in, aupr_out)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from adapters.backbone.preprocess import Preprocessing
 from adapters.importing.layouts import PEFT, Leaf
 from adapters.importing.preprocessing import stated_preprocessing
-from adapters.preprocess import Preprocessing
 from registry.errors import BadBundle
-from tests.bundles import noise
+from tests.support.bundles import noise
 
 USUAL = {"resize": 28, "crop": 28, "interpolation": "bicubic", "mean": [0.485, 0.456, 0.406], "std": [0.2, 0.2, 0.2]}
 

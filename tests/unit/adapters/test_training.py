@@ -19,22 +19,22 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
 from adapters import bundle
-from adapters.backbones import TINY, ref_of_folder
-from adapters.data import ImageFolder, LabelledImage
+from adapters.answer.loaded import LoadedVersion, load_bundle
+from adapters.backbone.backbones import TINY, ref_of_folder
 from adapters.fitting import goldens
+from adapters.fitting.data import ImageFolder, LabelledImage
 from adapters.fitting.images import choose_images, decode, own_label
 from adapters.fitting.lora_training import Lesson, _Training
 from adapters.fitting.recipe import Recipe
 from adapters.fitting.regression import head_taps, starting_head
 from adapters.fitting.seeing import Eyes
 from adapters.fitting.target import TargetFit
+from adapters.fitting.training import FIT, FitReport, _complete, _Places, _workbench, fit, fit_target, prepare
 from adapters.fitting.workplace import Checkpoint, opened, replace_folder, workplace_of
-from adapters.loaded import LoadedVersion, load_bundle
-from adapters.training import FIT, FitReport, _complete, _Places, _workbench, fit, fit_target, prepare
-from registry.bundles import read_bundle as read_as_registry
 from registry.errors import BackboneNotFound, BadInput, NotNow
-from tests.blotches import COUNTS, write_blotches
-from tests.bundles import read_bundle
+from registry.versions.bundle import read_bundle as read_as_registry
+from tests.support.blotches import COUNTS, write_blotches
+from tests.support.bundles import read_bundle
 
 BACKBONE = TINY / "dinov3-tiny"
 

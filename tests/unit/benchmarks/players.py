@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry import canonical
+from registry.formats import canonical
 
 
 @dataclass(frozen=True)

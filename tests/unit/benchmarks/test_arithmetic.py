@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from adapters.separation import Tally, aupr_in, aupr_out, auroc, auroc_interval, fpr_at_95_tpr
+from adapters.fitting.separation import Tally, aupr_in, aupr_out, auroc, auroc_interval, fpr_at_95_tpr
 from benchmarks.accuracy import accuracy, scores
 from benchmarks.memory import memory
 from benchmarks.ood import Scores, ood, pooled

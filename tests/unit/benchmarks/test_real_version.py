@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapters.data import ImageFolder
-from adapters.loaded import LoadedVersion, load_bundle
+from adapters.answer.loaded import LoadedVersion, load_bundle
+from adapters.fitting.data import ImageFolder
 from benchmarks.accuracy import accuracy
 from benchmarks.latency import MIN_REPETITIONS, latency
 from benchmarks.memory import memory
 from benchmarks.ood import ood
 from benchmarks.routing import routing
 from registry.evidence.results import Evidence, Measurement
-from tests.bundles import LABELS, read_bundle, write_bundle
+from tests.support.bundles import LABELS, read_bundle, write_bundle
 
 BENCHMARKS = {"accuracy": accuracy, "routing": routing, "ood": ood, "latency": latency, "memory": memory}
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from adapters.families import FAMILIES
-from adapters.runtimes import REFERENCE
+from adapters.backbone.families import FAMILIES
+from adapters.runtimes.runtimes import REFERENCE
 from benchmarks.runtimes import BUDGET, CONFIGS, Row, main, summary
 
 

@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from adapters import bundle
-from adapters.answering import Stage
-from adapters.backbones import TINY, ref_of_folder
-from adapters.data import ImageFolder, LabelledImage
-from adapters.depth import Depth, write_depth
-from adapters.features import Tap
-from adapters.heads import LinearHead
-from adapters.loaded import LoadedVersion, load_bundle
-from adapters.ood import Mahalanobis
-from adapters.runtimes import open_runtime
+from adapters.answer.answering import Stage
+from adapters.answer.depth import Depth, write_depth
+from adapters.answer.features import Tap
+from adapters.answer.heads import LinearHead
+from adapters.answer.loaded import LoadedVersion, load_bundle
+from adapters.answer.ood import Mahalanobis
+from adapters.backbone.backbones import TINY, ref_of_folder
+from adapters.fitting.data import ImageFolder, LabelledImage
+from adapters.runtimes.runtimes import open_runtime
 from benchmarks import depth, depth_speed, flip, footprint, loading, mixed, residents, stages, workload
 from benchmarks.footprint import Footprint
 from benchmarks.made import MODULES, Made, files_of, made_of, make_backbone, write_bundle
 from registry.errors import BadInput, LoadFailed
 from registry.store.objects import ObjectStore
-from tests.blotches import write_blotches
+from tests.support.blotches import write_blotches
 
 TARGETS = ("apple", "grape")
 

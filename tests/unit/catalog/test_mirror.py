@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.catalog.mirror import AliasChange, ChannelView, Plan, Registered, Shown, StageChange, plan, stages
+from registry.catalog.mirror import AliasChange, ChannelView, MirrorPlan, Registered, Shown, StageChange, plan, stages
 
 ALIASES = {"staging": "staging", "production": "champion"}
 NAMES = ["v1.0.0", "v1.1.0", "v2.0.0-dinov3", "v2.0.1-ood"]
@@ -51,7 +51,7 @@ def test_without_the_whole_log_what_was_in_a_stage_counts_as_formerly_promoted()
 def test_scratch_channels_are_not_shown() -> None:
     drill = ChannelView("drill-abc", 7, "v1.1.0", canary="v2.0.0-dinov3")
     assert stages([drill]) == {}
-    assert plan(Shown((Registered(1, "v1.1.0"),)), [drill], {"drill-abc": "drill"}) == Plan()
+    assert plan(Shown((Registered(1, "v1.1.0"),)), [drill], {"drill-abc": "drill"}) == MirrorPlan()
 
 
 def test_the_new_version_enters_production_before_the_old_one_leaves_it_and_aliases_come_first() -> None:
@@ -164,7 +164,7 @@ def test_at_most_one_managed_version_is_in_production_and_unmanaged_ones_are_unt
     assert after.aliases.get("theirs") == shown.aliases.get("theirs")
 
 
-def apply(shown: Shown, todo: Plan) -> Shown:
+def apply(shown: Shown, todo: MirrorPlan) -> Shown:
     """What a server that follows the plan shows afterwards."""
     versions, aliases = {each.number: each for each in shown.versions}, dict(shown.aliases)
     for change in todo.changes:

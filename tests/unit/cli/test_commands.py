@@ -15,7 +15,7 @@ from registry.cli.main import EXIT_STATUS, cli
 from registry.cli.output import Output, facts, fail, table
 from registry.devstack.servers import free_port
 from registry.errors import NotNow
-from tests.commands import complains, ulora
+from tests.support.commands import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
 COMMANDS += ["sign", "restore", "switch", "rollback-script", "store", "backbone", "fit", "reconcile", "doctor"]

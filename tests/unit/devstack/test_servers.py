@@ -10,7 +10,7 @@ import pytest
 from registry.devstack import servers
 from registry.devstack.servers import MlflowServer, S3Server, Stack, free_port
 from registry.errors import BadSetting, MissingDependency, NotNow
-from tests.rights import no_right_to_write
+from tests.support.rights import no_right_to_write
 
 
 def test_free_ports_can_be_bound_and_so_can_those_above_them() -> None:

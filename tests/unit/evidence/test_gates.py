@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import canonical
 from registry.errors import BadManifest
 from registry.evidence.gates import Candidate, Check, Past, Verdict, benchmark_of, judge
 from registry.evidence.policy import Policy, load_policy, parse_policy
 from registry.evidence.results import Evidence, Measurement, Metric
+from registry.formats import canonical
 from tests.unit.evidence.samples import CONTENT, NOW, STABLE_CONTENT, TARGETS, candidate, evidence, stable
 
 ORDER = ("fail", "inconclusive", "pass")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import canonical
 from registry.errors import BadManifest
 from registry.evidence.results import Evidence, Measurement, Metric, newest
+from registry.formats import canonical
 from tests.unit.evidence.samples import evidence
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.record import Pointer
 from registry.serving.residents import Residents
-from tests.releases import Echo, wait_until
+from registry.versions.pointer import Pointer
+from tests.support.releases import Echo, wait_until
 
 
 def pointer(number: int) -> Pointer:
@@ -107,7 +107,7 @@ def test_in_the_end_the_memory_holds_what_was_wanted_last(wishes: list[list[int]
     shelf = Shelf()
     residents = Residents(shelf.load, shelf.arrived, retry=0.01)
     residents.start()
-    for wish in wishes:
-        residents.want([pointer(number) for number in wish])
+    for options in wishes:
+        residents.want([pointer(number) for number in options])
     wait_until(lambda: residents.names() == tuple(sorted({pointer(number).version for number in wishes[-1]})))
     residents.close(10)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from registry import canonical
 from registry.errors import CorruptBlob, DiskFull, MissingBlob, StoreUnreachable
-from registry.manifest import FileEntry
+from registry.formats import canonical
 from registry.store import layout
 from registry.store.blobs import Blobs, in_parallel
 from registry.store.objects import ObjectStore
+from registry.versions.manifest import FileEntry
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from registry import canonical
 from registry.devstack.servers import S3Server, free_port
 from registry.errors import (
     BadManifest,
@@ -23,6 +22,7 @@ from registry.errors import (
     StoreUnfit,
     StoreUnreachable,
 )
+from registry.formats import canonical
 from registry.store import layout, objects
 from registry.store.objects import ObjectStore
 from tests.servers import proxy as faults

@@ -10,8 +10,8 @@ import pytest
 
 from registry.tree.restore import at_once, in_two_steps, is_unfinished, recover, restore, undo
 from registry.tree.switch import current, switch
-from tests.dying import count_of, killed_at, some_steps
-from tests.trees import Content, Shelf, tree_of, write_tree
+from tests.support.dying import count_of, killed_at, some_steps
+from tests.support.trees import Content, Shelf, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "config/a.yaml": "a", "gone/x": "x"}
 MINE: Content = {"app.py": "my edit", "logs/mine": "mine"}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from registry.errors import BadInput, CorruptBlob, NotFound, NotNow, UnsafePath
 from registry.tree.folders import Folder
-from registry.tree.restore import Place, at_once, in_two_steps, is_unfinished, recover, restore, undo
-from tests.trees import Content, Shelf, tree_of, write_tree
+from registry.tree.restore import RestoreTarget, at_once, in_two_steps, is_unfinished, recover, restore, undo
+from tests.support.trees import Content, Shelf, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "bin/run*": "run", "config/a.yaml": "a", "gone/x": "x"}
 NEW: Content = {"app.py": "new", "bin/run*": "run", "config/a.yaml": "b", "config/b.yaml": "b"}
@@ -275,10 +275,10 @@ def test_an_interrupt_before_the_swap_leaves_the_old_tree_and_after_it_the_new_o
     write_tree(target, {"app.py": "my edit"})
     before = tree_of(target)
 
-    def interrupt(place: Place) -> None:
+    def interrupt(place: RestoreTarget) -> None:
         raise KeyboardInterrupt
 
-    def interrupt_after(place: Place) -> None:
+    def interrupt_after(place: RestoreTarget) -> None:
         at_once(place)
         raise KeyboardInterrupt
 
@@ -297,7 +297,7 @@ def test_files_that_come_while_it_runs_are_in_the_new_tree_and_late_edits_in_the
 ) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
 
-    def write_meanwhile(place: Place) -> None:
+    def write_meanwhile(place: RestoreTarget) -> None:
         write_tree(target, {"logs/new": "came late", "app.py": "edited late"})
         (target / "config/a.yaml").unlink()
         write_tree(target, {"config/a.yaml": "written anew"})

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import BadBundle, BadInput, UloraError, VersionExists
-from registry.manifest import Manifest
 from registry.names import VersionName
 from registry.tree.credentials import check_credentials
 from registry.tree.gittag import GitTag, planned_tag
@@ -20,7 +19,8 @@ from registry.tree.plan import files_of
 from registry.tree.restore import Order, restore
 from registry.tree.snapshot import Project, read_project
 from registry.tree.switch import switch
-from tests.trees import Content, Shelf, tree_of, write_tree
+from registry.versions.manifest import Manifest
+from tests.support.trees import Content, Shelf, tree_of, write_tree
 
 SECRETS = {
     "key.txt": "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blbg==\n",

@@ -1,0 +1,1 @@
+"""One version in memory: from its files to its answers."""

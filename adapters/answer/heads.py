@@ -1,0 +1,245 @@
+"""From a backbone's features to a label: a linear classifier, on pooled features or on a fusion of several layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional
+
+from adapters.answer.features import Tap
+from adapters.bundle import HEAD, BundleFiles, check_shapes
+from registry.errors import BadManifest
+
+MAX_LABELS = 10_000
+MAX_WIDTH = 1_000_000
+
+Features = Mapping[Tap, torch.Tensor]
+"""What a pass through the backbone gives: for each tap [N, width]."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a head made of a batch, and what an out-of-distribution detector may look at.
+
+    Attributes:
+        features: of the taps that the head and the detector asked for, [N, width] each.
+        embedding: [N, inputs], what the linear classifier took.
+        logits: [N, classes].
+    """
+
+    features: Features
+    embedding: torch.Tensor
+    logits: torch.Tensor
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """[N], the class of the largest logit."""
+        return self.logits.argmax(dim=1)
+
+    def only(self, rows: torch.Tensor) -> Seen:
+        """What was seen of some rows: [k] positions."""
+        features = {tap: tensor[rows] for tap, tensor in self.features.items()}
+        return Seen(features, self.embedding[rows], self.logits[rows])
+
+
+class Head(Protocol):
+    """A classifier on a backbone's features."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One per class."""
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The features that it takes."""
+
+    def __call__(self, features: Features) -> Seen:
+        """Classify a batch."""
+
+    def document(self) -> dict[str, Any]:
+        """The content of `head.json`."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The content of `head.safetensors`."""
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear classifier.
+
+    Attributes:
+        labels: one per class.
+        tap: the features that it takes.
+        weight, bias: [classes, inputs] and [classes].
+    """
+
+    labels: tuple[str, ...]
+    tap: Tap
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The features that it takes."""
+        return (self.tap,)
+
+    def __call__(self, features: Features) -> Seen:
+        """Classify a batch."""
+        embedding = features[self.tap]
+        return Seen(features, embedding, functional.linear(embedding, self.weight, self.bias))
+
+    def document(self) -> dict[str, Any]:
+        """The content of `head.json`."""
+        inputs = self.weight.shape[1]
+        return {
+            "kind": "linear",
+            "features": self.tap.document(),
+            "inputs": inputs,
+            "labels": list(self.labels),
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The content of `head.safetensors`."""
+        return {"weight": self.weight, "bias": self.bias}
+
+
+@dataclass(frozen=True)
+class FusionHead:
+    """A linear classifier on a fusion of several layers: each projected, weighted by softmax(`scale_logits`), summed,
+    layer-normalised. The head of the system in whose layout `fusion.pth` stands beside `classifier.pth`.
+
+    Attributes:
+        labels: one per class.
+        taps: one per layer.
+        projections: per layer weight [width, hidden] and bias [width].
+        scale_logits: [layers].
+        norm: weight and bias of the layer norm, [width] each.
+        classifier: weight [classes, width] and bias [classes].
+        eps: of the layer norm.
+    """
+
+    labels: tuple[str, ...]
+    taps: tuple[Tap, ...]
+    projections: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    scale_logits: torch.Tensor
+    norm: tuple[torch.Tensor, torch.Tensor]
+    classifier: tuple[torch.Tensor, torch.Tensor]
+    eps: float = 1e-5
+
+    def __call__(self, features: Features) -> Seen:
+        """Classify a batch."""
+        shares = self.scale_logits.softmax(dim=0)
+        fused = torch.stack(
+            [
+                share * functional.linear(features[tap], *projection)
+                for share, tap, projection in zip(shares, self.taps, self.projections, strict=True)
+            ]
+        ).sum(dim=0)
+        embedding = functional.layer_norm(fused, fused.shape[-1:], *self.norm, eps=self.eps)
+        return Seen(features, embedding, functional.linear(embedding, *self.classifier))
+
+    def document(self) -> dict[str, Any]:
+        """The content of `head.json`."""
+        return {
+            "kind": "fusion",
+            "features": [tap.document() for tap in self.taps],
+            "inputs": self.projections[0][0].shape[1],
+            "width": self.norm[0].shape[0],
+            "eps": self.eps,
+            "labels": list(self.labels),
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The content of `head.safetensors`."""
+        tensors = {"scale_logits": self.scale_logits}
+        for number, (weight, bias) in enumerate(self.projections):
+            tensors |= {f"projections.{number}.weight": weight, f"projections.{number}.bias": bias}
+        tensors |= {"norm.weight": self.norm[0], "norm.bias": self.norm[1]}
+        return tensors | {"classifier.weight": self.classifier[0], "classifier.bias": self.classifier[1]}
+
+
+def read_head(files: BundleFiles, folder: str, hidden_size: int, depth: int, device: str) -> Head:
+    """The head in a folder of a bundle.
+
+    Args:
+        hidden_size, depth: the backbone's width and blocks.
+
+    Raises:
+        BadManifest, BadWeights, MissingBlob: a file is missing, malformed, or does not fit the backbone.
+    """
+    path = f"{folder}/{HEAD}.json"
+    document = files.document(path)
+    kinds = {"linear": _read_linear, "fusion": _read_fusion}
+    kind = document.get("kind")
+    if kind not in kinds:
+        raise BadManifest(f"{path}: a head of kind {str(kind)[:40]!r} is not known to this release")
+    tensors = {name: tensor.to(device) for name, tensor in files.tensors(f"{folder}/{HEAD}.safetensors").items()}
+    return kinds[kind](document, tensors, hidden_size, depth, f"{folder}/{HEAD}")
+
+
+def read_labels(document: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    """The labels that a head's or a detector's document states.
+
+    Raises:
+        BadManifest: they are no list of distinct names.
+    """
+    labels = document.get("labels")
+    if not isinstance(labels, list) or not 0 < len(labels) <= MAX_LABELS or len(set(map(str, labels))) != len(labels):
+        raise BadManifest(f"{path}: labels is not a list of distinct names")
+    if not all(isinstance(label, str) and 0 < len(label) <= 200 for label in labels):
+        raise BadManifest(f"{path}: a label is not a name of at most 200 characters")
+    return tuple(labels)
+
+
+def check_width(document: Mapping[str, Any], name: str, path: str, expected: int | None = None) -> int:
+    """A width that a document states, which must be `expected` if that is given.
+
+    Raises:
+        BadManifest: it is no positive number within bounds, or another one.
+    """
+    width = document.get(name)
+    if not isinstance(width, int) or isinstance(width, bool) or not 0 < width <= MAX_WIDTH:
+        raise BadManifest(f"{path}: {name} is {str(width)[:40]!r}, not a positive number")
+    if expected is not None and width != expected:
+        raise BadManifest(f"{path}: {name} is {width}, but these features of the backbone are {expected} wide")
+    return width
+
+
+def _read_linear(
+    document: Mapping[str, Any], tensors: dict[str, torch.Tensor], hidden_size: int, depth: int, path: str
+) -> LinearHead:
+    labels, tap = read_labels(document, path), Tap.of(document.get("features"), depth, path)
+    inputs = check_width(document, "inputs", path, tap.width(hidden_size))
+    check_shapes(tensors, {"weight": (len(labels), inputs), "bias": (len(labels),)}, path)
+    return LinearHead(labels, tap, tensors["weight"], tensors["bias"])
+
+
+def _read_fusion(
+    document: Mapping[str, Any], tensors: dict[str, torch.Tensor], hidden_size: int, depth: int, path: str
+) -> FusionHead:
+    labels, places = read_labels(document, path), document.get("features")
+    if not isinstance(places, list) or not 0 < len(places) <= depth + 1:
+        raise BadManifest(f"{path}: features is not a list of layers")
+    taps = tuple(Tap.of(place, depth, path) for place in places)
+    widths = {tap.width(hidden_size) for tap in taps}
+    inputs = check_width(document, "inputs", path, widths.pop() if len(widths) == 1 else 0)
+    width, eps = check_width(document, "width", path), document.get("eps")
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise BadManifest(f"{path}: eps is {str(eps)[:40]!r}, not a small number")
+    shapes: dict[str, tuple[int, ...]] = {"scale_logits": (len(taps),), "norm.weight": (width,), "norm.bias": (width,)}
+    for number in range(len(taps)):
+        shapes |= {f"projections.{number}.weight": (width, inputs), f"projections.{number}.bias": (width,)}
+    shapes |= {"classifier.weight": (len(labels), width), "classifier.bias": (len(labels),)}
+    check_shapes(tensors, shapes, path)
+    return FusionHead(
+        labels,
+        taps,
+        tuple((tensors[f"projections.{n}.weight"], tensors[f"projections.{n}.bias"]) for n in range(len(taps))),
+        tensors["scale_logits"],
+        (tensors["norm.weight"], tensors["norm.bias"]),
+        (tensors["classifier.weight"], tensors["classifier.bias"]),
+        eps,
+    )

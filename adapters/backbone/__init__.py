@@ -1,0 +1,1 @@
+"""The frozen backbones: families, weights from the hub or the store, preprocessing."""

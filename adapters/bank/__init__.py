@@ -1,0 +1,1 @@
+"""The LoRA adapters of all resident versions on one frozen backbone."""

@@ -1,0 +1,1 @@
+"""The rollback without this package: the script, and what writes it."""

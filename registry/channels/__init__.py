@@ -1,0 +1,1 @@
+"""What serving follows: the rules of its records, its log, the rollback of a part."""

@@ -1,0 +1,257 @@
+"""A record: one change of a channel, and with it the channel's whole state. The rules of every change, no I/O.
+
+A record is immutable. `previous` chains it to the record before, so that history can't be rewritten unseen; `nonce`
+makes its bytes its writer's own, so that a writer can tell its record from another's with the same meaning.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field, ValidationError
+
+from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow
+from registry.formats import canonical
+from registry.formats.document import Document, Sha256, first_problem
+from registry.versions.pointer import Pointer
+
+WRITER = 1
+"""What this release writes. A record whose `min_writer` is larger can be read, but only a newer release adds to it."""
+STACK_DEPTH = 10
+_MAX_REASON = 4096
+_MAX_WHO = 256
+
+Action = Literal["promote", "canary", "advance", "abort", "rollback"]
+
+
+class Canary(Pointer):
+    """The version on trial beside stable; `weight` is its share of the keys in percent."""
+
+    weight: float = Field(ge=0, le=100)
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who changes a channel and why."""
+
+    who: str
+    reason: str = ""
+    who_verified: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput: one of them is too long for a record, or not valid text."""
+        for name, text, limit in (("reason", self.reason, _MAX_REASON), ("who", self.who, _MAX_WHO)):
+            if len(text) > limit or not canonical.is_text(text):
+                raise BadInput(f"the {name} is longer than {limit} characters, or not valid text")
+
+
+class Record(Document):
+    """The state of a channel after one change.
+
+    Attributes:
+        min_writer: the oldest writer that may add to the log after this record.
+        generation: 1 for the first record, then without gaps.
+        action: what was done, one of `Action`; a newer release may know more, and older ones read on.
+        stable: what the channel serves; None only before anything became stable.
+        canary: what is on trial beside it.
+        stack: what a rollback goes back to, next target first.
+        withdrawn: versions that were rolled back and not promoted since.
+        verdict: digest of the judgement that let the change pass (or was overruled).
+        when: UTC, ISO 8601, by the writer's clock.
+        previous: digest of the bytes of the record before, None for the first.
+    """
+
+    LIMIT: ClassVar[int] = 1024 * 1024
+
+    format: Literal[1]
+    min_writer: int = Field(default=1, ge=1)
+    model: str = Field(max_length=100)
+    channel: str = Field(max_length=64)
+    generation: int = Field(ge=1, lt=10**12)
+    action: str = Field(pattern=r"^[a-z-]{1,40}$")
+    stable: Pointer | None
+    canary: Canary | None = None
+    stack: tuple[Pointer, ...] = Field(default=(), max_length=100)
+    withdrawn: tuple[str, ...] = Field(default=(), max_length=10_000)
+    verdict: Sha256 | None = None
+    reason: str = Field(default="", max_length=_MAX_REASON)
+    who: str = Field(max_length=_MAX_WHO)
+    who_verified: bool = False
+    when: str = Field(max_length=40)
+    nonce: str = Field(min_length=16, max_length=64)
+    previous: Sha256 | None = None
+
+    def live(self) -> tuple[str, ...]:
+        """The versions that answer requests: stable, then canary."""
+        return tuple(pointer.version for pointer in (self.stable, self.canary) if pointer)
+
+    def rollback_targets(self) -> tuple[Pointer, ...]:
+        """Where rollbacks go, the next one first: the stack without what is withdrawn or live."""
+        return _without(self.stack, (*self.withdrawn, *self.live()))
+
+
+@dataclass(frozen=True)
+class ChannelPosition:
+    """A channel of a model, and its newest record; `head` is None while the log is empty."""
+
+    model: str
+    channel: str
+    head: Record | None
+
+
+def promoted(position: ChannelPosition, version: Pointer, author: Author, verdict: str | None) -> Record:
+    """`version` becomes stable; the old stable goes on the stack, every other mention of the new one leaves it.
+
+    Raises:
+        NotNow: a canary runs.
+    """
+    head = position.head
+    if head and head.canary:
+        raise NotNow(
+            f"{head.canary.version} is on trial in {position.channel} with {head.canary.weight:g}%",
+            hint="`ulora canary advance --to 100` makes it stable, `ulora rollback` ends the trial",
+        )
+    old = [head.stable] if head and head.stable else []
+    stack = [pointer for pointer in [*old, *(head.stack if head else ())] if pointer.version != version.version]
+    withdrawn = tuple(name for name in (head.withdrawn if head else ()) if name != version.version)
+    return _next(
+        position, author, action="promote", stable=version, stack=tuple(stack[:STACK_DEPTH]), withdrawn=withdrawn,
+        verdict=verdict,
+    )  # fmt: skip
+
+
+def aborted(position: ChannelPosition, author: Author) -> Record:
+    """The canary is withdrawn, stable untouched.
+
+    Raises:
+        NotFound: no canary runs.
+    """
+    head = position.head
+    if head is None or head.canary is None:
+        raise NotFound(f"no canary runs in {position.channel}")
+    withdrawn = _withdraw(head, [head.canary.version])
+    return _next(position, author, action="abort", withdrawn=withdrawn, stack=_without(head.stack, withdrawn))
+
+
+def rolled_back(position: ChannelPosition, author: Author, to: str | None = None) -> Record:
+    """Stable (and a canary) is withdrawn and the top of the stack becomes stable; with `to`, all above it goes too.
+
+    What is withdrawn or live is passed over, wherever the record before has it.
+
+    Raises:
+        NothingToRollBackTo: the stack is empty, or `to` is not on it.
+    """
+    target = rollback_target(position, to)
+    head = position.head
+    assert head is not None  # noqa: S101  a target is on its stack
+    stack = head.rollback_targets()
+    depth = stack.index(target)
+    withdrawn = _withdraw(head, [*head.live(), *(pointer.version for pointer in stack[:depth])])
+    return _next(position, author, action="rollback", stable=target, stack=stack[depth + 1 :], withdrawn=withdrawn)
+
+
+def partly_rolled_back(position: ChannelPosition, composed: Pointer, author: Author) -> Record:
+    """`composed`, which is stable but for some components of an earlier version, becomes stable; stable is withdrawn.
+
+    The stack stays, but for a mention of the new one.
+
+    Raises:
+        NothingToRollBackTo: nothing is stable.
+        NotNow: a canary runs, or the composed version itself was withdrawn.
+    """
+    head, stable = only_stable(position)
+    if composed.version in head.withdrawn:
+        raise NotNow(
+            f"that is {composed.version}, which was withdrawn from {position.channel}; nothing changed",
+            hint=f"`ulora promote {composed.version} --channel {position.channel} --force --reason …` takes it back",
+        )
+    withdrawn, stack = _withdraw(head, [stable.version]), _without(head.stack, (composed.version,))
+    return _next(position, author, action="rollback", stable=composed, stack=stack, withdrawn=withdrawn)
+
+
+def only_stable(position: ChannelPosition) -> tuple[Record, Pointer]:
+    """The newest record and what it serves, where that is one version.
+
+    Raises:
+        NothingToRollBackTo: nothing is stable.
+        NotNow: a canary runs.
+    """
+    head = position.head
+    if head is None or head.stable is None:
+        raise NothingToRollBackTo(
+            f"{position.model} {position.channel} serves nothing that could be rolled back in part"
+        )
+    if head.canary:
+        raise NotNow(
+            f"{head.canary.version} is on trial in {position.channel}; nothing changed",
+            hint="`ulora rollback` ends the trial; then run this again",
+        )
+    return head, head.stable
+
+
+def rollback_target(position: ChannelPosition, to: str | None = None) -> Pointer:
+    """Where a rollback goes: the top of the stack without what is withdrawn or live, or `to`, which is on it.
+
+    Raises:
+        NothingToRollBackTo: the stack is empty, or `to` is not on it.
+    """
+    stack = position.head.rollback_targets() if position.head else ()
+    if not stack:
+        raise NothingToRollBackTo(
+            f"{position.model} {position.channel} has no earlier version to roll back to; nothing changed",
+            hint=f"`ulora promote VERSION --channel {position.channel} --force --reason …` makes any version stable",
+        )
+    found = next((pointer for pointer in stack if to in (None, pointer.version)), None)
+    if found is None:
+        names = ", ".join(pointer.version for pointer in stack)
+        raise NothingToRollBackTo(
+            f"{to} is not on the stack of {position.channel}; nothing changed", hint=f"on the stack: {names}"
+        )
+    return found
+
+
+def _withdraw(head: Record, names: list[str]) -> tuple[str, ...]:
+    return (*(name for name in head.withdrawn if name not in names), *dict.fromkeys(names))
+
+
+def _without(stack: tuple[Pointer, ...], names: tuple[str, ...]) -> tuple[Pointer, ...]:
+    return tuple(pointer for pointer in stack if pointer.version not in names)
+
+
+def _next(position: ChannelPosition, author: Author, *, action: Action, **changes: object) -> Record:
+    """The record after the head; fields that this release does not know are copied through.
+
+    Raises:
+        NotNow: only a newer release may write here.
+        BadInput: the reason or who gives it is too long, or no text.
+    """
+    head = position.head
+    if head and head.min_writer > WRITER:
+        raise NotNow(
+            f"the log of {position.channel} asks for writer {head.min_writer}, this release is writer {WRITER}",
+            hint="upgrade ulora-registry",
+        )
+    kept = head.model_dump(exclude={"verdict", "canary"}, exclude_unset=True) if head else {"stable": None}
+    fields = {
+        **kept,
+        "format": Record.FORMAT,
+        "min_writer": head.min_writer if head else 1,
+        "model": position.model,
+        "channel": position.channel,
+        "generation": head.generation + 1 if head else 1,
+        "action": action,
+        "reason": author.reason,
+        "who": author.who,
+        "who_verified": author.who_verified,
+        "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "nonce": secrets.token_hex(16),
+        "previous": head.sha256 if head else None,
+        **changes,
+    }
+    try:
+        return Record.model_validate(fields)
+    except ValidationError as error:
+        raise BadInput(f"a record of {position.channel} can't hold this {first_problem(error)}") from error

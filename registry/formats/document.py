@@ -1,0 +1,78 @@
+"""A stored document: frozen, strict, bounded, and kept for ever.
+
+What a document does not know is kept, and what it was not given is not written: reading and writing again gives the
+same bytes, also in a later release that has more fields. So a digest once computed holds for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from registry.errors import BadInput, BadManifest
+from registry.formats import canonical
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A sha256 in hex."""
+
+
+class DocumentPart(BaseModel):
+    """A part of a stored document."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+class Document(DocumentPart):
+    """A whole stored document. Subclasses have a field `format`."""
+
+    FORMAT: ClassVar[int] = 1
+    LIMIT: ClassVar[int] = canonical.MAX_DOCUMENT
+    """Bytes of the largest one that is read."""
+
+    _stored: bytes | None = PrivateAttr(default=None)
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Self:
+        """Read a document's bytes; `what` names it in errors.
+
+        Raises:
+            BadManifest: it is over the limit, no JSON, of another format, or does not follow it.
+        """
+        found = canonical.decode(data, what, cls.LIMIT).get("format")
+        if type(found) is not int or found != cls.FORMAT:
+            raise BadManifest(
+                f"{what} has format {str(found)[:40]}; this release reads format {cls.FORMAT}",
+                hint="upgrade ulora-registry",
+            )
+        try:
+            document = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
+        except BadInput as error:  # what people may mistype is, in a stored document, damage
+            raise BadManifest(f"{what} does not follow the format: {error}") from error
+        document._stored = data
+        return document
+
+    def to_bytes(self) -> bytes:
+        """The bytes that were read, or the canonical bytes of what was given."""
+        return self._stored or canonical.encode(self.model_dump(mode="json", exclude_unset=True))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A changed copy, which is no longer what was read."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._stored = None
+        return copied
+
+    @property
+    def sha256(self) -> str:
+        """The digest of `to_bytes()`."""
+        return canonical.sha256(self.to_bytes())
+
+
+def first_problem(error: ValidationError) -> str:
+    """One line about the first thing that pydantic found wrong."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{place}: {problem['msg']}" if place else str(problem["msg"])

@@ -1,0 +1,149 @@
+"""What `verify --all` looks at beside the files of versions: logs, documents named by their own digest, backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from registry.answers import Documents
+from registry.channels.channel import Channel
+from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound
+from registry.evidence.gates import Verdict
+from registry.evidence.ledger import Passed
+from registry.evidence.results import Evidence
+from registry.formats import canonical
+from registry.names import is_version_name
+from registry.retention.forget import References
+from registry.retention.notes import Forgotten, Pin
+from registry.serving.fleet import Heartbeat
+from registry.store import layout
+from registry.store.blobs import Blobs, in_parallel
+from registry.store.gc import read_marks
+from registry.store.objects import ObjectStore
+from registry.versions.backbones import BackboneMirror
+from registry.versions.manifest import FileEntry
+
+_BATCH = 256
+
+NameKey = Callable[[str, bytes, str], str]
+"""Gives the key that a document of this model, with these bytes, should have; told the key that it has."""
+
+
+def check_backbones(mirror: BackboneMirror) -> Iterator[tuple[str, list[FileEntry], str]]:
+    """Every backbone of the store: its name, its weights, and what is wrong with what the store says of it."""
+    found = mirror.all()
+    for each in found:
+        yield f"backbone {each.backbone.name}", [each.weights], ""
+    for problem in found.damaged:
+        yield problem.partition(":")[0], [], problem.partition(": ")[2]
+
+
+def check_chain(store: ObjectStore, model: str, name: str) -> tuple[int | None, str]:
+    """How many records a channel's log has, and what is wrong with it; empty when nothing is."""
+    try:
+        return len(Channel(store, model, name).history()), ""
+    except (IntegrityError, BadInput) as error:
+        return None, str(error)
+
+
+def blocking_garbage(store: ObjectStore, blobs: Blobs) -> list[str]:
+    """What keeps garbage collection from telling what is needed, over all models of the store."""
+    problems = []
+    for read in (lambda: read_marks(store), References(store, blobs)):
+        try:
+            read()
+        except IntegrityError as error:
+            problems.append(str(error))
+        except NotNow:  # a newer release wrote something: nothing is wrong with that
+            pass
+    return problems
+
+
+def check_documents(store: ObjectStore, model: str) -> Documents:
+    """Read every document of a model, and compare what it says of itself with its key.
+
+    Logs and the names of versions are left out, as they are looked at by themselves, and what a newer release may have
+    put beside them; not what is no name of a version.
+    """
+    folder = layout.model_folder(model)
+
+    def kind(key: str) -> str:
+        return key.removeprefix(folder).partition("/")[0]
+
+    keys = [info.key for info in store.list(folder) if kind(info.key) in _KINDS and not _is_name(info.key, model)]
+
+    def problem(key: str) -> str:
+        name_key = _KINDS[kind(key)]
+        try:
+            body = store.get(key).body
+            should = name_key(model, body, key)
+        except ObjectNotFound:  # deleted since it was listed: notes may be taken back
+            return ""
+        except IntegrityError as error:
+            return str(error)
+        return "" if should == key else f"what it holds belongs to {should}"
+
+    bad: dict[str, str] = {}
+    for start in range(0, len(keys), _BATCH):
+        batch = keys[start : start + _BATCH]
+        bad |= {key: found for key, found in zip(batch, in_parallel(problem, batch), strict=True) if found}
+    return Documents(len(keys), bad)
+
+
+def _is_name(key: str, model: str) -> bool:
+    stem = key.rpartition("/")[2].removesuffix(".json")
+    return is_version_name(stem) and key == layout.version(model, stem)
+
+
+def _stray(model: str, body: bytes, key: str) -> str:
+    raise BadManifest("no version's name: something else was written into the store")
+
+
+def _evidence(model: str, body: bytes, key: str) -> str:
+    evidence = Evidence.parse(body, key)
+    return layout.evidence(evidence.model, evidence.version, evidence.sha256)
+
+
+def _verdict(model: str, body: bytes, key: str) -> str:
+    verdict = Verdict.parse(body, key)
+    return layout.verdict(verdict.model, verdict.sha256)
+
+
+def _passed(model: str, body: bytes, key: str) -> str:
+    note = Passed.parse(body, key)
+    return layout.passed(model, key.split("/")[-3], note.version, note.record_sha256)
+
+
+def _forgotten(model: str, body: bytes, key: str) -> str:
+    note = Forgotten.parse(body, key)
+    return layout.forgotten(note.model, note.version)
+
+
+def _pin(model: str, body: bytes, key: str) -> str:
+    note = Pin.parse(body, key)
+    return layout.pin(note.model, note.version)
+
+
+def _replica(model: str, body: bytes, key: str) -> str:
+    return layout.replica(model, key.split("/")[-2], Heartbeat.parse(body, key).id)
+
+
+def _signature(model: str, body: bytes, key: str) -> str:
+    return layout.signature(model, key.split("/")[-2], canonical.sha256(body))
+
+
+def _script(model: str, body: bytes, key: str) -> str:
+    return layout.script(model, key.split("/")[-3], canonical.sha256(body))
+
+
+_KINDS: dict[str, NameKey] = {
+    "versions": _stray,
+    "evidence": _evidence,
+    "verdicts": _verdict,
+    "passed": _passed,
+    "forgotten": _forgotten,
+    "pins": _pin,
+    "replicas": _replica,
+    "signatures": _signature,
+    "scripts": _script,
+}
+"""By the folder below the model's."""

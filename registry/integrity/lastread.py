@@ -1,0 +1,63 @@
+"""When this machine last read all bytes of a version: a small note in the cache folder for each."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+
+from registry.errors import BadManifest
+from registry.formats import canonical
+from registry.formats.document import Document, Sha256
+
+
+class LastRead(Document):
+    """What a full read found. `when` is UTC, ISO 8601; `bad` are paths."""
+
+    LIMIT: ClassVar[int] = 64 * 1024
+
+    format: Literal[1]
+    version: str = Field(max_length=120)
+    manifest_sha256: Sha256
+    when: AwareDatetime
+    bad: tuple[str, ...] = Field(default=(), max_length=100)
+
+    @property
+    def age(self) -> timedelta:
+        """How long ago it was; a clock that was set back makes no difference for the worse."""
+        return max(datetime.now(UTC) - self.when, timedelta(0))
+
+
+class LastReads:
+    """The notes of one store."""
+
+    def __init__(self, cache: Path, store_url: str) -> None:
+        self._folder = cache / "reads" / canonical.digest([store_url])[:32]
+
+    def find(self, manifest_sha256: str) -> LastRead | None:
+        """The last full read of a version; None where this machine did none, or can't tell."""
+        place = self._place(manifest_sha256)
+        try:
+            with place.open("rb") as file:
+                return LastRead.parse(file.read(LastRead.LIMIT + 1), str(place))
+        except (OSError, BadManifest):
+            return None
+
+    def note(self, version: str, manifest_sha256: str, bad: tuple[str, ...]) -> None:
+        """Keep that all bytes were read just now. Best effort: a cache that can't be written is no reason to fail."""
+        read = LastRead(
+            format=1, version=version, manifest_sha256=manifest_sha256, when=datetime.now(UTC), bad=bad[:100]
+        )
+        place = self._place(manifest_sha256)
+        beside = place.with_suffix(f".{os.getpid()}.part")
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(read.to_bytes())
+            beside.replace(place)
+
+    def _place(self, manifest_sha256: str) -> Path:
+        return self._folder / f"{manifest_sha256}.json"

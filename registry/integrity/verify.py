@@ -1,0 +1,164 @@
+"""Verify versions: ask the store for its checksums, read a sample, or read every byte."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+
+from registry.answers import BadFile, Verification
+from registry.errors import BadInput, CorruptBlob, IntegrityError, MissingBlob, NotNow, NotTrusted, UloraError
+from registry.names import VersionName
+from registry.store.blobs import Blobs, Progress
+from registry.versions.bindings import Binding, Versions
+from registry.versions.manifest import FileEntry, Manifest
+
+MANIFEST, BINDING, SIGNATURE = "version.json", "binding", "signature"
+"""How a version's manifest, its name's binding and its signature are called among its files."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which files to read: a random share of their bytes, by whole files, as only a whole file has a digest.
+
+    Attributes:
+        share: from 0 (read none) to 1 (read all); above 0 at least one file is read.
+        seed: chooses the files; the same seed chooses the same.
+    """
+
+    share: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput: no share."""
+        if not 0 <= self.share <= 1:
+            raise BadInput(f"a sample of {self.share:.0%} can't be read", hint="for example --sample 10%")
+
+    def choose(self, files: Sequence[FileEntry]) -> list[FileEntry]:
+        """The files to read, largest shares of bytes not favoured."""
+        if self.share == 0:
+            return []
+        wanted = self.share * sum(file.size for file in files)
+        shuffled = sorted(files, key=lambda file: file.sha256)
+        random.Random(self.seed).shuffle(shuffled)  # noqa: S311  no secret: who prints the seed can read the same again
+        sums = accumulate((file.size for file in shuffled), initial=0)
+        return [file for file, before in zip(shuffled, sums, strict=False) if before < wanted or before == 0]
+
+
+ALL, NONE = Sample(1.0), Sample(0.0)
+
+
+class Verifier:
+    """Verifies versions, reading what a sample says and asking for checksums of the rest. A blob is looked at once.
+
+    Attributes:
+        sizes: of the blobs that were looked at, in bytes.
+    """
+
+    def __init__(
+        self,
+        versions: Versions,
+        blobs: Blobs,
+        sample: Sample = NONE,
+        *,
+        check: Callable[[Manifest], None] = lambda manifest: None,
+        dispensable: Callable[[], Collection[str]] = tuple,
+        note: Callable[[str, str, tuple[str, ...]], None] = lambda version, manifest_sha256, bad: None,
+    ) -> None:
+        """Args:
+        check: raises `NotTrusted` for a version that is not to be trusted.
+        dispensable: gives the versions whose files may be gone.
+        note: told the version, the digest of its manifest and the bad paths, once all bytes of it were read.
+        """
+        self._versions = versions
+        self._blobs = blobs
+        self._sample = sample
+        self._check = check
+        self._dispensable = dispensable
+        self._note = note
+        self._known: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
+
+    def version(self, name: str, progress: Progress = lambda done: None) -> Verification:
+        """Check every file of a version, and its signature where one is asked for.
+
+        Raises:
+            VersionNotFound: there is no such version.
+            MissingBlob, CorruptBlob, BadManifest: its manifest itself is bad.
+        """
+        return self._verify(self._versions.get(VersionName.parse(name)), progress)
+
+    def inspect(self, name: str, progress: Progress = lambda done: None) -> Verification:
+        """The same, where a bad manifest or binding is a finding like any other.
+
+        Raises:
+            VersionNotFound: there is no such version.
+        """
+        try:
+            binding = self._versions.get(VersionName.parse(name))
+        except IntegrityError as error:
+            return self._alone(name, BadFile(BINDING, "", str(error)))
+        try:
+            return self._verify(binding, progress)
+        except (MissingBlob, CorruptBlob) as error:
+            problem = "missing" if isinstance(error, MissingBlob) else "corrupt"
+            return self._alone(name, BadFile(MANIFEST, binding.manifest_sha256, problem))
+        except IntegrityError as error:
+            return self._alone(name, BadFile(MANIFEST, "", str(error)))
+        except UloraError:
+            raise
+        except Exception as error:  # others wrote it: what we stumble over must not hide the versions after it
+            return self._alone(name, BadFile(MANIFEST, "", f"can't be checked: {type(error).__name__}: {error}"))
+
+    def files(self, name: str, files: Sequence[FileEntry], progress: Progress = lambda done: None) -> Verification:
+        """Check the blobs of some files; `name` says whose they are."""
+        distinct = list({file.sha256: file for file in files if file.sha256 not in self._known}.values())
+        read = self._sample.choose(distinct)
+        asked = {file.sha256: file for file in distinct}
+        for file in read:
+            del asked[file.sha256]
+        self._known |= {file.sha256: "" for file in distinct}
+        self.sizes |= {file.sha256: file.size for file in distinct}
+        found = [*self._blobs.check(read, progress), *self._blobs.absent(asked.values())]
+        unproven = [asked[bad.sha256] for bad in found if bad.problem == "unproven"]
+        self._known |= {bad.sha256: bad.problem for bad in [*found, *self._blobs.check(unproven)]}
+        bad = [BadFile(file.path, file.sha256, self._known[file.sha256]) for file in files if self._known[file.sha256]]
+        return Verification(
+            version=name,
+            files=len(files),
+            size=sum(file.size for file in files),
+            read=self._sample.share == 1,
+            bad=tuple(bad),
+            bytes_read=sum(file.size for file in read),
+        )
+
+    def found_good(self, digests: Iterable[str]) -> None:
+        """Take note that these blobs have just been read, and are good."""
+        self._known |= dict.fromkeys(digests, "")
+
+    def _verify(self, binding: Binding, progress: Progress) -> Verification:
+        manifest = self._versions.manifest(binding.pointer)
+        checked = self.files(binding.version, manifest.files, progress)
+        if checked.read:
+            self._note(binding.version, binding.manifest_sha256, tuple(bad.path for bad in checked.bad))
+        if any(bad.problem == "missing" for bad in checked.bad) and binding.version in self._excused:
+            kept = tuple(bad for bad in checked.bad if bad.problem != "missing")
+            checked = replace(checked, bad=kept, note="forgotten, and some of its files are gone as they may be")
+        try:
+            self._check(manifest)
+        except NotTrusted as error:
+            return replace(checked, bad=(*checked.bad, BadFile(SIGNATURE, "", str(error))))
+        return checked
+
+    @cached_property
+    def _excused(self) -> Collection[str]:
+        """The versions whose files may be gone; none where nobody can tell what is needed."""
+        try:
+            return self._dispensable()
+        except (IntegrityError, NotNow):
+            return ()
+
+    def _alone(self, name: str, bad: BadFile) -> Verification:
+        return Verification(name, 0, 0, self._sample.share == 1, (bad,))

@@ -1,0 +1,1 @@
+"""How long work tells how far it is."""

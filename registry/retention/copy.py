@@ -1,0 +1,330 @@
+"""Copy a version to another store or to a folder, and from such a folder into a store.
+
+What travels: missing blobs, the manifest, the backbone if the source holds it, evidence, signatures. The name is bound
+last: an interrupted copy is no version yet, and the next one finishes it. What does not travel: channels, verdicts,
+passes, notes. Each store has its own history, and judges for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import (
+    BadInput,
+    BadManifest,
+    CorruptBlob,
+    KeyExists,
+    MissingBlob,
+    ObjectNotFound,
+    VersionExists,
+    VersionNotFound,
+    disk_errors,
+)
+from registry.evidence.results import Evidence
+from registry.formats import canonical
+from registry.names import VersionName
+from registry.retention.notes import forgotten_notes
+from registry.store import layout
+from registry.store.blobs import Described, hash_file, in_parallel
+from registry.store.folder import Folder
+from registry.store.objects import Encryption, ObjectStore
+from registry.store.publishing import Local, publish
+from registry.store.storage import Storage
+from registry.versions.backbones import MirroredBackbone, OpenBar
+from registry.versions.bindings import Binding
+from registry.versions.manifest import FileEntry, Manifest
+
+_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_MAX_DOCUMENTS = 10_000
+"""Results, and signatures, of one version that are carried."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy did, or would do.
+
+    Attributes:
+        is_new: whether the version was not there before.
+        blobs: how many travelled, of `blobs_of`; `size` their bytes.
+        evidence, signatures: how many of these the version has.
+        backbone: the name of the backbone that travelled with it, or the empty string.
+        notes: what the caller should know.
+    """
+
+    model: str
+    version: str
+    place: str
+    is_new: bool
+    blobs: int
+    blobs_of: int
+    size: int
+    evidence: int
+    signatures: int
+    backbone: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VersionContents:
+    """What belongs to a version, read and verified. `documents` are create-only objects by their keys."""
+
+    binding: Binding
+    manifest: Manifest
+    manifest_file: FileEntry
+    backbone: MirroredBackbone | None
+    evidence: dict[str, bytes]
+    signatures: dict[str, bytes]
+    notes: tuple[str, ...]
+
+    @property
+    def blobs(self) -> list[FileEntry]:
+        """All blobs, each once."""
+        weights = [self.backbone.weights] if self.backbone else []
+        files = [*self.manifest.files, self.manifest_file, *weights]
+        return list({file.sha256: file for file in files}.values())
+
+
+@dataclass(frozen=True)
+class Copy:
+    """From one place to another.
+
+    Attributes:
+        local: gives a file on this disk with the verified bytes of a blob of the source.
+    """
+
+    source: Storage
+    target: Storage
+    local: Local
+    model: str
+
+    def plan(self, version: str) -> Copied:
+        """What `run` would do. Nothing is written. The errors are those of `run`."""
+        self._check_places()
+        cargo = self._pack(VersionName.parse(version))
+        self.target.check_target()
+        return self._answer(cargo, self._bound(cargo), self._missing(cargo))
+
+    def run(self, version: str, bar: OpenBar) -> Copied:
+        """Carry over what is missing there; the name last. Again, it does what is still undone.
+
+        Raises:
+            VersionNotFound: the source does not have it.
+            VersionExists: the name has other content there. Nothing was changed.
+            MissingBlob, CorruptBlob, BadManifest: the source is damaged. What was carried is whole.
+            ObjectNotFound, BadInput: the target is no store, holds something else, or is the source itself.
+            NotNow: a garbage collection there is deleting what is needed; run it again.
+        """
+        self._check_places()
+        cargo = self._pack(VersionName.parse(version))
+        self.target.check_writable()
+        bound = self._bound(cargo)
+        with bar(sum(file.size for file in cargo.blobs)) as progress:
+            done = publish(self.target, cargo.blobs, self.local, lambda: self._bind(cargo, bound), progress)
+        return self._answer(cargo, bound, done.sent.values())
+
+    def _check_places(self) -> None:
+        if self.source.address == self.target.address:
+            raise BadInput(f"{self.target.url} is the very store to copy from", hint="--to another store, or a folder")
+
+    # --- the source --------------------------------------------------------------------------------------------------
+
+    def _pack(self, name: VersionName) -> VersionContents:
+        key = layout.version(self.model, str(name))
+        try:
+            binding = Binding.parse(self.source.get(key, Binding.LIMIT).body, key)
+        except ObjectNotFound as error:
+            raise VersionNotFound(f"{self.source.url} has no {self.model} {name}") from error
+        body = self._read_blob(binding.manifest_sha256)
+        manifest = Manifest.parse(body, f"the manifest of {name}")
+        says = (binding.model, binding.version, manifest.model, manifest.version, manifest.content_sha256)
+        if says != (self.model, str(name), self.model, str(name), binding.content_sha256):
+            raise BadManifest(f"{key} and the manifest that it names do not speak of the same version")
+        backbone, notes = self._backbone(manifest)
+        evidence, bad = self._documents(layout.evidence(self.model, str(name)), Evidence.LIMIT)
+        signatures, worse = self._documents(layout.signature(self.model, str(name)), canonical.MAX_DOCUMENT)
+        notes += [f"{key} is damaged, it stays behind" for key in (*bad, *worse)]
+        manifest_file = FileEntry(path="version.json", size=len(body), sha256=binding.manifest_sha256)
+        return VersionContents(binding, manifest, manifest_file, backbone, evidence, signatures, tuple(notes))
+
+    def _read_blob(self, digest: str) -> bytes:
+        try:
+            body = self.source.get(layout.blob(digest)).body
+        except ObjectNotFound as error:
+            raise MissingBlob(f"the manifest, blob {digest}, is not in {self.source.url}") from error
+        if canonical.sha256(body) != digest:
+            raise CorruptBlob(f"the manifest, blob {digest}, does not hash to its name in {self.source.url}")
+        return body
+
+    def _backbone(self, manifest: Manifest) -> tuple[MirroredBackbone | None, list[str]]:
+        if manifest.backbone is None:
+            return None, []
+        key = layout.backbone(manifest.backbone.sha256)
+        try:
+            mirrored = MirroredBackbone.parse(self.source.get(key).body, key)
+        except ObjectNotFound:
+            hint = "it must be to be had there by other means, see `ulora backbone add`"
+            return None, [f"{self.source.url} does not hold the backbone {manifest.backbone.name}: {hint}"]
+        if mirrored.backbone.sha256 != manifest.backbone.sha256:
+            raise BadManifest(f"{key} speaks of other weights, {mirrored.backbone.sha256}")
+        return mirrored, []
+
+    def _documents(self, folder: str, limit: int) -> tuple[dict[str, bytes], list[str]]:
+        """The documents of a folder that are named by their own digests, and the keys of those that are damaged."""
+
+        def read(key: str) -> bytes | None:
+            try:
+                body = self.source.get(key, limit).body
+            except (ObjectNotFound, BadManifest):
+                return None
+            return body if key == f"{folder}{canonical.sha256(body)}.json" else None
+
+        keys = [info.key for _, info in zip(range(_MAX_DOCUMENTS), self.source.list(folder), strict=False)]
+        found = dict(zip(keys, in_parallel(read, keys), strict=True))
+        whole = {key: body for key, body in found.items() if body is not None}
+        return whole, [key for key in keys if key not in whole]
+
+    # --- the target --------------------------------------------------------------------------------------------------
+
+    def _bound(self, cargo: VersionContents) -> Binding | None:
+        """What the name is bound to there.
+
+        Raises:
+            VersionExists: to other content.
+        """
+        key = layout.version(self.model, cargo.binding.version)
+        try:
+            bound = Binding.parse(self.target.get(key, Binding.LIMIT).body, key)
+        except ObjectNotFound:
+            return None
+        if bound.content_sha256 != cargo.binding.content_sha256:
+            raise VersionExists(
+                f"{self.target.url} has {bound.version} with other content "
+                f"({bound.content_sha256[:12]}, not {cargo.binding.content_sha256[:12]}); nothing was changed there",
+                hint="a version never changes: create it here under the next name, and copy that",
+            )
+        return bound
+
+    def _missing(self, cargo: VersionContents) -> list[int]:
+        """The sizes of the blobs that are not there."""
+
+        def is_missing(file: FileEntry) -> bool:
+            info = self.target.head(layout.blob(file.sha256))
+            return info is None or (info.size, info.sha256) != (file.size, file.sha256)
+
+        found = zip(cargo.blobs, in_parallel(is_missing, cargo.blobs), strict=True)
+        return [file.size for file, missing in found if missing]
+
+    def _bind(self, cargo: VersionContents, bound: Binding | None) -> None:
+        """The documents, then the name."""
+        if cargo.backbone:
+            key = layout.backbone(cargo.backbone.backbone.sha256)
+            if self.target.head(key) is None:
+                self.target.create(key, cargo.backbone.to_bytes())
+        in_parallel(lambda item: self.target.create(*item), self._carried(cargo, bound).items())
+        if bound:
+            forgotten = forgotten_notes(self.target, self.model)
+            if forgotten.find(bound.version):
+                forgotten.take_back(bound.version)
+            return
+        try:
+            self.target.create(layout.version(self.model, cargo.binding.version), cargo.binding.to_bytes())
+        except KeyExists:  # somebody else has just bound it
+            self._bound(cargo)
+
+    def _carried(self, cargo: VersionContents, bound: Binding | None) -> dict[str, bytes]:
+        """Signatures are on the manifest's very bytes: where the name has a manifest of its own, they stay behind."""
+        is_same = bound is None or bound.manifest_sha256 == cargo.binding.manifest_sha256
+        return {**cargo.evidence, **(cargo.signatures if is_same else {})}
+
+    def _answer(self, cargo: VersionContents, bound: Binding | None, sizes: Collection[int]) -> Copied:
+        carried = self._carried(cargo, bound)
+        notes = cargo.notes
+        left = [key for key in cargo.signatures if key not in carried]
+        if left:
+            notes += (f"it was made there by itself, with a manifest of its own: {len(left)} signatures stay behind",)
+        return Copied(
+            model=self.model, version=cargo.binding.version, place=self.target.url, is_new=bound is None,
+            blobs=len(sizes), blobs_of=len(cargo.blobs), size=sum(sizes),
+            evidence=len(cargo.evidence), signatures=len(cargo.signatures) - len(left),
+            backbone=cargo.backbone.backbone.name if cargo.backbone else "", notes=notes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FromStore:
+    """Gives blobs of a store as temporary files, verified. `scratch` is where they lie meanwhile."""
+
+    store: ObjectStore
+    scratch: Path
+
+    @contextmanager
+    def __call__(self, file: Described) -> Iterator[Path]:
+        """Raises: MissingBlob, CorruptBlob, DiskFull."""
+        with disk_errors(self.scratch):
+            self.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.scratch) as out:
+            digest = hashlib.sha256()
+            try:
+                with disk_errors(self.scratch):
+                    for chunk in self.store.stream(layout.blob(file.sha256), file.size):
+                        digest.update(chunk)
+                        out.write(chunk)
+                    out.flush()
+            except ObjectNotFound as error:
+                raise MissingBlob(f"blob {file.sha256} is not in {self.store.url}") from error
+            _check(digest.hexdigest(), file, self.store.url)
+            yield Path(out.name)
+
+
+@dataclass(frozen=True)
+class FromFolder:
+    """Gives blobs of a folder, verified."""
+
+    folder: Folder
+
+    @contextmanager
+    def __call__(self, file: Described) -> Iterator[Path]:
+        """Raises: MissingBlob, CorruptBlob, UnsafePath."""
+        path = self.folder.path(layout.blob(file.sha256))
+        if not path.is_file():
+            raise MissingBlob(f"blob {file.sha256} is not in {self.folder.url}", hint="make that copy again")
+        _check(hash_file(path), file, self.folder.url)
+        yield path
+
+
+def _check(digest: str, file: Described, where: str) -> None:
+    if digest != file.sha256:
+        raise CorruptBlob(
+            f"blob {file.sha256} in {where} does not hash to its name; it was not carried over",
+            hint="`ulora verify VERSION` there says which file it is",
+        )
+
+
+def is_remote(place: str) -> bool:
+    """Whether people mean a store by it, and no folder."""
+    return place.lower().startswith("s3:")
+
+
+def open_place(
+    url: str, *, endpoint_url: str | None = None, profile: str | None = None, sse: str | None = None
+) -> Storage:
+    """The place that people mean by `s3://BUCKET/PREFIX` or a folder's path.
+
+    `sse` is how that store encrypts what is written; by a key of its own, as ours means nothing to another account.
+
+    Raises:
+        BadSetting: the URL is no S3 URL.
+        BadInput: it is the URL of something else, or empty.
+    """
+    if is_remote(url):
+        encryption = Encryption(sse) if sse else None
+        return ObjectStore(url, endpoint_url=endpoint_url, profile=profile, encryption=encryption)
+    if not url.strip() or _ANY_URL.match(url):
+        raise BadInput(f"{url!r} is neither a store nor a folder", hint="s3://BUCKET/PREFIX, or a folder's path")
+    return Folder(Path(url))

@@ -1,0 +1,140 @@
+"""Notes on versions: forgotten (garbage collection may drop the files), pinned (a rollback script needs them).
+
+Both are create-only objects beside the version's name, which stays bound for ever. A note is taken back by deleting it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import ClassVar, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from registry.errors import BadManifest, KeyExists, ObjectNotFound, StoreDenied, VersionForgotten
+from registry.formats.document import Document, Sha256
+from registry.store import layout
+from registry.store.blobs import in_parallel
+from registry.store.storage import Storage
+from registry.versions.pointer import Pointer
+
+
+class Note(Document):
+    """Something said of a version, by name and by the digest of its manifest. `when` is UTC, ISO 8601."""
+
+    LIMIT: ClassVar[int] = 64 * 1024
+
+    format: Literal[1]
+    model: str = Field(max_length=100)
+    version: str = Field(max_length=120)
+    manifest_sha256: Sha256
+    who: str = Field(max_length=256)
+    when: str = Field(max_length=40)
+    reason: str = Field(default="", max_length=4096)
+
+    @property
+    def pointer(self) -> Pointer:
+        """The version as a channel names it."""
+        return Pointer(version=self.version, manifest_sha256=self.manifest_sha256)
+
+
+class Forgotten(Note):
+    """Garbage collection may drop the files of this version. Its name is never free again."""
+
+
+class Pin(Note):
+    """A rollback script that somebody keeps goes to this version in `channel`: its files stay."""
+
+    channel: str = Field(max_length=64)
+
+
+Kind = TypeVar("Kind", bound=Note)
+
+
+class Notes(Generic[Kind]):
+    """The notes of one kind of one model."""
+
+    def __init__(self, store: Storage, model: str, kind: type[Kind], key: Callable[[str, str], str]) -> None:
+        """Args:
+        key: gives the key of a note by model and version; with an empty version the folder of them.
+        """
+        self._store = store
+        self._model = model
+        self._kind = kind
+        self._key = key
+
+    def find(self, version: str) -> Kind | None:
+        """The note on a version, None when there is none.
+
+        Raises:
+            BadManifest: it does not follow the format, or speaks of another version.
+        """
+        key = self._key(self._model, version)
+        try:
+            note = self._kind.parse(self._store.get(key, self._kind.LIMIT).body, key)
+        except ObjectNotFound:
+            return None
+        if (note.model, note.version) != (self._model, version):
+            raise BadManifest(f"{key} speaks of {note.model} {note.version}")
+        return note
+
+    def versions(self) -> list[str]:
+        """The names of the versions that have a note, as their keys spell them. One LIST."""
+        folder = self._key(self._model, "")
+        return [info.key.removeprefix(folder).removesuffix(".json") for info in self._store.list(folder)]
+
+    def all(self) -> list[Kind]:
+        """All notes.
+
+        Raises:
+            BadManifest: one can't be read.
+        """
+        return [note for note in in_parallel(self.find, self.versions()) if note]
+
+    def add(self, note: Kind) -> None:
+        """Leave a note; one that is there already stays as it is."""
+        try:
+            self._store.create(self._key(self._model, note.version), note.to_bytes())
+        except KeyExists:
+            self.find(note.version)
+
+    def take_back(self, version: str) -> None:
+        """Remove the note on a version; that there is none is fine.
+
+        Raises:
+            StoreDenied: to delete is the right of who collects garbage.
+        """
+        try:
+            self._store.delete(self._key(self._model, version))
+        except StoreDenied as error:
+            error.hint = "only who may run `ulora store gc` may take such a note back; ask them to run this command"
+            raise
+
+
+def forgotten_notes(store: Storage, model: str) -> Notes[Forgotten]:
+    """Which versions of a model are forgotten."""
+    return Notes(store, model, Forgotten, layout.forgotten)
+
+
+def pins(store: Storage, model: str) -> Notes[Pin]:
+    """Which versions of a model are pinned."""
+    return Notes(store, model, Pin, layout.pin)
+
+
+def check_remembered(forgotten: Notes[Forgotten], version: str) -> None:
+    """Check that a version is not forgotten. One round trip.
+
+    Raises:
+        VersionForgotten: it is.
+    """
+    note = forgotten.find(version)
+    if note is not None:
+        raise VersionForgotten(
+            f"{version} was forgotten by {note.who} at {note.when}: its files are gone, or will be; nothing changed",
+            hint=f"`ulora store remember {version}` brings it back, or `ulora create` from the same files",
+        )
+
+
+def now() -> str:
+    """The time for a note's `when`, by this machine's clock."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,1 @@
+"""Which versions may be used here: signatures, and who is trusted."""

@@ -1,0 +1,138 @@
+"""Versions: bind a name to a manifest, once and for ever, and read it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from registry.errors import (
+    BadManifest,
+    CorruptBlob,
+    KeyExists,
+    MissingBlob,
+    ObjectNotFound,
+    VersionExists,
+    VersionNotFound,
+)
+from registry.formats.document import Document, Sha256
+from registry.names import VersionName, is_version_name
+from registry.store import layout
+from registry.store.blobs import Blobs
+from registry.store.objects import ObjectInfo, ObjectStore
+from registry.versions.manifest import Manifest
+from registry.versions.pointer import Pointer
+
+
+class Binding(Document):
+    """What ties a name to its manifest. Create-only: a version never changes."""
+
+    LIMIT: ClassVar[int] = 64 * 1024
+
+    format: Literal[1]
+    model: str = Field(max_length=100)
+    version: str = Field(max_length=120)
+    manifest_sha256: Sha256
+    content_sha256: Sha256
+
+    @property
+    def pointer(self) -> Pointer:
+        """The version as a channel names it."""
+        return Pointer(version=self.version, manifest_sha256=self.manifest_sha256)
+
+
+class Versions:
+    """The names of one model."""
+
+    def __init__(self, store: ObjectStore, blobs: Blobs, model: str) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._model = model
+
+    def names(self) -> list[VersionName]:
+        """All names, in their order."""
+        return self._names(self._store.list(layout.versions(self._model)))
+
+    def settled(self, age: timedelta) -> list[VersionName]:
+        """The names that were bound at least so long ago by the server's clock: their creators have done the rest."""
+        before = self._store.now() - age
+        infos = self._store.list(layout.versions(self._model))
+        return self._names(info for info in infos if info.modified is None or info.modified <= before)
+
+    def find(self, name: VersionName) -> Binding | None:
+        """What a name is bound to, None when it is free."""
+        key = layout.version(self._model, str(name))
+        try:
+            body = self._store.get(key, Binding.LIMIT).body
+        except ObjectNotFound:
+            return None
+        binding = Binding.parse(body, key)
+        if (binding.model, binding.version) != (self._model, str(name)):
+            raise BadManifest(f"{key} binds {binding.model} {binding.version}")
+        return binding
+
+    def get(self, name: VersionName) -> Binding:
+        """What a name is bound to.
+
+        Raises:
+            VersionNotFound: it is free.
+        """
+        binding = self.find(name)
+        if binding is None:
+            raise VersionNotFound(f"{self._model} has no version {name}", hint="`ulora list` shows the versions")
+        return binding
+
+    def manifest(self, pointer: Pointer) -> Manifest:
+        """The manifest that a pointer names, verified.
+
+        Raises:
+            MissingBlob, CorruptBlob, BadManifest.
+        """
+        what = f"the manifest of {pointer.version}"
+        try:
+            manifest = Manifest.parse(self._blobs.read(pointer.manifest_sha256), what)
+        except (MissingBlob, CorruptBlob) as error:
+            hint = f"`ulora verify {pointer.version} --repair DIR` puts it back from a copy of its version.json in DIR"
+            raise type(error)(f"{what}: {error}", hint=hint) from error
+        if (manifest.model, manifest.version) != (self._model, pointer.version):
+            raise BadManifest(f"{what} is that of {manifest.model} {manifest.version}")
+        return manifest
+
+    def _names(self, infos: Iterable[ObjectInfo]) -> list[VersionName]:
+        folder = layout.versions(self._model)
+        stems = (info.key.removeprefix(folder).removesuffix(".json") for info in infos)
+        return sorted(VersionName.parse(stem) for stem in stems if is_version_name(stem))
+
+    def bind(self, manifest: Manifest, manifest_sha256: str) -> bool:
+        """Give the name to a manifest: the commit of `create`. False when it had equal content already.
+
+        Raises:
+            VersionExists: the name is taken by other content.
+        """
+        binding = Binding(
+            format=1,
+            model=manifest.model,
+            version=manifest.version,
+            manifest_sha256=manifest_sha256,
+            content_sha256=manifest.content_sha256,
+        )
+        try:
+            self._store.create(layout.version(self._model, manifest.version), binding.to_bytes())
+        except KeyExists as error:
+            self.check_same(self.get(manifest.name), manifest.content_sha256, error)
+            return False
+        return True
+
+    def check_same(self, found: Binding, content_sha256: str, cause: Exception | None = None) -> None:
+        """Check that a name's content is the one asked for.
+
+        Raises:
+            VersionExists: it is not.
+        """
+        if found.content_sha256 != content_sha256:
+            raise VersionExists(
+                f"{found.version} exists with other content ({found.content_sha256[:12]}, not {content_sha256[:12]})",
+                hint="a version never changes: choose the next name",
+            ) from cause

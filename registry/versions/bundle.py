@@ -1,0 +1,306 @@
+"""A bundle on disk: read, checked and hashed before anything is uploaded, then described by a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from registry.errors import BadBundle, BadInput, BadManifest, BadWeights
+from registry.formats import canonical
+from registry.formats.document import first_problem
+from registry.machine import provenance
+from registry.names import VersionName, check_target
+from registry.store.blobs import Progress, in_parallel
+from registry.versions.compose import CONFIG, Piece, check_name
+from registry.versions.manifest import (
+    MAX_FILES,
+    BackboneRef,
+    Component,
+    FileEntry,
+    Manifest,
+    Parent,
+    check_path,
+    check_unique,
+)
+from registry.versions.weights import weights_sha256
+
+DEFAULT_FLAVOR = "dino-lora"
+_TOP = ("adapters", "router", "config", "project")
+_MAX_DEPTH = 32
+_CHUNK = 1024 * 1024
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's content, hashed. `paths` gives each manifest path's file on disk, but for those that are taken over
+    from another version."""
+
+    backbone: BackboneRef | None
+    components: dict[str, Component]
+    files: tuple[FileEntry, ...]
+    paths: dict[str, Path]
+    flavor: str = DEFAULT_FLAVOR
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """Files on disk by the digest of their bytes."""
+        return {file.sha256: self.paths[file.path] for file in self.files if file.path in self.paths}
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether all of its files are on this disk."""
+        return len(self.paths) == len(self.files)
+
+
+def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
+    """Read a bundle: `backbone.json`, `adapters/<target>/…`, and optionally `router/…`, `config/…`, `project/…`.
+
+    Raises:
+        BadBundle: a file is missing, unreadable, a link, or has a path that is not allowed.
+        BadWeights: a safetensors file is truncated or malformed.
+    """
+    if not folder.is_dir():
+        raise BadBundle(
+            f"{folder} is no folder", hint="a bundle is a folder with backbone.json and adapters/<target>/…"
+        )
+    paths = _find_files(folder)
+    backbone = _read_backbone(paths)
+
+    try:
+        components = _read_components(paths, backbone)
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+    return Bundle(backbone, components, file_entries(paths, progress), paths)
+
+
+def read_piece(name: str, folder: Path, progress: Progress = lambda done: None) -> tuple[Piece, dict[str, Path]]:
+    """Read one component, to be put into a version; and its files on disk by their paths in that version.
+
+    Args:
+        name: `adapters/<target>`, `router` or `config`; a project is read by `registry.tree.snapshot`.
+        folder: what holds the component's own files.
+
+    Raises:
+        BadInput: there is no component of this name.
+        BadBundle, BadWeights: as `read_bundle`.
+    """
+    check_name(name)
+    if not folder.is_dir():
+        raise BadBundle(f"{folder} is no folder", hint="give the folder that holds the component's own files")
+    members = _find_files(folder)
+    if "backbone.json" in members:
+        raise BadBundle(f"{folder} is a whole bundle", hint=f"give the folder of the component itself: {folder}/{name}")
+    paths = {f"{name}/{inner}": file for inner, file in members.items()}
+    if {_component_of(path)[0] for path in paths} != {name}:
+        raise BadBundle(f"{folder} can't be {name}", hint=f"there are adapters/<target>, {', '.join(_TOP[1:])}")
+    try:
+        component = _read_component(name, members, None)
+        offers = _documents(members) if name == CONFIG else {}
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+    files = file_entries(paths, progress)
+    return Piece(name, component, files, str(folder), {"source": str(folder)}, offers=offers), paths
+
+
+def _documents(members: dict[str, Path]) -> dict[str, str]:
+    """The digest of each JSON file of a configuration by its name, as components may require it."""
+    names = [inner for inner in members if inner.endswith(".json") and "/" not in inner]
+    return {inner.removesuffix(".json"): canonical.digest(_read_json(members, inner)) for inner in names}
+
+
+def file_entries(paths: Mapping[str, Path], progress: Progress = lambda done: None) -> tuple[FileEntry, ...]:
+    """Files on disk, given by their paths in a version, as its manifest is to describe them.
+
+    Raises:
+        BadBundle: one can't be read, changes while it is read, or has a path that is not allowed.
+    """
+    try:
+        return tuple(in_parallel(lambda item: _entry(*item, progress), sorted(paths.items())))
+    except ValidationError as error:
+        raise BadBundle(f"a file can't become part of a version: {first_problem(error)}") from error
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+
+
+def _entry(path: str, file: Path, progress: Progress) -> FileEntry:
+    """One file. Size and digest are those of the very bytes that were read."""
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(os.open(file, _FILE), "rb") as opened:
+        before = os.fstat(opened.fileno())
+        while size <= before.st_size and (chunk := opened.read(_CHUNK)):
+            digest.update(chunk)
+            size += len(chunk)
+            progress(len(chunk))
+        after = os.fstat(opened.fileno())
+    if (before.st_size, before.st_mtime_ns) != (size, after.st_mtime_ns) or size != after.st_size:
+        raise BadBundle(
+            f"{file} changes while it is read",
+            hint="run it again when nobody writes there; a log in a project is excluded by .gitignore",
+        )
+    mode: Literal["0644", "0755"] = "0755" if after.st_mode & stat.S_IXUSR else "0644"
+    return FileEntry(path=path, size=size, mode=mode, sha256=digest.hexdigest())
+
+
+def _find_files(folder: Path) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    try:
+        for file in _walk(folder, 0):
+            path = file.relative_to(folder).as_posix()
+            paths[check_path(path)] = file
+            if len(paths) > MAX_FILES:
+                raise BadBundle(f"{folder} holds more than {MAX_FILES} files")
+        check_unique(sorted(paths))
+    except ValueError as error:
+        raise BadBundle(f"{folder} can't become a version: {error}", hint="rename or remove that file") from error
+    except OSError as error:
+        raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
+    return paths
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    if depth > _MAX_DEPTH:
+        raise BadBundle(f"{folder} is nested deeper than {_MAX_DEPTH} folders")
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_symlink():
+            raise BadBundle(f"{entry.path} is a link", hint="a version holds files only: copy what it points to")
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), depth + 1)
+        elif entry.is_file():
+            yield Path(entry.path)
+        else:
+            raise BadBundle(f"{entry.path} is neither a file nor a folder")
+
+
+def _read_backbone(paths: dict[str, Path]) -> BackboneRef:
+    try:
+        return BackboneRef.model_validate(_read_json(paths, "backbone.json"))
+    except ValidationError as error:
+        raise BadBundle(f"backbone.json does not follow the format: {first_problem(error)}") from error
+
+
+def _read_components(paths: dict[str, Path], backbone: BackboneRef) -> dict[str, Component]:
+    members: dict[str, dict[str, Path]] = {}
+    for path, file in paths.items():
+        name, inner = _component_of(path)
+        members.setdefault(name, {})[inner] = file
+    if not any(name.startswith("adapters/") for name in members):
+        raise BadBundle("there is no adapters/<target>/ folder", hint="a bundle has at least one adapter")
+    return {name: _read_component(name, inner, backbone) for name, inner in sorted(members.items())}
+
+
+def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef | None) -> Component:
+    """One component; that it was made for this backbone is checked where one is given."""
+    if name.startswith("adapters/"):
+        check_target(name.removeprefix("adapters/"))
+        if not any(inner.endswith(".safetensors") for inner in members):
+            raise BadBundle(f"{name} holds no .safetensors file")
+    requires: dict[str, Any] = {}
+    if "component.json" in members and name != "project":
+        requires = _read_json(members, "component.json", f"{name}/component.json").get("requires", {})
+    try:
+        component = Component(weights_sha256=weights_sha256(members), requires=requires)
+    except BadWeights as error:
+        raise BadWeights(f"{name}/{error}", hint="write the file again; nothing was created") from error
+    except ValidationError as error:
+        raise BadBundle(f"{name}/component.json does not follow the format: {first_problem(error)}") from error
+    if backbone and component.requires.get("backbone", backbone.sha256) != backbone.sha256:
+        raise BadBundle(
+            f"{name} was made for another backbone: {component.requires['backbone'][:12]}, not {backbone.sha256[:12]}"
+        )
+    return component
+
+
+def _component_of(path: str) -> tuple[str, str]:
+    """The component that a file belongs to, and its path inside it."""
+    if path == "backbone.json":
+        return "backbone", path
+    top, _, rest = path.partition("/")
+    if top not in _TOP or not rest:
+        raise BadBundle(
+            f"{path} has no place in a bundle", hint=f"a bundle holds backbone.json and {', '.join(_TOP)}/…"
+        )
+    if top != "adapters":
+        return top, rest
+    target, _, inner = rest.partition("/")
+    if not inner:
+        raise BadBundle(f"{path} is not below adapters/<target>/")
+    return f"adapters/{target}", inner
+
+
+def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, Any]:
+    what = what or path
+    if path not in paths:
+        raise BadBundle(f"{what} is missing", hint="`ulora create --help` shows what a bundle holds")
+    try:
+        return canonical.decode(canonical.read_file(paths[path], what), what)
+    except OSError as error:
+        raise BadBundle(f"{what} can't be read: {error.strerror}") from error
+    except BadManifest as error:
+        raise BadBundle(str(error)) from error
+
+
+@dataclass(frozen=True)
+class ReleaseNotes:
+    """What people say about a version. It is kept in the manifest and is no part of `content_sha256`."""
+
+    description: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    breaking_changes: tuple[str, ...] = ()
+    backward_compatibility: str = ""
+    testing_instructions: str = ""
+
+
+def describe(
+    model: str,
+    version: VersionName,
+    bundle: Bundle,
+    *,
+    source: Path,
+    release_notes: ReleaseNotes,
+    parent: Manifest | None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> Manifest:
+    """The manifest of a bundle: what it holds, what people say about it, and how it differs from its parent.
+
+    `facts` are added to its provenance.
+
+    Raises:
+        BadInput: something that people say about it is out of its bounds.
+    """
+    now = {file.path: file for file in bundle.files}
+    before = {file.path: file for file in parent.files} if parent else {}
+    modified = [path for path, file in now.items() if path in before and file != before[path]]
+    fields = dict(
+        model=model,
+        version=str(version),
+        flavor=bundle.flavor,
+        backbone=bundle.backbone,
+        components=bundle.components,
+        files=bundle.files,
+        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=str(source),
+        description=release_notes.description,
+        changes=release_notes.changes,
+        parent=Parent(version=parent.version, content_sha256=parent.content_sha256) if parent else None,
+        files_added=sorted(now.keys() - before.keys()) if parent else [],
+        files_modified=modified,
+        files_removed=sorted(before.keys() - now.keys()),
+        breaking_changes=release_notes.breaking_changes,
+        backward_compatibility=release_notes.backward_compatibility,
+        testing_instructions=release_notes.testing_instructions,
+        provenance={**provenance.collect(source), **facts},
+    )
+    try:
+        return Manifest.make(**fields)
+    except BadManifest as error:  # the bundle has been checked, so it is the story
+        raise BadInput(f"{version} can't be described so: {error}") from error

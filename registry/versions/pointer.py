@@ -1,0 +1,14 @@
+"""How a channel, a note or a composed version names a version."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from registry.formats.document import DocumentPart, Sha256
+
+
+class Pointer(DocumentPart):
+    """A version, by name and by the digest of its manifest."""
+
+    version: str = Field(max_length=120)
+    manifest_sha256: Sha256

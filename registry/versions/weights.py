@@ -1,0 +1,171 @@
+"""Digests of safetensors files, read from their headers without torch.
+
+Format: https://github.com/huggingface/safetensors#format: 8 bytes little-endian header size, a JSON header, the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from registry.errors import BadManifest, BadWeights
+from registry.formats import canonical
+
+MAX_HEADER = 16 * 1024 * 1024
+"""Bytes of the largest header that is read: tensors of an adapter by the ten thousand have a tenth of that."""
+_MAX_DIMENSIONS = 64
+_TOO_LARGE = 2**63
+
+_ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+_PEFT_PREFIX = "base_model.model."
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TensorSpan:
+    """Where one tensor's bytes stand in a file: `start` and `end` are absolute offsets."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def weights_sha256(files: Mapping[str, Path]) -> str | None:
+    """The digest of all tensors of a component.
+
+    Over sorted (canonical name, dtype, shape, little-endian bytes). The canonical name is the file's path inside the
+    component without its suffix, then the tensor's name without PEFT's `base_model.model.` prefix; metadata, order and
+    padding inside the files do not count.
+
+    Args:
+        files: paths inside the component to files on disk; those that are not `.safetensors` are left out.
+
+    Raises:
+        BadWeights: a file is truncated or malformed.
+    """
+    tensors = tensors_of(files)
+    return tensors_sha256(tensors) if tensors else None
+
+
+def tensors_of(files: Mapping[str, Path]) -> list[Tensor]:
+    """The tensors of a component's files, to be read when they are hashed.
+
+    Args:
+        files: as for `weights_sha256`.
+
+    Raises:
+        BadWeights: a file is truncated or malformed.
+    """
+    return [
+        Tensor(canonical_name(inner, span.name), span.dtype, span.shape, partial(_read_span, path, span))
+        for inner, path in files.items()
+        if inner.endswith(".safetensors")
+        for span in read_header(path, inner)
+    ]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to be hashed: its canonical name, its type in the format's words (`F32`), shape, little-endian bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[bytes | memoryview]]
+
+
+def canonical_name(file: str, name: str) -> str:
+    """What a tensor of a component's file (`head.safetensors`) is called in the digest."""
+    return f"{file.removesuffix('.safetensors')}/{name.removeprefix(_PEFT_PREFIX)}"
+
+
+def tensors_sha256(tensors: Iterable[Tensor]) -> str:
+    """The digest of tensors, wherever they are, in files or in memory.
+
+    Raises:
+        BadWeights: two have one canonical name.
+    """
+    ordered = sorted(tensors, key=lambda tensor: tensor.name)
+    for tensor, following in pairwise(ordered):
+        if tensor.name == following.name:
+            raise BadWeights(f"the tensor {tensor.name!r} is there twice, with and without PEFT's prefix")
+    digest = hashlib.sha256()
+    for tensor in ordered:
+        digest.update(f"{tensor.name}\0{tensor.dtype}\0{','.join(map(str, tensor.shape))}\0".encode())
+        for chunk in tensor.chunks():
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_header(path: Path, what: str = "") -> list[TensorSpan]:
+    """The tensors of a safetensors file, checked against the file's size; `what` names it in errors.
+
+    Raises:
+        BadWeights: the file is truncated, its header malformed, or a tensor's bytes do not fit its shape.
+    """
+    what = what or path.name
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        lead = file.read(8)
+        if len(lead) < 8:
+            raise BadWeights(f"{what} is truncated: {size} bytes hold no safetensors header")
+        (length,) = struct.unpack("<Q", lead)
+        if length > MAX_HEADER or length + 8 > size:
+            raise BadWeights(f"{what} is no safetensors file or truncated: header of {length} bytes in {size}")
+        text = file.read(length)
+    try:
+        header = canonical.decode(text, "it", MAX_HEADER)
+        header.pop("__metadata__", None)
+        spans = [_span(name, entry, 8 + length) for name, entry in header.items()]
+    except (BadManifest, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadWeights(f"{what} has a malformed safetensors header: {error}") from error
+    _check_cover(what, sorted(spans, key=lambda span: (span.start, span.end)), 8 + length, size)
+    return spans
+
+
+def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
+        raise TypeError(f"tensor {name!r} has fields of the wrong type")
+    if len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"tensor {name!r} has {len(shape)} dimensions and {len(offsets)} offsets")
+    if not all(type(number) is int and 0 <= number < _TOO_LARGE for number in [*shape, *offsets]):
+        raise ValueError(f"tensor {name!r} has a number that is negative, too large, or none")
+    name.encode()  # refuses half a surrogate pair, which has no bytes to be hashed
+    start, end = offsets
+    if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"tensor {name!r} has {end - start} bytes, not those of {dtype} {shape}")
+    return TensorSpan(name, dtype, tuple(shape), base + start, base + end)
+
+
+def _check_cover(what: str, spans: list[TensorSpan], start: int, size: int) -> None:
+    position = start
+    for span in spans:
+        if span.start != position:
+            raise BadWeights(f"{what} has a gap or an overlap before tensor {span.name!r}")
+        position = span.end
+    if position != size:
+        raise BadWeights(f"{what} is truncated or has a tail: {size} bytes, its tensors end at {position}")
+
+
+def _read_span(path: Path, span: TensorSpan) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(span.start)
+        left = span.end - span.start
+        while left:
+            chunk = file.read(min(_CHUNK, left))
+            if not chunk:
+                raise BadWeights(f"{path.name} shrank while it was read")
+            left -= len(chunk)
+            yield chunk

@@ -1,0 +1,82 @@
+"""A `Registry` on the test's own store, under a policy that asks nothing: for tests of what is not about gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from registry.api import Registry
+from registry.settings import Settings
+from registry.store import layout
+from registry.versions.manifest import Component, FileEntry, Manifest
+from tests.support.bundles import write_bundle
+
+ASKS_NOTHING = "format: 1\nchannels: {staging: {}, production: {}}\n"
+
+
+def write_policy(folder: Path) -> Path:
+    """A policy file that lets everything pass."""
+    path = folder / "policy.yaml"
+    path.write_text(ASKS_NOTHING)
+    return path
+
+
+def open_registry(
+    folder: Path,
+    store: str,
+    model: str,
+    *,
+    tracking_uri: str | None = None,
+    endpoint_url: str | None = None,
+    who: str = "a test",
+) -> Registry:
+    """A registry whose cache and policy lie in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Registry(
+        settings=Settings(
+            model=model,
+            store=store,
+            endpoint_url=endpoint_url,
+            tracking_uri=tracking_uri,
+            cache=folder / "cache",
+            policy=write_policy(folder),
+            who=who,
+        )
+    )
+
+
+def small_bundle(folder: Path, seed: int = 0) -> Path:
+    """A bundle with one target, about 100 KB."""
+    return write_bundle(folder, seed=seed, targets=("low",))
+
+
+def create(registry: Registry, name: str, folder: Path, seed: int | None = None) -> None:
+    """Create a version offline from a bundle of its own, by default different from every other name's."""
+    bundle = small_bundle(folder / name, seed=sum(map(ord, name)) if seed is None else seed)
+    registry.create(name, bundle, offline=True)
+
+
+def bind(registry: Registry, *names: str) -> None:
+    """Versions without files, for tests in which nobody looks into them: a second of uploads less."""
+    for name in names:
+        manifest = Manifest.make(
+            model=registry.model, version=name, flavor="empty", backbone=None, files=[],
+            components={name.replace(".", "-"): Component()}, timestamp="2026-11-21T12:00:00Z",
+        )  # fmt: skip
+        registry.bindings.bind(manifest, registry.blobs.put(manifest.to_bytes()))
+
+
+def file_of(registry: Registry, name: str, path: str) -> FileEntry:
+    """A file of a version."""
+    return next(file for file in registry.manifest(name).files if file.path == path)
+
+
+def flip_a_byte(registry: Registry, name: str, path: str) -> None:
+    """Damage a file's blob in the store."""
+    key = layout.blob(file_of(registry, name, path).sha256)
+    body = registry.store.get(key).body
+    registry.store.overwrite(key, bytes([body[0] ^ 1]) + body[1:])
+
+
+def listing(registry: Registry) -> dict[str, int]:
+    """Every key below the store's prefix and its size."""
+    return {info.key: info.size for info in registry.store.list("")}

@@ -1,0 +1,65 @@
+"""The note of who acts: written for these credentials, believed only if it is whole, never a reason to fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.channels.record import Author
+from registry.machine import identity
+
+ARN = "arn:aws:sts::123456789012:assumed-role/release/anna"
+
+
+def kept(cache: Path) -> Path:
+    (place,) = cache.glob("identities/*.json")
+    return place
+
+
+def test_what_is_noted_is_claimed_by_the_same_credentials_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert identity.is_due(tmp_path, None)
+    identity.note(tmp_path, None, ARN)
+    assert identity.claimed(tmp_path, None) == ARN
+    assert not identity.is_due(tmp_path, None)
+    assert "@" in identity.claimed(tmp_path, "http://elsewhere")
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert "@" in identity.claimed(tmp_path, None)
+
+
+def test_a_name_that_no_record_could_hold_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULORA_WHO", "\udcff" + "x" * 300)
+    assert Author(identity.claimed(tmp_path, None)).who == "?" + "x" * 255
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"{", b"[]", b'{"arn": 5}', b'{"arn": "me"}', b"x" * 10_000, b'{"arn": "arn:' + b"x" * 300 + b'"}',
+     b'{"arn": "arn:a", "asked": "x", "asked": 1}'],
+    ids=lambda garbage: str(garbage[:20]),
+)  # fmt: skip
+def test_a_damaged_note_is_none(tmp_path: Path, garbage: bytes) -> None:
+    identity.note(tmp_path, None, ARN)
+    kept(tmp_path).write_bytes(garbage)
+    assert "@" in identity.claimed(tmp_path, None)
+    assert identity.is_due(tmp_path, None)
+
+
+def test_a_folder_that_can_not_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "identities").write_text("in the way")
+    identity.note(tmp_path, None, ARN)
+    assert "@" in identity.claimed(tmp_path, None)
+
+
+def test_a_note_that_nobody_answered_is_no_claim_but_stops_the_asking(tmp_path: Path) -> None:
+    identity.note(tmp_path, None, None)
+    assert "@" in identity.claimed(tmp_path, None)
+    assert not identity.is_due(tmp_path, None)
+
+
+def test_an_arn_of_the_future_or_of_last_month_is_asked_again_but_still_claimed(tmp_path: Path) -> None:
+    for asked in (0, 4e9):
+        identity.note(tmp_path, None, ARN)
+        kept(tmp_path).write_bytes(b'{"arn": "%s", "asked": %d}' % (ARN.encode(), asked))
+        assert identity.is_due(tmp_path, None)
+        assert identity.claimed(tmp_path, None) == ARN

@@ -1,0 +1,47 @@
+"""Temporary folders of killed processes are cleared away; those of living ones, and of others, are not."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from registry.machine.scratch import clear_left, scratch
+
+YESTERDAY = time.time() - 2 * 86400
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def left(folder: Path, name: str, when: float = YESTERDAY) -> Path:
+    place = folder / name
+    place.mkdir()
+    (place / "weights").write_bytes(b"x")
+    os.utime(place, (when, when))
+    return place
+
+
+def test_an_old_folder_of_a_killed_process_goes_and_others_stay(temporary: Path) -> None:
+    gone = left(temporary, "ulora-log-a")
+    kept = [left(temporary, "ulora-log-new", time.time()), left(temporary, "mine")]
+    target = left(temporary, "elsewhere")
+    (temporary / "ulora-import-link").symlink_to(target)
+    with scratch("ulora-import-") as place:
+        assert not gone.exists()
+        assert place.parent == temporary
+    assert not place.exists()
+    assert all(folder.exists() for folder in [*kept, target])
+
+
+def test_an_old_folder_that_is_in_use_stays(temporary: Path) -> None:
+    with scratch("ulora-log-") as place:
+        os.utime(place, (YESTERDAY, YESTERDAY))
+        assert clear_left() == 0
+        assert place.exists()
