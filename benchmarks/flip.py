@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ from registry.channels.channel import Channel
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.devstack.servers import S3Server
 from registry.errors import NotNow
+from registry.machine import clock
 from registry.names import VersionName
 from registry.serving.live import Live
 from registry.serving.loaders import Loader
@@ -237,7 +237,7 @@ def _bind(versions: Versions, blobs: Blobs, name: str, place: Path) -> Pointer:
         backbone=content.backbone,
         components=content.components,
         files=content.files,
-        timestamp=datetime.now(UTC).isoformat(),
+        timestamp=clock.timestamp(),
     )
     blobs.upload(content.sources)
     versions.bind(manifest, blobs.put(manifest.to_bytes()))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,12 @@ from registry.errors import (
     NotTrusted,
     UloraError,
 )
-from registry.machine import identity
+from registry.machine import clock, identity
 from registry.names import CHANNELS, VersionName, check_channel
+from registry.parallel import in_parallel
+from registry.progress import OpenProgress, Progress, Say, no_progress, open_no_progress, say_nothing
 from registry.store import layout
-from registry.store.blobs import Described, Progress, in_parallel
+from registry.store.blobs import Described
 from registry.versions.pointer import Pointer
 from registry.wiring import Parts
 
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from registry.catalog.reconciler import Reconciler
     from registry.evidence.gates import Verdict
     from registry.evidence.results import Evidence
-    from registry.integrity.repair import Copies, Repairer
+    from registry.integrity.repair import FilesByDigest, Repairer
     from registry.integrity.verify import Sample, Verifier
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected, RetentionRule
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from registry.tree.snapshot import Project
     from registry.tree.switch import Switched
     from registry.trust.signing import SigningKey
-    from registry.versions.backbones import AddedBackbone, Mirrored, OpenBar
+    from registry.versions.backbones import AddedBackbone, Mirrored
     from registry.versions.bundle import Bundle, ReleaseNotes
     from registry.versions.importing import Importing
     from registry.versions.manifest import FileEntry, Manifest
@@ -88,8 +90,8 @@ class Registry(Parts):
         allow_secrets: Sequence[str] = (),
         offline: bool = False,
         dry_run: bool = False,
-        progress: Progress = lambda done: None,
-        say: Callable[[str], None] = lambda line: None,
+        progress: Progress = no_progress,
+        say: Say = say_nothing,
     ) -> Created:
         """Make a bundle a version: hash, upload the missing blobs, bind the name (the commit), log it in MLflow.
 
@@ -147,7 +149,7 @@ class Registry(Parts):
         allow_secrets: Sequence[str] = (),
         offline: bool = False,
         dry_run: bool = False,
-        progress: Progress = lambda done: None,
+        progress: Progress = no_progress,
     ) -> Created:
         """Make a version of another one, but for some components, which lie on this disk: only these are uploaded.
 
@@ -270,7 +272,7 @@ class Registry(Parts):
         *,
         read_data: bool = False,
         sample: Sample | None = None,
-        progress: Progress = lambda done: None,
+        progress: Progress = no_progress,
     ) -> Verification:
         """Check every file of a version in the store: by the server's checksums, or by reading all bytes or a sample.
 
@@ -285,11 +287,11 @@ class Registry(Parts):
     def verifier(self, sample: Sample) -> Verifier:
         """What verifies versions of this model, one after the other, and looks at each blob once."""
         from registry.integrity.verify import Verifier
-        from registry.retention.forget import dispensable
+        from registry.retention.references import deletable_versions
 
         return Verifier(
             self.bindings, self.blobs, sample,
-            check=self.check_trusted, dispensable=lambda: dispensable(self.store, self.model),
+            check=self.check_trusted, deletable=lambda: deletable_versions(self.store, self.model),
             note=self.last_reads.note,
         )  # fmt: skip
 
@@ -313,13 +315,15 @@ class Registry(Parts):
             VersionNotFound: there is no such version.
             BadInput: there is no such folder.
         """
-        from registry.integrity.repair import Copies
+        from registry.integrity.repair import FilesByDigest
         from registry.integrity.verify import ALL, NONE
 
-        return self.repairer(Copies(source), ALL if read_data else NONE, dry_run=dry_run, tell=tell).version(version)
+        return self.repairer(FilesByDigest(source), ALL if read_data else NONE, dry_run=dry_run, tell=tell).version(
+            version
+        )
 
     def repairer(
-        self, copies: Copies, sample: Sample, *, dry_run: bool = False, tell: Callable[[Mended], None]
+        self, copies: FilesByDigest, sample: Sample, *, dry_run: bool = False, tell: Callable[[Mended], None]
     ) -> Repairer:
         """What verifies and repairs versions of this model, one after the other."""
         from registry.integrity.repair import BlobRepair, Repairer, only_plan
@@ -338,7 +342,7 @@ class Registry(Parts):
         revision: str | None = None,
         name: str | None = None,
         dry_run: bool = False,
-        bar: OpenBar | None = None,
+        bar: OpenProgress | None = None,
     ) -> AddedBackbone:
         """Put a backbone's weights into the store, once for all machines and versions. Again, it does nothing.
 
@@ -353,14 +357,14 @@ class Registry(Parts):
             BackboneNotFound: it is gated, missing or out of reach; the hint says what to do.
             BadInput: it is no backbone of a known family.
         """
-        from registry.versions.backbones import find_backbone, no_bar
+        from registry.versions.backbones import find_backbone
         from registry.versions.bundle import DEFAULT_FLAVOR
 
         local = find_backbone(spec, flavor=DEFAULT_FLAVOR, revision=revision, name=name)
         if dry_run:
             return self.backbone_mirror.plan(local, self.settings.who)
         self._check_writable()
-        with (bar or no_bar)(local.size) as progress:
+        with (bar or open_no_progress)(local.size) as progress:
             return self.backbone_mirror.add(local, self.settings.who, progress)
 
     def backbones(self) -> Mirrored:
@@ -434,7 +438,7 @@ class Registry(Parts):
             withdrawn=head is not None and version in head.withdrawn,
             stable=compared,
             stable_evidence=self.ledger.evidence(compared.version) if compared else (),
-            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            timestamp=clock.timestamp(),
             who=self.settings.who,
         )
 
@@ -568,7 +572,7 @@ class Registry(Parts):
             VersionNotFound, VersionForgotten: there is no such version any more.
             MissingBlob, CorruptBlob, NotTrusted: it could not be served.
         """
-        from registry.retention.notes import Pin, check_remembered, now
+        from registry.retention.notes import Pin, check_remembered
 
         manifest = self.manifest(version)
         check_remembered(self.forgotten, version)
@@ -578,7 +582,7 @@ class Registry(Parts):
             self._check_writable()
             pin = Pin(
                 format=1, model=self.model, version=version, manifest_sha256=script.manifest_sha256, channel=channel,
-                who=self.settings.who, when=now(), reason=reason,
+                who=self.settings.who, when=clock.timestamp(), reason=reason,
             )  # fmt: skip
             self._pins.add(pin)
             self._check_whole(manifest)  # again: from here on garbage collection keeps it so
@@ -660,7 +664,7 @@ class Registry(Parts):
         only: Sequence[str] = (),
         clean: bool = False,
         dry_run: bool = False,
-        progress: OpenBar | None = None,
+        progress: OpenProgress | None = None,
     ) -> Restored:
         """Put a version's files into a folder; whatever interrupts it leaves the old tree or the new one.
 
@@ -686,7 +690,9 @@ class Registry(Parts):
         order = Order(version, files_of(manifest), self._fetch_of(version, progress), tuple(only), clean)
         return restore(order, Path(target), dry_run=dry_run)
 
-    def switch(self, version: str, root: Path, *, dry_run: bool = False, progress: OpenBar | None = None) -> Switched:
+    def switch(
+        self, version: str, root: Path, *, dry_run: bool = False, progress: OpenProgress | None = None
+    ) -> Switched:
         """Put a version into `root/versions/`, verified, and make `root/current` a link to it, at no instant absent.
 
         Switching back to what it was before (`Switched.before`) undoes it. What is there is told by
@@ -704,14 +710,15 @@ class Registry(Parts):
         self.check_trusted(manifest)
         return switch(manifest, Path(root), self._fetch_of(version, progress), dry_run=dry_run)
 
-    def _fetch_of(self, version: str, progress: OpenBar | None) -> Callable[[Sequence[FileEntry]], Mapping[str, Path]]:
+    def _fetch_of(
+        self, version: str, progress: OpenProgress | None
+    ) -> Callable[[Sequence[FileEntry]], Mapping[str, Path]]:
         """Files of a version from this machine's cache of verified blobs, those missing there from the store."""
         from registry.retention.notes import check_remembered
-        from registry.versions.backbones import no_bar
 
         def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:
             try:
-                with (progress or no_bar)(sum(file.size for file in files)) as told:
+                with (progress or open_no_progress)(sum(file.size for file in files)) as told:
                     return self.blobs.fetch(files, told)
             except MissingBlob:
                 check_remembered(self.forgotten, version)
@@ -788,7 +795,7 @@ class Registry(Parts):
         grace: timedelta | None = None,
         reason: str = "",
         dry_run: bool = False,
-        say: Callable[[str], None] = lambda line: None,
+        say: Say = say_nothing,
     ) -> Collected:
         """Forget old versions of this model, then prune the store: what is garbage is marked; what was marked a grace
         ago, and is garbage still, is deleted.
@@ -803,7 +810,7 @@ class Registry(Parts):
             IntegrityError: something can't be read, so nobody knows what it needs. No file was deleted.
         """
         from registry.retention.forget import GarbageCollection, RetentionRule
-        from registry.store.gc import GRACE
+        from registry.retention.prune import GRACE
 
         keeper = GarbageCollection(self.store, self.blobs, self.model, Author(self.settings.who, reason), say)
         if dry_run:
@@ -835,7 +842,7 @@ class Registry(Parts):
         endpoint_url: str | None = None,
         profile: str | None = None,
         dry_run: bool = False,
-        bar: OpenBar | None = None,
+        bar: OpenProgress | None = None,
     ) -> Copied:
         """Copy a version to another store or to a folder; what is there already does not travel.
 
@@ -850,23 +857,23 @@ class Registry(Parts):
             IntegrityError: something here is damaged. What was carried is whole; the name is not bound.
         """
         from registry.retention.copy import Copy, FromStore, open_place
-        from registry.versions.backbones import no_bar
 
         target = open_place(place, endpoint_url=endpoint_url, profile=profile, sse=self.settings.sse)
         local = FromStore(self.store, self.settings.cache / "copying")
         copy = Copy(self.store, target, local, self.model)
-        return copy.plan(version) if dry_run else copy.run(version, bar or no_bar)
+        return copy.plan(version) if dry_run else copy.run(version, bar or open_no_progress)
 
-    def copy_from(self, version: str, source: Path, *, dry_run: bool = False, bar: OpenBar | None = None) -> Copied:
+    def copy_from(
+        self, version: str, source: Path, *, dry_run: bool = False, bar: OpenProgress | None = None
+    ) -> Copied:
         """Copy a version from a folder that `copy_to` has filled into this store. The errors are those of `copy_to`."""
         from registry.retention.copy import Copy, FromFolder
         from registry.store.folder import Folder
-        from registry.versions.backbones import no_bar
 
         folder = Folder(source)
         folder.check_readable()
         copy = Copy(folder, self.store, FromFolder(folder), self.model)
-        return copy.plan(version) if dry_run else copy.run(version, bar or no_bar)
+        return copy.plan(version) if dry_run else copy.run(version, bar or open_no_progress)
 
     # --- MLflow ------------------------------------------------------------------------------------------------------
 

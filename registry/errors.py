@@ -218,7 +218,17 @@ class Unreachable(UloraError):
 
 
 class StoreUnreachable(Unreachable):
-    """The S3 server does not answer."""
+    """The S3 server does not answer, or its answer does not say whether a request was applied.
+
+    Attributes:
+        code: S3's error code, or the empty string.
+        was_sent: False where the request never left this machine, so it was not applied.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "", was_sent: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.was_sent = was_sent
 
 
 class StoreDenied(Unreachable):
@@ -251,6 +261,12 @@ class LoadFailed(UloraError):
 
 class ReplicaClosed(UloraError):
     """A followed channel was used after it was closed, or in a forked process."""
+
+
+def first_line(error: BaseException, limit: int = 400) -> str:
+    """The first line of an error's message, cut to `limit` characters; the name of its type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip()[:limit] if lines else type(error).__name__
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

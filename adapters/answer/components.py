@@ -21,7 +21,7 @@ from adapters.bank.bank import Slot
 from adapters.bank.lora import read_adapter
 from adapters.bundle import BundleFiles
 from adapters.runtimes.runtimes import REFERENCE, Runtime
-from registry.errors import BadManifest, BadWeights, MissingBlob
+from registry.errors import BadManifest, BadWeights, MissingBlob, first_line
 from registry.formats import canonical
 from registry.names import check_target
 from registry.versions.weights import Tensor, canonical_name, tensors_of, tensors_sha256
@@ -231,7 +231,7 @@ def _check_fit(folder: str, stage: Stage, hidden: int, device: str) -> None:
         if stage.detector:
             stage.detector(seen)
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        problem = str(error).partition("\n")[0][:200]
+        problem = first_line(error, 200)
         raise BadWeights(f"{folder}: head and detector do not fit: {problem}") from error
 
 

@@ -22,7 +22,7 @@ from adapters.backbone.preprocess import ImageLike
 from adapters.bundle import BundleFiles
 from adapters.runtimes.gate import golden_fault, runtime_for
 from adapters.runtimes.runtimes import REFERENCE, FetchBlob, Runtime, open_runtime
-from registry.errors import BadImage, BadInput, BadManifest, CorruptBlob, SelfTestFailed
+from registry.errors import BadImage, BadInput, BadManifest, CorruptBlob, SelfTestFailed, first_line
 from registry.versions.manifest import BackboneRef, Manifest, first_problem
 
 FLAVOR = "dino-lora"
@@ -502,5 +502,5 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device).item()  # `meta` has no numbers
     except (RuntimeError, AssertionError) as error:
-        problem = str(error).partition("\n")[0][:200]
+        problem = first_line(error, 200)
         raise BadInput(f"device {device[:40]!r} can't be used: {problem}", hint="cpu is always there") from error

@@ -7,7 +7,7 @@ import re
 import warnings
 from pathlib import Path
 
-from registry.errors import DISK_FULL, BackboneNotFound, BadInput, DiskFull
+from registry.errors import DISK_FULL, BackboneNotFound, BadInput, DiskFull, first_line
 
 OLD_NAMES = {
     "facebook/dinov3-base": "facebook/dinov3-vitb16-pretrain-lvd1689m",
@@ -97,7 +97,7 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
         return f"the repository has no {name}"
     if isinstance(error, errors.HfHubHTTPError):
         return f"the hub answers {_status(error)}"
-    return f"the hub does not answer: {_first_line(error)}"
+    return f"the hub does not answer: {first_line(error, 200)}"
 
 
 def _is_gated(error: Exception) -> bool:
@@ -126,8 +126,3 @@ def _is_offline() -> bool:
 
     # The hub's library reads the variable once, at its import, which may be long ago.
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adapters.backbone.plain import plain
-from registry.errors import BadBundle, BadManifest, BadWeights
+from registry.errors import BadBundle, BadManifest, BadWeights, first_line
 from registry.formats import canonical
 from registry.versions.weights import read_header
 
@@ -201,8 +201,7 @@ def _refusals(path: Path) -> Iterator[None]:
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
         raise BadBundle(f"{path} can't be read: {error.strerror}", hint="nothing was created") from error
     except Exception as error:  # torch raises a dozen kinds, and files of others can provoke any of them
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadWeights(f"{path} is no sound file of plain tensors: {first[:200]}", hint=_HINT) from error
+        raise BadWeights(f"{path} is no sound file of plain tensors: {first_line(error, 200)}", hint=_HINT) from error
 
 
 def _check_size(path: Path) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from registry.errors import BadInput, disk_errors
 from registry.formats import canonical
+from registry.machine import clock
 from registry.versions.manifest import Manifest
 
 _SOURCE = Path(__file__).with_name("rollback_script.py")
@@ -123,7 +123,7 @@ class Script:
 
 def rollback_script(manifest: Manifest, channel: str, place: StorePlace) -> Script:
     """The script that takes a channel back to a version. It is made now: no two are the same bytes."""
-    made = datetime.now(UTC).isoformat(timespec="seconds")
+    made = clock.timestamp("seconds")
     version = {
         "model": manifest.model, "channel": channel, "version": manifest.version, "flavor": manifest.flavor,
         "manifest_sha256": manifest.sha256, "manifest_size": len(manifest.to_bytes()), "made": made,

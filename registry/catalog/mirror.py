@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from registry.catalog.log import Catalog, CatalogVersion
 from registry.errors import NotNow
+from registry.machine import clock
 from registry.names import CHANNELS, VersionName
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class AliasChange:
     @property
     def hint(self) -> str:
         """What the version that it was set to by hand is told."""
-        when = datetime.now(UTC).isoformat(timespec="seconds")
+        when = clock.timestamp("seconds")
         return (
             f"{when}: the alias {self.alias} follows the log, and went back to {self.version or 'nothing'}. To ask for "
             f"this version, set the alias request-{self.channel} on it; to go back in an emergency: `ulora rollback`"

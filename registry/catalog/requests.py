@@ -16,12 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from registry.catalog.log import Catalog, CatalogVersion
 from registry.catalog.mirror import HINT_TAG
 from registry.errors import CatalogRefused, Unreachable
+from registry.machine import clock
 from registry.names import CHANNELS
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _answer(catalog: Catalog, model: str, request: Request, desk: Decider) -> st
     # Outside of any conversation with MLflow: promoting has one of its own.
     words = desk.decide(request, claim.generation) if claim.is_sure else desk.recall(request, claim.generation)
     verb, _, rest = words.partition(" ")
-    answer = f"{verb} {_now()}: {rest}"[:_MAX_ANSWER]
+    answer = f"{verb} {clock.timestamp('seconds')}: {rest}"[:_MAX_ANSWER]
     with catalog.connection.open() as client:
         if not claim.is_sure and _said(client, model, request) != claim.text:
             return ""  # who was taking it has gone on
@@ -169,7 +169,7 @@ def _take(catalog: Catalog, model: str, request: Request, desk: Decider) -> Clai
     """
     # Read before the alias: whoever had the alias removed since commits a later generation, and then we do not.
     generation, number = desk.generation(request.channel), str(request.number)
-    claim = f"{_now()} at generation {generation} by {desk.who}"[: _MAX_ANSWER // 2]
+    claim = f"{clock.timestamp('seconds')} at generation {generation} by {desk.who}"[: _MAX_ANSWER // 2]
     with catalog.connection.open() as client:
         if _aliases(client, model).get(request.alias) != request.number:
             return None
@@ -190,7 +190,7 @@ def _said(client: MlflowClient, model: str, request: Request) -> str:
 def _turn_away(catalog: Catalog, model: str, request: Request) -> str:
     """A version that others registered can't be served, and is not written to."""
     answer = (
-        f"refused {_now()}: #{request.number} was not registered by ulora; "
+        f"refused {clock.timestamp('seconds')}: #{request.number} was not registered by ulora; "
         f"`ulora create NAME --from models:/{model}/{request.number}` makes it a version that can be asked for"
     )
     with catalog.connection.open() as client:
@@ -233,7 +233,3 @@ def _aliases(client: MlflowClient, model: str) -> dict[str, int]:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return {}
         raise
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -18,8 +18,8 @@ from registry.errors import (
     VersionNotFound,
 )
 from registry.names import check_channel, is_channel_name
+from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore
 
 JUST_NOW = 60.0

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from registry.channels.channel import BACK, RACES, Channel, Rollback, RollbackOptions, check_met, refuse_twice
 from registry.channels.record import Author, ChannelPosition, Record, only_stable, partly_rolled_back, rollback_target
 from registry.errors import BadInput, ChannelMoved, NothingToRollBackTo, NotNow
+from registry.machine import clock
 from registry.names import VersionName
-from registry.store.blobs import Blobs, in_parallel
+from registry.parallel import in_parallel
+from registry.store.blobs import Blobs
 from registry.versions.bindings import Versions
 from registry.versions.compose import Piece, check_name, compose, has_all, taken_from
 from registry.versions.manifest import Manifest
@@ -86,7 +87,7 @@ class PartialRollback:
             refuse_twice(head, age)
         composition = compose(live, pieces)
         return PartialRollbackPlan(
-            head, live.version, composition.sentence, self._servable(composition.manifest(_now()))
+            head, live.version, composition.sentence, self._servable(composition.manifest(clock.timestamp()))
         )
 
     def preview(self, plan: PartialRollbackPlan, author: Author) -> Rollback:
@@ -196,7 +197,3 @@ def _pointer(manifest: Manifest) -> Pointer:
 
 def _already(live: Manifest, pieces: Sequence[Piece]) -> str:
     return f"{live.version} has {', '.join(f'{piece.name} of {piece.source}' for piece in pieces)} already"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationError
@@ -16,6 +15,7 @@ from pydantic import Field, ValidationError
 from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow
 from registry.formats import canonical
 from registry.formats.document import Document, Sha256, first_problem
+from registry.machine import clock
 from registry.versions.pointer import Pointer
 
 WRITER = 1
@@ -246,7 +246,7 @@ def _next(position: ChannelPosition, author: Author, *, action: Action, **change
         "reason": author.reason,
         "who": author.who,
         "who_verified": author.who_verified,
-        "when": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "when": clock.timestamp(),
         "nonce": secrets.token_hex(16),
         "previous": head.sha256 if head else None,
         **changes,

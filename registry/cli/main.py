@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from registry.cli.output import fail
-from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError
+from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError, first_line
 
 INTERRUPTED = 130
 _COMPLETE = "_ULORA_COMPLETE"
@@ -142,6 +142,5 @@ def _fail_unexpectedly(error: Exception, as_json: bool) -> NoReturn:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         place = error.filename or "a file"
         fail(DiskFull(f"no space left while writing {place}", hint="free some disk space and run it again"), as_json)
-    lines = str(error).strip().splitlines() or [""]
-    message = f"unexpected {type(error).__name__}: {lines[0][:300]}"
+    message = f"unexpected {type(error).__name__}: {first_line(error)}"
     fail(UloraError(message, hint="ULORA_DEBUG=1 shows the traceback; please report it"), as_json)

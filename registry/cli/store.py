@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from registry.api import Registry
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected
-    from registry.store.gc import Pruned
+    from registry.retention.prune import Pruned
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _MAX_DAYS = 36_500
@@ -199,10 +199,10 @@ def _collected(done: Collected, dry_run: bool) -> str:
 
 def _pruned(done: Pruned, dry_run: bool) -> str:
     lines = [f"{'would delete' if dry_run else 'deleted'} {done.deleted} blobs, {megabytes(done.deleted_size)}"]
-    if done.doomed:
+    if done.marked:
         when = f"; the next pass may delete them from {done.next_pass} on" if done.next_pass else ""
         lines.append(
-            f"{'would doom' if dry_run else 'doomed'} {done.doomed} blobs, {megabytes(done.doomed_size)}{when}"
+            f"{'would mark' if dry_run else 'marked'} {done.marked} blobs, {megabytes(done.marked_size)}{when}"
         )
     if done.left:
         lines.append(f"{done.left} of them could have been deleted by now: run it again")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from registry.answers import Documents, Mended, Verification
     from registry.api import Registry
     from registry.integrity.verify import Sample
-    from registry.store.blobs import Progress
+    from registry.progress import Progress
 
 _SHOWN = 5
 
@@ -99,14 +99,16 @@ class _VerifyReport:
     """Verifies and prints, one after the other; mends what is bad where there are copies."""
 
     def __init__(self, registry: Registry, out: Output, sample: Sample, source: Path | None, dry_run: bool) -> None:
-        from registry.integrity.repair import Copies
+        from registry.integrity.repair import FilesByDigest
 
         self._registry = registry
         self._out = out
         self._sample = sample
         self._dry_run = dry_run
         self._repairer = (
-            registry.repairer(Copies(source), sample, dry_run=dry_run, tell=self._tell) if source is not None else None
+            registry.repairer(FilesByDigest(source), sample, dry_run=dry_run, tell=self._tell)
+            if source is not None
+            else None
         )
         self._verifier = self._repairer.verifier if self._repairer else registry.verifier(sample)
         self.found: list[Verification] = []
@@ -137,7 +139,7 @@ class _VerifyReport:
         return self._verifier.inspect(name, progress), ()
 
     def _mend(self, checked: Verification) -> tuple[Verification, tuple[Mended, ...]]:
-        return self._repairer.mended(checked) if self._repairer else (checked, ())
+        return self._repairer.repair(checked) if self._repairer else (checked, ())
 
     def _show(self, checked: Verification, mended: tuple[Mended, ...]) -> Verification:
         self.found.append(checked)
@@ -202,9 +204,9 @@ def _check_documents(registry: Registry, out: Output) -> Documents:
 
 
 def _check_garbage(registry: Registry, out: Output) -> list[str]:
-    from registry.integrity.audit import blocking_garbage
+    from registry.integrity.audit import garbage_problems
 
-    problems = blocking_garbage(registry.store, registry.blobs)
+    problems = garbage_problems(registry.store, registry.blobs)
     for problem in problems:
         out.say(f"BAD garbage can't be told from what is needed: {problem}")
     return problems

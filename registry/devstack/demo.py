@@ -23,8 +23,8 @@ from registry.devstack.traffic import accuracy, largest_difference
 from registry.errors import BadInput, ChannelMoved, CorruptBlob, GateRefused, UloraError
 from registry.evidence.results import Evidence
 from registry.names import CHANNELS
+from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.blobs import in_parallel
 from registry.versions.bundle import ReleaseNotes
 
 IMPORTED, FIRST, SECOND, BAD = "v5.5.2-imported", "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"

@@ -14,7 +14,7 @@ from registry.api import Registry
 from registry.errors import IntegrityError
 from registry.machine.provenance import git
 from registry.machine.scratch import clear_left
-from registry.store.blobs import in_parallel
+from registry.parallel import in_parallel
 from registry.tree.restore import is_unfinished
 from registry.versions.manifest import Manifest
 

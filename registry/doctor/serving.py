@@ -9,7 +9,7 @@ from registry.answers import BadFile, ChannelStatus, Finding, ReplicaStatus
 from registry.api import Registry
 from registry.channels.record import Record
 from registry.errors import UloraError
-from registry.retention.forget import holds
+from registry.retention.references import holds
 from registry.versions.pointer import Pointer
 
 _DAILY = timedelta(hours=24)

@@ -9,9 +9,9 @@ from itertools import islice
 from registry.answers import Finding
 from registry.api import Registry
 from registry.errors import IntegrityError, StoreDenied, UloraError
-from registry.retention.forget import References
+from registry.retention.references import References
 from registry.store import layout
-from registry.store.gc import read_marks
+from registry.store.marks import read_marks
 
 _SKEW = 60.0
 """Seconds of a clock's error from which times in records mislead. S3 itself refuses from 15 minutes on."""
@@ -84,14 +84,14 @@ def check_garbage(registry: Registry) -> Iterator[Finding]:
         return
     try:
         referenced = References(store, registry.blobs)()
-        doomed = read_marks(store).doomed
+        marked = read_marks(store).marked
     except IntegrityError as error:
         detail = f"can't be told from what is needed, so none is collected: {error}"
         yield Finding("garbage", "error", detail, error.hint)
         return
     orphans = [info for info in blobs if info.key.rpartition("/")[2] not in referenced]
     size = sum(info.size for info in orphans) / 1e6
-    detail = f"{len(orphans)} blobs that nothing refers to, {size:.2f} MB, {len(doomed)} of them marked"
+    detail = f"{len(orphans)} blobs that nothing refers to, {size:.2f} MB, {len(marked)} of them marked"
     yield Finding("garbage", "ok", f"{detail}; `ulora store gc` deletes them in time" if orphans else "none")
 
 

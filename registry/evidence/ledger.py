@@ -13,8 +13,8 @@ from registry.evidence.gates import Past, Verdict
 from registry.evidence.results import Evidence
 from registry.formats.document import Document, Sha256
 from registry.names import VersionName
+from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore
 
 Kind = TypeVar("Kind", bound=Document)

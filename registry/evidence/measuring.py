@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from registry.errors import BadInput, MissingDependency
 from registry.evidence.results import Evidence, Measurement
-from registry.machine import provenance
+from registry.machine import clock, provenance
 from registry.versions.manifest import Manifest
 
 BENCHMARKS = "ulora.benchmarks"
@@ -69,7 +68,7 @@ def measure(
         content_sha256=manifest.content_sha256,
         device=loaded.device,
         runtime=loaded.runtime,
-        timestamp=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        timestamp=clock.timestamp(),
         seconds=round(time.perf_counter() - began, 3),
         libraries=provenance.libraries(),
         who=who,

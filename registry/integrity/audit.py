@@ -1,4 +1,4 @@
-"""What `verify --all` looks at beside the files of versions: logs, documents named by their own digest, backbones."""
+"""What `verify --all` checks beside the files of versions: channel logs, documents, backbones, garbage collection."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from registry.evidence.ledger import Passed
 from registry.evidence.results import Evidence
 from registry.formats import canonical
 from registry.names import is_version_name
-from registry.retention.forget import References
+from registry.parallel import in_parallel
 from registry.retention.notes import Forgotten, Pin
+from registry.retention.references import References
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
-from registry.store.blobs import Blobs, in_parallel
-from registry.store.gc import read_marks
+from registry.store.blobs import Blobs
+from registry.store.marks import read_marks
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import BackboneMirror
 from registry.versions.manifest import FileEntry
@@ -25,7 +26,7 @@ from registry.versions.manifest import FileEntry
 _BATCH = 256
 
 NameKey = Callable[[str, bytes, str], str]
-"""Gives the key that a document of this model, with these bytes, should have; told the key that it has."""
+"""Gives the key that a document should have, from its model, its bytes and the key that it has."""
 
 
 def check_backbones(mirror: BackboneMirror) -> Iterator[tuple[str, list[FileEntry], str]]:
@@ -38,22 +39,22 @@ def check_backbones(mirror: BackboneMirror) -> Iterator[tuple[str, list[FileEntr
 
 
 def check_chain(store: ObjectStore, model: str, name: str) -> tuple[int | None, str]:
-    """How many records a channel's log has, and what is wrong with it; empty when nothing is."""
+    """How many records a channel's log has, and what is wrong with it, empty if nothing is."""
     try:
         return len(Channel(store, model, name).history()), ""
     except (IntegrityError, BadInput) as error:
         return None, str(error)
 
 
-def blocking_garbage(store: ObjectStore, blobs: Blobs) -> list[str]:
-    """What keeps garbage collection from telling what is needed, over all models of the store."""
+def garbage_problems(store: ObjectStore, blobs: Blobs) -> list[str]:
+    """What garbage collection can't read, over all models of the store. Until it can, it deletes nothing."""
     problems = []
     for read in (lambda: read_marks(store), References(store, blobs)):
         try:
             read()
         except IntegrityError as error:
             problems.append(str(error))
-        except NotNow:  # a newer release wrote something: nothing is wrong with that
+        except NotNow:  # a newer release wrote something, which is not an error
             pass
     return problems
 
@@ -61,18 +62,18 @@ def blocking_garbage(store: ObjectStore, blobs: Blobs) -> list[str]:
 def check_documents(store: ObjectStore, model: str) -> Documents:
     """Read every document of a model, and compare what it says of itself with its key.
 
-    Logs and the names of versions are left out, as they are looked at by themselves, and what a newer release may have
-    put beside them; not what is no name of a version.
+    Channel logs and the bindings of versions are checked elsewhere. Folders that only a newer release knows are left
+    out.
     """
     folder = layout.model_folder(model)
 
     def kind(key: str) -> str:
         return key.removeprefix(folder).partition("/")[0]
 
-    keys = [info.key for info in store.list(folder) if kind(info.key) in _KINDS and not _is_name(info.key, model)]
+    keys = [info.key for info in store.list(folder) if kind(info.key) in _KEY_OF and not _is_name(info.key, model)]
 
     def problem(key: str) -> str:
-        name_key = _KINDS[kind(key)]
+        name_key = _KEY_OF[kind(key)]
         try:
             body = store.get(key).body
             should = name_key(model, body, key)
@@ -90,12 +91,12 @@ def check_documents(store: ObjectStore, model: str) -> Documents:
 
 
 def _is_name(key: str, model: str) -> bool:
-    stem = key.rpartition("/")[2].removesuffix(".json")
+    stem = layout.stem(key)
     return is_version_name(stem) and key == layout.version(model, stem)
 
 
-def _stray(model: str, body: bytes, key: str) -> str:
-    raise BadManifest("no version's name: something else was written into the store")
+def _foreign(model: str, body: bytes, key: str) -> str:
+    raise BadManifest("it is not the name of a version: it was not written by ulora")
 
 
 def _evidence(model: str, body: bytes, key: str) -> str:
@@ -135,8 +136,8 @@ def _script(model: str, body: bytes, key: str) -> str:
     return layout.script(model, key.split("/")[-3], canonical.sha256(body))
 
 
-_KINDS: dict[str, NameKey] = {
-    "versions": _stray,
+_KEY_OF: dict[str, NameKey] = {
+    "versions": _foreign,
     "evidence": _evidence,
     "verdicts": _verdict,
     "passed": _passed,
@@ -146,4 +147,4 @@ _KINDS: dict[str, NameKey] = {
     "signatures": _signature,
     "scripts": _script,
 }
-"""By the folder below the model's."""
+"""By the folder below that of the model."""

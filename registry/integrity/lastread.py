@@ -1,4 +1,4 @@
-"""When this machine last read all bytes of a version: a small note in the cache folder for each."""
+"""When this machine last read all bytes of a version: a small document in the cache folder for each."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class LastRead(Document):
 
     @property
     def age(self) -> timedelta:
-        """How long ago it was; a clock that was set back makes no difference for the worse."""
+        """How long ago it was; 0 if the clock was set back since."""
         return max(datetime.now(UTC) - self.when, timedelta(0))
 
 
 class LastReads:
-    """The notes of one store."""
+    """The last full reads of the versions of one store."""
 
     def __init__(self, cache: Path, store_url: str) -> None:
         self._folder = cache / "reads" / canonical.digest([store_url])[:32]
 
     def find(self, manifest_sha256: str) -> LastRead | None:
-        """The last full read of a version; None where this machine did none, or can't tell."""
+        """The last full read of a version; None if this machine has not done one, or can't read the document."""
         place = self._place(manifest_sha256)
         try:
             with place.open("rb") as file:
@@ -48,7 +48,7 @@ class LastReads:
             return None
 
     def note(self, version: str, manifest_sha256: str, bad: tuple[str, ...]) -> None:
-        """Keep that all bytes were read just now. Best effort: a cache that can't be written is no reason to fail."""
+        """Keep that all bytes were read just now. It does nothing where the cache can't be written."""
         read = LastRead(
             format=1, version=version, manifest_sha256=manifest_sha256, when=datetime.now(UTC), bad=bad[:100]
         )

@@ -1,7 +1,7 @@
-"""Put good bytes where the store holds bad ones or none: the only place that replaces a blob.
+"""Replace corrupt blobs and put missing ones back: the only place that replaces a blob.
 
-A blob is asked for by its digest, so what is right can always be told, and good bytes may come from anywhere. A corrupt
-one is replaced only after it was read and found bad, and only as long as it is still the object that was read.
+A blob's name is its digest, so bytes from anywhere can be checked. A corrupt blob is replaced only after it was read
+and found corrupt, and only while it is still the object that was read.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from registry.answers import Mended, Verification
 from registry.errors import BadInput, CorruptBlob, ObjectNotFound
 from registry.formats import canonical
 from registry.integrity.verify import MANIFEST, Verifier
+from registry.progress import Progress, no_progress
 from registry.store import layout
-from registry.store.blobs import Blobs, Progress, hash_file
+from registry.store.blobs import BlobEntry, Blobs, hash_file
 from registry.store.objects import ObjectStore
 
 _MAX_CANDIDATES = 1_000_000
-_MENDABLE = ("missing", "corrupt", "unproven")
+_REPAIRABLE = ("missing", "corrupt", "unproven")
 
 
-class Copies:
-    """The files of a folder, to be found by what is in them; their names and places do not matter."""
+class FilesByDigest:
+    """The files below a folder, found by their content; their names and paths do not matter."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: BadInput: there is no such folder."""
+        """Raises: BadInput: it is not a folder."""
         if not folder.is_dir():
-            raise BadInput(f"{folder} is not a folder", hint="give one that holds good copies, e.g. the bundle")
+            raise BadInput(f"{folder} is not a folder", hint="name one that holds good copies, e.g. the bundle")
         self._folder = folder
         self._digests: dict[Path, str] = {}
 
     def find(self, digest: str, size: int | None) -> Path | None:
-        """A file with this digest; `size` in bytes where it is known, else any that can be a document is looked at."""
+        """A file with this digest, None if there is none. Without its `size` in bytes only small files are searched."""
         sizes = [size] if size is not None else [each for each in self._by_size if each <= canonical.MAX_DOCUMENT]
         candidates = [path for each in sizes for path in self._by_size.get(each, [])]
         candidates.sort(key=lambda path: path.name not in (digest, MANIFEST))  # the likely ones first
@@ -65,19 +66,19 @@ class Copies:
             try:
                 self._digests[path] = hash_file(path)
             except OSError:
-                self._digests[path] = ""  # gone, or not to be read by us: no copy
+                self._digests[path] = ""  # it is gone, or we may not read it
         return self._digests[path]
 
 
 @dataclass(frozen=True)
 class RepairPlan:
-    """What is to be done about a bad blob.
+    """How to repair a blob.
 
     Attributes:
         problem: confirmed by reading: `missing`, `corrupt` or `unproven` (good bytes whose digest the store does not
-            keep); empty when it turned out to be good.
-        source: a file with the right bytes, None where there is none.
-        etag: of the object that was read, None when there is none.
+            keep); empty if it is good.
+        source: a file with the right bytes, None if none was found.
+        etag: of the object that was read, None if it is missing.
     """
 
     sha256: str
@@ -87,15 +88,15 @@ class RepairPlan:
 
 
 class BlobRepair:
-    """Puts good copies where blobs are missing or corrupt."""
+    """Repairs single blobs from good copies."""
 
-    def __init__(self, store: ObjectStore, blobs: Blobs, copies: Copies) -> None:
+    def __init__(self, store: ObjectStore, blobs: Blobs, copies: FilesByDigest) -> None:
         self._store = store
         self._blobs = blobs
         self._copies = copies
 
     def plan(self, digest: str, size: int | None) -> RepairPlan:
-        """Read a blob that is said to be bad, and look for a good copy. Nothing is written."""
+        """Read a blob that may be bad, and look for a good copy. Nothing is written."""
         key = layout.blob(digest)
         try:
             found = self._store.contents(key)
@@ -103,88 +104,86 @@ class BlobRepair:
             return RepairPlan(digest, "missing", self._copies.find(digest, size))
         if found.sha256 != digest:
             return RepairPlan(digest, "corrupt", self._copies.find(digest, size), found.etag)
-        if self._blobs.absent([_Blob(digest, found.size)]):
-            source = self._copies.find(digest, found.size) or self._own(digest, found.size)
+        if self._blobs.absent([BlobEntry(digest, found.size)]):
+            source = self._copies.find(digest, found.size) or self._from_store(digest, found.size)
             return RepairPlan(digest, "unproven", source, found.etag)
         return RepairPlan(digest, "", None)
 
-    def apply(self, mending: RepairPlan) -> bool:
-        """Do it and read the blob again; False where there was no copy.
+    def apply(self, plan: RepairPlan) -> bool:
+        """Repair a blob and read it again; False if there is no copy to repair it from.
 
         Raises:
-            CorruptBlob: the copy changed meanwhile, or what was written does not read back.
+            CorruptBlob: the copy changed meanwhile, or the blob reads back different.
         """
-        if mending.source is None:
-            return not mending.problem
-        key, size = layout.blob(mending.sha256), mending.source.stat().st_size
-        if mending.etag is None:
-            self._store.upload(key, mending.source, mending.sha256, size)
+        if plan.source is None:
+            return not plan.problem
+        key, size = layout.blob(plan.sha256), plan.source.stat().st_size
+        if plan.etag is None:
+            self._store.upload(key, plan.source, plan.sha256, size)
         else:
-            self._store.replace(key, mending.source, mending.sha256, size, mending.etag)
-        if self._store.contents(key).sha256 != mending.sha256:
-            raise CorruptBlob(f"blob {mending.sha256} was written, but does not read back as it was sent")
+            self._store.replace(key, plan.source, plan.sha256, size, plan.etag)
+        if self._store.contents(key).sha256 != plan.sha256:
+            raise CorruptBlob(f"blob {plan.sha256} was written, but does not read back as it was sent")
         return True
 
-    def _own(self, digest: str, size: int) -> Path:
-        """The store's own good bytes, by way of the cache: written again, the store keeps their digest."""
-        return self._blobs.fetch([_Blob(digest, size)])[digest]
+    def _from_store(self, digest: str, size: int) -> Path:
+        """The store's own good bytes, through the cache: uploaded again, the store keeps their digest."""
+        return self._blobs.fetch([BlobEntry(digest, size)])[digest]
 
 
-@dataclass(frozen=True)
-class _Blob:
-    sha256: str
-    size: int
+ApplyPlan = Callable[[BlobRepair, RepairPlan], bool]
+"""Carries out a plan; True if the blob is good afterwards."""
 
 
-Mend = Callable[[BlobRepair, RepairPlan], bool]
-
-
-def only_plan(mender: BlobRepair, mending: RepairPlan) -> bool:
-    """Mend nothing; True where nothing has to be."""
-    return not mending.problem
+def only_plan(blob_repair: BlobRepair, plan: RepairPlan) -> bool:
+    """An `ApplyPlan` that repairs nothing, for a dry run."""
+    return not plan.problem
 
 
 @dataclass(frozen=True)
 class Repairer:
-    """Verifies, mends what is bad, and says what is left of it.
+    """Verifies versions, repairs their bad blobs, and says what is still bad.
 
     Attributes:
-        mend: how: `BlobRepair.apply`, or `only_plan` for a dry run.
-        tell: told of each bad blob before it is mended, and again once it is.
+        apply: how to repair: `BlobRepair.apply`, or `only_plan` for a dry run.
+        on_repair: called with each bad blob before it is repaired, and again afterwards.
     """
 
     verifier: Verifier
-    mender: BlobRepair
-    mend: Mend = BlobRepair.apply
-    tell: Callable[[Mended], None] = lambda mended: None
+    blob_repair: BlobRepair
+    apply: ApplyPlan = BlobRepair.apply
+    on_repair: Callable[[Mended], None] = lambda mended: None
 
-    def version(self, name: str, progress: Progress = lambda done: None) -> tuple[Verification, tuple[Mended, ...]]:
-        """A version as it is afterwards, and what was mended: its manifest first, which says what else it has.
+    def version(self, name: str, progress: Progress = no_progress) -> tuple[Verification, tuple[Mended, ...]]:
+        """Repair a version; return how it is afterwards, and what was repaired.
 
         Raises:
-            VersionNotFound: there is no such version.
+            VersionNotFound: no version has this name.
         """
-        left, mended = self.mended(self.verifier.inspect(name, progress))
-        if any(each.done and each.path == MANIFEST for each in mended):
-            left, more = self.mended(self.verifier.inspect(name, progress))
+        left, mended = self.repair(self.verifier.inspect(name, progress))
+        if any(each.done and each.path == MANIFEST for each in mended):  # only now its files are known
+            left, more = self.repair(self.verifier.inspect(name, progress))
             mended += more
         return left, mended
 
-    def mended(self, checked: Verification) -> tuple[Verification, tuple[Mended, ...]]:
-        """What is left bad of what was found, and what was mended. What has no digest, as a binding, can't be."""
-        digests = dict.fromkeys(bad.sha256 for bad in checked.bad if bad.sha256 and bad.problem in _MENDABLE)
-        mended = tuple(self._mended(checked, digest) for digest in digests)
+    def repair(self, checked: Verification) -> tuple[Verification, tuple[Mended, ...]]:
+        """Repair the bad blobs that a verification found; return what is still bad, and what was repaired.
+
+        What has no digest, such as a binding, can't be repaired.
+        """
+        digests = dict.fromkeys(bad.sha256 for bad in checked.bad if bad.sha256 and bad.problem in _REPAIRABLE)
+        mended = tuple(self._repair_blob(checked, digest) for digest in digests)
         good = {each.sha256 for each in mended if each.done}
-        self.verifier.found_good(good)
+        self.verifier.mark_good(good)
         return replace(checked, bad=tuple(bad for bad in checked.bad if bad.sha256 not in good)), mended
 
-    def _mended(self, checked: Verification, digest: str) -> Mended:
+    def _repair_blob(self, checked: Verification, digest: str) -> Mended:
         path = next(bad.path for bad in checked.bad if bad.sha256 == digest)
-        mending = self.mender.plan(digest, self.verifier.sizes.get(digest))
-        plan = Mended(checked.version, path, digest, mending.problem, str(mending.source or ""), done=False)
-        self.tell(plan)
-        if not self.mend(self.mender, mending):
-            return plan
-        done = replace(plan, done=True)
-        self.tell(done)
+        plan = self.blob_repair.plan(digest, self.verifier.sizes.get(digest))
+        planned = Mended(checked.version, path, digest, plan.problem, str(plan.source or ""), done=False)
+        self.on_repair(planned)
+        if not self.apply(self.blob_repair, plan):
+            return planned
+        done = replace(planned, done=True)
+        self.on_repair(done)
         return done

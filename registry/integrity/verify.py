@@ -11,20 +11,21 @@ from itertools import accumulate
 from registry.answers import BadFile, Verification
 from registry.errors import BadInput, CorruptBlob, IntegrityError, MissingBlob, NotNow, NotTrusted, UloraError
 from registry.names import VersionName
-from registry.store.blobs import Blobs, Progress
+from registry.progress import Progress, no_progress
+from registry.store.blobs import Blobs
 from registry.versions.bindings import Binding, Versions
 from registry.versions.manifest import FileEntry, Manifest
 
 MANIFEST, BINDING, SIGNATURE = "version.json", "binding", "signature"
-"""How a version's manifest, its name's binding and its signature are called among its files."""
+"""What a version's manifest, the binding of its name and its signature are called in a list of its files."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Which files to read: a random share of their bytes, by whole files, as only a whole file has a digest.
+    """Which files to read: a random share of their bytes, in whole files, because only a whole file has a digest.
 
     Attributes:
-        share: from 0 (read none) to 1 (read all); above 0 at least one file is read.
+        share: from 0 (read nothing) to 1 (read everything); above 0 at least one file is read.
         seed: chooses the files; the same seed chooses the same.
     """
 
@@ -32,17 +33,17 @@ class Sample:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises: BadInput: no share."""
+        """Raises: BadInput: `share` is not between 0 and 1."""
         if not 0 <= self.share <= 1:
             raise BadInput(f"a sample of {self.share:.0%} can't be read", hint="for example --sample 10%")
 
     def choose(self, files: Sequence[FileEntry]) -> list[FileEntry]:
-        """The files to read, largest shares of bytes not favoured."""
+        """The files to read. Large files are not preferred."""
         if self.share == 0:
             return []
         wanted = self.share * sum(file.size for file in files)
         shuffled = sorted(files, key=lambda file: file.sha256)
-        random.Random(self.seed).shuffle(shuffled)  # noqa: S311  no secret: who prints the seed can read the same again
+        random.Random(self.seed).shuffle(shuffled)  # noqa: S311  not a secret: the seed is printed, to read the same again
         sums = accumulate((file.size for file in shuffled), initial=0)
         return [file for file, before in zip(shuffled, sums, strict=False) if before < wanted or before == 0]
 
@@ -51,10 +52,11 @@ ALL, NONE = Sample(1.0), Sample(0.0)
 
 
 class Verifier:
-    """Verifies versions, reading what a sample says and asking for checksums of the rest. A blob is looked at once.
+    """Verifies versions: reads the files of a sample and asks the store for checksums of the rest. Each blob is checked
+    once, however many versions have it.
 
     Attributes:
-        sizes: of the blobs that were looked at, in bytes.
+        sizes: of the blobs that were checked, in bytes.
     """
 
     def __init__(
@@ -64,56 +66,58 @@ class Verifier:
         sample: Sample = NONE,
         *,
         check: Callable[[Manifest], None] = lambda manifest: None,
-        dispensable: Callable[[], Collection[str]] = tuple,
+        deletable: Callable[[], Collection[str]] = tuple,
         note: Callable[[str, str, tuple[str, ...]], None] = lambda version, manifest_sha256, bad: None,
     ) -> None:
         """Args:
         check: raises `NotTrusted` for a version that is not to be trusted.
-        dispensable: gives the versions whose files may be gone.
-        note: told the version, the digest of its manifest and the bad paths, once all bytes of it were read.
+        deletable: gives the versions whose files may have been deleted by garbage collection.
+        note: called with a version, the digest of its manifest and the bad paths, once all its bytes were read.
         """
         self._versions = versions
         self._blobs = blobs
         self._sample = sample
         self._check = check
-        self._dispensable = dispensable
+        self._deletable = deletable
         self._note = note
         self._known: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
 
-    def version(self, name: str, progress: Progress = lambda done: None) -> Verification:
-        """Check every file of a version, and its signature where one is asked for.
+    def version(self, name: str, progress: Progress = no_progress) -> Verification:
+        """Check every file of a version, and its signature where one is required.
 
         Raises:
-            VersionNotFound: there is no such version.
+            VersionNotFound: no version has this name.
             MissingBlob, CorruptBlob, BadManifest: its manifest itself is bad.
         """
         return self._verify(self._versions.get(VersionName.parse(name)), progress)
 
-    def inspect(self, name: str, progress: Progress = lambda done: None) -> Verification:
-        """The same, where a bad manifest or binding is a finding like any other.
+    def inspect(self, name: str, progress: Progress = no_progress) -> Verification:
+        """Check a version; unlike in `version` a bad manifest or binding is reported, not raised.
 
         Raises:
-            VersionNotFound: there is no such version.
+            VersionNotFound: no version has this name.
         """
         try:
             binding = self._versions.get(VersionName.parse(name))
         except IntegrityError as error:
-            return self._alone(name, BadFile(BINDING, "", str(error)))
+            return self._without_files(name, BadFile(BINDING, "", str(error)))
         try:
             return self._verify(binding, progress)
         except (MissingBlob, CorruptBlob) as error:
             problem = "missing" if isinstance(error, MissingBlob) else "corrupt"
-            return self._alone(name, BadFile(MANIFEST, binding.manifest_sha256, problem))
+            return self._without_files(name, BadFile(MANIFEST, binding.manifest_sha256, problem))
         except IntegrityError as error:
-            return self._alone(name, BadFile(MANIFEST, "", str(error)))
+            return self._without_files(name, BadFile(MANIFEST, "", str(error)))
         except UloraError:
             raise
-        except Exception as error:  # others wrote it: what we stumble over must not hide the versions after it
-            return self._alone(name, BadFile(MANIFEST, "", f"can't be checked: {type(error).__name__}: {error}"))
+        except Exception as error:  # the store may hold anything: one bad version must not hide the next
+            return self._without_files(
+                name, BadFile(MANIFEST, "", f"can't be checked: {type(error).__name__}: {error}")
+            )
 
-    def files(self, name: str, files: Sequence[FileEntry], progress: Progress = lambda done: None) -> Verification:
-        """Check the blobs of some files; `name` says whose they are."""
+    def files(self, name: str, files: Sequence[FileEntry], progress: Progress = no_progress) -> Verification:
+        """Check the blobs of some files; `name` is what they belong to."""
         distinct = list({file.sha256: file for file in files if file.sha256 not in self._known}.values())
         read = self._sample.choose(distinct)
         asked = {file.sha256: file for file in distinct}
@@ -134,8 +138,8 @@ class Verifier:
             bytes_read=sum(file.size for file in read),
         )
 
-    def found_good(self, digests: Iterable[str]) -> None:
-        """Take note that these blobs have just been read, and are good."""
+    def mark_good(self, digests: Iterable[str]) -> None:
+        """Remember that these blobs have just been read and are good."""
         self._known |= dict.fromkeys(digests, "")
 
     def _verify(self, binding: Binding, progress: Progress) -> Verification:
@@ -143,9 +147,9 @@ class Verifier:
         checked = self.files(binding.version, manifest.files, progress)
         if checked.read:
             self._note(binding.version, binding.manifest_sha256, tuple(bad.path for bad in checked.bad))
-        if any(bad.problem == "missing" for bad in checked.bad) and binding.version in self._excused:
+        if any(bad.problem == "missing" for bad in checked.bad) and binding.version in self._deletable_versions:
             kept = tuple(bad for bad in checked.bad if bad.problem != "missing")
-            checked = replace(checked, bad=kept, note="forgotten, and some of its files are gone as they may be")
+            checked = replace(checked, bad=kept, note="forgotten, and some of its files were deleted")
         try:
             self._check(manifest)
         except NotTrusted as error:
@@ -153,12 +157,12 @@ class Verifier:
         return checked
 
     @cached_property
-    def _excused(self) -> Collection[str]:
-        """The versions whose files may be gone; none where nobody can tell what is needed."""
+    def _deletable_versions(self) -> Collection[str]:
+        """The versions whose files may have been deleted; empty where it is unknown what is needed."""
         try:
-            return self._dispensable()
+            return self._deletable()
         except (IntegrityError, NotNow):
             return ()
 
-    def _alone(self, name: str, bad: BadFile) -> Verification:
+    def _without_files(self, name: str, bad: BadFile) -> Verification:
         return Verification(name, 0, 0, self._sample.share == 1, (bad,))

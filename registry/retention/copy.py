@@ -1,8 +1,8 @@
 """Copy a version to another store or to a folder, and from such a folder into a store.
 
-What travels: missing blobs, the manifest, the backbone if the source holds it, evidence, signatures. The name is bound
-last: an interrupted copy is no version yet, and the next one finishes it. What does not travel: channels, verdicts,
-passes, notes. Each store has its own history, and judges for itself.
+Copied: missing blobs, the manifest, the backbone if the source holds it, evidence, signatures. The name is bound last:
+an interrupted copy is not a version yet, and the next one completes it. Not copied: channels, verdicts, passes, notes.
+Each store has its own history, and its gates judge for themselves.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from registry.errors import (
 from registry.evidence.results import Evidence
 from registry.formats import canonical
 from registry.names import VersionName
+from registry.parallel import in_parallel
+from registry.progress import OpenProgress
 from registry.retention.notes import forgotten_notes
 from registry.store import layout
-from registry.store.blobs import Described, hash_file, in_parallel
+from registry.store.blobs import Described, hash_file
 from registry.store.folder import Folder
-from registry.store.objects import Encryption, ObjectStore
+from registry.store.objects import ObjectStore
 from registry.store.publishing import Local, publish
 from registry.store.storage import Storage
-from registry.versions.backbones import MirroredBackbone, OpenBar
+from registry.store.stored import Encryption
+from registry.versions.backbones import MirroredBackbone
 from registry.versions.bindings import Binding
 from registry.versions.manifest import FileEntry, Manifest
 
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_DOCUMENTS = 10_000
-"""Results, and signatures, of one version that are carried."""
+"""Results, and signatures, of one version that are copied at most."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ class Copied:
 
     Attributes:
         is_new: whether the version was not there before.
-        blobs: how many travelled, of `blobs_of`; `size` their bytes.
+        blobs: how many were sent, of `blobs_of`; `size` their bytes.
         evidence, signatures: how many of these the version has.
-        backbone: the name of the backbone that travelled with it, or the empty string.
+        backbone: the name of the backbone that was copied with it, or the empty string.
         notes: what the caller should know.
     """
 
@@ -104,37 +107,41 @@ class Copy:
     model: str
 
     def plan(self, version: str) -> Copied:
-        """What `run` would do. Nothing is written. The errors are those of `run`."""
-        self._check_places()
-        cargo = self._pack(VersionName.parse(version))
-        self.target.check_target()
-        return self._answer(cargo, self._bound(cargo), self._missing(cargo))
+        """What `run` would do. Nothing is written.
 
-    def run(self, version: str, bar: OpenBar) -> Copied:
-        """Carry over what is missing there; the name last. Again, it does what is still undone.
+        Raises:
+            VersionNotFound, VersionExists, IntegrityError, ObjectNotFound, BadInput: see `run`.
+        """
+        self._check_places()
+        contents = self._read(VersionName.parse(version))
+        self.target.check_target()
+        return self._answer(contents, self._bound(contents), self._missing(contents))
+
+    def run(self, version: str, open_progress: OpenProgress) -> Copied:
+        """Copy what is missing there; the name last. Running it again does what is still undone.
 
         Raises:
             VersionNotFound: the source does not have it.
             VersionExists: the name has other content there. Nothing was changed.
-            MissingBlob, CorruptBlob, BadManifest: the source is damaged. What was carried is whole.
-            ObjectNotFound, BadInput: the target is no store, holds something else, or is the source itself.
+            MissingBlob, CorruptBlob, BadManifest: the source is damaged. What was copied is whole.
+            ObjectNotFound, BadInput: the target is not a store, holds other files, or is the source itself.
             NotNow: a garbage collection there is deleting what is needed; run it again.
         """
         self._check_places()
-        cargo = self._pack(VersionName.parse(version))
+        contents = self._read(VersionName.parse(version))
         self.target.check_writable()
-        bound = self._bound(cargo)
-        with bar(sum(file.size for file in cargo.blobs)) as progress:
-            done = publish(self.target, cargo.blobs, self.local, lambda: self._bind(cargo, bound), progress)
-        return self._answer(cargo, bound, done.sent.values())
+        bound = self._bound(contents)
+        with open_progress(sum(file.size for file in contents.blobs)) as progress:
+            done = publish(self.target, contents.blobs, self.local, lambda: self._bind(contents, bound), progress)
+        return self._answer(contents, bound, done.sent.values())
 
     def _check_places(self) -> None:
         if self.source.address == self.target.address:
-            raise BadInput(f"{self.target.url} is the very store to copy from", hint="--to another store, or a folder")
+            raise BadInput(f"{self.target.url} is the store to copy from", hint="--to another store, or a folder")
 
     # --- the source --------------------------------------------------------------------------------------------------
 
-    def _pack(self, name: VersionName) -> VersionContents:
+    def _read(self, name: VersionName) -> VersionContents:
         key = layout.version(self.model, str(name))
         try:
             binding = Binding.parse(self.source.get(key, Binding.LIMIT).body, key)
@@ -144,11 +151,11 @@ class Copy:
         manifest = Manifest.parse(body, f"the manifest of {name}")
         says = (binding.model, binding.version, manifest.model, manifest.version, manifest.content_sha256)
         if says != (self.model, str(name), self.model, str(name), binding.content_sha256):
-            raise BadManifest(f"{key} and the manifest that it names do not speak of the same version")
+            raise BadManifest(f"{key} and the manifest that it names are about different versions")
         backbone, notes = self._backbone(manifest)
         evidence, bad = self._documents(layout.evidence(self.model, str(name)), Evidence.LIMIT)
         signatures, worse = self._documents(layout.signature(self.model, str(name)), canonical.MAX_DOCUMENT)
-        notes += [f"{key} is damaged, it stays behind" for key in (*bad, *worse)]
+        notes += [f"{key} is damaged, it was not copied" for key in (*bad, *worse)]
         manifest_file = FileEntry(path="version.json", size=len(body), sha256=binding.manifest_sha256)
         return VersionContents(binding, manifest, manifest_file, backbone, evidence, signatures, tuple(notes))
 
@@ -168,10 +175,10 @@ class Copy:
         try:
             mirrored = MirroredBackbone.parse(self.source.get(key).body, key)
         except ObjectNotFound:
-            hint = "it must be to be had there by other means, see `ulora backbone add`"
+            hint = "the target must get it in another way, see `ulora backbone add`"
             return None, [f"{self.source.url} does not hold the backbone {manifest.backbone.name}: {hint}"]
         if mirrored.backbone.sha256 != manifest.backbone.sha256:
-            raise BadManifest(f"{key} speaks of other weights, {mirrored.backbone.sha256}")
+            raise BadManifest(f"{key} is about other weights, {mirrored.backbone.sha256}")
         return mirrored, []
 
     def _documents(self, folder: str, limit: int) -> tuple[dict[str, bytes], list[str]]:
@@ -191,81 +198,81 @@ class Copy:
 
     # --- the target --------------------------------------------------------------------------------------------------
 
-    def _bound(self, cargo: VersionContents) -> Binding | None:
-        """What the name is bound to there.
+    def _bound(self, contents: VersionContents) -> Binding | None:
+        """What the name is bound to in the target, None if it is free.
 
         Raises:
-            VersionExists: to other content.
+            VersionExists: it is bound to other content.
         """
-        key = layout.version(self.model, cargo.binding.version)
+        key = layout.version(self.model, contents.binding.version)
         try:
             bound = Binding.parse(self.target.get(key, Binding.LIMIT).body, key)
         except ObjectNotFound:
             return None
-        if bound.content_sha256 != cargo.binding.content_sha256:
+        if bound.content_sha256 != contents.binding.content_sha256:
             raise VersionExists(
                 f"{self.target.url} has {bound.version} with other content "
-                f"({bound.content_sha256[:12]}, not {cargo.binding.content_sha256[:12]}); nothing was changed there",
+                f"({bound.content_sha256[:12]}, not {contents.binding.content_sha256[:12]}); nothing was changed there",
                 hint="a version never changes: create it here under the next name, and copy that",
             )
         return bound
 
-    def _missing(self, cargo: VersionContents) -> list[int]:
-        """The sizes of the blobs that are not there."""
+    def _missing(self, contents: VersionContents) -> list[int]:
+        """The sizes of the blobs that are not in the target."""
 
         def is_missing(file: FileEntry) -> bool:
             info = self.target.head(layout.blob(file.sha256))
             return info is None or (info.size, info.sha256) != (file.size, file.sha256)
 
-        found = zip(cargo.blobs, in_parallel(is_missing, cargo.blobs), strict=True)
+        found = zip(contents.blobs, in_parallel(is_missing, contents.blobs), strict=True)
         return [file.size for file, missing in found if missing]
 
-    def _bind(self, cargo: VersionContents, bound: Binding | None) -> None:
+    def _bind(self, contents: VersionContents, bound: Binding | None) -> None:
         """The documents, then the name."""
-        if cargo.backbone:
-            key = layout.backbone(cargo.backbone.backbone.sha256)
+        if contents.backbone:
+            key = layout.backbone(contents.backbone.backbone.sha256)
             if self.target.head(key) is None:
-                self.target.create(key, cargo.backbone.to_bytes())
-        in_parallel(lambda item: self.target.create(*item), self._carried(cargo, bound).items())
+                self.target.create(key, contents.backbone.to_bytes())
+        in_parallel(lambda item: self.target.create(*item), self._documents_to_copy(contents, bound).items())
         if bound:
             forgotten = forgotten_notes(self.target, self.model)
             if forgotten.find(bound.version):
                 forgotten.take_back(bound.version)
             return
         try:
-            self.target.create(layout.version(self.model, cargo.binding.version), cargo.binding.to_bytes())
+            self.target.create(layout.version(self.model, contents.binding.version), contents.binding.to_bytes())
         except KeyExists:  # somebody else has just bound it
-            self._bound(cargo)
+            self._bound(contents)
 
-    def _carried(self, cargo: VersionContents, bound: Binding | None) -> dict[str, bytes]:
-        """Signatures are on the manifest's very bytes: where the name has a manifest of its own, they stay behind."""
-        is_same = bound is None or bound.manifest_sha256 == cargo.binding.manifest_sha256
-        return {**cargo.evidence, **(cargo.signatures if is_same else {})}
+    def _documents_to_copy(self, contents: VersionContents, bound: Binding | None) -> dict[str, bytes]:
+        """Evidence, and signatures unless the target has a manifest of its own: they sign the bytes of ours."""
+        is_same = bound is None or bound.manifest_sha256 == contents.binding.manifest_sha256
+        return {**contents.evidence, **(contents.signatures if is_same else {})}
 
-    def _answer(self, cargo: VersionContents, bound: Binding | None, sizes: Collection[int]) -> Copied:
-        carried = self._carried(cargo, bound)
-        notes = cargo.notes
-        left = [key for key in cargo.signatures if key not in carried]
+    def _answer(self, contents: VersionContents, bound: Binding | None, sizes: Collection[int]) -> Copied:
+        copied = self._documents_to_copy(contents, bound)
+        notes = contents.notes
+        left = [key for key in contents.signatures if key not in copied]
         if left:
-            notes += (f"it was made there by itself, with a manifest of its own: {len(left)} signatures stay behind",)
+            notes += (f"it was created there with another manifest: {len(left)} signatures were not copied",)
         return Copied(
-            model=self.model, version=cargo.binding.version, place=self.target.url, is_new=bound is None,
-            blobs=len(sizes), blobs_of=len(cargo.blobs), size=sum(sizes),
-            evidence=len(cargo.evidence), signatures=len(cargo.signatures) - len(left),
-            backbone=cargo.backbone.backbone.name if cargo.backbone else "", notes=notes,
+            model=self.model, version=contents.binding.version, place=self.target.url, is_new=bound is None,
+            blobs=len(sizes), blobs_of=len(contents.blobs), size=sum(sizes),
+            evidence=len(contents.evidence), signatures=len(contents.signatures) - len(left),
+            backbone=contents.backbone.backbone.name if contents.backbone else "", notes=notes,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FromStore:
-    """Gives blobs of a store as temporary files, verified. `scratch` is where they lie meanwhile."""
+    """Gives blobs of a store as temporary files in `scratch`, verified."""
 
     store: ObjectStore
     scratch: Path
 
     @contextmanager
     def __call__(self, file: Described) -> Iterator[Path]:
-        """Raises: MissingBlob, CorruptBlob, DiskFull."""
+        """Raises: MissingBlob, CorruptBlob: the source is damaged. DiskFull: `scratch` can't hold the file."""
         with disk_errors(self.scratch):
             self.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.scratch) as out:
@@ -290,7 +297,7 @@ class FromFolder:
 
     @contextmanager
     def __call__(self, file: Described) -> Iterator[Path]:
-        """Raises: MissingBlob, CorruptBlob, UnsafePath."""
+        """Raises: MissingBlob, CorruptBlob: the source is damaged. UnsafePath: a link is on the way."""
         path = self.folder.path(layout.blob(file.sha256))
         if not path.is_file():
             raise MissingBlob(f"blob {file.sha256} is not in {self.folder.url}", hint="make that copy again")
@@ -301,25 +308,25 @@ class FromFolder:
 def _check(digest: str, file: Described, where: str) -> None:
     if digest != file.sha256:
         raise CorruptBlob(
-            f"blob {file.sha256} in {where} does not hash to its name; it was not carried over",
+            f"blob {file.sha256} in {where} does not hash to its name; it was not copied",
             hint="`ulora verify VERSION` there says which file it is",
         )
 
 
 def is_remote(place: str) -> bool:
-    """Whether people mean a store by it, and no folder."""
+    """Whether this text names a store, not a folder."""
     return place.lower().startswith("s3:")
 
 
 def open_place(
     url: str, *, endpoint_url: str | None = None, profile: str | None = None, sse: str | None = None
 ) -> Storage:
-    """The place that people mean by `s3://BUCKET/PREFIX` or a folder's path.
+    """The store or folder named by `s3://BUCKET/PREFIX` or a folder's path.
 
-    `sse` is how that store encrypts what is written; by a key of its own, as ours means nothing to another account.
+    `sse` is how that store encrypts what is written; with a key of that account, where our key is not known.
 
     Raises:
-        BadSetting: the URL is no S3 URL.
+        BadSetting: the URL is not an S3 URL.
         BadInput: it is the URL of something else, or empty.
     """
     if is_remote(url):

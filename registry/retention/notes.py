@@ -1,26 +1,25 @@
-"""Notes on versions: forgotten (garbage collection may drop the files), pinned (a rollback script needs them).
+"""Notes on versions: forgotten (garbage collection may delete the files), pinned (a rollback script needs them).
 
-Both are create-only objects beside the version's name, which stays bound for ever. A note is taken back by deleting it.
+Both are create-only objects beside the version's name, which stays bound. A note is taken back by deleting it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
 from registry.errors import BadManifest, KeyExists, ObjectNotFound, StoreDenied, VersionForgotten
 from registry.formats.document import Document, Sha256
+from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.blobs import in_parallel
 from registry.store.storage import Storage
 from registry.versions.pointer import Pointer
 
 
 class Note(Document):
-    """Something said of a version, by name and by the digest of its manifest. `when` is UTC, ISO 8601."""
+    """A note on a version, by name and by the digest of its manifest. `when` is UTC, ISO 8601."""
 
     LIMIT: ClassVar[int] = 64 * 1024
 
@@ -39,11 +38,11 @@ class Note(Document):
 
 
 class Forgotten(Note):
-    """Garbage collection may drop the files of this version. Its name is never free again."""
+    """Garbage collection may delete the files of this version. Its name stays taken."""
 
 
 class Pin(Note):
-    """A rollback script that somebody keeps goes to this version in `channel`: its files stay."""
+    """A rollback script that somebody keeps takes `channel` back to this version: its files stay."""
 
     channel: str = Field(max_length=64)
 
@@ -64,10 +63,10 @@ class Notes(Generic[Kind]):
         self._key = key
 
     def find(self, version: str) -> Kind | None:
-        """The note on a version, None when there is none.
+        """The note on a version, None if it has none.
 
         Raises:
-            BadManifest: it does not follow the format, or speaks of another version.
+            BadManifest: it does not follow the format, or is about another version.
         """
         key = self._key(self._model, version)
         try:
@@ -75,7 +74,7 @@ class Notes(Generic[Kind]):
         except ObjectNotFound:
             return None
         if (note.model, note.version) != (self._model, version):
-            raise BadManifest(f"{key} speaks of {note.model} {note.version}")
+            raise BadManifest(f"{key} is about {note.model} {note.version}")
         return note
 
     def versions(self) -> list[str]:
@@ -92,22 +91,22 @@ class Notes(Generic[Kind]):
         return [note for note in in_parallel(self.find, self.versions()) if note]
 
     def add(self, note: Kind) -> None:
-        """Leave a note; one that is there already stays as it is."""
+        """Add a note; an existing one stays as it is."""
         try:
             self._store.create(self._key(self._model, note.version), note.to_bytes())
         except KeyExists:
             self.find(note.version)
 
     def take_back(self, version: str) -> None:
-        """Remove the note on a version; that there is none is fine.
+        """Remove the note on a version, if there is one.
 
         Raises:
-            StoreDenied: to delete is the right of who collects garbage.
+            StoreDenied: only the identity that collects garbage may delete.
         """
         try:
             self._store.delete(self._key(self._model, version))
         except StoreDenied as error:
-            error.hint = "only who may run `ulora store gc` may take such a note back; ask them to run this command"
+            error.hint = "only who may run `ulora store gc` may delete such a note; ask them to run this command"
             raise
 
 
@@ -133,8 +132,3 @@ def check_remembered(forgotten: Notes[Forgotten], version: str) -> None:
             f"{version} was forgotten by {note.who} at {note.when}: its files are gone, or will be; nothing changed",
             hint=f"`ulora store remember {version}` brings it back, or `ulora create` from the same files",
         )
-
-
-def now() -> str:
-    """The time for a note's `when`, by this machine's clock."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

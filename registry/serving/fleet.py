@@ -23,8 +23,8 @@ from pydantic import Field
 
 from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError
 from registry.formats.document import Document
+from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore
 
 EVERY = 10.0

@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import ChannelEmpty, ReplicaClosed
+from registry.errors import ChannelEmpty, ReplicaClosed, first_line
+from registry.machine import clock
 from registry.serving.fleet import Heartbeat, Heartbeats
 from registry.serving.loaders import (
     Check,
@@ -27,7 +27,6 @@ from registry.serving.loaders import (
     Loaded,
     Prediction,
     allow_all,
-    first_line,
     load_version,
     no_mirror,
 )
@@ -360,7 +359,7 @@ class Live:
                 return
             loaded = self._residents.get(goal.stable)
             if loaded and (serving is None or goal.generation > serving.record.generation):
-                self._serving = Serving(goal, loaded, datetime.now(UTC).isoformat(timespec="milliseconds"))
+                self._serving = Serving(goal, loaded, clock.timestamp())
                 self._left = _stable(serving) if _stable(serving) != goal.stable else self._left
                 self._changed.notify_all()
             self._residents.want(self._needed(goal))
@@ -423,7 +422,7 @@ class Live:
             rollback_ready=health.rollback_ready,
             resident=health.resident,
             error=health.error[:1000],
-            when=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            when=clock.timestamp(),
         )
 
     def _check_usable(self) -> None:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from registry.errors import LoadFailed, MissingDependency, UloraError
+from registry.errors import LoadFailed, MissingDependency, UloraError, first_line
 from registry.store.blobs import Blobs
 from registry.versions.backbones import FetchBlob
 from registry.versions.bindings import Versions
@@ -188,9 +188,3 @@ def _missing(flavor: str, error: ModuleNotFoundError) -> MissingDependency:
     return MissingDependency(
         f"flavor {flavor} needs {error.name}, which is not installed", hint=_EXTRA if flavor in _OURS else ""
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, bounded; its type's name when it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:400] if lines else type(error).__name__

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from registry.errors import MissingBlob, UloraError, Unreachable
-from registry.serving.loaders import Loaded, first_line
+from registry.errors import MissingBlob, UloraError, Unreachable, first_line
+from registry.serving.loaders import Loaded
 from registry.versions.pointer import Pointer
 
 _LONGEST_PAUSE = 60.0

@@ -9,25 +9,20 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound, disk_errors
 from registry.formats import canonical
+from registry.parallel import in_parallel
+from registry.progress import Progress, no_progress
 from registry.store import layout
 from registry.store.objects import ObjectStore
 
-WORKERS = 16
 _CHUNK = 1024 * 1024
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Progress = Callable[[int], None]
-"""Told of bytes as they are done."""
 
 
 class Described(Protocol):
@@ -41,15 +36,17 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class BadBlob:
-    """A blob that is not as it should be, and how: `missing`, `corrupt`, or `unproven` where the store keeps no digest
-    of it, as after it was copied by other tools: only reading can tell."""
+    """A blob with a problem: `missing`, `corrupt`, or `unproven` where the store keeps no digest of it, as after other
+    tools copied it: only reading can tell."""
 
     sha256: str
     problem: str
 
 
 @dataclass(frozen=True)
-class _Source:
+class BlobEntry:
+    """A blob by its digest and its size in bytes: the plainest `Described`."""
+
     sha256: str
     size: int
 
@@ -69,7 +66,7 @@ class Blobs:
         found = in_parallel(self._look, distinct.values())
         return [bad for bad in found if bad is not None]
 
-    def upload(self, sources: Mapping[str, Path], progress: Progress = lambda done: None) -> int:
+    def upload(self, sources: Mapping[str, Path], progress: Progress = no_progress) -> int:
         """Upload files, given by digest, that the store does not hold yet; return the bytes sent.
 
         Raises:
@@ -82,7 +79,7 @@ class Blobs:
                 size = path.stat().st_size
             except OSError as error:
                 raise BadBundle(f"{path} can't be read: {error.strerror}") from error
-            present = self._look(_Source(digest, size)) is None
+            present = self._look(BlobEntry(digest, size)) is None
             if present:
                 progress(size)
                 return 0
@@ -106,7 +103,8 @@ class Blobs:
         """A small blob's bytes, verified.
 
         Raises:
-            MissingBlob, CorruptBlob.
+            MissingBlob: the store does not hold it.
+            CorruptBlob: it does not hash to its name.
         """
         try:
             body = self._store.get(layout.blob(digest), limit).body
@@ -116,22 +114,23 @@ class Blobs:
             raise _corrupt(digest)
         return body
 
-    def fetch(self, files: Iterable[Described], progress: Progress = lambda done: None) -> dict[str, Path]:
+    def fetch(self, files: Iterable[Described], progress: Progress = no_progress) -> dict[str, Path]:
         """Local files by digest, each verified in this call, those missing in the cache downloaded in parallel.
 
         Raises:
-            MissingBlob, CorruptBlob, DiskFull.
+            MissingBlob, CorruptBlob: the store does not hold a blob, or it does not hash to its name.
+            DiskFull: the cache can't hold it.
         """
         distinct = {file.sha256: file for file in files}
 
-        def bring(file: Described) -> Path:
-            path = self._bring(file)
+        def fetch_one(file: Described) -> Path:
+            path = self._to_cache(file)
             progress(file.size)
             return path
 
-        return dict(zip(distinct, in_parallel(bring, distinct.values()), strict=True))
+        return dict(zip(distinct, in_parallel(fetch_one, distinct.values()), strict=True))
 
-    def check(self, files: Iterable[Described], progress: Progress = lambda done: None) -> list[BadBlob]:
+    def check(self, files: Iterable[Described], progress: Progress = no_progress) -> list[BadBlob]:
         """Read every blob from the store (not the cache) and return those that are missing or corrupt."""
         distinct = {file.sha256: file for file in files}
 
@@ -157,7 +156,7 @@ class Blobs:
             return BadBlob(file.sha256, "unproven")
         return None if (info.size, info.sha256) == (file.size, file.sha256) else BadBlob(file.sha256, "corrupt")
 
-    def _bring(self, file: Described) -> Path:
+    def _to_cache(self, file: Described) -> Path:
         path = self._cache / file.sha256[:2] / file.sha256
         with disk_errors(path), _locked(path):
             if not _is_whole(path, file):
@@ -177,7 +176,7 @@ class Blobs:
             beside.unlink(missing_ok=True)
 
     def _stream(self, file: Described) -> Iterator[bytes]:
-        """A blob's bytes as they arrive. Raises at the end if they do not hash to the name: use nothing before that."""
+        """A blob's bytes as they arrive. Raises at the end if they do not hash to the name: use no byte before that."""
         digest = hashlib.sha256()
         try:
             for chunk in self._store.stream(layout.blob(file.sha256), file.size):
@@ -189,7 +188,7 @@ class Blobs:
             raise _corrupt(file.sha256)
 
 
-def hash_file(path: Path, progress: Progress = lambda done: None) -> str:
+def hash_file(path: Path, progress: Progress = no_progress) -> str:
     """The sha256 of a file's bytes, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -197,21 +196,6 @@ def hash_file(path: Path, progress: Progress = lambda done: None) -> str:
             digest.update(chunk)
             progress(len(chunk))
     return digest.hexdigest()
-
-
-def in_parallel(act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`act` on every item, up to WORKERS at a time, results in order. The first error stops what has not begun."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures: list[Future[Result]] = [pool.submit(act, item) for item in items]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            for future in futures:
-                future.cancel()
-    for future in futures:
-        if not future.cancelled() and (error := future.exception()):
-            raise error
-    return [future.result() for future in futures]
 
 
 def _is_whole(path: Path, file: Described) -> bool:
@@ -223,7 +207,7 @@ def _is_whole(path: Path, file: Described) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time bring this blob, so that others find it instead of downloading it again."""
+    """Let one process at a time download this blob, so that others find it in the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o666)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -16,16 +16,17 @@ from typing import BinaryIO
 
 from registry.errors import BadInput, BadManifest, CorruptBlob, KeyExists, ObjectNotFound, UnsafePath, disk_errors
 from registry.formats import canonical
+from registry.progress import Progress, no_progress
 from registry.store import layout
 from registry.store.blobs import hash_file
-from registry.store.objects import FORMAT, ObjectInfo, StoredObject
+from registry.store.stored import ObjectInfo, StoredObject
 
 _CHUNK = 1024 * 1024
 _PART = ".part"
 
 
 class Folder:
-    """A `Place` on this machine's disk."""
+    """A `Storage` on this machine's disk."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -37,18 +38,18 @@ class Folder:
 
     @property
     def address(self) -> str:
-        """The same for every two that are the same folder."""
+        """Equal for any two that are the same folder."""
         return str(self._root.resolve())
 
     def path(self, key: str) -> Path:
         """The file of a key.
 
         Raises:
-            UnsafePath: a link is on the way.
+            UnsafePath: a link is on the way, or the key leaves the folder.
         """
         parts = PurePosixPath(key).parts
         if not parts or key.startswith("/") or ".." in parts:
-            raise UnsafePath(f"{key!r} is no key")
+            raise UnsafePath(f"{key!r} is not a key")
         place = self._root
         for part in parts:
             place /= part
@@ -62,7 +63,9 @@ class Folder:
         """Read a file of at most `limit` bytes.
 
         Raises:
-            ObjectNotFound, BadManifest, UnsafePath.
+            ObjectNotFound: no file has this key.
+            BadManifest: it is larger than `limit`.
+            UnsafePath: a link is on the way.
         """
         path = self._existing(key)
         with _reading(path), path.open("rb") as file:
@@ -72,7 +75,7 @@ class Folder:
         return StoredObject(body, datetime.fromtimestamp(modified, UTC), 0.0)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """What a file really holds: it is read. None when there is none."""
+        """What a file holds, found by reading it; None when no file has this key."""
         try:
             path = self._existing(key)
         except ObjectNotFound:
@@ -91,10 +94,10 @@ class Folder:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def create(self, key: str, body: bytes) -> None:
-        """Create a file; that it is there already with these bytes is fine.
+        """Create a file; it may be there already with these bytes.
 
         Raises:
-            KeyExists: it holds others.
+            KeyExists: it holds other bytes.
         """
         path = self.path(key)
         if path.exists():
@@ -104,10 +107,8 @@ class Folder:
         with _writing(path) as out:
             out.write(body)
 
-    def upload(
-        self, key: str, path: Path, digest: str, size: int, progress: Callable[[int], None] = lambda done: None
-    ) -> None:
-        """Copy a file whose sha256 is `digest`; what else was there is replaced.
+    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> None:
+        """Copy a file whose sha256 is `digest`; anything else under this key is replaced.
 
         Raises:
             CorruptBlob: the file does not have this digest.
@@ -122,42 +123,54 @@ class Folder:
                 raise CorruptBlob(f"{path} changed while it was read", hint="run the same command again")
 
     def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
-        """As `upload`."""
+        """Copy a file over another one; `etag` is not used: a folder has one user at a time.
+
+        Raises:
+            CorruptBlob: the file does not have this digest.
+        """
         self.upload(key, path, digest, size)
 
     def delete(self, key: str) -> None:
-        """Delete a file; that there is none is fine."""
+        """Delete a file; it need not exist."""
         self.path(key).unlink(missing_ok=True)
 
     def check_writable(self) -> None:
-        """Make an empty folder one for copies; check that another one is.
+        """Prepare an empty folder for copies, or check that this one was prepared.
 
         Raises:
-            BadInput: it holds something else.
-            BadManifest: it is of another format.
+            BadInput: it holds something else than copies.
+            BadManifest: it has another format.
         """
         self.check_target()
         if not self.is_copy():
-            self.create(layout.FORMAT_KEY, canonical.encode({"format": FORMAT}))
+            self.create(layout.FORMAT_KEY, canonical.encode({"format": layout.FORMAT}))
 
     def check_target(self) -> None:
-        """Check that this folder is empty, or one for copies. Nothing is written. The errors: as `check_writable`."""
+        """Check that this folder is empty, or one for copies. Nothing is written.
+
+        Raises:
+            BadInput: it holds something else than copies.
+            BadManifest: it has another format.
+        """
         if self.is_copy():
             self.check_readable()
         elif self._root.is_symlink() or (self._root.exists() and not self._root.is_dir()) or _has_content(self._root):
-            raise BadInput(f"{self._root} holds something else than copies of versions", hint="use an empty folder")
+            raise BadInput(f"{self._root} holds other files than copies of versions", hint="use an empty folder")
 
     def check_readable(self) -> None:
         """Check that this folder holds copies in a format that we know.
 
         Raises:
-            BadInput, BadManifest: it does not.
+            BadInput: it holds no copies.
+            BadManifest: it has another format.
         """
         if not self.is_copy():
             raise BadInput(f"{self._root} holds no copies of versions", hint="`ulora store copy V --to DIR` makes them")
         found = canonical.decode(self.get(layout.FORMAT_KEY).body, str(self.path(layout.FORMAT_KEY))).get("format")
-        if found != FORMAT:
-            raise BadManifest(f"{self._root} has format {found!r}, this release knows {FORMAT}", hint="upgrade ulora")
+        if found != layout.FORMAT:
+            raise BadManifest(
+                f"{self._root} has format {found!r}, this release knows {layout.FORMAT}", hint="upgrade ulora"
+            )
 
     def is_copy(self) -> bool:
         """Whether versions were copied here."""
@@ -172,7 +185,7 @@ class Folder:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside its place, which it takes when all of it is on the disk: that is about to be carried away."""
+    """A file beside its place, renamed when all of it is on the disk, which may be removed at any time after that."""
     beside = path.with_name(path.name + _PART)
     with disk_errors(path, hint="choose a folder that can be written"):
         path.parent.mkdir(parents=True, exist_ok=True)

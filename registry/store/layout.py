@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+FORMAT = 1
+"""Of the stores that this release reads and writes, as their `format.json` says."""
+
 FORMAT_KEY = "format.json"
 GC_KEY = "gc.json"
 MODELS_PREFIX = "models/"
@@ -13,13 +16,18 @@ _NEWEST_FIRST = 10**12
 """Generation n has the key 10^12 - n, so that a listing starts with the newest."""
 
 
+def stem(key: str) -> str:
+    """The last part of a document's key, without `.json`."""
+    return key.rpartition("/")[2].removesuffix(".json")
+
+
 def blob(sha256: str) -> str:
     """Where bytes are stored under their own sha256."""
     return f"{BLOBS_PREFIX}{sha256[:2]}/{sha256}"
 
 
 def backbone(sha256: str) -> str:
-    """What says which backbone has weights of this digest, whose blob is beside those of versions."""
+    """The document on the backbone whose weights have this digest. The weights themselves are a blob."""
     return f"{BACKBONES_PREFIX}{sha256}.json"
 
 
@@ -39,7 +47,7 @@ def versions(model: str) -> str:
 
 
 def version(model: str, name: str) -> str:
-    """What binds a name to its manifest."""
+    """The document that binds a name to its manifest."""
     return f"{versions(model)}{name}.json"
 
 
@@ -67,12 +75,12 @@ def generation(record_key: str) -> int:
     """The generation that a record's key spells.
 
     Raises:
-        ValueError: it is no key of a record.
+        ValueError: it is not the key of a record.
     """
-    stem = record_key.rpartition("/")[2].removesuffix(".json")
-    if len(stem) != 13 or not stem.isascii() or not stem.isdigit():
-        raise ValueError(f"{record_key!r} is no key of a record")
-    return _NEWEST_FIRST - int(stem)
+    digits = stem(record_key)
+    if len(digits) != 13 or not digits.isascii() or not digits.isdigit():
+        raise ValueError(f"{record_key!r} is not the key of a record")
+    return _NEWEST_FIRST - int(digits)
 
 
 def passed(model: str, channel_name: str, version: str, record_sha256: str = "") -> str:

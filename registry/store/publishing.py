@@ -1,6 +1,6 @@
-"""Publish: upload blobs, then commit what refers to them, so that no garbage collection can come between.
+"""Publish: upload blobs, then commit what refers to them, so that no garbage collection deletes them in between.
 
-The creator's side of the protocol that `registry.store.gc` describes; C1 to C4 are its steps.
+The creator's side of the protocol that `registry.retention.prune` describes; C1 to C4 are its steps.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from registry.errors import KeyExists, NotNow
+from registry.parallel import in_parallel
+from registry.progress import Progress, no_progress
 from registry.store import layout
-from registry.store.blobs import Described, Progress, in_parallel
-from registry.store.gc import MarksRead, is_old, read_marks
+from registry.store.blobs import Described
+from registry.store.marks import MarksRead, is_older_than_mark, read_marks
 from registry.store.storage import Storage
 
 _PATIENCE = 60.0
@@ -30,14 +32,14 @@ Local = Callable[[Described], AbstractContextManager[Path]]
 
 @dataclass(frozen=True)
 class Published(Generic[Done]):
-    """What came of it: the sizes, by digest, of the blobs that travelled, and what the commit returned."""
+    """The sizes, by digest, of the blobs that were sent, and what the commit returned."""
 
     sent: Mapping[str, int]
     value: Done
 
     @property
     def uploaded(self) -> int:
-        """The bytes that travelled."""
+        """The bytes that were sent."""
         return sum(self.sent.values())
 
 
@@ -51,37 +53,37 @@ class _Publication:
     sent: dict[str, int] = field(default_factory=dict)
 
     def settle(self) -> MarksRead:
-        """C1 and C2: all is there and nothing older than its mark, while no sweep began, went on or ended."""
-        seen = self.wait()
+        """C1 and C2: repeat until every blob is there, none is older than its mark, and `gc.json` did not change."""
+        marks = self.wait()
         for _ in range(_ROUNDS):
             self.upload_missing()
-            in_parallel(partial(self._renew, seen), self.files.keys() & seen.doomed.keys())
-            before, seen = seen, self.wait()
-            if seen.etag == before.etag:
-                return seen
-        raise NotNow("garbage was collected again and again meanwhile", hint="run the same command again: it is safe")
+            in_parallel(partial(self._renew, marks), self.files.keys() & marks.marked.keys())
+            before, marks = marks, self.wait()
+            if marks.etag == before.etag:
+                return marks
+        raise NotNow("garbage collections kept changing what is marked", hint="run the same command again: it is safe")
 
     def upload_missing(self) -> None:
         """One HEAD a blob, and the bytes of those that are not there."""
         in_parallel(self._upload_if_missing, self.files.values())
 
     def wait(self) -> MarksRead:
-        """Until no sweep is deleting anything of ours."""
+        """Wait until no sweep is deleting any of these blobs."""
         give_up = time.monotonic() + self.patience
         while True:
-            seen = read_marks(self.store)
-            if not self.files.keys() & seen.deleting:
-                return seen
+            marks = read_marks(self.store)
+            if not self.files.keys() & marks.deleting:
+                return marks
             if time.monotonic() > give_up:
                 raise NotNow(
-                    f"a garbage collection by {seen.who} is deleting files that are needed again",
-                    hint=f"run the same command again, in {seen.free_in / 60:.0f} min at the latest: it finishes",
+                    f"a garbage collection by {marks.who} is deleting files that are needed again",
+                    hint=f"run the same command again, in {marks.free_in / 60:.0f} min at the latest: it finishes",
                 )
             time.sleep(_PAUSE)
 
-    def confirm(self, seen: MarksRead) -> None:
-        """C4: what a sweep took between C2 and the commit is put back."""
-        if read_marks(self.store).etag != seen.etag:
+    def confirm(self, before: MarksRead) -> None:
+        """C4: upload again what a sweep deleted between C2 and the commit."""
+        if read_marks(self.store).etag != before.etag:
             self.wait()
             self.upload_missing()
 
@@ -97,12 +99,12 @@ class _Publication:
             self.store.upload(layout.blob(file.sha256), path, file.sha256, file.size, self.progress)
         self.sent[file.sha256] = file.size
 
-    def _renew(self, seen: MarksRead, digest: str) -> None:
+    def _renew(self, marks: MarksRead, digest: str) -> None:
         """Write a blob anew if it is older than its mark."""
         file, key = self.files[digest], layout.blob(digest)
         info = self.store.head(key)
-        if info and is_old(info, seen.doomed[digest]):
-            with self.local(file) as path, suppress(KeyExists):  # another creator's by now, as new as ours
+        if info and is_older_than_mark(info, marks.marked[digest]):
+            with self.local(file) as path, suppress(KeyExists):  # another creator has just written it anew
                 self.store.replace(key, path, file.sha256, file.size, info.etag)
                 self.sent[file.sha256] = file.size
 
@@ -112,22 +114,22 @@ def publish(
     files: Iterable[Described],
     local: Local,
     commit: Callable[[], Done],
-    progress: Progress = lambda done: None,
+    progress: Progress = no_progress,
     *,
     patience: float = _PATIENCE,
 ) -> Published[Done]:
     """Upload what is missing of `files`, then `commit` what refers to them. Running it again uploads nothing twice.
 
     Args:
-        local: where the bytes of a blob are to be had, should they be needed.
+        local: gives the bytes of a blob if they are needed.
         patience: seconds to wait for a garbage collection that is deleting some of them.
 
     Raises:
-        NotNow: it did not end in time; run it again.
+        NotNow: that did not end in time; run it again.
         CorruptBlob: a file is not what its digest says, or the store holds other bytes under it.
     """
     publication = _Publication(store, {file.sha256: file for file in files}, local, progress, patience)
-    seen = publication.settle()
+    marks = publication.settle()
     done = commit()
-    publication.confirm(seen)
+    publication.confirm(marks)
     return Published(publication.sent, done)

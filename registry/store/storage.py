@@ -1,13 +1,14 @@
-"""A place that holds the keys of a store: the store itself, or a folder on a disk with the same layout."""
+"""What can hold versions under the keys of a store: the store itself, or a folder on a disk with the same layout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from registry.formats import canonical
-from registry.store.objects import ObjectInfo, StoredObject
+from registry.progress import Progress
+from registry.store.stored import ObjectInfo, StoredObject
 
 
 class Storage(Protocol):
@@ -15,19 +16,19 @@ class Storage(Protocol):
 
     @property
     def url(self) -> str:
-        """What people call it."""
+        """Its address as people write it."""
         ...
 
     @property
     def address(self) -> str:
-        """The same for every two that are the same place."""
+        """Equal for any two that hold the same objects."""
         ...
 
     def get(self, key: str, limit: int = canonical.MAX_DOCUMENT) -> StoredObject: ...
     def head(self, key: str) -> ObjectInfo | None: ...
     def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
     def create(self, key: str, body: bytes) -> None: ...
-    def upload(self, key: str, path: Path, digest: str, size: int, progress: Callable[[int], None] = ...) -> None: ...
+    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = ...) -> None: ...
     def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None: ...
     def delete(self, key: str) -> None: ...
     def check_target(self) -> None: ...

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from registry.errors import BadBundle, BadInput
-from registry.store.blobs import in_parallel
+from registry.parallel import in_parallel
 from registry.tree.plan import PROJECT
 
 _LOOKED_AT = 64 * 1024

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from registry.errors import BadInput, BadManifest, NotFound, UnsafePath
-from registry.store.blobs import Progress
+from registry.progress import Progress, no_progress
 from registry.tree.folders import Folder, take_after, tree_errors
 from registry.tree.plan import STATE_FOLDER, TreeFile, TreeListing, TreePlan, chosen, in_scope, plan
 from registry.tree.stash import Entry, Kept, Mark, Stash, State
@@ -88,7 +88,7 @@ def restore(
     target: Path,
     *,
     dry_run: bool = False,
-    progress: Progress = lambda done: None,
+    progress: Progress = no_progress,
     swap: Swap | None = None,
 ) -> Restored:
     """Make `target` hold a version's files. What the version does not have stays, but for what a restore put there.
@@ -124,7 +124,7 @@ def undo(
     target: Path,
     *,
     dry_run: bool = False,
-    progress: Progress = lambda done: None,
+    progress: Progress = no_progress,
     swap: Swap | None = None,
 ) -> Restored:
     """Put a target back to what it was before a restore, from the stash beside it. No server is asked.

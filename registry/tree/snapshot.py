@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import BadBundle, BadWeights
-from registry.store.blobs import Progress
+from registry.progress import Progress, no_progress
 from registry.tree.plan import FILES_FLAVOR, PROJECT, STATE_FOLDER
 from registry.versions.bundle import Bundle, file_entries, read_piece
 from registry.versions.compose import Piece
@@ -97,7 +97,7 @@ class Project:
         return {"links": dict(list(self.links.items())[:_KEPT_LINKS])} if self.links else {}
 
 
-def read_project(project: Project, progress: Progress = lambda done: None) -> Bundle:
+def read_project(project: Project, progress: Progress = no_progress) -> Bundle:
     """A project's files, hashed, as the content of a snapshot: below `project/`, without a backbone.
 
     Raises:
@@ -107,7 +107,7 @@ def read_project(project: Project, progress: Progress = lambda done: None) -> Bu
     return Bundle(None, {COMPONENT: _component(project)}, file_entries(paths, progress), paths, FILES_FLAVOR)
 
 
-def read_part(name: str, folder: Path, progress: Progress = lambda done: None) -> tuple[Piece, dict[str, Path]]:
+def read_part(name: str, folder: Path, progress: Progress = no_progress) -> tuple[Piece, dict[str, Path]]:
     """As `registry.versions.bundle.read_piece`; of a project, what a snapshot takes."""
     if name != COMPONENT:
         return read_piece(name, folder, progress)

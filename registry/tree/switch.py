@@ -19,7 +19,7 @@ from typing import Literal
 
 from registry.errors import BadInput, BadManifest, BadVersionName, NotFound, UnsafePath
 from registry.names import VersionName
-from registry.store.blobs import Progress
+from registry.progress import Progress, no_progress
 from registry.tree.folders import Folder, tree_errors
 from registry.tree.plan import STATE_FOLDER, files_of, mode_of
 from registry.versions.manifest import FileEntry, Manifest
@@ -82,7 +82,7 @@ def switch(
     fetch: Fetch,
     *,
     dry_run: bool = False,
-    progress: Progress = lambda done: None,
+    progress: Progress = no_progress,
 ) -> Switched:
     """Materialise a version below `root` and make `current` a link to it.
 

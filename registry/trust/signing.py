@@ -23,10 +23,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from registry.errors import BadInput, BadManifest, BadSetting, Conflict, MissingDependency, NotTrusted, ObjectNotFound
+from registry.errors import (
+    BadInput,
+    BadManifest,
+    BadSetting,
+    Conflict,
+    MissingDependency,
+    NotTrusted,
+    ObjectNotFound,
+    first_line,
+)
 from registry.formats import canonical
+from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.blobs import in_parallel
 from registry.store.objects import ObjectStore
 
 MAX_SIGNATURES = 64
@@ -166,7 +175,7 @@ class SigningKey:
             try:
                 self._configure(signing.Config()).sign(place / "version.json", place / "signature.json")
             except Exception as error:  # the library lets through whatever its parsers raise
-                raise BadInput(f"{self.certificate or self.key} can't sign: {_line(error)}") from error
+                raise BadInput(f"{self.certificate or self.key} can't sign: {first_line(error)}") from error
             signature = (place / "signature.json").read_bytes()
         if len(signature) > MAX_SIGNATURE:
             raise BadInput(f"a signature with this chain has {len(signature)} bytes, more than {MAX_SIGNATURE}")
@@ -389,7 +398,3 @@ def _serialization() -> Any:
     except ImportError as error:
         raise MissingDependency("signatures need the package cryptography", hint=_EXTRA) from error
     return serialization
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -7,9 +7,8 @@ What people mean by a backbone's name belongs to the torch side, and is found th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +26,12 @@ from registry.errors import (
     ObjectNotFound,
 )
 from registry.formats.document import Document, first_problem
+from registry.machine import clock
+from registry.parallel import in_parallel
 from registry.plugins import plugin
+from registry.progress import Progress, no_progress
 from registry.store import layout
-from registry.store.blobs import Blobs, Progress, in_parallel
+from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.store.publishing import publish
 from registry.versions.manifest import BackboneRef, FileEntry
@@ -40,9 +42,6 @@ _EXTRA = "pip install 'ulora-registry[dino]'"
 
 FetchBlob = Callable[[str], Path | None]
 """Gives a verified local file of a backbone's weights by their sha256, None if the store holds none."""
-
-OpenBar = Callable[[int], AbstractContextManager[Progress]]
-"""Opens what is told of bytes as they are uploaded, given how many there are."""
 
 
 class MirroredBackbone(Document):
@@ -161,7 +160,7 @@ class BackboneMirror:
             _check_same(kept, local)
         return AddedBackbone(kept or _describe(local, who), is_new=kept is None, uploaded=0)
 
-    def add(self, local: LocalBackbone, who: str, progress: Progress = lambda done: None) -> AddedBackbone:
+    def add(self, local: LocalBackbone, who: str, progress: Progress = no_progress) -> AddedBackbone:
         """Put a backbone into the store: its weights, then the note of them. Again, it does what is still undone.
 
         Raises:
@@ -234,11 +233,6 @@ def _check_weights(path: Path) -> None:
         raise BadWeights(f"{path} holds no tensors", hint="get the file again; nothing was added")
 
 
-def no_bar(size: int) -> AbstractContextManager[Progress]:
-    """Tells nobody."""
-    return nullcontext(lambda done: None)
-
-
 def _check_same(kept: MirroredBackbone, local: LocalBackbone) -> None:
     """Check that weights in the store are to be read as those that were given: versions that are made here say so."""
     stored, given = kept.backbone.config, local.ref.config
@@ -258,8 +252,7 @@ def _source(mirrored: MirroredBackbone) -> str:
 
 
 def _describe(local: LocalBackbone, who: str) -> MirroredBackbone:
-    when = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return MirroredBackbone(format=1, backbone=local.ref, size=local.size, who=who[:500], when=when)
+    return MirroredBackbone(format=1, backbone=local.ref, size=local.size, who=who[:500], when=clock.timestamp())
 
 
 def _named(ref: BackboneRef, name: str | None) -> BackboneRef:

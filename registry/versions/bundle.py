@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -17,9 +16,10 @@ from pydantic import ValidationError
 from registry.errors import BadBundle, BadInput, BadManifest, BadWeights
 from registry.formats import canonical
 from registry.formats.document import first_problem
-from registry.machine import provenance
+from registry.machine import clock, provenance
 from registry.names import VersionName, check_target
-from registry.store.blobs import Progress, in_parallel
+from registry.parallel import in_parallel
+from registry.progress import Progress, no_progress
 from registry.versions.compose import CONFIG, Piece, check_name
 from registry.versions.manifest import (
     MAX_FILES,
@@ -62,7 +62,7 @@ class Bundle:
         return len(self.paths) == len(self.files)
 
 
-def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
+def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:
     """Read a bundle: `backbone.json`, `adapters/<target>/…`, and optionally `router/…`, `config/…`, `project/…`.
 
     Raises:
@@ -83,7 +83,7 @@ def read_bundle(folder: Path, progress: Progress = lambda done: None) -> Bundle:
     return Bundle(backbone, components, file_entries(paths, progress), paths)
 
 
-def read_piece(name: str, folder: Path, progress: Progress = lambda done: None) -> tuple[Piece, dict[str, Path]]:
+def read_piece(name: str, folder: Path, progress: Progress = no_progress) -> tuple[Piece, dict[str, Path]]:
     """Read one component, to be put into a version; and its files on disk by their paths in that version.
 
     Args:
@@ -118,7 +118,7 @@ def _documents(members: dict[str, Path]) -> dict[str, str]:
     return {inner.removesuffix(".json"): canonical.digest(_read_json(members, inner)) for inner in names}
 
 
-def file_entries(paths: Mapping[str, Path], progress: Progress = lambda done: None) -> tuple[FileEntry, ...]:
+def file_entries(paths: Mapping[str, Path], progress: Progress = no_progress) -> tuple[FileEntry, ...]:
     """Files on disk, given by their paths in a version, as its manifest is to describe them.
 
     Raises:
@@ -287,7 +287,7 @@ def describe(
         backbone=bundle.backbone,
         components=bundle.components,
         files=bundle.files,
-        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
+        timestamp=clock.timestamp("seconds"),
         source=str(source),
         description=release_notes.description,
         changes=release_notes.changes,

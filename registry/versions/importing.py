@@ -19,6 +19,7 @@ from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, Missi
 from registry.formats import canonical
 from registry.machine.scratch import scratch
 from registry.plugins import plugin
+from registry.progress import Say, say_nothing
 from registry.versions.backbones import BackboneMirror
 from registry.versions.bundle import ReleaseNotes, read_bundle
 from registry.versions.manifest import BackboneRef, Manifest, check_path
@@ -31,7 +32,6 @@ _DIGESTS = {64: "sha256", 40: "sha1", 32: "md5"}
 """By the length of a digest in hex, the algorithm that old version folders may have used."""
 _SHOWN = 20
 
-Say = Callable[[str], None]
 Download = Callable[[str, Path], Path]
 """Gets a `models:/…` into a folder and returns where it lies."""
 
@@ -115,7 +115,7 @@ class Importing:
     download: Download
     target: str | None = None
     backbone: str | None = None
-    say: Say = lambda line: None
+    say: Say = say_nothing
 
 
 @contextmanager

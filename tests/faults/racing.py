@@ -116,7 +116,9 @@ def collect(registry: Registry, times: int) -> None:
 def main(store: str, model: str, folder: str, seed: str, people: str, steps: str) -> None:
     """Play; each person's story lies in `folder/<who>.jsonl` then."""
     read, write = os.pipe()
-    Registry(settings=replace(open_desk(Path(folder), store, model, "nobody").settings)).store._session.client("s3")
+    Registry(settings=replace(open_desk(Path(folder), store, model, "nobody").settings)).store._client._session.client(
+        "s3"
+    )
 
     def person(who: str) -> None:
         me = Person(open_desk(Path(folder), store, model, who), random.Random(f"{seed}/{who}"))

@@ -142,9 +142,9 @@ def check_one_creator_won(registry: Registry, stories: dict[str, Story]) -> None
 def snapshot(registry: Registry) -> Snapshot:
     """All objects of the store."""
     store = registry.store
-    client = store._client
+    client = store._client.transfers
     objects = {}
     for info in store.list(""):
-        reply = client.get_object(Bucket=store.bucket, Key=f"{store._prefix}{info.key}")
+        reply = client.get_object(Bucket=store.bucket, Key=f"{store._client.prefix}{info.key}")
         objects[info.key] = Stored(reply["ETag"], reply["Body"].read())
     return Snapshot(objects)

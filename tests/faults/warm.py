@@ -100,7 +100,8 @@ def _load() -> None:
     from botocore.retries import standard
 
     import registry
-    from registry.store import gc, objects
+    from registry.retention import prune
+    from registry.store import client, marks, objects
 
     tests = ("tests.support.commands", "tests.faults.scenarios")
     modules = {found.name for found in pkgutil.walk_packages(registry.__path__, "registry.")} - _NOT_LOADED
@@ -108,12 +109,12 @@ def _load() -> None:
         importlib.import_module(name)
     session = boto3.session.Session()
     session.client("s3")  # its models are read once, here; nothing is connected
-    objects.boto3.session.Session = lambda **_: session
+    client.boto3.session.Session = lambda **_: session
     # Pauses between tries, and how long is waited for a store that stays away, made short.
     standard.ExponentialBackoff._DEFAULT_BACKOFF_CONFIG["throttling_base_scale"] = 0.05
     objects.ObjectStore.__init__.__kwdefaults__["deadline"] = 4.0
     os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"] = "0"
-    gc.LEASE, gc._LANDING = timedelta(seconds=3), timedelta(seconds=1)
+    marks.LEASE, prune.LEASE_MARGIN = timedelta(seconds=3), timedelta(seconds=1)
 
 
 def _in_child(job: dict[str, Any], answers: TextIO) -> None:
@@ -177,14 +178,14 @@ def _hurry() -> None:
     from botocore.config import Config
 
     from registry.catalog import connection, log
-    from registry.store import objects
+    from registry.store import client
 
     def hasty(**options: Any) -> Config:
         if "read_timeout" in options:
             options["read_timeout"] = 0.5
         return Config(**options)
 
-    objects.Config = hasty
+    client.Config = hasty
     short = connection.Limits(timeout=1, retries=0, turn=60)
     log.PING = log.HASTY = short
     log.Catalog.__init__.__defaults__ = (*log.Catalog.__init__.__defaults__[:-1], short)
@@ -216,7 +217,7 @@ def _raise_at(planned: dict[str, Any]) -> _Countdown:
 
 
 def _raise_at_s3(countdown: Callable[[str], None], before: bool) -> None:
-    from registry.store import objects
+    from registry.store import client
 
     current = threading.local()
 
@@ -230,7 +231,7 @@ def _raise_at_s3(countdown: Callable[[str], None], before: bool) -> None:
         if not before:
             countdown(current.name)
 
-    events = objects.boto3.session.Session().events
+    events = client.boto3.session.Session().events
     events.register_first("before-call.s3", begin)
     events.register_first("after-call.s3", end)
 

@@ -13,8 +13,9 @@ from registry.api import Registry
 from registry.doctor import examine
 from registry.doctor.serving import check_replicas
 from registry.doctor.storage import check_clock
+from registry.machine.clock import timestamp
 from registry.names import VersionName
-from registry.retention.notes import Forgotten, now
+from registry.retention.notes import Forgotten
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
 from registry.store.objects import ObjectStore
@@ -102,7 +103,7 @@ def test_a_target_that_was_found_bad_stays_an_error_until_it_is_read_again(regis
 
 
 def test_a_rule_that_expires_our_objects_is_an_error(registry: Registry) -> None:
-    client, bucket = registry.store._client, registry.store.bucket
+    client, bucket = registry.store._client.transfers, registry.store.bucket
     prefix = registry.settings.store.rpartition("/")[2]
     rules = [
         {"ID": "ours", "Prefix": f"{prefix}/blobs", "Expiration": {"Days": 30}},
@@ -135,7 +136,7 @@ def test_something_needed_that_is_forgotten_is_an_error(registry: Registry) -> N
             version=V1,
             manifest_sha256=binding.manifest_sha256,
             who="a test",
-            when=now(),
+            when=timestamp(),
         )
     )
     finding = one(registry, "notes")
@@ -174,7 +175,7 @@ def test_a_replica_is_said_to_be_behind_unready_or_silent(registry: Registry) ->
     def beat(name: str, **fields) -> None:
         said = {
             "format": 1, "id": name, "host": "h", "pid": 1, "device": "cpu", "state": "serving", "version": V2,
-            "generation": 2, "newest": 2, "rollback_ready": True, "resident": (V2,), "error": "", "when": now(),
+            "generation": 2, "newest": 2, "rollback_ready": True, "resident": (V2,), "error": "", "when": timestamp(),
         }  # fmt: skip
         key = layout.replica(registry.model, "production", name)
         registry.store.overwrite(key, Heartbeat.model_validate({**said, **fields}).to_bytes())

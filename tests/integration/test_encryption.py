@@ -10,8 +10,9 @@ import pytest
 from registry.api import Registry
 from registry.errors import OutcomeUnknown, Unreachable
 from registry.formats.canonical import sha256
-from registry.store import layout, objects
-from registry.store.objects import Encryption, ObjectStore
+from registry.store import layout, uploads
+from registry.store.objects import ObjectStore
+from registry.store.stored import Encryption
 from tests.servers.recorder import Sent, record
 from tests.support.registries import create, open_registry
 
@@ -54,7 +55,7 @@ def test_every_write_of_a_release_asks_for_it_and_nothing_else_does(registry: Re
 def test_an_upload_in_parts_asks_for_it_when_it_begins(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "PART_BYTES", FIVE_MIB)
+    monkeypatch.setattr(uploads, "PART_BYTES", FIVE_MIB)
     large = tmp_path / "large"
     large.write_bytes(bytes(FIVE_MIB + 1))
     digest = sha256(large.read_bytes())

@@ -97,7 +97,7 @@ def test_of_two_promoters_one_wins_and_the_other_is_told_who(registry: Registry,
 def test_a_promoter_who_reads_before_and_writes_after_another_loses(registry: Registry, tmp_path: Path) -> None:
     # No race left to luck: the proxy holds ann's commit until bob's is done.
     bind(registry, "v1.0.0", "v2.0.0")
-    with Proxy(int(str(registry.store._client.meta.endpoint_url).rpartition(":")[2])) as proxy:
+    with Proxy(int(str(registry.store._client.transfers.meta.endpoint_url).rpartition(":")[2])) as proxy:
         ann, bob = desk(registry, tmp_path, "ann", endpoint_url=proxy.url), desk(registry, tmp_path, "bob")
         held = faults.Stall()
         proxy.next(held, method="PUT", containing="/channels/")
@@ -153,7 +153,7 @@ def test_a_rollback_that_loses_its_race_to_the_same_rollback_is_done(registry: R
     for name in ("v1.0.0", "v2.0.0", "v3.0.0"):
         bind(registry, name)
         registry.promote(name, "production")
-    with Proxy(int(str(registry.store._client.meta.endpoint_url).rpartition(":")[2])) as proxy:
+    with Proxy(int(str(registry.store._client.transfers.meta.endpoint_url).rpartition(":")[2])) as proxy:
         ann, bob = desk(registry, tmp_path, "ann", endpoint_url=proxy.url), desk(registry, tmp_path, "bob")
         held = faults.Stall()
         proxy.next(held, method="PUT", containing="/channels/")

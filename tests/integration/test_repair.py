@@ -10,13 +10,14 @@ import pytest
 from registry.api import Registry
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BadInput, KeyExists
-from registry.integrity.repair import BlobRepair, Copies
+from registry.integrity.repair import BlobRepair, FilesByDigest
 from registry.integrity.verify import Sample
+from registry.machine.clock import timestamp
 from registry.names import VersionName
-from registry.retention.notes import Forgotten, now
+from registry.retention.notes import Forgotten
 from registry.store import layout
 from registry.store.blobs import hash_file
-from registry.store.objects import PART_BYTES
+from registry.store.uploads import PART_BYTES
 from tests.support.commands import complains, ulora
 from tests.support.registries import create, file_of, flip_a_byte, listing, open_registry
 
@@ -142,7 +143,7 @@ def test_a_blob_that_became_good_meanwhile_is_not_overwritten(registry: Registry
     file = file_of(registry, V1, WEIGHTS)
     key = layout.blob(file.sha256)
     flip_a_byte(registry, V1, WEIGHTS)
-    mender = BlobRepair(registry.store, registry.blobs, Copies(tmp_path / V1))
+    mender = BlobRepair(registry.store, registry.blobs, FilesByDigest(tmp_path / V1))
     plan = mender.plan(file.sha256, file.size)
     registry.store.overwrite(key, b"somebody else's attempt")
     with pytest.raises(KeyExists):
@@ -154,7 +155,7 @@ def test_a_blob_that_became_good_meanwhile_is_not_overwritten(registry: Registry
 
 
 def test_a_blob_in_parts_is_replaced_in_parts(registry: Registry, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("registry.store.objects.PART_BYTES", 5 * 1024 * 1024)
+    monkeypatch.setattr("registry.store.uploads.PART_BYTES", 5 * 1024 * 1024)
     assert PART_BYTES > 5 * 1024 * 1024
     path = tmp_path / "big"
     path.write_bytes(bytes(5 * 1024 * 1024 + 1))
@@ -208,7 +209,7 @@ def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp
 
 def test_the_gone_files_of_a_forgotten_version_are_nothing_bad_unless_it_is_needed(registry: Registry) -> None:
     pointer = registry.bindings.get(VersionName.parse(V1)).pointer
-    note = {"format": 1, "model": registry.model, "who": "a test", "when": now(), **pointer.model_dump()}
+    note = {"format": 1, "model": registry.model, "who": "a test", "when": timestamp(), **pointer.model_dump()}
     registry.forgotten.add(Forgotten.model_validate(note))
     lose(registry, V1, WEIGHTS)
     checked = registry.verify(V1)

@@ -43,9 +43,9 @@ def test_a_byte_that_flipped_on_the_servers_disk_is_found_by_reading(registry: R
     # The server's checksum is that of what was written; only reading shows that the bytes have changed since.
     file = file_of(registry, "v1.0.0", WEIGHTS)
     body = registry.store.get(layout.blob(file.sha256)).body
-    registry.store._client.put_object(
-        Bucket=registry.store.bucket,
-        Key=registry.store._prefix + layout.blob(file.sha256),
+    client = registry.store._client
+    client.transfers.put_object(
+        **client.at(layout.blob(file.sha256)),
         Body=bytes([body[0] ^ 1]) + body[1:],
         Metadata={"sha256": file.sha256},  # what a multipart object says of itself
     )

@@ -11,8 +11,8 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
+from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.blobs import in_parallel
 from tests.servers.proxy import Proxy
 from tests.support.registries import bind, create, open_registry, small_bundle
 

@@ -24,10 +24,12 @@ from registry.errors import (
     VersionNotFound,
 )
 from registry.formats.canonical import sha256
+from registry.machine.clock import timestamp
+from registry.retention import prune
 from registry.retention.forget import RetentionRule
-from registry.retention.notes import Pin, now, pins
+from registry.retention.notes import Pin, pins
 from registry.serving.fleet import Heartbeat
-from registry.store import gc, layout
+from registry.store import layout, marks
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.manifest import BackboneRef
@@ -66,7 +68,7 @@ def beat(registry: Registry, id: str, version: str, *resident: str) -> None:
     """A replica's heartbeat."""
     said = Heartbeat(
         format=1, id=id, host="h", pid=1, device="cpu", state="serving", version=version, generation=1, newest=1,
-        rollback_ready=False, resident=resident, error="", when=now(),
+        rollback_ready=False, resident=resident, error="", when=timestamp(),
     )  # fmt: skip
     registry.store.overwrite(layout.replica(registry.model, "production", id), said.to_bytes())
 
@@ -80,14 +82,14 @@ def pin(registry: Registry, name: str) -> None:
         manifest_sha256=digest,
         channel="production",
         who="ann",
-        when=now(),
+        when=timestamp(),
     )
     pins(registry.store, registry.model).add(note)
 
 
 def months_later(
     calendar: Calendar, *, passes: int, registry: Registry, rule: RetentionRule = KEEP_ONE
-) -> list[gc.Pruned]:
+) -> list[prune.Pruned]:
     """Garbage collections, one every other day, beginning when everything is a month old."""
     done = []
     calendar.days = max(calendar.days, 31)
@@ -150,8 +152,8 @@ def test_a_replica_that_fell_silent_a_day_ago_and_a_drill_of_a_month_ago_hold_no
     serve(registry, "staging", "v3.0.0")
     calendar.days = 31
     assert registry.collect_garbage(KEEP_ONE).forgotten == ()
-    monkeypatch.setattr("registry.retention.forget.SILENT_FOR", timedelta(seconds=-1))
-    monkeypatch.setattr("registry.retention.forget.DRILLED_FOR", timedelta(seconds=-1))
+    monkeypatch.setattr("registry.retention.references.SILENT_AFTER", timedelta(seconds=-1))
+    monkeypatch.setattr("registry.retention.references.SCRATCH_CHANNEL_AGE", timedelta(seconds=-1))
     assert registry.collect_garbage(KEEP_ONE).forgotten == ("v1.0.0", "v2.0.0")
 
 
@@ -161,7 +163,7 @@ def test_a_plan_writes_nothing(registry: Registry, calendar: Calendar) -> None:
     calendar.days = 31
     before = listing(registry)
     planned = registry.collect_garbage(KEEP_ONE, dry_run=True)
-    assert (planned.forgotten, planned.pruned.doomed, planned.pruned.doomed_size) == (("v1.0.0",), 1, 3)
+    assert (planned.forgotten, planned.pruned.marked, planned.pruned.marked_size) == (("v1.0.0",), 1, 3)
     assert listing(registry) == before
 
 
@@ -219,13 +221,13 @@ def test_files_go_in_the_second_pass_a_grace_after_the_first(registry: Registry,
     release(registry, "v2.0.0", b"new", b"shared")
     calendar.days = 31
     first = registry.collect_garbage(KEEP_ONE).pruned
-    assert (first.deleted, first.doomed, first.doomed_size) == (0, 1, 3)
+    assert (first.deleted, first.marked, first.marked_size) == (0, 1, 3)
     calendar.days += 0.9
     assert registry.collect_garbage(KEEP_ONE).pruned.deleted == 0
     assert has(registry, b"old")
     calendar.days += 0.2
     last = registry.collect_garbage(KEEP_ONE).pruned
-    assert (last.deleted, last.deleted_size, last.doomed, last.next_pass) == (1, 3, 0, None)
+    assert (last.deleted, last.deleted_size, last.marked, last.next_pass) == (1, 3, 0, None)
     assert not has(registry, b"old")
     assert has(registry, b"new", b"shared")
 
@@ -268,7 +270,7 @@ def test_other_models_and_backbones_keep_their_files(
     release(other, "v1.0.0", b"theirs")
     registry.blobs.put(b"weights")
     ref = BackboneRef(family="dinov2", sha256=sha256(b"weights"), name="tiny")
-    mirrored = MirroredBackbone(format=1, backbone=ref, size=7, who="ann", when=now())
+    mirrored = MirroredBackbone(format=1, backbone=ref, size=7, who="ann", when=timestamp())
     registry.store.create(layout.backbone(ref.sha256), mirrored.to_bytes())
     registry.blobs.put(b"garbage")
     months_later(calendar, passes=2, registry=registry)
@@ -321,8 +323,8 @@ def test_a_log_of_a_newer_release_stops_it(registry: Registry, calendar: Calenda
 
 
 def test_uploads_that_were_given_up_are_dropped(registry: Registry, calendar: Calendar) -> None:
-    place = {"Bucket": calendar.bucket, "Key": f"{calendar._prefix}{layout.blob('a' * 64)}"}
-    calendar._client.create_multipart_upload(**place)
+    client = calendar._client
+    client.transfers.create_multipart_upload(**client.at(layout.blob("a" * 64)))
     assert registry.collect_garbage(KEEP_ONE).pruned.uploads == 0
     calendar.days = 2
     assert registry.collect_garbage(KEEP_ONE).pruned.uploads == 1
@@ -338,7 +340,7 @@ def test_of_two_collections_at_once_one_wins_and_the_other_deletes_nothing(
     registry.blobs.put(b"garbage")
     months_later(calendar, passes=1, registry=registry)
     other = ObjectStore(calendar.url)
-    calendar.before("swap", lambda: other.swap(layout.GC_KEY, gc.Marks.of({}, "other").to_bytes(), etag(other)))
+    calendar.before("swap", lambda: other.swap(layout.GC_KEY, marks.Marks.of({}, "other").to_bytes(), etag(other)))
     with pytest.raises(NotNow, match="was first"):
         months_later(calendar, passes=1, registry=registry)
     assert has(registry, b"garbage")
@@ -349,7 +351,7 @@ def test_a_collection_that_is_overtaken_says_how_much_it_has_deleted(registry: R
     months_later(calendar, passes=1, registry=registry)
 
     def overtake() -> None:
-        calendar.overwrite(layout.GC_KEY, gc.Marks.of({}, "other").to_bytes())
+        calendar.overwrite(layout.GC_KEY, marks.Marks.of({}, "other").to_bytes())
 
     calendar.before("delete", lambda: calendar.before("swap", overtake))
     with pytest.raises(NotNow, match="took over; 1 blobs were deleted by this one"):
@@ -358,7 +360,7 @@ def test_a_collection_that_is_overtaken_says_how_much_it_has_deleted(registry: R
 
 
 def etag(store: ObjectStore) -> str | None:
-    return gc.read_marks(store).etag
+    return marks.read_marks(store).etag
 
 
 def test_a_claim_of_a_sweep_that_died_holds_until_its_lease_is_over(
@@ -370,7 +372,7 @@ def test_a_claim_of_a_sweep_that_died_holds_until_its_lease_is_over(
     def die() -> None:
         raise SystemExit
 
-    monkeypatch.setattr(gc.Prune, "_end", lambda *_: None)  # a killed process ends nothing
+    monkeypatch.setattr(prune.Prune, "_end", lambda *_: None)  # a killed process ends nothing
     calendar.before("delete", die)
     with pytest.raises(SystemExit):
         months_later(calendar, passes=1, registry=registry)
@@ -378,7 +380,7 @@ def test_a_claim_of_a_sweep_that_died_holds_until_its_lease_is_over(
     for refused in (lambda: registry.collect_garbage(KEEP_ONE), lambda: release(registry, "v1.0.0", b"garbage")):
         with pytest.raises(NotNow, match="is deleting"):
             refused()
-    monkeypatch.setattr(gc, "LEASE", timedelta(seconds=-1))
+    monkeypatch.setattr(marks, "LEASE", timedelta(seconds=-1))
     release(registry, "v1.0.0", b"garbage")
     months_later(calendar, passes=2, registry=registry)
     assert has(registry, b"garbage")
@@ -390,7 +392,7 @@ def test_a_sweep_whose_lease_ends_leaves_the_rest_for_the_next_one(
     registry.blobs.put(b"garbage")
     months_later(calendar, passes=1, registry=registry)
     with monkeypatch.context() as patch:
-        patch.setattr(gc, "_LANDING", gc.LEASE)
+        patch.setattr(prune, "LEASE_MARGIN", marks.LEASE)
         (done,) = months_later(calendar, passes=1, registry=registry)
     assert (done.deleted, done.left) == (0, 1)
 
@@ -415,7 +417,7 @@ def test_within_the_grace_a_forgotten_version_is_remembered(registry: Registry, 
     months_later(calendar, passes=1, registry=registry)
     assert registry.remember("v1.0.0", dry_run=True)
     assert registry.remember("v1.0.0")
-    assert gc.read_marks(calendar).doomed == {}
+    assert marks.read_marks(calendar).marked == {}
     months_later(calendar, passes=1, registry=registry, rule=RetentionRule(keep=5))
     assert has(registry, b"old")
     assert registry.promote("v1.0.0", "staging").changed
@@ -460,9 +462,9 @@ def test_the_command_says_what_stays_and_why(
     assert plan.code == 0
     assert "v2.0.0  among the newest 1" in plan.out
     assert "would forget v1.0.0" in plan.out
-    assert "would doom 1 blobs" in plan.out
+    assert "would mark 1 blobs" in plan.out
     done = ulora("store", "gc", "--keep", 1, "--older-than", "0s", "--reason", "tidy", "--json").document
-    assert (done["forgotten"], done["pruned"]["doomed"], done["dry_run"]) == (["v1.0.0"], 1, False)
+    assert (done["forgotten"], done["pruned"]["marked"], done["dry_run"]) == (["v1.0.0"], 1, False)
     assert registry.forgotten.find("v1.0.0").reason == "tidy"
     assert [one["forgotten"] for one in ulora("list", "--json").document] == [True, False]
     assert ulora("list").out.count("forgotten") == 1
@@ -486,15 +488,15 @@ def test_everything_can_t_be_forgotten(store_url: str) -> None:
 
 
 def test_what_gc_json_says_is_checked(calendar: Calendar, monkeypatch: pytest.MonkeyPatch) -> None:
-    marks = json.loads(gc.Marks.of({"a" * 64: calendar.now()}, "ann").to_bytes())
+    written = json.loads(marks.Marks.of({"a" * 64: calendar.now()}, "ann").to_bytes())
     for wrong in ("yesterday", "2026-11-21T12:00:00"):
-        marks["marks"][0]["when"] = wrong
-        calendar.overwrite(layout.GC_KEY, json.dumps(marks).encode())
+        written["marks"][0]["when"] = wrong
+        calendar.overwrite(layout.GC_KEY, json.dumps(written).encode())
         with pytest.raises(BadManifest) as refused:
-            gc.read_marks(calendar)
+            marks.read_marks(calendar)
         assert "delete gc.json" in refused.value.hint
         assert isinstance(refused.value, UloraError)
-    two = gc.Marks.of(dict.fromkeys(("a" * 64, "b" * 64), calendar.now()), "ann").to_bytes()
-    monkeypatch.setattr(gc, "MAX_MARKED", 1)
+    two = marks.Marks.of(dict.fromkeys(("a" * 64, "b" * 64), calendar.now()), "ann").to_bytes()
+    monkeypatch.setattr(marks, "MAX_MARKED", 1)
     with pytest.raises(BadManifest, match="more than 1 blobs"):
-        gc.Marks.parse(two, "gc.json")
+        marks.Marks.parse(two, "gc.json")

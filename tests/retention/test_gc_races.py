@@ -21,8 +21,9 @@ from registry.api import Registry
 from registry.breakglass.write_script import StorePlace, rollback_script
 from registry.errors import NotNow, UloraError, VersionForgotten
 from registry.names import VersionName
-from registry.retention.forget import References, RetentionRule
-from registry.store.gc import Prune
+from registry.retention.forget import RetentionRule
+from registry.retention.prune import Prune
+from registry.retention.references import References
 from tests.servers.proxy import Exchange, Proxy
 from tests.support.calendars import Calendar, has, manifest_of, open_calendar, release
 from tests.support.registries import bind

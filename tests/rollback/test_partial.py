@@ -347,7 +347,7 @@ def test_cut_off_after_the_name_was_bound_running_it_again_finishes(
     registry: Registry, proxy: Proxy, tmp_path: Path
 ) -> None:
     shaky = open_registry(tmp_path / "shaky", registry.settings.store, registry.model, endpoint_url=proxy.url)
-    shaky.store._deadline = 0.0
+    shaky.store._writer.deadline = 0.0
     proxy.next(refuse, containing="/channels/production/", method="PUT", times=100)
     with pytest.raises(OutcomeUnknown):
         shaky.rollback(only=[TOMATO])

@@ -31,7 +31,7 @@ def record(store: ObjectStore) -> list[Sent]:
         query = parse_qs(parts.query, keep_blank_values=True)
         sent.append(Sent(event_name.rpartition(".")[2], key, query, headers))
 
-    for client in (store._client, store._reads, store._once):
+    for client in (store._client.transfers, store._client.reads, store._client.unretried):
         client.meta.events.register("before-send.s3", note)
     return sent
 

@@ -21,8 +21,10 @@ from typing import Any
 from registry.api import Registry
 from registry.formats import canonical
 from registry.store import layout
-from registry.store.objects import ObjectInfo, ObjectStore, StoredObject
+from registry.store.client import S3Client
+from registry.store.objects import ObjectStore
 from registry.store.publishing import publish
+from registry.store.stored import ObjectInfo, StoredObject
 from registry.versions.manifest import Component, FileEntry, Manifest
 from tests.support.registries import open_registry
 
@@ -105,16 +107,16 @@ def open_calendar(folder: Path, store: str, model: str) -> tuple[Registry, Calen
     registry = open_registry(folder, store, model)
     calendar = Calendar(store)
     shared = _connections(os.environ["AWS_ENDPOINT_URL_S3"], os.environ["AWS_ACCESS_KEY_ID"])
-    calendar.__dict__.update(shared)
+    calendar._client.__dict__.update(shared)
     registry.__dict__["store"] = calendar
     return registry, calendar
 
 
 @cache
 def _connections(endpoint: str, who: str) -> dict[str, Any]:
-    """What any `ObjectStore` needs to reach this server as this user."""
-    any_store = ObjectStore("s3://bucket")
-    return {name: getattr(any_store, name) for name in ("_session", "_client", "_reads", "_once")}
+    """What any `S3Client` needs to reach this server as this user."""
+    client = S3Client("s3://bucket")
+    return {name: getattr(client, name) for name in ("_session", "transfers", "reads", "unretried")}
 
 
 def manifest_of(model: str, name: str, *files: bytes) -> Manifest:

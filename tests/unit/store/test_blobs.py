@@ -14,16 +14,11 @@ import pytest
 from registry.errors import CorruptBlob, DiskFull, MissingBlob, StoreUnreachable
 from registry.formats import canonical
 from registry.store import layout
-from registry.store.blobs import Blobs, in_parallel
+from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import FileEntry
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
-
-
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return ObjectStore(store_url)
 
 
 @pytest.fixture
@@ -157,18 +152,6 @@ def test_processes_that_share_a_cache_download_once(
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.starmap(_fetch, [arguments] * 3) == [data] * 3
     assert downloads(proxy) == 1
-
-
-def test_work_in_parallel_keeps_its_order_and_tells_of_an_error() -> None:
-    assert in_parallel(lambda number: number * 2, range(40)) == [number * 2 for number in range(40)]
-
-    def act(number: int) -> int:
-        if number == 7:
-            raise ValueError("seven")
-        return number
-
-    with pytest.raises(ValueError, match="seven"):
-        in_parallel(act, range(40))
 
 
 def test_threads_that_fetch_the_same_blob_all_get_it(blobs: Blobs) -> None:

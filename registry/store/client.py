@@ -1,0 +1,262 @@
+"""The connection to one S3 prefix: session, credentials, endpoint; and the table that turns botocore's errors into
+ours."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import threading
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
+from urllib3.exceptions import HTTPError as TransportError
+
+from registry.errors import (
+    BadSetting,
+    BucketNotFound,
+    CorruptBlob,
+    ObjectNotFound,
+    StoreDenied,
+    StoreUnreachable,
+    UloraError,
+    first_line,
+)
+from registry.store.stored import Encryption
+
+_URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
+"""No part of a prefix is empty or begins with a dot: some servers would take `..` for the folder above."""
+_AWS = (".amazonaws.com", ".amazonaws.com.cn")
+_WRITES = ("PutObject", "CreateMultipartUpload", "CopyObject")
+_FALLBACK_REGION = "us-east-1"
+
+CONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+"""Codes with which servers refuse a conditional write."""
+
+
+@dataclass(frozen=True)
+class _Translation:
+    """One line of the table: which errors become `kind`. Texts may name {url}, {place}, {bucket}, {key}, {code},
+    {status} and {detail}.
+
+    Attributes:
+        codes, statuses: of S3's error replies; one of the two must match.
+        only_status: with these codes only where the reply has this status as well.
+        exceptions: of botocore, where there was no reply.
+    """
+
+    kind: type[UloraError]
+    message: str = ""
+    hint: str = ""
+    codes: frozenset[str] = frozenset()
+    statuses: Container[int] = ()
+    only_status: int | None = None
+    exceptions: tuple[type[Exception], ...] = ()
+
+    def matches(self, error: Exception, code: str, status: int) -> bool:
+        """Whether this line is about an error; `code` and `status` are those of a `ClientError`."""
+        if not isinstance(error, ClientError):
+            return isinstance(error, self.exceptions)
+        return (code in self.codes and self.only_status in (None, status)) or status in self.statuses
+
+
+_TABLE = (
+    _Translation(
+        BucketNotFound,
+        "there is no bucket {bucket!r}",
+        "create it, or `ulora store init --create-bucket`",
+        codes=frozenset({"NoSuchBucket"}),
+    ),
+    _Translation(
+        BadSetting,
+        "{bucket!r} is not a bucket's name",
+        "3 to 63 lower-case letters, digits, dots or dashes",
+        codes=frozenset({"InvalidBucketName"}),
+    ),
+    _Translation(ObjectNotFound, codes=frozenset({"NoSuchKey", "404", "NotFound", "NoSuchUpload"})),
+    _Translation(
+        StoreDenied,
+        "{url} refuses access to {key} ({code})",
+        "check the AWS credentials in use and their rights",
+        codes=frozenset({
+            "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+            "InvalidToken", "ExpiredTokenException", "AuthorizationHeaderMalformed", "RequestTimeTooSkewed",
+        }),
+        statuses=(401, 403),
+    ),
+    _Translation(
+        CorruptBlob,
+        "the store refused {key}: the bytes it received are not the ones announced ({code})",
+        "run the same command again",
+        codes=frozenset({"BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest", "XAmzContentSHA256Mismatch"}),
+        only_status=400,
+    ),
+    _Translation(
+        StoreUnreachable,
+        "the store {place} answered {status} {code} for {key}",
+        "try again",
+        codes=CONDITION_FAILED,
+        statuses=(408, 409, 412, 429, *range(500, 600)),
+    ),
+    _Translation(
+        StoreDenied,
+        "no credentials for {url}: {detail}",
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        exceptions=(NoCredentialsError, PartialCredentialsError, NoRegionError),
+    ),
+    _Translation(
+        StoreUnreachable,
+        "the store {place} does not answer: {detail}",
+        "is the server up, and is its address right? (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL)",
+        # urllib3's own error arrives as it is where the body of an error reply breaks off.
+        exceptions=(HTTPClientError, ConnectionError, IncompleteReadError, TransportError, OSError),
+    ),
+    _Translation(BadSetting, "the store {url} can't be used: {detail}", exceptions=(BotoCoreError, ValueError)),
+    _Translation(UloraError, "the store {place} answered {status} {code} for {key}: {detail}", statuses=range(1000)),
+)  # fmt: skip
+"""The first line that matches counts."""
+
+
+class S3Client:
+    """Clients of boto3 for the objects below one `s3://BUCKET/PREFIX`. Threads may share it."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        endpoint_url: str | None = None,
+        profile: str | None = None,
+        encryption: Encryption | None = None,
+    ) -> None:
+        """The arguments are those of `registry.store.objects.ObjectStore`.
+
+        Raises:
+            BadSetting: the URL is not an S3 URL.
+        """
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise BadSetting(
+                f"{url[:200]!r} is not a store",
+                hint="a store reads s3://BUCKET/PREFIX; a bucket's name has 3 to 63 letters, digits, dots or dashes",
+            )
+        bucket, prefix = match.groups()
+        self.url: str = url.rstrip("/")
+        self.bucket: str = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        self._endpoint_url = endpoint_url
+        self._profile = profile
+        self._encryption = encryption
+        self._creating_clients = threading.RLock()
+
+    @property
+    def address(self) -> str:
+        """Equal for any two that lead to the same objects, whatever they were opened with."""
+        return f"{self.reads.meta.endpoint_url}/{self.bucket}/{self.prefix}"
+
+    def at(self, key: str) -> dict[str, str]:
+        """The parameters that name an object."""
+        return {"Bucket": self.bucket, "Key": self.prefix + key}
+
+    @cached_property
+    def transfers(self) -> Any:
+        """For the bytes of blobs, which may be many and may be sent again: their name is their digest."""
+        return self._make_client(Config(retries={"mode": "standard", "total_max_attempts": 4}, read_timeout=30))
+
+    @cached_property
+    def reads(self) -> Any:
+        """For small reads. A person waits for them, so a server that hangs is given up within seconds."""
+        return self._make_client(Config(retries={"mode": "standard", "total_max_attempts": 3}, read_timeout=5))
+
+    @cached_property
+    def unretried(self) -> Any:
+        """For conditional writes: botocore's own retry would report a race that was won as lost."""
+        return self._make_client(Config(retries={"total_max_attempts": 1}, read_timeout=5))
+
+    def caller(self) -> str | None:
+        """The ARN of the identity in use; None where AWS's STS does not say within about two seconds.
+
+        Asked of AWS only, or of what AWS_ENDPOINT_URL_STS names: AWS must not see the keys of other servers. Never
+        called during a rollback.
+        """
+        host = urlsplit(self.reads.meta.endpoint_url).hostname or ""
+        if not (host.endswith(_AWS) or "AWS_ENDPOINT_URL_STS" in os.environ):
+            return None
+        config = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1})
+        with suppress(BotoCoreError, ClientError, ValueError), self._creating_clients:
+            sts = self._session.client("sts", config=config, region_name=self._region)
+            return str(sts.get_caller_identity()["Arn"])
+        return None
+
+    @contextmanager
+    def errors(self, key: str) -> Iterator[None]:
+        """Turn botocore's errors into ours; `key` says what was asked for."""
+        try:
+            yield
+        except (ClientError, BotoCoreError, TransportError, OSError, ValueError) as error:
+            raise self._translated(error, key) from error
+
+    @cached_property
+    def _session(self) -> boto3.session.Session:
+        return boto3.session.Session(profile_name=self._profile)
+
+    @property
+    def _region(self) -> str:
+        return self._session.region_name or _FALLBACK_REGION
+
+    def _make_client(self, config: Config) -> Any:
+        common = Config(
+            signature_version="s3v4", connect_timeout=3, max_pool_connections=32,
+            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+        )  # fmt: skip
+        with self._creating_clients, self.errors("client"):
+            client = self._session.client(
+                "s3", endpoint_url=self._endpoint_url, config=common.merge(config), region_name=self._region
+            )
+        if self._encryption:
+            # By an event, so that a write that is added later can't be forgotten.
+            for operation in _WRITES:
+                client.meta.events.register(f"provide-client-params.s3.{operation}", self._encryption.add_to)
+        return client
+
+    def _translated(self, error: Exception, key: str) -> UloraError:
+        reply = getattr(error, "response", None) if isinstance(error, ClientError) else None
+        code = str((reply or {}).get("Error", {}).get("Code", ""))
+        status = int((reply or {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        found = next(line for line in _TABLE if line.matches(error, code, status))
+        message = found.message.format(
+            url=self.url, place=self._place, bucket=self.bucket, key=key, code=code, status=status,
+            detail=first_line(error),
+        )  # fmt: skip
+        if found.kind is ObjectNotFound:
+            return ObjectNotFound(key)
+        if found.kind is StoreUnreachable:
+            was_sent = not isinstance(error, EndpointConnectionError | ConnectTimeoutError)
+            return StoreUnreachable(message, hint=found.hint, code=code, was_sent=was_sent)
+        return found.kind(message, hint=found.hint)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.url} at {self._endpoint_url}" if self._endpoint_url else self.url
+
+
+def base64_text(raw: bytes) -> str:
+    """Bytes as S3's checksum headers spell them."""
+    return base64.b64encode(raw).decode()

@@ -1,0 +1,110 @@
+"""Conditional writes whose reply may be lost: the one loop that every `create` and `swap` goes through.
+
+S3 applies such a write to at most one of several writers. But a reply can be lost after the write was applied; sent
+again it would be refused, and a race that was won would look lost. So botocore never retries here, and after anything
+but a clear answer the key is read. It holds
+
+    the bytes that were sent             mine: the write was applied, won;
+    another object                       another's: a writer was first, lost (`KeyExists`);
+    nothing, or what was there before    not applied yet: the same bytes are sent again, until the deadline
+                                         (`OutcomeUnknown`). A first try that arrives late does no harm: it is
+                                         refused, or it is these very bytes.
+
+So the bytes must be unique to their writer (they hold a nonce), or mean the same whoever wrote them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+
+from registry.errors import KeyExists, ObjectNotFound, OutcomeUnknown, StoreDenied, StoreUnreachable
+from registry.store.client import S3Client, base64_text
+from registry.store.reading import ObjectReader
+from registry.store.stored import StoredObject
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+class ConditionalWriter:
+    """Writes small objects below one prefix, each only under a condition on what is there."""
+
+    def __init__(self, client: S3Client, reader: ObjectReader, deadline: float) -> None:
+        """Args:
+        deadline: seconds after which an undecided write is given up.
+        """
+        self._client = client
+        self._reader = reader
+        self.deadline = deadline
+
+    def create(self, key: str, body: bytes) -> None:
+        """Write where nothing is."""
+        self._write(key, body, replaces=None)
+
+    def swap(self, key: str, body: bytes, etag: str) -> None:
+        """Write in place of the object with this ETag."""
+        self._write(key, body, replaces=etag)
+
+    def put_once(self, key: str, body: bytes, etag: str | None) -> None:
+        """Send the write once, and do not look what became of it: only for `_write` and for probes of a server.
+
+        Raises:
+            StoreUnreachable: there was no clear answer. One with a code of `CONDITION_FAILED` is a refusal, but maybe
+                of bytes that were sent before.
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        with self._client.errors(key):
+            self._client.unretried.put_object(
+                **self._client.at(key), Body=body, ContentType="application/json",
+                ChecksumSHA256=base64_text(sha256(body).digest()), **condition,
+            )  # fmt: skip
+
+    def _write(self, key: str, body: bytes, *, replaces: str | None) -> None:
+        """Send a write until it is clear what became of it; `replaces` is the ETag of what it replaces, if anything.
+
+        Raises:
+            KeyExists, OutcomeUnknown, StoreDenied, StoreUnreachable, BucketNotFound: see `ObjectStore.create`.
+        """
+        give_up = time.monotonic() + self.deadline
+        may_be_applied = False
+        for pause in _pauses():
+            try:
+                self.put_once(key, body, replaces)
+                return
+            except StoreUnreachable as undecided:
+                may_be_applied = may_be_applied or undecided.was_sent
+                if not may_be_applied:
+                    raise
+            except StoreDenied:
+                # An earlier try may have been applied all the same: only the key itself can tell.
+                if not may_be_applied:
+                    raise
+            except ObjectNotFound:  # some servers answer 404 for a condition on an object that is not there
+                may_be_applied = True
+            found = self._read_back(key)
+            if found is not None and found.body == body:
+                return
+            if found is not None and found.etag != replaces:
+                raise KeyExists(key)
+            if time.monotonic() > give_up:
+                raise OutcomeUnknown(
+                    f"a write of {key} was sent, but the store did not say whether it was applied",
+                    hint="look with `ulora status` and run the same command again: it is safe",
+                )
+            time.sleep(pause)
+
+    def _read_back(self, key: str) -> StoredObject | None:
+        """What is at a key after an undecided write; None when nothing is, or the store can't say right now."""
+        try:
+            # Without retries, which may take longer than the deadline.
+            return self._reader.get(key, retry=False)
+        except (ObjectNotFound, StoreUnreachable):
+            return None
+
+
+def _pauses() -> Iterator[float]:
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,0 +1,127 @@
+"""Is this prefix a store, does its server keep what we rely on, and what may the identity in use do here?"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+
+from registry.errors import (
+    BucketNotFound,
+    KeyExists,
+    ObjectNotFound,
+    StoreDenied,
+    StoreUnfit,
+    StoreUnreachable,
+    UloraError,
+)
+from registry.formats import canonical
+from registry.store import layout
+from registry.store.client import CONDITION_FAILED
+from registry.store.conditional import ConditionalWriter
+from registry.store.reading import ObjectReader
+from registry.store.stored import Rights
+
+
+class StoreProbe:
+    """Checks one prefix. `ObjectStore` says what each method promises."""
+
+    def __init__(
+        self, url: str, reader: ObjectReader, writer: ConditionalWriter, delete: Callable[[str], None]
+    ) -> None:
+        self._url = url
+        self._reader = reader
+        self._writer = writer
+        self._delete = delete
+
+    def is_initialised(self) -> bool:
+        """Whether `format.json` is there."""
+        return self._reader.first(layout.FORMAT_KEY) == layout.FORMAT_KEY
+
+    def initialise(self) -> None:
+        """Probe the server, then create `format.json`."""
+        self.check_server()
+        try:
+            self._writer.create(layout.FORMAT_KEY, canonical.encode({"format": layout.FORMAT}))
+        except KeyExists:
+            self.check_writable()
+
+    def check_writable(self) -> None:
+        """Check the format, and that conditional writes work.
+
+        Sends the very bytes that are there under `IfNoneMatch: *`, which must be refused: harmless where it is not.
+        """
+        self._expect_refusal(layout.FORMAT_KEY, self.check_format())
+
+    def check_format(self) -> bytes:
+        """Check that this prefix is a store of our format; return the bytes of its `format.json`."""
+        try:
+            body = self._reader.get(layout.FORMAT_KEY).body
+        except ObjectNotFound as error:
+            error.hint = f"`ulora store init` makes {self._url} a store"
+            raise
+        found = canonical.decode(body, layout.FORMAT_KEY).get("format")
+        if found != layout.FORMAT:
+            raise StoreUnfit(
+                f"{self._url} has format {found!r}, this release knows {layout.FORMAT}", hint="upgrade ulora-registry"
+            )
+        return body
+
+    def check_server(self) -> None:
+        """Check, on keys made for it, that conditional writes work and that listings are ordered and up to date.
+
+        Raises:
+            StoreUnfit: one of them does not.
+        """
+        folder = f"{layout.PROBE_PREFIX}{secrets.token_hex(8)}/"
+        keys = [f"{folder}{letter}" for letter in "bca"]
+        try:
+            for key in keys:
+                self._writer.create(key, key.encode())
+            self._expect_refusal(keys[0], keys[0].encode())
+            listed = [info.key for info in self._reader.list(folder)]
+            if listed != sorted(keys) or self._reader.first(folder) != min(keys):
+                raise StoreUnfit(f"{self._url} does not list keys in order right after they were written")
+        finally:
+            for key in keys:
+                with suppress(UloraError):
+                    self._delete(key)
+
+    def rights(self) -> Rights:
+        """What this identity may do; the requests are made so that they change nothing."""
+        found: list[bytes] = []
+        may_read = _may(lambda: found.append(self._reader.get(layout.FORMAT_KEY).body))
+        return Rights(
+            read=may_read,
+            list=_may(lambda: self._reader.first(layout.PROBE_PREFIX)),
+            # A write that must be refused because the object is there: only once it is known to be.
+            create=_may(lambda: self._expect_refusal(layout.FORMAT_KEY, found[0])) if found else None,
+            delete=_may(lambda: self._delete(f"{layout.PROBE_PREFIX}{secrets.token_hex(8)}")),
+        )
+
+    def _expect_refusal(self, key: str, body: bytes) -> None:
+        try:
+            self._writer.put_once(key, body, etag=None)
+        except StoreUnreachable as refused:
+            if refused.code in CONDITION_FAILED:
+                return
+            raise
+        raise StoreUnfit(
+            f"{self._url} ignores `If-None-Match: *`: two writers could overwrite each other without noticing",
+            hint="use AWS S3, MinIO, SeaweedFS or another server with conditional writes",
+        )
+
+
+def _may(act: Callable[[], object]) -> bool | None:
+    """Whether something is allowed: False if it was refused, None where the answer does not tell."""
+    try:
+        act()
+    except StoreDenied:
+        return False
+    except (StoreUnreachable, BucketNotFound):
+        raise
+    except (ObjectNotFound, StoreUnfit):
+        return True
+    except UloraError:
+        return None
+    return True

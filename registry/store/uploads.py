@@ -1,0 +1,118 @@
+"""Upload files under their sha256, in one PUT or in parts; the server checks every byte against it.
+
+Unlike a document, a blob has one right content, which its name says. So botocore may send it again, and a reply that
+was lost is settled by the digest that the server keeps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from registry.errors import BadBundle, CorruptBlob, KeyExists, ObjectNotFound, StoreUnreachable
+from registry.progress import Progress, no_progress
+from registry.store.client import CONDITION_FAILED, S3Client, base64_text
+from registry.store.reading import ObjectReader
+
+PART_BYTES = 64 * 1024 * 1024
+"""Files up to this size are one PUT; larger ones are multipart with parts of this size (S3 allows 10,000 of them)."""
+
+
+class Uploader:
+    """Uploads files below one prefix."""
+
+    def __init__(self, client: S3Client, reader: ObjectReader) -> None:
+        self._client = client
+        self._reader = reader
+
+    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress) -> None:
+        """Create an object from a file; see `ObjectStore.upload`."""
+        try:
+            self._send(key, path, digest, size, condition={"IfNoneMatch": "*"}, progress=progress)
+        except StoreUnreachable as undecided:
+            info = self._reader.head(key)
+            if info is None:
+                raise
+            if (info.size, info.sha256) != (size, digest):
+                raise CorruptBlob(
+                    f"{key} is in the store, but its bytes are not the ones its name says",
+                    hint="`ulora verify VERSION --repair DIR` puts the right ones there, from the bundle or any copy",
+                ) from undecided
+
+    def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
+        """Put a file in place of the object with this ETag; see `ObjectStore.replace`."""
+        try:
+            self._send(key, path, digest, size, condition={"IfMatch": etag}, progress=no_progress)
+        except (StoreUnreachable, ObjectNotFound) as undecided:  # some servers answer 404 if the object is not there
+            info = self._reader.head(key)
+            if info and (info.size, info.sha256) == (size, digest):
+                return  # this write, or another one with the same bytes
+            if info and isinstance(undecided, StoreUnreachable) and undecided.code not in CONDITION_FAILED:
+                raise
+            raise KeyExists(key) from undecided
+
+    def _send(
+        self, key: str, path: Path, digest: str, size: int, *, condition: Mapping[str, str], progress: Progress
+    ) -> None:
+        """Send a file in one PUT or in parts, under a condition on what is there."""
+        with _opened(path) as body, _changes_named(body, size), self._client.errors(key):
+            if size <= PART_BYTES:
+                self._client.transfers.put_object(
+                    **self._client.at(key), Body=body, ChecksumSHA256=base64_text(bytes.fromhex(digest)), **condition
+                )
+                progress(size)
+            else:
+                self._send_parts(key, body, digest, condition, progress)
+
+    def _send_parts(
+        self, key: str, body: BinaryIO, digest: str, condition: Mapping[str, str], progress: Progress
+    ) -> None:
+        s3, target = self._client.transfers, self._client.at(key)
+        started = s3.create_multipart_upload(**target, ChecksumAlgorithm="SHA256", Metadata={"sha256": digest})
+        target["UploadId"] = started["UploadId"]
+        whole = sha256()
+        parts: list[dict[str, Any]] = []
+        try:
+            while chunk := body.read(PART_BYTES):
+                whole.update(chunk)
+                checksum = base64_text(sha256(chunk).digest())
+                number = len(parts) + 1
+                done = s3.upload_part(**target, PartNumber=number, Body=chunk, ChecksumSHA256=checksum)
+                parts.append({"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": checksum})
+                progress(len(chunk))
+            if whole.hexdigest() != digest:
+                raise CorruptBlob(f"{key} was announced with another digest")
+            s3.complete_multipart_upload(**target, MultipartUpload={"Parts": parts}, **condition)
+        except BaseException:
+            with suppress(BotoCoreError, ClientError):
+                s3.abort_multipart_upload(**target)
+            raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadBundle(f"{path} can't be read: {error.strerror}", hint="run the same command again") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _changes_named(body: BinaryIO, size: int) -> Iterator[None]:
+    """Name the file if it was not sent because it changed: people do not know it by its key."""
+    try:
+        yield
+    except (CorruptBlob, StoreUnreachable) as error:
+        if isinstance(error, StoreUnreachable) and os.fstat(body.fileno()).st_size == size:
+            raise
+        raise CorruptBlob(
+            f"{body.name} changed while it was read or uploaded", hint="run it again when nobody writes there"
+        ) from error

@@ -1,0 +1,101 @@
+"""Which URLs are a store, and what errors say of servers, credentials and addresses that do not work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from registry.devstack.servers import free_port
+from registry.errors import (
+    BadSetting,
+    StoreDenied,
+    StoreUnreachable,
+)
+from registry.store.objects import ObjectStore
+
+KEY = "models/m/channels/staging/0999999999999.json"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "bucket/x",
+        "s3://",
+        "s3:///x",
+        "http://bucket",
+        "s3://Junk Bucket!/x",
+        "s3://a/x",
+        "s3://../x",
+        "s3://ääää/x",
+        "s3://bucket//x",
+        "s3://bucket/a/../b",
+        "s3://bucket/x//",
+        "s3://" + "b" * 64,
+    ],
+)
+def test_what_is_no_s3_url_is_refused(url: str) -> None:
+    with pytest.raises(BadSetting, match="is not a store") as error:
+        ObjectStore(url)
+    assert "s3://BUCKET/PREFIX" in error.value.hint
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/", "s3://bucket/a", "s3://bucket/a/b-c/", "s3://my.b/ä b"])
+def test_a_store_is_a_bucket_and_a_prefix(url: str) -> None:
+    assert ObjectStore(url).url == url.rstrip("/")
+
+
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+
+def _wrong_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+
+
+def _wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong")
+
+
+def _half_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+
+@pytest.mark.parametrize("spoil", [_no_keys, _wrong_secret, _wrong_key, _half_a_key], ids=lambda act: act.__name__)
+def test_credentials_that_are_wrong_or_missing_are_a_refusal(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    spoil(monkeypatch)
+    for act in (
+        lambda store: store.get(KEY),
+        lambda store: store.head(KEY),
+        lambda store: store.first(""),
+        lambda store: store.create(KEY, b"x"),
+        lambda store: store.initialise(),
+    ):
+        with pytest.raises(StoreDenied) as error:
+            act(ObjectStore(store_url))
+        assert store_url in str(error.value)
+        assert "credentials" in f"{error.value} {error.value.hint}"
+
+
+def test_a_profile_that_is_not_there_is_a_bad_setting(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    with pytest.raises(BadSetting, match="missing"):
+        ObjectStore(store_url).get(KEY)
+
+
+def test_an_address_that_is_none_is_a_bad_setting(s3_env: dict[str, str]) -> None:
+    with pytest.raises(BadSetting, match="not an address"):
+        ObjectStore("s3://bucket/x", endpoint_url="not an address").get(KEY)
+
+
+def test_a_server_that_is_not_there_is_unreachable_and_not_of_unknown_outcome(s3_env: dict[str, str]) -> None:
+    nowhere = ObjectStore("s3://bucket/x", endpoint_url=f"http://127.0.0.1:{free_port()}")
+    writes = (lambda: nowhere.create(KEY, b"x"), lambda: nowhere.swap(KEY, b"x", '"etag"'))
+    for act in (*writes, lambda: nowhere.get(KEY), lambda: nowhere.first("")):
+        with pytest.raises(StoreUnreachable, match=r"s3://bucket/x at http://127\.0\.0\.1:\d+ does") as error:
+            act()
+        assert "ULORA_S3_ENDPOINT" in error.value.hint
