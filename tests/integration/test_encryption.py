@@ -35,7 +35,7 @@ def asked(sent: list[Sent]) -> dict[str, set[str | None]]:
     return found
 
 
-def test_every_write_of_a_release_asks_for_it_and_nothing_else_does(registry: Registry, tmp_path: Path) -> None:
+def test_every_write_asks_for_encryption_and_no_read_does(registry: Registry, tmp_path: Path) -> None:
     sent = record(registry.store)
     registry.store.initialise()
     for name in ("v1.0.0", "v1.1.0"):

@@ -30,7 +30,7 @@ def test_an_answer_without_end_is_not_read(tmp_path: Path) -> None:
         assert server.sent < ENOUGH
 
 
-def test_an_object_over_its_bound_is_refused_by_what_the_server_says_of_it(store_url: str) -> None:
+def test_an_object_announced_as_too_large_is_not_read(store_url: str) -> None:
     store = ObjectStore(store_url)
     key = layout.replica("m", "production", "one")
     store.overwrite(key, b" " * 70_000)

@@ -62,7 +62,7 @@ def test_a_sample_reads_its_share_and_says_its_seed(registry: Registry) -> None:
     complains(ulora("verify", V1, "--sample", "5%", "--read-data"), 2, "--sample")
 
 
-def test_a_sample_is_the_same_for_a_seed_and_holds_at_least_one_file(registry: Registry) -> None:
+def test_a_seed_draws_the_same_sample_of_at_least_one_file(registry: Registry) -> None:
     files = registry.manifest(V1).files
     assert Sample(0.3, 1).choose(files) == Sample(0.3, 1).choose(tuple(reversed(files)))
     assert len({tuple(Sample(0.01, seed).choose(files)) for seed in range(20)}) > 1
@@ -71,7 +71,7 @@ def test_a_sample_is_the_same_for_a_seed_and_holds_at_least_one_file(registry: R
     assert Sample(0.0).choose(files) == []
 
 
-def test_a_dry_run_shows_what_it_would_replace_and_replaces_nothing(registry: Registry, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_repairs_and_makes_none(registry: Registry, tmp_path: Path) -> None:
     flip_a_byte(registry, V1, WEIGHTS)
     lose(registry, V1, CONFIG)
     before = listing(registry)
@@ -82,7 +82,7 @@ def test_a_dry_run_shows_what_it_would_replace_and_replaces_nothing(registry: Re
     assert not registry.verify(V1, read_data=True).ok
 
 
-def test_bad_and_missing_files_come_back_from_copies_with_any_name(registry: Registry, tmp_path: Path) -> None:
+def test_bad_files_are_repaired_from_copies_with_any_name(registry: Registry, tmp_path: Path) -> None:
     flip_a_byte(registry, V1, WEIGHTS)
     lose(registry, V1, CONFIG)
     copies = without_names(tmp_path / V1, tmp_path / "backup")
@@ -107,7 +107,7 @@ def test_what_no_copy_is_found_of_stays_bad_and_is_named(registry: Registry, tmp
         registry.repair(V1, tmp_path / "nowhere")
 
 
-def test_a_lost_manifest_comes_back_first_and_then_the_files_that_it_names(registry: Registry, tmp_path: Path) -> None:
+def test_a_lost_manifest_is_repaired_before_the_files_it_names(registry: Registry, tmp_path: Path) -> None:
     manifest = registry.manifest(V1)
     registry.switch(V1, tmp_path / "tree")
     lose(registry, V1, CONFIG)
@@ -127,7 +127,7 @@ def test_the_own_cache_of_blobs_is_a_source_of_copies(registry: Registry) -> Non
     assert left.ok
 
 
-def test_good_bytes_without_a_digest_are_not_called_corrupt_and_get_one(registry: Registry, tmp_path: Path) -> None:
+def test_good_bytes_without_a_digest_are_uploaded_again(registry: Registry, tmp_path: Path) -> None:
     # As after other tools copied the bucket: the bytes are right, but the store keeps no digest to ask for.
     key = layout.blob(file_of(registry, V1, WEIGHTS).sha256)
     registry.store.overwrite(key, registry.store.get(key).body)
@@ -207,7 +207,7 @@ def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp
     assert "drill-1" in done.error["message"]
 
 
-def test_the_gone_files_of_a_forgotten_version_are_nothing_bad_unless_it_is_needed(registry: Registry) -> None:
+def test_deleted_files_of_a_forgotten_version_are_not_bad(registry: Registry) -> None:
     pointer = registry.bindings.get(VersionName.parse(V1)).pointer
     note = {"format": 1, "model": registry.model, "who": "a test", "when": timestamp(), **pointer.model_dump()}
     registry.forgotten.add(Forgotten.model_validate(note))

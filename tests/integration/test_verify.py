@@ -39,7 +39,7 @@ def test_the_file_with_a_flipped_byte_is_named(registry: Registry, read_data: bo
     assert registry.verify("v1.0.0", read_data=read_data).bad == (BadFile(WEIGHTS, sha256, "corrupt"),)
 
 
-def test_a_byte_that_flipped_on_the_servers_disk_is_found_by_reading(registry: Registry) -> None:
+def test_a_byte_flipped_on_the_server_is_found_by_reading(registry: Registry) -> None:
     # The server's checksum is that of what was written; only reading shows that the bytes have changed since.
     file = file_of(registry, "v1.0.0", WEIGHTS)
     body = registry.store.get(layout.blob(file.sha256)).body
@@ -84,7 +84,7 @@ def test_a_poisoned_cache_is_fetched_again_before_it_is_loaded(registry: Registr
     assert cached.read_bytes() == data
 
 
-def test_a_manifest_with_a_flipped_byte_is_said_to_be_the_versions(registry: Registry) -> None:
+def test_a_damaged_manifest_names_its_version(registry: Registry) -> None:
     pointer = registry.bindings.get(VersionName(1, 0, 0)).pointer
     key = layout.blob(pointer.manifest_sha256)
     body = registry.store.get(key).body

@@ -114,9 +114,7 @@ def test_the_backbone_travels_if_the_store_holds_it(here: Registry, there: Regis
     assert has(there, WEIGHTS)
 
 
-def test_interrupted_at_any_write_it_is_no_version_yet_and_finishes_when_run_again(
-    here: Registry, tmp_path: Path
-) -> None:
+def test_an_interrupted_copy_is_completed_by_the_next_one(here: Registry, tmp_path: Path) -> None:
     class Interrupted(BaseException):
         pass
 
@@ -151,9 +149,7 @@ def test_the_same_name_with_other_content_is_left_alone(here: Registry, there: R
     assert listing(there) == before
 
 
-def test_the_same_content_made_there_by_itself_keeps_its_manifest_and_no_foreign_signature(
-    here: Registry, there: Registry
-) -> None:
+def test_equal_content_created_there_keeps_its_own_manifest(here: Registry, there: Registry) -> None:
     manifest = here.manifest("v1.0.0").model_copy(update={"description": "made there"})
     for body in (b"one", b"two"):
         there.blobs.put(body)
@@ -178,14 +174,14 @@ def test_a_forgotten_version_is_brought_back(here: Registry, there: Registry) ->
     assert there.promote("v1.0.0", "staging").changed
 
 
-def test_a_place_that_is_no_store_is_refused_when_it_is_planned_too(here: Registry, tmp_path: Path) -> None:
+def test_a_dry_run_refuses_a_target_that_is_not_a_store(here: Registry, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     for dry_run in (True, False):
         with pytest.raises(ObjectNotFound) as refused:
             here.copy_to("v1.0.0", f"{here.settings.store}-nowhere", dry_run=dry_run)
         assert "ulora store init" in refused.value.hint
-        with pytest.raises(BadInput, match="something else"):
+        with pytest.raises(BadInput, match="holds other files"):
             here.copy_to("v1.0.0", str(tmp_path / "full"), dry_run=dry_run)
         with pytest.raises(BadInput, match="the store to copy from"):
             here.copy_to("v1.0.0", f"{here.settings.store}/", dry_run=dry_run)
@@ -223,7 +219,7 @@ def test_what_a_disk_may_bring_is_checked(here: Registry, there: Registry, tmp_p
     binding = disk / layout.version(here.model, "v1.0.0")
     other = Binding.parse(binding.read_bytes(), "it").model_copy(update={"content_sha256": "0" * 64})
     binding.write_bytes(other.to_bytes())
-    with pytest.raises(BadManifest, match="the same version"):
+    with pytest.raises(BadManifest, match="about different versions"):
         there.copy_from("v1.0.0", disk)
     assert not is_bound(there)
 

@@ -143,7 +143,7 @@ def test_the_newest_are_those_of_the_highest_names(registry: Registry, calendar:
     assert registry.collect_garbage(RetentionRule(keep=2)).forgotten == ("v1.9.0",)
 
 
-def test_a_replica_that_fell_silent_a_day_ago_and_a_drill_of_a_month_ago_hold_nothing(
+def test_silent_replicas_and_old_scratch_channels_hold_nothing(
     registry: Registry, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bind(registry, *(f"v{number}.0.0" for number in (1, 2, 3, 9)))
@@ -334,9 +334,7 @@ def test_uploads_that_were_given_up_are_dropped(registry: Registry, calendar: Ca
 # --- two at once -----------------------------------------------------------------------------------------------------
 
 
-def test_of_two_collections_at_once_one_wins_and_the_other_deletes_nothing(
-    registry: Registry, calendar: Calendar
-) -> None:
+def test_of_two_collections_at_once_only_one_deletes(registry: Registry, calendar: Calendar) -> None:
     registry.blobs.put(b"garbage")
     months_later(calendar, passes=1, registry=registry)
     other = ObjectStore(calendar.url)
@@ -346,7 +344,7 @@ def test_of_two_collections_at_once_one_wins_and_the_other_deletes_nothing(
     assert has(registry, b"garbage")
 
 
-def test_a_collection_that_is_overtaken_says_how_much_it_has_deleted(registry: Registry, calendar: Calendar) -> None:
+def test_an_overtaken_collection_says_how_much_it_has_deleted(registry: Registry, calendar: Calendar) -> None:
     registry.blobs.put(b"garbage")
     months_later(calendar, passes=1, registry=registry)
 
@@ -363,7 +361,7 @@ def etag(store: ObjectStore) -> str | None:
     return marks.read_marks(store).etag
 
 
-def test_a_claim_of_a_sweep_that_died_holds_until_its_lease_is_over(
+def test_the_claim_of_a_dead_sweep_holds_until_its_lease_is_over(
     registry: Registry, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.blobs.put(b"garbage")
@@ -386,7 +384,7 @@ def test_a_claim_of_a_sweep_that_died_holds_until_its_lease_is_over(
     assert has(registry, b"garbage")
 
 
-def test_a_sweep_whose_lease_ends_leaves_the_rest_for_the_next_one(
+def test_when_the_lease_ends_the_rest_is_left_for_the_next_sweep(
     registry: Registry, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.blobs.put(b"garbage")
@@ -477,7 +475,7 @@ def test_the_command_says_what_stays_and_why(
 
 
 @pytest.mark.parametrize("words", [["--older-than", "soon"], ["--grace", "-1h"], ["--older-than", "999999999d"]])
-def test_an_age_that_is_none_is_refused(store_url: str, words: list[str]) -> None:
+def test_an_invalid_age_is_refused(store_url: str, words: list[str]) -> None:
     complains(ulora("store", "gc", *words), 2, "for example 30d")
 
 

@@ -154,11 +154,11 @@ def test_a_version_created_beside_a_sweep_is_whole(
     assert not all(refusals)
 
 
-def test_a_creator_that_dies_when_the_name_is_bound_leaves_a_whole_version(stages: Iterator[Registry]) -> None:
+def test_a_creator_killed_after_binding_leaves_a_whole_version(stages: Iterator[Registry]) -> None:
     assert any([check_whole_if_bound(one) for one, _ in every_order(stages, marked, prune, create_and_die_when_bound)])
 
 
-def test_a_creator_that_dies_at_any_call_leaves_a_whole_version_or_none(stages: Iterator[Registry]) -> None:
+def test_a_creator_killed_at_any_call_leaves_no_part_version(stages: Iterator[Registry]) -> None:
     outcomes = []
     for number in contested_steps(next(stages), marked, create):
         registry = next(stages)
@@ -178,9 +178,7 @@ def bind_by_hand(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("later", range(7))
-def test_a_creator_that_binds_amid_a_sweep_and_dies_leaves_a_whole_version(
-    stages: Iterator[Registry], later: int
-) -> None:
+def test_a_name_bound_amid_a_sweep_is_a_whole_version(stages: Iterator[Registry], later: int) -> None:
     # It has made its last check just before the sweep's claim, and binds the name `later` calls after that.
     registry = next(stages)
 
@@ -216,9 +214,7 @@ def promote(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(forget, promote), (promote, forget)])
-def test_what_was_promoted_while_it_was_forgotten_keeps_its_files(
-    stages: Iterator[Registry], outer: Act, inner: Act
-) -> None:
+def test_a_version_promoted_while_forgotten_keeps_its_files(stages: Iterator[Registry], outer: Act, inner: Act) -> None:
     refusals = []
     for registry, refused in every_order(stages, old_version, outer, inner, PROMOTED):
         refusals.append(refused)
@@ -240,7 +236,7 @@ def forgotten_version(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("outer", "inner"), [(prune, lambda one: one.remember(NAME)), (lambda one: one.remember(NAME), prune)]
 )
-def test_what_was_remembered_while_it_was_swept_is_whole_or_still_forgotten(
+def test_remembered_during_a_sweep_is_whole_or_still_forgotten(
     stages: Iterator[Registry], outer: Act, inner: Act
 ) -> None:
     outcomes = set()
@@ -251,7 +247,7 @@ def test_what_was_remembered_while_it_was_swept_is_whole_or_still_forgotten(
     assert outcomes == {True, False}
 
 
-def test_a_sweep_whose_machine_slept_until_its_claim_was_over_deletes_nothing_any_more(
+def test_a_sweep_that_slept_past_its_lease_deletes_nothing(
     stages: Iterator[Registry],
 ) -> None:
     registry = next(stages)
@@ -302,9 +298,7 @@ def serves(registry: Registry) -> str:
     return head.stable.version
 
 
-def test_what_a_script_makes_live_while_it_is_forgotten_keeps_its_files(
-    stages: Iterator[Registry], script: Script
-) -> None:
+def test_a_version_a_script_makes_live_keeps_its_files(stages: Iterator[Registry], script: Script) -> None:
     codes: list[int] = []
     orders = every_order(
         stages, served_before, forget, lambda one: codes.append(script(one, "--yes", "--json")),
@@ -351,7 +345,7 @@ def test_a_script_looks_again_when_a_person_has_thought_for_days(
     assert serves(registry) == "v2.0.0"
 
 
-def test_a_script_says_so_if_files_went_before_its_record_was_there(
+def test_a_script_reports_files_deleted_before_its_record(
     stages: Iterator[Registry],
     script: Script,
     proxy: Proxy,

@@ -52,7 +52,7 @@ def test_only_what_is_missing_is_uploaded(blobs: Blobs, tmp_path: Path) -> None:
     assert blobs.absent([entry(b"one"), entry(b"three"), entry(b"12")]) == []
 
 
-def test_a_fetched_file_is_read_only_shared_and_verified_each_time(blobs: Blobs, tmp_path: Path) -> None:
+def test_a_cached_file_is_read_only_and_verified_each_time(blobs: Blobs, tmp_path: Path) -> None:
     file = entry(b"content")
     blobs.put(b"content")
     path = blobs.fetch([file, file])[file.sha256]
@@ -82,7 +82,7 @@ def test_what_is_in_the_cache_needs_no_store(store_url: str, store: ObjectStore,
 
 
 @pytest.mark.parametrize("bad", [b"c0ntent", b"conten", b"content+"])
-def test_a_blob_that_is_not_what_its_name_says_is_never_given_out(
+def test_a_blob_that_does_not_hash_to_its_name_is_never_used(
     blobs: Blobs, store: ObjectStore, tmp_path: Path, bad: bytes
 ) -> None:
     file = entry(b"content")
@@ -108,7 +108,7 @@ def test_a_blob_that_is_missing_is_named(blobs: Blobs) -> None:
     assert [found.problem for found in blobs.absent([file])] == ["missing"]
 
 
-def test_a_download_that_breaks_off_goes_on_a_few_times_and_then_leaves_nothing(
+def test_a_broken_download_resumes_then_fails_without_traces(
     store_url: str, store: ObjectStore, tmp_path: Path, proxy: Proxy
 ) -> None:
     data = os.urandom(3_000_000)

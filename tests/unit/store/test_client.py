@@ -35,7 +35,7 @@ KEY = "models/m/channels/staging/0999999999999.json"
         "s3://" + "b" * 64,
     ],
 )
-def test_what_is_no_s3_url_is_refused(url: str) -> None:
+def test_a_url_that_is_not_of_s3_is_refused(url: str) -> None:
     with pytest.raises(BadSetting, match="is not a store") as error:
         ObjectStore(url)
     assert "s3://BUCKET/PREFIX" in error.value.hint
@@ -87,12 +87,12 @@ def test_a_profile_that_is_not_there_is_a_bad_setting(store_url: str, monkeypatc
         ObjectStore(store_url).get(KEY)
 
 
-def test_an_address_that_is_none_is_a_bad_setting(s3_env: dict[str, str]) -> None:
+def test_an_invalid_endpoint_is_a_bad_setting(s3_env: dict[str, str]) -> None:
     with pytest.raises(BadSetting, match="not an address"):
         ObjectStore("s3://bucket/x", endpoint_url="not an address").get(KEY)
 
 
-def test_a_server_that_is_not_there_is_unreachable_and_not_of_unknown_outcome(s3_env: dict[str, str]) -> None:
+def test_without_a_server_a_write_is_unreachable_not_unknown(s3_env: dict[str, str]) -> None:
     nowhere = ObjectStore("s3://bucket/x", endpoint_url=f"http://127.0.0.1:{free_port()}")
     writes = (lambda: nowhere.create(KEY, b"x"), lambda: nowhere.swap(KEY, b"x", '"etag"'))
     for act in (*writes, lambda: nowhere.get(KEY), lambda: nowhere.first("")):

@@ -55,9 +55,7 @@ def test_of_many_writers_exactly_one_wins(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("fault", [faults.swallow_reply, faults.fail_after_applying], ids=lambda fault: fault.__name__)
-def test_a_write_whose_reply_is_lost_after_it_was_applied_is_won(
-    distant: ObjectStore, proxy: Proxy, fault: Fault
-) -> None:
+def test_an_applied_write_whose_reply_is_lost_is_won(distant: ObjectStore, proxy: Proxy, fault: Fault) -> None:
     proxy.next(fault, method="PUT", containing=KEY)
     distant.create(KEY, b"mine")
     assert seen(distant) == b"mine"
@@ -65,9 +63,7 @@ def test_a_write_whose_reply_is_lost_after_it_was_applied_is_won(
 
 
 @pytest.mark.parametrize("fault", [faults.refuse, faults.unavailable], ids=lambda fault: fault.__name__)
-def test_a_write_that_was_lost_before_it_was_applied_is_sent_again(
-    distant: ObjectStore, proxy: Proxy, fault: Fault
-) -> None:
+def test_a_write_that_never_arrived_is_sent_again(distant: ObjectStore, proxy: Proxy, fault: Fault) -> None:
     proxy.next(fault, method="PUT", containing=KEY, times=2)
     distant.create(KEY, b"mine")
     assert seen(distant) == b"mine"
@@ -137,9 +133,7 @@ def test_a_swap_whose_reply_is_lost_is_won_all_the_same(distant: ObjectStore, pr
     assert seen(distant) == b"mine"
 
 
-def test_a_swap_that_comes_too_late_is_lost_also_when_its_reply_is(
-    store: ObjectStore, distant: ObjectStore, proxy: Proxy
-) -> None:
+def test_a_late_swap_is_lost_also_when_its_reply_is(store: ObjectStore, distant: ObjectStore, proxy: Proxy) -> None:
     store.create(KEY, b"one")
     etag = store.get(KEY).etag
     store.swap(KEY, b"theirs", etag)
@@ -149,7 +143,7 @@ def test_a_swap_that_comes_too_late_is_lost_also_when_its_reply_is(
     assert seen(store) == b"theirs"
 
 
-def test_a_write_that_nobody_answers_for_is_of_unknown_outcome(store_url: str, proxy: Proxy) -> None:
+def test_a_write_that_is_never_answered_has_an_unknown_outcome(store_url: str, proxy: Proxy) -> None:
     impatient = ObjectStore(store_url, endpoint_url=proxy.url, deadline=0.2)
     proxy.next(faults.refuse, containing=KEY, times=1000)
     with pytest.raises(OutcomeUnknown, match=KEY) as unknown:
@@ -158,7 +152,7 @@ def test_a_write_that_nobody_answers_for_is_of_unknown_outcome(store_url: str, p
     assert unknown.value.exit_code == 7
 
 
-def test_a_server_that_is_slow_to_say_so_has_still_applied_the_write(
+def test_a_write_whose_reply_times_out_was_applied(
     distant: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from botocore.config import Config
@@ -179,7 +173,7 @@ def test_a_server_that_is_slow_to_say_so_has_still_applied_the_write(
     assert seen(distant) == b"mine"
 
 
-def test_a_server_that_goes_away_after_the_write_was_sent_leaves_the_outcome_unknown(
+def test_if_the_server_dies_after_a_write_its_outcome_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = S3Server(tmp_path).start()

@@ -36,6 +36,6 @@ def test_newer_records_come_first_in_a_listing(one: int, two: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "1.json", "x" * 13 + ".json", "+000000000001.json", "٠" * 13 + ".json"])
-def test_what_is_no_key_of_a_record_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="no key"):
+def test_a_key_that_is_not_of_a_record_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not the key"):
         layout.generation(f"models/m/channels/staging/{name}")

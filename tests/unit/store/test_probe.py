@@ -18,7 +18,7 @@ def seen(store: ObjectStore, key: str = KEY) -> bytes:
     return store.get(key).body
 
 
-def test_a_prefix_becomes_a_store_once_and_is_one_for_ever(store: ObjectStore) -> None:
+def test_a_prefix_becomes_a_store_once(store: ObjectStore) -> None:
     with pytest.raises(ObjectNotFound) as error:
         store.check_writable()
     assert "ulora store init" in error.value.hint

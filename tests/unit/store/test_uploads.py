@@ -41,7 +41,7 @@ def test_an_uploaded_file_has_the_servers_checksum(store: ObjectStore, file: Pat
     assert (info.size, info.sha256) == (10, digest(file))
 
 
-def test_a_file_that_is_not_what_it_says_is_refused_by_the_server(store: ObjectStore, file: Path) -> None:
+def test_the_server_refuses_a_file_with_another_digest(store: ObjectStore, file: Path) -> None:
     announced = digest(file)
     for content in (b"other bits", b"some bytes and more"):
         file.write_bytes(content)
