@@ -1,12 +1,16 @@
-"""The commands that the documentation shows are run, and its page of commands is the commands' own help."""
+"""The commands on the pages of the documentation run as written, page by page; see `tests/support/pages.py`."""
+
+from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,32 +21,31 @@ from adapters.demo import write_peft_folder
 from registry.api import Registry
 from registry.cli.reference import page as commands_page
 from tests.servers.warm import warm_ulora
-from tests.support.bundles import write_bundle
+from tests.support.bundles import png, write_bundle
 from tests.support.foreign import write_phase
 from tests.support.images import write_images
+from tests.support.pages import GENERATED, ROOT, Block, blocks, name_of, pages
 from tests.support.registries import flip_a_byte, write_policy
 
-ROOT = Path(__file__).parents[2]
-PAGES = ("runbook.md", "rollback.md", "security.md", "tree.md")
+V3, V4 = "v5.5.3-performance", "v5.5.4-dinov3"
+FIRST_TIME = ("README.md",)
+"""Pages whose reader has nothing yet. All others find a policy that asks nothing, and releases in production."""
+STANDS_IN = {"facebook/dinov2-base": "dinov2-tiny", "--port 8000": "--port 0"}
+"""What is replaced on a page: what needs the network, and a port that may be taken."""
 PROJECT = {
     "project/src/pipeline.py": "print('plants')\n",
     "project/config/adapter_spec.json": '{"threshold_factor": 2.0}\n',
     "project/requirements.txt": "torch\n",
 }
 SETTINGS = {
-    "": {},
-    "with a bundle in bundle/ and images in images/": {},
-    "with an S3 server that does not answer": {"ULORA_S3_ENDPOINT": "http://127.0.0.1:9"},
-    "with an MLflow server that does not answer": {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
-    "with a copy in copies/ and ULORA_STORE at a new place": {"ULORA_STORE": "{store}-new"},
+    "an S3 server that does not answer": {"ULORA_S3_ENDPOINT": "http://127.0.0.1:9"},
+    "an MLflow server that does not answer": {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+    "a copy in copies/ and ULORA_STORE at a new place": {"ULORA_STORE": "{store}-new"},
 }
-"""What surrounds a block, by what its page says of it."""
-DAMAGES: dict[str, Callable[[Registry], None]] = {
-    "a byte of v5.5.3-performance was flipped in the store": lambda registry: flip_a_byte(
-        registry, "v5.5.3-performance", "adapters/low/adapter_model.safetensors"
-    ),
-}
-"""What happens before a block, by what its page says of it."""
+"""Variables of a block, by the condition that its page names."""
+SHOWN = "versions and channels shown in MLflow"
+DAMAGE = f"a flipped byte of {V3} in the store"
+"""Conditions that come true before the block."""
 
 
 @pytest.fixture(scope="module")
@@ -52,79 +55,139 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the pages name."""
+    folder = tmp_path_factory.mktemp("files")
+    write_bundle(folder / "bundle", family="dinov2")
+    write_bundle(folder / "bundle-dinov3", family="dinov3")
+    write_bundle(folder / "bundle-next", family="dinov2", seed=1)
+    write_images(folder / "images", splits=("train", "val", "test"))
+    write_peft_folder(folder / "bundle", "low", folder / "peft")
+    write_phase(folder / "backups" / "v5.5.1" / "models" / "phase3_conec_lora_adapter", crop_name="tomato")
+    write_phase(folder / "backups" / "v5.4.0" / "models" / "phase3_conec_lora_adapter")
+    write_policy(folder)
+    (folder / "leaf.jpg").write_bytes(png(0))
+    for path, text in PROJECT.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    return folder
+
+
 @pytest.fixture
 def workplace(
-    tmp_path: Path, store_url: str, tracking_uri: str, model: str, commands: Path, monkeypatch: pytest.MonkeyPatch
+    files: Path,
+    tmp_path: Path,
+    store_url: str,
+    tracking_uri: str,
+    model: str,
+    commands: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder with what the examples name, and an initialised store."""
-    write_bundle(tmp_path / "bundle", family="dinov2")
-    write_bundle(tmp_path / "bundle-dinov3", family="dinov3")
-    write_bundle(tmp_path / "bundle-next", family="dinov2", seed=1)
-    write_images(tmp_path / "images", splits=("train", "val", "test"))
-    write_peft_folder(tmp_path / "bundle", "low", tmp_path / "peft")
-    for path, text in PROJECT.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
+    """A copy of these files as the current folder, and an initialised store."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("ULORA_MODEL", model)
     monkeypatch.setenv("ULORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OTHER_STORE", f"{store_url}-other")
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    _shell("ulora store init", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run("ulora store init")
     return tmp_path
 
 
 @pytest.fixture
 def released(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with a policy that asks nothing, a release in production, and the one before where a rollback goes."""
-    monkeypatch.setenv("ULORA_POLICY", str(write_policy(workplace)))
-    _shell(
-        """
-        ulora create v5.5.3-performance --from bundle/ --offline
-        ulora create v5.5.4-dinov3 --from bundle-dinov3/ --offline
+    monkeypatch.setenv("ULORA_POLICY", str(workplace / "policy.yaml"))
+    run(
+        f"""
+        ulora create {V3} --from bundle/ --offline
+        ulora create {V4} --from bundle-dinov3/ --offline
         ulora create v5.5.4-dinov2 --from bundle-next/ --offline
-        ulora reconcile
-        ulora promote v5.5.3-performance --channel production
-        ulora promote v5.5.4-dinov3 --channel production
-        ulora store copy v5.5.3-performance --to copies/
+        ulora promote {V3} --channel production
+        ulora promote {V4} --channel production
+        ulora store copy {V3} --to copies/
         """,
-        workplace,
+        {"MLFLOW_TRACKING_URI": ""},
     )
     return workplace
 
 
-def test_the_readme_s_release_and_rollback_run_as_written(workplace: Path) -> None:
-    (block,) = _blocks(ROOT / "README.md")
-    output = _shell(block.script, workplace)
-    assert "production went from v5.5.4-dinov3 to v5.5.3-performance by rollback" in output
-    assert "MLflow shows what is true" in output
+def pages_to_run() -> list[Path]:
+    return [page for page in pages() if any(block.is_run_here for block in blocks(page))]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_shows_runs_as_written(released: Path, page: str, store_url: str, model: str) -> None:
-    blocks = _blocks(ROOT / "docs" / page)
-    assert blocks
-    for block in blocks:
-        if block.after:
-            DAMAGES[block.after](Registry(model))
-        settings = {name: value.format(store=store_url) for name, value in SETTINGS[block.given].items()}
-        _shell(block.script, released, settings)
+@pytest.mark.parametrize("page", pages_to_run(), ids=name_of)
+def test_what_a_page_shows_runs_as_written(page: Path, request: pytest.FixtureRequest, model: str) -> None:
+    name = name_of(page)
+    request.getfixturevalue("workplace" if name in FIRST_TIME else "released")
+    address = "http://localhost:8000"
+    with ExitStack() as servers:
+        for block in filter(lambda block: block.is_run_here, blocks(page)):
+            settings = settings_for(block, model)
+            text = block.text.replace("aads-ulora", model).replace("http://localhost:8000", address)
+            for shown, used in STANDS_IN.items():
+                text = text.replace(shown, used)
+            if block.is_server:
+                address = servers.enter_context(serving(text))
+            elif block.language == "python":
+                exec(compile(text, str(block), "exec"), {"image": "leaf.jpg", "request_id": "user-7"})
+            else:
+                run(text, settings)
+    AFTER.get(name, lambda registry: None)(Registry(model))
+
+
+def settings_for(block: Block, model: str) -> Mapping[str, str]:
+    """The variables of a block under its condition, which is made true."""
+    if block.condition == DAMAGE:
+        flip_a_byte(Registry(model), V3, "adapters/low/adapter_model.safetensors")
+    if block.condition == SHOWN:
+        run("ulora reconcile")
+    if block.condition in ("", DAMAGE, SHOWN):
+        return {}
+    return {name: value.format(store=os.environ["ULORA_STORE"]) for name, value in SETTINGS[block.condition].items()}
+
+
+def after_the_readme(registry: Registry) -> None:
+    assert [record.action for record in registry.history()] == ["rollback", "promote", "promote"]
+    assert registry.history()[0].live() == (V3,)
+
+
+def after_care(registry: Registry) -> None:
+    assert registry.verify(V3, read_data=True).ok, "the repair did not help"
+    assert registry.history()[0].reason.startswith("asked for in MLflow"), "the request was not promoted"
+
+
+def after_the_copy(registry: Registry) -> None:
+    other = Registry(registry.model, store=os.environ["OTHER_STORE"])
+    assert other.verify(V4, read_data=True).ok
+
+
+AFTER: dict[str, Callable[[Registry], None]] = {
+    "README.md": after_the_readme,
+    "docs/care.md": after_care,
+    "docs/store.md": after_the_copy,
+}
+"""What must be true when all blocks of a page have run."""
 
 
 def test_what_backup_py_did_has_a_command_that_runs(released: Path) -> None:
     rows = re.findall(r"\| `(ulora [^`]+)` \|$", (ROOT / "docs" / "coming-from-backup.md").read_text(), re.MULTILINE)
     assert len(rows) == 13
-    write_phase(released / "backups" / "v5.4.0" / "models" / "phase3_conec_lora_adapter")
-    _shell("\n".join(rows), released)
+    run("\n".join(rows))
     assert (released / "current" / "config" / "adapter_spec.json").is_file()
     assert (released / "deployed" / "current" / "version.json").is_file()
 
 
 def test_mlflow_run_measures_as_ulora_measure_does(workplace: Path, model: str, tracking_uri: str) -> None:
-    _shell("ulora create v5.5.4-dinov3 --from bundle-dinov3/", workplace)
-    (command,) = re.findall(r"^mlflow run .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    here = command.replace("mlflow run .", f"mlflow run {ROOT}").replace("data=images", f"data={workplace / 'images'}")
-    _shell(here.replace("-P version", f"-P model={model} -P version"), workplace)
-    by_run = json.loads(_shell("ulora show v5.5.4-dinov3 --json", workplace))["evidence"]
-    by_command = json.loads(_shell("ulora measure v5.5.4-dinov3 --only ood --data images --json", workplace))
+    run(f"ulora create {V4} --from bundle-dinov3/")
+    (block,) = [block for block in blocks(ROOT / "docs" / "benchmarks.md") if block.run_by]
+    here = block.text.replace("mlflow run .", f"mlflow run {ROOT}").replace(
+        "data=images", f"data={workplace / 'images'}"
+    )
+    run(here.replace("-P version", f"-P model={model} -P version"))
+    by_run = json.loads(run(f"ulora show {V4} --json"))["evidence"]
+    by_command = json.loads(run(f"ulora measure {V4} --only ood --data images --json"))
     assert [one["metrics"] for one in by_run] == [one["metrics"] for one in by_command]
     runs = MlflowClient(tracking_uri).search_runs(["0"], f"params.model = '{model}'")
     assert [run.info.status for run in runs] == ["FINISHED"]
@@ -132,41 +195,28 @@ def test_mlflow_run_measures_as_ulora_measure_does(workplace: Path, model: str, 
 
 
 def test_the_page_of_commands_is_their_help() -> None:
-    assert (ROOT / "docs" / "commands.md").read_text() == commands_page(), (
-        "python -m registry.cli.reference > docs/commands.md"
-    )
+    assert GENERATED.read_text() == commands_page(), "python -m registry.cli.reference > docs/commands.md"
 
 
-def test_every_link_of_the_documentation_leads_somewhere() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
-
-
-@dataclass(frozen=True)
-class Block:
-    """Commands that a page shows, what they find around them (a key of SETTINGS), and what happened before them."""
-
-    script: str
-    given: str
-    after: str
-
-
-def _blocks(page: Path) -> list[Block]:
-    found = re.findall(
-        r"<!-- run by tests/integration/test_docs\.py(.*?) -->\n```sh\n(.*?)```", page.read_text(), re.DOTALL
-    )
-    return [_block(note.removeprefix(", ").strip(), script) for note, script in found]
-
-
-def _block(note: str, script: str) -> Block:
-    return Block(script, "", note.removeprefix("after ")) if note.startswith("after ") else Block(script, note, "")
-
-
-def _shell(script: str, folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> str:
+def run(script: str, settings: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Run commands in this folder, as a shell that stops at the first failure; what they print."""
     done = subprocess.run(
-        ["bash", "-euxc", script],
-        cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, timeout=200, check=False,
+        ["bash", "-euo", "pipefail", "-xc", script],
+        env={**os.environ, **settings}, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def serving(script: str) -> Iterator[str]:
+    """Run a command that serves, and give the address that it prints; at the end it is stopped and must end with 0."""
+    with subprocess.Popen(["bash", "-c", f"exec {script.strip()}"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            announced = re.search(r"http://\S+", process.stdout.readline())
+            assert announced, "it ended without an address"
+            yield announced[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0

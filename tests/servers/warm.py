@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,10 @@ _WARM = (
 )
 _MAX_REQUEST = 1024 * 1024
 _CLIENT = """#!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 asking = socket.socket(socket.AF_UNIX)
 asking.connect({address!r})
+signal.signal(signal.SIGTERM, lambda *_: asking.shutdown(socket.SHUT_WR))
 words = {{"words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(asking, [json.dumps(words).encode() + b"\\n"], [0, 1, 2])
 code = asking.recv(1)
@@ -80,10 +82,17 @@ def _answer(asking: socket.socket) -> NoReturn:
         data, streams, _, _ = socket.recv_fds(asking, _MAX_REQUEST, 3)
         while not data.endswith(b"\n"):
             data += asking.recv(_MAX_REQUEST)
+        threading.Thread(target=_end_with, args=(asking,), daemon=True).start()
         code = _run(json.loads(data), streams)
     finally:
         asking.send(bytes([code]))
         os._exit(code)
+
+
+def _end_with(asking: socket.socket) -> None:
+    """Stop this process, as SIGTERM does, when the client was stopped or killed."""
+    asking.recv(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _run(asked: dict[str, Any], streams: list[int]) -> int:
