@@ -50,7 +50,7 @@ from registry.serving.live import Live
 from registry.serving.loaders import Loader
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
-from registry.versions.bindings import Versions
+from registry.versions.bindings import Bindings
 from registry.versions.bundle import read_bundle
 from registry.versions.manifest import Manifest
 from registry.versions.pointer import Pointer
@@ -213,7 +213,7 @@ def _lora(place: Path) -> Path:
 def _followed(store: ObjectStore, folder: Path, made: Made, places: Mapping[str, Path]) -> Iterator[_Replica]:
     """A replica that has both versions in memory, on a channel of its own."""
     blobs = Blobs(store, folder / "cache")
-    versions, channel = Versions(store, blobs, MODEL), Channel(store, MODEL, CHANNEL)
+    versions, channel = Bindings(store, blobs, MODEL), Channel(store, MODEL, CHANNEL)
     pointers = {name: _bind(versions, blobs, name, place) for name, place in places.items()}
     for pointer in pointers.values():
         channel.commit(promoted(ChannelPosition(MODEL, CHANNEL, channel.head()), pointer, Author("a benchmark"), None))
@@ -228,7 +228,7 @@ def _followed(store: ObjectStore, folder: Path, made: Made, places: Mapping[str,
         yield replica
 
 
-def _bind(versions: Versions, blobs: Blobs, name: str, place: Path) -> Pointer:
+def _bind(versions: Bindings, blobs: Blobs, name: str, place: Path) -> Pointer:
     content = read_bundle(place)
     manifest = Manifest.make(
         model=MODEL,

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from registry.tree.restore import Restored
     from registry.tree.snapshot import Project
     from registry.tree.switch import Switched
-    from registry.trust.signing import SigningKey
+    from registry.trust.keys import SigningKey
     from registry.versions.backbones import AddedBackbone, Mirrored
     from registry.versions.bundle import Bundle, ReleaseNotes
     from registry.versions.importing import Importing
@@ -116,7 +116,7 @@ class Registry(Parts):
         """
         from registry.answers import Created
         from registry.tree.credentials import check_credentials
-        from registry.tree.gittag import planned_tag
+        from registry.tree.git_tag import planned_tag
         from registry.tree.snapshot import Project
         from registry.versions.bundle import DEFAULT_FLAVOR, ReleaseNotes, describe
         from registry.versions.importing import Importing
@@ -161,14 +161,14 @@ class Registry(Parts):
             BadInput: a component does not fit the parent: it requires another backbone, say.
         """
         from registry.tree.credentials import check_credentials
-        from registry.tree.snapshot import read_part
+        from registry.tree.snapshot import read_component
         from registry.versions.bundle import Bundle, ReleaseNotes, describe
         from registry.versions.compose import compose
 
         if not components:
             raise BadInput("no component is named", hint="for example adapters/tomato=DIR")
         name, base = VersionName.parse(version), self.manifest(parent)
-        read = [read_part(each, Path(folder)) for each, folder in sorted(components.items())]
+        read = [read_component(each, Path(folder)) for each, folder in sorted(components.items())]
         whole = compose(base, [piece for piece, _ in read])
         paths = {path: file for _, files in read for path, file in files.items()}
         check_credentials(paths, allow_secrets)
@@ -550,7 +550,7 @@ class Registry(Parts):
         self, channel: str, signature: Author, options: RollbackOptions, only: Sequence[str], dry_run: bool
     ) -> Change:
         from registry.answers import Change
-        from registry.channels.partial import PartialRollback
+        from registry.channels.partial_rollback import PartialRollback
 
         back = PartialRollback(self.channel(channel), self.bindings, self.blobs, only, self._check_servable)
         if dry_run:
@@ -616,11 +616,11 @@ class Registry(Parts):
         return self._pins.find(str(VersionName.parse(version))) is not None
 
     def _script(self, manifest: Manifest, channel: str) -> Script:
-        from registry.breakglass.write_script import StorePlace, rollback_script
+        from registry.breakglass.write_script import StoreLocation, rollback_script
 
         settings = self.settings
         encryption = self._encryption.add_to({}) if self._encryption else {}
-        return rollback_script(manifest, channel, StorePlace(settings.store, settings.endpoint_url, encryption))
+        return rollback_script(manifest, channel, StoreLocation(settings.store, settings.endpoint_url, encryption))
 
     def _after_promotion(self, before: Record | None, verdict: Verdict) -> tuple[str, ...]:
         """Leave the script that goes back, then make MLflow show the promotion: `MIRROR_SECONDS` for both. Notes."""
@@ -682,12 +682,12 @@ class Registry(Parts):
             NotNow: another restore is at work there.
             VersionForgotten, MissingBlob, CorruptBlob, NotTrusted, DiskFull, BadInput: the target is as it was.
         """
-        from registry.tree.plan import files_of
-        from registry.tree.restore import Order, restore
+        from registry.tree.layout import tree_files
+        from registry.tree.restore import RestoreRequest, restore
 
         manifest = self.manifest(version)
         self.check_trusted(manifest)
-        order = Order(version, files_of(manifest), self._fetch_of(version, progress), tuple(only), clean)
+        order = RestoreRequest(version, tree_files(manifest), self._fetch_of(version, progress), tuple(only), clean)
         return restore(order, Path(target), dry_run=dry_run)
 
     def switch(
@@ -744,7 +744,8 @@ class Registry(Parts):
             MissingDependency: the package `model-signing` is not installed.
         """
         from registry.answers import Signed
-        from registry.trust.signing import SigningKey, sign
+        from registry.trust.keys import SigningKey
+        from registry.trust.signing import sign
 
         key = key if isinstance(key, SigningKey) else SigningKey(key)
         manifest, public = self.manifest(version), key.public_key()
@@ -980,20 +981,20 @@ def _content(
     source: Path | str | None, project: Project | None, importing: Importing, progress: Progress
 ) -> Iterator[tuple[Bundle, Callable[[ReleaseNotes], ReleaseNotes]]]:
     """What a version is to hold, and what its source says about it beside what people say."""
-    from registry.tree.snapshot import joined, read_project
+    from registry.tree.snapshot import read_project, with_project
     from registry.versions.bundle import read_bundle
-    from registry.versions.importing import opened, refuse_wishes
+    from registry.versions.importing import prepare_bundle, refuse_import_options
 
     files = read_project(project, progress) if project else None
     if source is None:
         if project is None or files is None:
             raise BadInput("nothing to create a version from", hint="--from BUNDLE, or --source DIR for a snapshot")
-        refuse_wishes(importing, str(project.folder))
+        refuse_import_options(importing, str(project.folder))
         yield files, lambda release_notes: release_notes
         return
-    with opened(source, importing) as found:
+    with prepare_bundle(source, importing) as found:
         bundle = read_bundle(found.folder)
-        yield (joined(bundle, files) if files else bundle), found.release_notes
+        yield (with_project(bundle, files) if files else bundle), found.release_notes
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Every error that this package raises, and the exit code that the command line gives it.
+"""All errors that this package raises, with the exit code of the command line.
 
 * UloraError                    1  failed
-  x BadInput                    2  usage: what was asked for can't be meant
+  x BadInput                    2  usage: an invalid name, option, file or setting
     + BadVersionName
     + BadSetting
     + BadBundle
@@ -9,7 +9,7 @@
     + BadImage
     + MissingDependency
   x GateRefused                 3  a policy's rules were not met
-  x Conflict                    4  somebody else was first, or it may not be done now
+  x Conflict                    4  another writer was first, or the change is refused now
     + ChannelMoved
     + VersionExists
     + KeyExists
@@ -22,7 +22,7 @@
     + ChannelEmpty
     + NothingToRollBackTo
     + BackboneNotFound
-  x IntegrityError              6  bytes or records are not what their name or digest says
+  x IntegrityError              6  bytes or records do not match their name or digest
     + CorruptBlob
     + MissingBlob
     + BadManifest
@@ -37,12 +37,12 @@
     + CatalogUnreachable
     + CatalogRefused
     + OutcomeUnknown
-  x StoreUnfit                  1  a store that ignores conditional writes, and the like
+  x StoreUnfit                  1  a store that ignores conditional writes
   x DiskFull                    1
-  x LoadFailed                  1  a version's files are whole but its code can't load them
+  x LoadFailed                  1  a version's files are correct, but can't be loaded
   x ReplicaClosed               1
 
-An error says what happened, to what, and what to do next: the message is the first two, `hint` the third.
+The message says what happened and to what; `hint` says what to do next.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ from typing import ClassVar
 
 
 class UloraError(Exception):
-    """The root of all errors raised on purpose.
+    """The base class of all errors of this package.
 
     Attributes:
-        exit_code: what the `ulora` command exits with.
-        hint: what to do next, one line, or the empty string.
+        exit_code: the exit code of the `ulora` command.
+        hint: what to do next, in one line, or the empty string.
     """
 
     exit_code: ClassVar[int] = 1
@@ -70,37 +70,37 @@ class UloraError(Exception):
 
 
 class BadInput(UloraError):
-    """What was asked for can't be meant: a bad name, option, file or setting."""
+    """An invalid name, option, file or setting was given."""
 
     exit_code = 2
 
 
 class BadVersionName(BadInput):
-    """A version name that does not read `v[MAJOR].[MINOR].[PATCH]-[OPTIMIZATION]`."""
+    """A version name that is not of the form `v[MAJOR].[MINOR].[PATCH]-[OPTIMIZATION]`."""
 
 
 class BadSetting(BadInput):
-    """A setting that is missing or does not parse."""
+    """A setting that is missing or can't be parsed."""
 
 
 class BadBundle(BadInput):
-    """A folder that can't become a version: a file is missing, or a path is not allowed."""
+    """A folder can't become a version: a file is missing, or a path is not allowed."""
 
 
 class BadPolicy(BadInput):
-    """A gate policy that does not parse."""
+    """A gate policy that can't be parsed."""
 
 
 class BadImage(BadInput):
-    """Bytes that are no image, or an image outside the accepted bounds."""
+    """Bytes that are not an image, or an image that is too large or too small."""
 
 
 class MissingDependency(BadInput):
-    """An optional package is not installed, or another package shadows ours."""
+    """An optional package is not installed, or another package has the name of one of this project's packages."""
 
 
 class GateRefused(UloraError):
-    """A policy's rules were not met. `verdict` says which; it was kept in the store."""
+    """A policy's rules were not met. `verdict` says which; it was saved in the store."""
 
     exit_code = 3
 
@@ -110,7 +110,7 @@ class GateRefused(UloraError):
 
 
 class Conflict(UloraError):
-    """Somebody else was first, or it may not be done now. Nothing changed."""
+    """Another writer was first, or the change is refused now. Nothing changed."""
 
     exit_code = 4
 
@@ -120,23 +120,23 @@ class ChannelMoved(Conflict):
 
 
 class VersionExists(Conflict):
-    """The name is bound to other content. A version never changes."""
+    """The version's name is bound to other content. A version never changes."""
 
 
 class KeyExists(Conflict):
-    """A create-only key is taken by other bytes."""
+    """A create-only key exists with other bytes."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"{key} exists already with other content")
+        super().__init__(f"{key} already exists with other content")
         self.key = key
 
 
 class NotNow(Conflict):
-    """The change is sound but refused at this moment: a canary runs, or a rollback has only just happened."""
+    """The change is refused now, for example because a canary runs or a rollback has just happened."""
 
 
 class NotFound(UloraError):
-    """What was named does not exist."""
+    """Something that was named does not exist."""
 
     exit_code = 5
 
@@ -158,7 +158,7 @@ class VersionNotFound(NotFound):
 
 
 class VersionForgotten(NotFound):
-    """The version's name stands, but garbage collection may drop its files, or has."""
+    """The version's name exists, but garbage collection may delete its files or has deleted them."""
 
 
 class ChannelEmpty(NotFound):
@@ -166,15 +166,15 @@ class ChannelEmpty(NotFound):
 
 
 class NothingToRollBackTo(NotFound):
-    """The stack of versions to roll back to is empty. Nothing changed."""
+    """There is no version to roll back to. Nothing changed."""
 
 
 class BackboneNotFound(NotFound):
-    """The backbone's weights are in none of the places that were searched."""
+    """The backbone's weights were not found in any of the searched places."""
 
 
 class IntegrityError(UloraError):
-    """Bytes or records are not what their name or digest says. They were not used."""
+    """Bytes or records do not match their name or digest. They were not used."""
 
     exit_code = 6
 
@@ -196,7 +196,7 @@ class BadWeights(IntegrityError):
 
 
 class BrokenChain(IntegrityError):
-    """A channel's log has a gap, or a record does not hash to what its successor says."""
+    """A record is missing in a channel's log, or does not have the sha256 that the next record names."""
 
 
 class SelfTestFailed(IntegrityError):
@@ -204,15 +204,15 @@ class SelfTestFailed(IntegrityError):
 
 
 class NotTrusted(IntegrityError):
-    """A manifest is unsigned, signed by none of the trusted keys, or older than what may be served here."""
+    """A version is unsigned, not signed by a trusted key, or older than the oldest version that may be served."""
 
 
 class UnsafePath(IntegrityError):
-    """Writing here would follow a link, or leave the folder that was named. Nothing was written."""
+    """Writing would follow a link, or leave the given folder. Nothing was written."""
 
 
 class Unreachable(UloraError):
-    """A server can't be reached, refuses us, or left the outcome unknown."""
+    """A server can't be reached or refuses the request, or the outcome of a write is unknown."""
 
     exit_code = 7
 
@@ -232,7 +232,7 @@ class StoreUnreachable(Unreachable):
 
 
 class StoreDenied(Unreachable):
-    """The S3 server refuses our credentials or permissions."""
+    """The S3 server refuses the credentials, or they lack a permission."""
 
 
 class CatalogUnreachable(Unreachable):
@@ -240,23 +240,23 @@ class CatalogUnreachable(Unreachable):
 
 
 class CatalogRefused(Unreachable):
-    """The MLflow tracking server answers, and refuses: our credentials, or the request."""
+    """The MLflow tracking server refuses the credentials or the request."""
 
 
 class OutcomeUnknown(Unreachable):
-    """A write was sent, and whether the server applied it could not be learned before the deadline."""
+    """A write was sent, but before the deadline it was not known whether the server applied it."""
 
 
 class StoreUnfit(UloraError):
-    """The store ignores conditional writes or lists without order: promises could not be kept on it."""
+    """The store ignores conditional writes or lists keys without order, so it can't be used."""
 
 
 class DiskFull(UloraError):
-    """The local disk is full. Nothing was left half written."""
+    """The local disk is full. No partly written file was left."""
 
 
 class LoadFailed(UloraError):
-    """A version's files are whole, but its code can't load them here."""
+    """A version's files are correct, but can't be loaded here."""
 
 
 class ReplicaClosed(UloraError):
@@ -285,9 +285,14 @@ _UNWRITABLE = (
 
 @contextmanager
 def disk_errors(
-    path: Path | str, hint: str = "choose a folder that can be; that of the cache is ULORA_CACHE"
+    path: Path | str, hint: str = "choose a writable folder; ULORA_CACHE is the cache folder"
 ) -> Iterator[None]:
-    """Turn what the local disk refuses while writing `path` into `DiskFull` and `BadSetting`."""
+    """Convert an OSError while `path` is written.
+
+    Raises:
+        DiskFull: no space is left.
+        BadSetting: the path can't be written.
+    """
     try:
         yield
     except OSError as error:

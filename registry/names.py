@@ -1,4 +1,4 @@
-"""Names of versions, models, channels and targets: parse, order, alias form."""
+"""Names of versions, models, channels and targets: parsing, order, MLflow alias."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ class VersionName:
         """Read a version name.
 
         Raises:
-            BadVersionName: it does not follow the form.
+            BadVersionName: it does not have this form.
         """
         match = _VERSION.fullmatch(text)
         if match is None:
             raise BadVersionName(
                 f"{text[:80]!r} is not a version name",
-                hint="a version name reads v[MAJOR].[MINOR].[PATCH]-[OPTIMIZATION], for example v5.5.4-dinov3",
+                hint="a version name is v[MAJOR].[MINOR].[PATCH]-[OPTIMIZATION], for example v5.5.4-dinov3",
             )
         major, minor, patch, suffix = match.groups()
         return cls(int(major), int(minor), int(patch), suffix or "")
 
     @property
     def alias(self) -> str:
-        """The name as an MLflow alias, which can hold no dot: `v5_5_4-dinov3`."""
+        """The name as an MLflow alias, which can't have dots: `v5_5_4-dinov3`."""
         return str(self).replace(".", "_")
 
     @property
     def suffix_words(self) -> frozenset[str]:
-        """The words of the suffix, by which a policy's `by_suffix` is chosen: `ood-v2` has `ood` and `v2`."""
+        """The words of the suffix, for a policy's `by_suffix`: `ood-v2` has `ood` and `v2`."""
         return frozenset(re.split(r"[.-]", self.suffix)) - {""}
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from registry.settings import Settings
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.store.stored import Encryption
-from registry.versions.bindings import Binding, Versions
+from registry.versions.bindings import Binding, Bindings
 
 if TYPE_CHECKING:
     from registry.answers import ChannelStatus, ReplicaStatus
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from registry.integrity.lastread import LastReads
     from registry.retention.notes import Forgotten, Notes, Pin
     from registry.trust.admission import Admission
-    from registry.trust.signing import Signatures
+    from registry.trust.signatures import Signatures
     from registry.versions.backbones import BackboneMirror
     from registry.versions.manifest import Manifest
 
@@ -71,9 +71,9 @@ class Parts:
         return Blobs(self.store, self.settings.cache)
 
     @cached_property
-    def bindings(self) -> Versions:
+    def bindings(self) -> Bindings:
         """The names of the model."""
-        return Versions(self.store, self.blobs, self.model)
+        return Bindings(self.store, self.blobs, self.model)
 
     @cached_property
     def backbone_mirror(self) -> BackboneMirror:
@@ -92,7 +92,7 @@ class Parts:
     @cached_property
     def signatures(self) -> Signatures:
         """The signatures of the model's versions."""
-        from registry.trust.signing import Signatures
+        from registry.trust.signatures import Signatures
 
         return Signatures(self.store, self.model)
 
@@ -133,7 +133,7 @@ class Parts:
         """Ask AWS who acts here, if that is not known, and keep the answer for later records. Never in a rollback."""
         place = (self.settings.cache, self.settings.endpoint_url)
         if identity.is_due(*place):
-            identity.note(*place, self.store.caller())
+            identity.save(*place, self.store.caller())
 
     def _check_writable(self) -> None:
         """Before the first write of this object: is this a store, and does it honour conditional writes?"""

@@ -1,1 +1,1 @@
-"""The rollback without this package: the script, and what writes it."""
+"""Rollback without this package: a script that needs only Python and boto3, and the code that writes it."""

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Rolls a channel back to one version, when nothing else is at hand: all it needs is Python 3.9, boto3 and this file.
 
-It asks S3 only. It moves the channel as `ulora rollback --to VERSION` does, by one conditional write of a record to the
-channel's log, and `ulora` takes the record for its own. Credentials are found as boto3 finds them; none are in here.
+It needs S3 only. It does the same as `ulora rollback --to VERSION`: one conditional write of a record to the channel's
+log, in the format of `ulora`. Credentials are found as boto3 finds them; this file contains none.
 
-  python rollback_to_VERSION.py --dry-run          look: what is live, what would become live, is every file there
-  python rollback_to_VERSION.py --reason "…"       do it, after asking
-  python rollback_to_VERSION.py --yes --json       do it from another program
-  python rollback_to_VERSION.py --restore DIR      write the version's files into a new folder; no channel is touched
-                                                   (--dry-run: only see whether all of them are in the store)
+  python rollback_to_VERSION.py --dry-run          show what is live, what would become live, and check every file
+  python rollback_to_VERSION.py --reason "…"       roll back, after a question
+  python rollback_to_VERSION.py --yes --json       roll back from another program
+  python rollback_to_VERSION.py --restore DIR      write the version's files into a new folder; no channel is changed
+                                                   (--dry-run: only check that all of them are in the store)
 
 Exit status:
   0 done; 1 failed; 2 usage; 4 channel moved or not now; 5 not found; 6 integrity; 7 unreachable or outcome unknown;
@@ -56,14 +56,14 @@ FILES: list[tuple[str, int, str, str]] = []
 # --- end of what was written by `ulora` ---
 
 WRITER = 1
-"""The records that this file writes. It adds nothing to a log that asks for a later writer."""
+"""The writer version of this file. It writes no record into a log that needs a later one."""
 NEWEST_FIRST = 10**12
 ENDPOINTS = ("ULORA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 DEADLINE = 15.0
-"""Seconds after which a write of which nothing is heard is given up."""
+"""Seconds after which a write without a clear answer is given up."""
 WORKERS = 16
 TRIES = 3
-"""How often a file is asked for when the connection breaks while it arrives."""
+"""How often a file is requested if the connection breaks during the download."""
 MAX_RECORD = 1024 * 1024
 MAX_WITHDRAWN = 10_000
 MAX_DIGITS = 300
@@ -85,7 +85,7 @@ CODES = {
 
 
 class Failure(Exception):
-    """Something went wrong: `error` is a key of CODES, `hint` what to do next."""
+    """An error: `error` is a key of CODES, `hint` says what to do next."""
 
     def __init__(self, error: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -93,174 +93,176 @@ class Failure(Exception):
         self.hint = hint
 
 
-class Undecided(Failure):
-    """The server gave no clear yes: a write may or may not have been applied."""
+class OutcomeUnclear(Failure):
+    """The server gave no clear answer: the write may or may not have been applied."""
 
     def __init__(self, message: str, hint: str = "try again", *, was_sent: bool = True) -> None:
         super().__init__("StoreUnreachable", message, hint)
         self.was_sent = was_sent
 
 
-# --- the story -------------------------------------------------------------------------------------------------------
+# --- the steps -------------------------------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for, and return the exit status."""
+    """Run the command line, and return the exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in words
     try:
-        asked = read_arguments(words)
+        options = read_arguments(words)
         store = Store()
-        answer = roll_back(store, asked) if asked.restore is None else restore(store, asked)
+        answer = roll_back(store, options) if options.restore is None else restore(store, options)
     except Failure as failure:
-        complain(as_json, failure.error, str(failure), failure.hint)
+        print_error(as_json, failure.error, str(failure), failure.hint)
         return CODES[failure.error]
     except KeyboardInterrupt:
-        complain(as_json, "Interrupted", "interrupted", "run the same command again: it is safe")
+        print_error(as_json, "Interrupted", "interrupted", "run the same command again: it is safe")
         return 130
-    print(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else visible(answer["sentence"]))
+    print(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else printable(answer["sentence"]))
     return 0
 
 
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """The command line, understood."""
+    """The parsed command line."""
     if not VERSION:
-        raise Failure("BadInput", "this file goes back to no version", "`ulora rollback-script VERSION` writes one")
+        raise Failure("BadInput", "this file names no version", "`ulora rollback-script VERSION` writes a complete one")
     about = f"Make {VERSION['channel']} of {VERSION['model']} serve {VERSION['version']}. Made {VERSION['made']}."
     parser = Parser(
         description=f"{about}\n\n{__doc__}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would happen")
-    parser.add_argument("--yes", action="store_true", help="do not ask; needed where nobody can be asked")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why; it stays on the record")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would happen")
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why; it is stored in the record")
     parser.add_argument("--restore", metavar="DIR", help="only write the version's files into DIR, a new folder")
     parser.add_argument("--force", action="store_true", help="even if withdrawn or not on the stack; needs --reason")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    asked = parser.parse_args(words)
-    if asked.force and not asked.reason.strip():
+    options = parser.parse_args(words)
+    if options.force and not options.reason.strip():
         raise Failure("BadInput", "--force needs a reason", "add --reason '…'")
-    if asked.restore is not None and not asked.restore.strip():
-        raise Failure("BadInput", "--restore names no folder", "was a shell's variable empty?")
-    if asked.restore is not None and asked.force:
-        raise Failure("BadInput", "--restore moves no channel: there is nothing to force", "leave --force out")
-    return asked
+    if options.restore is not None and not options.restore.strip():
+        raise Failure("BadInput", "--restore needs a folder", "is a shell variable empty?")
+    if options.restore is not None and options.force:
+        raise Failure("BadInput", "--restore changes no channel, so --force has no effect", "omit --force")
+    return options
 
 
 class Parser(argparse.ArgumentParser):
     """Raises `Failure` where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise Failure("BadInput", message, "--help shows how")
+        raise Failure("BadInput", message, "see --help")
 
 
-def roll_back(store: Store, asked: argparse.Namespace) -> dict[str, Any]:
-    """Make the channel serve the version: look, check every file, ask, write one record."""
+def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
+    """Make the channel serve the version: read the log, check every file, ask, write one record."""
     head, digest = store.newest()
     if head is None or head["stable"] is None:
-        text = f"{VERSION['channel']} serves nothing yet; nothing changed"
-        raise Failure("NothingToRollBackTo", text, "is it the right store?")
-    signature = {"who": who(), "who_verified": False, "reason": asked.reason}
-    record = plan(head, digest, signature, asked.force)
+        text = f"{VERSION['channel']} serves no version yet; nothing changed"
+        raise Failure("NothingToRollBackTo", text, "is this the right store?")
+    author = {"who": who(), "who_verified": False, "reason": options.reason}
+    record = plan(head, digest, author, options.force)
     if record is None:
-        return told(head, head, "none", f"{VERSION['channel']} serves {VERSION['version']} already; nothing changed")
+        return answer_document(
+            head, head, "none", f"{VERSION['channel']} serves {VERSION['version']} already; nothing changed"
+        )
     sentence = f"{VERSION['channel']} is {' with '.join(live(head))}; this makes it {record['stable']['version']}"
-    say(asked, sentence)
-    check(store, asked, head)
-    if asked.dry_run:
-        return told(record, head, record["action"], "nothing was written: --dry-run")
-    if not asked.yes:
-        confirm()
-        check(store, asked, head)  # a person may have thought for long
+    print_line(options, sentence)
+    check(store, options, head)
+    if options.dry_run:
+        return answer_document(record, head, record["action"], "nothing was written: --dry-run")
+    if not options.yes:
+        ask()
+        check(store, options, head)  # again: the answer may have taken long
     try:
         store.create(record_key(record["generation"]), encode(record))
     except KeyError:
-        return moved(store, record["generation"])
-    if not is_held(head):
-        check_kept(store)
+        return lost_race(store, record["generation"])
+    if not is_protected(head):
+        check_still_complete(store)
     done = f"{VERSION['channel']} serves {record['stable']['version']}, generation {record['generation']}"
-    return {**told(record, head, record["action"], done), "changed": True}
+    return {**answer_document(record, head, record["action"], done), "changed": True}
 
 
-def moved(store: Store, generation: int) -> dict[str, Any]:
-    """Somebody else wrote first: fine, if they went to the same version."""
+def lost_race(store: Store, generation: int) -> dict[str, Any]:
+    """Another writer was first: this is fine if the channel serves the same version."""
     winner, _ = store.record(generation)
     if live(winner) == [VERSION["version"]]:
         by = f"{winner['who']} was first: {winner['action']}, {winner['when']}"
-        return told(winner, winner, "none", f"{VERSION['channel']} serves {VERSION['version']}; {by}")
+        return answer_document(winner, winner, "none", f"{VERSION['channel']} serves {VERSION['version']}; {by}")
     raise Failure(
         "ChannelMoved",
         f"{winner['who']} moved {VERSION['channel']} first: {winner['action']} to "
         f"{' with '.join(live(winner))}, generation {generation}; nothing changed",
-        "look, then run this again",
+        "check what it serves, then run this again",
     )
 
 
-def check(store: Store, asked: argparse.Namespace, head: dict[str, Any]) -> None:
-    """Check that the version's files are there, and that no garbage collection may take them away."""
-    if not is_held(head) and store.has(forgotten_key()):
+def check(store: Store, options: argparse.Namespace, head: dict[str, Any]) -> None:
+    """Check that the version's files exist, and that garbage collection may not delete them."""
+    if not is_protected(head) and store.has(forgotten_key()):
         raise Failure(
             "VersionForgotten",
-            f"{VERSION['version']} was forgotten: its files are gone, or will be; nothing changed",
-            f"`ulora store remember {VERSION['version']} --model {VERSION['model']}` brings it back in time",
+            f"{VERSION['version']} was forgotten: its files were deleted or will be; nothing changed",
+            f"`ulora store remember {VERSION['version']} --model {VERSION['model']}` if its files still exist",
         )
-    check_files(store, asked)
+    check_files(store, options)
 
 
-def is_held(head: dict[str, Any]) -> bool:
-    """Whether the channel itself keeps the version's files: what is stable or on its stack is never collected."""
+def is_protected(head: dict[str, Any]) -> bool:
+    """Whether the channel protects the version's files: those of stable and the stack are never deleted."""
     return VERSION["version"] in [pointer["version"] for pointer in (head["stable"], *head.get("stack", []))]
 
 
-def check_files(store: Store, asked: argparse.Namespace) -> None:
-    """Check by HEAD that the store holds every file of the version, whole."""
-    say(asked, f"checking {len({sha256 for *_, sha256 in FILES}) + 1} files in the store")
-    states = look(store)
-    bad = not_whole(states)
+def check_files(store: Store, options: argparse.Namespace) -> None:
+    """Check by HEAD requests that the store has every file of the version, with the right size and checksum."""
+    print_line(options, f"checking {len({sha256 for *_, sha256 in FILES}) + 1} files in the store")
+    states = blob_states(store)
+    bad = incomplete_files(states)
     if bad:
-        text = f"{VERSION['version']} is not whole in the store, nothing changed: {bad}"
-        raise Failure("MissingBlob", text, repair())
+        text = f"{VERSION['version']} is not complete in the store, nothing changed: {bad}"
+        raise Failure("MissingBlob", text, repair_hint())
     unproven = sum(state == "unproven" for state in states.values())
     if unproven:
-        say(asked, f"the store keeps no checksum of {unproven} of them: only their size was checked")
+        print_line(options, f"the store has no checksum of {unproven} of them: only their size was checked")
 
 
-def check_kept(store: Store) -> None:
-    """Check that nothing was deleted just before the channel began to need it. Not to know is no failure by now."""
+def check_still_complete(store: Store) -> None:
+    """Check again after the write that no file was deleted meanwhile. If the check fails, the rollback still counts."""
     try:
-        bad = not_whole(look(store))
+        bad = incomplete_files(blob_states(store))
     except Failure:
         return
     if bad:
         text = f"{VERSION['channel']} serves {VERSION['version']} now, but files were deleted meanwhile: {bad}"
-        raise Failure("MissingBlob", text, f"{repair()}; `ulora rollback` leaves it")
+        raise Failure("MissingBlob", text, f"{repair_hint()}; `ulora rollback` goes to another version")
 
 
-def look(store: Store) -> dict[str, str]:
+def blob_states(store: Store) -> dict[str, str]:
     """The state of each of the version's blobs."""
     blobs = {sha256: size for _, size, _, sha256 in FILES}
     blobs[VERSION["manifest_sha256"]] = VERSION["manifest_size"]
     with ThreadPoolExecutor(WORKERS) as pool:
-        return dict(zip(blobs, pool.map(lambda item: store.look(*item), blobs.items())))
+        return dict(zip(blobs, pool.map(lambda item: store.blob_state(*item), blobs.items())))
 
 
-def not_whole(states: dict[str, str]) -> str:
-    """Which files are missing or corrupt, in words; empty if none is."""
+def incomplete_files(states: dict[str, str]) -> str:
+    """The missing and corrupt files, for people; empty if there are none."""
     names = [(f"{path} ({states[sha256]})", states[sha256]) for path, _, _, sha256 in FILES]
     names.append(("its manifest", states[VERSION["manifest_sha256"]]))
     bad = [name for name, state in names if state in ("missing", "corrupt")]
     return ", ".join(bad[:3]) + " …" * (len(bad) > 3)
 
 
-def repair() -> str:
-    """What helps where files are gone."""
+def repair_hint() -> str:
+    """The hint for missing files."""
     return f"`ulora verify {VERSION['version']} --repair DIR` puts files back from a copy"
 
 
-def confirm() -> None:
-    """Ask the person; where there is none, they must say --yes."""
+def ask() -> None:
+    """Ask for confirmation; without a terminal, --yes is needed."""
     if not sys.stdin.isatty():
-        raise Failure("BadInput", "there is nobody to ask; nothing changed", "add --yes")
-    print("go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise Failure("BadInput", "there is no terminal to ask for confirmation; nothing changed", "add --yes")
+    print("continue? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Failure("Failed", "not confirmed; nothing changed")
 
@@ -268,31 +270,31 @@ def confirm() -> None:
 # --- the rules of a channel, as in the package's registry.channels.record ---------------------------------------------
 
 
-def plan(head: dict[str, Any], digest: str, signature: dict[str, Any], force: bool) -> dict[str, Any] | None:
-    """The record that makes the channel serve the version; None where it does already."""
+def plan(head: dict[str, Any], digest: str, author: dict[str, Any], force: bool) -> dict[str, Any] | None:
+    """The record that makes the channel serve the version; None if it does already."""
     channel, version = VERSION["channel"], VERSION["version"]
-    check_same(head)
+    check_manifest(head)
     if live(head) == [version]:
         return None
     if head.get("min_writer", 1) > WRITER:
         raise Failure(
             "NotNow",
-            f"the log of {channel} asks for writer {head['min_writer']}, this file is writer {WRITER}; nothing changed",
-            f"write it anew: ulora rollback-script {version} --channel {channel} --model {VERSION['model']}",
+            f"the log of {channel} needs writer version {head['min_writer']}, this file has {WRITER}; nothing changed",
+            f"write a new file: ulora rollback-script {version} --channel {channel} --model {VERSION['model']}",
         )
-    if head["stable"]["version"] == version:  # a canary runs beside it
-        return aborted(head, digest, signature)
+    if head["stable"]["version"] == version:  # a canary runs
+        return aborted(head, digest, author)
     if version in [pointer["version"] for pointer in targets(head)]:
-        return rolled_back(head, digest, signature)
+        return rolled_back(head, digest, author)
     if force:
-        return forced(head, digest, signature)
+        return forced(head, digest, author)
     why = "was withdrawn from" if version in head.get("withdrawn", []) else "is not on the stack of"
-    hint = "--force --reason '…' goes there all the same"
+    hint = "--force --reason '…' rolls back to it anyway"
     raise Failure("NothingToRollBackTo", f"{version} {why} {channel}; nothing changed", hint)
 
 
-def rolled_back(head: dict[str, Any], digest: str, signature: dict[str, Any]) -> dict[str, Any]:
-    """What is live, and all above the version on the stack, is withdrawn."""
+def rolled_back(head: dict[str, Any], digest: str, author: dict[str, Any]) -> dict[str, Any]:
+    """The live versions, and all above the version on the stack, are withdrawn."""
     stack = targets(head)
     names = [pointer["version"] for pointer in stack]
     depth = names.index(VERSION["version"])
@@ -301,31 +303,31 @@ def rolled_back(head: dict[str, Any], digest: str, signature: dict[str, Any]) ->
         "stack": stack[depth + 1 :],
         "withdrawn": withdraw(head, [*live(head), *names[:depth]]),
     }
-    return following(head, digest, signature, action="rollback", **changes)
+    return next_record(head, digest, author, action="rollback", **changes)
 
 
-def aborted(head: dict[str, Any], digest: str, signature: dict[str, Any]) -> dict[str, Any]:
-    """The version is stable: only the canary is withdrawn."""
+def aborted(head: dict[str, Any], digest: str, author: dict[str, Any]) -> dict[str, Any]:
+    """The version is stable already: only the canary is withdrawn."""
     withdrawn = withdraw(head, [head["canary"]["version"]])
-    return following(head, digest, signature, action="abort", stack=without(head, withdrawn), withdrawn=withdrawn)
+    return next_record(head, digest, author, action="abort", stack=without(head, withdrawn), withdrawn=withdrawn)
 
 
-def forced(head: dict[str, Any], digest: str, signature: dict[str, Any]) -> dict[str, Any]:
-    """The version becomes stable wherever it was; what is live is withdrawn, the rest of the stack stays."""
+def forced(head: dict[str, Any], digest: str, author: dict[str, Any]) -> dict[str, Any]:
+    """The version becomes stable, wherever it was; the live versions are withdrawn, the rest of the stack stays."""
     gone = [*live(head), VERSION["version"]]
     withdrawn = [name for name in withdraw(head, live(head)) if name != VERSION["version"]]
     stable = {"version": VERSION["version"], "manifest_sha256": VERSION["manifest_sha256"]}
     changes = {"stable": stable, "stack": without(head, gone), "withdrawn": withdrawn}
-    return following(head, digest, signature, action="rollback", **changes)
+    return next_record(head, digest, author, action="rollback", **changes)
 
 
 def targets(head: dict[str, Any]) -> list[dict[str, Any]]:
-    """Where rollbacks go, the next one first."""
+    """The versions that rollbacks go to, the next one first."""
     return without(head, [*head.get("withdrawn", []), *live(head)])
 
 
 def live(head: dict[str, Any]) -> list[str]:
-    """The versions that answer requests: stable, then canary."""
+    """The versions that answer requests: stable, then the canary."""
     return [pointer["version"] for pointer in (head["stable"], head.get("canary")) if pointer]
 
 
@@ -339,12 +341,12 @@ def without(head: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
     return [pointer for pointer in head.get("stack", []) if pointer["version"] not in names]
 
 
-def following(head: dict[str, Any], digest: str, signature: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The record after the head; fields that this file does not know are copied through."""
+def next_record(head: dict[str, Any], digest: str, author: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The record after the head; unknown fields are copied."""
     kept = {name: value for name, value in head.items() if name not in ("verdict", "canary")}
     record = {
         **kept,
-        **signature,
+        **author,
         "format": 1,
         "min_writer": head.get("min_writer", 1),
         "generation": head["generation"] + 1,
@@ -356,24 +358,24 @@ def following(head: dict[str, Any], digest: str, signature: dict[str, Any], **ch
     if len(record["reason"]) > MAX_REASON or not is_text(record["reason"]):
         raise Failure("BadInput", f"the reason is longer than {MAX_REASON} characters, or not valid text")
     if len(record["withdrawn"]) > MAX_WITHDRAWN or len(encode(record)) > MAX_RECORD:
-        raise Failure("BadInput", f"a record of {VERSION['channel']} can't hold so much; nothing changed")
+        raise Failure("BadInput", f"a record of {VERSION['channel']} would be too large; nothing changed")
     return record
 
 
-def check_same(head: dict[str, Any]) -> None:
-    """A version's name means one manifest for ever: check that the log means the one that this file holds."""
+def check_manifest(head: dict[str, Any]) -> None:
+    """Check that the log has the same manifest under the version's name as this file."""
     own = VERSION["manifest_sha256"]
     for pointer in (head["stable"], head.get("canary"), *head.get("stack", [])):
         if pointer and pointer["version"] == VERSION["version"] and pointer["manifest_sha256"] != own:
             raise Failure(
                 "BrokenChain",
-                f"the log of {VERSION['channel']} means another {VERSION['version']}; nothing changed",
+                f"{VERSION['version']} in the log of {VERSION['channel']} has another manifest; nothing changed",
                 "is this file for this store?",
             )
 
 
 def check_record(record: dict[str, Any], key: str, generation: int) -> None:
-    """Check that what stands at a key of the log is a record, and the one that the key spells."""
+    """Check that a document of the log is a record of this channel and of the generation in its key."""
     named = (record.get("model"), record.get("channel"), record.get("generation"))
     sound = (
         type(record.get("format")) is int
@@ -390,11 +392,11 @@ def check_record(record: dict[str, Any], key: str, generation: int) -> None:
         and all(isinstance(name, str) for name in record.get("withdrawn", []))
     )
     if not sound:
-        raise Failure("BrokenChain", f"{key} holds no record of {VERSION['channel']} that this file understands")
+        raise Failure("BrokenChain", f"{key} is not a record of {VERSION['channel']} that this file can read")
 
 
 def is_pointer(value: Any) -> bool:
-    """Whether a value names a version and its manifest."""
+    """Whether a value is a version and the sha256 of its manifest."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("version"), str)
@@ -413,7 +415,7 @@ def encode(document: Any) -> bytes:
 
 
 def decode(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object's bytes, read strictly: no key twice, no NaN, nothing infinite."""
+    """Parse a JSON object strictly: no duplicate key, no NaN, no number that is too large."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
@@ -445,7 +447,7 @@ def decode(data: bytes, what: str) -> dict[str, Any]:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string can be written as UTF-8."""
+    """Whether a string can be encoded as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -457,22 +459,22 @@ def is_text(text: str) -> bool:
 
 
 def record_key(generation: int) -> str:
-    """Where a record of the channel stands."""
+    """The key of a record of the channel."""
     return f"{log_prefix()}{NEWEST_FIRST - generation:013d}.json"
 
 
 def log_prefix() -> str:
-    """The folder of the channel's log."""
+    """The prefix of the channel's log."""
     return f"models/{VERSION['model']}/channels/{VERSION['channel']}/"
 
 
 def forgotten_key() -> str:
-    """Where the note stands that garbage collection may drop the version's files."""
+    """The key of the note that allows garbage collection to delete the version's files."""
     return f"models/{VERSION['model']}/forgotten/{VERSION['version']}.json"
 
 
 def blob_key(sha256: str) -> str:
-    """Where bytes are stored under their own sha256."""
+    """The key of a blob."""
     return f"blobs/sha256/{sha256[:2]}/{sha256}"
 
 
@@ -481,7 +483,7 @@ class Store:
 
     def __init__(self) -> None:
         session = boto3.session.Session()
-        # The environment of today knows better than this file where the server is now.
+        # An endpoint in the environment is newer than the one in this file.
         endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), STORE["endpoint"])
         self.place = f"s3://{STORE['bucket']}/{STORE['prefix']}" + (f" at {endpoint}" if endpoint else "")
 
@@ -500,30 +502,30 @@ class Store:
                 return session.client("s3", endpoint_url=endpoint, config=config, region_name=region)
 
         self.reads = client(3)
-        # A write is never sent again by boto3 itself, which would take a write that won for one that lost.
-        self.once = client(1)
+        # boto3 must not repeat a write: after a lost reply it would report a successful write as refused.
+        self.writes = client(1)
 
     def newest(self) -> tuple[dict[str, Any] | None, str]:
-        """The channel's newest record and the digest of its bytes; None while the log is empty."""
+        """The channel's newest record and the sha256 of its bytes; None if the log is empty."""
         with self.errors(log_prefix()):
             page = self.reads.list_objects_v2(**self.at(log_prefix(), name="Prefix"), MaxKeys=1)
         if not page.get("Contents"):
             return None, ""
         stem = page["Contents"][0]["Key"].rpartition("/")[2].partition(".")[0]
         if re.fullmatch(r"[0-9]{13}", stem) is None:
-            raise Failure("BrokenChain", f"{stem!r} is no key of a record: something else was written into the log")
+            raise Failure("BrokenChain", f"{stem!r} is not the key of a record: the log has another object")
         return self.record(NEWEST_FIRST - int(stem))
 
     def record(self, generation: int) -> tuple[dict[str, Any], str]:
-        """One record of the channel and the digest of its bytes."""
+        """One record of the channel and the sha256 of its bytes."""
         key = record_key(generation)
         body = self.get(self.reads, key)
         record = decode(body, key)
         check_record(record, key, generation)
         return record, hashlib.sha256(body).hexdigest()
 
-    def look(self, sha256: str, size: int) -> str:
-        """Whether a blob is there: `ok`, `missing`, `corrupt`, or `unproven` where the server keeps no checksum."""
+    def blob_state(self, sha256: str, size: int) -> str:
+        """The state of a blob: `ok`, `missing`, `corrupt`, or `unproven` if the server has no checksum."""
         try:
             with self.errors(blob_key(sha256)):
                 reply = self.reads.head_object(**self.at(blob_key(sha256)), ChecksumMode="ENABLED")
@@ -539,7 +541,7 @@ class Store:
         return "ok" if found else "unproven"
 
     def has(self, key: str) -> bool:
-        """Whether an object is there."""
+        """Whether an object exists."""
         try:
             with self.errors(key):
                 self.reads.head_object(**self.at(key))
@@ -550,23 +552,23 @@ class Store:
         return True
 
     def create(self, key: str, body: bytes) -> None:
-        """Create an object that does not exist yet; KeyError if other bytes are there.
+        """Create an object; KeyError if it exists with other bytes.
 
-        A reply can be lost after the server applied the write. So after anything but a clear answer the key is read:
-        these bytes there, it was this write; others, it lost; nothing, the same bytes are sent again.
+        A reply can be lost after the server applied the write. So after an unclear answer the key is read: with these
+        bytes, the write succeeded; with others, another writer was first; without an object, it is sent again.
         """
         give_up = time.monotonic() + DEADLINE
         pause, maybe_applied = 0.05, False
         while True:
             try:
                 with self.errors(key):
-                    self.once.put_object(
+                    self.writes.put_object(
                         **self.at(key), Body=body, IfNoneMatch="*", ContentType="application/json",
                         ChecksumSHA256=base64.b64encode(hashlib.sha256(body).digest()).decode(), **STORE["encryption"],
                     )  # fmt: skip
                 return
-            except Undecided as undecided:
-                maybe_applied = maybe_applied or undecided.was_sent
+            except OutcomeUnclear as unclear:
+                maybe_applied = maybe_applied or unclear.was_sent
                 if not maybe_applied:
                     raise
             except Failure as failure:
@@ -587,11 +589,11 @@ class Store:
             pause = min(2 * pause, 1.0)
 
     def read_back(self, key: str) -> bytes | None:
-        """The bytes at a key after an undecided write; None when none are there or the store can't say right now."""
+        """The bytes at a key after an unclear write; None if there are none or the store does not answer."""
         try:
-            return self.get(self.once, key)
+            return self.get(self.writes, key)
         except Failure as failure:
-            if isinstance(failure, Undecided) or failure.error == "ObjectNotFound":
+            if isinstance(failure, OutcomeUnclear) or failure.error == "ObjectNotFound":
                 return None
             raise
 
@@ -605,20 +607,20 @@ class Store:
                 return bytes(body.read())
 
     def chunks(self, key: str) -> Iterator[bytes]:
-        """An object's bytes as they arrive."""
+        """An object's bytes, in chunks."""
         with self.errors(key):
             reply = self.reads.get_object(**self.at(key))
             with closing(reply["Body"]) as body:
                 yield from body.iter_chunks(CHUNK)
 
     def at(self, key: str, *, name: str = "Key") -> dict[str, str]:
-        """Where a key is, in boto3's words."""
+        """The arguments of boto3 for a key."""
         prefix = f"{STORE['prefix']}/" if STORE["prefix"] else ""
         return {"Bucket": STORE["bucket"], name: prefix + key}
 
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:
-        """Turn boto3's errors into failures; those after which a write may be applied become `Undecided`."""
+        """Convert boto3's errors to `Failure`; those after which a write may be applied to `OutcomeUnclear`."""
         try:
             yield
         except faults.ClientError as error:
@@ -630,12 +632,12 @@ class Store:
             never = (faults.EndpointConnectionError, faults.ConnectTimeoutError)
             text = f"the store {self.place} does not answer: {first_line(error)}"
             hint = "is the server up, and is its address right? (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL)"
-            raise Undecided(text, hint, was_sent=not isinstance(error, never)) from error
+            raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
         except (faults.BotoCoreError, ValueError) as error:
             raise Failure("BadSetting", f"the store {self.place} can't be used: {first_line(error)}") from error
 
     def from_reply(self, error: Any, key: str) -> Failure:
-        """What an error reply of the server means."""
+        """The failure for an error reply of the server."""
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code in MISSING or code == "NoSuchBucket":
@@ -645,58 +647,58 @@ class Store:
             return Failure("StoreDenied", f"{self.place} refuses access to {key} ({code})", hint)
         text = f"the store {self.place} answered {status} {code} for {key}"
         if code in LOST or status >= 500 or status in (408, 409, 412, 429):
-            return Undecided(text)
+            return OutcomeUnclear(text)
         return Failure("Failed", f"{text}: {first_line(error)}")
 
 
 # --- the version's files on disk -------------------------------------------------------------------------------------
 
 
-def restore(store: Store, asked: argparse.Namespace) -> dict[str, Any]:
-    """Write the version's files, verified, into a new folder: all of them beside it, then one rename."""
-    target = new_folder(Path(asked.restore))
+def restore(store: Store, options: argparse.Namespace) -> dict[str, Any]:
+    """Write the version's files, verified, into a temporary folder, then rename it to the new folder."""
+    target = new_folder(Path(options.restore))
     answer = {"version": VERSION["version"], "folder": str(target), "files": len(FILES)}
-    if asked.dry_run:
-        check_files(store, asked)
+    if options.dry_run:
+        check_files(store, options)
         return {**answer, "sentence": f"would write {len(FILES)} files of {VERSION['version']} into {target}"}
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        beside.mkdir(parents=True, mode=0o755)
+        temporary.mkdir(parents=True, mode=0o755)
         with ThreadPoolExecutor(WORKERS) as pool:
-            for _ in pool.map(lambda file: write(store, beside, file), FILES):
+            for _ in pool.map(lambda file: write(store, temporary, file), FILES):
                 pass
-        beside.rename(target)
+        temporary.rename(target)
     except OSError as error:
         raise Failure("DiskFull" if error.errno in FULL else "Failed", f"{target} can't be written: {error}") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return {**answer, "sentence": f"{len(FILES)} files of {VERSION['version']} are in {target}"}
 
 
 def new_folder(path: Path) -> Path:
-    """Where the files go, if nothing is there yet and no link is on the way."""
+    """The absolute path of the new folder, after checking that it is free and no part of it is a link."""
     target = path.absolute()
-    link = next((place for place in (target, *target.parents) if place.is_symlink()), None)
+    link = next((path for path in (target, *target.parents) if path.is_symlink()), None)
     if link:
-        raise Failure("UnsafePath", f"{link} is a link; nothing was written", "name the real folder")
+        raise Failure("UnsafePath", f"{link} is a symbolic link; nothing was written", "give the real folder")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise Failure("BadInput", f"{target} is there already; nothing was written", "give a new folder")
+        raise Failure("BadInput", f"{target} already exists; nothing was written", "give a new folder")
     return target
 
 
 def write(store: Store, folder: Path, file: tuple[str, int, str, str]) -> None:
-    """Write one file, if its bytes are the right ones."""
+    """Download and write one file; Failure if its bytes have another sha256."""
     path, size, mode, sha256 = file
     place = folder / check_path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as out:
-        if pour(store, sha256, size, out) != (size, sha256):
-            raise Failure("CorruptBlob", f"{path} does not hash to what it should be; nothing was written")
+        if download(store, sha256, size, out) != (size, sha256):
+            raise Failure("CorruptBlob", f"{path} has the wrong sha256; nothing was written")
     place.chmod(int(mode, 8))
 
 
-def pour(store: Store, sha256: str, size: int, out: BinaryIO) -> tuple[int, str]:
-    """Write a blob's bytes; their number and digest. A connection that breaks meanwhile is no reason to give up."""
+def download(store: Store, sha256: str, size: int, out: BinaryIO) -> tuple[int, str]:
+    """Write a blob's bytes; return their number and sha256. Tried again if the connection breaks."""
     for tries_left in reversed(range(TRIES)):
         digest, written = hashlib.sha256(), 0
         out.seek(0)
@@ -709,26 +711,26 @@ def pour(store: Store, sha256: str, size: int, out: BinaryIO) -> tuple[int, str]
                     break
                 out.write(chunk)
             break
-        except Undecided:
+        except OutcomeUnclear:
             if not tries_left:
                 raise
     return written, digest.hexdigest()
 
 
 def check_path(path: str) -> str:
-    """A file's path below the folder; a snapshot's files stand at the top."""
+    """A file's path in the folder; a snapshot's `project/x` is `x` there."""
     inner = path[len("project/") :] if VERSION["flavor"] == "files" and path.startswith("project/") else path
     parts = inner.split("/")
     if any(part in ("", ".", "..", ".git") or "\\" in part for part in parts):
-        raise Failure("UnsafePath", f"{path!r} would leave the folder; nothing was written")
+        raise Failure("UnsafePath", f"{path!r} is outside of the folder; nothing was written")
     return inner
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------------------------------
 
 
-def told(record: dict[str, Any], before: dict[str, Any], action: str, sentence: str) -> dict[str, Any]:
-    """The answer, as one document; as long as nothing was written."""
+def answer_document(record: dict[str, Any], before: dict[str, Any], action: str, sentence: str) -> dict[str, Any]:
+    """The answer as one JSON document, with `changed` False."""
     left = {"none": None, "abort": live(before)[-1]}.get(action, live(before)[0])
     return {
         "model": VERSION["model"], "channel": VERSION["channel"], "action": action, "changed": False,
@@ -739,7 +741,7 @@ def told(record: dict[str, Any], before: dict[str, Any], action: str, sentence: 
 
 
 def who() -> str:
-    """Who signs the record: a claim, not a proof. Whatever the environment says must not stop a rollback."""
+    """Who acts, for the record; a claim without proof. No value in the environment may prevent a rollback."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -748,23 +750,23 @@ def who() -> str:
     return name.encode("utf-8", "replace").decode("utf-8")[:MAX_WHO]
 
 
-def say(asked: argparse.Namespace, text: str) -> None:
-    """A line for people."""
-    if not asked.json:
-        print(visible(text), flush=True)
+def print_line(options: argparse.Namespace, text: str) -> None:
+    """Print a line for people."""
+    if not options.json:
+        print(printable(text), flush=True)
 
 
-def visible(text: str) -> str:
-    """A text on one line, without what a terminal would obey: some of it was written by others."""
+def printable(text: str) -> str:
+    """A text on one line without control characters: other people wrote parts of it."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.splitlines()))
 
 
-def complain(as_json: bool, error: str, message: str, hint: str) -> None:
-    """What went wrong, on standard error."""
+def print_error(as_json: bool, error: str, message: str, hint: str) -> None:
+    """Print an error to standard error."""
     if as_json:
         print(json.dumps({"error": error, "message": message, "hint": hint}, ensure_ascii=False), file=sys.stderr)
     else:
-        print(f"error: {visible(message)}" + (f"\nhint: {visible(hint)}" if hint else ""), file=sys.stderr)
+        print(f"error: {printable(message)}" + (f"\nhint: {printable(hint)}" if hint else ""), file=sys.stderr)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Rollback scripts: one file that takes a channel back to a version with nothing at hand but Python and boto3.
+"""Write rollback scripts: one file that rolls a channel back to a version and needs only Python and boto3.
 
-A script is `rollback_script.py`, which reads, is checked and runs as any module of this package, with its data filled
-in: where the store is and which files the version has. No credentials are in it.
+A script is the module `rollback_script.py` with its data filled in: the store's location and the version's files. It
+contains no credentials.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _SOURCE = Path(__file__).with_name("rollback_script.py")
 _BEGIN = "# --- what this file is for: written by `ulora` ---\n"
 _END = "# --- end of what was written by `ulora` ---\n"
 _FIRST_LINES = 2
-"""Of the source: by these a script is known again."""
+"""The lines by which a rollback script is recognized; so they must not change in `rollback_script.py`."""
 _PURPOSE = ("'model': ", "'channel': ", "'bucket': ", "'prefix': ", "'endpoint': ")
-"""How the lines begin that say which channel of which store a script moves."""
+"""The beginnings of the lines that name the channel and the store of a script."""
 _BEGINNING = 64 * 1024
-"""Bytes of a script that hold all of these."""
-_ELSEWHERE = "give another place: --out PATH"
+"""The number of bytes at the start of a script that contain all of these lines."""
+_ELSEWHERE = "choose another path: --out PATH"
 
 
 @dataclass(frozen=True)
-class StorePlace:
-    """Where a store is. `encryption` is what each PUT says besides, in boto3's words.
+class StoreLocation:
+    """Where a store is. `encryption` are additional arguments of each PUT, as boto3 names them.
 
-    Where no `endpoint` is given, a script holds the one that boto3 would take from the environment now: the machine
-    that the script runs on may have none.
+    If no `endpoint` is given, a script gets the one that boto3 would use in this environment, because the environment
+    in which the script runs may have none.
     """
 
     url: str
@@ -56,9 +56,9 @@ class Script:
     """A rollback script.
 
     Attributes:
-        version: what the channel serves after it ran.
-        manifest_sha256, content_sha256: the version's.
-        text: of the file.
+        version: the version that the channel serves afterwards.
+        manifest_sha256, content_sha256: those of the version.
+        text: the text of the file.
     """
 
     model: str
@@ -70,7 +70,7 @@ class Script:
 
     @property
     def name(self) -> str:
-        """What the file is called."""
+        """The name of the file."""
         return f"rollback_to_{self.version}.py"
 
     @property
@@ -80,58 +80,59 @@ class Script:
 
     @property
     def sha256(self) -> str:
-        """The digest of the file's bytes."""
+        """The sha256 of the file's bytes."""
         return canonical.sha256(self.body)
 
-    def check_place(self, path: Path) -> None:
-        """Check that nothing is lost by writing the file there.
+    def check_path(self, path: Path) -> None:
+        """Check that writing the file there overwrites nothing but an older rollback script for the same channel.
 
         Raises:
-            BadInput: something else is there than an older rollback script for the same channel.
+            BadInput: the path exists and is not such a script.
             BadSetting: it can't be read.
         """
         with disk_errors(path, hint=_ELSEWHERE):
             if not (path.exists() or path.is_symlink()):
                 return
-            theirs = [] if path.is_symlink() else _beginning(path)
-            ours = self.text.splitlines()
-            if theirs[:_FIRST_LINES] != ours[:_FIRST_LINES]:
-                raise BadInput(f"{path} is there, and is no rollback script", hint=_ELSEWHERE)
-            if _purpose(theirs) != _purpose(ours):
+            existing = [] if path.is_symlink() else _beginning(path)
+            own = self.text.splitlines()
+            if existing[:_FIRST_LINES] != own[:_FIRST_LINES]:
+                raise BadInput(f"{path} exists and is not a rollback script", hint=_ELSEWHERE)
+            if _purpose(existing) != _purpose(own):
                 raise BadInput(
-                    f"{path} is there, and is a rollback script for another channel, model or store", hint=_ELSEWHERE
+                    f"{path} exists and is a rollback script for another channel, model or store", hint=_ELSEWHERE
                 )
 
     def write(self, path: Path) -> Path:
-        """Write the file, executable; an older rollback script for the same channel there is replaced as a whole.
+        """Write the file and make it executable; an older rollback script for the same channel is replaced atomically.
 
         Raises:
-            BadInput, BadSetting: as `check_place`; or it can't be written.
+            BadInput: the path exists and is not such a script.
+            BadSetting: it can't be read or written.
             DiskFull: no space is left.
         """
-        self.check_place(path)
-        beside = path.with_name(f".{path.name}.part")
+        self.check_path(path)
+        temporary = path.with_name(f".{path.name}.part")
         with disk_errors(path, hint=_ELSEWHERE):
             try:
-                beside.write_bytes(self.body)
-                beside.chmod(0o755)
-                beside.replace(path)
+                temporary.write_bytes(self.body)
+                temporary.chmod(0o755)
+                temporary.replace(path)
             finally:
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
         return path
 
 
-def rollback_script(manifest: Manifest, channel: str, place: StorePlace) -> Script:
-    """The script that takes a channel back to a version. It is made now: no two are the same bytes."""
+def rollback_script(manifest: Manifest, channel: str, location: StoreLocation) -> Script:
+    """The script that rolls a channel back to a version. It contains the current time, so its bytes are unique."""
     made = clock.timestamp("seconds")
     version = {
         "model": manifest.model, "channel": channel, "version": manifest.version, "flavor": manifest.flavor,
         "manifest_sha256": manifest.sha256, "manifest_size": len(manifest.to_bytes()), "made": made,
     }  # fmt: skip
-    bucket, _, prefix = place.url.removeprefix("s3://").rstrip("/").partition("/")
+    bucket, _, prefix = location.url.removeprefix("s3://").rstrip("/").partition("/")
     store = {
-        "bucket": bucket, "prefix": prefix, "endpoint": place.known_endpoint,
-        "encryption": dict(place.encryption),
+        "bucket": bucket, "prefix": prefix, "endpoint": location.known_endpoint,
+        "encryption": dict(location.encryption),
     }  # fmt: skip
     files = [(file.path, file.size, file.mode, file.sha256) for file in manifest.files]
     data = (

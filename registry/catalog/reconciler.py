@@ -18,7 +18,7 @@ from registry.errors import IntegrityError, VersionNotFound
 from registry.evidence.ledger import Ledger
 from registry.evidence.results import newest
 from registry.names import VersionName
-from registry.versions.bindings import Binding, Versions
+from registry.versions.bindings import Binding, Bindings
 from registry.versions.pointer import Pointer
 
 
@@ -37,7 +37,7 @@ class Reconciler:
 
     model: str
     catalog: Catalog
-    bindings: Versions
+    bindings: Bindings
     names: Callable[[], list[VersionName]]
     ledger: Ledger
     views: Views

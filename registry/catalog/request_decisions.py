@@ -12,7 +12,7 @@ from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, StoreDenied, UloraError, Unreachable
 from registry.names import VersionName
-from registry.versions.bindings import Versions
+from registry.versions.bindings import Bindings
 
 _TRIES = 3
 _BROUGHT = ("promote", "advance")
@@ -36,7 +36,7 @@ class RequestDecider:
 
     who: str
     channel: Callable[[str], Channel]
-    versions: Versions
+    versions: Bindings
     promote: Promote
 
     def generation(self, channel: str) -> int:

@@ -1,1 +1,1 @@
-"""What serving follows: the rules of its records, its log, the rollback of a part."""
+"""Channels: the records and their rules, the log, the rollback of single components."""

@@ -1,4 +1,4 @@
-"""A channel: a create-only log in S3. Creating the next generation's key is the commit; nothing is ever overwritten."""
+"""A channel: a create-only log in S3. The commit creates the key of the next generation; nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from registry.parallel import in_parallel
 from registry.store import layout
 from registry.store.objects import ObjectStore
 
-JUST_NOW = 60.0
-"""Seconds after a rollback in which another bare one is taken for the same wish."""
-RACES = 20
-"""How often a change that lost its race is looked at again."""
-BACK = ("rollback", "abort")
-"""The actions that go back."""
+REPEAT_SECONDS = 60.0
+"""Seconds after a rollback during which another one without arguments is refused as a likely repetition."""
+MAX_RACES = 20
+"""How often a change is tried again after another writer was first."""
+BACKWARD_ACTIONS = ("rollback", "abort")
+"""The actions that go back to an earlier version."""
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class RollbackOptions:
-    """What a rollback is asked for.
+    """The options of a rollback.
 
     Attributes:
-        leave: the version to get away from. When it is not served any more, there is nothing to do; unless `to` is
-            given too and not reached, which is `ChannelMoved`.
-        expected: the generation that the caller saw; means: leave what it had put on trial or made stable.
-        to: a version on the stack; all above it is withdrawn.
-        again: go back although another rollback happened less than a minute ago.
-        leave_stable: with a trial running, leave stable too.
+        leave: the version to stop serving. If it is not served any more, nothing is done; but if `to` is given too and
+            not served, that is `ChannelMoved`.
+        expected: the generation that the caller saw: stop serving its canary, or its stable version if it has none.
+        to: a version on the stack; all versions above it are withdrawn.
+        again: roll back although another rollback happened less than a minute ago.
+        leave_stable: while a canary runs, withdraw stable too.
     """
 
     leave: str | None = None
@@ -51,30 +51,32 @@ class RollbackOptions:
     leave_stable: bool = False
 
     def __post_init__(self) -> None:
-        """Raises: BadInput: it contradicts itself, or names a version by nothing."""
+        """Raises: BadInput: options contradict each other, or a version's name is empty."""
         if any(name is not None and not name.strip() for name in (self.leave, self.to)):
-            raise BadInput("a version's name is empty", hint="was a shell's variable empty? `ulora status` shows names")
+            raise BadInput(
+                "a version's name is empty", hint="is a shell variable empty? `ulora status` shows the names"
+            )
         if self.leave is not None and self.leave == self.to:
-            raise BadInput(f"{self.to} can't be both what to leave and where to go")
+            raise BadInput(f"{self.to} can't be both the version to leave and the version to go to")
         if self.leave is not None and self.expected is not None:
-            raise BadInput("what to leave and the expected generation are two ways to say the same: give one")
+            raise BadInput("give either the version to leave or the expected generation, not both")
 
-    def is_met(self, head: Record) -> bool:
-        """Whether a channel is already where the caller wants it."""
+    def is_reached(self, head: Record) -> bool:
+        """Whether the channel is already in the requested state."""
         if self.leave is not None:
             return self.leave not in head.live()
         return self.to is not None and head.live() == (self.to,)
 
-    def names_nothing(self) -> bool:
-        """Whether it says neither what to leave nor where to go."""
+    def names_no_version(self) -> bool:
+        """Whether it names neither a version to leave nor one to go to."""
         return self.leave is None and self.expected is None and self.to is None
 
     def is_bare(self) -> bool:
-        """Whether it could be the same wish as a rollback that has only just happened."""
-        return self.names_nothing() and not self.again
+        """Whether it could be a repetition of a rollback that has just happened."""
+        return self.names_no_version() and not self.again
 
     def ends_trial(self, head: Record) -> bool:
-        """Whether it is about the canary only."""
+        """Whether it concerns the canary only."""
         return (
             head.canary is not None
             and not self.leave_stable
@@ -88,9 +90,9 @@ class Rollback:
     """What a rollback did, or would do.
 
     Attributes:
-        record: the record that was written; the newest one when nothing was to be done.
+        record: the record that was written; the newest one if nothing had to be done.
         left: the version that is not served any more, or the empty string.
-        changed: whether the log moved by this call.
+        changed: whether this call wrote a record.
     """
 
     record: Record
@@ -99,9 +101,9 @@ class Rollback:
 
 
 def channel_names(store: ObjectStore, model: str) -> list[str]:
-    """What the channels of a model are called, scratch ones too, and whatever else has objects where logs belong.
+    """The names of a model's channels, scratch channels included, and of other folders with objects next to them.
 
-    Some servers go on listing a folder whose objects were deleted.
+    Folders without objects are skipped: some servers list a folder after its objects were deleted.
     """
     names = store.folders(layout.channels(model))
     return sorted(name for name in names if is_channel_name(name) or store.first(layout.channel(model, name)))
@@ -118,16 +120,16 @@ class Channel:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def head(self) -> Record | None:
-        """The newest record, None while the log is empty. Two round trips: LIST, GET."""
-        return self.look()[0]
+        """The newest record, None if the log is empty. Two round trips: LIST, GET."""
+        return self.head_and_age()[0]
 
-    def look(self) -> tuple[Record | None, float]:
+    def head_and_age(self) -> tuple[Record | None, float]:
         """The newest record and its age in seconds by the server's clock."""
         key = self._store.first(layout.channel(self.model, self.name))
         return self._read(_generation(key)) if key else (None, 0.0)
 
     def next(self, generation: int) -> Record | None:
-        """The record after a generation, None while there is none. One round trip."""
+        """The record after a generation, None if there is none yet. One round trip."""
         try:
             return self.read(generation + 1)
         except ObjectNotFound:
@@ -138,7 +140,8 @@ class Channel:
 
         Raises:
             ObjectNotFound: there is no such generation.
-            BadManifest, BrokenChain: it is not what its key says.
+            BadManifest: it does not follow the format.
+            BrokenChain: it is the record of another channel or generation.
         """
         return self._read(generation)[0]
 
@@ -146,7 +149,7 @@ class Channel:
         """The records, newest first, each checked against the one after it.
 
         Raises:
-            BrokenChain: a gap, or a record that does not hash to what its successor says.
+            BrokenChain: a record is missing, or its sha256 is not the `previous` of the next one.
         """
         keys = (info.key for info in self._store.list(layout.channel(self.model, self.name)))
         records: list[Record] = []
@@ -155,17 +158,17 @@ class Channel:
                 check_link(record, records[-1])
             records.append(record)
         if records and limit is None and (records[-1].generation, records[-1].previous) != (1, None):
-            raise BrokenChain(f"the log of {self.name} begins at generation {records[-1].generation}, not at 1")
+            raise BrokenChain(f"the log of {self.name} begins at generation {records[-1].generation} instead of 1")
         return records
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def commit(self, record: Record) -> None:
-        """Append a record made from the head: one conditional write.
+        """Append a record: one conditional write.
 
         Raises:
             ChannelMoved: another writer was first. Nothing changed.
-            OutcomeUnknown: the store did not say in time.
+            OutcomeUnknown: the store did not answer in time.
         """
         try:
             self._store.create(layout.record(self.model, self.name, record.generation), record.to_bytes())
@@ -173,18 +176,22 @@ class Channel:
             raise self._moved(record.generation) from error
 
     def plan_rollback(self, author: Author, options: RollbackOptions) -> Rollback:
-        """What a rollback would write now; `changed` is False when the wish is met already. Two round trips.
+        """What a rollback would write now; `changed` is False if nothing has to be done. Two round trips.
 
         Raises:
-            NothingToRollBackTo, NotNow, VersionNotFound: see `rollback`.
+            NothingToRollBackTo: the stack is empty, or `options.to` is not on it.
+            NotNow: a rollback without arguments less than a minute after another.
+            ChannelMoved: `options.leave` is not served any more, but `options.to` is not served either.
+            VersionNotFound: `options.leave` was never served here.
+            NotFound: `options.expected` is not in the log.
         """
-        head, age = self.look()
+        head, age = self.head_and_age()
         options = self.resolve(options, head)
-        if head and options.is_met(head):
-            check_met(head, options)
+        if head and options.is_reached(head):
+            check_reached(head, options)
             return Rollback(head, options.leave or "", changed=False)
         if head and options.is_bare():
-            refuse_twice(head, age)
+            refuse_repeat(head, age)
         position = ChannelPosition(self.model, self.name, head)
         if head and head.canary and options.ends_trial(head):
             return Rollback(aborted(position, author), head.canary.version, changed=True)
@@ -192,30 +199,32 @@ class Channel:
         return Rollback(rolled_back(position, author, options.to), left, changed=True)
 
     def rollback(self, author: Author, options: RollbackOptions) -> Rollback:
-        """Go back: end a running trial, else make the top of the stack stable. Three round trips: LIST, GET, PUT.
+        """Roll back: end a running trial, else make the top of the stack stable. Three round trips: LIST, GET, PUT.
 
-        A lost race is looked at again: if the winner left the same version, this was the same rollback.
+        If another writer is first, the new state is checked again: if it left the same version, nothing remains to do.
 
         Raises:
             NothingToRollBackTo: the stack is empty, or `options.to` is not on it. Nothing changed.
-            NotNow: a bare rollback less than a minute after another. Nothing changed.
-            ChannelMoved: somebody promoted meanwhile, and the wish does not say what to leave. Nothing changed.
+            NotNow: a rollback without arguments less than a minute after another. Nothing changed.
+            ChannelMoved: another person promoted meanwhile, and the options do not name a version to leave; or
+                `options.leave` is not served any more, but `options.to` is not served either. Nothing changed.
             VersionNotFound: `options.leave` was never served here. Nothing changed.
-            OutcomeUnknown: the store did not say in time whether the log moved.
+            NotFound: `options.expected` is not in the log. Nothing changed.
+            OutcomeUnknown: the store did not answer in time whether the record was written.
         """
-        for _ in range(RACES):
+        for _ in range(MAX_RACES):
             plan = self.plan_rollback(author, options)
             if not plan.changed:
                 return plan
             try:
                 self.commit(plan.record)
             except ChannelMoved:
-                if options.names_nothing() and self.read(plan.record.generation).action not in BACK:
-                    raise  # somebody promoted: whether to leave that too, only the caller can say
+                if options.names_no_version() and self.read(plan.record.generation).action not in BACKWARD_ACTIONS:
+                    raise  # another person promoted: only the caller can decide whether to leave that version too
                 options = options if options.to else replace(options, leave=plan.left, expected=None)
                 continue
             return plan
-        raise NotNow(f"{self.name} moved {RACES} times while it was rolled back", hint="look with `ulora history`")
+        raise NotNow(f"{self.name} moved {MAX_RACES} times during the rollback", hint="see `ulora history`")
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -225,7 +234,7 @@ class Channel:
         record = Record.parse(stored.body, key)
         if (record.model, record.channel, record.generation) != (self.model, self.name, generation):
             raise BrokenChain(
-                f"{key} holds the record of {record.model} {record.channel}, generation {record.generation}"
+                f"{key} has the record of {record.model} {record.channel}, generation {record.generation}"
             )
         return record, stored.age
 
@@ -234,17 +243,17 @@ class Channel:
             yield from in_parallel(lambda key: self.read(_generation(key)), batch)
 
     def resolve(self, options: RollbackOptions, head: Record | None) -> RollbackOptions:
-        """Turn `expected` into the version that it means: what to leave.
+        """Replace `expected` by the version to leave.
 
         Raises:
-            NotFound: the log is shorter.
+            NotFound: there is no such generation.
         """
         if options.expected is None or head is None:
             return options
         if not 1 <= options.expected <= head.generation:
             raise NotFound(
-                f"{self.name} has no generation {options.expected}, its newest is {head.generation}; nothing changed",
-                hint=f"look with `ulora history --channel {self.name}`",
+                f"{self.name} has no generation {options.expected}, the newest is {head.generation}; nothing changed",
+                hint=f"see `ulora history --channel {self.name}`",
             )
         seen = head if head.generation == options.expected else self.read(options.expected)
         served = seen.live()
@@ -256,7 +265,7 @@ class Channel:
         return ChannelMoved(
             f"{winner.who} moved {self.model} {self.name} first: {winner.action} to {to}, generation {generation}, "
             f"{winner.when}; nothing changed",
-            hint=f"look with `ulora history --channel {self.name}`, then decide again",
+            hint=f"see `ulora history --channel {self.name}`, then decide again",
         )
 
 
@@ -274,40 +283,40 @@ def check_link(older: Record, newer: Record) -> None:
         )
 
 
-def check_met(head: Record, options: RollbackOptions) -> None:
-    """Check that a wish that is met is not a mistake.
+def check_reached(head: Record, options: RollbackOptions) -> None:
+    """Check that options that need no change are not a mistake.
 
     Raises:
-        VersionNotFound: what to leave was never served here.
-        ChannelMoved: it was left, but for another version than the wish names.
+        VersionNotFound: `options.leave` was never served here.
+        ChannelMoved: it is not served any more, but `options.to` is not served either.
     """
     known = {*head.withdrawn, *head.live(), *(pointer.version for pointer in head.stack)}
     if options.leave is not None and options.leave not in known:
         serves = " and ".join(head.live()) or "nothing"
         raise VersionNotFound(
-            f"{options.leave} is not what {head.channel} serves, nor was it lately; nothing changed",
+            f"{head.channel} does not serve {options.leave} and did not serve it recently; nothing changed",
             hint=f"it serves {serves}",
         )
     if options.to is not None and head.live() != (options.to,):
         raise ChannelMoved(
-            f"{options.leave} was left by {head.who} ({head.action}, {head.when}), but {head.channel} does not serve "
-            f"{options.to}; nothing changed",
-            hint=f"`ulora rollback --channel {head.channel} --to {options.to}` goes there from where it is",
+            f"{head.channel} serves neither {options.leave} nor {options.to} ({head.action} by {head.who}, "
+            f"{head.when}); nothing changed",
+            hint=f"`ulora rollback --channel {head.channel} --to {options.to}` goes there",
         )
 
 
-def refuse_twice(head: Record, age: float) -> None:
-    """Check that a bare rollback is not the same wish as one that has only just happened.
+def refuse_repeat(head: Record, age: float) -> None:
+    """Check that a rollback without arguments is not a repetition of one that has just happened.
 
     Raises:
-        NotNow: it may be.
+        NotNow: it may be a repetition.
     """
-    if head.action in BACK and age < JUST_NOW:
+    if head.action in BACKWARD_ACTIONS and age < REPEAT_SECONDS:
         serves = head.stable.version if head.stable else "nothing"
         step = f"--from {serves}, or --again" if head.stable else "--again"
         raise NotNow(
-            f"{head.who} rolled {head.channel} back {max(age, 0):.0f} s ago, it serves {serves} now; nothing changed",
-            hint=f"to go back one more: {step}",
+            f"{head.who} rolled {head.channel} back {max(age, 0):.0f} s ago; it serves {serves} now; nothing changed",
+            hint=f"to go back one more version: {step}",
         )
 
 
@@ -315,4 +324,4 @@ def _generation(key: str) -> int:
     try:
         return layout.generation(key)
     except ValueError as error:
-        raise BrokenChain(f"{error}: something else was written into the log") from error
+        raise BrokenChain(f"{error}: the log has an object that is not a record") from error

@@ -1,7 +1,7 @@
-"""A record: one change of a channel, and with it the channel's whole state. The rules of every change, no I/O.
+"""A record: one change of a channel, and the channel's whole state after it. The rules of every change; no I/O.
 
-A record is immutable. `previous` chains it to the record before, so that history can't be rewritten unseen; `nonce`
-makes its bytes its writer's own, so that a writer can tell its record from another's with the same meaning.
+A record is immutable. `previous` links it to the record before, so that a rewritten history is detected; `nonce` makes
+its bytes unique, so that a writer can tell its own record from one with the same meaning by another writer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from registry.machine import clock
 from registry.versions.pointer import Pointer
 
 WRITER = 1
-"""What this release writes. A record whose `min_writer` is larger can be read, but only a newer release adds to it."""
+"""The writer version of this release. It reads a record with a larger `min_writer`, but writes none after it."""
 STACK_DEPTH = 10
 _MAX_REASON = 4096
 _MAX_WHO = 256
@@ -28,7 +28,7 @@ Action = Literal["promote", "canary", "advance", "abort", "rollback"]
 
 
 class Canary(Pointer):
-    """The version on trial beside stable; `weight` is its share of the keys in percent."""
+    """The version on trial; `weight` is its share of the keys in percent."""
 
     weight: float = Field(ge=0, le=100)
 
@@ -42,7 +42,7 @@ class Author:
     who_verified: bool = False
 
     def __post_init__(self) -> None:
-        """Raises: BadInput: one of them is too long for a record, or not valid text."""
+        """Raises: BadInput: `who` or `reason` is too long, or not valid text."""
         for name, text, limit in (("reason", self.reason, _MAX_REASON), ("who", self.who, _MAX_WHO)):
             if len(text) > limit or not canonical.is_text(text):
                 raise BadInput(f"the {name} is longer than {limit} characters, or not valid text")
@@ -52,16 +52,16 @@ class Record(Document):
     """The state of a channel after one change.
 
     Attributes:
-        min_writer: the oldest writer that may add to the log after this record.
+        min_writer: the lowest writer version that may add a record after this one.
         generation: 1 for the first record, then without gaps.
-        action: what was done, one of `Action`; a newer release may know more, and older ones read on.
-        stable: what the channel serves; None only before anything became stable.
-        canary: what is on trial beside it.
-        stack: what a rollback goes back to, next target first.
+        action: what was done, one of `Action`; a newer release may write others, which this one can read.
+        stable: the version that the channel serves; None only before the first one.
+        canary: the version on trial.
+        stack: the versions that rollbacks go to, the next one first.
         withdrawn: versions that were rolled back and not promoted since.
-        verdict: digest of the judgement that let the change pass (or was overruled).
+        verdict: digest of the gate's verdict that allowed the change, or was overridden.
         when: UTC, ISO 8601, by the writer's clock.
-        previous: digest of the bytes of the record before, None for the first.
+        previous: sha256 of the bytes of the record before, None for the first.
     """
 
     LIMIT: ClassVar[int] = 1024 * 1024
@@ -85,11 +85,11 @@ class Record(Document):
     previous: Sha256 | None = None
 
     def live(self) -> tuple[str, ...]:
-        """The versions that answer requests: stable, then canary."""
+        """The versions that answer requests: stable, then the canary."""
         return tuple(pointer.version for pointer in (self.stable, self.canary) if pointer)
 
     def rollback_targets(self) -> tuple[Pointer, ...]:
-        """Where rollbacks go, the next one first: the stack without what is withdrawn or live."""
+        """The versions that rollbacks go to, the next one first: the stack without withdrawn and live versions."""
         return _without(self.stack, (*self.withdrawn, *self.live()))
 
 
@@ -103,7 +103,7 @@ class ChannelPosition:
 
 
 def promoted(position: ChannelPosition, version: Pointer, author: Author, verdict: str | None) -> Record:
-    """`version` becomes stable; the old stable goes on the stack, every other mention of the new one leaves it.
+    """`version` becomes stable; the old stable goes on the stack, from which the new one is removed.
 
     Raises:
         NotNow: a canary runs.
@@ -111,7 +111,7 @@ def promoted(position: ChannelPosition, version: Pointer, author: Author, verdic
     head = position.head
     if head and head.canary:
         raise NotNow(
-            f"{head.canary.version} is on trial in {position.channel} with {head.canary.weight:g}%",
+            f"{head.canary.version} is on trial in {position.channel} at {head.canary.weight:g}%",
             hint="`ulora canary advance --to 100` makes it stable, `ulora rollback` ends the trial",
         )
     old = [head.stable] if head and head.stable else []
@@ -124,7 +124,7 @@ def promoted(position: ChannelPosition, version: Pointer, author: Author, verdic
 
 
 def aborted(position: ChannelPosition, author: Author) -> Record:
-    """The canary is withdrawn, stable untouched.
+    """The canary is withdrawn; stable does not change.
 
     Raises:
         NotFound: no canary runs.
@@ -137,16 +137,16 @@ def aborted(position: ChannelPosition, author: Author) -> Record:
 
 
 def rolled_back(position: ChannelPosition, author: Author, to: str | None = None) -> Record:
-    """Stable (and a canary) is withdrawn and the top of the stack becomes stable; with `to`, all above it goes too.
+    """Withdraw stable and the canary; the top of the stack becomes stable; with `to`, all above it is withdrawn too.
 
-    What is withdrawn or live is passed over, wherever the record before has it.
+    Withdrawn and live versions on the stack are skipped.
 
     Raises:
         NothingToRollBackTo: the stack is empty, or `to` is not on it.
     """
     target = rollback_target(position, to)
     head = position.head
-    assert head is not None  # noqa: S101  a target is on its stack
+    assert head is not None  # noqa: S101  a target is on the stack of a record
     stack = head.rollback_targets()
     depth = stack.index(target)
     withdrawn = _withdraw(head, [*head.live(), *(pointer.version for pointer in stack[:depth])])
@@ -154,35 +154,35 @@ def rolled_back(position: ChannelPosition, author: Author, to: str | None = None
 
 
 def partly_rolled_back(position: ChannelPosition, composed: Pointer, author: Author) -> Record:
-    """`composed`, which is stable but for some components of an earlier version, becomes stable; stable is withdrawn.
+    """`composed`, which is stable with some components of an earlier version, becomes stable; stable is withdrawn.
 
-    The stack stays, but for a mention of the new one.
+    The stack stays, without `composed`.
 
     Raises:
-        NothingToRollBackTo: nothing is stable.
-        NotNow: a canary runs, or the composed version itself was withdrawn.
+        NothingToRollBackTo: there is no stable version.
+        NotNow: a canary runs, or `composed` was withdrawn.
     """
     head, stable = only_stable(position)
     if composed.version in head.withdrawn:
         raise NotNow(
-            f"that is {composed.version}, which was withdrawn from {position.channel}; nothing changed",
-            hint=f"`ulora promote {composed.version} --channel {position.channel} --force --reason …` takes it back",
+            f"the result would be {composed.version}, which was withdrawn from {position.channel}; nothing changed",
+            hint=f"`ulora promote {composed.version} --channel {position.channel} --force --reason …` serves it again",
         )
     withdrawn, stack = _withdraw(head, [stable.version]), _without(head.stack, (composed.version,))
     return _next(position, author, action="rollback", stable=composed, stack=stack, withdrawn=withdrawn)
 
 
 def only_stable(position: ChannelPosition) -> tuple[Record, Pointer]:
-    """The newest record and what it serves, where that is one version.
+    """The newest record and its stable version, if no canary runs.
 
     Raises:
-        NothingToRollBackTo: nothing is stable.
+        NothingToRollBackTo: there is no stable version.
         NotNow: a canary runs.
     """
     head = position.head
     if head is None or head.stable is None:
         raise NothingToRollBackTo(
-            f"{position.model} {position.channel} serves nothing that could be rolled back in part"
+            f"{position.model} {position.channel} serves no version, so no component can be rolled back"
         )
     if head.canary:
         raise NotNow(
@@ -193,7 +193,7 @@ def only_stable(position: ChannelPosition) -> tuple[Record, Pointer]:
 
 
 def rollback_target(position: ChannelPosition, to: str | None = None) -> Pointer:
-    """Where a rollback goes: the top of the stack without what is withdrawn or live, or `to`, which is on it.
+    """The version that a rollback goes to: the first on the stack that is not withdrawn or live, or `to`.
 
     Raises:
         NothingToRollBackTo: the stack is empty, or `to` is not on it.
@@ -222,16 +222,16 @@ def _without(stack: tuple[Pointer, ...], names: tuple[str, ...]) -> tuple[Pointe
 
 
 def _next(position: ChannelPosition, author: Author, *, action: Action, **changes: object) -> Record:
-    """The record after the head; fields that this release does not know are copied through.
+    """The record after the head; unknown fields are copied.
 
     Raises:
         NotNow: only a newer release may write here.
-        BadInput: the reason or who gives it is too long, or no text.
+        BadInput: `who` or `reason` is too long, or not valid text.
     """
     head = position.head
     if head and head.min_writer > WRITER:
         raise NotNow(
-            f"the log of {position.channel} asks for writer {head.min_writer}, this release is writer {WRITER}",
+            f"the log of {position.channel} needs writer version {head.min_writer}, this release has {WRITER}",
             hint="upgrade ulora-registry",
         )
     kept = head.model_dump(exclude={"verdict", "canary"}, exclude_unset=True) if head else {"stable": None}
@@ -254,4 +254,4 @@ def _next(position: ChannelPosition, author: Author, *, action: Action, **change
     try:
         return Record.model_validate(fields)
     except ValidationError as error:
-        raise BadInput(f"a record of {position.channel} can't hold this {first_problem(error)}") from error
+        raise BadInput(f"the record of {position.channel} would be invalid: {first_problem(error)}") from error

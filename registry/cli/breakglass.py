@@ -96,7 +96,7 @@ def _unpinned_on_failure(registry: Registry, version: str) -> Iterator[None]:
 
 def _write(script: Script, path: Path, dry_run: bool) -> Path:
     if dry_run:
-        script.check_place(path)
+        script.check_path(path)
         return path
     return script.write(path)
 

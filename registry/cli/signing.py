@@ -14,7 +14,7 @@ from registry.cli.output import Output
 if TYPE_CHECKING:
     from registry.answers import Signed
     from registry.api import Registry
-    from registry.trust.signing import SigningKey
+    from registry.trust.keys import SigningKey
 
 KEY_PASSWORD = "ULORA_KEY_PASSWORD"  # noqa: S105  the variable's name
 
@@ -64,7 +64,7 @@ def sign_command(
 
 def signing_key(key: Path, certificate: Path | None = None, chain: tuple[Path, ...] = ()) -> SigningKey:
     """A private key as the options name it."""
-    from registry.trust.signing import SigningKey
+    from registry.trust.keys import SigningKey
 
     return SigningKey(key, certificate, chain, os.environ.get(KEY_PASSWORD) or None)
 

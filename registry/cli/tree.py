@@ -17,9 +17,9 @@ from registry.errors import BadInput, CorruptBlob
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.tree.plan import TreeFile
     from registry.tree.restore import Restored
-    from registry.tree.switch import Current, Switched
+    from registry.tree.restore_plan import TreeFile
+    from registry.tree.switch import CurrentVersion, Switched
 
 _SHOWN = 40
 _TARGET = Path("current")
@@ -133,7 +133,7 @@ def _show_current(out: Output, root: Path) -> None:
         )
 
 
-def _current_text(found: Current) -> str:
+def _current_text(found: CurrentVersion) -> str:
     state = "all whole" if found.ok else f"{len(found.bad)} missing or changed"
     return f"{found.root / 'current'} is {found.version}: {found.files} files, {megabytes(found.size)}, {state}"
 

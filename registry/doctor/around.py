@@ -13,7 +13,7 @@ from registry.answers import Finding
 from registry.api import Registry
 from registry.errors import IntegrityError
 from registry.machine.provenance import git
-from registry.machine.scratch import clear_left
+from registry.machine.scratch import remove_abandoned
 from registry.parallel import in_parallel
 from registry.tree.restore import is_unfinished
 from registry.versions.manifest import Manifest
@@ -78,7 +78,7 @@ def check_restore(registry: Registry) -> Iterator[Finding]:
 
 def check_machine(registry: Registry) -> Iterator[Finding]:
     """Room for the cache, and what killed processes left."""
-    if left := clear_left():
+    if left := remove_abandoned():
         yield Finding("machine", "ok", f"{left} temporary folders of killed processes were removed")
     folder = registry.settings.cache
     existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())

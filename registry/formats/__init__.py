@@ -1,1 +1,1 @@
-"""What is written down: canonical JSON, and documents whose parsers take nothing they do not know."""
+"""Stored formats: canonical JSON, and documents that are parsed strictly."""

@@ -1,7 +1,7 @@
-"""Canonical JSON: the one byte form of a document, so that equal documents have equal digests.
+"""Canonical JSON: one byte representation for each document, so that equal documents have equal digests.
 
-UTF-8, sorted keys, no spaces, no NaN or infinity (RFC 8785's intent, with Python's shortest float form).
-Decoding is strict and bounded: duplicate keys, NaN and documents over the limit are refused before they are used.
+UTF-8, sorted keys, no spaces, no NaN or infinity (as RFC 8785, but with Python's shortest float representation).
+Decoding is strict and limited: duplicate keys, NaN and too large documents are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from registry.errors import BadManifest
 
 MAX_DIGITS = 300
-"""Of an integer: no more than a float can take."""
+"""Of an integer: about the range of a float."""
 MAX_DOCUMENT = 16 * 1024 * 1024
 """Bytes of the largest JSON document that is read into memory."""
 
@@ -24,7 +24,7 @@ def encode(document: Any) -> bytes:
     """The canonical bytes of a JSON document.
 
     Raises:
-        ValueError: it holds NaN or infinity, which have no canonical form.
+        ValueError: it has NaN or infinity, which have no canonical form.
     """
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")
@@ -34,11 +34,11 @@ def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     """Parse a JSON object; `what` names it in errors.
 
     Raises:
-        BadManifest: over `limit` bytes, not UTF-8 JSON, not an object, a duplicate key, NaN or
-            a number that is as good as infinite, or nested too deep.
+        BadManifest: it has more than `limit` bytes, is not UTF-8 JSON, is not an object, has a duplicate key, NaN or a
+            number that is too large, or is nested too deeply.
     """
     if len(data) > limit:
-        raise BadManifest(f"{what} is {len(data)} bytes, more than the {limit} that are allowed")
+        raise BadManifest(f"{what} has {len(data)} bytes, more than the allowed {limit}")
     try:
         document = json.loads(
             data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant,
@@ -52,7 +52,7 @@ def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
 
 
 def read_file(path: Path, what: str, limit: int = MAX_DOCUMENT) -> bytes:
-    """A document's bytes from disk; of a file that is too large, no more than `limit` are read.
+    """A document's bytes from disk; never more than `limit` + 1 bytes are read.
 
     Raises:
         BadManifest: it is larger than `limit` bytes.
@@ -61,7 +61,7 @@ def read_file(path: Path, what: str, limit: int = MAX_DOCUMENT) -> bytes:
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise BadManifest(f"{what} is larger than the {limit} bytes that are allowed")
+        raise BadManifest(f"{what} is larger than the allowed {limit} bytes")
     return data
 
 
@@ -76,7 +76,7 @@ def sha256(data: bytes) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string can be written as UTF-8: it holds no lone surrogate."""
+    """Whether a string can be encoded as UTF-8, that is, has no lone surrogate."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

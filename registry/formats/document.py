@@ -1,7 +1,7 @@
-"""A stored document: frozen, strict, bounded, and kept for ever.
+"""The base class of stored documents: immutable, parsed strictly, limited in size.
 
-What a document does not know is kept, and what it was not given is not written: reading and writing again gives the
-same bytes, also in a later release that has more fields. So a digest once computed holds for ever.
+Unknown fields are kept, and fields that were not given are not written: reading and writing a document gives the same
+bytes, in a later release with more fields too. So its digest never changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Document(DocumentPart):
 
     FORMAT: ClassVar[int] = 1
     LIMIT: ClassVar[int] = canonical.MAX_DOCUMENT
-    """Bytes of the largest one that is read."""
+    """Bytes of the largest document of this class that is read."""
 
     _stored: bytes | None = PrivateAttr(default=None)
 
@@ -38,7 +38,7 @@ class Document(DocumentPart):
         """Read a document's bytes; `what` names it in errors.
 
         Raises:
-            BadManifest: it is over the limit, no JSON, of another format, or does not follow it.
+            BadManifest: it is too large, not JSON, of another format, or does not follow the format.
         """
         found = canonical.decode(data, what, cls.LIMIT).get("format")
         if type(found) is not int or found != cls.FORMAT:
@@ -50,17 +50,17 @@ class Document(DocumentPart):
             document = cls.model_validate_json(data)
         except ValidationError as error:
             raise BadManifest(f"{what} does not follow the format: {first_problem(error)}") from error
-        except BadInput as error:  # what people may mistype is, in a stored document, damage
+        except BadInput as error:  # an invalid name is damage in a stored document
             raise BadManifest(f"{what} does not follow the format: {error}") from error
         document._stored = data
         return document
 
     def to_bytes(self) -> bytes:
-        """The bytes that were read, or the canonical bytes of what was given."""
+        """The bytes that were read, or the canonical bytes of a new document."""
         return self._stored or canonical.encode(self.model_dump(mode="json", exclude_unset=True))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A changed copy, which is no longer what was read."""
+        """A changed copy; its bytes are computed anew."""
         copied = super().model_copy(update=update, deep=deep)
         copied._stored = None
         return copied

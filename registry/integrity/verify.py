@@ -13,7 +13,7 @@ from registry.errors import BadInput, CorruptBlob, IntegrityError, MissingBlob, 
 from registry.names import VersionName
 from registry.progress import Progress, no_progress
 from registry.store.blobs import Blobs
-from registry.versions.bindings import Binding, Versions
+from registry.versions.bindings import Binding, Bindings
 from registry.versions.manifest import FileEntry, Manifest
 
 MANIFEST, BINDING, SIGNATURE = "version.json", "binding", "signature"
@@ -61,7 +61,7 @@ class Verifier:
 
     def __init__(
         self,
-        versions: Versions,
+        versions: Bindings,
         blobs: Blobs,
         sample: Sample = NONE,
         *,

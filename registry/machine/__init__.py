@@ -1,1 +1,1 @@
-"""The machine at hand: who acts on it, what the working tree is, folders for a while."""
+"""This machine: who acts on it, its git commit and libraries, temporary folders."""

@@ -1,7 +1,7 @@
-"""Who acts, as records and notes say it: a claim, never a proof. The store's own access log is the proof.
+"""Who acts, for records and notes. This is a claim without proof; the proof is the store's own access log.
 
-`ULORA_WHO` says it, else what AWS last answered for these credentials, else user@host. AWS is asked only by commands
-that have the time; the answer is kept in the cache folder, so that a rollback never waits for it.
+It is `ULORA_WHO`, else the identity that AWS last returned for these credentials, else user@host. Only commands that
+are not urgent ask AWS; the answer is saved in the cache folder, so a rollback never waits for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_WHO = 256
 _MAX_FILE = 4096
 _KEPT = 7 * 86400.0
 _KEPT_NOTHING = 86400.0
-"""Seconds after which AWS is asked again: after an answer, and after none."""
+"""Seconds after which AWS is asked again, after an answer and after no answer."""
 _DEPENDS_ON = (
     "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONFIG_FILE",
@@ -29,43 +29,41 @@ _DEPENDS_ON = (
 
 
 def claimed(cache: Path, endpoint_url: str | None) -> str:
-    """Who acts with the credentials of this environment. Reads one small file, asks nobody.
+    """Who acts with the credentials of this environment. Reads one small file and sends no request.
 
-    What a record can't hold is cut: whatever the environment says must not stop a rollback.
+    It is shortened and cleaned to fit into a record: no value in the environment may prevent a rollback.
     """
-    name = (
-        os.environ.get("ULORA_WHO") or _arn(_read(_place(cache, endpoint_url))) or f"{_user()}@{socket.gethostname()}"
-    )
+    name = os.environ.get("ULORA_WHO") or _arn(_read(_file(cache, endpoint_url))) or f"{_user()}@{socket.gethostname()}"
     return name.encode("utf-8", "replace").decode("utf-8")[:MAX_WHO]
 
 
 def is_due(cache: Path, endpoint_url: str | None) -> bool:
-    """Whether AWS should be asked who acts: nothing else says it, and the last answer is old."""
-    note = _read(_place(cache, endpoint_url))
-    asked, kept = note.get("asked"), _KEPT if _arn(note) else _KEPT_NOTHING
+    """Whether AWS should be asked who acts: `ULORA_WHO` is not set, and the last answer is old."""
+    answer = _read(_file(cache, endpoint_url))
+    asked, kept = answer.get("asked"), _KEPT if _arn(answer) else _KEPT_NOTHING
     is_fresh = isinstance(asked, int | float) and 0 <= time.time() - asked < kept
     return not os.environ.get("ULORA_WHO") and not is_fresh
 
 
-def note(cache: Path, endpoint_url: str | None, arn: str | None) -> None:
-    """Keep what AWS answered, None for nothing. Best effort: a cache that can't be written is no reason to fail."""
-    place = _place(cache, endpoint_url)
-    beside = place.with_suffix(f".{os.getpid()}.part")
+def save(cache: Path, endpoint_url: str | None, arn: str | None) -> None:
+    """Save the answer of AWS, None for no answer. Errors are ignored: the command does not need it."""
+    path = _file(cache, endpoint_url)
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(canonical.encode({"format": 1, "arn": (arn or "")[:MAX_WHO], "asked": time.time()}))
-        beside.replace(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(canonical.encode({"format": 1, "arn": (arn or "")[:MAX_WHO], "asked": time.time()}))
+        temporary.replace(path)
 
 
-def _place(cache: Path, endpoint_url: str | None) -> Path:
-    """A file for each set of credentials; its name is a digest, which gives no key id away."""
+def _file(cache: Path, endpoint_url: str | None) -> Path:
+    """The file for this set of credentials; its name is a digest, so it does not reveal the key id."""
     words = [endpoint_url, *(os.environ.get(name) for name in _DEPENDS_ON)]
     return cache / "identities" / f"{canonical.digest(words)[:32]}.json"
 
 
-def _read(place: Path) -> dict[str, object]:
-    with suppress(OSError, BadManifest), place.open("rb") as file:
-        return canonical.decode(file.read(_MAX_FILE), str(place))
+def _read(path: Path) -> dict[str, object]:
+    with suppress(OSError, BadManifest), path.open("rb") as file:
+        return canonical.decode(file.read(_MAX_FILE), str(path))
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Where a version comes from: the git commit around it and the libraries at hand. Best effort, never an error."""
+"""Where a version comes from: the git commit of its folder and the installed libraries. Never raises an error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _GIT_SECONDS = 10
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """The git commit of `folder` and whether its tree is dirty (None outside a repository), Python's and the libraries'
-    versions, and the kind of machine."""
+    """The git commit of `folder` and whether it has changes (None outside a repository), the versions of Python and the
+    libraries, and the platform."""
     commit = git(folder, "rev-parse", "HEAD")
     return {
         "git_commit": commit,
@@ -26,7 +26,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def libraries() -> dict[str, str]:
-    """The versions of the installed libraries that matter to a result."""
+    """The versions of the installed libraries that can influence a result."""
     return {name: found for name in _LIBRARIES if (found := _version(name))}
 
 
@@ -38,7 +38,7 @@ def _version(name: str) -> str | None:
 
 
 def git(folder: Path, *words: str) -> str | None:
-    """What a git command prints, None where it fails or git is not to be had."""
+    """The output of a git command, None if it fails or git is not installed."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=_GIT_SECONDS, check=False

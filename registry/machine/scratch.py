@@ -1,4 +1,4 @@
-"""Temporary folders that a killed process may leave, and that the next one clears away."""
+"""Temporary folders; those left by killed processes are removed by a later one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OLD = 86400.0
 
 @contextmanager
 def scratch(prefix: str) -> Iterator[Path]:
-    """A temporary folder whose name begins with one of `PREFIXES`; locked, so that nobody takes it for a left one."""
-    clear_left()
+    """A temporary folder whose name begins with one of `PREFIXES`; locked, so that no other process removes it."""
+    remove_abandoned()
     with tempfile.TemporaryDirectory(prefix=prefix) as name:
         lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -29,21 +29,21 @@ def scratch(prefix: str) -> Iterator[Path]:
             os.close(lock)
 
 
-def clear_left() -> int:
-    """Remove the folders of killed processes: this user's own, untouched for a day, and locked by nobody.
+def remove_abandoned() -> int:
+    """Remove the folders of killed processes: those of this user that are a day old and not locked.
 
-    Returns how many there were.
+    Returns the number of removed folders.
     """
-    return sum(_remove_if_left(folder) for folder in _folders())
+    return sum(_remove_if_abandoned(folder) for folder in _folders())
 
 
 def _folders() -> Iterator[Path]:
-    place = Path(tempfile.gettempdir())
+    temporary = Path(tempfile.gettempdir())
     with suppress(OSError):
-        yield from [each for each in place.iterdir() if each.name.startswith(PREFIXES)]
+        yield from [each for each in temporary.iterdir() if each.name.startswith(PREFIXES)]
 
 
-def _remove_if_left(folder: Path) -> bool:
+def _remove_if_abandoned(folder: Path) -> bool:
     try:
         info = folder.lstat()
         if not S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or time.time() - info.st_mtime < _OLD:

@@ -23,7 +23,7 @@ from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.marks import unmark
 from registry.store.objects import ObjectStore
-from registry.versions.bindings import Versions
+from registry.versions.bindings import Bindings
 from registry.versions.manifest import Manifest
 
 KEEP = 5
@@ -155,8 +155,8 @@ class GarbageCollection:
             )
 
     @property
-    def _versions(self) -> Versions:
-        return Versions(self.store, self.blobs, self.model)
+    def _versions(self) -> Bindings:
+        return Bindings(self.store, self.blobs, self.model)
 
     @property
     def _notes(self) -> Notes[Forgotten]:

@@ -24,7 +24,7 @@ from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import BackboneMirror
-from registry.versions.bindings import Binding, Versions
+from registry.versions.bindings import Binding, Bindings
 from registry.versions.pointer import Pointer
 
 SILENT_AFTER = timedelta(hours=24)
@@ -113,7 +113,7 @@ class References:
         return {mirrored.backbone.sha256 for mirrored in found}
 
     def _of_model(self, model: str) -> set[str]:
-        versions = Versions(self.store, self.blobs, model)
+        versions = Bindings(self.store, self.blobs, model)
         bound = self._bound(versions, model)
         forgotten = self._forgotten(model) | self.forget.get(model, frozenset())
         held = holds(self.store, model)
@@ -125,7 +125,7 @@ class References:
         manifests = {pointer.manifest_sha256 for pointer in [*bound.values(), *needed]}
         return manifests.union(*(self._files[pointer.manifest_sha256] for pointer in needed))
 
-    def _bound(self, versions: Versions, model: str) -> dict[str, Pointer]:
+    def _bound(self, versions: Bindings, model: str) -> dict[str, Pointer]:
         """The versions of a model by name. A name never changes, so one that was read is not read again."""
         folder = layout.versions(model)
         keys = [info.key for info in self.store.list(folder)]
@@ -147,7 +147,7 @@ class References:
 
 def _of_channel(store: ObjectStore, model: str, name: str) -> Iterator[Hold]:
     try:
-        head, age = Channel(store, model, name).look()
+        head, age = Channel(store, model, name).head_and_age()
     except BadInput as error:
         raise BadManifest(f"{layout.channel(model, name)} is not a channel's log: {error}", hint=_JUNK) from error
     if head is None:
@@ -187,7 +187,7 @@ def _of_replicas(store: ObjectStore, model: str) -> Iterator[Hold]:
     return chain.from_iterable(in_parallel(read, keys))
 
 
-def _binding(versions: Versions, folder: str, key: str) -> Binding:
+def _binding(versions: Bindings, folder: str, key: str) -> Binding:
     try:
         binding = versions.find(VersionName.parse(layout.stem(key)))
     except BadInput as error:

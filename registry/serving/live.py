@@ -33,7 +33,7 @@ from registry.serving.loaders import (
 from registry.serving.residents import Residents
 from registry.store.blobs import Blobs
 from registry.versions.backbones import FetchBlob
-from registry.versions.bindings import Versions
+from registry.versions.bindings import Bindings
 from registry.versions.pointer import Pointer
 
 State = Literal["starting", "serving", "stale", "not ready", "closed"]
@@ -108,7 +108,7 @@ class Live:
     def __init__(
         self,
         channel: Channel,
-        versions: Versions,
+        versions: Bindings,
         blobs: Blobs,
         *,
         device: str = "cpu",

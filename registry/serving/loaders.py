@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from registry.errors import LoadFailed, MissingDependency, UloraError, first_line
 from registry.store.blobs import Blobs
 from registry.versions.backbones import FetchBlob
-from registry.versions.bindings import Versions
+from registry.versions.bindings import Bindings
 from registry.versions.manifest import Manifest
 from registry.versions.pointer import Pointer
 
@@ -82,7 +82,7 @@ def allow_all(manifest: Manifest) -> None:
 
 
 def load_version(
-    versions: Versions,
+    versions: Bindings,
     blobs: Blobs,
     pointer: Pointer,
     device: str = "cpu",

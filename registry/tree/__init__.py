@@ -1,1 +1,1 @@
-"""A working tree on disk: restore a version into it, switch it, take a snapshot of it."""
+"""A version's files in a folder on disk: restore them, switch between versions, take a snapshot of a project."""

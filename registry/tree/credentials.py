@@ -1,4 +1,4 @@
-"""Files that look like credentials: a version is for ever and is read by many, so they are kept out of it."""
+"""Refuse files that look like credentials: a version is permanent and many people read it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from registry.errors import BadBundle, BadInput
 from registry.parallel import in_parallel
-from registry.tree.plan import PROJECT
+from registry.tree.layout import PROJECT
 
-_LOOKED_AT = 64 * 1024
+_CHECKED_BYTES = 64 * 1024
 _NAMES = (
     ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*",
     "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials*", ".netrc", "_netrc", ".pypirc", ".pgpass", ".htpasswd",
@@ -35,36 +35,36 @@ def check_credentials(paths: Mapping[str, Path], allowed: Sequence[str] = ()) ->
     """Refuse a project's files that look like credentials: by their names, or by their first bytes.
 
     Args:
-        paths: files on disk by their paths in a version; those that are not in its `project/` are not looked at.
-        allowed: what is to be taken all the same, by its path in the project.
+        paths: files on disk by their paths in a version; only those in `project/` are checked.
+        allowed: paths in the project that are included anyway.
 
     Raises:
-        BadInput: each file that looks so is named; or `allowed` names none of them.
+        BadInput: files look like credentials (the message names them), or `allowed` names a file that does not exist.
         BadBundle: a file can't be read.
     """
     files = {path.removeprefix(PROJECT): file for path, file in paths.items() if path.startswith(PROJECT)}
-    let_in = {path.removeprefix("./") for path in allowed}
-    if unknown := sorted(let_in - files.keys()):
+    allowed_paths = {path.removeprefix("./") for path in allowed}
+    if unknown := sorted(allowed_paths - files.keys()):
         raise BadInput(
-            f"the project has no file {unknown[0][:200]!r} that could be allowed",
-            hint="--allow-secret takes the path inside the project's folder, of a file that is not excluded",
+            f"--allow-secret: the project has no file {unknown[0][:200]!r}",
+            hint="give the path inside the project's folder, of a file that is not excluded",
         )
-    looked_at = [(path, file) for path, file in files.items() if path not in let_in]
+    checked = [(path, file) for path, file in files.items() if path not in allowed_paths]
     try:
-        reasons = in_parallel(lambda item: _by_name(item[0]) or _by_content(item[1]), looked_at)
+        reasons = in_parallel(lambda item: _by_name(item[0]) or _by_content(item[1]), checked)
     except OSError as error:
         raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
-    suspects = {path: why for (path, _), why in zip(looked_at, reasons, strict=True) if why}
+    suspects = {path: why for (path, _), why in zip(checked, reasons, strict=True) if why}
     if suspects:
         named = (f"{path} ({why})" for path, why in sorted(suspects.items()))
         raise BadInput(
-            f"these look like credentials, and a version is for ever: {', '.join(named)}",
-            hint=f"exclude them in .gitignore; for a harmless one: --allow-secret {shlex.quote(min(suspects))}",
+            f"these files look like credentials, and a version is permanent: {', '.join(named)}",
+            hint=f"exclude them in .gitignore; to include a harmless file: --allow-secret {shlex.quote(min(suspects))}",
         )
 
 
 def _by_name(path: str) -> str:
-    """Why a file's name says that it holds credentials; empty if it does not."""
+    """Why a file's name looks like credentials; empty if it does not."""
     name = path.rpartition("/")[2].casefold()
     if any(fnmatchcase(name, harmless) for harmless in _HARMLESS):
         return ""
@@ -72,7 +72,7 @@ def _by_name(path: str) -> str:
 
 
 def _by_content(file: Path) -> str:
-    """What credentials a file's first bytes hold; empty if none."""
+    """Which credentials the first bytes of a file hold; empty if none."""
     with file.open("rb") as opened:
-        beginning = opened.read(_LOOKED_AT)
+        beginning = opened.read(_CHECKED_BYTES)
     return next((f"holds {what}" for what, pattern in _PATTERNS.items() if pattern.search(beginning)), "")

@@ -1,9 +1,9 @@
-"""A project's files as they lie there: what to take, what to leave out, what to refuse.
+"""Take a snapshot of a project's folder: which files are included, excluded or refused.
 
-Left out are git's own folder, what `.gitignore` files exclude (each for its folder and below), caches, virtual
-environments, trees that `ulora` put there, and links: a version holds files only. `.gitignore` is read by `pathspec`:
-neither git nor a repository is needed, and the same files give the same snapshot everywhere. It counts also for files
-that git tracks all the same.
+Excluded are git's own folder, files that `.gitignore` excludes (each one for its folder and below), caches, virtual
+environments, folders that `ulora` wrote, and symbolic links, because a version holds files only. `.gitignore` is read
+by `pathspec`: neither git nor a repository is needed, and the same files give the same snapshot everywhere. It also
+applies to files that git tracks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from registry.errors import BadBundle, BadWeights
 from registry.progress import Progress, no_progress
-from registry.tree.plan import FILES_FLAVOR, PROJECT, STATE_FOLDER
-from registry.versions.bundle import Bundle, file_entries, read_piece
-from registry.versions.compose import Piece
+from registry.tree.layout import FILES_FLAVOR, PROJECT, STATE_FOLDER
+from registry.versions.bundle import Bundle, file_entries, read_component_files
+from registry.versions.compose import ComponentFiles
 from registry.versions.manifest import MAX_FILES, Component, check_path, check_unique
 from registry.versions.weights import weights_sha256
 
@@ -44,13 +44,13 @@ _KEPT_LINKS = 1000
 
 @dataclass(frozen=True)
 class Project:
-    """A project's folder, walked: the files to take by their paths in it, and what is left out.
+    """The content of a project's folder: the files to include, by path, and what is excluded.
 
     Attributes:
         size: bytes of the files.
-        ignored: what `.gitignore` files and the list of caches exclude: files, or whole folders with a `/` at the end.
-        links: links, with what they say.
-        odd: sockets and the like.
+        ignored: files that `.gitignore` or the list of caches excludes; a whole folder ends in `/`.
+        links: symbolic links, with their targets.
+        special: sockets, pipes and devices.
     """
 
     folder: Path
@@ -58,18 +58,18 @@ class Project:
     size: int
     ignored: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
-    odd: tuple[str, ...] = ()
+    special: tuple[str, ...] = ()
 
     @classmethod
     def at(cls, folder: Path) -> Project:
-        """Walk a project's folder.
+        """Read a project's folder.
 
         Raises:
-            BadBundle: it is no folder, can't be read, or holds a path that a version can't have.
+            BadBundle: it is not a folder, can't be read, or has a path that a version can't have.
         """
         if not folder.is_dir():
-            raise BadBundle(f"{folder} is no folder", hint="give the folder of a project")
-        walk = _Walk(folder)
+            raise BadBundle(f"{folder} is not a folder", hint="give the folder of a project")
+        walk = _ProjectWalk(folder)
         try:
             walk.enter("", ())
             check_unique(sorted(walk.files))
@@ -78,27 +78,27 @@ class Project:
         except OSError as error:
             raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
         if not walk.files:
-            raise BadBundle(f"{folder} holds no file that a snapshot takes", hint="see what .gitignore excludes")
+            raise BadBundle(f"{folder} has no files for a snapshot", hint="check what .gitignore excludes")
         files = dict(sorted(walk.files.items()))
-        return cls(folder, files, walk.size, tuple(walk.ignored), walk.links, tuple(walk.odd))
+        return cls(folder, files, walk.size, tuple(walk.ignored), walk.links, tuple(walk.special))
 
     def left_out(self) -> list[str]:
-        """What is left out, a line for each reason, for people."""
-        return [*([f"left out, ignored: {_some(self.ignored)}"] if self.ignored else []), *self.cannot_hold()]
+        """What is excluded, one line for each reason, for people."""
+        return [*([f"excluded, ignored: {_some(self.ignored)}"] if self.ignored else []), *self.cannot_hold()]
 
     def cannot_hold(self) -> list[str]:
-        """What of it a version can't hold, however much one may want it."""
+        """What is excluded because a version can't hold it, one line for each reason."""
         links = [f"{path} -> {text}" for path, text in self.links.items()]
-        told = {"links, as a version holds files only": links, "neither files nor folders": self.odd}
-        return [f"left out, {why}: {_some(names)}" for why, names in told.items() if names]
+        reasons = {"links, as a version holds files only": links, "neither files nor folders": self.special}
+        return [f"excluded, {why}: {_some(names)}" for why, names in reasons.items() if names]
 
     def facts(self) -> dict[str, Any]:
-        """What is kept in a version's provenance of what its files can't hold."""
+        """What the version's provenance says about the project: its links, which its files can't hold."""
         return {"links": dict(list(self.links.items())[:_KEPT_LINKS])} if self.links else {}
 
 
 def read_project(project: Project, progress: Progress = no_progress) -> Bundle:
-    """A project's files, hashed, as the content of a snapshot: below `project/`, without a backbone.
+    """Hash a project's files, as a bundle with the component `project` and no backbone.
 
     Raises:
         BadBundle: a file can't be read, or changes while it is read.
@@ -107,26 +107,30 @@ def read_project(project: Project, progress: Progress = no_progress) -> Bundle:
     return Bundle(None, {COMPONENT: _component(project)}, file_entries(paths, progress), paths, FILES_FLAVOR)
 
 
-def read_part(name: str, folder: Path, progress: Progress = no_progress) -> tuple[Piece, dict[str, Path]]:
-    """As `registry.versions.bundle.read_piece`; of a project, what a snapshot takes."""
+def read_component(name: str, folder: Path, progress: Progress = no_progress) -> tuple[ComponentFiles, dict[str, Path]]:
+    """Read one component of a version from a folder; of a project, the files that a snapshot includes.
+
+    Raises:
+        BadInput: there is no component of this name.
+        BadBundle: a file is missing, unreadable, a link, or has a path that is not allowed.
+        BadWeights: a safetensors file is truncated or malformed.
+    """
     if name != COMPONENT:
-        return read_piece(name, folder, progress)
+        return read_component_files(name, folder, progress)
     project = Project.at(folder)
     read = read_project(project, progress)
     origin = {"source": str(folder), **project.facts()}
-    return Piece(name, read.components[name], read.files, str(folder), origin), read.paths
+    return ComponentFiles(name, read.components[name], read.files, str(folder), origin), read.paths
 
 
-def joined(bundle: Bundle, project: Bundle) -> Bundle:
-    """A bundle with a project's files as its component `project`.
+def with_project(bundle: Bundle, project: Bundle) -> Bundle:
+    """Add a project's files to a bundle, as its component `project`.
 
     Raises:
         BadBundle: it has that component already.
     """
     if COMPONENT in bundle.components:
-        raise BadBundle(
-            "the bundle has project/ already", hint="leave --source out, or remove project/ from the bundle"
-        )
+        raise BadBundle("the bundle already has project/", hint="omit --source, or remove project/ from the bundle")
     return Bundle(
         bundle.backbone,
         dict(sorted({**bundle.components, **project.components}.items())),
@@ -137,7 +141,7 @@ def joined(bundle: Bundle, project: Bundle) -> Bundle:
 
 
 def _component(project: Project) -> Component:
-    """Weights in a project may be damaged on purpose, as tests have them: then they have no digest of their own."""
+    """The component of a project. Weights may be damaged, for example test data: then they get no digest."""
     try:
         return Component(weights_sha256=weights_sha256(project.files), requires={})
     except BadWeights:
@@ -149,8 +153,8 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_SHOWN])}{more}"
 
 
-class _Walk:
-    """A walk through a project's folder, and what was found so far."""
+class _ProjectWalk:
+    """Reads a project's folder, and collects what it finds."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -158,12 +162,12 @@ class _Walk:
         self.size = 0
         self.ignored: list[str] = []
         self.links: dict[str, str] = {}
-        self.odd: list[str] = []
+        self.special: list[str] = []
 
-    def enter(self, here: str, specs: tuple[_Ignoring, ...]) -> None:
-        """Look at everything in a folder, `here` being its path with a `/` at the end."""
+    def enter(self, here: str, specs: tuple[_GitIgnore, ...]) -> None:
+        """Read a folder; `here` is its path, with a `/` at the end."""
         if here.count("/") > _MAX_DEPTH:
-            raise BadBundle(f"{self._folder / here} is nested deeper than {_MAX_DEPTH} folders")
+            raise BadBundle(f"{self._folder / here} is nested more than {_MAX_DEPTH} folders deep")
         entries = sorted(os.scandir(self._folder / here), key=lambda entry: entry.name)
         below = (*specs, *_spec_of(entries, here))
         for entry in entries:
@@ -171,7 +175,7 @@ class _Walk:
             is_folder = entry.is_dir(follow_symlinks=False)
             if (
                 _is_cache(entry)
-                or (is_folder and _is_ours(entry, here, self._folder))
+                or (is_folder and _is_generated(entry, here, self._folder))
                 or _ignores(below, path, is_folder)
             ):
                 self.ignored.append(f"{path}/" if is_folder else path)
@@ -180,42 +184,42 @@ class _Walk:
             elif is_folder:
                 self.enter(f"{path}/", below)
             elif entry.is_file(follow_symlinks=False):
-                self._take(path, entry)
+                self._include(path, entry)
             else:
-                self.odd.append(path)
+                self.special.append(path)
 
-    def _take(self, path: str, entry: os.DirEntry[str]) -> None:
+    def _include(self, path: str, entry: os.DirEntry[str]) -> None:
         self.files[check_path(path)] = Path(entry.path)
         check_path(f"{PROJECT}{path}")
         self.size += entry.stat(follow_symlinks=False).st_size
         if len(self.files) > MAX_FILES:
-            raise BadBundle(f"{self._folder} holds more than {MAX_FILES} files")
+            raise BadBundle(f"{self._folder} has more than {MAX_FILES} files")
 
 
 @dataclass(frozen=True)
-class _Ignoring:
-    """One `.gitignore`: it speaks of what is below `folder`, its path with a `/` at the end."""
+class _GitIgnore:
+    """One `.gitignore` file; `folder` is the folder that it applies to, with a `/` at the end."""
 
     folder: str
     spec: GitIgnoreSpec
 
 
-def _spec_of(entries: Sequence[os.DirEntry[str]], here: str) -> Iterator[_Ignoring]:
+def _spec_of(entries: Sequence[os.DirEntry[str]], here: str) -> Iterator[_GitIgnore]:
     for entry in entries:
         if entry.name == _IGNORE_FILE and entry.is_file(follow_symlinks=False):
             from pathspec import GitIgnoreSpec
 
             lines = Path(entry.path).read_bytes().decode("utf-8", "surrogateescape").splitlines()
-            yield _Ignoring(here, GitIgnoreSpec.from_lines(lines))
+            yield _GitIgnore(here, GitIgnoreSpec.from_lines(lines))
 
 
-def _ignores(specs: Sequence[_Ignoring], path: str, is_folder: bool) -> bool:
-    """Whether the nearest `.gitignore` that says anything of a path excludes it."""
-    for ignoring in reversed(specs):
-        inner = path.removeprefix(ignoring.folder) + "/" * is_folder
-        said = ignoring.spec.check_file(inner).include
-        if said is not None:
-            return said
+def _ignores(specs: Sequence[_GitIgnore], path: str, is_folder: bool) -> bool:
+    """Whether the nearest `.gitignore` with a matching pattern excludes a path."""
+    for spec_file in reversed(specs):
+        inner = path.removeprefix(spec_file.folder) + "/" * is_folder
+        is_match = spec_file.spec.check_file(inner).include
+        if is_match is not None:
+            return is_match
     return False
 
 
@@ -223,10 +227,10 @@ def _is_cache(entry: os.DirEntry[str]) -> bool:
     return any(fnmatchcase(entry.name, pattern) for pattern in _CACHES)
 
 
-def _is_ours(entry: os.DirEntry[str], here: str, folder: Path) -> bool:
-    """Whether a folder is a virtual environment, a restored tree, or the versions that `switch` put there."""
+def _is_generated(entry: os.DirEntry[str], here: str, folder: Path) -> bool:
+    """Whether a folder is a virtual environment, a restored tree, or the `versions/` of `ulora switch`."""
     with suppress(OSError):
         inner = Path(entry.path)
-        is_materialised = entry.name == _VERSIONS and (folder / here / STATE_FOLDER).is_dir()
-        return is_materialised or (inner / _ENVIRONMENT).is_file() or (inner / _RESTORED).is_file()
+        is_switched = entry.name == _VERSIONS and (folder / here / STATE_FOLDER).is_dir()
+        return is_switched or (inner / _ENVIRONMENT).is_file() or (inner / _RESTORED).is_file()
     return False

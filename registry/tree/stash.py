@@ -1,7 +1,7 @@
-"""What restores took out of a tree, kept by digest beside it, so that each of them can be undone without any server.
+"""The stash: files that restores replaced or removed, kept next to the tree so that a restore can be undone offline.
 
 The folder `stash/` holds `blobs/<sha256>` and one `<id>.json` for each restore that can be undone. An entry with local
-edits, which are in no version, stays until somebody removes it; of the others, only the newest does.
+edits, which are in no version, stays until a person removes it; of the other entries only the newest stays.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pydantic import Field
 
 from registry.errors import BadManifest, NotFound
 from registry.formats.document import Document, DocumentPart, Sha256
-from registry.tree.folders import Folder
-from registry.tree.plan import TreeFile
+from registry.tree.restore_plan import TreeFile
+from registry.tree.safe_folder import SafeFolder
 
 _STASH = "stash"
 _BLOBS = f"{_STASH}/blobs"
@@ -22,20 +22,20 @@ _ARRIVING = f"{_STASH}/arriving"
 _MANY = 64 * 1024 * 1024
 
 
-class Mark(DocumentPart):
-    """What a restore put at a path."""
+class RestoredFile(DocumentPart):
+    """A file that a restore wrote."""
 
     sha256: Sha256
     mode: Literal["0644", "0755"]
 
 
-class State(Document):
-    """What was restored into a tree, which remembers it in `.ulora/restored.json`.
+class RestoredTree(Document):
+    """What was restored into a tree; stored in its `.ulora/restored.json`.
 
     Attributes:
-        id: of the restore, by which it is undone.
+        id: of the newest restore, used to undo it.
         version: the version that the whole tree was restored from last, None for none.
-        files: what restores put there and have not taken away.
+        files: the files that restores wrote and did not remove since.
     """
 
     LIMIT: ClassVar[int] = _MANY
@@ -44,11 +44,11 @@ class State(Document):
     id: str = Field(max_length=40)
     version: str | None = Field(default=None, max_length=120)
     when: str = Field(max_length=40)
-    files: dict[str, Mark]
+    files: dict[str, RestoredFile]
 
 
-class Kept(DocumentPart):
-    """A file in the stash, and where it was."""
+class StashedFile(DocumentPart):
+    """A file in the stash, and its path in the tree."""
 
     path: str
     size: int = Field(ge=0)
@@ -57,14 +57,14 @@ class Kept(DocumentPart):
     edited: bool = False
 
 
-class Entry(Document):
-    """What undoes one restore.
+class StashEntry(Document):
+    """All that is needed to undo one restore.
 
     Attributes:
         doing: what the restore was, for people.
-        kept: the files that it replaced or removed; `links` the links that it removed, with what they said.
-        added: the files that were not there before.
-        before: what the tree remembered before, None for nothing.
+        kept: the files that it replaced or removed; `links` are the symbolic links that it removed, with their targets.
+        added: the files that it added.
+        before: what the tree recorded before, None for nothing.
     """
 
     LIMIT: ClassVar[int] = 2 * _MANY
@@ -73,83 +73,85 @@ class Entry(Document):
     id: str = Field(pattern=r"^[0-9A-Za-z-]{1,40}$")
     when: str = Field(max_length=40)
     doing: str = Field(max_length=400)
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[StashedFile, ...] = ()
     links: dict[str, str] = Field(default_factory=dict)
     added: tuple[str, ...] = ()
-    before: State | None = None
+    before: RestoredTree | None = None
 
     @property
     def holds_edits(self) -> bool:
-        """Whether it has what is in no version."""
+        """Whether it has local edits, which are in no version."""
         return any(kept.edited for kept in self.kept)
 
 
 class Stash:
-    """The stash of one tree; `work` is the folder beside the tree."""
+    """The stash of one tree; `work` is the folder of working files next to the tree."""
 
-    def __init__(self, work: Folder) -> None:
+    def __init__(self, work: SafeFolder) -> None:
         self._work = work
 
-    def keep(self, tree: Folder, file: TreeFile) -> Kept:
-        """Keep a file of a tree, under the digest of the bytes that were kept."""
+    def keep(self, tree: SafeFolder, file: TreeFile) -> StashedFile:
+        """Keep a file of a tree, under the sha256 of its bytes."""
         self._work.remove(_ARRIVING)
         tree.link(file.path, self._work, _ARRIVING)
         digest = self._work.digest(_ARRIVING)
         with self._work.folder(_BLOBS, make=True):
             self._work.rename(_ARRIVING, self._work, f"{_BLOBS}/{digest}")
-        self._work.remove(_ARRIVING)  # a rename between two names of one file leaves both
+        self._work.remove(_ARRIVING)  # a rename between two hard links of one file does nothing
         mode: Literal["0644", "0755"] = "0755" if file.mode == "0755" else "0644"
         edited = file.edited or digest != file.sha256
-        return Kept(path=file.path, size=file.size, mode=mode, sha256=digest, edited=edited)
+        return StashedFile(path=file.path, size=file.size, mode=mode, sha256=digest, edited=edited)
 
     def open(self, file: TreeFile) -> BinaryIO:
-        """A file's bytes. The caller checks what it reads.
+        """Open a file of the stash. The caller verifies the bytes.
 
         Raises:
-            NotFound: they are not there any more.
+            NotFound: it was removed from the stash.
         """
         try:
             return self._work.open(f"{_BLOBS}/{file.sha256}")
         except FileNotFoundError as error:
-            place = self._work.path / _BLOBS / file.sha256
-            raise NotFound(f"{file.path} can't be put back: {place} was removed", hint="nothing was changed") from error
+            missing = self._work.path / _BLOBS / file.sha256
+            raise NotFound(
+                f"{file.path} can't be put back: {missing} was removed", hint="nothing was changed"
+            ) from error
 
     def add(self, path: str) -> None:
-        """Make the entry that lies at `path` one of the stash."""
+        """Move the entry at `path` into the stash."""
         entry = self.pending(path)
         if entry is not None:
             with self._work.folder(_STASH, make=True):
                 self._work.rename(path, self._work, f"{_STASH}/{entry.id}.json")
 
-    def pending(self, path: str) -> Entry | None:
-        """The entry that lies at `path`, None for none, or one that was not written to its end."""
-        data = self._work.read(path, Entry.LIMIT)
+    def pending(self, path: str) -> StashEntry | None:
+        """The entry at `path`; None if there is none or it was not written completely."""
+        data = self._work.read(path, StashEntry.LIMIT)
         try:
-            return Entry.parse(data, path) if data is not None else None
+            return StashEntry.parse(data, path) if data is not None else None
         except BadManifest:
             return None
 
-    def entries(self) -> list[Entry]:
-        """All that can be undone, newest first."""
+    def entries(self) -> list[StashEntry]:
+        """All entries, newest first."""
         names = [name for name in self._names(_STASH) if name.endswith(".json")]
         found = (self.pending(f"{_STASH}/{name}") for name in names)
         return sorted((entry for entry in found if entry), key=lambda entry: entry.when, reverse=True)
 
-    def entry(self, entry_id: str) -> Entry:
-        """What undoes the restore of this id.
+    def entry(self, entry_id: str) -> StashEntry:
+        """The entry of this id.
 
         Raises:
-            NotFound: there is none; the hint says which there are.
+            NotFound: there is none; the hint lists those that exist.
         """
         entries = self.entries()
         for entry in entries:
             if entry.id == entry_id:
                 return entry
-        there = ", ".join(entry.id for entry in entries[:10])
-        raise NotFound(f"there is no restore {entry_id[:80]} to undo", hint=f"there is: {there}" if there else "")
+        known = ", ".join(entry.id for entry in entries[:10])
+        raise NotFound(f"no restore {entry_id[:80]} to undo", hint=f"known restores: {known}" if known else "")
 
-    def sweep(self) -> None:
-        """Drop what neither undoes the newest restore nor is an edit, and blobs that nothing names."""
+    def remove_unneeded(self) -> None:
+        """Remove entries without local edits, except the newest entry, and blobs that no entry names."""
         named = set()
         for position, entry in enumerate(self.entries()):
             if position and not entry.holds_edits:
@@ -161,6 +163,6 @@ class Stash:
                 self._work.remove(f"{_BLOBS}/{name}")
 
     def _names(self, path: str) -> Iterator[str]:
-        if self._work.look(path) is not None:
+        if self._work.stat(path) is not None:
             with self._work.folder(path) as folder:
                 yield from folder.names()

@@ -1,8 +1,9 @@
-"""Versions beside each other in `DIR/versions/<v>/`, and a link `DIR/current` that is moved from one to another.
+"""Several versions in `DIR/versions/<v>/`, and a symbolic link `DIR/current` that is switched between them.
 
-`.ulora/` in DIR holds what that needs: `lock`; `next`, a version that is being written; `ready`, one that is whole and
-about to take its place; `replaced/`, what was found damaged. A version is written, checked and settled on the disk
-before it gets its name, and the link is replaced by a rename: whoever reads `current` finds the old version or the new.
+`.ulora/` in DIR holds working files: `lock`; `next`, a version that is being written; `ready`, a complete one that is
+about to be renamed; `replaced/`, damaged versions that were replaced. A version is written, verified and flushed to the
+disk before it gets its name, and the link is replaced by a rename: a reader of `current` sees the old version or the
+new one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import errno
 import shlex
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,8 +21,9 @@ from typing import Literal
 from registry.errors import BadInput, BadManifest, BadVersionName, NotFound, UnsafePath
 from registry.names import VersionName
 from registry.progress import Progress, no_progress
-from registry.tree.folders import Folder, tree_errors
-from registry.tree.plan import STATE_FOLDER, files_of, mode_of
+from registry.tree.file_system_errors import tree_errors
+from registry.tree.layout import STATE_FOLDER, FetchFiles, mode_of, tree_files
+from registry.tree.safe_folder import SafeFolder
 from registry.versions.manifest import FileEntry, Manifest
 
 CURRENT = "current"
@@ -29,18 +31,15 @@ VERSIONS = "versions"
 MANIFEST = "version.json"
 _LOCK, _NEXT, _READY, _LINK, _REPLACED = "lock", "next", "ready", "link", "replaced"
 
-Fetch = Callable[[Sequence[FileEntry]], Mapping[str, Path]]
-"""Gives local files by digest."""
-
 
 @dataclass(frozen=True)
 class Switched:
     """What a switch did, or with `done` False would do (or found done already).
 
     Attributes:
-        before: what `current` was before: a version, or what the link said; None for nothing.
-        folder: what became of `versions/<v>/`: `made`, `kept` as it was, or `repaired` because files were damaged.
-        repaired: those files; `replaced` is where the damaged folder lies now.
+        before: what `current` was before: a version, or the link's target; None if there was none.
+        folder: whether `versions/<v>/` was `made`, `kept` as it was, or `repaired` because files were damaged.
+        repaired: the damaged files; `replaced` is where the damaged folder is now.
     """
 
     version: str
@@ -55,11 +54,11 @@ class Switched:
 
 
 @dataclass(frozen=True)
-class Current:
-    """What `current` is, and whether its files still hash to what its manifest says.
+class CurrentVersion:
+    """The version that `current` links to, and whether its files still have the hashes of its manifest.
 
     Attributes:
-        manifest_sha256: of the manifest that lies there, to be compared with the store's.
+        manifest_sha256: of the manifest on disk, to be compared with the store's.
         bad: files that are missing or changed.
     """
 
@@ -72,25 +71,27 @@ class Current:
 
     @property
     def ok(self) -> bool:
-        """Whether every file is what it should be."""
+        """Whether no file is missing or changed."""
         return not self.bad
 
 
 def switch(
     manifest: Manifest,
     root: Path,
-    fetch: Fetch,
+    fetch: FetchFiles,
     *,
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Switched:
-    """Materialise a version below `root` and make `current` a link to it.
+    """Write a version below `root` and make `current` a link to it.
 
     Raises:
-        UnsafePath: `root` or something in it is a link where a folder must be.
-        BadInput: `current` is no link, or the file system refuses. Nothing was changed.
-        NotNow: another switch is at work there.
-        MissingBlob, CorruptBlob, DiskFull: `current` is as it was.
+        UnsafePath: `root` or a folder in it is a symbolic link.
+        BadInput: `current` is not a link, or the file system refuses. Nothing was changed.
+        NotNow: another switch is running there.
+        MissingBlob: a file is not in the store; `current` was not changed.
+        CorruptBlob: a file is corrupt; `current` was not changed.
+        DiskFull: no space is left; `current` was not changed.
     """
     version, files = manifest.version, _all_files(manifest)
     place = f"{VERSIONS}/{version}"
@@ -111,13 +112,13 @@ def switch(
         return replace(answer, done=True, replaced=root / replaced if replaced else None)
 
 
-def current(root: Path) -> Current:
-    """What `current` is, checked by hash against the manifest that lies in it. No server is asked.
+def current(root: Path) -> CurrentVersion:
+    """The version that `current` links to, its files verified against its manifest. No server is needed.
 
     Raises:
         NotFound: there is no `current`.
-        BadInput: it was not made by `switch`.
-        BadManifest: the manifest in it is damaged.
+        BadInput: it was not created by `ulora switch`.
+        BadManifest: its manifest is damaged.
     """
     with tree_errors(root), _opened(root, dry_run=True) as found:
         version = _before(found, root)
@@ -126,65 +127,67 @@ def current(root: Path) -> Current:
         data = _manifest_of(found, version)
         if data is None:
             raise BadInput(
-                f"{root / CURRENT} leads to {version}, which is no version that `ulora switch` made",
+                f"{root / CURRENT} links to {version}, which was not created by `ulora switch`",
                 hint=f"ulora switch VERSION --root {shlex.quote(str(root))}",
             )
         manifest = Manifest.parse(data, f"{MANIFEST} of {root / CURRENT}")
         if manifest.version != version:
             raise BadManifest(f"{root / VERSIONS / version} holds the manifest of {manifest.version}")
-        bad = _bad(found, f"{VERSIONS}/{version}", files_of(manifest))
-        return Current(root, version, manifest.sha256, len(manifest.files), manifest.size, tuple(bad or ()))
+        bad = _bad(found, f"{VERSIONS}/{version}", tree_files(manifest))
+        return CurrentVersion(root, version, manifest.sha256, len(manifest.files), manifest.size, tuple(bad or ()))
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _write(root: Folder, manifest: Manifest, files: Sequence[FileEntry], fetch: Fetch, progress: Progress) -> None:
-    """Write the version beside; it is `ready` when it is whole and would outlive a power cut."""
-    own = files_of(manifest)
+def _write(
+    root: SafeFolder, manifest: Manifest, files: Sequence[FileEntry], fetch: FetchFiles, progress: Progress
+) -> None:
+    """Write a version into `next`; rename it to `ready` when it is complete and flushed to the disk."""
+    own = tree_files(manifest)
     local = fetch(own)
     with root.folder(f"{STATE_FOLDER}/{_NEXT}", make=True) as tree:
         for file in own:
             with local[file.sha256].open("rb") as source:
-                tree.fill(file, source, progress)
-        tree.write(_place_of_manifest(own), manifest.to_bytes())
+                tree.write_verified(file, source, progress)
+        tree.write(_manifest_path(own), manifest.to_bytes())
         bad = _bad(root, f"{STATE_FOLDER}/{_NEXT}", files)
         if bad:
-            raise UnsafePath(f"{root.path} is being written by somebody else: {bad[0]}; {CURRENT} is as it was")
-        tree.settle()
+            raise UnsafePath(f"another process writes into {root.path}: {bad[0]} changed; {CURRENT} was not changed")
+        tree.sync()
     root.rename(f"{STATE_FOLDER}/{_NEXT}", root, f"{STATE_FOLDER}/{_READY}")
 
 
-def _give_name(root: Folder, version: str) -> str | None:
-    """Move what is ready to its place; return where what was there lies now."""
+def _give_name(root: SafeFolder, version: str) -> str | None:
+    """Rename `ready` to its version; return where a folder that it replaces is kept."""
     with root.folder(VERSIONS, make=True) as versions, root.folder(STATE_FOLDER) as work:
-        if versions.look(version) is None:
+        if versions.stat(version) is None:
             work.rename(_READY, versions, version)
             return None
         if not versions.exchange(version, work, _READY):
-            aside = _put_by(root, versions, version)
+            aside = _set_aside(root, versions, version)
             work.rename(_READY, versions, version)
             return aside
-        return _put_by(root, work, _READY)
+        return _set_aside(root, work, _READY)
 
 
-def _put_by(root: Folder, folder: Folder, name: str) -> str:
-    """Keep what was replaced: a damaged file may be somebody's work."""
+def _set_aside(root: SafeFolder, folder: SafeFolder, name: str) -> str:
+    """Keep a replaced folder: a changed file may be a person's edit."""
     aside = f"{STATE_FOLDER}/{_REPLACED}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     with root.folder(f"{STATE_FOLDER}/{_REPLACED}", make=True):
         folder.rename(name, root, aside)
     return aside
 
 
-def _move_link(root: Folder, place: str) -> None:
+def _move_link(root: SafeFolder, place: str) -> None:
     root.remove(f"{STATE_FOLDER}/{_LINK}")
     root.symlink(place, f"{STATE_FOLDER}/{_LINK}")
-    root.settle()
+    root.sync()
     try:
         root.rename(f"{STATE_FOLDER}/{_LINK}", root, CURRENT)
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
-            raise _no_link(root.path) from error
+            raise _not_a_link(root.path) from error
         raise
 
 
@@ -192,11 +195,11 @@ def _move_link(root: Folder, place: str) -> None:
 
 
 @contextmanager
-def _opened(path: Path, *, dry_run: bool) -> Iterator[Folder | None]:
-    """The root, locked and without what a killed switch left; for a dry run only what is there, None for nothing."""
+def _opened(path: Path, *, dry_run: bool) -> Iterator[SafeFolder | None]:
+    """The root, locked, after removing what a killed switch left. A dry run opens it only if it exists, else None."""
     with ExitStack() as stack:
         try:
-            root = stack.enter_context(Folder.at(path, make=not dry_run))
+            root = stack.enter_context(SafeFolder.at(path, make=not dry_run))
         except FileNotFoundError:
             yield None
             return
@@ -208,91 +211,92 @@ def _opened(path: Path, *, dry_run: bool) -> Iterator[Folder | None]:
         yield root
 
 
-def _clear_up(root: Folder, work: Folder) -> None:
-    """Remove what a killed switch was writing; keep what it was about to replace."""
+def _clear_up(root: SafeFolder, work: SafeFolder) -> None:
+    """Remove what a killed switch was writing; keep what it was replacing."""
     work.remove(_NEXT)
-    if work.look(_READY) is None:
+    if work.stat(_READY) is None:
         return
     with work.folder(_READY) as ready:
         version = _version_in(ready)
-    if version and root.look(f"{VERSIONS}/{version}") is None:
-        work.remove(_READY)  # whole, but it never got its name
+    if version and root.stat(f"{VERSIONS}/{version}") is None:
+        work.remove(_READY)  # complete, but never renamed to its version
     else:
-        _put_by(root, work, _READY)
+        _set_aside(root, work, _READY)
 
 
-def _before(root: Folder | None, path: Path) -> str | None:
-    """The version that `current` leads to, or what else the link says; None for nothing.
+def _before(root: SafeFolder | None, path: Path) -> str | None:
+    """The version that `current` links to, or another target of the link; None if there is no `current`.
 
     Raises:
-        BadInput: it is no link.
+        BadInput: it is not a link.
     """
     if root is None or not _check_link(root, path):
         return None
-    text = root.link_text(CURRENT)
+    text = root.read_link(CURRENT)
     name = text.removeprefix(f"{VERSIONS}/")
     return name if name != text and _is_name(name) else text
 
 
-def _check_link(root: Folder, path: Path) -> bool:
+def _check_link(root: SafeFolder, path: Path) -> bool:
     """Whether there is a `current`.
 
     Raises:
-        BadInput: it is no link.
+        BadInput: it is not a link.
     """
-    info = root.look(CURRENT)
+    info = root.stat(CURRENT)
     if info is not None and not stat.S_ISLNK(info.st_mode):
-        raise _no_link(path)
+        raise _not_a_link(path)
     return info is not None
 
 
-def _no_link(root: Path) -> BadInput:
+def _not_a_link(root: Path) -> BadInput:
     move = shlex.join(["mv", str(root / CURRENT), str(root / "current.before")])
     return BadInput(
-        f"{root / CURRENT} is no link, so it can't be switched; it was left alone", hint=f"move it away first: {move}"
+        f"{root / CURRENT} is not a symbolic link, so it can't be switched; nothing was changed",
+        hint=f"move it away first: {move}",
     )
 
 
-def _bad(root: Folder, place: str, files: Sequence[FileEntry]) -> list[str] | None:
-    """The files of a materialised version that are missing or changed; None when there is no such folder."""
-    if root.look(place) is None:
+def _bad(root: SafeFolder, place: str, files: Sequence[FileEntry]) -> list[str] | None:
+    """The files of a version on disk that are missing or changed; None if its folder does not exist."""
+    if root.stat(place) is None:
         return None
     with root.folder(place) as tree:
         return [file.path for file in files if not _is_whole(tree, file)]
 
 
-def _is_whole(tree: Folder, file: FileEntry) -> bool:
-    info = tree.look(file.path)
+def _is_whole(tree: SafeFolder, file: FileEntry) -> bool:
+    info = tree.stat(file.path)
     if info is None or not stat.S_ISREG(info.st_mode) or (info.st_size, mode_of(info)) != (file.size, file.mode):
         return False
     return tree.digest(file.path) == file.sha256
 
 
 def _all_files(manifest: Manifest) -> tuple[FileEntry, ...]:
-    """A version's files and its manifest, as they are to lie on disk."""
-    files, data = files_of(manifest), manifest.to_bytes()
-    return (*files, FileEntry(path=_place_of_manifest(files), size=len(data), mode="0644", sha256=manifest.sha256))
+    """A version's files and its manifest, with their paths on disk."""
+    files, data = tree_files(manifest), manifest.to_bytes()
+    return (*files, FileEntry(path=_manifest_path(files), size=len(data), mode="0644", sha256=manifest.sha256))
 
 
-def _place_of_manifest(files: Sequence[FileEntry]) -> str:
-    """At the top, unless the version has a file of this name itself."""
+def _manifest_path(files: Sequence[FileEntry]) -> str:
+    """At the top, or in `.ulora/` if the version itself has a file of this name."""
     is_taken = any(file.path.casefold().split("/")[0] == MANIFEST for file in files)
     return f"{STATE_FOLDER}/{MANIFEST}" if is_taken else MANIFEST
 
 
-def _manifest_of(root: Folder, version: str) -> bytes | None:
+def _manifest_of(root: SafeFolder, version: str) -> bytes | None:
     place = f"{VERSIONS}/{version}"
-    if not _is_name(version) or root.look(place) is None:
+    if not _is_name(version) or root.stat(place) is None:
         return None
     with root.folder(place) as tree:
         return _manifest_in(tree)
 
 
-def _manifest_in(tree: Folder) -> bytes | None:
+def _manifest_in(tree: SafeFolder) -> bytes | None:
     return tree.read(f"{STATE_FOLDER}/{MANIFEST}", Manifest.LIMIT) or tree.read(MANIFEST, Manifest.LIMIT)
 
 
-def _version_in(tree: Folder) -> str | None:
+def _version_in(tree: SafeFolder) -> str | None:
     try:
         return Manifest.parse(_manifest_in(tree) or b"", MANIFEST).version
     except BadManifest:

@@ -1,1 +1,1 @@
-"""Which versions may be used here: signatures, and who is trusted."""
+"""Which versions may be used: signatures, trusted keys, the oldest allowed version."""

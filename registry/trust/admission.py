@@ -1,7 +1,7 @@
-"""Which versions may be used here: what a trusted key signed, or what is composed of such, and nothing too old.
+"""Decide which versions may be used: signed by a trusted key or composed of such versions, and not too old.
 
-A composed version is nobody's to sign: a rollback of a part makes it in a second, at night. It is trusted if it can be
-made again from versions that are trusted themselves: the same base, the same components, so the same content and name.
+A composed version, which a partial rollback creates, needs no signature of its own. It is trusted if composing it again
+from trusted versions, with the same base and components, gives the same content and name.
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ from typing import Any
 
 from registry.errors import BadInput, IntegrityError, NotFound, NotTrusted
 from registry.names import VersionName
-from registry.trust.signing import Signatures, Trust
-from registry.versions.bindings import Versions
-from registry.versions.compose import Piece, compose
+from registry.trust.signatures import Signatures
+from registry.trust.signing import Trust
+from registry.versions.bindings import Bindings
+from registry.versions.compose import ComponentFiles, compose
 from registry.versions.manifest import Manifest
 
-_MOST = 32
-"""Versions that one composed version may stand on, those of its parts counted too."""
+_MAX_SOURCES = 32
+"""The largest number of versions that a composed version may be made from, directly or indirectly."""
 
 
 @dataclass(frozen=True)
 class Admission:
-    """Decides about the versions of one model.
+    """Decides which versions of one model may be used.
 
     Attributes:
-        keys: files of the trusted keys; without any, signatures are not looked at.
-        oldest: no version before it in the order of names is let in, nor one composed of such.
+        keys: files of the trusted keys; if empty, signatures are not checked.
+        oldest: versions before it in the order of names are refused, and versions composed of them.
     """
 
-    versions: Versions
+    bindings: Bindings
     signatures: Signatures
     keys: Sequence[Path] = ()
     oldest: VersionName | None = None
 
     def check(self, manifest: Manifest) -> None:
-        """Let a version in, by the very bytes that its manifest was read from.
+        """Check that a version may be used, by the bytes that its manifest was read from.
 
         Raises:
-            NotTrusted: it is neither signed by a trusted key nor composed of versions that are; or it is too old.
+            NotTrusted: it is neither signed by a trusted key nor composed of signed versions, or it is too old.
             BadSetting: a trusted key can't be read.
             MissingDependency: the package `model-signing` is not installed.
         """
@@ -50,7 +51,7 @@ class Admission:
 
 @dataclass
 class _Check:
-    """One decision; `begun` are the versions that it has looked at, `admitted` those of them that are let in."""
+    """One decision; `begun` are the versions whose check has begun, `admitted` those that passed."""
 
     admission: Admission
     begun: set[str] = field(default_factory=set)
@@ -59,7 +60,7 @@ class _Check:
     def check(self, manifest: Manifest) -> None:
         if manifest.sha256 in self.admitted:
             return
-        if manifest.sha256 in self.begun:  # else two versions could vouch for each other
+        if manifest.sha256 in self.begun:  # otherwise two versions could be trusted because of each other
             raise NotTrusted(f"{manifest.version} is composed of itself")
         self.begun.add(manifest.sha256)
         self._decide(manifest)
@@ -76,8 +77,8 @@ class _Check:
         oldest = self.admission.oldest
         if oldest is not None and manifest.name < oldest:
             raise NotTrusted(
-                f"{manifest.version} comes before {oldest}, the oldest version that may be served here",
-                hint="go to a later one, or lower minimum_version (ULORA_MINIMUM_VERSION) on the replicas",
+                f"{manifest.version} is older than {oldest}, the oldest version that may be served here",
+                hint="choose a newer version, or lower minimum_version (ULORA_MINIMUM_VERSION) on the replicas",
             )
 
     def _check_signed(self, manifest: Manifest) -> None:
@@ -91,43 +92,43 @@ class _Check:
 
     def _check_composed(self, manifest: Manifest, unsigned: NotTrusted) -> None:
         try:
-            base, parts = self._sources(manifest)
-            pieces = [Piece.of(part, name) for name, part in parts.items()]
-            again = compose(base, pieces).manifest(manifest.timestamp)
+            base, sources = self._sources(manifest)
+            replacements = [ComponentFiles.of(source, name) for name, source in sources.items()]
+            again = compose(base, replacements).manifest(manifest.timestamp)
         except (NotTrusted, BadInput, NotFound, IntegrityError) as error:
             hint = error.hint or unsigned.hint
-            raise NotTrusted(f"{unsigned}; nor is all that it is composed of: {error}", hint=hint) from error
-        if (again.content_sha256, again.version) != (manifest.content_sha256, manifest.version):
             raise NotTrusted(
-                f"{unsigned}; and what it says to be composed of makes {again.version}", hint=unsigned.hint
-            )
-        if again.sha256 != manifest.sha256:  # what it says besides is nobody's whom we trust
-            raise NotTrusted(f"{unsigned}; and it says more of itself than that it is composed", hint=unsigned.hint)
+                f"{unsigned}; a version that it is composed of is not trusted either: {error}", hint=hint
+            ) from error
+        if (again.content_sha256, again.version) != (manifest.content_sha256, manifest.version):
+            raise NotTrusted(f"{unsigned}; composing it again gives {again.version}", hint=unsigned.hint)
+        if again.sha256 != manifest.sha256:  # its other fields are not signed by anybody
+            raise NotTrusted(f"{unsigned}; it has fields that composing does not give", hint=unsigned.hint)
 
     def _sources(self, manifest: Manifest) -> tuple[Manifest, dict[str, Manifest]]:
-        """The version that a composed version is based on, and by component those that its parts come from, checked.
+        """The base of a composed version, and by component the versions that its components come from, checked.
 
-        A part from somebody's disk is left out.
+        Components that come from a local folder are not included.
 
         Raises:
-            NotTrusted: it does not say, or one of them is not let in itself.
+            NotTrusted: it does not name them, or one of them may not be used itself.
         """
         composed = manifest.provenance["composed"]
         try:
             stored = {name: origin for name, origin in composed["components"].items() if "source" not in origin}
-            if len(stored) >= _MOST:
-                raise NotTrusted(f"{manifest.version} is composed of more than {_MOST} versions")
+            if len(stored) >= _MAX_SOURCES:
+                raise NotTrusted(f"{manifest.version} is composed of more than {_MAX_SOURCES} versions")
             base = self._source(composed["live"])
             return base, {name: self._source(origin) for name, origin in stored.items()}
         except (AttributeError, KeyError, TypeError) as error:
             raise NotTrusted(f"{manifest.version} does not say which versions it is composed of") from error
 
     def _source(self, origin: Mapping[str, Any]) -> Manifest:
-        if len(self.begun) >= _MOST:
-            raise NotTrusted(f"it stands on more than {_MOST} versions")
-        binding = self.admission.versions.get(VersionName.parse(str(origin["version"])))
-        found = self.admission.versions.manifest(binding.pointer)
+        if len(self.begun) >= _MAX_SOURCES:
+            raise NotTrusted(f"it is composed of more than {_MAX_SOURCES} versions")
+        binding = self.admission.bindings.get(VersionName.parse(str(origin["version"])))
+        found = self.admission.bindings.manifest(binding.pointer)
         if found.content_sha256 != origin["content_sha256"]:
-            raise NotTrusted(f"{found.version} is not what it was composed of")
+            raise NotTrusted(f"{found.version} has other content than when it was composed")
         self.check(found)
         return found

@@ -1,1 +1,1 @@
-"""What a version is: its manifest and weights, its bundle on disk, its name, what it is composed or imported from."""
+"""Versions: manifest, weights, bundle on disk, binding of the name, backbones, composing and importing."""

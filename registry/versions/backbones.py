@@ -1,6 +1,6 @@
-"""Backbones in the store: the weights of each once, as a blob; versions of all models find them by their digest.
+"""Backbones in the store: the weights of each are stored once, as a blob; all models find them by their digest.
 
-What people mean by a backbone's name belongs to the torch side, and is found through the entry point group
+The code that finds a backbone by its name or folder needs torch, and is found through the entry point group
 `ulora.backbones`: the name is a flavor, the value a function `(spec, *, revision) -> (BackboneRef, weights file)`.
 """
 
@@ -41,14 +41,14 @@ GROUP = "ulora.backbones"
 _EXTRA = "pip install 'ulora-registry[dino]'"
 
 FetchBlob = Callable[[str], Path | None]
-"""Gives a verified local file of a backbone's weights by their sha256, None if the store holds none."""
+"""Returns a verified local file of a backbone's weights by their sha256, None if the store does not have them."""
 
 
 class MirroredBackbone(Document):
-    """A backbone whose weights the store holds. Written once, never changed.
+    """A backbone whose weights are in the store. Written once, never changed.
 
     Attributes:
-        backbone: as versions name it; `backbone.name` is what people call it.
+        backbone: as manifests store it; `backbone.name` is for people.
         size: bytes of its weights.
         when: UTC, ISO 8601.
     """
@@ -61,13 +61,13 @@ class MirroredBackbone(Document):
 
     @property
     def weights(self) -> FileEntry:
-        """The blob of its weights."""
+        """Its weights as a blob."""
         return FileEntry(path="model.safetensors", size=self.size, sha256=self.backbone.sha256)
 
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The backbones in the store, by name, and what can't be read there."""
+    """The backbones in the store, sorted by name, and the keys that can't be read, with the reason."""
 
     backbones: tuple[MirroredBackbone, ...]
     damaged: tuple[str, ...] = ()
@@ -78,11 +78,11 @@ class Mirrored:
 
 @dataclass(frozen=True)
 class AddedBackbone:
-    """A backbone that was put into the store, or was there already.
+    """A backbone that was added to the store, or was in it already.
 
     Attributes:
-        is_new: False when the store had it: what it says of it, its name too, stays.
-        uploaded: the bytes that travelled.
+        is_new: False if the store had it; then its stored name and other fields stay.
+        uploaded: the bytes that were uploaded.
     """
 
     mirrored: MirroredBackbone
@@ -92,7 +92,7 @@ class AddedBackbone:
 
 @dataclass(frozen=True)
 class LocalBackbone:
-    """A backbone whose weights are in a file of this machine. `size` is in bytes."""
+    """A backbone whose weights are in a local file. `size` is in bytes."""
 
     ref: BackboneRef
     weights: Path
@@ -100,14 +100,14 @@ class LocalBackbone:
 
 
 class BackboneMirror:
-    """The backbones of one store, seen through the machine's cache of blobs. Threads may share it."""
+    """The backbones of one store, read through the local cache of blobs. Threads may share it."""
 
     def __init__(self, store: ObjectStore, blobs: Blobs) -> None:
         self._store = store
         self._blobs = blobs
 
     def all(self) -> Mirrored:
-        """All backbones of the store. One that can't be read hides no other."""
+        """All backbones of the store. If one can't be read, the others are still returned."""
         found = in_parallel(self._try_to_read, [info.key for info in self._store.list(layout.BACKBONES_PREFIX)])
         readable = [each for each in found if isinstance(each, MirroredBackbone)]
         return Mirrored(
@@ -116,10 +116,10 @@ class BackboneMirror:
         )
 
     def find(self, sha256: str) -> MirroredBackbone | None:
-        """The backbone whose weights have this digest, None if the store does not hold it.
+        """The backbone whose weights have this digest, None if the store does not have it.
 
         Raises:
-            BadManifest: what the store says of it is damaged.
+            BadManifest: its stored document is damaged.
         """
         try:
             return self._read(layout.backbone(sha256))
@@ -127,11 +127,15 @@ class BackboneMirror:
             return None
 
     def fetch(self, sha256: str) -> Path | None:
-        """The weights of a backbone on this disk, verified in this call; None if the store does not hold it.
+        """A local file with the weights of a backbone, verified in this call; None if the store does not have it.
 
         Raises:
-            MissingBlob, CorruptBlob, BadManifest: it should, but the weights are not as they should be.
-            DiskFull, StoreDenied, StoreUnreachable.
+            MissingBlob: the store has the backbone's document, but not the weights.
+            CorruptBlob: the weights have another sha256.
+            BadManifest: the backbone's document is damaged.
+            DiskFull: no space is left in the cache.
+            StoreDenied: the store refuses the credentials.
+            StoreUnreachable: the store does not answer.
         """
         mirrored = self.find(sha256)
         if mirrored is None:
@@ -141,19 +145,19 @@ class BackboneMirror:
         except MissingBlob as error:
             raise MissingBlob(
                 f"the weights of {mirrored.backbone.name} ({sha256}) are no longer in the store",
-                hint=f"`ulora backbone add {_source(mirrored)}` puts them there again",
+                hint=f"`ulora backbone add {_source(mirrored)}` adds them again",
             ) from error
         except CorruptBlob as error:
             raise CorruptBlob(
-                f"the weights of {mirrored.backbone.name} in the store do not hash to {sha256}",
-                hint="`ulora verify --all --repair DIR` puts good ones there, if DIR holds its model.safetensors",
+                f"the weights of {mirrored.backbone.name} in the store do not have the sha256 {sha256}",
+                hint="`ulora verify --all --repair DIR` replaces them, if DIR has the right model.safetensors",
             ) from error
 
     def plan(self, local: LocalBackbone, who: str) -> AddedBackbone:
-        """What `add` would leave in the store. Nothing is written.
+        """What `add` would store. Nothing is written.
 
         Raises:
-            Conflict: the store holds these weights with another configuration.
+            Conflict: the store has these weights with another configuration.
         """
         kept = self.find(local.ref.sha256)
         if kept is not None:
@@ -161,26 +165,26 @@ class BackboneMirror:
         return AddedBackbone(kept or _describe(local, who), is_new=kept is None, uploaded=0)
 
     def add(self, local: LocalBackbone, who: str, progress: Progress = no_progress) -> AddedBackbone:
-        """Put a backbone into the store: its weights, then the note of them. Again, it does what is still undone.
+        """Add a backbone to the store: its weights, then its document. Running it again completes what is missing.
 
         Raises:
-            Conflict: the store holds these weights with another configuration.
-            CorruptBlob: the file changed since it was hashed, or the store holds other bytes under this digest.
+            Conflict: the store has these weights with another configuration.
+            CorruptBlob: the file changed since it was hashed, or the store has other bytes under this digest.
         """
         planned = self.plan(local, who)
-        note = planned.mirrored
+        document = planned.mirrored
 
         def commit() -> MirroredBackbone | None:
-            return self._note(note, local) if planned.is_new else note
+            return self._create(document, local) if planned.is_new else document
 
-        done = publish(self._store, [note.weights], lambda _: nullcontext(local.weights), commit, progress)
-        return AddedBackbone(done.value or note, is_new=done.value is None, uploaded=done.uploaded)
+        done = publish(self._store, [document.weights], lambda _: nullcontext(local.weights), commit, progress)
+        return AddedBackbone(done.value or document, is_new=done.value is None, uploaded=done.uploaded)
 
-    def _note(self, note: MirroredBackbone, local: LocalBackbone) -> MirroredBackbone | None:
-        """Say what the weights are; None, or what somebody else has just said of them."""
-        key = layout.backbone(note.backbone.sha256)
+    def _create(self, document: MirroredBackbone, local: LocalBackbone) -> MirroredBackbone | None:
+        """Store a backbone's document; return None, or the document that another process has just stored."""
+        key = layout.backbone(document.backbone.sha256)
         try:
-            self._store.create(key, note.to_bytes())
+            self._store.create(key, document.to_bytes())
         except KeyExists:
             kept = self._read(key)
             _check_same(kept, local)
@@ -190,7 +194,7 @@ class BackboneMirror:
     def _read(self, key: str) -> MirroredBackbone:
         mirrored = MirroredBackbone.parse(self._store.get(key).body, key)
         if layout.backbone(mirrored.backbone.sha256) != key:
-            raise BadManifest(f"{key} speaks of other weights, {mirrored.backbone.sha256}")
+            raise BadManifest(f"{key} describes other weights, {mirrored.backbone.sha256}")
         return mirrored
 
     def _try_to_read(self, key: str) -> MirroredBackbone | str:
@@ -203,23 +207,25 @@ class BackboneMirror:
 def find_backbone(
     spec: Path | str, *, flavor: str, revision: str | None = None, name: str | None = None
 ) -> LocalBackbone:
-    """What people mean by a backbone, on this machine; from the hub if need be.
+    """Find a backbone on this machine; download it from the hub if necessary.
 
     Args:
         spec: a folder, or a repository on the hub.
-        flavor: whose entry point knows it.
-        name: what to call it instead of its own name.
+        flavor: selects the entry point that finds it.
+        name: the name to use instead of its own.
 
     Raises:
-        BackboneNotFound, BadInput, BadManifest: it is nowhere, can't be meant, or its configuration is none.
-        BadWeights: its weights are no sound safetensors file, or do not fit its configuration.
-        MissingDependency: nothing installed knows backbones of this flavor.
+        BackboneNotFound: it was not found anywhere.
+        BadInput: `spec`, `revision` or `name` is invalid.
+        BadManifest: its configuration is damaged.
+        BadWeights: its weights are not a valid safetensors file, or do not fit its configuration.
+        MissingDependency: no installed package supports backbones of this flavor.
     """
     resolve = plugin(GROUP, flavor)
     try:
         ref, weights = resolve(spec, revision=revision)
     except ModuleNotFoundError as error:
-        raise MissingDependency(f"backbones of flavor {flavor} need {error.name}", hint=_EXTRA) from error
+        raise MissingDependency(f"backbones of flavor {flavor} need the package {error.name}", hint=_EXTRA) from error
     _check_weights(weights)
     return LocalBackbone(_named(ref, name), weights, weights.stat().st_size)
 
@@ -228,25 +234,25 @@ def _check_weights(path: Path) -> None:
     try:
         tensors = read_header(path, str(path))
     except BadWeights as error:
-        raise BadWeights(str(error), hint=error.hint or "get the file again; nothing was added") from error
+        raise BadWeights(str(error), hint=error.hint or "download the file again; nothing was added") from error
     if not tensors:
-        raise BadWeights(f"{path} holds no tensors", hint="get the file again; nothing was added")
+        raise BadWeights(f"{path} has no tensors", hint="download the file again; nothing was added")
 
 
 def _check_same(kept: MirroredBackbone, local: LocalBackbone) -> None:
-    """Check that weights in the store are to be read as those that were given: versions that are made here say so."""
+    """Check that the backbone in the store has the same configuration as the local one."""
     stored, given = kept.backbone.config, local.ref.config
     differing = sorted(name for name in stored.keys() | given.keys() if stored.get(name) != given.get(name))
     if differing:
         raise Conflict(
-            f"the store holds these weights as {kept.backbone.name}, whose config.json has another "
-            f"{', '.join(differing[:5])}; {kept.who} added it at {kept.when}",
-            hint="use the config.json of the store, or write these weights anew if they are meant to be read otherwise",
+            f"the store has these weights as {kept.backbone.name}, with another {', '.join(differing[:5])} in its "
+            f"config.json; {kept.who} added it at {kept.when}",
+            hint="use the config.json of the store, or save the weights again if they need another configuration",
         )
 
 
 def _source(mirrored: MirroredBackbone) -> str:
-    """What people gave when they added it, as far as it is known."""
+    """The arguments with which it can be added again, as far as they are known."""
     ref = mirrored.backbone
     return f"DIR --name {ref.name}" if ref.hub_id is None else f"{ref.hub_id} --revision {ref.revision or 'main'}"
 

@@ -1,4 +1,4 @@
-"""Versions: bind a name to a manifest, once and for ever, and read it back."""
+"""Bindings: which manifest a version's name is bound to. A name is bound once and never changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from registry.versions.pointer import Pointer
 
 
 class Binding(Document):
-    """What ties a name to its manifest. Create-only: a version never changes."""
+    """The stored object that binds a version's name to its manifest. Create-only: a version never changes."""
 
     LIMIT: ClassVar[int] = 64 * 1024
 
@@ -40,12 +40,12 @@ class Binding(Document):
 
     @property
     def pointer(self) -> Pointer:
-        """The version as a channel names it."""
+        """The version as a channel stores it."""
         return Pointer(version=self.version, manifest_sha256=self.manifest_sha256)
 
 
-class Versions:
-    """The names of one model."""
+class Bindings:
+    """The version names of one model, and the manifests that they are bound to."""
 
     def __init__(self, store: ObjectStore, blobs: Blobs, model: str) -> None:
         self._store = store
@@ -53,17 +53,21 @@ class Versions:
         self._model = model
 
     def names(self) -> list[VersionName]:
-        """All names, in their order."""
+        """All version names, in their order."""
         return self._names(self._store.list(layout.versions(self._model)))
 
     def settled(self, age: timedelta) -> list[VersionName]:
-        """The names that were bound at least so long ago by the server's clock: their creators have done the rest."""
+        """The names that were bound at least `age` ago by the server's clock, so that their `create` has finished."""
         before = self._store.now() - age
         infos = self._store.list(layout.versions(self._model))
         return self._names(info for info in infos if info.modified is None or info.modified <= before)
 
     def find(self, name: VersionName) -> Binding | None:
-        """What a name is bound to, None when it is free."""
+        """The binding of a name, None if the name is free.
+
+        Raises:
+            BadManifest: the binding is damaged, or that of another name.
+        """
         key = layout.version(self._model, str(name))
         try:
             body = self._store.get(key, Binding.LIMIT).body
@@ -75,10 +79,11 @@ class Versions:
         return binding
 
     def get(self, name: VersionName) -> Binding:
-        """What a name is bound to.
+        """The binding of a name.
 
         Raises:
-            VersionNotFound: it is free.
+            VersionNotFound: the name is free.
+            BadManifest: the binding is damaged, or that of another name.
         """
         binding = self.find(name)
         if binding is None:
@@ -89,13 +94,15 @@ class Versions:
         """The manifest that a pointer names, verified.
 
         Raises:
-            MissingBlob, CorruptBlob, BadManifest.
+            MissingBlob: it is not in the store.
+            CorruptBlob: its bytes have another sha256.
+            BadManifest: it does not follow the format, or is that of another version.
         """
         what = f"the manifest of {pointer.version}"
         try:
             manifest = Manifest.parse(self._blobs.read(pointer.manifest_sha256), what)
         except (MissingBlob, CorruptBlob) as error:
-            hint = f"`ulora verify {pointer.version} --repair DIR` puts it back from a copy of its version.json in DIR"
+            hint = f"`ulora verify {pointer.version} --repair DIR` restores it from a copy of its version.json in DIR"
             raise type(error)(f"{what}: {error}", hint=hint) from error
         if (manifest.model, manifest.version) != (self._model, pointer.version):
             raise BadManifest(f"{what} is that of {manifest.model} {manifest.version}")
@@ -107,10 +114,10 @@ class Versions:
         return sorted(VersionName.parse(stem) for stem in stems if is_version_name(stem))
 
     def bind(self, manifest: Manifest, manifest_sha256: str) -> bool:
-        """Give the name to a manifest: the commit of `create`. False when it had equal content already.
+        """Bind the name of a manifest: the commit of `create`. False if it is bound to equal content already.
 
         Raises:
-            VersionExists: the name is taken by other content.
+            VersionExists: the name is bound to other content.
         """
         binding = Binding(
             format=1,
@@ -127,10 +134,10 @@ class Versions:
         return True
 
     def check_same(self, found: Binding, content_sha256: str, cause: Exception | None = None) -> None:
-        """Check that a name's content is the one asked for.
+        """Check that a binding has this content.
 
         Raises:
-            VersionExists: it is not.
+            VersionExists: it has other content.
         """
         if found.content_sha256 != content_sha256:
             raise VersionExists(

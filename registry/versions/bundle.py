@@ -1,4 +1,4 @@
-"""A bundle on disk: read, checked and hashed before anything is uploaded, then described by a manifest."""
+"""Read, check and hash a bundle on disk before anything is uploaded, and make its manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry.machine import clock, provenance
 from registry.names import VersionName, check_target
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
-from registry.versions.compose import CONFIG, Piece, check_name
+from registry.versions.compose import CONFIG, ComponentFiles, check_name
 from registry.versions.manifest import (
     MAX_FILES,
     BackboneRef,
@@ -42,8 +42,8 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's content, hashed. `paths` gives each manifest path's file on disk, but for those that are taken over
-    from another version."""
+    """A bundle's content, hashed. `paths` are the local files by manifest path; files taken from another version have
+    none."""
 
     backbone: BackboneRef | None
     components: dict[str, Component]
@@ -53,12 +53,12 @@ class Bundle:
 
     @property
     def sources(self) -> dict[str, Path]:
-        """Files on disk by the digest of their bytes."""
+        """Local files by the sha256 of their bytes."""
         return {file.sha256: self.paths[file.path] for file in self.files if file.path in self.paths}
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether all of its files are on this disk."""
+        """Whether all of its files are local."""
         return len(self.paths) == len(self.files)
 
 
@@ -71,7 +71,7 @@ def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:
     """
     if not folder.is_dir():
         raise BadBundle(
-            f"{folder} is no folder", hint="a bundle is a folder with backbone.json and adapters/<target>/…"
+            f"{folder} is not a folder", hint="a bundle is a folder with backbone.json and adapters/<target>/…"
         )
     paths = _find_files(folder)
     backbone = _read_backbone(paths)
@@ -83,46 +83,51 @@ def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:
     return Bundle(backbone, components, file_entries(paths, progress), paths)
 
 
-def read_piece(name: str, folder: Path, progress: Progress = no_progress) -> tuple[Piece, dict[str, Path]]:
-    """Read one component, to be put into a version; and its files on disk by their paths in that version.
+def read_component_files(
+    name: str, folder: Path, progress: Progress = no_progress
+) -> tuple[ComponentFiles, dict[str, Path]]:
+    """Read one component from a folder, with its local files by their paths in a version.
 
     Args:
-        name: `adapters/<target>`, `router` or `config`; a project is read by `registry.tree.snapshot`.
-        folder: what holds the component's own files.
+        name: `adapters/<target>`, `router` or `config`; `registry.tree.snapshot` reads a project.
+        folder: the folder with the component's own files.
 
     Raises:
         BadInput: there is no component of this name.
-        BadBundle, BadWeights: as `read_bundle`.
+        BadBundle: a file is missing, unreadable, a link, or has a path that is not allowed.
+        BadWeights: a safetensors file is truncated or malformed.
     """
     check_name(name)
     if not folder.is_dir():
-        raise BadBundle(f"{folder} is no folder", hint="give the folder that holds the component's own files")
+        raise BadBundle(f"{folder} is not a folder", hint="give the folder with the component's own files")
     members = _find_files(folder)
     if "backbone.json" in members:
-        raise BadBundle(f"{folder} is a whole bundle", hint=f"give the folder of the component itself: {folder}/{name}")
+        raise BadBundle(f"{folder} is a whole bundle", hint=f"give the component's folder: {folder}/{name}")
     paths = {f"{name}/{inner}": file for inner, file in members.items()}
     if {_component_of(path)[0] for path in paths} != {name}:
-        raise BadBundle(f"{folder} can't be {name}", hint=f"there are adapters/<target>, {', '.join(_TOP[1:])}")
+        raise BadBundle(
+            f"{folder} can't be the component {name}", hint=f"components: adapters/<target>, {', '.join(_TOP[1:])}"
+        )
     try:
         component = _read_component(name, members, None)
         offers = _documents(members) if name == CONFIG else {}
     except OSError as error:
         raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
     files = file_entries(paths, progress)
-    return Piece(name, component, files, str(folder), {"source": str(folder)}, offers=offers), paths
+    return ComponentFiles(name, component, files, str(folder), {"source": str(folder)}, offers=offers), paths
 
 
 def _documents(members: dict[str, Path]) -> dict[str, str]:
-    """The digest of each JSON file of a configuration by its name, as components may require it."""
+    """The digest of each JSON file of a configuration, by its name; components may require them."""
     names = [inner for inner in members if inner.endswith(".json") and "/" not in inner]
     return {inner.removesuffix(".json"): canonical.digest(_read_json(members, inner)) for inner in names}
 
 
 def file_entries(paths: Mapping[str, Path], progress: Progress = no_progress) -> tuple[FileEntry, ...]:
-    """Files on disk, given by their paths in a version, as its manifest is to describe them.
+    """The manifest entries of local files, given by their paths in a version.
 
     Raises:
-        BadBundle: one can't be read, changes while it is read, or has a path that is not allowed.
+        BadBundle: a file can't be read, changes while it is read, or has a path that is not allowed.
     """
     try:
         return tuple(in_parallel(lambda item: _entry(*item, progress), sorted(paths.items())))
@@ -133,7 +138,7 @@ def file_entries(paths: Mapping[str, Path], progress: Progress = no_progress) ->
 
 
 def _entry(path: str, file: Path, progress: Progress) -> FileEntry:
-    """One file. Size and digest are those of the very bytes that were read."""
+    """The entry of one file. Size and digest are those of the bytes that were read."""
     digest, size = hashlib.sha256(), 0
     with os.fdopen(os.open(file, _FILE), "rb") as opened:
         before = os.fstat(opened.fileno())
@@ -144,8 +149,8 @@ def _entry(path: str, file: Path, progress: Progress) -> FileEntry:
         after = os.fstat(opened.fileno())
     if (before.st_size, before.st_mtime_ns) != (size, after.st_mtime_ns) or size != after.st_size:
         raise BadBundle(
-            f"{file} changes while it is read",
-            hint="run it again when nobody writes there; a log in a project is excluded by .gitignore",
+            f"{file} changed while it was read",
+            hint="run it again when no process writes it; exclude log files of a project in .gitignore",
         )
     mode: Literal["0644", "0755"] = "0755" if after.st_mode & stat.S_IXUSR else "0644"
     return FileEntry(path=path, size=size, mode=mode, sha256=digest.hexdigest())
@@ -158,7 +163,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
             path = file.relative_to(folder).as_posix()
             paths[check_path(path)] = file
             if len(paths) > MAX_FILES:
-                raise BadBundle(f"{folder} holds more than {MAX_FILES} files")
+                raise BadBundle(f"{folder} has more than {MAX_FILES} files")
         check_unique(sorted(paths))
     except ValueError as error:
         raise BadBundle(f"{folder} can't become a version: {error}", hint="rename or remove that file") from error
@@ -169,10 +174,12 @@ def _find_files(folder: Path) -> dict[str, Path]:
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
     if depth > _MAX_DEPTH:
-        raise BadBundle(f"{folder} is nested deeper than {_MAX_DEPTH} folders")
+        raise BadBundle(f"{folder} is nested more than {_MAX_DEPTH} folders deep")
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_symlink():
-            raise BadBundle(f"{entry.path} is a link", hint="a version holds files only: copy what it points to")
+            raise BadBundle(
+                f"{entry.path} is a link", hint="a version holds files only: replace the link by a copy of its target"
+            )
         if entry.is_dir():
             yield from _walk(Path(entry.path), depth + 1)
         elif entry.is_file():
@@ -194,23 +201,23 @@ def _read_components(paths: dict[str, Path], backbone: BackboneRef) -> dict[str,
         name, inner = _component_of(path)
         members.setdefault(name, {})[inner] = file
     if not any(name.startswith("adapters/") for name in members):
-        raise BadBundle("there is no adapters/<target>/ folder", hint="a bundle has at least one adapter")
+        raise BadBundle("the bundle has no adapters/<target>/ folder", hint="a bundle has at least one adapter")
     return {name: _read_component(name, inner, backbone) for name, inner in sorted(members.items())}
 
 
 def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef | None) -> Component:
-    """One component; that it was made for this backbone is checked where one is given."""
+    """Read one component; if a backbone is given, check that the component was made for it."""
     if name.startswith("adapters/"):
         check_target(name.removeprefix("adapters/"))
         if not any(inner.endswith(".safetensors") for inner in members):
-            raise BadBundle(f"{name} holds no .safetensors file")
+            raise BadBundle(f"{name} has no .safetensors file")
     requires: dict[str, Any] = {}
     if "component.json" in members and name != "project":
         requires = _read_json(members, "component.json", f"{name}/component.json").get("requires", {})
     try:
         component = Component(weights_sha256=weights_sha256(members), requires=requires)
     except BadWeights as error:
-        raise BadWeights(f"{name}/{error}", hint="write the file again; nothing was created") from error
+        raise BadWeights(f"{name}/{error}", hint="save the file again; nothing was created") from error
     except ValidationError as error:
         raise BadBundle(f"{name}/component.json does not follow the format: {first_problem(error)}") from error
     if backbone and component.requires.get("backbone", backbone.sha256) != backbone.sha256:
@@ -227,20 +234,20 @@ def _component_of(path: str) -> tuple[str, str]:
     top, _, rest = path.partition("/")
     if top not in _TOP or not rest:
         raise BadBundle(
-            f"{path} has no place in a bundle", hint=f"a bundle holds backbone.json and {', '.join(_TOP)}/…"
+            f"{path} is not allowed in a bundle", hint=f"a bundle has backbone.json and {', '.join(_TOP)}/…"
         )
     if top != "adapters":
         return top, rest
     target, _, inner = rest.partition("/")
     if not inner:
-        raise BadBundle(f"{path} is not below adapters/<target>/")
+        raise BadBundle(f"{path} is not in a folder adapters/<target>/")
     return f"adapters/{target}", inner
 
 
 def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, Any]:
     what = what or path
     if path not in paths:
-        raise BadBundle(f"{what} is missing", hint="`ulora create --help` shows what a bundle holds")
+        raise BadBundle(f"{what} is missing", hint="`ulora create --help` describes a bundle")
     try:
         return canonical.decode(canonical.read_file(paths[path], what), what)
     except OSError as error:
@@ -251,7 +258,7 @@ def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, A
 
 @dataclass(frozen=True)
 class ReleaseNotes:
-    """What people say about a version. It is kept in the manifest and is no part of `content_sha256`."""
+    """A person's description of a version. It is stored in the manifest and does not change `content_sha256`."""
 
     description: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -270,12 +277,12 @@ def describe(
     parent: Manifest | None,
     facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
-    """The manifest of a bundle: what it holds, what people say about it, and how it differs from its parent.
+    """The manifest of a bundle: its content, its release notes, and how it differs from its parent.
 
     `facts` are added to its provenance.
 
     Raises:
-        BadInput: something that people say about it is out of its bounds.
+        BadInput: the release notes exceed a limit.
     """
     now = {file.path: file for file in bundle.files}
     before = {file.path: file for file in parent.files} if parent else {}
@@ -302,5 +309,5 @@ def describe(
     )
     try:
         return Manifest.make(**fields)
-    except BadManifest as error:  # the bundle has been checked, so it is the story
-        raise BadInput(f"{version} can't be described so: {error}") from error
+    except BadManifest as error:  # the bundle was checked before, so the release notes are wrong
+        raise BadInput(f"the release notes of {version} are invalid: {error}") from error

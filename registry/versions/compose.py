@@ -1,8 +1,8 @@
-"""A version composed of others: one version, but for some components that come from elsewhere. No I/O.
+"""Compose a version: a base version in which some components are replaced by those of other versions. No I/O.
 
-What a component requires of the version around it (`Component.requires`) must hold in the new one too: its backbone is
-the base's, and all other digests (a preprocessing's, say) are what the version offers whose `config` it has. `labels`
-are a component's own: they are no bond between components.
+What a component requires (`Component.requires`) must be true in the composed version too: its backbone is the base's,
+and all other digests, for example of the preprocessing, are what the version offers that gives the `config`. `labels`
+concern one component only, so they are not compared.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from registry.versions.manifest import Component, FileEntry, Manifest, Parent
 BACKBONE = "backbone"
 CONFIG = "config"
 _NO_BACKBONE = ("project",)
-"""Components that run on no backbone."""
+"""Components that do not run on a backbone."""
 _OWN = (BACKBONE, "labels")
-"""Requirements that no other component of a version offers."""
+"""Requirements that are not compared with what the `config` offers."""
 _MARK_DIGITS = 8
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A component that goes into a version.
+class ComponentFiles:
+    """A component to put into a version, with its files and its source.
 
     Attributes:
         name: e.g. `adapters/tomato`.
-        files: its files by their paths in a version.
-        source: where it comes from, in words: a version, or a folder.
-        origin: the same for the manifest's provenance.
-        backbone: digest of the backbone that it ran on there; None where that is not known.
-        offers: digests that the version it comes from offers to components.
+        files: its files, with their paths in a version.
+        source: where it comes from, for people: a version or a folder.
+        origin: the same, for the manifest's provenance.
+        backbone: digest of the backbone that it ran on in its source; None if it is not known.
+        offers: digests that its source offers to components.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Piece:
     offers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, manifest: Manifest, name: str) -> Piece:
-        """A version's component.
+    def of(cls, manifest: Manifest, name: str) -> ComponentFiles:
+        """A component of a version.
 
         Raises:
-            BadInput: the version has none of this name, or it is the backbone.
+            BadInput: the version has no component of this name, or it is the backbone.
         """
         check_name(name)
         if name not in manifest.components:
@@ -63,7 +63,7 @@ class Piece:
         return cls(
             name,
             manifest.components[name],
-            files_of(manifest, name),
+            component_files(manifest, name),
             source=manifest.version,
             origin=origin(manifest),
             backbone=manifest.backbone.sha256 if manifest.backbone else None,
@@ -73,33 +73,36 @@ class Piece:
 
 @dataclass(frozen=True)
 class Composition:
-    """A version and what is put into it in the place of its own.
+    """A base version and the components that replace its own.
 
     Attributes:
-        components, files: of the whole.
+        components, files: those of the composed version.
     """
 
     base: Manifest
-    pieces: tuple[Piece, ...]
+    replacements: tuple[ComponentFiles, ...]
     components: Mapping[str, Component]
     files: tuple[FileEntry, ...]
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a manifest says under `provenance.composed`."""
-        return {"live": origin(self.base), "components": {piece.name: dict(piece.origin) for piece in self.pieces}}
+        """The value of `provenance.composed` in the manifest."""
+        return {
+            "live": origin(self.base),
+            "components": {replacement.name: dict(replacement.origin) for replacement in self.replacements},
+        }
 
     @property
     def sentence(self) -> str:
-        """What it consists of, for people."""
-        names = "; ".join(f"{piece.name} of {piece.source}" for piece in self.pieces)
+        """Its parts, for people."""
+        names = "; ".join(f"{replacement.name} of {replacement.source}" for replacement in self.replacements)
         return f"{self.base.version} with {names}"
 
     def manifest(self, timestamp: str) -> Manifest:
-        """As a version whose name follows from the base's and from the content, so that two people get the same one.
+        """The manifest. Its name follows from the base's name and the content, so two people get the same version.
 
         Raises:
-            BadInput: the parts can't be one version: their paths collide.
+            BadInput: the paths of two components collide.
         """
         before = {file.path: file for file in self.base.files}
         now = {file.path: file for file in self.files}
@@ -116,38 +119,41 @@ class Composition:
             content = Manifest.make(**fields).content_sha256
             return Manifest.make(**{**fields, "version": str(composed_name(self.base.name, content))})
         except BadManifest as error:
-            raise BadInput(f"{self.sentence} can't be one version: {error}") from error
+            raise BadInput(f"{self.sentence} can't be composed: {error}") from error
 
 
-def compose(base: Manifest, pieces: Iterable[Piece]) -> Composition:
-    """Put components into a version in the place of its own, or beside them.
+def compose(base: Manifest, replacements: Iterable[ComponentFiles]) -> Composition:
+    """Replace components of a version, or add new ones.
 
     Raises:
-        BadInput: one does not fit: it was made for another backbone, or for something else that the whole does not
-            offer. The message names both sides.
+        BadInput: a component does not fit: it was made for another backbone, or requires something that the composed
+            version does not offer. The message names both sides.
     """
-    pieces = tuple(sorted(pieces, key=lambda piece: piece.name))
-    for piece in pieces:
-        check_name(piece.name)
-        _check_backbone(base, piece)
-    replaced = {piece.name for piece in pieces}
+    replacements = tuple(sorted(replacements, key=lambda replacement: replacement.name))
+    for replacement in replacements:
+        check_name(replacement.name)
+        _check_backbone(base, replacement)
+    replaced = {replacement.name for replacement in replacements}
     kept = [file for file in base.files if not any(_is_inside(file, name) for name in replaced)]
-    files = sorted([*kept, *(file for piece in pieces for file in piece.files)], key=lambda file: file.path)
-    components = {**base.components, **{piece.name: piece.component for piece in pieces}}
-    _check_requirements(base, {piece.name: piece for piece in pieces}, components)
-    return Composition(base, pieces, dict(sorted(components.items())), tuple(files))
+    files = sorted(
+        [*kept, *(file for replacement in replacements for file in replacement.files)], key=lambda file: file.path
+    )
+    components = {**base.components, **{replacement.name: replacement.component for replacement in replacements}}
+    _check_requirements(base, {replacement.name: replacement for replacement in replacements}, components)
+    return Composition(base, replacements, dict(sorted(components.items())), tuple(files))
 
 
-def has_all(manifest: Manifest, pieces: Iterable[Piece]) -> bool:
-    """Whether a version holds these very components already."""
+def has_all(manifest: Manifest, replacements: Iterable[ComponentFiles]) -> bool:
+    """Whether a version already has exactly these components."""
     return all(
-        manifest.components.get(piece.name) == piece.component and files_of(manifest, piece.name) == piece.files
-        for piece in pieces
+        manifest.components.get(replacement.name) == replacement.component
+        and component_files(manifest, replacement.name) == replacement.files
+        for replacement in replacements
     )
 
 
 def taken_from(manifest: Manifest, component: str) -> str | None:
-    """The version that a composed version took a component from; None if it is its own, or from a disk."""
+    """The version from which a composed version has a component; None if it is its base's or from a local folder."""
     composed = manifest.provenance.get("composed")
     parts = composed.get("components") if isinstance(composed, dict) else None
     origin = parts.get(component) if isinstance(parts, dict) else None
@@ -155,18 +161,18 @@ def taken_from(manifest: Manifest, component: str) -> str | None:
     return version if isinstance(version, str) else None
 
 
-def files_of(manifest: Manifest, component: str) -> tuple[FileEntry, ...]:
+def component_files(manifest: Manifest, component: str) -> tuple[FileEntry, ...]:
     """A component's files."""
     return tuple(file for file in manifest.files if _is_inside(file, component))
 
 
 def origin(manifest: Manifest) -> dict[str, str]:
-    """A version as provenance names it."""
+    """A version, as provenance refers to it."""
     return {"version": manifest.version, "content_sha256": manifest.content_sha256}
 
 
 def offers(components: Iterable[Component]) -> dict[str, str]:
-    """What a version offers to its components: all that they require of it, as it was made to have it."""
+    """What a version offers to its components: all that they require, except their own backbone and labels."""
     return {
         what: digest
         for component in components
@@ -183,43 +189,47 @@ def check_name(name: str) -> None:
     """
     if name == BACKBONE:
         raise BadInput(
-            "the backbone can't be taken from elsewhere alone: everything else was made for it",
+            "the backbone can't be replaced alone: all other components were made for it",
             hint="take a whole version instead",
         )
 
 
 def composed_name(base: VersionName, content_sha256: str) -> VersionName:
-    """What a version is called that was composed from `base`: its name, `.p` and the content; a long name is cut."""
+    """The name of a version composed from `base`: its name, `.p` and the start of the digest. A long suffix is cut."""
     mark = f"p{content_sha256[:_MARK_DIGITS]}"
     kept = base.suffix[: MAX_SUFFIX - len(mark) - 1].rstrip(".-")
     return replace(base, suffix=f"{kept}.{mark}" if kept else mark)
 
 
-def _check_backbone(base: Manifest, piece: Piece) -> None:
-    wanted = piece.component.requires.get(BACKBONE) or (None if piece.name in _NO_BACKBONE else piece.backbone)
+def _check_backbone(base: Manifest, replacement: ComponentFiles) -> None:
+    wanted = replacement.component.requires.get(BACKBONE) or (
+        None if replacement.name in _NO_BACKBONE else replacement.backbone
+    )
     if wanted is None:
         return
     there = base.backbone.sha256 if base.backbone else "none"
     if wanted != there:
         runs_on = f"{base.backbone.name} ({there[:12]})" if base.backbone else "none"
         raise BadInput(
-            f"{piece.name} of {piece.source} was made for another backbone ({wanted[:12]}): "
+            f"{replacement.name} of {replacement.source} was made for another backbone ({wanted[:12]}): "
             f"{base.version} runs on {runs_on}",
             hint="take one that was made for it, or a whole version instead",
         )
 
 
-def _check_requirements(base: Manifest, pieces: Mapping[str, Piece], components: Mapping[str, Component]) -> None:
-    giver = pieces.get(CONFIG)
-    offered = giver.offers if giver else offers(base.components.values())
+def _check_requirements(
+    base: Manifest, replacements: Mapping[str, ComponentFiles], components: Mapping[str, Component]
+) -> None:
+    config = replacements.get(CONFIG)
+    offered = config.offers if config else offers(base.components.values())
     for name, component in sorted(components.items()):
         for what, digest in sorted(component.requires.items()):
             if what in offered and offered[what] != digest:
-                side = pieces[name].source if name in pieces else base.version
+                side = replacements[name].source if name in replacements else base.version
                 raise BadInput(
                     f"{name} of {side} requires another {what} ({digest[:12]}) than "
-                    f"{giver.source if giver else base.version} has ({offered[what][:12]})",
-                    hint="take both from one place, or a whole version instead",
+                    f"{config.source if config else base.version} has ({offered[what][:12]})",
+                    hint="take both from the same version, or a whole version instead",
                 )
 
 

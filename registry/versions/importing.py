@@ -1,8 +1,8 @@
-"""What `create` may be given instead of a bundle: adapters of other layouts, old version folders, models of MLflow.
+"""Sources for `create` that are not bundles: adapters in other layouts, old version folders, MLflow models.
 
-Whatever it is becomes a bundle in a temporary folder, and from there on is created as any other. How other layouts
-look belongs to the torch side and is found through the entry point group `ulora.importers`: the name is a flavor, the
-value a function that writes a bundle (`Importer`).
+The source is converted to a bundle in a temporary folder, and then created like any other bundle. The code that
+converts other layouts needs torch, and is found through the entry point group `ulora.importers`: the name is a flavor,
+the value a function that writes a bundle (`Importer`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ MODELS = "models:/"
 MANIFEST = "version.json"
 _EXTRA = "pip install 'ulora-registry[dino]'"
 _DIGESTS = {64: "sha256", 40: "sha1", 32: "md5"}
-"""By the length of a digest in hex, the algorithm that old version folders may have used."""
+"""The hash algorithm of an old version folder, by the length of its hex digests."""
 _SHOWN = 20
 
 Download = Callable[[str, Path], Path]
-"""Gets a `models:/…` into a folder and returns where it lies."""
+"""Downloads a `models:/…` into a folder and returns the folder of the model."""
 
 
 class ImportedAdapter(Protocol):
-    """One adapter that was taken in; `head` and `detector` are their kinds, None where the source has none."""
+    """One imported adapter; `head` and `detector` are their kinds, None if the source has none."""
 
     @property
     def target(self) -> str: ...
@@ -52,7 +52,7 @@ class ImportedAdapter(Protocol):
 
 
 class Imported(Protocol):
-    """What an importer made; `left_out` are paths in the source, `version` the content of an old `version.json`."""
+    """The result of an importer; `left_out` are paths in the source, `version` the content of an old `version.json`."""
 
     @property
     def backbone(self) -> str: ...
@@ -65,7 +65,7 @@ class Imported(Protocol):
 
 
 class Importer(Protocol):
-    """What an entry point names: writes what a folder of another layout holds as a bundle, or refuses it."""
+    """The type of an entry point: it converts a folder of another layout to a bundle, or raises BadInput."""
 
     def __call__(
         self,
@@ -80,34 +80,34 @@ class Importer(Protocol):
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A bundle on disk, ready to be read, and what its source says about the version."""
+class PreparedBundle:
+    """A bundle on disk, ready to be read, and the release notes of its source."""
 
     folder: Path
-    said: ReleaseNotes
+    source_notes: ReleaseNotes
 
     def release_notes(self, given: ReleaseNotes) -> ReleaseNotes:
-        """What people say now, and for what they leave out what the source says. Of changes, both: fields add up."""
+        """The given release notes; fields that are not given come from the source. `changes` of both are merged."""
         return ReleaseNotes(
-            description=given.description or self.said.description,
-            changes=_merged(self.said.changes, given.changes),
-            breaking_changes=given.breaking_changes or self.said.breaking_changes,
-            backward_compatibility=given.backward_compatibility or self.said.backward_compatibility,
-            testing_instructions=given.testing_instructions or self.said.testing_instructions,
+            description=given.description or self.source_notes.description,
+            changes=_merged(self.source_notes.changes, given.changes),
+            breaking_changes=given.breaking_changes or self.source_notes.breaking_changes,
+            backward_compatibility=given.backward_compatibility or self.source_notes.backward_compatibility,
+            testing_instructions=given.testing_instructions or self.source_notes.testing_instructions,
         )
 
 
 @dataclass(frozen=True)
 class Importing:
-    """What taking in another layout needs.
+    """The options of an import.
 
     Attributes:
-        flavor: of the versions to be made; its importer is used.
+        flavor: the flavor of the version to create; selects the importer.
         mirror: the backbones in the store.
-        download: gets a model out of MLflow.
-        target: which target the source is for, where its files do not tell.
-        backbone: a folder, a hub id or a name, instead of what the source calls its backbone.
-        say: told what is found and made, a line at a time.
+        download: downloads a model from MLflow.
+        target: the target of the adapter, if its files do not name it.
+        backbone: a folder, a hub id or a name, used instead of the backbone that the source names.
+        say: gets each line about what was found and converted.
     """
 
     flavor: str
@@ -119,72 +119,80 @@ class Importing:
 
 
 @contextmanager
-def opened(source: Path | str, importing: Importing) -> Iterator[Opened]:
-    """A source as a bundle; one that is none yet is converted into a temporary folder.
+def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[PreparedBundle]:
+    """A source as a bundle; any other layout is converted into a temporary folder.
 
     Args:
         source: a bundle, a folder of another layout, or `models:/NAME/7`, `models:/NAME@alias`.
 
     Raises:
-        BadBundle: nothing that is understood lies there; the hint says what is.
-        BadInput: it is a bundle, and a target or a backbone was named, which a bundle says itself.
-        BadInput, BadWeights, CorruptBlob, BackboneNotFound: it can't be taken in. Nothing was created.
-        VersionNotFound, CatalogUnreachable, CatalogRefused: MLflow has no such model, or does not give it.
-        MissingDependency: nothing installed takes in other layouts.
+        BadBundle: the layout is unknown; the hint says which are supported.
+        BadInput: it can't be imported, or it is a bundle and a target or a backbone was given.
+        BadWeights: its weights are damaged.
+        CorruptBlob: the model in MLflow is damaged.
+        BackboneNotFound: its backbone was not found.
+        VersionNotFound: MLflow has no such model.
+        CatalogUnreachable: MLflow does not answer.
+        CatalogRefused: MLflow refuses the download.
+        MissingDependency: no installed package converts other layouts.
     """
     is_model = str(source).startswith(MODELS)
-    if not is_model and _is_meant_as_bundle(Path(source)):
-        refuse_wishes(importing, str(source))
-        yield Opened(Path(source), ReleaseNotes())
+    if not is_model and _is_bundle(Path(source)):
+        refuse_import_options(importing, str(source))
+        yield PreparedBundle(Path(source), ReleaseNotes())
         return
-    with scratch("ulora-import-") as place:
-        with disk_errors(place):
-            make = _fetched if is_model else _converted
-            found = make(source, place, importing)
-        yield found
+    with scratch("ulora-import-") as folder:
+        with disk_errors(folder):
+            prepare = _download if is_model else _convert
+            bundle = prepare(source, folder, importing)
+        yield bundle
 
 
-def _fetched(uri: Path | str, place: Path, importing: Importing) -> Opened:
+def _download(uri: Path | str, scratch_folder: Path, importing: Importing) -> PreparedBundle:
     importing.say(f"downloading {uri}")
-    folder = importing.download(str(uri), place / "model")
-    ours = _our_bundle(folder)
-    if ours is None:
-        return _converted(folder, place, importing)
-    refuse_wishes(importing, str(uri))
-    return _check_ours(ours, str(uri))
+    folder = importing.download(str(uri), scratch_folder / "model")
+    bundle = _logged_bundle(folder)
+    if bundle is None:
+        return _convert(folder, scratch_folder, importing)
+    refuse_import_options(importing, str(uri))
+    return _check_logged(bundle, str(uri))
 
 
-def refuse_wishes(importing: Importing, source: str) -> None:
-    """A bundle says for which targets and which backbone it is: what people say besides would be ignored."""
+def refuse_import_options(importing: Importing, source: str) -> None:
+    """Refuse options that a bundle would ignore: it names its targets and its backbone itself.
+
+    Raises:
+        BadInput: a target or a backbone was given.
+    """
     for option, value in (("--target", importing.target), ("--backbone", importing.backbone)):
         if value is not None:
             raise BadInput(
-                f"{source} is a bundle, and says itself what {option} {value[:80]} would say",
-                hint=f"leave {option} out, or change the bundle",
+                f"{option} {value[:80]} has no effect: {source} is a bundle, which names this itself",
+                hint=f"omit {option}, or change the bundle",
             )
 
 
-def _converted(folder: Path | str, place: Path, importing: Importing) -> Opened:
-    bundle, say = place / "bundle", importing.say
+def _convert(folder: Path | str, scratch_folder: Path, importing: Importing) -> PreparedBundle:
+    bundle, say = scratch_folder / "bundle", importing.say
     bundle.mkdir()
     known = [each.backbone for each in importing.mirror.all()]
-    wishes = {"target": importing.target, "backbone": importing.backbone}
+    options = {"target": importing.target, "backbone": importing.backbone}
     try:
         convert: Importer = plugin(GROUP, importing.flavor)
-        imported = convert(Path(folder), bundle, **wishes, known=known, say=say)
+        imported = convert(Path(folder), bundle, **options, known=known, say=say)
     except ModuleNotFoundError as error:
         raise MissingDependency(
-            f"taking in {folder} needs {error.name}, which is not installed", hint=_EXTRA
+            f"importing {folder} needs the package {error.name}, which is not installed", hint=_EXTRA
         ) from error
     _describe(imported, bundle, say)
     if imported.version is None:
-        return Opened(bundle, ReleaseNotes())
+        return PreparedBundle(bundle, ReleaseNotes())
     _check_digests(Path(folder), imported.version, say)
-    return Opened(bundle, _story_of(imported.version))
+    return PreparedBundle(bundle, _old_release_notes(imported.version))
 
 
 def _describe(imported: Imported, bundle: Path, say: Say) -> None:
-    """Tell people what became of the source."""
+    """Report what was imported and what was not."""
     say(f"backbone {imported.backbone}")
     for adapter in imported.adapters:
         head = f"a {adapter.head} head of {adapter.labels} labels" if adapter.head else "no head"
@@ -199,36 +207,36 @@ def _describe(imported: Imported, bundle: Path, say: Say) -> None:
         say(f"left out: {', '.join(imported.left_out[:_SHOWN])}{more}")
 
 
-def _is_meant_as_bundle(folder: Path) -> bool:
-    """Whether a source is a bundle, perhaps a damaged or missing one; of that `read_bundle` says what is wrong."""
+def _is_bundle(folder: Path) -> bool:
+    """Whether a source is a bundle, or a damaged or missing one, for which `read_bundle` has the better error."""
     if (folder / "backbone.json").exists() or not folder.is_dir():
         return True
     return any(any(folder.glob(f"adapters/*/{name}.json")) for name in ("component", "head"))
 
 
-def _our_bundle(folder: Path) -> Path | None:
-    """The bundle in a model that this package logged in MLflow."""
-    places = (folder / "artifacts" / "bundle", folder / "bundle", folder)
-    return next((place for place in places if (place / "backbone.json").is_file()), None)
+def _logged_bundle(folder: Path) -> Path | None:
+    """The bundle in an MLflow model that ulora logged; None for other models."""
+    candidates = (folder / "artifacts" / "bundle", folder / "bundle", folder)
+    return next((each for each in candidates if (each / "backbone.json").is_file()), None)
 
 
-def _check_ours(folder: Path, source: str) -> Opened:
-    """A downloaded bundle, checked against the manifest that was logged beside it."""
+def _check_logged(folder: Path, source: str) -> PreparedBundle:
+    """A downloaded bundle, checked against the manifest that was logged with it."""
     path = folder / MANIFEST
     if not path.is_file():
-        return Opened(folder, ReleaseNotes())
+        return PreparedBundle(folder, ReleaseNotes())
     try:
         what = f"{MANIFEST} of {source}"
         manifest = Manifest.parse(canonical.read_file(path, what), what)
     except BadManifest as error:
         raise CorruptBlob(str(error), hint="the model in MLflow is damaged; nothing was created") from error
     path.unlink()
-    stated = {file.path: file.sha256 for file in manifest.files}
+    expected = {file.path: file.sha256 for file in manifest.files}
     actual = {file.path: file.sha256 for file in read_bundle(folder).files}
-    wrong = sorted(name for name in stated.keys() | actual.keys() if stated.get(name) != actual.get(name))
+    wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     if wrong:
         raise CorruptBlob(
-            f"{source} is not {manifest.version} any more: {', '.join(wrong[:3])} differ from its manifest",
+            f"{source} is no longer {manifest.version}: {', '.join(wrong[:3])} differ from its manifest",
             hint="the model in MLflow was changed or is damaged; nothing was created",
         )
     release_notes = ReleaseNotes(
@@ -238,11 +246,11 @@ def _check_ours(folder: Path, source: str) -> Opened:
         manifest.backward_compatibility,
         manifest.testing_instructions,
     )
-    return Opened(folder, release_notes)
+    return PreparedBundle(folder, release_notes)
 
 
-def _story_of(document: Mapping[str, Any]) -> ReleaseNotes:
-    """What an old `version.json` says. Fields that have no place in a story are kept among its changes."""
+def _old_release_notes(document: Mapping[str, Any]) -> ReleaseNotes:
+    """The release notes in an old `version.json`. Unknown fields are kept in `changes`."""
     rest = dict(document)
     changes, breaking = rest.pop("changes", None), rest.pop("breaking_changes", None)
     texts = {
@@ -254,9 +262,9 @@ def _story_of(document: Mapping[str, Any]) -> ReleaseNotes:
     return ReleaseNotes(changes=_merged({"imported": rest}, kept), breaking_changes=tuple(map(_text, lines)), **texts)
 
 
-def _merged(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of both; where both say something, what is given counts."""
-    merged = dict(said)
+def _merged(source: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of both; where both have one, the given value is used."""
+    merged = dict(source)
     for name, value in given.items():
         before = merged.get(name)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
@@ -274,7 +282,7 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
     """Check files that an old `version.json` lists with their digests: {path: {hash, size}}.
 
     Raises:
-        BadBundle: one is not what it was.
+        BadBundle: a file has another digest.
     """
     listed = document.get("files")
     absent = 0
@@ -290,15 +298,15 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
             actual = hashlib.file_digest(opened_file, _digest(len(digest))).hexdigest()
         if actual != digest.lower():
             raise BadBundle(
-                f"{file} is damaged: {MANIFEST} says that its digest is {digest[:12]}, but it is {actual[:12]}",
-                hint="nothing was created; get the backup again",
+                f"{file} is damaged: its digest in {MANIFEST} is {digest[:12]}, but its bytes have {actual[:12]}",
+                hint="nothing was created; copy the backup again",
             )
     if absent:
-        say(f"{absent} files that {MANIFEST} lists are not there")
+        say(f"{absent} files listed in {MANIFEST} do not exist")
 
 
 def _file_at(folder: Path, path: str) -> Path | None:
-    """The file that a path means, which may have been written on Windows; None if there is none in the folder."""
+    """The file at a path, which may be a Windows path; None if it does not exist in the folder."""
     try:
         file = folder / check_path(path.replace("\\", "/"))
     except ValueError:

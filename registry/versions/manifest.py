@@ -1,11 +1,11 @@
 """The manifest, `version.json`: what a version is, file by file.
 
-A manifest is immutable and keeps these laws:
+A manifest is immutable and guarantees:
 
 * its paths are safe to restore anywhere (`check_path`) and unique after casefold;
-* `content_sha256` is the digest of {model, flavor, backbone, components, files} and of nothing else: two versions with
-  equal content have equal digests, whoever made them and whenever;
-* fields it does not know are kept, so that a newer writer's manifest passes through unharmed.
+* `content_sha256` is the digest of {model, flavor, backbone, components, files} and of nothing else: versions with
+  equal content have equal digests, independent of who created them and when;
+* unknown fields are kept, so that a manifest of a newer release is stored unchanged.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pydantic import AfterValidator, Field, model_validator
 from registry.errors import BadManifest
 from registry.formats import canonical
 from registry.formats.document import Document, DocumentPart, Sha256
-from registry.formats.document import first_problem as first_problem  # noqa: PLC0414  the torch side knows this module only
+from registry.formats.document import first_problem as first_problem  # noqa: PLC0414  adapters/ may import this module only
 from registry.names import VersionName, check_model
 
 CONTENT = ("model", "flavor", "backbone", "components", "files")
-"""The fields that `content_sha256` is the digest of."""
+"""The fields that `content_sha256` covers."""
 MAX_FILES = 100_000
 MAX_PATH = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -64,15 +64,15 @@ class FileEntry(DocumentPart):
 
 
 class BackboneRef(DocumentPart):
-    """The frozen backbone that a version runs on. Versions name it by digest and never hold its weights.
+    """The frozen backbone that a version runs on. Versions name it by digest and never contain its weights.
 
     Attributes:
         family: `dinov2` or `dinov3`; a row of `adapters.backbone.families`.
         sha256: digest of the weights file (`model.safetensors`).
-        name: what people call it, e.g. `dinov2-base` or `tiny-dinov3`.
-        hub_id: the Hugging Face repository, e.g. `facebook/dinov2-base`; None for a folder of the team's own.
+        name: for people, e.g. `dinov2-base` or `tiny-dinov3`.
+        hub_id: the Hugging Face repository, e.g. `facebook/dinov2-base`; None for a local folder.
         revision: commit of that repository.
-        config: the transformers configuration that the weights were saved with.
+        config: the transformers configuration that was saved with the weights.
     """
 
     family: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
@@ -87,8 +87,8 @@ class Component(DocumentPart):
     """A part of a version with requirements of its own: `adapters/<target>`, `router`, `config`, `project`, `backbone`.
 
     Attributes:
-        weights_sha256: digest of its tensors (`registry.versions.weights`), None when it holds none.
-        requires: digests that the version around it must offer, e.g. `backbone`, `labels`, `preprocessing`.
+        weights_sha256: digest of its tensors (`registry.versions.weights`), None if it has none.
+        requires: digests that the version must offer, e.g. `backbone`, `labels`, `preprocessing`.
     """
 
     weights_sha256: Sha256 | None = None
@@ -96,14 +96,14 @@ class Component(DocumentPart):
 
 
 class Parent(DocumentPart):
-    """The version that a version was made from, and what changed against it."""
+    """The version that a version was made from."""
 
     version: str
     content_sha256: Sha256
 
 
 class Manifest(Document):
-    """What a version is. See the module's docstring for the laws it keeps."""
+    """What a version is. The module's docstring lists what a manifest guarantees."""
 
     format: Literal[1]
     model: Annotated[str, AfterValidator(check_model)]
@@ -132,14 +132,14 @@ class Manifest(Document):
         """A new manifest from its fields, without `format` and `content_sha256`.
 
         Raises:
-            BadManifest: a field is out of its bounds, or no JSON.
+            BadManifest: a field exceeds its limits, or has a value that JSON can't represent.
         """
         document = {"format": cls.FORMAT, **fields}
         try:
             plain = {name: _plain(value) for name, value in document.items()}
             data = canonical.encode({**plain, "content_sha256": content_sha256(plain)})
         except (ValueError, TypeError, RecursionError) as error:
-            raise BadManifest(f"the new manifest has a value that JSON can't hold: {error}") from error
+            raise BadManifest(f"the new manifest has a value that JSON can't represent: {error}") from error
         return cls.parse(data, "the new manifest")
 
     @classmethod
@@ -167,11 +167,11 @@ class Manifest(Document):
 
     @property
     def is_composed(self) -> bool:
-        """Whether it was put together from parts of others, so that nothing was measured on it as it is."""
+        """Whether it was composed of other versions; then no evidence was measured on exactly this version."""
         return "composed" in self.provenance
 
     @model_validator(mode="after")
-    def _holds_its_laws(self) -> Self:
+    def _check_files(self) -> Self:
         VersionName.parse(self.version)
         paths = [file.path for file in self.files]
         if paths != sorted(paths):
@@ -181,7 +181,7 @@ class Manifest(Document):
 
 
 def check_unique(paths: list[str]) -> None:
-    """Check that no path is another's folder or equals it on a file system that ignores case.
+    """Check that no path is a parent folder of another, or equal to it on a file system that ignores case.
 
     Raises:
         ValueError: two paths collide.
@@ -201,7 +201,7 @@ def check_unique(paths: list[str]) -> None:
 
 
 def content_sha256(document: Mapping[str, Any]) -> str:
-    """The digest of what a version is, without timestamps and provenance, from its manifest as plain JSON."""
+    """The digest of a version's content, without timestamps and provenance, from its manifest as plain JSON."""
     return canonical.digest({name: document[name] for name in CONTENT})
 
 

@@ -1,4 +1,4 @@
-"""How a channel, a note or a composed version names a version."""
+"""A reference to a version, as channels and retention notes store it."""
 
 from __future__ import annotations
 

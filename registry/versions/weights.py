@@ -18,7 +18,7 @@ from registry.errors import BadManifest, BadWeights
 from registry.formats import canonical
 
 MAX_HEADER = 16 * 1024 * 1024
-"""Bytes of the largest header that is read: tensors of an adapter by the ten thousand have a tenth of that."""
+"""Bytes of the largest header that is read; ten thousand tensors need about a tenth of it."""
 _MAX_DIMENSIONS = 64
 _TOO_LARGE = 2**63
 
@@ -32,7 +32,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True)
 class TensorSpan:
-    """Where one tensor's bytes stand in a file: `start` and `end` are absolute offsets."""
+    """The position of a tensor's bytes in a file: `start` and `end` are absolute offsets."""
 
     name: str
     dtype: str
@@ -44,12 +44,12 @@ class TensorSpan:
 def weights_sha256(files: Mapping[str, Path]) -> str | None:
     """The digest of all tensors of a component.
 
-    Over sorted (canonical name, dtype, shape, little-endian bytes). The canonical name is the file's path inside the
-    component without its suffix, then the tensor's name without PEFT's `base_model.model.` prefix; metadata, order and
-    padding inside the files do not count.
+    It covers the sorted tuples (canonical name, dtype, shape, little-endian bytes). The canonical name is the file's
+    path in the component without its suffix, then the tensor's name without PEFT's `base_model.model.`. Metadata,
+    order and padding in the files have no influence.
 
     Args:
-        files: paths inside the component to files on disk; those that are not `.safetensors` are left out.
+        files: files on disk by their paths in the component; only `.safetensors` files are read.
 
     Raises:
         BadWeights: a file is truncated or malformed.
@@ -59,10 +59,10 @@ def weights_sha256(files: Mapping[str, Path]) -> str | None:
 
 
 def tensors_of(files: Mapping[str, Path]) -> list[Tensor]:
-    """The tensors of a component's files, to be read when they are hashed.
+    """The tensors of a component's files; their bytes are read when they are hashed.
 
     Args:
-        files: as for `weights_sha256`.
+        files: files on disk by their paths in the component; only `.safetensors` files are read.
 
     Raises:
         BadWeights: a file is truncated or malformed.
@@ -77,7 +77,7 @@ def tensors_of(files: Mapping[str, Path]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor to be hashed: its canonical name, its type in the format's words (`F32`), shape, little-endian bytes."""
+    """A tensor to hash: canonical name, dtype as safetensors writes it (`F32`), shape and little-endian bytes."""
 
     name: str
     dtype: str
@@ -86,20 +86,20 @@ class Tensor:
 
 
 def canonical_name(file: str, name: str) -> str:
-    """What a tensor of a component's file (`head.safetensors`) is called in the digest."""
+    """The name of a tensor in the digest, from its file in the component (`head.safetensors`) and its own name."""
     return f"{file.removesuffix('.safetensors')}/{name.removeprefix(_PEFT_PREFIX)}"
 
 
 def tensors_sha256(tensors: Iterable[Tensor]) -> str:
-    """The digest of tensors, wherever they are, in files or in memory.
+    """The digest of tensors, from files or from memory.
 
     Raises:
-        BadWeights: two have one canonical name.
+        BadWeights: two tensors have the same canonical name.
     """
     ordered = sorted(tensors, key=lambda tensor: tensor.name)
     for tensor, following in pairwise(ordered):
         if tensor.name == following.name:
-            raise BadWeights(f"the tensor {tensor.name!r} is there twice, with and without PEFT's prefix")
+            raise BadWeights(f"the tensor {tensor.name!r} exists twice, with and without PEFT's prefix")
     digest = hashlib.sha256()
     for tensor in ordered:
         digest.update(f"{tensor.name}\0{tensor.dtype}\0{','.join(map(str, tensor.shape))}\0".encode())
@@ -119,10 +119,12 @@ def read_header(path: Path, what: str = "") -> list[TensorSpan]:
     with path.open("rb") as file:
         lead = file.read(8)
         if len(lead) < 8:
-            raise BadWeights(f"{what} is truncated: {size} bytes hold no safetensors header")
+            raise BadWeights(f"{what} is truncated: {size} bytes are too short for a safetensors header")
         (length,) = struct.unpack("<Q", lead)
         if length > MAX_HEADER or length + 8 > size:
-            raise BadWeights(f"{what} is no safetensors file or truncated: header of {length} bytes in {size}")
+            raise BadWeights(
+                f"{what} is not a safetensors file, or truncated: its header would have {length} of {size} bytes"
+            )
         text = file.read(length)
     try:
         header = canonical.decode(text, "it", MAX_HEADER)
@@ -141,11 +143,11 @@ def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
     if len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"tensor {name!r} has {len(shape)} dimensions and {len(offsets)} offsets")
     if not all(type(number) is int and 0 <= number < _TOO_LARGE for number in [*shape, *offsets]):
-        raise ValueError(f"tensor {name!r} has a number that is negative, too large, or none")
-    name.encode()  # refuses half a surrogate pair, which has no bytes to be hashed
+        raise ValueError(f"tensor {name!r} has an invalid number: negative, too large, or not an integer")
+    name.encode()  # refuses a lone surrogate, which can't be encoded
     start, end = offsets
     if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise ValueError(f"tensor {name!r} has {end - start} bytes, not those of {dtype} {shape}")
+        raise ValueError(f"tensor {name!r} has {end - start} bytes, which is not the size of {dtype} {shape}")
     return TensorSpan(name, dtype, tuple(shape), base + start, base + end)
 
 
@@ -156,7 +158,9 @@ def _check_cover(what: str, spans: list[TensorSpan], start: int, size: int) -> N
             raise BadWeights(f"{what} has a gap or an overlap before tensor {span.name!r}")
         position = span.end
     if position != size:
-        raise BadWeights(f"{what} is truncated or has a tail: {size} bytes, its tensors end at {position}")
+        raise BadWeights(
+            f"{what} is truncated or has extra bytes: it has {size} bytes, but its tensors end at {position}"
+        )
 
 
 def _read_span(path: Path, span: TensorSpan) -> Iterator[bytes]:
@@ -166,6 +170,6 @@ def _read_span(path: Path, span: TensorSpan) -> Iterator[bytes]:
         while left:
             chunk = file.read(min(_CHUNK, left))
             if not chunk:
-                raise BadWeights(f"{path.name} shrank while it was read")
+                raise BadWeights(f"{path.name} became shorter while it was read")
             left -= len(chunk)
             yield chunk

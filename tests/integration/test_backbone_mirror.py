@@ -74,9 +74,7 @@ class _Bar:
         """It has no end."""
 
 
-def test_an_interrupted_upload_leaves_no_backbone_and_weights_that_were_lost_come_back(
-    registry: Registry, own: Path
-) -> None:
+def test_an_interrupted_upload_adds_no_backbone(registry: Registry, own: Path) -> None:
     sha256 = ref_of_folder(own).sha256
     registry.blobs.upload({sha256: own / "model.safetensors"})  # as far as a process came that died then
     assert list(registry.backbones()) == []
@@ -91,7 +89,7 @@ def test_an_interrupted_upload_leaves_no_backbone_and_weights_that_were_lost_com
     assert registry.backbone_mirror.fetch(sha256)
 
 
-def test_weights_that_are_in_the_store_to_be_read_otherwise_are_a_conflict(registry: Registry, own: Path) -> None:
+def test_weights_with_another_configuration_are_a_conflict(registry: Registry, own: Path) -> None:
     registry.add_backbone(own)
     before = listing(registry)
     config = json.loads((own / "config.json").read_text())
@@ -132,7 +130,7 @@ def test_what_is_no_sound_backbone_is_not_mirrored(
     assert listing(registry) == before
 
 
-def test_a_version_is_loaded_where_its_backbone_is_only_in_the_store(
+def test_a_version_loads_its_backbone_from_the_store(
     registry: Registry, own: Path, tmp_path: Path, store_url: str, model: str
 ) -> None:
     registry.create("v1.0.0", _bundle_on(own, tmp_path / "bundle"), offline=True)

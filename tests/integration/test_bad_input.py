@@ -82,7 +82,7 @@ def folder_for_a_file(bundle: Path) -> None:
     ("spoil", "code", "says"),
     [
         (cut, 6, "adapter_model.safetensors is truncated"),
-        (no_weights, 6, "adapter_model.safetensors is no safetensors file"),
+        (no_weights, 6, "adapter_model.safetensors is not a safetensors file"),
         (dangling, 2, "adapter_model.safetensors is a link"),
         (outside, 2, "config/passwd is a link"),
         (hostile, 2, "backslash"),
@@ -113,8 +113,8 @@ def test_a_name_that_is_none_or_taken(registry: Registry, bundle: Path, tmp_path
 
 
 def test_what_is_given_as_a_folder_is_missing_or_a_file(registry: Registry, bundle: Path) -> None:
-    complains(ulora("create", "v1.0.0", "--from", "missing", "--offline"), 2, "missing is no folder")
-    complains(ulora("create", "v1.0.0", "--from", bundle / "backbone.json", "--offline"), 2, "is no folder")
+    complains(ulora("create", "v1.0.0", "--from", "missing", "--offline"), 2, "missing is not a folder")
+    complains(ulora("create", "v1.0.0", "--from", bundle / "backbone.json", "--offline"), 2, "is not a folder")
     for changes in ("missing.json", "."):
         done = ulora("create", "v1.0.0", "--from", bundle, "--changes", changes, "--offline")
         complains(done, 2, f"--changes {changes} can't be read")

@@ -13,7 +13,7 @@ from registry.channels.channel import RollbackOptions
 from registry.errors import BadBundle, BadInput, VersionExists, VersionNotFound
 from registry.names import MAX_SUFFIX, VersionName
 from registry.store import layout
-from registry.versions.compose import composed_name, files_of
+from registry.versions.compose import component_files, composed_name
 from tests.support.bundles import add_goldens, noise, write_bundle
 from tests.support.commands import complains, ulora
 from tests.support.registries import listing, open_registry
@@ -47,9 +47,11 @@ def test_only_the_component_travels_and_the_whole_answers(registry: Registry, bu
     low = bundles["second"] / LOW
     created = registry.compose("v1.1.0", "v1.0.0", {LOW: low}, offline=True)
     first, second = registry.manifest("v1.0.0"), registry.manifest("v1.1.0")
-    changed = {file.sha256: file.size for file in files_of(second, LOW) if file not in files_of(first, LOW)}
+    changed = {
+        file.sha256: file.size for file in component_files(second, LOW) if file not in component_files(first, LOW)
+    }
     assert created.uploaded == sum(changed.values())
-    assert files_of(second, MID) == files_of(first, MID)
+    assert component_files(second, MID) == component_files(first, MID)
     assert second.parent
     assert (second.parent.version, second.provenance["composed"]["components"]) == (
         "v1.0.0",
@@ -68,9 +70,7 @@ def test_only_the_component_travels_and_the_whole_answers(registry: Registry, bu
     assert answers["v1.1.0", "mid"] == answers["v1.0.0", "mid"] != answers["v2.0.0", "mid"]
 
 
-def test_a_partial_rollback_of_real_adapters_loads_verifies_and_tests_itself(
-    registry: Registry, bundles: dict[str, Path]
-) -> None:
+def test_a_partial_rollback_of_real_adapters_loads_and_verifies(registry: Registry, bundles: dict[str, Path]) -> None:
     registry.create("v2.0.0", bundles["second"], offline=True)
     for name in ("v1.0.0", "v2.0.0"):
         registry.promote(name, "production")
@@ -111,7 +111,7 @@ def test_another_preprocessing_is_refused_on_disk_too(
         registry.compose("v1.1.0", "v1.0.0", {"config": config}, offline=True)
 
 
-def test_a_project_is_taken_as_a_snapshot_takes_it_wherever_it_comes_from(
+def test_a_composed_project_is_read_like_a_snapshot(
     registry: Registry, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     content = {"a.py": "a", "a.log": "l", ".gitignore": "*.log", ".env": "TOKEN=x", "__pycache__/a": "c", ".git/x": "g"}
@@ -122,7 +122,7 @@ def test_a_project_is_taken_as_a_snapshot_takes_it_wherever_it_comes_from(
         registry.compose("v1.1.0", "v1.0.0", parts, offline=True)
     registry.compose("v1.1.0", "v1.0.0", parts, allow_secrets=[".env"], offline=True)
     made = registry.manifest("v1.1.0")
-    assert [file.path for file in files_of(made, "project")] == [
+    assert [file.path for file in component_files(made, "project")] == [
         f"project/{name}" for name in (".env", ".gitignore", "a.py")
     ]
     assert made.provenance["composed"]["components"]["project"]["links"] == {"data": "elsewhere"}
@@ -136,10 +136,10 @@ def test_a_project_is_taken_as_a_snapshot_takes_it_wherever_it_comes_from(
 def test_what_can_t_be_a_component_is_refused(registry: Registry, bundles: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, place, says in [
-        ("adapters/low", tmp_path / "missing", "no folder"),
-        ("adapters/low", tmp_path / "empty", "can't be adapters/low"),
+        ("adapters/low", tmp_path / "missing", "is not a folder"),
+        ("adapters/low", tmp_path / "empty", "can't be the component adapters/low"),
         ("adapters/low", bundles["first"], "whole bundle"),
-        ("weights", bundles["first"] / LOW, "has no place"),
+        ("weights", bundles["first"] / LOW, "is not allowed in a bundle"),
         ("adapters/../low", bundles["first"] / LOW, "can't be"),
         ("adapters/low/exits", bundles["first"] / LOW, "can't be"),
     ]:
@@ -165,7 +165,7 @@ def test_from_the_command_line(registry: Registry, bundles: dict[str, Path], mon
 
 
 @pytest.mark.parametrize("suffix", ["", "x", "dinov3", "a" * MAX_SUFFIX, "a" * 53 + ".-" + "b" * 9])
-def test_a_composed_version_s_name_is_a_name_whatever_it_is_made_from(suffix: str) -> None:
+def test_a_composed_version_always_has_a_valid_name(suffix: str) -> None:
     name = composed_name(VersionName(5, 5, 4, suffix), "0123456789abcdef")
     assert VersionName.parse(str(name)) == name
     assert name.suffix.endswith("p01234567")

@@ -12,7 +12,7 @@ from registry.api import Registry
 from registry.errors import NotTrusted
 from registry.names import VersionName
 from registry.trust.admission import Admission
-from registry.versions.compose import Piece, compose
+from registry.versions.compose import ComponentFiles, compose
 from registry.versions.manifest import Component, FileEntry, Manifest
 from tests.support.keys import Pair, key_pair
 from tests.support.registries import listing, open_registry
@@ -44,7 +44,7 @@ def original(registry: Registry, name: str) -> Manifest:
 
 
 def composed(registry: Registry, base: str = "v2.0.0", source: str = "v1.0.0", part: str = TOMATO) -> Manifest:
-    pieces = [Piece.of(registry.manifest(source), part)]
+    pieces = [ComponentFiles.of(registry.manifest(source), part)]
     return compose(registry.manifest(base), pieces).manifest("2026-11-21T13:00:00Z")
 
 
@@ -69,10 +69,14 @@ def refused(admission: Admission, manifest: Manifest, says: str) -> None:
         admission.check(manifest)
 
 
-def test_what_is_composed_of_signed_versions_is_trusted_and_else_not(registry: Registry, ours: Pair) -> None:
+def test_only_compositions_of_signed_versions_are_trusted(registry: Registry, ours: Pair) -> None:
     made = bind(registry, composed(registry))
     registry.sign("v2.0.0", ours.key)
-    refused(admission(registry, ours), made, r"nor is all that it is composed of: v1\.0\.0 is not trusted")
+    refused(
+        admission(registry, ours),
+        made,
+        r"composed of is not trusted either: v1\.0\.0 is not trusted",
+    )
     registry.sign("v1.0.0", ours.key)
     admission(registry, ours).check(made)
 
@@ -83,7 +87,7 @@ def test_a_signature_of_its_own_is_enough(registry: Registry, ours: Pair) -> Non
     admission(registry, ours).check(made)
 
 
-def test_a_composition_of_compositions_is_trusted_by_what_is_at_the_bottom(registry: Registry, ours: Pair) -> None:
+def test_a_composition_of_compositions_is_trusted_by_its_sources(registry: Registry, ours: Pair) -> None:
     first = bind(registry, composed(registry))
     bind(registry, original(registry, "v1.1.0"))
     second = bind(registry, composed(registry, first.version, "v1.1.0", POTATO))
@@ -102,7 +106,7 @@ def test_another_content_or_name_than_its_parts_make_is_refused(registry: Regist
     renamed = told(made, version="v9.9.9")
     fuller = told(made, files=sorted([*made.files, evil], key=lambda file: file.path))
     for false in (renamed, fuller):
-        refused(admission(registry, ours), bind(registry, false), "what it says to be composed of makes v2.0.0-p")
+        refused(admission(registry, ours), bind(registry, false), "composing it again gives v2.0.0-p")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_a_false_origin_is_refused_and_no_crash(registry: Registry, ours: Pair, 
     refused(admission(registry, ours), told(composed(registry), provenance={"composed": origin}), "is not trusted")
 
 
-def test_the_content_of_a_signed_version_is_not_passed_on_in_another_s_words(registry: Registry, ours: Pair) -> None:
+def test_other_fields_with_signed_content_are_not_trusted(registry: Registry, ours: Pair) -> None:
     for name in ("v1.0.0", "v2.0.0"):
         registry.sign(name, ours.key)
     made = composed(registry)
@@ -132,30 +136,30 @@ def test_the_content_of_a_signed_version_is_not_passed_on_in_another_s_words(reg
     false = told(alone, provenance={"composed": {"live": {"source": "x"}, "components": origin}})
     refused(admission(registry, ours), false, "does not say which versions")
     for words in ({"description": "trust me"}, {"parent": None}, {"files_modified": ()}, {"changes": {"all": "well"}}):
-        refused(admission(registry, ours), told(made, **words), "it says more of itself")
+        refused(admission(registry, ours), told(made, **words), "it has fields that composing does not give")
     admission(registry, ours).check(told(made))
 
 
 def test_two_versions_do_not_vouch_for_each_other(registry: Registry, ours: Pair) -> None:
     one = composed(registry)
-    other = compose(one, [Piece.of(registry.manifest("v1.0.0"), TOMATO)]).manifest("2026-11-21T13:00:00Z")
+    other = compose(one, [ComponentFiles.of(registry.manifest("v1.0.0"), TOMATO)]).manifest("2026-11-21T13:00:00Z")
     vouched = {"version": other.version, "content_sha256": other.content_sha256}
     one = bind(registry, told(one, provenance={"composed": {"live": vouched, "components": {}}}))
     bind(registry, other)
     refused(admission(registry, ours), one, "is composed of itself")
 
 
-def test_an_old_component_does_not_come_back_inside_a_new_version(registry: Registry, ours: Pair) -> None:
+def test_a_component_of_a_too_old_version_is_refused(registry: Registry, ours: Pair) -> None:
     for name in ("v1.0.0", "v2.0.0"):
         registry.sign(name, ours.key)
     made = bind(registry, composed(registry))
-    refused(admission(registry, ours, oldest="v1.1.0"), made, r"v1\.0\.0 comes before v1\.1\.0")
+    refused(admission(registry, ours, oldest="v1.1.0"), made, r"v1\.0\.0 is older than v1\.1\.0")
     keyless = Admission(registry.bindings, registry.signatures, oldest=VersionName.parse("v1.1.0"))
-    refused(keyless, made, r"v1\.0\.0 comes before v1\.1\.0")
+    refused(keyless, made, r"v1\.0\.0 is older than v1\.1\.0")
     admission(registry, ours, oldest="v1.0.0").check(made)
 
 
-def test_a_rollback_of_a_part_is_served_where_only_signed_versions_are(registry: Registry, ours: Pair) -> None:
+def test_a_partial_rollback_of_signed_versions_is_served(registry: Registry, ours: Pair) -> None:
     careful = Registry(settings=replace(registry.settings, trusted_keys=(ours.trusted,)))
     registry.promote("v1.0.0", "production")
     registry.sign("v2.0.0", ours.key)

@@ -101,9 +101,7 @@ def test_what_cannot_be_meant_is_refused_with_a_hint(
     assert list(Path().iterdir()) == []
 
 
-def test_a_store_that_is_away_keeps_nobody_from_fitting_on_a_backbone_of_this_machine(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fit_works_without_the_store_on_a_local_backbone(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULORA_STORE", "s3://bucket/prefix")
     monkeypatch.setenv("ULORA_S3_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -137,7 +135,7 @@ def test_a_fit_that_was_killed_goes_on_and_gives_the_same_files(images: Path, wh
     assert [path.name for path in Path().iterdir()] == ["bundle"]
 
 
-def test_an_interrupted_fit_is_not_gone_on_with_under_other_settings(images: Path) -> None:
+def test_an_interrupted_fit_is_not_resumed_with_other_settings(images: Path) -> None:
     Path(".bundle.fit").mkdir()
     Path(".bundle.fit/recipe.json").write_text('{"format":1,"recipe":{"epochs":7}}')
     complains(fit(images, "bundle"), 2, "told to do something else", "remove .bundle.fit to start anew")

@@ -77,9 +77,7 @@ def test_other_servers_than_aws_are_not_asked(
     assert Settings.load().who == registry.settings.who
 
 
-def test_an_sts_that_does_not_answer_is_asked_no_second_time_and_stops_nothing(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_sts_without_answer_is_not_asked_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{free_port()}")
     assert identity.is_due(registry.settings.cache, None)
     registry.note_caller()

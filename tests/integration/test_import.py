@@ -84,7 +84,7 @@ def test_the_same_source_again_is_no_change(registry: Registry, tmp_path: Path) 
     assert listing(registry) == before
 
 
-def test_an_old_version_s_story_is_kept_and_people_have_the_last_word(registry: Registry, tmp_path: Path) -> None:
+def test_release_notes_of_an_old_version_can_be_overridden(registry: Registry, tmp_path: Path) -> None:
     folder, said = old_version(tmp_path / "backups" / "v5.5.1"), list[str]()
     registry.create("v5.5.1", folder, offline=True, say=said.append)
     manifest = registry.manifest("v5.5.1")
@@ -94,16 +94,14 @@ def test_an_old_version_s_story_is_kept_and_people_have_the_last_word(registry: 
     assert manifest.changes["changes"] == ["thresholds per class"]
     assert manifest.changes["imported"]["implementation_complete"] is True
     assert "project/requirements.txt" in [file.path for file in manifest.files]
-    assert "1 files that version.json lists are not there" in said
+    assert "1 files listed in version.json do not exist" in said
     registry.create("v5.5.2", folder, offline=True, release_notes=ReleaseNotes("Ours"))
     assert registry.manifest("v5.5.2").description == "Ours"
     assert registry.manifest("v5.5.2").breaking_changes == ("labels moved",)
 
 
 @pytest.mark.parametrize("damaged", [PHASE + "/classifier.pth", "requirements.txt"])
-def test_an_old_version_whose_files_are_not_as_it_says_is_refused(
-    registry: Registry, tmp_path: Path, damaged: str
-) -> None:
+def test_an_old_version_with_wrong_digests_is_refused(registry: Registry, tmp_path: Path, damaged: str) -> None:
     folder = old_version(tmp_path / "v5.5.1")
     data = bytearray((folder / damaged).read_bytes())
     data[-1] ^= 1
@@ -154,13 +152,13 @@ def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, t
             False,
         )
         assert says in ulora(*create, tmp_path / "crops", *words, "--json").error["message"]
-    complains(ulora(*create, tmp_path / "missing"), 2, "is no folder")
+    complains(ulora(*create, tmp_path / "missing"), 2, "is not a folder")
     done = ulora(*create, "models:/plants/1", "--json")
     assert (done.code, done.error["error"]) == (7, "CatalogUnreachable")
     assert listing(registry) == before
 
 
-def test_fields_of_an_old_version_stay_beside_changes_that_people_tell(registry: Registry, tmp_path: Path) -> None:
+def test_fields_of_an_old_version_are_kept_with_given_changes(registry: Registry, tmp_path: Path) -> None:
     folder = old_version(tmp_path / "v5.5.1")
     registry.create(
         "v5.5.1", folder, offline=True, release_notes=ReleaseNotes(changes={"router": "new", "imported": {"by": "ann"}})
@@ -185,9 +183,7 @@ def test_paths_that_were_written_on_windows_are_understood(registry: Registry, t
 @pytest.mark.parametrize("option", ["--target", "--backbone"])
 def test_what_a_bundle_says_itself_can_t_be_said_besides(registry: Registry, tmp_path: Path, option: str) -> None:
     write_bundle(tmp_path / "bundle", targets=("low",))
-    complains(
-        ulora("create", "v1.0.0", "--from", tmp_path / "bundle", "--offline", option, "x"), 2, f"leave {option} out"
-    )
+    complains(ulora("create", "v1.0.0", "--from", tmp_path / "bundle", "--offline", option, "x"), 2, f"omit {option}")
     assert registry.bindings.names() == []
 
 

@@ -14,8 +14,8 @@ from registry.errors import Conflict, NotTrusted
 from registry.integrity.verify import SIGNATURE, Verifier
 from registry.serving.live import Live
 from registry.store import layout
-from registry.trust import signing
-from registry.trust.signing import TrustedKey
+from registry.trust import signatures
+from registry.trust.keys import TrustedKey
 from registry.versions.manifest import Manifest
 from tests.support.commands import complains, ulora
 from tests.support.keys import Pair, key_pair
@@ -48,9 +48,7 @@ def trusting(registry: Registry, *keys: Pair, **settings: Any) -> Registry:
     return Registry(settings=replace(registry.settings, trusted_keys=trusted, **settings))
 
 
-def test_an_unsigned_version_is_refused_until_it_is_signed_by_the_right_key(
-    registry: Registry, ours: Pair, theirs: Pair
-) -> None:
+def test_an_unsigned_version_is_refused_until_it_is_signed(registry: Registry, ours: Pair, theirs: Pair) -> None:
     careful = trusting(registry, ours)
     registry.sign("v1.0.0", theirs.private)
     assert [bad.path for bad in careful.verify("v1.0.0").bad] == [SIGNATURE]
@@ -98,7 +96,7 @@ def test_what_holds_other_content_than_expected_is_not_signed(registry: Registry
             registry.sign("v1.0.0", ours.key, content_sha256=wrong)
 
 
-def test_a_signature_of_another_version_or_model_counts_for_nothing(
+def test_a_signature_of_another_version_or_model_is_ignored(
     registry: Registry, ours: Pair, store_url: str, tmp_path: Path
 ) -> None:
     signed = registry.sign("v1.0.0", ours.key)
@@ -121,7 +119,7 @@ def test_garbage_beside_a_signature_is_passed_over_and_bounded(registry: Registr
     assert len(registry.signatures.of("v1.0.0")) == 1
 
 
-def test_a_flood_of_garbage_does_not_hide_a_signature_that_was_there_before(
+def test_invalid_signatures_do_not_hide_an_earlier_valid_one(
     registry: Registry, ours: Pair, theirs: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.sign("v1.0.0", ours.key)
@@ -129,7 +127,7 @@ def test_a_flood_of_garbage_does_not_hide_a_signature_that_was_there_before(
     (signed,) = (info.modified for info in registry.store.list(folder))
     assert signed
     wait_until(lambda: registry.store.now() > signed)  # the server tells seconds
-    monkeypatch.setattr(signing, "MAX_SIGNATURES", 3)
+    monkeypatch.setattr(signatures, "MAX_SIGNATURES", 3)
     for number in range(3):
         registry.store.create(f"{folder}{number:064d}.json", b"{}")
     assert trusting(registry, ours).trusted_manifest("v1.0.0").version == "v1.0.0"
@@ -139,7 +137,7 @@ def test_a_flood_of_garbage_does_not_hide_a_signature_that_was_there_before(
         assert folder in full.value.hint
 
 
-def test_a_version_that_checking_stumbles_over_is_a_finding_like_any_other(registry: Registry) -> None:
+def test_a_version_whose_check_fails_is_reported_as_a_finding(registry: Registry) -> None:
     def stumble(manifest: Manifest) -> None:
         raise ValueError(manifest.version)
 
@@ -179,9 +177,7 @@ def follow(registry: Registry) -> Live:
     return registry.follow("production", poll=0.02, retry=0.02, find=find_echo)
 
 
-def test_a_replica_serves_on_when_an_untrusted_version_is_promoted_and_says_why(
-    shop: Shop, careful: Registry, ours: Pair
-) -> None:
+def test_a_replica_keeps_its_version_if_the_new_one_is_untrusted(shop: Shop, careful: Registry, ours: Pair) -> None:
     careful.sign("v1.0.0", ours.key)
     shop.promote("v1.0.0")
     with follow(careful) as live:
@@ -201,7 +197,7 @@ def test_a_replica_does_not_start_on_an_untrusted_version(shop: Shop, careful: R
         pass
 
 
-def test_a_replica_goes_to_no_version_before_the_oldest_it_may_serve(shop: Shop, careful: Registry, ours: Pair) -> None:
+def test_a_replica_refuses_versions_older_than_the_minimum(shop: Shop, careful: Registry, ours: Pair) -> None:
     for name in ("v1.0.0", "v1.1.0"):
         careful.sign(name, ours.key)
         shop.promote(name)
@@ -211,7 +207,7 @@ def test_a_replica_goes_to_no_version_before_the_oldest_it_may_serve(shop: Shop,
         assert record.stable
         assert record.stable.version == "v1.0.0"
         wait_until(lambda: live.health().newest == record.generation)
-        assert "v1.0.0 comes before v1.1.0" in live.health().error
+        assert "v1.0.0 is older than v1.1.0" in live.health().error
         assert live.version == "v1.1.0"
 
 
@@ -237,12 +233,12 @@ def test_the_command_signs_and_verify_refuses_or_passes(
     assert "is signed already by key" in ulora("sign", "v1.0.0", "--key", ours.private, *words).out
 
 
-def test_a_key_that_can_not_sign_stops_create_before_anything_is_uploaded(
+def test_a_key_that_can_not_sign_stops_create_before_uploads(
     words: list[str], registry: Registry, tmp_path: Path, ours: Pair
 ) -> None:
     before = listing(registry)
     done = ulora("create", "v2.0.0", "--from", tmp_path, "--sign-with", ours.trusted, "--offline", *words)
-    complains(done, 2, "no PEM private key")
+    complains(done, 2, "not a PEM private key")
     assert listing(registry) == before
 
 

@@ -65,7 +65,7 @@ def test_only_brings_back_just_that_and_says_what_there_is(here: Path) -> None:
     write_tree(here / "current", {"app.py": "broken", "config/app.yaml": "broken"})
     assert ulora("restore", "v1.0.0", "--only", "config/").code == 0
     assert tree_of(here / "current") == {**PROJECT, "app.py": "broken"}
-    complains(ulora("restore", "v1.0.0", "--only", "adapters/"), 5, "has nothing at adapters/", "bin/, config/")
+    complains(ulora("restore", "v1.0.0", "--only", "adapters/"), 5, "has no file or folder adapters/", "bin/, config/")
 
 
 def test_a_bundle_with_a_project_restores_by_component(here: Path, tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_wrong_wishes_are_refused_by_name(here: Path) -> None:
     complains(ulora("restore"), 2, "--undo")
     complains(ulora("restore", "v1.0.0", "--undo", "x"), 2, "--undo")
     complains(ulora("restore", "v9.9.9"), 5, "v9.9.9")
-    complains(ulora("restore", "v1.0.0", "--target", "link"), 6, "link is a link", "ulora switch")
+    complains(ulora("restore", "v1.0.0", "--target", "link"), 6, "link is a symbolic link", "ulora switch")
     complains(ulora("restore", "v1.0.0", "--target", "/"), 6)
     complains(ulora("restore", "v1.0.0", "--only", ""), 2, "--only '' names no file")
     complains(ulora("restore", "v1.0.0", "--target", "."), 6)
-    complains(ulora("switch", "v1.0.0", "--root", "link"), 6, "is a link")
+    complains(ulora("switch", "v1.0.0", "--root", "link"), 6, "is a symbolic link")
     complains(ulora("create", "v2.0.0", "--offline"), 2, "--from", "--source")
     complains(ulora("create", "v2.0.0", "--source", "project", "--target", "tomato", "--offline"), 2, "--target")
     complains(ulora("create", "v2.0.0", "--from", "project", "--git-tag", "--offline"), 2, "--source")
@@ -138,7 +138,7 @@ def test_credentials_are_refused_before_anything_is_uploaded(here: Path) -> None
     created("v1.0.0", "--allow-secret", "deploy/.env", "--allow-secret", "notes")
 
 
-def test_a_git_tag_is_made_after_the_version_and_remembered_in_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_git_tag_is_created_and_recorded_in_the_version(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{name}_NAME", "a test")
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "test@example.com")
@@ -160,7 +160,7 @@ def test_a_git_tag_is_made_after_the_version_and_remembered_in_it(here: Path, mo
     complains(ulora("show", "v1.1.0"), 5)
 
 
-def test_a_snapshot_is_a_model_in_mlflow_is_promoted_and_can_not_be_served(
+def test_a_snapshot_can_be_promoted_but_not_served(
     tmp_path: Path, store_url: str, tracking_uri: str, model: str
 ) -> None:
     registry = open_registry(tmp_path, store_url, model, tracking_uri=tracking_uri)

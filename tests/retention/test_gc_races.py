@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
-from registry.breakglass.write_script import StorePlace, rollback_script
+from registry.breakglass.write_script import StoreLocation, rollback_script
 from registry.errors import NotNow, UloraError, VersionForgotten
 from registry.names import VersionName
 from registry.retention.forget import RetentionRule
@@ -281,7 +281,7 @@ def script() -> Script:
     scope: dict[str, Any] = {"__name__": "a_script"}
 
     def run(registry: Registry, *words: str) -> int:
-        made = rollback_script(registry.manifest(NAME), "production", StorePlace(registry.settings.store))
+        made = rollback_script(registry.manifest(NAME), "production", StoreLocation(registry.settings.store))
         if "main" not in scope:
             exec(compile(made.text, made.name, "exec"), scope)
             scope["Store"] = cache(scope["Store"])  # its connections take long to make

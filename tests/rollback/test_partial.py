@@ -14,7 +14,7 @@ from registry.devstack.servers import free_port
 from registry.errors import BadInput, ChannelMoved, MissingBlob, NothingToRollBackTo, NotNow, OutcomeUnknown
 from registry.names import VersionName
 from registry.store import layout
-from registry.versions.compose import files_of
+from registry.versions.compose import component_files
 from registry.versions.manifest import BackboneRef, Component, FileEntry, Manifest
 from tests.servers.proxy import Proxy, refuse, swallow_reply
 from tests.support.commands import ulora
@@ -93,7 +93,7 @@ def test_the_live_version_goes_on_but_for_the_component(registry: Registry) -> N
     assert (record.action, record.verdict, record.reason) == ("rollback", None, "flags healthy leaves")
 
 
-def test_the_composed_version_says_what_it_is_of_and_is_called_by_its_content(registry: Registry) -> None:
+def test_a_composed_version_names_its_sources_and_its_content(registry: Registry) -> None:
     composed = registry.manifest(registry.rollback(only=[TOMATO, POTATO]).version)
     live, prior = registry.manifest("v2.0.0-b"), registry.manifest("v1.0.0-a")
     assert composed.version == f"v2.0.0-b.p{composed.content_sha256[:8]}"
@@ -132,7 +132,7 @@ def test_a_rollback_after_it_goes_to_the_version_before(registry: Registry) -> N
     assert now(registry) == ("v1.0.0-a", (), ("v2.0.0-b", composed))
 
 
-def test_the_version_left_can_be_promoted_again_and_rolled_back_in_part_again(registry: Registry) -> None:
+def test_the_version_left_can_be_promoted_and_rolled_back_again(registry: Registry) -> None:
     composed = registry.rollback(only=[TOMATO]).version
     registry.promote("v2.0.0-b", "production", force=True, reason="it was the camera")
     assert now(registry) == ("v2.0.0-b", (composed, "v1.0.0-a"), ())
@@ -140,7 +140,7 @@ def test_the_version_left_can_be_promoted_again_and_rolled_back_in_part_again(re
     assert now(registry) == (composed, ("v1.0.0-a",), ("v2.0.0-b",))
 
 
-def test_one_that_was_withdrawn_itself_comes_back_only_by_a_forced_promotion(registry: Registry) -> None:
+def test_a_withdrawn_composed_version_needs_a_forced_promotion(registry: Registry) -> None:
     composed = registry.rollback(only=[TOMATO]).version
     registry.rollback(options=RollbackOptions(leave=composed))
     registry.promote("v2.0.0-b", "production", force=True, reason="try again")
@@ -182,7 +182,7 @@ def test_two_people_at_once_get_one_version_and_one_record(registry: Registry, p
     assert len(registry.history()) == 3
 
 
-def test_two_people_with_different_components_at_once_do_not_take_one_for_the_other(
+def test_two_different_partial_rollbacks_at_once_are_told_apart(
     registry: Registry, proxy: Proxy, tmp_path: Path
 ) -> None:
     slow = open_registry(tmp_path / "slow", registry.settings.store, registry.model, endpoint_url=proxy.url)
@@ -201,7 +201,7 @@ def test_two_people_with_different_components_at_once_do_not_take_one_for_the_ot
     assert not registry.rollback(only=[TOMATO]).changed, "done two rollbacks ago is done"
 
 
-def test_what_the_earlier_version_has_too_was_not_rolled_back_by_anybody(registry: Registry) -> None:
+def test_an_equal_component_is_not_rolled_back(registry: Registry) -> None:
     make(registry, "v3.0.0", like="v2.0.0-b")
     registry.promote("v3.0.0", "production")
     for options in (RollbackOptions(), RollbackOptions(leave="v3.0.0")):
@@ -269,7 +269,7 @@ def test_while_a_canary_runs_it_waits(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("silent", [(), (TOMATO,)])
-def test_what_was_made_for_another_backbone_is_refused_even_if_it_says_nothing(
+def test_a_component_for_another_backbone_is_refused(
     store_url: str, model: str, tmp_path: Path, silent: Sequence[str]
 ) -> None:
     registry = open_registry(tmp_path, store_url, model)
@@ -284,7 +284,7 @@ def test_what_was_made_for_another_backbone_is_refused_even_if_it_says_nothing(
     assert listing(registry) == before
 
 
-def test_what_needs_another_preprocessing_is_refused_and_fits_with_its_own(registry: Registry) -> None:
+def test_a_component_needs_its_own_preprocessing(registry: Registry) -> None:
     make(registry, "v3.0.0", preprocessing=WIDE)
     registry.promote("v3.0.0", "production")
     with pytest.raises(BadInput, match=r"adapters/tomato of v2\.0\.0-b requires another preprocessing .* v3\.0\.0 has"):
@@ -296,7 +296,11 @@ def test_what_needs_another_preprocessing_is_refused_and_fits_with_its_own(regis
 
 @pytest.mark.parametrize(
     ("only", "says"),
-    [("backbone", "can't be taken"), ("tomato", "no component 'tomato'"), ("adapters/onion", "v1.0.0-a has no")],
+    [
+        ("backbone", "can't be replaced alone"),
+        ("tomato", "no component 'tomato'"),
+        ("adapters/onion", "v1.0.0-a has no"),
+    ],
 )
 def test_what_can_t_be_taken_alone_is_refused(registry: Registry, only: str, says: str) -> None:
     with pytest.raises(BadInput, match=says) as refused:
@@ -310,7 +314,7 @@ def test_a_component_that_the_live_version_lost_comes_back(registry: Registry) -
     registry.promote("v3.0.0", "production")
     composed = registry.manifest(registry.rollback(only=[TOMATO]).version)
     assert composed.files_added == (f"{TOMATO}/weights",)
-    assert files_of(composed, POTATO) == files_of(registry.manifest("v3.0.0"), POTATO)
+    assert component_files(composed, POTATO) == component_files(registry.manifest("v3.0.0"), POTATO)
 
 
 def test_without_an_earlier_version_there_is_nothing_to_take(registry: Registry) -> None:
@@ -324,7 +328,7 @@ def test_without_an_earlier_version_there_is_nothing_to_take(registry: Registry)
 
 
 def test_a_lost_blob_is_found_before_anything_is_written(registry: Registry) -> None:
-    registry.store.delete(layout.blob(files_of(registry.manifest("v1.0.0-a"), TOMATO)[0].sha256))
+    registry.store.delete(layout.blob(component_files(registry.manifest("v1.0.0-a"), TOMATO)[0].sha256))
     before = listing(registry)
     with pytest.raises(MissingBlob, match="adapters/tomato/weights"):
         registry.rollback(only=[TOMATO])
@@ -332,7 +336,7 @@ def test_a_lost_blob_is_found_before_anything_is_written(registry: Registry) -> 
 
 
 @pytest.mark.parametrize("step", ["/blobs/", "/versions/", "/channels/"])
-def test_a_lost_reply_at_any_write_changes_nothing_of_the_outcome(
+def test_a_lost_reply_at_any_write_does_not_change_the_outcome(
     registry: Registry, proxy: Proxy, tmp_path: Path, step: str
 ) -> None:
     shaky = open_registry(tmp_path / "shaky", registry.settings.store, registry.model, endpoint_url=proxy.url)
@@ -343,7 +347,7 @@ def test_a_lost_reply_at_any_write_changes_nothing_of_the_outcome(
     assert len(registry.history()) == 3
 
 
-def test_cut_off_after_the_name_was_bound_running_it_again_finishes(
+def test_an_interrupt_after_the_binding_is_completed_by_a_rerun(
     registry: Registry, proxy: Proxy, tmp_path: Path
 ) -> None:
     shaky = open_registry(tmp_path / "shaky", registry.settings.store, registry.model, endpoint_url=proxy.url)
@@ -361,7 +365,7 @@ def test_cut_off_after_the_name_was_bound_running_it_again_finishes(
     assert sorted(listing(registry).keys() - before.keys()) == [layout.record(registry.model, "production", 3)]
 
 
-def test_a_dry_run_says_what_would_be_composed_and_writes_nothing(registry: Registry) -> None:
+def test_a_dry_run_shows_the_composition_and_writes_nothing(registry: Registry) -> None:
     before = listing(registry)
     planned = registry.rollback(only=[TOMATO], dry_run=True)
     assert (planned.changed, planned.previous) == (False, "v2.0.0-b")

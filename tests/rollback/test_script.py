@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from registry.api import Registry
 from registry.breakglass import rollback_script as source
 from registry.breakglass.rollback_script import Failure
-from registry.breakglass.write_script import Script, StorePlace, rollback_script
+from registry.breakglass.write_script import Script, StoreLocation, rollback_script
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, Canary, ChannelPosition, Record, aborted, promoted, rolled_back
 from registry.devstack.servers import free_port
@@ -143,7 +143,7 @@ def run_alone(alone: Path, path: Path, *words: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
 
 
-def test_with_nothing_but_boto3_it_rolls_back_and_the_registry_takes_its_record(
+def test_it_rolls_back_with_boto3_only(
     registry: Registry, script: Script, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = script.write(tmp_path / script.name)
@@ -160,7 +160,7 @@ def test_with_nothing_but_boto3_it_rolls_back_and_the_registry_takes_its_record(
     assert registry.rollback(options=RollbackOptions(leave="v3.0.0")).version == "v2.0.0"
 
 
-def test_without_boto3_it_says_what_to_install_and_ctrl_c_meanwhile_ends_it(script: Script, tmp_path: Path) -> None:
+def test_without_boto3_it_says_what_to_install(script: Script, tmp_path: Path) -> None:
     done = run_alone(tmp_path / "nothing", script.write(tmp_path / script.name), "--dry-run")
     assert (done.returncode, "pip install 'boto3>=1.36'" in done.stderr) == (2, True)
     (tmp_path / "boto3.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
@@ -174,7 +174,9 @@ def test_it_is_written_for_python_3_9_and_carries_no_credentials(
     ast.parse(script.text, feature_version=(3, 9))
     secrets = (os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
     assert not any(secret in script.text for secret in secrets)
-    place = StorePlace("s3://bucket/a/b", "https://me:secret@s3.example.com:9000", {"ServerSideEncryption": "AES256"})
+    place = StoreLocation(
+        "s3://bucket/a/b", "https://me:secret@s3.example.com:9000", {"ServerSideEncryption": "AES256"}
+    )
     text = rollback_script(registry.manifest("v2.0.0"), "production", place).text
     assert "secret@" not in text
     scope: dict[str, Any] = {"__name__": "a_script"}
@@ -185,7 +187,7 @@ def test_it_is_written_for_python_3_9_and_carries_no_credentials(
     }  # fmt: skip
 
 
-def test_whatever_files_are_called_the_script_holds_them_as_they_are() -> None:
+def test_the_script_contains_any_file_names() -> None:
     from registry.versions.manifest import FileEntry, Manifest
 
     odd = sorted(["a'''b", 'a"""b', "c # --- d", "blätter/ü 🍅.txt", "x\u0301".replace("x\u0301", "ẋ"), "{}", "%s"])
@@ -194,14 +196,14 @@ def test_whatever_files_are_called_the_script_holds_them_as_they_are() -> None:
         model="m", version="v1.0.0", flavor="files", backbone=None, components={}, files=files, timestamp="now"
     )
     scope: dict[str, Any] = {"__name__": "a_script"}
-    exec(rollback_script(manifest, "production", StorePlace("s3://bucket")).text, scope)
+    exec(rollback_script(manifest, "production", StoreLocation("s3://bucket")).text, scope)
     assert scope["FILES"] == [(path, 3, "0755", "a" * 64) for path in odd]
     assert scope["VERSION"]["manifest_sha256"] == manifest.sha256
 
 
-def test_the_source_itself_goes_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_source_without_data_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert source.main(["--yes"]) == 2
-    assert "`ulora rollback-script VERSION` writes one" in capsys.readouterr().err
+    assert "`ulora rollback-script VERSION` writes a complete one" in capsys.readouterr().err
 
 
 # --- what it writes --------------------------------------------------------------------------------------------------
@@ -264,14 +266,14 @@ def by_package(head: Record, to: str) -> Record | None:
     """What `ulora rollback --to` plans on a head; None if there is nothing to do."""
     place, signature = ChannelPosition("m", "production", head), Author("me@here", "because")
     options = RollbackOptions(to=to)
-    if options.is_met(head):
+    if options.is_reached(head):
         return None
     return aborted(place, signature) if options.ends_trial(head) else rolled_back(place, signature, to)
 
 
 @settings(max_examples=150)
 @given(head=heads(), to=st.sampled_from(NAMES))
-def test_its_record_is_what_the_package_s_own_rollback_would_write(head: Record, to: str) -> None:
+def test_its_record_equals_that_of_the_package(head: Record, to: str) -> None:
     try:
         expected = by_package(head, to)
     except NothingToRollBackTo:
@@ -290,7 +292,7 @@ def test_its_record_is_what_the_package_s_own_rollback_would_write(head: Record,
 
 
 @given(head=heads(), to=st.sampled_from(NAMES))
-def test_forced_it_makes_the_version_stable_wherever_it_was_and_leaves_a_sound_record(head: Record, to: str) -> None:
+def test_a_forced_rollback_makes_the_version_stable(head: Record, to: str) -> None:
     record = by_script(head, to, force=True)
     if record is None:
         return
@@ -339,7 +341,7 @@ def test_a_person_at_a_terminal_is_asked(
     with os.fdopen(terminal) as stdin, os.fdopen(person):
         monkeypatch.setattr(sys, "stdin", stdin)
         asked = run(script)
-    assert (asked.code, "go on? [y/N]" in asked.err) == (code, True)
+    assert (asked.code, "continue? [y/N]" in asked.err) == (code, True)
     assert now(registry)[0] == serves
 
 
@@ -353,7 +355,7 @@ def test_once_it_is_done_it_is_done_whatever_its_user_is_called(
     assert [record.who for record in registry.history()] == ["?" + "x" * 255, *["a test"] * 3]
 
 
-def test_a_withdrawn_version_is_refused_but_by_force_and_with_a_reason(registry: Registry, script: Script) -> None:
+def test_a_withdrawn_version_needs_force_and_a_reason(registry: Registry, script: Script) -> None:
     registry.rollback()
     registry.rollback(options=RollbackOptions(again=True))
     assert now(registry) == ("v1.0.0", (), ("v3.0.0", "v2.0.0"))
@@ -365,7 +367,7 @@ def test_a_withdrawn_version_is_refused_but_by_force_and_with_a_reason(registry:
     assert len(registry.history()) == 6
 
 
-def test_a_trial_ends_and_stable_stays_or_both_are_left_as_the_package_does_it(registry: Registry) -> None:
+def test_a_trial_is_ended_as_the_package_does_it(registry: Registry) -> None:
     bind(registry, "v4.0.0", "v5.0.0")
     try_out(registry, "v4.0.0")
     ended = run(registry.rollback_script("v3.0.0"), "--yes", "--json").document
@@ -465,9 +467,7 @@ def whole(registry: Registry, tmp_path: Path) -> Script:
     return registry.rollback_script("v4.0.0")
 
 
-def test_restored_files_are_those_of_the_version_and_no_channel_moves(
-    registry: Registry, whole: Script, tmp_path: Path
-) -> None:
+def test_restored_files_are_those_of_the_version(registry: Registry, whole: Script, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "restored"
     assert run(whole, "--restore", target).code == 0
     written = {path.relative_to(target).as_posix(): path for path in target.rglob("*") if path.is_file()}
@@ -490,7 +490,7 @@ def test_a_connection_that_breaks_while_a_file_arrives_is_no_end(
     assert not (tmp_path / "never").exists()
 
 
-def test_a_restore_moves_no_channel_and_a_dry_run_of_it_writes_nothing(
+def test_a_restore_changes_no_channel_and_its_dry_run_no_file(
     registry: Registry, whole: Script, tmp_path: Path
 ) -> None:
     for words in (("--restore", "", "--yes"), ("--restore", tmp_path / "here", "--force", "--reason", "so")):
@@ -529,7 +529,7 @@ def scripts_in_store(registry: Registry) -> list[str]:
     return [key for key in listing(registry) if "/scripts/" in key]
 
 
-def test_a_promotion_leaves_the_script_that_goes_back_in_the_store(registry: Registry) -> None:
+def test_a_promotion_stores_its_rollback_script(registry: Registry) -> None:
     bind(registry, "v4.0.0")
     registry.promote("v4.0.0", "production")
     (key,) = scripts_in_store(registry)
@@ -542,9 +542,7 @@ def test_a_promotion_leaves_the_script_that_goes_back_in_the_store(registry: Reg
     assert now(registry)[0] == "v3.0.0"
 
 
-def test_a_script_that_can_t_be_left_is_no_failure_of_the_promotion(
-    registry: Registry, proxy: Proxy, tmp_path: Path
-) -> None:
+def test_a_promotion_succeeds_if_its_script_can_t_be_stored(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
     bind(registry, "v4.0.0")
     other = open_registry(tmp_path / "other", registry.settings.store, registry.model, endpoint_url=proxy.url)
     proxy.next(lambda exchange: exchange.send(Reply(403, [], b"")), method="PUT", containing="/scripts/")
@@ -553,7 +551,7 @@ def test_a_script_that_can_t_be_left_is_no_failure_of_the_promotion(
     assert any("`ulora rollback-script v3.0.0` writes one" in note for note in change.notes)
 
 
-def test_asked_for_by_a_person_it_pins_its_version_until_that_is_released(registry: Registry) -> None:
+def test_a_script_for_a_person_pins_its_version_until_unpinned(registry: Registry) -> None:
     pin = layout.pin(registry.model, "v1.0.0")
     registry.rollback_script("v1.0.0", dry_run=True)
     assert not registry.is_pinned("v1.0.0")
@@ -584,7 +582,7 @@ def test_from_the_command_line(registry: Registry, tmp_path: Path, monkeypatch: 
     assert not registry.is_pinned("v1.0.0")
     assert "is released" in ulora("rollback-script", "v2.0.0", "--unpin").out
     (tmp_path / "mine.py").write_text("mine")
-    complains(ulora("rollback-script", "v2.0.0", "--out", "mine.py"), 2, "is no rollback script")
+    complains(ulora("rollback-script", "v2.0.0", "--out", "mine.py"), 2, "is not a rollback script")
     for more in ((), ("--dry-run",)):
         other = ulora("rollback-script", "v2.0.0", "--channel", "staging", *more)
         complains(other, 2, "is a rollback script for another channel", "--out")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from registry.trust.signing import SigningKey
+from registry.trust.keys import SigningKey
 
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -21,7 +21,7 @@ from registry.serving.loaders import Loader
 from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
-from registry.versions.bindings import Versions
+from registry.versions.bindings import Bindings
 from registry.versions.bundle import read_bundle
 from registry.versions.manifest import FileEntry, Manifest
 from registry.versions.pointer import Pointer
@@ -44,8 +44,8 @@ class Shop:
         return Blobs(self.store, self.folder / "cache")
 
     @property
-    def versions(self) -> Versions:
-        return Versions(self.store, self.blobs, self.model)
+    def versions(self) -> Bindings:
+        return Bindings(self.store, self.blobs, self.model)
 
     def channel(self, name: str = "production") -> Channel:
         return Channel(self.store, self.model, name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry.tree.restore import Order
+from registry.tree.restore import RestoreRequest
 from registry.versions.manifest import Component, FileEntry, Manifest
 
 Content = Mapping[str, str]
@@ -27,9 +27,9 @@ class Shelf:
         self.folder.mkdir(parents=True, exist_ok=True)
         return tuple(self._entry(path, text) for path, text in sorted(content.items()))
 
-    def order(self, version: str, content: Content, *only: str, clean: bool = False) -> Order:
+    def order(self, version: str, content: Content, *only: str, clean: bool = False) -> RestoreRequest:
         """What restores a version with this content."""
-        return Order(version, self.entries(content), self.fetch, only, clean)
+        return RestoreRequest(version, self.entries(content), self.fetch, only, clean)
 
     def manifest(self, version: str, content: Content) -> Manifest:
         """A snapshot with this content."""

@@ -148,9 +148,7 @@ def test_every_reading_command_reads_it() -> None:
     assert (checked.code, checked.err) == (0, "")
 
 
-def test_the_log_goes_on_and_keeps_what_this_release_does_not_know(
-    store_url: str, registry: Registry, tmp_path: Path
-) -> None:
+def test_new_records_keep_the_unknown_fields_of_old_ones(store_url: str, registry: Registry, tmp_path: Path) -> None:
     fresh = Registry(settings=replace(registry.settings, store=store_url, cache=tmp_path / "cache"))
     upload(fresh)
     head = fresh.channel("production").head()

@@ -15,7 +15,6 @@ from registry.channels.record import (
     Author,
     Canary,
     ChannelPosition,
-    Pointer,
     Record,
     aborted,
     promoted,
@@ -23,6 +22,7 @@ from registry.channels.record import (
 )
 from registry.errors import BadInput, BadManifest, BrokenChain, NotFound, NothingToRollBackTo, NotNow
 from registry.formats import canonical
+from registry.versions.pointer import Pointer
 
 NAMES = [f"v{number}.0.0" for number in range(14)]
 ME = Author("me@here", "because")
@@ -86,7 +86,7 @@ def test_the_stack_keeps_the_newest_ten() -> None:
     assert state(head)[1] == NAMES[-2 : -2 - STACK_DEPTH : -1]
 
 
-def test_a_channel_on_trial_takes_no_promotion_and_a_rollback_withdraws_both() -> None:
+def test_during_a_trial_a_rollback_withdraws_both_versions() -> None:
     trial = with_canary(place("v1.0.0", "v2.0.0"), "v3.0.0")
     with pytest.raises(NotNow, match=r"v3\.0\.0 is on trial"):
         promoted(trial, pointer("v4.0.0"), ME, None)
@@ -113,7 +113,7 @@ def test_two_records_of_the_same_wish_have_different_bytes() -> None:
     assert one.to_bytes() != two.to_bytes()
 
 
-def test_fields_of_a_newer_release_are_copied_into_the_next_record() -> None:
+def test_fields_of_a_newer_release_are_copied_to_the_next_record() -> None:
     head = place("v1.0.0", "v2.0.0").head
     assert head
     data = canonical.encode({**canonical.decode(head.to_bytes(), "x"), "region": "eu", "notes": [1]})
@@ -123,17 +123,17 @@ def test_fields_of_a_newer_release_are_copied_into_the_next_record() -> None:
     assert (back["region"], back["notes"], back["previous"]) == ("eu", [1], canonical.sha256(data))
 
 
-def test_a_log_that_asks_for_a_newer_writer_is_read_and_not_written() -> None:
+def test_a_log_that_needs_a_newer_writer_is_read_but_not_written() -> None:
     head = place("v1.0.0", "v2.0.0").head
     assert head
     newer = Record.parse(canonical.encode({**canonical.decode(head.to_bytes(), "x"), "min_writer": 2}), "x")
-    with pytest.raises(NotNow, match="writer 2") as refused:
+    with pytest.raises(NotNow, match="needs writer version 2") as refused:
         rolled_back(ChannelPosition("m", "production", newer), ME)
     assert "upgrade" in refused.value.hint
 
 
 @pytest.mark.parametrize(("who", "reason"), [("me", "x" * 5000), ("x" * 300, ""), ("me", "\udcff")])
-def test_a_reason_that_a_record_can_not_hold_is_the_callers_mistake(who: str, reason: str) -> None:
+def test_a_reason_that_does_not_fit_into_a_record_is_bad_input(who: str, reason: str) -> None:
     with pytest.raises(BadInput, match=r"is longer than .* not valid text"):
         Author(who, reason)
 

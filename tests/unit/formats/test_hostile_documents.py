@@ -243,12 +243,12 @@ def test_a_hostile_safetensors_header_is_refused_at_once(tmp_path: Path, entry: 
         read_header(path)
 
 
-def test_a_safetensors_header_that_is_said_to_be_large_is_not_read(tmp_path: Path) -> None:
+def test_a_safetensors_header_with_a_large_size_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.safetensors"
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 200_000_000))
         file.truncate(300_000_000)
-    with pytest.raises(BadWeights, match="header of"):
+    with pytest.raises(BadWeights, match="its header would have"):
         read_header(path)
 
 

@@ -19,7 +19,7 @@ def kept(cache: Path) -> Path:
 
 def test_what_is_noted_is_claimed_by_the_same_credentials_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert identity.is_due(tmp_path, None)
-    identity.note(tmp_path, None, ARN)
+    identity.save(tmp_path, None, ARN)
     assert identity.claimed(tmp_path, None) == ARN
     assert not identity.is_due(tmp_path, None)
     assert "@" in identity.claimed(tmp_path, "http://elsewhere")
@@ -39,7 +39,7 @@ def test_a_name_that_no_record_could_hold_is_cut(tmp_path: Path, monkeypatch: py
     ids=lambda garbage: str(garbage[:20]),
 )  # fmt: skip
 def test_a_damaged_note_is_none(tmp_path: Path, garbage: bytes) -> None:
-    identity.note(tmp_path, None, ARN)
+    identity.save(tmp_path, None, ARN)
     kept(tmp_path).write_bytes(garbage)
     assert "@" in identity.claimed(tmp_path, None)
     assert identity.is_due(tmp_path, None)
@@ -47,19 +47,19 @@ def test_a_damaged_note_is_none(tmp_path: Path, garbage: bytes) -> None:
 
 def test_a_folder_that_can_not_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
     (tmp_path / "identities").write_text("in the way")
-    identity.note(tmp_path, None, ARN)
+    identity.save(tmp_path, None, ARN)
     assert "@" in identity.claimed(tmp_path, None)
 
 
-def test_a_note_that_nobody_answered_is_no_claim_but_stops_the_asking(tmp_path: Path) -> None:
-    identity.note(tmp_path, None, None)
+def test_a_saved_empty_answer_stops_further_requests(tmp_path: Path) -> None:
+    identity.save(tmp_path, None, None)
     assert "@" in identity.claimed(tmp_path, None)
     assert not identity.is_due(tmp_path, None)
 
 
-def test_an_arn_of_the_future_or_of_last_month_is_asked_again_but_still_claimed(tmp_path: Path) -> None:
+def test_an_old_or_future_answer_is_used_but_asked_again(tmp_path: Path) -> None:
     for asked in (0, 4e9):
-        identity.note(tmp_path, None, ARN)
+        identity.save(tmp_path, None, ARN)
         kept(tmp_path).write_bytes(b'{"arn": "%s", "asked": %d}' % (ARN.encode(), asked))
         assert identity.is_due(tmp_path, None)
         assert identity.claimed(tmp_path, None) == ARN

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.machine.scratch import clear_left, scratch
+from registry.machine.scratch import remove_abandoned, scratch
 
 YESTERDAY = time.time() - 2 * 86400
 
@@ -43,5 +43,5 @@ def test_an_old_folder_of_a_killed_process_goes_and_others_stay(temporary: Path)
 def test_an_old_folder_that_is_in_use_stays(temporary: Path) -> None:
     with scratch("ulora-log-") as place:
         os.utime(place, (YESTERDAY, YESTERDAY))
-        assert clear_left() == 0
+        assert remove_abandoned() == 0
         assert place.exists()

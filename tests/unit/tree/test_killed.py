@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.tree.restore import at_once, in_two_steps, is_unfinished, recover, restore, undo
+from registry.tree.restore import is_unfinished, recover, restore, undo
+from registry.tree.restore_target import swap_atomically, swap_in_two_steps
 from registry.tree.switch import current, switch
 from tests.support.dying import count_of, killed_at, some_steps
 from tests.support.trees import Content, Shelf, tree_of, write_tree
@@ -34,15 +35,15 @@ def place(shelf: Shelf, tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize("swap", [at_once, in_two_steps])
-def test_a_restore_killed_at_any_step_leaves_the_old_tree_or_the_new_one(
+@pytest.mark.parametrize("swap", [swap_atomically, swap_in_two_steps])
+def test_a_killed_restore_leaves_the_old_tree_or_the_new_one(
     shelf: Shelf, place: Path, swap: Callable[..., None]
 ) -> None:
     order = shelf.order("v2.0.0", NEW)
     seen = set()
     for copy in _killed(place, lambda target: restore(order, target, swap=swap), most=25):
         target = copy / "current"
-        if swap is at_once:
+        if swap is swap_atomically:
             assert target.is_dir(), "at no instant is there none"
         recover(target)
         found = tree_of(target)
@@ -56,7 +57,7 @@ def test_a_restore_killed_at_any_step_leaves_the_old_tree_or_the_new_one(
     assert seen == {True, False}
 
 
-def test_an_undo_killed_at_any_step_leaves_the_old_tree_or_the_new_one(shelf: Shelf, place: Path) -> None:
+def test_a_killed_undo_leaves_the_old_tree_or_the_new_one(shelf: Shelf, place: Path) -> None:
     done = restore(shelf.order("v2.0.0", NEW), place / "current")
     for copy in _killed(place, lambda target: undo(done.undo or "", target), most=15):
         target = copy / "current"
@@ -65,7 +66,7 @@ def test_an_undo_killed_at_any_step_leaves_the_old_tree_or_the_new_one(shelf: Sh
         assert tree_of(target) == EDITED
 
 
-def test_the_first_restore_killed_at_any_step_leaves_nothing_or_all(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_killed_first_restore_leaves_nothing_or_everything(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     order = shelf.order("v1.0.0", NEW)
     for copy in _killed(tmp_path / "empty", lambda target: restore(order, target), most=15):
@@ -76,9 +77,7 @@ def test_the_first_restore_killed_at_any_step_leaves_nothing_or_all(shelf: Shelf
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
-def test_a_switch_killed_at_any_step_leaves_the_old_version_or_the_new_one(
-    shelf: Shelf, tmp_path: Path, is_damaged: bool
-) -> None:
+def test_a_killed_switch_leaves_the_old_version_or_the_new_one(shelf: Shelf, tmp_path: Path, is_damaged: bool) -> None:
     root = tmp_path / "root"
     one, two = shelf.manifest("v1.0.0", OLD), shelf.manifest("v2.0.0", NEW)
     if is_damaged:

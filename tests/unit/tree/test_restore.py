@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import BadInput, CorruptBlob, NotFound, NotNow, UnsafePath
-from registry.tree.folders import Folder
-from registry.tree.restore import RestoreTarget, at_once, in_two_steps, is_unfinished, recover, restore, undo
+from registry.tree.restore import is_unfinished, recover, restore, undo
+from registry.tree.restore_target import RestoreTarget, swap_atomically, swap_in_two_steps
+from registry.tree.safe_folder import SafeFolder
 from tests.support.trees import Content, Shelf, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "bin/run*": "run", "config/a.yaml": "a", "gone/x": "x"}
@@ -31,7 +32,7 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "place" / "current"
 
 
-def test_a_version_is_restored_with_its_modes_into_a_folder_that_is_not_there_yet(shelf: Shelf, target: Path) -> None:
+def test_a_version_is_restored_with_its_modes_into_a_new_folder(shelf: Shelf, target: Path) -> None:
     before = os.umask(0o077)
     try:
         done = restore(shelf.order("v1.0.0", OLD), target)
@@ -145,7 +146,7 @@ def test_only_restores_just_that(shelf: Shelf, target: Path) -> None:
     assert tree_of(target) == {"app.py": "newest"}, "what parts of versions put there goes with the rest"
 
 
-def test_only_removes_what_the_version_lacks_there_and_nowhere_else(shelf: Shelf, target: Path) -> None:
+def test_only_removes_files_in_the_named_folders_alone(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v2.0.0", NEW), target)
     done = restore(shelf.order("v1.0.0", OLD, "config", "app.py"), target)
     assert [file.path for file in done.removed] == ["config/b.yaml"]
@@ -163,7 +164,7 @@ def test_only_what_is_there_can_be_named(shelf: Shelf, target: Path, only: str) 
     assert "app.py, bin/, config/, gone/" in refused.value.hint
 
 
-def test_clean_removes_what_the_version_lacks_but_never_what_git_remembers(shelf: Shelf, target: Path) -> None:
+def test_clean_removes_other_files_but_never_git_folders(shelf: Shelf, target: Path) -> None:
     write_tree(target, {".git/HEAD": "ref", "lib/.git/HEAD": "ref", "mine": "mine", "old/deep/file*": "mine"})
     (target / "old/link").symlink_to("/nowhere")
     before = tree_of(target)
@@ -173,7 +174,7 @@ def test_clean_removes_what_the_version_lacks_but_never_what_git_remembers(shelf
     assert tree_of(target) == before
 
 
-def test_a_file_takes_the_place_of_a_folder_and_a_folder_that_of_a_file(shelf: Shelf, target: Path) -> None:
+def test_a_file_replaces_a_folder_and_a_folder_a_file(shelf: Shelf, target: Path) -> None:
     write_tree(target, {"app.py/inner/one": "mine", "app.py/two": "mine", "config": "mine"})
     before = tree_of(target)
     done = restore(shelf.order("v1.0.0", OLD), target)
@@ -203,12 +204,12 @@ def test_a_socket_in_the_way_is_refused_and_elsewhere_kept(shelf: Shelf, target:
         restore(shelf.order("v2.0.0", {"queue": "a file"}), target)
 
 
-def test_a_target_that_is_or_lies_behind_a_link_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_target_that_is_or_is_behind_a_link_is_refused(shelf: Shelf, tmp_path: Path) -> None:
     real = write_tree(tmp_path / "real", {"mine": "mine"})
     (tmp_path / "link").symlink_to(real)
     for target in (tmp_path / "link", tmp_path / "link" / "current"):
         for dry_run in (True, False):
-            with pytest.raises(UnsafePath, match="is a link"):
+            with pytest.raises(UnsafePath, match="is a symbolic link"):
                 restore(shelf.order("v1.0.0", OLD), target, dry_run=dry_run)
     assert tree_of(real) == {"mine": "mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real", "shelf"]
@@ -241,7 +242,7 @@ def test_dangerous_targets_are_refused(shelf: Shelf, tmp_path: Path, monkeypatch
 
 def test_a_file_as_target_is_refused(shelf: Shelf, target: Path) -> None:
     write_tree(target.parent, {"current": "a file"})
-    with pytest.raises(BadInput, match="no folder"):
+    with pytest.raises(BadInput, match="is not a folder"):
         restore(shelf.order("v1.0.0", OLD), target)
 
 
@@ -270,7 +271,7 @@ def test_a_second_restore_at_the_same_time_is_told_so(shelf: Shelf, target: Path
     assert tree_of(target) == OLD
 
 
-def test_an_interrupt_before_the_swap_leaves_the_old_tree_and_after_it_the_new_one(shelf: Shelf, target: Path) -> None:
+def test_an_interrupt_leaves_the_old_tree_or_the_new_one(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
     write_tree(target, {"app.py": "my edit"})
     before = tree_of(target)
@@ -279,7 +280,7 @@ def test_an_interrupt_before_the_swap_leaves_the_old_tree_and_after_it_the_new_o
         raise KeyboardInterrupt
 
     def interrupt_after(place: RestoreTarget) -> None:
-        at_once(place)
+        swap_atomically(place)
         raise KeyboardInterrupt
 
     for swap, after in ((interrupt, before), (interrupt_after, NEW)):
@@ -292,16 +293,14 @@ def test_an_interrupt_before_the_swap_leaves_the_old_tree_and_after_it_the_new_o
     assert tree_of(target) == before
 
 
-def test_files_that_come_while_it_runs_are_in_the_new_tree_and_late_edits_in_the_stash(
-    shelf: Shelf, target: Path
-) -> None:
+def test_files_changed_during_a_restore_are_not_lost(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
 
     def write_meanwhile(place: RestoreTarget) -> None:
         write_tree(target, {"logs/new": "came late", "app.py": "edited late"})
         (target / "config/a.yaml").unlink()
         write_tree(target, {"config/a.yaml": "written anew"})
-        in_two_steps(place)
+        swap_in_two_steps(place)
 
     done = restore(shelf.order("v2.0.0", NEW), target, swap=write_meanwhile)
     assert set(done.late) == {"logs/new", "app.py", "config/a.yaml"}
@@ -311,7 +310,7 @@ def test_files_that_come_while_it_runs_are_in_the_new_tree_and_late_edits_in_the
     assert (found["app.py"], found["config/a.yaml"]) == ("edited late", "written anew")
 
 
-def test_a_restored_tree_that_forgot_everything_keeps_what_lies_there(shelf: Shelf, target: Path) -> None:
+def test_a_tree_without_its_record_keeps_all_its_files(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
     (target / ".ulora/restored.json").write_text("{")
     done = restore(shelf.order("v2.0.0", NEW), target)
@@ -356,14 +355,14 @@ def test_what_is_somebody_else_s_never_becomes_ours(
     assert ((target / theirs).stat().st_uid, stat.S_IMODE((target / theirs).stat().st_mode)) == (0, 0o4755)
 
 
-def test_a_thread_that_swaps_a_folder_for_a_link_leads_nothing_outside(shelf: Shelf, target: Path) -> None:
+def test_swapping_a_folder_for_a_link_writes_nothing_outside(shelf: Shelf, target: Path) -> None:
     outside = write_tree(target.parent / "outside", {"a.yaml": "theirs"})
     write_tree(target, {"config/mine": "mine"})
     (target.parent / "trap").symlink_to(outside)
     stop, swapped = threading.Event(), []
 
     def swap() -> None:
-        with Folder.at(target.parent) as parent:
+        with SafeFolder.at(target.parent) as parent:
             while not stop.is_set():
                 try:
                     with parent.folder("current") as tree:
@@ -423,7 +422,7 @@ _TREES = st.dictionaries(_NAMES, st.sampled_from(["1", "2", "3"]), max_size=5).f
 
 @settings(max_examples=30)
 @given(old=_TREES, mine=_TREES, new=_TREES, only=st.sampled_from([(), ("c",), ("f/g",)]), clean=st.booleans())
-def test_whatever_lies_there_the_version_is_there_after_and_the_undo_brings_all_back(
+def test_restore_and_undo_work_on_any_tree(
     tmp_path_factory: pytest.TempPathFactory,
     old: Content,
     mine: Content,

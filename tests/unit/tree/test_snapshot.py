@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from registry.errors import BadBundle, BadInput, UloraError, VersionExists
 from registry.names import VersionName
 from registry.tree.credentials import check_credentials
-from registry.tree.gittag import GitTag, planned_tag
-from registry.tree.plan import files_of
-from registry.tree.restore import Order, restore
+from registry.tree.git_tag import GitTag, planned_tag
+from registry.tree.layout import tree_files
+from registry.tree.restore import RestoreRequest, restore
 from registry.tree.snapshot import Project, read_project
 from registry.tree.switch import switch
 from registry.versions.manifest import Manifest
@@ -42,7 +42,7 @@ def taken(folder: Path) -> list[str]:
     return list(Project.at(folder).files)
 
 
-def test_a_snapshot_holds_all_files_below_project_with_their_modes(tmp_path: Path) -> None:
+def test_a_snapshot_has_all_files_below_project_with_modes(tmp_path: Path) -> None:
     project = Project.at(write_tree(tmp_path, {"run.sh*": "run", "src/a.py": "a", ".dotted/file": "d"}))
     bundle = read_project(project)
     assert [(file.path, file.mode) for file in bundle.files] == [
@@ -53,7 +53,7 @@ def test_a_snapshot_holds_all_files_below_project_with_their_modes(tmp_path: Pat
     assert (bundle.flavor, bundle.backbone, list(bundle.components)) == ("files", None, ["project"])
 
 
-def test_caches_environments_and_what_ulora_put_there_are_left_out(tmp_path: Path) -> None:
+def test_caches_environments_and_restored_trees_are_excluded(tmp_path: Path) -> None:
     write_tree(
         tmp_path,
         {
@@ -108,7 +108,7 @@ def test_links_are_left_out_and_told(tmp_path: Path) -> None:
     [".env", "deep/.env.production", "server.pem", "id_rsa", "id_ed25519_work", "credentials.json", "my.key", ".netrc",
      ".pypirc", "CREDENTIALS", "store.p12", ".git-credentials"],
 )  # fmt: skip
-def test_files_named_like_credentials_are_refused_unless_allowed_by_name(tmp_path: Path, name: str) -> None:
+def test_files_named_like_credentials_are_refused_unless_allowed(tmp_path: Path, name: str) -> None:
     write_tree(tmp_path, {name: "x", "a.py": "a"})
     paths = read_project(Project.at(tmp_path)).paths
     with pytest.raises(BadInput, match="look like credentials") as refused:
@@ -210,13 +210,13 @@ _TREES = st.dictionaries(st.sampled_from(["a", "b*", "c/d", "c/e*", "ü/f", ".hi
 
 @settings(max_examples=30)
 @given(_TREES)
-def test_a_snapshot_of_what_was_restored_from_a_snapshot_has_the_same_content(
+def test_a_snapshot_of_a_restored_snapshot_has_the_same_content(
     tmp_path_factory: pytest.TempPathFactory, content: Content
 ) -> None:
     place = tmp_path_factory.mktemp("there")
     first = _manifest(write_tree(place / "source", content))
     paths = read_project(Project.at(place / "source")).sources
-    restore(Order("v1.0.0", files_of(first), lambda files: paths), place / "back")
+    restore(RestoreRequest("v1.0.0", tree_files(first), lambda files: paths), place / "back")
     assert tree_of(place / "back") == content
     assert _manifest(place / "back").content_sha256 == first.content_sha256
 

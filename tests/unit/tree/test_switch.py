@@ -52,7 +52,7 @@ def test_a_dry_run_changes_nothing(shelf: Shelf, root: Path) -> None:
     assert not root.exists()
 
 
-def test_a_damaged_version_is_written_again_and_the_damaged_one_kept(shelf: Shelf, root: Path) -> None:
+def test_a_damaged_version_is_replaced_and_kept_aside(shelf: Shelf, root: Path) -> None:
     manifest = shelf.manifest("v1.0.0", ONE)
     switch(manifest, root, shelf.fetch)
     write_tree(root / "current", {"app.py": "edited in place", "bin/run": "run", "log": "mine"})
@@ -106,7 +106,7 @@ def test_links_where_folders_must_be_are_refused(shelf: Shelf, root: Path, place
     (root / place).symlink_to(outside)
     with pytest.raises(UnsafePath) as refused:
         switch(shelf.manifest("v1.0.0", ONE), root, shelf.fetch)
-    assert refused.value.hint.startswith("move it away" if place else f"name the real folder: {outside}")
+    assert refused.value.hint.startswith("move it away" if place else f"give the real folder: {outside}")
     assert tree_of(outside) == {"theirs": "theirs"}
     assert not os.path.lexists(root / "current")
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from model_signing import hashing, signing
 
 from registry.errors import BadInput, BadSetting, MissingDependency, NotTrusted
-from registry.trust.signing import SigningKey, Trust, TrustedKey, is_signed_by
+from registry.trust.keys import SigningKey, TrustedKey
+from registry.trust.signing import Trust, is_signed_by
 from tests.support.keys import Pair, certified, key_pair, rsa_pair
 
 MANIFEST = b'{"version":"v1.0.0"}'
@@ -67,21 +68,17 @@ def restated(signature: bytes, change: Callable[[dict[str, Any]], None]) -> byte
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
-def test_what_a_trusted_key_signed_is_trusted_and_the_key_is_named(tmp_path: Path, curve: ec.EllipticCurve) -> None:
+def test_a_version_signed_by_a_trusted_key_is_trusted(tmp_path: Path, curve: ec.EllipticCurve) -> None:
     pair = key_pair(tmp_path, "release", curve)
     by = Trust([pair.trusted]).check(MANIFEST, [pair.key.sign(MANIFEST)], "v1.0.0")
     assert (by.name, by.kind) == (str(pair.trusted), "public key")
 
 
-def test_one_good_signature_among_garbage_and_one_right_key_of_several_are_enough(
-    ours: Pair, theirs: Pair, signature: bytes
-) -> None:
+def test_one_valid_signature_and_one_trusted_key_are_enough(ours: Pair, theirs: Pair, signature: bytes) -> None:
     assert trusts([theirs.trusted, ours.trusted], MANIFEST, b"", b"{}", theirs.key.sign(b"other"), signature)
 
 
-def test_unsigned_and_foreign_versions_are_refused_and_the_keys_tried_are_named(
-    ours: Pair, theirs: Pair, signature: bytes
-) -> None:
+def test_unsigned_versions_are_refused_naming_the_trusted_keys(ours: Pair, theirs: Pair, signature: bytes) -> None:
     for signatures, says in (([], "it is unsigned"), ([theirs.key.sign(MANIFEST)], "none by a trusted key")):
         with pytest.raises(NotTrusted, match=says) as refused:
             Trust([ours.trusted]).check(MANIFEST, signatures, "v1.0.0")
@@ -120,11 +117,11 @@ def test_a_bundle_that_is_not_quite_one_counts_for_nothing(
     assert not trusts([ours.trusted], MANIFEST, changed(signature, change))
 
 
-def test_a_statement_that_was_changed_after_it_was_signed_counts_for_nothing(ours: Pair, signature: bytes) -> None:
+def test_a_statement_changed_after_signing_is_ignored(ours: Pair, signature: bytes) -> None:
     assert not trusts([ours.trusted], MANIFEST, restated(signature, lambda statement: statement.update(extra=1)))
 
 
-def test_a_signed_statement_that_leaves_the_manifest_out_counts_for_nothing(ours: Pair, tmp_path: Path) -> None:
+def test_a_signed_statement_without_the_manifest_is_ignored(ours: Pair, tmp_path: Path) -> None:
     # A key that also signs folders of models, some of whose files it was told to leave out.
     folder = tmp_path / "model"
     folder.mkdir()
@@ -137,7 +134,7 @@ def test_a_signed_statement_that_leaves_the_manifest_out_counts_for_nothing(ours
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.integers(0, 255))
-def test_a_damaged_byte_is_never_a_crash_and_never_trusts_other_bytes(
+def test_a_damaged_byte_neither_crashes_nor_trusts_other_bytes(
     ours: Pair, signature: bytes, position: int, value: int
 ) -> None:
     damaged = bytearray(signature)
@@ -155,7 +152,7 @@ def test_garbage_is_no_signature(ours: Pair, garbage: bytes) -> None:
 # --- certificates ----------------------------------------------------------------------------------------------------
 
 
-def test_a_certificate_of_a_trusted_authority_vouches_for_its_key(tmp_path: Path, ours: Pair) -> None:
+def test_a_certificate_of_a_trusted_authority_is_accepted(tmp_path: Path, ours: Pair) -> None:
     one, other = certified(tmp_path, "one"), certified(tmp_path, "other")
     signature = one.key.sign(MANIFEST)
     assert trusts([ours.trusted, one.trusted], MANIFEST, signature)
@@ -173,7 +170,7 @@ def test_a_certificate_of_another_key_is_refused_when_signing(tmp_path: Path) ->
     one, other = certified(tmp_path, "one"), certified(tmp_path, "other")
     with pytest.raises(BadInput, match="does not match"):
         SigningKey(one.private, other.certificate).sign(MANIFEST)
-    with pytest.raises(BadInput, match="a chain needs"):
+    with pytest.raises(BadInput, match="a certificate chain needs"):
         SigningKey(one.private, chain=(one.trusted,))
 
 
@@ -185,26 +182,26 @@ def test_a_certificate_of_another_key_is_refused_when_signing(tmp_path: Path) ->
     [
         (b"", "neither a PEM public key"),
         (b"\x00" * 300_000, "larger than"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "no elliptic-curve public key"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "not an elliptic-curve public key"),
     ],
 )
-def test_what_is_no_key_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_file_that_is_not_a_key_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
     with pytest.raises(BadSetting, match=says):
         TrustedKey.read(path)
 
 
-def test_a_private_key_an_unknown_kind_and_a_missing_file_are_no_trusted_keys(tmp_path: Path, ours: Pair) -> None:
+def test_files_that_are_not_trusted_keys_are_refused(tmp_path: Path, ours: Pair) -> None:
     with pytest.raises(BadSetting, match="is a private key"):
         TrustedKey.read(ours.private)
-    with pytest.raises(BadSetting, match="no elliptic-curve public key"):
+    with pytest.raises(BadSetting, match="not an elliptic-curve public key"):
         TrustedKey.read(rsa_pair(tmp_path).trusted)
     with pytest.raises(BadSetting, match="secp256k1"):
         TrustedKey.read(key_pair(tmp_path, "coin", ec.SECP256K1()).trusted)
     with pytest.raises(BadSetting, match="can't be read"):
         Trust([tmp_path / "nothing.pem"]).check(MANIFEST, [], "v1.0.0")
-    with pytest.raises(BadSetting, match="no trusted key"):
+    with pytest.raises(BadSetting, match="trusted_keys is empty"):
         Trust([])
 
 
@@ -217,16 +214,16 @@ def test_an_encrypted_key_signs_with_its_password_only(tmp_path: Path) -> None:
     assert "sesame" not in repr(SigningKey(pair.private, password="open sesame"))
 
 
-def test_what_can_not_sign_is_named(tmp_path: Path, ours: Pair) -> None:
-    for path, says in ((rsa_pair(tmp_path).private, "no elliptic-curve"), (ours.trusted, "no PEM private key")):
+def test_a_key_that_can_not_sign_is_refused(tmp_path: Path, ours: Pair) -> None:
+    for path, says in ((rsa_pair(tmp_path).private, "not an elliptic-curve"), (ours.trusted, "not a PEM private key")):
         with pytest.raises(BadInput, match=says):
             SigningKey(path).public_key()
 
 
-def test_a_private_key_that_everybody_can_read_is_warned_of(tmp_path: Path) -> None:
+def test_a_private_key_readable_by_everybody_gives_a_warning(tmp_path: Path) -> None:
     pair = key_pair(tmp_path, "open")
     pair.private.chmod(0o644)
-    with pytest.warns(UserWarning, match="can be read by everybody"):
+    with pytest.warns(UserWarning, match="can be read by every user"):
         pair.key.public_key()
 
 

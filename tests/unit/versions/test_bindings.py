@@ -12,7 +12,7 @@ from registry.names import VersionName
 from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
-from registry.versions.bindings import Versions
+from registry.versions.bindings import Bindings
 from registry.versions.manifest import Manifest
 from registry.versions.pointer import Pointer
 
@@ -25,8 +25,8 @@ def store(store_url: str) -> ObjectStore:
 
 
 @pytest.fixture
-def versions(store: ObjectStore, tmp_path: Path) -> Versions:
-    return Versions(store, Blobs(store, tmp_path), "m")
+def versions(store: ObjectStore, tmp_path: Path) -> Bindings:
+    return Bindings(store, Blobs(store, tmp_path), "m")
 
 
 def manifest(name: VersionName = V1, flavor: str = "a", **fields: object) -> Manifest:
@@ -34,11 +34,11 @@ def manifest(name: VersionName = V1, flavor: str = "a", **fields: object) -> Man
     return Manifest.make(model="m", version=str(name), flavor=flavor, **(known | fields))
 
 
-def bind(store: ObjectStore, tmp_path: Path, versions: Versions, made: Manifest) -> bool:
+def bind(store: ObjectStore, tmp_path: Path, versions: Bindings, made: Manifest) -> bool:
     return versions.bind(made, Blobs(store, tmp_path).put(made.to_bytes()))
 
 
-def test_a_bound_version_is_found_again(store: ObjectStore, tmp_path: Path, versions: Versions) -> None:
+def test_a_bound_version_is_found_again(store: ObjectStore, tmp_path: Path, versions: Bindings) -> None:
     made = manifest()
     assert versions.find(V1) is None
     assert bind(store, tmp_path, versions, made)
@@ -47,15 +47,15 @@ def test_a_bound_version_is_found_again(store: ObjectStore, tmp_path: Path, vers
     assert versions.manifest(binding.pointer).to_bytes() == made.to_bytes()
 
 
-def test_a_name_takes_equal_content_again_and_keeps_its_first_manifest(
-    store: ObjectStore, tmp_path: Path, versions: Versions
+def test_binding_equal_content_again_keeps_the_first_manifest(
+    store: ObjectStore, tmp_path: Path, versions: Bindings
 ) -> None:
     bind(store, tmp_path, versions, manifest(timestamp="first"))
     assert not bind(store, tmp_path, versions, manifest(timestamp="second"))
     assert versions.manifest(versions.get(V1).pointer).timestamp == "first"
 
 
-def test_a_name_takes_no_other_content(store: ObjectStore, tmp_path: Path, versions: Versions) -> None:
+def test_a_name_takes_no_other_content(store: ObjectStore, tmp_path: Path, versions: Bindings) -> None:
     bind(store, tmp_path, versions, manifest())
     with pytest.raises(VersionExists, match=r"v1\.0\.0 exists with other content") as error:
         bind(store, tmp_path, versions, manifest(flavor="b"))
@@ -64,7 +64,7 @@ def test_a_name_takes_no_other_content(store: ObjectStore, tmp_path: Path, versi
 
 
 def test_names_are_listed_in_their_order_and_strangers_left_out(
-    store: ObjectStore, tmp_path: Path, versions: Versions
+    store: ObjectStore, tmp_path: Path, versions: Bindings
 ) -> None:
     for name in (VersionName(1, 10, 0), VersionName(1, 9, 0, "x"), VersionName(1, 9, 0)):
         bind(store, tmp_path, versions, manifest(name))
@@ -72,12 +72,12 @@ def test_names_are_listed_in_their_order_and_strangers_left_out(
     assert [str(name) for name in versions.names()] == ["v1.9.0", "v1.9.0-x", "v1.10.0"]
 
 
-def test_a_name_that_is_free_is_not_found(versions: Versions) -> None:
+def test_a_name_that_is_free_is_not_found(versions: Bindings) -> None:
     with pytest.raises(VersionNotFound, match=r"m has no version v1\.0\.0"):
         versions.get(V1)
 
 
-def test_a_binding_copied_under_another_name_is_refused(store: ObjectStore, tmp_path: Path, versions: Versions) -> None:
+def test_a_binding_copied_under_another_name_is_refused(store: ObjectStore, tmp_path: Path, versions: Bindings) -> None:
     bind(store, tmp_path, versions, manifest())
     body = store.get(layout.version("m", "v1.0.0")).body
     store.create(layout.version("m", "v2.0.0"), body)
@@ -87,8 +87,8 @@ def test_a_binding_copied_under_another_name_is_refused(store: ObjectStore, tmp_
         versions.manifest(Pointer(version="v2.0.0", manifest_sha256=versions.get(V1).manifest_sha256))
 
 
-def test_a_damaged_or_missing_manifest_is_said_to_be_the_versions(
-    store: ObjectStore, tmp_path: Path, versions: Versions
+def test_a_damaged_or_missing_manifest_names_its_version(
+    store: ObjectStore, tmp_path: Path, versions: Bindings
 ) -> None:
     bind(store, tmp_path, versions, manifest())
     pointer = versions.get(V1).pointer
@@ -101,13 +101,13 @@ def test_a_damaged_or_missing_manifest_is_said_to_be_the_versions(
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"format":2}', b'{"format":1}', b"\xff", b"x" * 70_000], ids=repr)
-def test_a_binding_that_is_damaged_is_refused(store: ObjectStore, versions: Versions, body: bytes) -> None:
+def test_a_binding_that_is_damaged_is_refused(store: ObjectStore, versions: Bindings, body: bytes) -> None:
     store.create(layout.version("m", "v1.0.0"), body)
     with pytest.raises(BadManifest, match=r"v1\.0\.0\.json"):
         versions.get(V1)
 
 
-def test_a_blob_that_is_no_manifest_is_refused(store: ObjectStore, versions: Versions, tmp_path: Path) -> None:
+def test_a_blob_that_is_no_manifest_is_refused(store: ObjectStore, versions: Bindings, tmp_path: Path) -> None:
     digest = Blobs(store, tmp_path).put(canonical.encode({"format": 1}))
     with pytest.raises(BadManifest, match=r"the manifest of v1\.0\.0"):
         versions.manifest(Pointer(version="v1.0.0", manifest_sha256=digest))

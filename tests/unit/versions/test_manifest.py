@@ -86,7 +86,7 @@ def test_every_part_of_a_content_is_part_of_its_digest(change: dict[str, Any]) -
     assert Manifest.make(**(FIELDS | change)).content_sha256 != Manifest.make(**FIELDS).content_sha256
 
 
-def test_bytes_with_fields_of_a_newer_release_pass_through_unchanged() -> None:
+def test_a_manifest_of_a_newer_release_keeps_its_bytes() -> None:
     plain = document(from_the_future={"x": 1})
     plain["files"][0]["compression"] = "zstd"
     plain["components"]["adapters/tomato"]["requires_more"] = [1]

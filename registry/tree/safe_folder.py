@@ -1,9 +1,11 @@
-"""Folders held by open descriptors. Every step of every path is taken without following a link, so that a link which
-lies there, or is put there meanwhile, leads nowhere."""
+"""Folders that are used through open file descriptors and never follow a symbolic link.
+
+Every part of every path is opened with O_NOFOLLOW, so neither an existing link nor one created by another process at
+the same time can redirect a read or a write to another place.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -16,19 +18,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
-from registry.errors import DISK_FULL, BadInput, CorruptBlob, DiskFull, NotNow, UnsafePath
+from registry.errors import BadInput, CorruptBlob, NotNow, UnsafePath
+from registry.tree import system_calls
 
 CHUNK = 1024 * 1024
 MAX_DEPTH = 256
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_RENAME_EXCHANGE = 2
-_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
-class Described(Protocol):
+class FileDescription(Protocol):
     """A file as a manifest describes it."""
 
     @property
@@ -41,29 +42,30 @@ class Described(Protocol):
     def sha256(self) -> str: ...
 
 
-class Folder:
-    """An open folder. Paths are relative to it, with `/` between their parts; none of the parts may be a link."""
+class SafeFolder:
+    """An open folder. Paths are relative to it, with `/` between their parts; no part may be a symbolic link."""
 
     def __init__(self, fd: int, path: Path) -> None:
-        """`path` is only for messages."""
+        """`path` is used in messages only."""
         self.fd = fd
         self.path = path
 
     @classmethod
     def at(cls, path: Path, *, make: bool = False) -> Self:
-        """Open a folder that somebody named; with `make`, make it and those around it where they are missing.
+        """Open a folder; with `make`, create it and its missing parents.
 
         Raises:
-            UnsafePath: it is a link, or lies behind one; the hint says which folder that leads to.
-            FileNotFoundError, NotADirectoryError.
+            UnsafePath: a part of the path is a link; the hint gives the real folder.
+            FileNotFoundError: it does not exist.
+            NotADirectoryError: a part of the path is not a folder.
         """
         start = Path("/") if path.is_absolute() else Path()
-        with Folder(os.open(start, _FOLDER), start) as root:
+        with SafeFolder(os.open(start, _FOLDER), start) as root:
             parts = path.parts[1:] if path.is_absolute() else path.parts
             try:
                 return cls(root._walk(parts, make), path)
             except UnsafePath as error:
-                raise UnsafePath(str(error), hint=f"name the real folder{_real(path)}") from error
+                raise UnsafePath(str(error), hint=f"give the real folder{_real(path)}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -71,19 +73,20 @@ class Folder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self.fd)
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- reading -----------------------------------------------------------------------------------------------------
 
-    def folder(self, path: str, *, make: bool = False) -> Folder:
-        """A folder below this one, the empty path being this one again.
+    def folder(self, path: str, *, make: bool = False) -> SafeFolder:
+        """A folder below this one; for the empty path, this one opened again.
 
         Raises:
             UnsafePath: a part of the path is a link.
-            FileNotFoundError, NotADirectoryError.
+            FileNotFoundError: it does not exist.
+            NotADirectoryError: a part of the path is not a folder.
         """
-        return Folder(self._walk(tuple(filter(None, path.split("/"))), make), self.path / path)
+        return SafeFolder(self._walk(tuple(filter(None, path.split("/"))), make), self.path / path)
 
-    def look(self, path: str) -> os.stat_result | None:
-        """What lies at a path, itself and not what it may link to; None for nothing."""
+    def stat(self, path: str) -> os.stat_result | None:
+        """The status of a path, of a link itself and not of its target; None if nothing is there."""
         try:
             with self._parent(path) as (parent, name):
                 return os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -91,16 +94,16 @@ class Folder:
             return None
 
     def walk(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Everything below, folders before what they hold. Links are given, not followed.
+        """Everything below, folders before their contents. Links are listed, not followed.
 
         Raises:
-            BadInput: it is nested too deep.
+            BadInput: it is nested too deeply.
         """
         pending = [""]
         while pending:
             here = pending.pop()
             if here.count("/") >= MAX_DEPTH:
-                raise BadInput(f"{self.path / here} is nested deeper than {MAX_DEPTH} folders")
+                raise BadInput(f"{self.path / here} is nested more than {MAX_DEPTH} folders deep")
             for name, info in self._list(here):
                 path = f"{here}/{name}" if here else name
                 yield path, info
@@ -108,23 +111,23 @@ class Folder:
                     pending.append(path)
 
     def open(self, path: str) -> BinaryIO:
-        """A regular file, for reading.
+        """Open a regular file for reading.
 
         Raises:
-            UnsafePath: it is something else by now.
+            UnsafePath: it is not a regular file.
         """
         with self._parent(path) as (parent, name):
             try:
                 fd = os.open(name, _FILE, dir_fd=parent)
             except OSError as error:
-                raise self._explained(error, path) from error
+                raise self._with_path(error, path) from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise UnsafePath(f"{self.path / path} is no file", hint="move it away; nothing was changed")
+            raise UnsafePath(f"{self.path / path} is not a file", hint="move it away; nothing was changed")
         return os.fdopen(fd, "rb")
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """A small file's bytes, one more than `limit` at most; None when there is none."""
+        """The bytes of a small file, at most `limit` + 1 of them; None if it does not exist."""
         try:
             with self.open(path) as file:
                 return file.read(limit + 1)
@@ -143,93 +146,91 @@ class Folder:
                 digest.update(chunk)
         return digest.hexdigest()
 
-    def link_text(self, path: str) -> str:
-        """What a link says."""
+    def read_link(self, path: str) -> str:
+        """The target of a symbolic link, as text."""
         with self._parent(path) as (parent, name):
             return os.readlink(name, dir_fd=parent)
 
-    # --- changing ----------------------------------------------------------------------------------------------------
+    # --- writing -----------------------------------------------------------------------------------------------------
 
     def create(self, path: str, mode: int) -> BinaryIO:
-        """A new file for writing, in folders that are made as needed. FileExistsError if there is one."""
+        """Open a new file for writing; missing folders are created.
+
+        Raises:
+            FileExistsError: the path exists.
+        """
         with self._parent(path, make=True) as (parent, name):
             fd = os.open(name, _NEW, 0o600, dir_fd=parent)
         os.fchmod(fd, mode)
         return os.fdopen(fd, "wb")
 
-    def fill(self, file: Described, source: BinaryIO, told: Callable[[int], None]) -> None:
-        """Write a new file from bytes that are hashed on the way.
+    def write_verified(self, file: FileDescription, source: BinaryIO, progress: Callable[[int], None]) -> None:
+        """Write a new file, hashing its bytes while they are written.
 
         Raises:
-            CorruptBlob: they are not what they should be; the file is not to be used.
+            CorruptBlob: they have another sha256; the file must not be used.
         """
         digest = hashlib.sha256()
         with self.create(file.path, int(file.mode, 8)) as copy:
             while chunk := source.read(CHUNK):
                 digest.update(chunk)
                 copy.write(chunk)
-                told(len(chunk))
+                progress(len(chunk))
         if digest.hexdigest() != file.sha256:
             raise CorruptBlob(
-                f"the bytes of {file.path} in {source.name} changed while they lay there; nothing was restored",
-                hint="run it again; from a stash, take the changed file by hand",
+                f"{source.name} no longer has the sha256 of {file.path}; nothing was restored",
+                hint="run it again; to use a changed file of a stash, copy it by hand",
             )
 
     def write(self, path: str, data: bytes) -> None:
-        """A small file's new content: beside, then renamed."""
-        beside = f"{path}.new"
-        self.remove(beside)
-        with self.create(beside, 0o644) as file:
+        """Replace the content of a small file: write a temporary file, then rename it."""
+        temporary = f"{path}.new"
+        self.remove(temporary)
+        with self.create(temporary, 0o644) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        self.rename(beside, self, path)
+        self.rename(temporary, self, path)
 
-    def link(self, path: str, other: Folder, other_path: str) -> None:
-        """Give a file (or a link itself) a second name in another folder; a copy where that can't be.
+    def link(self, path: str, other: SafeFolder, other_path: str) -> None:
+        """Hard-link a file (or a symbolic link itself) into another folder; copy it where that is not possible.
 
         Raises:
-            BadInput: it is on another file system, or somebody else's, and can't be given to them.
+            BadInput: the copy would need another owner, and this process may not set it.
         """
-        with self._parent(path) as (parent, name), other._parent(other_path, make=True) as (their, their_name):
+        with self._parent(path) as (parent, name), other._parent(other_path, make=True) as (to, new_name):
             try:
-                os.link(name, their_name, src_dir_fd=parent, dst_dir_fd=their, follow_symlinks=False)
+                os.link(name, new_name, src_dir_fd=parent, dst_dir_fd=to, follow_symlinks=False)
                 return
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-        info = self.look(path)
+        info = self.stat(path)
         if info is not None and stat.S_ISLNK(info.st_mode):
-            other.symlink(self.link_text(path), other_path)
+            other.symlink(self.read_link(path), other_path)
         else:
             self._copy(path, other, other_path)
 
     def symlink(self, text: str, path: str) -> None:
-        """A link that says `text`."""
+        """Create a symbolic link to `text`."""
         with self._parent(path, make=True) as (parent, name):
             os.symlink(text, name, dir_fd=parent)
 
-    def rename(self, path: str, other: Folder, other_path: str) -> None:
-        """Move something; what had that name is replaced if it is of the same kind."""
-        with self._parent(path) as (parent, name), other._parent(other_path) as (their, their_name):
-            os.rename(name, their_name, src_dir_fd=parent, dst_dir_fd=their)
+    def rename(self, path: str, other: SafeFolder, other_path: str) -> None:
+        """Move a path; whatever of the same kind had the new name is replaced."""
+        with self._parent(path) as (parent, name), other._parent(other_path) as (to, new_name):
+            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=to)
 
-    def exchange(self, name: str, other: Folder, other_name: str) -> bool:
-        """Swap two names at one instant; False where the system or the file system can't."""
+    def exchange(self, name: str, other: SafeFolder, other_name: str) -> bool:
+        """Swap two names atomically; False where the operating system or the file system does not support it."""
         try:
-            renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-        except (OSError, AttributeError):
-            return False
-        if renameat2(self.fd, os.fsencode(name), other.fd, os.fsencode(other_name), _RENAME_EXCHANGE) == 0:
-            return True
-        code = ctypes.get_errno()
-        if code in _NO_EXCHANGE:
-            return False
-        raise OSError(code, os.strerror(code), str(self.path / name))
+            return system_calls.exchange(self.fd, name, other.fd, other_name)
+        except OSError as error:
+            raise self._with_path(error, name) from error
 
     def remove(self, path: str) -> None:
-        """Remove a file, a link or a whole folder; fine if there is none."""
-        info = self.look(path)
+        """Remove a file, a link or a whole folder, if it exists."""
+        info = self.stat(path)
         if info is None:
             return
         if not stat.S_ISDIR(info.st_mode):
@@ -243,23 +244,19 @@ class Folder:
         with self._parent(path) as (parent, name):
             os.rmdir(name, dir_fd=parent)
 
-    def settle(self) -> None:
-        """Return when what was written on this file system would outlive a power cut."""
+    def sync(self) -> None:
+        """Flush this file system to the disk, so that what was written survives a power failure."""
         try:
-            syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-        except (OSError, AttributeError):
-            os.sync()
-            return
-        if syncfs(self.fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(self.path))
+            system_calls.sync_file_system(self.fd)
+        except OSError as error:
+            raise self._with_path(error, "") from error
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold a lock that ends with the process.
+        """Hold a lock file; the lock is released when the process ends.
 
         Raises:
-            NotNow: somebody else holds it.
+            NotNow: another process holds it.
         """
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=self.fd)
         try:
@@ -267,8 +264,8 @@ class Folder:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise NotNow(
-                    f"somebody else is changing {self.path.parent} at this moment",
-                    hint="run it again when that has finished; nothing was changed",
+                    f"another process is changing {self.path.parent}; nothing was changed",
+                    hint="run it again when that has finished",
                 ) from error
             yield
         finally:
@@ -298,7 +295,7 @@ class Folder:
             is_link = False
             with suppress(OSError):
                 is_link = stat.S_ISLNK(os.stat(part, dir_fd=fd, follow_symlinks=False).st_mode)
-            raise _is_a_link(self.path / path) if is_link else self._explained(error, path) from error
+            raise _is_a_link(self.path / path) if is_link else self._with_path(error, path) from error
 
     @contextmanager
     def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -314,28 +311,28 @@ class Folder:
                     found.append((entry.name, entry.stat(follow_symlinks=False)))
         return sorted(found)
 
-    def _copy(self, path: str, other: Folder, other_path: str) -> None:
+    def _copy(self, path: str, other: SafeFolder, other_path: str) -> None:
         with self.open(path) as source:
             info = os.fstat(source.fileno())
             with other.create(other_path, 0o600) as copy:
                 while chunk := source.read(CHUNK):
                     copy.write(chunk)
                 copy.flush()
-                take_after(copy.fileno(), info, self.path / path)
+                copy_owner_and_mode(copy.fileno(), info, self.path / path)
                 os.utime(copy.fileno(), ns=(info.st_atime_ns, info.st_mtime_ns))
 
-    def _explained(self, error: OSError, path: str) -> OSError | UnsafePath:
+    def _with_path(self, error: OSError, path: str) -> OSError | UnsafePath:
         if error.errno == errno.ELOOP:
             return _is_a_link(self.path / path)
         error.filename = str(self.path / path)
         return error
 
 
-def take_after(fd: int, info: os.stat_result, path: Path) -> None:
-    """Give an open file or folder the owner and the mode of the one at `path`, which it is to replace.
+def copy_owner_and_mode(fd: int, info: os.stat_result, path: Path) -> None:
+    """Give an open file or folder the owner and the mode of the one at `path`, which it will replace.
 
     Raises:
-        BadInput: that is somebody else's, and only root could give it to them.
+        BadInput: another user owns that, and this process may not set the owner.
     """
     mode = stat.S_IMODE(info.st_mode)
     try:
@@ -343,10 +340,10 @@ def take_after(fd: int, info: os.stat_result, path: Path) -> None:
     except PermissionError as error:
         if info.st_uid != os.geteuid():
             raise BadInput(
-                f"{path} belongs to {_owner(info)} and would become yours; nothing was changed",
+                f"{path} belongs to {_owner(info)}, and its owner would change; nothing was changed",
                 hint="run it as root or as its owner",
             ) from error
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # it has another group now
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # the group has changed: these bits would grant its rights
     os.fchmod(fd, mode)
 
 
@@ -356,29 +353,8 @@ def _owner(info: os.stat_result) -> str:
     return f"user {info.st_uid}"
 
 
-@contextmanager
-def tree_errors(place: Path) -> Iterator[None]:
-    """Turn what the file system refuses while `place` is read or written into errors of ours."""
-    try:
-        yield
-    except OSError as error:
-        what = error.filename or place
-        if error.errno in DISK_FULL:
-            raise DiskFull(
-                f"no space left while writing beside {place}; it is as it was", hint="free some and run it again"
-            ) from error
-        if error.errno in (errno.EXDEV, errno.EBUSY):
-            raise BadInput(
-                f"{place} can't be swapped as a whole: it is a mount point, holds one, or lies in a container's image",
-                hint="restore into a folder inside that mount, for example --target …/current",
-            ) from error
-        raise BadInput(
-            f"{what}: {error.strerror}", hint="it is done wholly or not at all: mend that and run it again"
-        ) from error
-
-
 def _is_a_link(path: Path) -> UnsafePath:
-    return UnsafePath(f"{path} is a link, and a link may lead anywhere", hint="move it away; nothing was changed")
+    return UnsafePath(f"{path} is a symbolic link; links are not followed", hint="move it away; nothing was changed")
 
 
 def _real(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""An annotated git tag that names the commit which a version was made from."""
+"""Create an annotated git tag on the commit that a version was made from."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SECONDS = 60
 
 @dataclass(frozen=True)
 class GitTag:
-    """A tag that can be made: everything that could refuse it was looked at before.
+    """A git tag that can be created: all reasons to refuse it were checked before.
 
     Attributes:
         name: the version's name.
-        commit: what it is to name.
+        commit: the commit that it names.
         is_dirty: whether the folder differs from that commit.
-        exists: whether the tag is there already, on that commit.
+        exists: whether the tag already exists, on that commit.
     """
 
     folder: Path
@@ -33,34 +33,34 @@ class GitTag:
 
     @classmethod
     def planned(cls, folder: Path, version: VersionName) -> GitTag:
-        """Look whether a folder's commit can get a version's tag.
+        """Check whether the commit of a folder can be tagged with a version's name.
 
         Raises:
-            BadInput: git is not installed, the folder is in no repository, nothing was committed, git does not know
-                who you are, or can't have a tag of this name.
+            BadInput: git is not installed, the folder is not in a repository, there is no commit, git has no user
+                name, or refuses a tag of this name.
             VersionExists: the tag is on another commit.
         """
         name = str(version)
         if _git(folder, "rev-parse", "--git-dir") is None:
-            raise BadInput(f"{folder} is in no git repository, so it can't be tagged", hint="leave --git-tag out")
+            raise BadInput(f"{folder} is not in a git repository, so it can't be tagged", hint="omit --git-tag")
         commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         if not commit:
-            raise BadInput(f"{folder} has no commit that could be tagged", hint="commit first, or leave --git-tag out")
+            raise BadInput(f"{folder} has no commit to tag", hint="commit first, or omit --git-tag")
         if _git(folder, "check-ref-format", f"refs/tags/{name}") is None:
-            raise BadInput(f"git can't have a tag {name}", hint="choose another name, or leave --git-tag out")
+            raise BadInput(f"git does not allow a tag {name}", hint="choose another name, or omit --git-tag")
         if not _git(folder, "var", "GIT_COMMITTER_IDENT"):
-            raise BadInput("git does not know who you are", hint="git config user.name …; git config user.email …")
+            raise BadInput("git has no user name and email", hint="git config user.name …; git config user.email …")
         tagged = _git(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
         if tagged and tagged != commit:
             raise VersionExists(
-                f"the git tag {name} is on another commit ({tagged[:12]}, not {commit[:12]}); nothing was done",
-                hint="choose the next name, or check that commit out",
+                f"the git tag {name} is on another commit ({tagged[:12]}, not {commit[:12]}); nothing was created",
+                hint="choose the next name, or check out that commit",
             )
         is_dirty = bool(_git(folder, "status", "--porcelain", "--", "."))
         return cls(folder, name, commit, is_dirty, exists=bool(tagged))
 
     def make(self, content_sha256: str) -> None:
-        """Make the tag, unless it is there.
+        """Create the tag, unless it exists.
 
         Raises:
             UloraError: git refuses.
@@ -71,21 +71,22 @@ class GitTag:
         if done.returncode != 0:
             raise UloraError(
                 f"{self.name} was created, but git could not tag it: {done.stderr.strip()[:300]}",
-                hint="run the same command again: it only makes the tag",
+                hint="run the same command again: it only creates the tag",
             )
 
 
 def planned_tag(folder: Path | None, version: VersionName, say: Callable[[str], None]) -> GitTag:
-    """The tag for a project's folder; `say` is told where the folder differs from what is tagged.
+    """The tag for a project's folder; `say` gets a line if the folder differs from the tagged commit.
 
     Raises:
-        BadInput: there is no folder. And as `GitTag.planned`.
+        BadInput: there is no folder, or git can't tag it, see `GitTag.planned`.
+        VersionExists: the tag is on another commit.
     """
     if folder is None:
-        raise BadInput("only a project can be tagged", hint="add --source DIR, or leave --git-tag out")
+        raise BadInput("only a project can be tagged", hint="add --source DIR, or omit --git-tag")
     tag = GitTag.planned(folder, version)
     if tag.is_dirty:
-        say(f"{folder} differs from the commit {tag.commit[:12]} that the tag {tag.name} is put on")
+        say(f"{folder} differs from the commit {tag.commit[:12]}, which gets the tag {tag.name}")
     return tag
 
 
@@ -102,6 +103,8 @@ def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
             env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise BadInput("git is not installed, so nothing can be tagged", hint="leave --git-tag out") from error
+        raise BadInput("git is not installed, so nothing can be tagged", hint="omit --git-tag") from error
     except subprocess.TimeoutExpired as error:
-        raise UloraError(f"git {words[0]} did not end in {_SECONDS} s", hint="run the same command again") from error
+        raise UloraError(
+            f"git {words[0]} did not finish within {_SECONDS} s", hint="run the same command again"
+        ) from error

@@ -1,0 +1,45 @@
+"""Where a version's files lie in a folder on disk, and which names in it belong to ulora."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from registry.errors import UnsafePath
+from registry.versions.manifest import FileEntry, Manifest
+
+FILES_FLAVOR = "files"
+"""The flavor of snapshots: versions of files only, all of them in the component `project`."""
+PROJECT = "project/"
+STATE_FOLDER = ".ulora"
+"""The folder inside a restored tree in which ulora records what it restored."""
+
+FetchFiles = Callable[[Sequence[FileEntry]], Mapping[str, Path]]
+"""Downloads files; returns verified local files by sha256."""
+
+
+def tree_files(manifest: Manifest) -> tuple[FileEntry, ...]:
+    """A version's files at their places in a restored tree: a snapshot's `project/x` is `x` there.
+
+    Raises:
+        UnsafePath: a file would lie in `.ulora`, which ulora uses itself.
+    """
+    is_snapshot = manifest.flavor == FILES_FLAVOR
+    files = tuple(
+        file.model_copy(update={"path": file.path.removeprefix(PROJECT)}) if is_snapshot else file
+        for file in manifest.files
+    )
+    for file in files:
+        if file.path.casefold().split("/")[0] == STATE_FOLDER:
+            raise UnsafePath(
+                f"{manifest.version} has a file {file.path}, but {STATE_FOLDER} is reserved for ulora",
+                hint="create a version without this file",
+            )
+    return files
+
+
+def mode_of(info: os.stat_result) -> str:
+    """A file's mode as versions keep it."""
+    return "0755" if info.st_mode & stat.S_IXUSR else "0644"
