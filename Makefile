@@ -3,17 +3,23 @@
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 ARGS ?=
+SHARD ?= 1/1
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+PYTEST = $(BIN)/pytest -n 3 --dist worksteal
 
-.PHONY: help demo test faults clean
+.PHONY: help demo test acceptance faults clean
 .DEFAULT_GOAL := help
+# An interrupted or failed step leaves no file behind that the next run would take for finished.
+.DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo    install into $(VENV), then play the whole story on real images (ARGS=--keep leaves it up)'
-	@echo 'make test    install into $(VENV), then run every check and all tests'
-	@echo 'make faults  install into $(VENV), then fail every call of every command in every way, and race (an hour or more)'
-	@echo 'make clean   remove $(VENV) and what the tools left behind'
+	@echo 'make demo        install into $(VENV), then show everything on real images (ARGS=--keep leaves it up)'
+	@echo 'make test        install into $(VENV), then run every check and the tests of every change (10 minutes)'
+	@echo 'make acceptance  install into $(VENV), then run the other tests, which need more time (30 minutes)'
+	@echo 'make faults      install into $(VENV), then fail every call of every command in every way (an hour or more);'
+	@echo '                 SHARD=3/8 runs the third of eight parts: the cases whose name has a CRC-32 of 2 modulo 8'
+	@echo 'make clean       remove $(VENV) and the caches of the tools'
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/ulora demo $(ARGS)
@@ -23,22 +29,27 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy registry
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+
+acceptance: $(VENV)/.installed-dev
+	$(PYTEST) -m acceptance $(ARGS)
 
 faults: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 tests/faults --faults=all $(ARGS)
+	$(BIN)/pytest -n 2 tests/faults --faults=all --shard=$(SHARD) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(VENV)/.installed-demo $(VENV)/.installed-dev: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'installing the pinned packages into $(VENV): about 2 GB, some minutes the first time'
-	$(PIP) install --quiet -c constraints.txt -e '.[$*]'
-	$(if $(filter dev,$*),$(PIP) install --quiet --no-deps -c constraints.txt pytorch-ood)
+$(VENV)/.installed-demo $(VENV)/.installed-dev: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo 'installing ulora-registry[$*] and about 150 pinned packages into $(VENV): 2 GB, or 5 with a CUDA build of torch; log: $(VENV)/pip-$*.log'
+	@{ $(PIP) install -c constraints.txt -e '.[$*]'$(if $(filter dev,$*), && $(PIP) install --no-deps -c constraints.txt pytorch-ood); } \
+	    >$(VENV)/pip-$*.log 2>&1 || { status=$$?; cat $(VENV)/pip-$*.log >&2; \
+	    echo 'error: the installation failed; pip said the above (log: $(VENV)/pip-$*.log)' >&2; exit $$status; }
 	@touch $@
 
-$(BIN)/python:
+$(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "error: $(PYTHON) is missing or older than Python 3.11; say which one to use: make PYTHON=/path/to/python3.11" >&2; \
 	    exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@

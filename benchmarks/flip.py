@@ -42,7 +42,7 @@ from benchmarks.ratios import (
 )
 from registry.channels.channel import Channel
 from registry.channels.record import Author, ChannelPosition, promoted
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from registry.errors import NotNow
 from registry.machine import clock
 from registry.names import VersionName

@@ -1,16 +1,17 @@
 """Fixtures for all tests: real servers, and an environment that holds nothing of the machine's own.
 
 Every pytest-xdist worker starts an S3 server of its own when a test asks for one (about a second). MLflow starts
-slowly, so a run with workers has one for all, launched by the process that starts the workers.
+slowly, so a run with workers has one for all, started by the process that starts the workers.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
+import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,15 +23,18 @@ import botocore.session
 import pytest
 from hypothesis import settings
 
-from registry.devstack.servers import MlflowServer, S3Server
+from registry.devstack.mlflow_server import MlflowServer
+from registry.devstack.s3_server import S3Server
+from registry.errors import UloraError
+from tests.servers import dead_address as dead
 from tests.servers.proxy import Proxy
 
 # Before torch is imported: workers share few cores, and more threads than cores make every one of them slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A run that a script starts in the background ignores Ctrl-C, and its children would too: some tests press it.
+# A run that a script starts in the background ignores SIGINT, and so would its children: some tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# How long an example takes says more about the machine's other work than about the code.
+# The duration of an example depends on the other work of the machine.
 settings.register_profile("ulora", deadline=None)
 settings.load_profile("ulora")
 
@@ -40,44 +44,82 @@ botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 pytest_plugins = ["tests.faults.plugin"]
 
 _ISOLATED = ("AWS_", "ULORA_", "MLFLOW_", "HF_")
-_SHARED_MLFLOW = pytest.StashKey[tuple[MlflowServer, TemporaryDirectory[str]]]()
+_SHARED_MLFLOW = pytest.StashKey["SharedMlflow"]()
+_MLFLOW_SECONDS = 600
+"""How long a worker waits for the MLflow server of its run; a guard against a hang, on a busy machine too."""
 
 
 @dataclass(frozen=True)
 class TrackingServer:
-    """The MLflow server of this run; tests share it, so they use the `model` fixture's name and nobody stops it."""
+    """The MLflow server of this run; tests share it, so they use the `model` fixture's name and do not stop it."""
 
     url: str
 
 
+class SharedMlflow:
+    """The MLflow server that all workers of a run share, started by the process that starts the workers.
+
+    The workers start meanwhile. Its address is known once it is ready: then a JSON file holds it, or the error.
+    """
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="ulora-tests-")
+        self._server = MlflowServer(Path(self._folder.name) / "mlflow")
+        self.answer = Path(self._folder.name) / "started.json"
+        self._thread = threading.Thread(target=self._start, name="shared-mlflow", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """End the server, however far its start is, and remove its folder."""
+        self._server.kill()
+        self._thread.join()
+        self._server.kill()
+        self._folder.cleanup()
+
+    def _start(self) -> None:
+        try:
+            started = {"url": self._server.start().url}
+        except UloraError as error:
+            started = {"error": str(error)}
+        scratch = self.answer.with_suffix(".new")
+        scratch.write_text(json.dumps(started))
+        scratch.rename(self.answer)
+
+    @staticmethod
+    def wait_for_url(answer: Path) -> str:
+        """Its address, read by a worker."""
+        deadline = time.monotonic() + _MLFLOW_SECONDS
+        while not answer.exists():
+            assert time.monotonic() < deadline, "the MLflow server of this run did not start"
+            time.sleep(0.1)
+        started = json.loads(answer.read_text())
+        assert "url" in started, started
+        return str(started["url"])
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Before a pytest-xdist worker starts: launch the MLflow server that all workers share, and tell it where."""
+    """Before a pytest-xdist worker starts: start the shared MLflow server, and say where its address will be."""
     stash = node.config.stash
     if _SHARED_MLFLOW not in stash:
-        folder = TemporaryDirectory(prefix="ulora-tests-")
-        server = MlflowServer(Path(folder.name))
-        server.launch()
-        stash[_SHARED_MLFLOW] = (server, folder)
-    node.workerinput["mlflow_url"] = stash[_SHARED_MLFLOW][0].url
+        stash[_SHARED_MLFLOW] = SharedMlflow()
+    node.workerinput["mlflow"] = str(stash[_SHARED_MLFLOW].answer)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, or a run ends with one worker busy and the others idle."""
+    """Start the longest tests first; otherwise a run ends with one worker busy and the others idle."""
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """At the end of the run: stop the shared MLflow server."""
     if _SHARED_MLFLOW in config.stash:
-        server, folder = config.stash[_SHARED_MLFLOW]
-        server.kill()
-        folder.cleanup()
+        config.stash[_SHARED_MLFLOW].end()
 
 
 @pytest.fixture(autouse=True)
 def _isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No credentials, settings, caches or tracking server of the person's who runs the tests; no network."""
+    """Remove credentials, settings, caches and tracking server of the person who runs the tests; no network."""
     for name in os.environ:
         if name.startswith(_ISOLATED):
             monkeypatch.delenv(name)
@@ -107,10 +149,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def mlflow_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
     """The run's MLflow server, shared by all tests: `.url`."""
-    shared = getattr(request.config, "workerinput", {}).get("mlflow_url")
+    shared = getattr(request.config, "workerinput", {}).get("mlflow")
     if shared:
-        _wait_until_healthy(shared)
-        yield TrackingServer(shared)
+        yield TrackingServer(SharedMlflow.wait_for_url(Path(shared)))
         return
     server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     try:
@@ -143,6 +184,13 @@ def tracking_uri(mlflow_server: TrackingServer, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
+def dead_address() -> Iterator[str]:
+    """An address, `http://127.0.0.1:PORT`, that refuses every connection for as long as the test runs."""
+    with dead.dead_address() as address:
+        yield address
+
+
+@pytest.fixture
 def model() -> str:
     """A model's name that no other test uses."""
     return f"model-{uuid.uuid4().hex[:12]}"
@@ -150,7 +198,7 @@ def model() -> str:
 
 @pytest.fixture
 def proxy(s3: S3Server) -> Iterator[Proxy]:
-    """A TCP proxy in front of the S3 server; see `tests.servers.proxy` for the faults that it can be told to make."""
+    """A TCP proxy in front of the S3 server; see `tests.servers.proxy` for its faults."""
     with Proxy(s3.port) as proxy:
         yield proxy
 
@@ -160,15 +208,3 @@ def mlflow_proxy(mlflow_server: TrackingServer) -> Iterator[Proxy]:
     """A TCP proxy in front of the MLflow server."""
     with Proxy(int(mlflow_server.url.rpartition(":")[2])) as proxy:
         yield proxy
-
-
-def _wait_until_healthy(url: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=10):
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)

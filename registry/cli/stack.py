@@ -19,8 +19,8 @@ from registry.cli.options import folder, json_option
 from registry.cli.output import Output, table
 
 if TYPE_CHECKING:
-    from registry.devstack.outcomes import Told
-    from registry.devstack.scene import Scene
+    from registry.devstack.demo_environment import DemoEnvironment
+    from registry.devstack.demo_result import DemoResult
 
 _LIVE_SECONDS = 10.0
 _WATCH_SECONDS = 5.0
@@ -41,7 +41,7 @@ def dev_command(out: Output, *, root: Path) -> None:
     """
     from registry.api import Registry
     from registry.catalog.watch import Pace, Watch
-    from registry.devstack.servers import Stack
+    from registry.devstack.stack import Stack
     from registry.settings import Settings
 
     out.note("starting an S3 server and an MLflow server; this takes some seconds")
@@ -74,10 +74,10 @@ def demo_command(out: Output, *, data: Path | None, keep: bool, root: Path | Non
     """
     from registry.devstack.demo import run
 
-    def finish(scene: Scene, told: Told) -> None:
-        out.answer(told, _told_text(told))
+    def finish(demo: DemoEnvironment, result: DemoResult) -> None:
+        out.answer(result, _result_text(result))
         if keep:
-            out.say(scene.addresses())
+            out.say(demo.addresses())
             _wait_for_signal()
 
     with _interrupted_once():
@@ -117,15 +117,15 @@ class _Screen:
             sys.stderr.flush()
 
 
-def _told_text(told: Told) -> str:
+def _result_text(result: DemoResult) -> str:
     header = ("SECONDS", "ACT", "VERSION", "REQUESTS", "FAILED", "EVENT")
     rows = [
-        (f"{moment.seconds:.1f}", moment.act, moment.version, moment.requests, moment.failures, moment.event)
-        for moment in told.moments
+        (f"{event.seconds:.1f}", event.act, event.version, event.requests, event.failures, event.event)
+        for event in result.events
     ]
-    seconds = ", ".join(f"act {number + 1} {took:.0f} s" for number, took in enumerate(told.act_seconds.values()))
-    versions = ", ".join(f"{version} {count}" for version, count in sorted(told.versions.items()))
-    total = f"{told.requests} requests, {told.failures} failed; answered by {versions}"
+    seconds = ", ".join(f"act {number + 1} {took:.0f} s" for number, took in enumerate(result.act_seconds.values()))
+    versions = ", ".join(f"{version} {count}" for version, count in sorted(result.versions.items()))
+    total = f"{result.requests} requests, {result.failures} failed; answered by {versions}"
     return f"\n{table(header, rows)}\n\n{total}\n{seconds}"
 
 

@@ -1,8 +1,8 @@
-"""The whole story on real images: two releases, an old adapter, a bad one, a race, an incident, a flipped byte.
+"""The demo's acts on real images: two releases, an old adapter, a bad one, a race, an incident, a flipped byte.
 
 Everything is real: an S3 server, an MLflow server, a serving process, clients that ask it all the time, commands in
-processes of their own. Every line that is told comes from the call that it describes, and a step that does not come out
-as the story says ends the demo with an error that says what happened instead.
+processes of their own. Every line that is printed comes from the call that it describes. A step with another result
+than the expected one, or a request that fails, ends the demo with an error that says what happened instead.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
-from registry.devstack.outcomes import Corruption, Import, Incident, Race, Refusal, Runtime, Told
+from registry.devstack.demo_environment import FIXED, IN_PEFT, DemoEnvironment
+from registry.devstack.demo_result import Corruption, DemoResult, Import, Incident, Race, Refusal, Runtime
 from registry.devstack.processes import Finished
-from registry.devstack.scene import FIXED, Scene
 from registry.devstack.timeline import Screen, drawn
 from registry.devstack.traffic import accuracy, largest_difference
 from registry.errors import BadInput, ChannelMoved, CorruptBlob, GateRefused, UloraError
@@ -38,16 +38,20 @@ ABOUT = {
     BAD: "one target fitted again on a mixed-up label table",
 }
 _PROMOTERS = {"alice": FIRST, "bob": SECOND}
-_SAMPLE = 120
+_SAMPLE = 64
 """Answers that an accuracy of the live traffic is taken of."""
 _TOLERANCE = 1e-3
 """The largest difference between fp32 answers of one version: the tolerance that bundles state."""
 
 
 def run(
-    *, screen: Screen, finish: Callable[[Scene, Told], None], data: Path | None = None, root: Path | None = None
+    *,
+    screen: Screen,
+    finish: Callable[[DemoEnvironment, DemoResult], None],
+    data: Path | None = None,
+    root: Path | None = None,
 ) -> None:
-    """Play all acts, then end every process and remove the folder, however it ends.
+    """Run all acts, then end every process and remove the folder, however it ends.
 
     Args:
         data: the user's own images, `crop/disease/*.jpg`; the digits when left out.
@@ -56,16 +60,16 @@ def run(
 
     Raises:
         BadInput: `data` or `root` can't be used.
-        UloraError: a step did not come out as told.
+        UloraError: a step had another result than the expected one, or a request failed.
     """
     with ExitStack() as ending:
-        scene = Scene.set(screen, data, root, ending)
-        with drawn(screen, scene.live_line):
-            acts = _play(scene)
-        load = scene.load
+        demo = DemoEnvironment.create(screen, data, root, ending)
+        with drawn(screen, demo.live_line):
+            acts = _play(demo)
+        load = demo.load
         load.stop()
-        told = Told(
-            moments=tuple(scene.timeline.moments),
+        result = DemoResult(
+            events=tuple(demo.timeline.events),
             requests=len(load.answers),
             failures=len(load.failures()),
             versions=dict(load.versions()),
@@ -75,9 +79,9 @@ def run(
             race=acts.race,
             incident=acts.incident,
             corruption=acts.corruption,
-            act_seconds=dict(scene.timeline.act_seconds),
+            act_seconds=dict(demo.timeline.act_seconds),
         )
-        finish(scene, told)
+        finish(demo, result)
 
 
 @dataclass(frozen=True)
@@ -90,72 +94,75 @@ class _Acts:
     corruption: Corruption
 
 
-def _play(scene: Scene) -> _Acts:
-    """All acts. What goes wrong in one is an error of the demo (exit 1), whatever it would be by itself."""
-    act = scene.timeline.act
+def _play(demo: DemoEnvironment) -> _Acts:
+    """All acts. An error in one of them is an error of the demo (exit 1), whatever it would be by itself."""
+    act = demo.timeline.act
     try:
         with act("Two releases go from images to production, under load"):
-            _two_releases(scene)
+            _two_releases(demo)
         with act("An old adapter is taken in; another runtime is judged"):
-            imported, runtime = _old_adapter(scene), _another_runtime(scene)
+            imported, runtime = _old_adapter(demo), _another_runtime(demo)
         with act("A bad fit is measured honestly, and refused"):
-            refusal = _bad_release(scene)
+            refusal = _bad_release(demo)
         with act("Two people promote at once"):
-            race = _two_promoters(scene)
+            race = _two_promoters(demo)
         with act("MLflow is down, and the bad version gets out all the same"):
-            incident = _incident(scene, race)
+            incident = _incident(demo, race)
         with act("A byte flips in the store"):
-            corruption = _flipped_byte(scene)
+            corruption = _flipped_byte(demo)
+        demo.check()
     except BadInput:
         raise
     except UloraError as error:
-        raise UloraError(f"the demo ended early: {error}", hint=error.hint) from error
-    _expect_no_failure(scene)
+        reasons = "\n".join([str(error), *demo.ended_servers()])
+        raise UloraError(f"the demo ended early: {reasons}", hint=error.hint) from error
     return _Acts(imported, runtime, refusal, race, incident, corruption)
 
 
 # --- act 1 -----------------------------------------------------------------------------------------------------------
 
 
-def _two_releases(scene: Scene) -> None:
-    scene.stack.mlflow.launch()  # takes seconds
-    counts = scene.prepare_images()
-    scene.tell("the images are ready", detail=counts)
-    if scene.data:
-        scene.show_bounds()
+def _two_releases(demo: DemoEnvironment) -> None:
+    demo.stack.mlflow.launch()  # takes seconds
+    counts = demo.prepare_images()
+    demo.report("the images are ready", detail=counts)
     for version, backbone in BACKBONES.items():
-        scene.fit(version, backbone, *(["--depth", "auto", "--runtimes", RUNTIME] if version == SECOND else []))
-    scene.tell("the fits of both versions began", detail="each in a process of its own")
-    scene.stack.start()
-    scene.registry.store.initialise()
-    scene.tell("S3 and MLflow are up", detail=f"{scene.stack.s3.url} and {scene.stack.mlflow.url}")
-    added = [scene.registry.add_backbone(backbone, name=scene.named(backbone)) for backbone in BACKBONES.values()]
+        demo.fit(version, backbone, *(["--depth", "auto", "--runtimes", RUNTIME] if version == SECOND else []))
+    demo.report("the fits of both versions began", detail="each in a process of its own")
+    demo.start_stack()
+    if demo.data:
+        demo.show_bounds()
+    demo.registry.store.initialise()
+    demo.report("S3 and MLflow are up", detail=f"{demo.stack.s3.url} and {demo.stack.mlflow.url}")
+    added = [demo.registry.add_backbone(backbone, name=demo.named(backbone)) for backbone in BACKBONES.values()]
     size = sum(each.uploaded for each in added) / 1e6
-    scene.tell("the store mirrors both backbones", detail=f"{size:.2f} MB, once for all versions and machines")
+    demo.report("the store mirrors both backbones", detail=f"{size:.2f} MB, once for all versions and machines")
 
-    _make(scene, FIRST)
-    _release(scene, FIRST)
-    scene.serve()
-    scene.tell("answers; the traffic begins", FIRST, scene.replica.url)
-    scene.fits[SECOND].wait()
-    scene.spoil(BAD, source=SECOND, target=scene.largest_target())  # for act 2, meanwhile
-    _make(scene, SECOND, parent=FIRST)
-    _release(scene, SECOND)
-    scene.load.wait_for(SECOND, time.monotonic())
-    scene.tell("answers; the change failed no request", SECOND)
-    _expect_no_failure(scene)
+    _create_and_measure(demo, FIRST)
+    _release(demo, FIRST)
+    demo.serve()
+    demo.report("answers; the traffic begins", FIRST, demo.load.url)
+    demo.wait_for_fit(SECOND)
+    # For the next two acts, on the other core.
+    demo.fit_on_shuffled_labels(BAD, source=SECOND, target=demo.largest_target())
+    demo.write_peft_folder(FIRST, demo.largest_target())
+    _create_and_measure(demo, SECOND, parent=FIRST)
+    _release(demo, SECOND)
+    demo.load.wait_for(SECOND, time.monotonic())
+    demo.report("answers; the change failed no request", SECOND)
+    demo.check()
 
 
-def _make(scene: Scene, version: str, parent: str | None = None) -> None:
+def _create_and_measure(demo: DemoEnvironment, version: str, parent: str | None = None) -> None:
     """Wait for the fit, create the version, measure it on the test images."""
-    scene.fits[version].wait()
-    created = scene.registry.create(
-        version, scene.bundle(version), release_notes=ReleaseNotes(ABOUT[version]), parent=parent
+    demo.wait_for_fit(version)
+    created = demo.registry.create(
+        version, demo.bundle(version), release_notes=ReleaseNotes(ABOUT[version]), parent=parent
     )
     travelled = f"{created.uploaded / 1e6:.2f} of {created.size / 1e6:.2f} MB travelled"
-    scene.tell("created", version, f"{created.files} files, {travelled}, MLflow version {created.catalog_number}")
-    evidence = scene.registry.measure(version)
-    scene.tell("measured on held-out images", version, _numbers(evidence))
+    demo.report("created", version, f"{created.files} files, {travelled}, MLflow version {created.catalog_number}")
+    evidence = demo.registry.measure(version)
+    demo.report("measured on held-out images", version, _numbers(evidence))
 
 
 def _numbers(evidence: list[Evidence]) -> str:
@@ -168,29 +175,29 @@ def _numbers(evidence: list[Evidence]) -> str:
     return ", ".join(f"{name} {better[name](values[name]):.3g}" for name in better if name in values)
 
 
-def _release(scene: Scene, version: str) -> None:
+def _release(demo: DemoEnvironment, version: str) -> None:
     """Promote a version by the gates, to staging and then to production."""
     for channel in CHANNELS:
-        change = scene.registry.promote(version, channel, reason="demo, act 1")
+        change = demo.registry.promote(version, channel, reason="demo, act 1")
         checks = len(change.verdict.checks) if change.verdict else 0
-        scene.tell(f"promoted to {channel}", version, f"{checks} checks passed, generation {change.generation}")
+        demo.report(f"promoted to {channel}", version, f"{checks} checks passed, generation {change.generation}")
 
 
 # --- act 2 -----------------------------------------------------------------------------------------------------------
 
 
-def _old_adapter(scene: Scene) -> Import:
+def _old_adapter(demo: DemoEnvironment) -> Import:
     """A PEFT folder with a classifier in it, as people have them lying about, becomes a version."""
-    target = scene.largest_target()
-    folder = scene.peft_folder(FIRST, target)
-    done = scene.ulora(
-        *("create", IMPORTED, "--from", str(folder), "--target", target),
-        *("--backbone", scene.named(BACKBONES[FIRST]), "--description", ABOUT[IMPORTED]),
+    target = demo.largest_target()
+    demo.wait_for_fit(IN_PEFT)
+    done = demo.ulora(
+        *("create", IMPORTED, "--from", str(demo.peft_folder(target)), "--target", target),
+        *("--backbone", demo.named(BACKBONES[FIRST]), "--description", ABOUT[IMPORTED]),
     )
     _expect(done.code == 0, "a PEFT folder becomes a version", done)
-    images = [question.image for question in scene.questions if question.target == target][:FIXED]
+    images = [question.image for question in demo.questions if question.target == target][:FIXED]
     ours, theirs = (
-        [answer.to_dict() for answer in scene.registry.load(version).predict(images, [target] * len(images))]
+        [answer.to_dict() for answer in demo.registry.load(version).predict(images, [target] * len(images))]
         for version in (FIRST, IMPORTED)
     )
     difference = max(
@@ -199,125 +206,132 @@ def _old_adapter(scene: Scene) -> Import:
         for label, share in one["probabilities"].items()
     )
     equal = f"{len(images)} answers differ from those of {FIRST} by {difference:.1e} at most"
-    scene.tell("was made from a plain PEFT folder", IMPORTED, f"{target}: {equal}")
+    demo.report("was made from a plain PEFT folder", IMPORTED, f"{target}: {equal}")
     _expect(difference <= _TOLERANCE, "what was imported answers as before")
     return Import(IMPORTED, target, len(images), difference)
 
 
-def _another_runtime(scene: Scene) -> Runtime:
+def _another_runtime(demo: DemoEnvironment) -> Runtime:
     """What the fit found out about another runtime and about depth, and what the release answers with it."""
-    verdict = scene.document(SECOND, "config/runtimes.json")[RUNTIME]
-    scene.tell(
+    verdict = demo.document(SECOND, "config/runtimes.json")[RUNTIME]
+    demo.report(
         f"{'may' if verdict['passes'] else 'may not'} be served by {RUNTIME}", SECOND,
         f"least cosine {verdict['cosine']:.5f}; accuracy {verdict['accuracy']:.3f} against "
         f"{verdict['reference_accuracy']:.3f}, n={verdict['n']}",
     )  # fmt: skip
-    images = [question.image for question in scene.questions[:FIXED]]
+    images = [question.image for question in demo.questions[:FIXED]]
     same = 0
     if verdict["passes"]:
-        answers = [scene.registry.load(SECOND, runtime=name).predict(images) for name in (RUNTIME, None)]
+        answers = [demo.registry.load(SECOND, runtime=name).predict(images) for name in (RUNTIME, None)]
         labels = [[answer.to_dict()["label"] for answer in some] for some in answers]
         same = sum(one == other for one, other in zip(*labels, strict=True))
-        scene.tell(f"gives {same} of {len(images)} the same label by {RUNTIME}", SECOND)
-    fitted = scene.document(SECOND, "config/fit.json")["targets"]
+        demo.report(f"gives {same} of {len(images)} the same label by {RUNTIME}", SECOND)
+    fitted = demo.document(SECOND, "config/fit.json")["targets"]
     depth = {target: str(one["depth"]["recommended"]) for target, one in fitted.items()}
-    blocks = [answer.document["blocks_used"] for answer in scene.load.by(SECOND) if answer.document.get("label")]
+    blocks = [answer.document["blocks_used"] for answer in demo.load.by(SECOND) if answer.document.get("label")]
     mean = sum(blocks) / max(len(blocks), 1)
     modes = ", ".join(f"{target} {mode}" for target, mode in depth.items())
-    scene.tell(f"takes {mean:.2f} blocks a request", SECOND, f"what held-out images recommend: {modes}")
+    demo.report(f"takes {mean:.2f} blocks a request", SECOND, f"what held-out images recommend: {modes}")
     return Runtime(RUNTIME, verdict["passes"], verdict["cosine"], len(images), same, mean, depth)
 
 
 # --- act 3 -----------------------------------------------------------------------------------------------------------
 
 
-def _bad_release(scene: Scene) -> Refusal:
-    _make(scene, BAD, parent=SECOND)
-    scene.registry.promote(BAD, "staging", reason="demo, act 3")
-    scene.tell("promoted to staging", BAD, "staging asks only that everything was measured")
-    done = scene.ulora("promote", BAD, "--channel", "production")
+def _bad_release(demo: DemoEnvironment) -> Refusal:
+    _create_and_measure(demo, BAD, parent=SECOND)
+    demo.registry.promote(BAD, "staging", reason="demo, act 3")
+    demo.report("promoted to staging", BAD, "staging asks only that everything was measured")
+    done = demo.ulora("promote", BAD, "--channel", "production")
     rules = tuple(line for line in done.out.splitlines() if line.startswith("FAIL"))
-    scene.timeline.show("\n".join([f"$ {done.line}", *rules]))
+    demo.timeline.show("\n".join([f"$ {done.line}", *rules]))
     _expect(done.code == GateRefused.exit_code and bool(rules), "the gate refuses the bad version", done)
-    scene.tell("refused for production", BAD, f"exit status {done.code}")
+    demo.report("refused for production", BAD, f"exit status {done.code}")
     return Refusal(done.code, rules)
 
 
 # --- act 4 -----------------------------------------------------------------------------------------------------------
 
 
-def _two_promoters(scene: Scene) -> Race:
+def _two_promoters(demo: DemoEnvironment) -> Race:
     """Both want the bad version out of staging and saw the same generation; one log can only take one of them."""
-    scene.watch()  # not before: what is measured shall have the machine to itself
-    seen = _generation(scene.registry, "staging")
+    demo.watch()  # not before: what is measured shall have the machine to itself
+    seen = _generation(demo.registry, "staging")
 
     def promote(who: str) -> Finished:
-        return scene.ulora("promote", _PROMOTERS[who], "--channel", "staging", "--expected", str(seen), who=who)
+        return demo.ulora("promote", _PROMOTERS[who], "--channel", "staging", "--expected", str(seen), who=who)
 
-    wishes = " and ".join(f"{who} promotes {version}" for who, version in _PROMOTERS.items())
-    scene.tell("two promotions to staging began at once", detail=wishes)
+    wanted = " and ".join(f"{who} promotes {version}" for who, version in _PROMOTERS.items())
+    demo.report("two promotions to staging began at once", detail=wanted)
     done = dict(zip(_PROMOTERS, in_parallel(promote, _PROMOTERS), strict=True))
     winner, loser = sorted(done, key=lambda who: done[who].code)
-    told = done[loser].err.strip()
-    scene.timeline.show(f"$ {done[loser].line}     ({loser})\n{told}")
-    head = scene.registry.channel("staging").head()
+    message = done[loser].err.strip()
+    demo.timeline.show(f"$ {done[loser].line}     ({loser})\n{message}")
+    head = demo.registry.channel("staging").head()
     _expect(done[winner].code == 0, "one of the two wins", done[winner])
-    _expect(done[loser].code == ChannelMoved.exit_code and winner in told, "the other is told who won", done[loser])
+    names_winner = done[loser].code == ChannelMoved.exit_code and winner in message
+    _expect(names_winner, "the other one's error names the winner", done[loser])
     _expect(head is not None and (head.generation, head.who) == (seen + 1, winner), "the log moved once", done[winner])
-    scene.tell(f"is in staging: {winner} won", _PROMOTERS[winner], f"{loser} got exit status {done[loser].code}")
-    return Race(winner, loser, {who: finished.code for who, finished in done.items()}, told.splitlines()[0])
+    demo.report(f"is in staging: {winner} won", _PROMOTERS[winner], f"{loser} got exit status {done[loser].code}")
+    return Race(winner, loser, {who: finished.code for who, finished in done.items()}, message.splitlines()[0])
 
 
 # --- act 5 -----------------------------------------------------------------------------------------------------------
 
 
-def _incident(scene: Scene, race: Race) -> Incident:
-    registry, load = scene.registry, scene.load
-    before = scene.ask_fixed()
+def _incident(demo: DemoEnvironment, race: Race) -> Incident:
+    registry, load = demo.registry, demo.load
+    before = demo.ask_fixed()
     good = accuracy(load.by(SECOND)[-_SAMPLE:])
-    scene.mirrored.clear()
-    scene.stack.mlflow.kill()
-    scene.tell("the MLflow server was killed")
+    demo.mirrored.clear()
+    demo.stack.mlflow.kill()
+    demo.report("the MLflow server was killed")
 
     again = Registry(settings=replace(registry.settings, who=race.loser))
     again.promote(_PROMOTERS[race.loser], "staging", reason="nobody needs the one before")
-    scene.tell(f"promoted to staging by {race.loser}, who looked again", _PROMOTERS[race.loser], "MLflow is not needed")
+    demo.report(
+        f"promoted to staging by {race.loser}, who looked again", _PROMOTERS[race.loser], "MLflow is not needed"
+    )
 
     change = registry.promote(BAD, "production", force=True, reason="the release is due today")
     moved = time.monotonic()
-    scene.tell("forced into production", BAD, f"the record says: {change.reason}")
-    scene.timeline.show("\n".join(f"note: {note}" for note in change.notes))
+    demo.report("forced into production", BAD, f"the record says: {change.reason}")
+    demo.timeline.show("\n".join(f"note: {note}" for note in change.notes))
     bad = accuracy(load.wait_for(BAD, moved, _SAMPLE))
-    scene.tell(f"live accuracy fell from {good:.1%} to {bad:.1%}", BAD, f"of {_SAMPLE} answers each")
+    demo.report(f"live accuracy fell from {good:.1%} to {bad:.1%}", BAD, f"of {_SAMPLE} answers each")
     _expect(bad < good, "the bad version answers worse")
 
     called = time.monotonic()
     registry.rollback(reason="accuracy fell", options=RollbackOptions(leave=BAD))
     moved = time.monotonic()
-    scene.tell(
+    demo.report(
         "is what the log names again", SECOND, f"the rollback took {1000 * (moved - called):.0f} ms and needed S3 only"
     )
     first = load.wait_for(SECOND, moved)[0]
     late = sum(answer.at < first.at for answer in load.by(BAD, moved))
-    scene.tell(f"answers again, {first.at - moved:.2f} s after the log had moved", SECOND, f"{late} by {BAD} meanwhile")
+    demo.report(
+        f"answers again, {first.at - moved:.2f} s after the log had moved", SECOND, f"{late} by {BAD} meanwhile"
+    )
     better = accuracy(load.wait_for(SECOND, moved, _SAMPLE))
-    difference = largest_difference(before, scene.ask_fixed())
-    scene.tell(f"live accuracy is {better:.1%} again", SECOND, f"{_says(difference)}; {len(load.failures())} failed")
+    difference = largest_difference(before, demo.ask_fixed())
+    demo.report(
+        f"live accuracy is {better:.1%} again", SECOND, f"{_difference_text(difference)}; {len(load.failures())} failed"
+    )
     _expect(difference <= _TOLERANCE, "the answers equal those before")
-    _expect_no_failure(scene)
+    demo.check()
 
-    healed = _bring_mlflow_back(scene)
+    healed = _bring_mlflow_back(demo)
     return Incident(good, bad, better, moved - called, first.at - moved, late, difference, healed)
 
 
-def _bring_mlflow_back(scene: Scene) -> tuple[str, ...]:
-    scene.stack.mlflow.start()
-    scene.tell("MLflow is back", detail="it shows what was true when it died")
-    scene.timeline.show(scene.catalog_text())
-    healed = scene.healed()
-    scene.tell("reconcile, which watches, healed what MLflow shows", detail=", ".join(healed))
-    scene.timeline.show(scene.catalog_text())
-    left = scene.registry.reconcile(dry_run=True).changes
+def _bring_mlflow_back(demo: DemoEnvironment) -> tuple[str, ...]:
+    demo.stack.mlflow.start()
+    demo.report("MLflow is back", detail="it shows what was true when it died")
+    demo.timeline.show(demo.catalog_text())
+    healed = demo.healed()
+    demo.report("reconcile, which watches, healed what MLflow shows", detail=", ".join(healed))
+    demo.timeline.show(demo.catalog_text())
+    left = demo.registry.reconcile(dry_run=True).changes
     _expect(bool(healed) and not left, f"MLflow shows what is true (it still differs by {left})")
     return healed
 
@@ -325,36 +339,36 @@ def _bring_mlflow_back(scene: Scene) -> tuple[str, ...]:
 # --- act 6 -----------------------------------------------------------------------------------------------------------
 
 
-def _flipped_byte(scene: Scene) -> Corruption:
-    registry = scene.registry
-    before = scene.ask_fixed()
+def _flipped_byte(demo: DemoEnvironment) -> Corruption:
+    registry = demo.registry
+    before = demo.ask_fixed()
     file = next(file for file in registry.manifest(SECOND).files if file.path.endswith("adapter_model.safetensors"))
     key = layout.blob(file.sha256)
     body = bytearray(registry.blobs.read(file.sha256))
     body[len(body) // 2] ^= 1
     registry.store.overwrite(key, bytes(body))
-    scene.tell("has a flipped byte in S3", SECOND, file.path)
+    demo.report("has a flipped byte in S3", SECOND, file.path)
 
-    done = scene.ulora("verify", SECOND, "--read-data")
-    scene.timeline.show(f"$ {done.line}\n{done.out.strip()}")
+    done = demo.ulora("verify", SECOND, "--read-data")
+    demo.timeline.show(f"$ {done.line}\n{done.out.strip()}")
     _expect(done.code == CorruptBlob.exit_code and file.path in done.out, "`verify` names the file", done)
-    scene.tell("fails verify, which names the file", SECOND, f"exit status {done.code}")
+    demo.report("fails verify, which names the file", SECOND, f"exit status {done.code}")
 
-    refused = _fetch_on_another_machine(scene)
-    scene.tell("is refused by a machine that has to fetch it", SECOND, refused)
-    difference = largest_difference(before, scene.ask_fixed())
-    scene.tell("answers on from verified bytes", SECOND, _says(difference))
+    refused = _fetch_on_another_machine(demo)
+    demo.report("is refused by a machine that has to fetch it", SECOND, refused)
+    difference = largest_difference(before, demo.ask_fixed())
+    demo.report("answers on from verified bytes", SECOND, _difference_text(difference))
     _expect(difference <= _TOLERANCE, "serving stays on good bytes")
 
-    left, mended = registry.repair(SECOND, scene.bundle(SECOND))
+    left, mended = registry.repair(SECOND, demo.bundle(SECOND))
     _expect(left.ok and bool(mended) and registry.verify(SECOND, read_data=True).ok, "the version is whole again")
-    scene.tell("is whole again", SECOND, "`verify --repair` put the file back from its bundle")
+    demo.report("is whole again", SECOND, "`verify --repair` put the file back from its bundle")
     return Corruption(done.code, file.path, done.out.strip(), refused, difference)
 
 
-def _fetch_on_another_machine(scene: Scene) -> str:
+def _fetch_on_another_machine(demo: DemoEnvironment) -> str:
     """How `load` refuses the version where no good copy is in the cache."""
-    elsewhere = Registry(settings=replace(scene.registry.settings, cache=scene.folder / "another-machine"))
+    elsewhere = Registry(settings=replace(demo.registry.settings, cache=demo.folder / "another-machine"))
     try:
         elsewhere.load(SECOND)
     except CorruptBlob as error:
@@ -370,20 +384,12 @@ def _generation(registry: Registry, channel: str) -> int:
     return head.generation if head else 0
 
 
-def _says(difference: float) -> str:
+def _difference_text(difference: float) -> str:
     fixed = f"the answers to {FIXED} fixed images"
     return f"{fixed} are bit for bit those before" if difference == 0 else f"{fixed} differ by {difference:.1e} at most"
 
 
 def _expect(holds: bool, what: str, done: Finished | None = None) -> None:
     if not holds:
-        said = f": `{done.line}` exited with {done.code}: {(done.err or done.out).strip()[-500:]}" if done else ""
-        raise UloraError(f"the story says that {what}, but that is not what happened{said}")
-
-
-def _expect_no_failure(scene: Scene) -> None:
-    failures = scene.load.failures()
-    if failures:
-        raise UloraError(
-            f"{len(failures)} of {len(scene.load.answers)} requests failed, the first: {failures[0].problem}"
-        )
+        printed = f": `{done.line}` exited with {done.code}: {(done.err or done.out).strip()[-500:]}" if done else ""
+        raise UloraError(f"it was expected that {what}, but that is not so{printed}")

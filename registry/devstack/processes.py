@@ -1,50 +1,25 @@
-"""The demo's other processes: the replica that serves, commands as a person would type them, fits."""
+"""The demo's short processes: commands as a person would type them, and fits."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar
 
-from registry.devstack.servers import HOST, Server, free_port, request_status
-from registry.errors import LoadFailed, MissingDependency, UloraError
+from registry.devstack.ports import HOST
+from registry.errors import MissingDependency, UloraError
 
 TRAINERS = "ulora.trainers"
-"""The entry point group that maps a flavor to the module that fits it; see `adapters.demo` for what it can be told."""
-_COMMAND_SECONDS = 120
-
-
-class Replica(Server):
-    """`ulora serve` on a channel, in a process of its own."""
-
-    name: ClassVar[str] = "serve"
-    failure: ClassVar[type[UloraError]] = LoadFailed
-
-    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
-        super().__init__(folder, free_port())
-        self._env = dict(env)
-
-    @property
-    def env(self) -> dict[str, str]:
-        """Nothing: clients need its address only."""
-        return {}
-
-    def _command(self) -> list[str]:
-        return [sys.executable, "-m", "registry", "serve", "--host", HOST, "--port", str(self.port)]
-
-    def _child_env(self) -> dict[str, str]:
-        return self._env
-
-    def _answers(self) -> bool:
-        return request_status(self.port, "GET", "/health") == http.client.OK
+"""The entry point group that maps a flavor to the module that fits it; see `adapters.demo` for its arguments."""
+_COMMAND_SECONDS = 900
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,14 +32,31 @@ class Finished:
     err: str
 
 
-def ulora(*words: str, env: Mapping[str, str], cwd: Path) -> Finished:
-    """Run an `ulora` command as a person would, in a process of its own."""
-    done = subprocess.run(
+def ulora(*words: str, env: Mapping[str, str], cwd: Path, check: Callable[[], None] = lambda: None) -> Finished:
+    """Run an `ulora` command as a person would, in a process of its own.
+
+    Args:
+        check: called again and again while it runs; what it raises ends the command.
+
+    Raises:
+        UloraError: it took too long.
+    """
+    line = " ".join(["ulora", *words])
+    deadline = time.monotonic() + _COMMAND_SECONDS
+    with subprocess.Popen(
         [sys.executable, "-m", "registry", *words],
-        env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=_COMMAND_SECONDS, check=False,
-    )  # fmt: skip
-    return Finished(" ".join(["ulora", *words]), done.returncode, done.stdout, done.stderr)
+        env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    out, err = process.communicate(timeout=_POLL_SECONDS)
+                    return Finished(line, process.returncode, out, err)
+                check()
+                if time.monotonic() > deadline:
+                    raise UloraError(f"`{line}` took longer than {_COMMAND_SECONDS} s")
+        finally:
+            process.kill()
 
 
 class Fit:
@@ -88,15 +80,20 @@ class Fit:
         """Whether it still fits."""
         return self._process.poll() is None
 
-    def wait(self) -> None:
+    def wait(self, check: Callable[[], None] = lambda: None) -> None:
         """Return when it is done.
+
+        Args:
+            check: called again and again meanwhile; what it raises ends the waiting.
 
         Raises:
             UloraError: it failed; the message is its own.
         """
-        self._reader.join()
+        while self._reader.is_alive():
+            self._reader.join(_POLL_SECONDS)
+            check()
         if self._process.wait() != 0:
-            lines = self._log.read_text("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+            lines = self._log.read_text("utf-8", "replace").strip().splitlines() or ["it printed nothing"]
             raise UloraError(f"a fit failed: {lines[-1][:500]}", hint=f"see {self._log}")
 
     def stop(self) -> None:

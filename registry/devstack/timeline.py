@@ -1,4 +1,4 @@
-"""What happened when: told line by line while it happens, kept for the table at the end."""
+"""What happened when: printed line by line while it happens, kept for the table at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REDRAW_SECONDS = 0.2
 
 
 class Screen(Protocol):
-    """Where the demo is told. Threads may share it."""
+    """Where the demo prints. Threads may share it."""
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -23,20 +23,20 @@ class Screen(Protocol):
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """Requests that were answered by a moment, and how many of them failed."""
+class RequestCount:
+    """Requests that were answered so far, and how many of them failed."""
 
     requests: int = 0
     failures: int = 0
 
 
 @dataclass(frozen=True)
-class Moment:
+class Event:
     """One thing that happened.
 
     Attributes:
         seconds: since the start.
-        event, detail: what happened, in a few words and in full.
+        event, detail: in a few words and in full.
         version: which version it is about, or the empty string.
         requests, failures: until then.
     """
@@ -51,28 +51,28 @@ class Moment:
 
 
 class Timeline:
-    """The moments so far, and how long each act took."""
+    """The events so far, and how long each act took."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._began = time.monotonic()
         self._act = 0
-        self.moments: list[Moment] = []
+        self.events: list[Event] = []
         self.act_seconds: dict[str, float] = {}
-        self.traffic: Callable[[], Traffic] = Traffic
+        self.traffic: Callable[[], RequestCount] = RequestCount
         """Counts the requests; set when there are any."""
 
-    def tell(self, event: str, version: str = "", detail: str = "") -> None:
-        """Note that something has just happened, and say so."""
+    def add(self, event: str, version: str = "", detail: str = "") -> None:
+        """Record that something has just happened, and print it."""
         seen = self.traffic()
         seconds = round(time.monotonic() - self._began, 1)
-        self.moments.append(Moment(seconds, self._act, event, detail, version, seen.requests, seen.failures))
+        self.events.append(Event(seconds, self._act, event, detail, version, seen.requests, seen.failures))
         self._screen.say(
             f"{seconds:6.1f} s  {version + ' ' if version else ''}{event}{': ' + detail if detail else ''}"
         )
 
     def show(self, text: str) -> None:
-        """Say what a command printed, set off from the lines of the story."""
+        """Print what a command printed, set off from the lines of the events."""
         for line in text.splitlines():
             self._screen.say(f"          | {line}")
 

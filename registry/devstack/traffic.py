@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 
 from registry.errors import UloraError
 
-RATE = 24.0
+RATE = 16.0
 """Requests a second, over all clients."""
 CLIENTS = 4
-_TIMEOUT = 20.0
+_TIMEOUT = 60.0
+_MAX_BODY = 500
+"""Bytes of a failed answer's body that are kept."""
 # A server may close an idle connection; a client that then writes on it would count a failure of its own making.
 _IDLE = 2.0
 _DECISIONS = ("version", "target", "label", "outcome", "is_ood")
@@ -66,21 +68,22 @@ class Client:
         self._connection.close()
 
     def ask(self, question: Question) -> Answer:
-        """Ask once, without a second try. Never raises: whatever is no whole answer of a version is a failed one."""
+        """Ask once, without a second try. Never raises: anything but a whole answer of a version is a failed one."""
         if time.monotonic() - self._used > _IDLE:
             self.close()
         try:
             self._connection.request("POST", "/predict", question.image, {"Content-Type": "image/png"})
             reply = self._connection.getresponse()
             body = reply.read()
-            document = json.loads(body)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException) as error:
             self.close()
-            return Answer(time.monotonic(), "", False, {}, f"{type(error).__name__}: {error}")
+            return Answer(time.monotonic(), "", False, {}, f"no answer: {type(error).__name__}: {error}")
         finally:
             self._used = time.monotonic()
+        document = _object(body)
         version = document.get("version") or ""
-        problem = "" if reply.status == http.client.OK and version else f"{reply.status} {document.get('message', '')}"
+        is_whole = reply.status == http.client.OK and version
+        problem = "" if is_whole else f"status {reply.status}, body {body[:_MAX_BODY].decode('utf-8', 'replace')!r}"
         is_right = (document.get("target"), document.get("label")) == (question.target, question.label)
         return Answer(self._used, version, is_right, document, problem)
 
@@ -92,7 +95,7 @@ class SteadyLoad:
     """
 
     def __init__(self, url: str, questions: Sequence[Question], rate: float = RATE, clients: int = CLIENTS) -> None:
-        self._url = url
+        self.url = url
         self._questions = itertools.cycle(questions)
         self._pause = clients / rate
         self._answers: list[Answer] = []
@@ -125,6 +128,15 @@ class SteadyLoad:
         """The failed ones."""
         return [answer for answer in self.answers if answer.problem]
 
+    def check(self) -> None:
+        """Check that no request has failed yet.
+
+        Raises:
+            UloraError: one has; the message says which, and why.
+        """
+        for answer in self.failures()[:1]:
+            raise_if_failed(answer, f"request {self.answers.index(answer) + 1}")
+
     def versions(self) -> Counter[str]:
         """How many answers each version gave."""
         return Counter(answer.version for answer in self.answers if answer.version)
@@ -133,15 +145,17 @@ class SteadyLoad:
         """A version's answers that came in after a moment of `time.monotonic`."""
         return [answer for answer in self.answers if answer.version == version and answer.at > since]
 
-    def wait_for(self, version: str, since: float, count: int = 1, seconds: float = 60.0) -> list[Answer]:
+    def wait_for(self, version: str, since: float, count: int = 1, seconds: float = 180.0) -> list[Answer]:
         """A version's first `count` answers after a moment.
 
         Raises:
-            UloraError: they did not come in time.
+            UloraError: a request failed, or they did not come in time.
         """
         with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self.by(version, since)) >= count, seconds):
-                raise UloraError(f"{version} gave {len(self.by(version, since))} of {count} answers in {seconds:g} s")
+            came = self._arrived.wait_for(lambda: self.failures() or len(self.by(version, since)) >= count, seconds)
+        self.check()
+        if not came:
+            raise UloraError(f"{version} gave {len(self.by(version, since))} of {count} answers in {seconds:g} s")
         return self.by(version, since)[:count]
 
     def rate(self, seconds: float = 3.0) -> float:
@@ -151,7 +165,7 @@ class SteadyLoad:
 
     def _run(self, delay: float) -> None:
         self._stop.wait(delay)
-        with closing(Client(self._url)) as client:
+        with closing(Client(self.url)) as client:
             for due in self._schedule():
                 answer = client.ask(self._next())
                 with self._arrived:
@@ -169,6 +183,16 @@ class SteadyLoad:
     def _next(self) -> Question:
         with self._arrived:
             return next(self._questions)
+
+
+def raise_if_failed(answer: Answer, name: str = "a request") -> None:
+    """Raise the reason why an answer counts as failed, if it does.
+
+    Raises:
+        UloraError: it failed.
+    """
+    if answer.problem:
+        raise UloraError(f"{name} failed: {answer.problem}")
 
 
 def accuracy(answers: Sequence[Answer]) -> float:
@@ -195,3 +219,12 @@ def _numbers(document: dict[str, Any]) -> dict[str, float]:
     """The numbers of an answer, its probabilities included."""
     numbers = {**document, **document.get("probabilities", {})}
     return {name: value for name, value in numbers.items() if isinstance(value, float)}
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """A JSON object, empty for anything else."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

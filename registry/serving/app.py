@@ -7,12 +7,14 @@
 | `GET /version` | what answers, and since when |
 | `POST /-/refresh` | 202: it looks at the log now |
 
+With `ULORA_INSTANCE` set, every answer repeats it as `X-Ulora-Instance`.
 Errors are `{"error": …, "message": …, "hint": …}` as everywhere. Importing this module needs the `serve` extra; without
 it the import raises `MissingDependency`.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -109,8 +111,9 @@ def serve(
         BadSetting: the port is taken, or the host is not this machine's.
     """
     config = uvicorn.Config(
-        create_app(live), log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False
-    )
+        create_app(live), log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False,
+        headers=_instance_header(),
+    )  # fmt: skip
     with _listen(host, port) as listener:
         server = _Server(config, lambda: started(f"http://{_in_url(host)}:{listener.getsockname()[1]}"))
         # uvicorn ends cleanly and then sends itself the signal again.
@@ -256,6 +259,12 @@ async def _read_form(request: Request, body: bytes) -> Any:
 
 def _too_large() -> _Refused:
     return _Refused(413, BadImage.__name__, f"the image has more than {MAX_IMAGE >> 20} MiB", "send a smaller image")
+
+
+def _instance_header() -> list[tuple[str, str]]:
+    """Lets whoever started this process know its answers from those of another process on the same port."""
+    instance = os.environ.get("ULORA_INSTANCE")
+    return [("X-Ulora-Instance", instance)] if instance else []
 
 
 # --- sockets and signals ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from tests.conftest import TrackingServer
 from tests.faults.scenarios import write_shared
 from tests.faults.stage import Stage

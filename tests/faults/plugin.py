@@ -1,31 +1,66 @@
-"""How much of the fault matrix is played, and what is said of it at the end. Loaded by `tests/conftest.py`.
+"""Which cases of the fault matrix run, and the count of them at the end. Loaded by `tests/conftest.py`.
 
 pytest                                a sample: ULORA_FAULT_CASES of them, drawn by ULORA_FAULT_SEED (printed)
+pytest -m acceptance tests/faults     a larger sample, drawn by the same seed: ULORA_FAULT_ACCEPTANCE_CASES of them
 pytest -n 2 tests/faults --faults=all
+pytest -n 2 tests/faults --faults=all --shard=3/8
 ULORA_FAULT_CALL='s3 PUT verdicts #1' pytest tests/faults --faults=all -k promote-reset_after
+
+A shard is the cases whose name, `SCENARIO FAULT SERVER CALL #N`, has a CRC-32 that is K - 1 modulo N: the same cases in
+every run, and each case in exactly one of the N shards.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import zlib
+from argparse import ArgumentTypeError
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from tests.faults.calls import Call
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.scenarios import SCENARIOS, Scenario
 
 # The process that starts pytest-xdist's workers hands it on to them, so that all draw the same.
 SEED = os.environ.setdefault("ULORA_FAULT_SEED", str(random.SystemRandom().randrange(10**6)))
 CASES = int(os.environ.get("ULORA_FAULT_CASES", "140"))
+ACCEPTANCE_CASES = int(os.environ.get("ULORA_FAULT_ACCEPTANCE_CASES", "400"))
 ALL = "all"
 
 
+@dataclass(frozen=True)
+class Shard:
+    """The K-th of N parts of the matrix, `number` from 1."""
+
+    number: int = 1
+    total: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`3/8`.
+
+        Raises:
+            ArgumentTypeError: it is not two numbers K/N with 1 <= K <= N.
+        """
+        number, _, total = text.partition("/")
+        if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+            raise ArgumentTypeError(f"{text!r} is not K/N with 1 <= K <= N, such as 3/8")
+        return cls(int(number), int(total))
+
+    def has(self, scenario: Scenario, fault: Fault, call: Call) -> bool:
+        """Whether a case belongs to it."""
+        return zlib.crc32(f"{scenario.name} {fault.name} {call}".encode()) % self.total == self.number - 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--faults=all`."""
+    """`--faults=all` and `--shard=K/N`."""
     parser.addoption("--faults", choices=("sample", ALL), default="sample", help="how much of the fault matrix")
+    parser.addoption("--shard", type=Shard.parse, default=Shard(), help="which part of --faults=all, e.g. 3/8")
 
 
 def pytest_report_header() -> str:
@@ -39,11 +74,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     pairs = [(scenario, fault) for scenario in SCENARIOS.values() for fault in FAULTS.values() if meet(scenario, fault)]
     if metafunc.config.getoption("--faults", "sample") == ALL:
-        played = [(scenario, fault, None) for scenario, fault in pairs]
+        cases = [pytest.param(*pair, None, id=name_of(*pair)) for pair in pairs]
     else:
-        played = [(scenario, fault, count) for (scenario, fault), count in sampled(pairs)]
-    ids = [f"{scenario.name}-{fault.name}" for scenario, fault, _ in played]
-    metafunc.parametrize(("scenario", "fault", "at_most"), played, ids=ids)
+        cases = [pytest.param(*pair, count, id=name_of(*pair)) for pair, count in sampled(pairs, "sample", CASES)]
+        cases += [
+            pytest.param(*pair, count, id=f"acceptance-{name_of(*pair)}", marks=pytest.mark.acceptance)
+            for pair, count in sampled(pairs, "acceptance", ACCEPTANCE_CASES)
+        ]
+    metafunc.parametrize(("scenario", "fault", "at_most"), cases)
+
+
+def name_of(scenario: Scenario, fault: Fault) -> str:
+    """The name of a test of the matrix."""
+    return f"{scenario.name}-{fault.name}"
 
 
 def meet(scenario: Scenario, fault: Fault) -> bool:
@@ -52,10 +95,13 @@ def meet(scenario: Scenario, fault: Fault) -> bool:
     return bool(servers & fault.at)
 
 
-def sampled(pairs: list[tuple[Scenario, Fault]]) -> list[tuple[tuple[Scenario, Fault], int]]:
-    """Some of the pairs, each with a number of calls; those that take seconds are drawn more rarely."""
+def sampled(pairs: list[tuple[Scenario, Fault]], name: str, cases: int) -> list[tuple[tuple[Scenario, Fault], int]]:
+    """Some of the pairs, each with a number of calls; those that take seconds are drawn more rarely.
+
+    `name` is that of the sample: two samples of the same seed differ.
+    """
     weights = [1 / ((8 if scenario.uses_mlflow else 1) * (8 if fault.slow else 1)) for scenario, fault in pairs]
-    drawn = Counter(random.Random(f"{SEED}/pairs").choices(range(len(pairs)), weights, k=CASES))
+    drawn = Counter(random.Random(f"{SEED}/{name}").choices(range(len(pairs)), weights, k=cases))
     return [(pairs[index], count) for index, count in sorted(drawn.items())]
 
 

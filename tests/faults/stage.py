@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 import boto3
 from botocore.config import Config
 
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from tests.faults.calls import Call, mlflow_name, numbered, s3_name
 from tests.faults.faults import Fault
 from tests.faults.oracle import OWN_MODEL, Snapshot, Stored
@@ -32,7 +32,7 @@ from tests.faults.warm import Ended, Warm
 from tests.servers.proxy import Exchange, Proxy
 from tests.servers.proxy import Fault as NetworkFault
 
-_SECONDS = 60
+_SECONDS = 300
 
 
 @dataclass(frozen=True)

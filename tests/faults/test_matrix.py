@@ -21,7 +21,7 @@ from tests.faults import oracle
 from tests.faults.calls import Call
 from tests.faults.faults import Fault
 from tests.faults.oracle import Snapshot
-from tests.faults.plugin import SEED
+from tests.faults.plugin import SEED, Shard
 from tests.faults.scenarios import EDIT, SCENARIOS, Scenario
 from tests.faults.stage import Place, Played, Stage, Story
 
@@ -82,9 +82,10 @@ def test_every_promise_holds(
     fault: Fault,
     at_most: int | None,
     record_property: Callable[[str, object], None],
+    pytestconfig: pytest.Config,
 ) -> None:
     failures = []
-    calls = chosen(record, scenario, fault, at_most)
+    calls = chosen(record, scenario, fault, at_most, pytestconfig.getoption("--shard"))
     for call, place in zip(calls, stage.places(scenario, len(calls)), strict=True):
         try:
             check_case(stage, record(scenario), place, call, fault)
@@ -96,13 +97,15 @@ def test_every_promise_holds(
         pytest.fail(f"{len(failures)} of {len(calls)} cases\n\n" + "\n\n".join(failures), pytrace=False)
 
 
-def chosen(record: Record, scenario: Scenario, fault: Fault, at_most: int | None) -> list[Call]:
-    """The recorded calls at which a fault is played: all, or some drawn by the seed."""
+def chosen(record: Record, scenario: Scenario, fault: Fault, at_most: int | None, shard: Shard) -> list[Call]:
+    """The recorded calls at which a fault is played: all, those of a shard, or some drawn by the seed."""
     covered = set(record(SCENARIOS[scenario.beyond]).calls) if scenario.beyond else set()
     calls = [call for call in record(scenario).calls if call.server in fault.at and call not in covered]
     if ONLY_CALL:
         return [call for call in calls if str(call) == ONLY_CALL]
-    if at_most is None or at_most >= len(calls):
+    if at_most is None:
+        return [call for call in calls if shard.has(scenario, fault, call)]
+    if at_most >= len(calls):
         return calls
     return random.Random(f"{SEED}/{scenario.name}/{fault.name}").sample(calls, at_most)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from registry.errors import VersionExists
 from tests.faults import oracle
 from tests.faults.oracle import Snapshot, Stored
@@ -58,7 +58,7 @@ def race(registry: Registry, folder: Path, seed: str) -> dict[str, Story]:
     arguments = [registry.settings.store, registry.model, str(folder), seed, str(PEOPLE), str(STEPS)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.racing", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=1000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     paths = sorted(folder.glob("person-*.jsonl"))

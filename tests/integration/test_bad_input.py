@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from registry.api import Registry
-from registry.devstack.servers import free_port
 from registry.store import layout
 from tests.servers.forgetful import ForgetfulServer
 from tests.support.bundles import noise
@@ -199,13 +198,14 @@ def create_without_asking(registry: Registry, bundle: Path) -> None:
     registry.create("v1.0.0", bundle, offline=True)
 
 
-def test_servers_that_are_down(registry: Registry, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
+def test_servers_that_are_down(
+    registry: Registry, bundle: Path, monkeypatch: pytest.MonkeyPatch, dead_address: str
+) -> None:
     before = listing(registry)
-    complains(ulora("create", "v1.0.0", "--from", bundle, "--tracking-uri", nowhere), 7, nowhere, "--offline")
+    complains(ulora("create", "v1.0.0", "--from", bundle, "--tracking-uri", dead_address), 7, dead_address, "--offline")
     assert listing(registry) == before
-    monkeypatch.setenv("ULORA_S3_ENDPOINT", nowhere)
-    complains(ulora("create", "v1.0.0", "--from", bundle, "--offline"), 7, nowhere)
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", dead_address)
+    complains(ulora("create", "v1.0.0", "--from", bundle, "--offline"), 7, dead_address)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")

@@ -15,7 +15,6 @@ import pytest
 
 from registry.catalog.connection import HASTY
 from registry.catalog.log import Catalog, Result
-from registry.devstack.servers import free_port
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
 from registry.formats.canonical import sha256
 from tests.servers import flavor
@@ -187,7 +186,7 @@ def test_of_two_who_log_at_once_the_first_to_register_wins(
         assert stall.arrived.wait(120)
         _, ours = log(catalog, tmp_path, model)
         stall.release()
-        assert other.communicate(timeout=120)[0].split() == [str(ours.number)]
+        assert other.communicate(timeout=600)[0].split() == [str(ours.number)]
     finally:
         other.kill()
         other.wait()
@@ -267,8 +266,8 @@ def test_ping_passes_on_a_server_that_answers(catalog: Catalog) -> None:
     catalog.ping()
 
 
-def test_nothing_listening_is_unreachable(tmp_path: Path, model: str) -> None:
-    dead = Catalog(f"http://user:secret@127.0.0.1:{free_port()}")
+def test_nothing_listening_is_unreachable(tmp_path: Path, model: str, dead_address: str) -> None:
+    dead = Catalog(dead_address.replace("http://", "http://user:secret@"))
     calls = [dead.ping, lambda: dead.versions(model), lambda: log(dead, tmp_path, model)]
     for call in calls:
         with pytest.raises(CatalogUnreachable) as down:
@@ -314,9 +313,9 @@ def test_a_conversation_prints_nothing_and_leaves_the_environment_as_it_was(
 
 
 def test_a_catalog_talks_to_its_own_server_whatever_the_environment_says(
-    mlflow_server, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    mlflow_server, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, dead_address: str
 ) -> None:
-    other = f"http://127.0.0.1:{free_port()}"
+    other = dead_address
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     monkeypatch.chdir(tmp_path)
     catalog = Catalog(mlflow_server.url)
@@ -334,12 +333,12 @@ def test_a_thread_that_talks_for_ever_does_not_keep_others_waiting_for_ever(cata
     def talk() -> None:
         with catalog.connection.open():
             inside.set()
-            done.wait(60)
+            done.wait(300)
 
     talker = threading.Thread(target=talk)
     talker.start()
     try:
-        assert inside.wait(60)
+        assert inside.wait(300)
         with pytest.raises(CatalogUnreachable, match="another thread"):
             Catalog(catalog.connection.uri, limits=replace(HASTY, turn=0.01)).versions("m")
     finally:

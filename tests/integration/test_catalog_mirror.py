@@ -8,7 +8,6 @@ import pytest
 
 from registry.catalog.log import Catalog
 from registry.catalog.mirror import ChannelView, mirror, preview
-from registry.devstack.servers import free_port
 from registry.errors import CatalogUnreachable, NotNow
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
@@ -169,9 +168,9 @@ def test_a_mirror_that_died_half_way_is_finished_by_the_next(mlflow_proxy: Proxy
     assert shown(catalog, model) == {1: "Production", 2: "Staging"}
 
 
-def test_a_server_that_is_down_is_unreachable(model: str) -> None:
+def test_a_server_that_is_down_is_unreachable(model: str, dead_address: str) -> None:
     with pytest.raises(CatalogUnreachable):
-        mirror(Catalog(f"http://127.0.0.1:{free_port()}"), model, lambda: views(V1))
+        mirror(Catalog(dead_address), model, lambda: views(V1))
 
 
 def test_a_mirror_prints_nothing(catalog: Catalog, model: str, capfd: pytest.CaptureFixture[str]) -> None:

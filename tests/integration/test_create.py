@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.devstack.servers import free_port
 from registry.errors import (
     BadBundle,
     BadVersionName,
@@ -128,11 +127,10 @@ def test_a_store_that_goes_away_in_the_middle_leaves_no_version(
     assert registry.verify("v1.0.0", read_data=True).ok
 
 
-def test_with_mlflow_down_nothing_is_done(registry: Registry, bundle: Path, tmp_path: Path) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    other = open_registry(tmp_path / "other", registry.settings.store, registry.model, tracking_uri=nowhere)
+def test_with_mlflow_down_nothing_is_done(registry: Registry, bundle: Path, tmp_path: Path, dead_address: str) -> None:
+    other = open_registry(tmp_path / "other", registry.settings.store, registry.model, tracking_uri=dead_address)
     before = listing(registry)
-    with pytest.raises(CatalogUnreachable, match=nowhere) as error:
+    with pytest.raises(CatalogUnreachable, match=dead_address) as error:
         other.create("v1.0.0", bundle)
     assert "--offline" in error.value.hint
     assert listing(registry) == before

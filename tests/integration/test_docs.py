@@ -179,6 +179,7 @@ def test_what_backup_py_did_has_a_command_that_runs(released: Path) -> None:
     assert (released / "deployed" / "current" / "version.json").is_file()
 
 
+@pytest.mark.acceptance
 def test_mlflow_run_measures_as_ulora_measure_does(workplace: Path, model: str, tracking_uri: str) -> None:
     run(f"ulora create {V4} --from bundle-dinov3/")
     (block,) = [block for block in blocks(ROOT / "docs" / "benchmarks.md") if block.run_by]
@@ -202,7 +203,7 @@ def run(script: str, settings: Mapping[str, str] = MappingProxyType({})) -> str:
     """Run commands in this folder, as a shell that stops at the first failure; what they print."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-xc", script],
-        env={**os.environ, **settings}, capture_output=True, text=True, timeout=200, check=False,
+        env={**os.environ, **settings}, capture_output=True, text=True, timeout=1000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout

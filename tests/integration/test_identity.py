@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.devstack.servers import S3Server, free_port
+from registry.devstack.s3_server import S3Server
 from registry.machine import identity
 from registry.settings import Settings
 from tests.servers.proxy import Proxy
@@ -77,8 +77,10 @@ def test_other_servers_than_aws_are_not_asked(
     assert Settings.load().who == registry.settings.who
 
 
-def test_an_sts_without_answer_is_not_asked_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{free_port()}")
+def test_an_sts_without_answer_is_not_asked_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, dead_address: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", dead_address)
     assert identity.is_due(registry.settings.cache, None)
     registry.note_caller()
     assert not identity.is_due(registry.settings.cache, None)

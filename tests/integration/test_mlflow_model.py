@@ -6,22 +6,20 @@ import base64
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry.api import Registry
-from registry.devstack.servers import free_port
+from registry.devstack.server import INSTANCE_HEADER, Server
+from registry.errors import LoadFailed
 from tests.conftest import TrackingServer
 from tests.support.bundles import add_goldens, png, write_bundle
 from tests.support.registries import open_registry
@@ -137,12 +135,37 @@ def test_the_wheel_holds_what_runs_and_no_test(wheel: Path) -> None:
     assert "ulora = registry.__main__:main" in zipfile.ZipFile(wheel).read(entry_points).decode()
 
 
+class ModelServer(Server):
+    """`mlflow models serve` on a registered model."""
+
+    name = "models"
+    failure = LoadFailed
+
+    def __init__(self, folder: Path, model_uri: str, env: dict[str, str]) -> None:
+        super().__init__(folder)
+        self._model_uri = model_uri
+        self._env = env
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {}
+
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", self._model_uri]
+        return [*command, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+
+    def _child_env(self) -> dict[str, str]:
+        return self._env | {"UVICORN_HEADERS": f"{INSTANCE_HEADER}:{self._instance}"}
+
+    def _answers(self) -> bool:
+        return self._repeats_instance("/ping")
+
+
 @pytest.fixture
 def served(released: Registry, site: Path, tmp_path: Path, mlflow_server: TrackingServer) -> Iterator[tuple[str, Path]]:
     """`mlflow models serve` of production, started elsewhere, with the installed package and without the hub."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ULORA_", "AWS_"))}
     env |= {
         "PYTHONPATH": str(site),
@@ -158,30 +181,11 @@ def served(released: Registry, site: Path, tmp_path: Path, mlflow_server: Tracki
         cwd=elsewhere, env=env, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     assert [Path(path).is_relative_to(site) for path in said] == [True, True]
-    log = tmp_path / "serve.log"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{released.model}@production"]
-    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=elsewhere, env=env, stdout=out, stderr=out, process_group=0)
+    server = ModelServer(elsewhere, f"models:/{released.model}@production", env)
     try:
-        wait_until_it_answers(f"http://127.0.0.1:{port}/ping", process, log)
-        yield f"http://127.0.0.1:{port}/invocations", log
+        yield f"{server.start().url}/invocations", server.log
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=10):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        server.kill()
 
 
 def test_mlflow_serves_a_version_outside_the_checkout_and_without_the_hub(
@@ -191,7 +195,7 @@ def test_mlflow_serves_a_version_outside_the_checkout_and_without_the_hub(
     body = json.dumps({"dataframe_split": table(IMAGES)}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=300) as reply:
             rows = json.load(reply)["predictions"]
     except urllib.error.HTTPError as error:
         pytest.fail(f"{error.read()!r}\n{log.read_text()}")

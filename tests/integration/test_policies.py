@@ -15,7 +15,7 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, ChannelPosition, promoted
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from registry.errors import StoreDenied
 from registry.evidence.results import Evidence, Measurement
 from registry.names import VersionName
@@ -116,9 +116,9 @@ def serve(replica: Registry, promoter: Registry) -> None:
     with replica.follow("production", poll=0.02, retry=0.02, find=lambda flavor: load_echo) as live:
         wait_until(lambda: live.health().rollback_ready)
         part = promoter.rollback(only=[TARGET], reason="only low")
-        assert live.wait_for(generation=part.generation, timeout=30)
+        assert live.wait_for(generation=part.generation, timeout=150)
         back = promoter.rollback(options=RollbackOptions(again=True), reason="all of it")
-        assert live.wait_for(generation=back.generation, timeout=30)
+        assert live.wait_for(generation=back.generation, timeout=150)
         wait_until(lambda: any(replica.version == back.version for replica in promoter.status().channels[1].replicas))
         assert live.health().note == ""
     promoter.rollback_script("v1.0.0")

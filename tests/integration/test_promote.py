@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.devstack.servers import free_port
 from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, VersionNotFound
 from registry.evidence.gates import Verdict
 from registry.store import layout
@@ -177,10 +176,11 @@ def test_what_does_not_exist_is_not_promoted(registry: Registry) -> None:
         registry.promote("v1.0.0", "prod")
 
 
-def test_with_mlflow_down_the_log_moves_and_a_note_says_what_is_left(registry: Registry, tmp_path: Path) -> None:
+def test_with_mlflow_down_the_log_moves_and_a_note_says_what_is_left(
+    registry: Registry, tmp_path: Path, dead_address: str
+) -> None:
     bind(registry, "v1.0.0")
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    other = open_registry(tmp_path / "other", registry.settings.store, registry.model, tracking_uri=nowhere)
+    other = open_registry(tmp_path / "other", registry.settings.store, registry.model, tracking_uri=dead_address)
     change = other.promote("v1.0.0", "production")
     assert change.changed
     assert "MLflow does not show it yet" in change.notes[0]

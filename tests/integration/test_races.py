@@ -45,7 +45,7 @@ def together(*acts: Callable[[], object]) -> list[object]:
     start = threading.Barrier(len(acts))
 
     def run(act: Callable[[], object]) -> object:
-        start.wait(30)
+        start.wait(300)
         try:
             return act()
         except Exception as error:
@@ -68,7 +68,7 @@ def in_processes(code: str, *arguments: list[str]) -> list[str]:
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes)
     return [output.splitlines()[-1] for output in outputs]
 
@@ -103,11 +103,11 @@ def test_a_promoter_with_an_outdated_head_loses(registry: Registry, tmp_path: Pa
         proxy.next(held, method="PUT", containing="/channels/")
         with ThreadPoolExecutor(1) as pool:
             late = pool.submit(ann.promote, "v1.0.0", "production")
-            assert held.arrived.wait(30)
+            assert held.arrived.wait(300)
             bob.promote("v2.0.0", "production")
             held.release()
             with pytest.raises(ChannelMoved, match=r"bob moved .* production first: promote to v2\.0\.0, generation 1"):
-                late.result(30)
+                late.result(300)
     assert [record.who for record in registry.history()] == ["bob"]
     assert registry.ledger.past(registry.channel("production"), registry.manifest("v1.0.0").name) is None
 
@@ -157,10 +157,10 @@ def test_a_rollback_that_another_did_first_is_done(registry: Registry, tmp_path:
         proxy.next(held, method="PUT", containing="/channels/")
         with ThreadPoolExecutor(1) as pool:
             late = pool.submit(ann.rollback)
-            assert held.arrived.wait(30)
+            assert held.arrived.wait(300)
             bob.rollback()
             held.release()
-            change = late.result(30)
+            change = late.result(300)
     assert (change.changed, change.version) == (False, "v2.0.0")
     assert "already done by bob" in change.notes[0]
     assert len(registry.history()) == 4

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.devstack.servers import free_port
 from registry.doctor import examine
 from registry.errors import CatalogUnreachable
 from registry.names import VersionName
@@ -16,7 +15,7 @@ from tests.support.registries import create, open_registry
 
 
 @pytest.fixture
-def offline(store_url: str, model: str, tmp_path: Path) -> Registry:
+def offline(store_url: str, model: str, tmp_path: Path, dead_address: str) -> Registry:
     """A registry whose MLflow is down: v1.0.0 in both channels, then v2.0.0 in production."""
     registry = open_registry(tmp_path, store_url, model)
     registry.store.initialise()
@@ -24,7 +23,7 @@ def offline(store_url: str, model: str, tmp_path: Path) -> Registry:
         create(registry, name, tmp_path)
     for name, channel in [("v1.0.0", "staging"), ("v1.0.0", "production"), ("v2.0.0", "production")]:
         assert registry.promote(f"{name}-dinov3", channel).changed
-    return open_registry(tmp_path, store_url, model, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    return open_registry(tmp_path, store_url, model, tracking_uri=dead_address)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from registry.catalog import requests
 from registry.catalog.mirror import HINT_TAG
 from registry.catalog.request_decisions import RequestDecider
 from registry.catalog.watch import Pace, keep_reconciled
-from registry.devstack.servers import free_port
 from registry.errors import CatalogUnreachable, StoreUnreachable
 from registry.store import layout
 from tests.servers import proxy as faults
@@ -249,11 +248,11 @@ def test_a_surprise_is_answered_from_the_log_and_keeps_no_other_request_from_its
     assert answer(registry, V3, "staging").startswith("refused")
 
 
-def test_a_store_that_is_away_leaves_the_request_taken_for_the_next_time(registry: Registry) -> None:
+def test_a_store_that_is_away_leaves_the_request_taken_for_the_next_time(registry: Registry, dead_address: str) -> None:
     ask(registry, V2)
     away = open_registry(
         registry.settings.cache.parent / "away", registry.settings.store, registry.model,
-        endpoint_url=f"http://127.0.0.1:{free_port()}",
+        endpoint_url=dead_address,
     )  # fmt: skip
     desk = replace(registry.reconciler().desk, promote=away.promote)
     with pytest.raises(StoreUnreachable):
@@ -270,7 +269,7 @@ def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> No
 
     def meeting(desk: RequestDecider) -> RequestDecider:
         def promote(*words: Any, **options: Any) -> Any:
-            together.wait(30)  # both have taken it
+            together.wait(300)  # both have taken it
             return desk.promote(*words, **options)
 
         return replace(desk, promote=promote)
@@ -281,7 +280,7 @@ def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> No
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert generations(registry) == [V1, V2]
     assert all(text.startswith("promoted generation 2") for text in told)
     assert len(told) == 2
@@ -349,9 +348,11 @@ def test_an_alias_moved_by_hand_goes_back_with_a_hint_that_an_answer_removes(reg
     assert HINT_TAG not in tags(registry, V2)
 
 
-def test_a_mirror_that_fell_behind_is_not_taken_for_a_hand_nor_for_a_request(registry: Registry) -> None:
+def test_a_mirror_that_fell_behind_is_not_taken_for_a_hand_nor_for_a_request(
+    registry: Registry, dead_address: str
+) -> None:
     registry.reconcile()
-    offline = Registry(settings=replace(registry.settings, tracking_uri=f"http://127.0.0.1:{free_port()}"))
+    offline = Registry(settings=replace(registry.settings, tracking_uri=dead_address))
     for version in (V2, V3, V2):
         offline.promote(version, "production")
     before = registry.history()
@@ -410,7 +411,7 @@ def test_a_watch_outlives_an_outage_and_takes_no_request_from_a_stale_mirror(
         wait_until(lambda: answer(registry, V3).startswith("promoted"))
     finally:
         pace.end()
-        thread.join(60)
+        thread.join(300)
     assert generations(registry) == [V1, V2, V3, V2, V3]
 
 

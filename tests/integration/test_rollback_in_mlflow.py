@@ -7,15 +7,14 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 
-from registry.devstack.servers import free_port
 from tests.support.registries import create, open_registry
 from tests.support.releases import wait_until
 
 
 def test_a_composed_version_is_logged_later_and_a_script_is_an_artifact_of_the_version_it_goes_to(
-    store_url: str, model: str, tmp_path: Path, tracking_uri: str
+    store_url: str, model: str, tmp_path: Path, tracking_uri: str, dead_address: str
 ) -> None:
-    offline = open_registry(tmp_path, store_url, model, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    offline = open_registry(tmp_path, store_url, model, tracking_uri=dead_address)
     offline.store.initialise()
     for name in ("v1.0.0", "v2.0.0"):
         create(offline, name, tmp_path)

@@ -53,7 +53,7 @@ def test_a_replica_says_what_it_serves_and_says_goodbye(shop: Shop) -> None:
         assert said.error == ""
         assert not replica.silent
         shop.rollback()
-        assert live.wait_for(version="v1.0.0", timeout=30)
+        assert live.wait_for(version="v1.0.0", timeout=150)
         wait_until(lambda: seen(shop)[0].heartbeat.version == "v1.0.0")
     assert seen(shop) == []
 
@@ -81,7 +81,7 @@ def test_a_replica_that_may_not_write_serves_without_heartbeats(shop: Shop, stor
         wait_until(lambda: live.health().note.startswith("no heartbeats"))
         assert live.health().state == "serving"
         shop.rollback()
-        assert live.wait_for(version="v1.0.0", timeout=30)
+        assert live.wait_for(version="v1.0.0", timeout=150)
         assert live.predict(b"leaf").version == "v1.0.0"
     assert seen(shop) == []
     assert [method for method, path in proxy.requests if "/replicas/" in path] == ["PUT"]
@@ -92,7 +92,7 @@ def test_waiting_for_replicas_tells_who_followed_and_who_did_not(shop: Shop) -> 
 
     def find_slow(flavor: str) -> Loader:
         def load(manifest: Any, files: Any, **how: Any) -> Any:
-            assert manifest.version != "v1.2.0" or gate.wait(60)
+            assert manifest.version != "v1.2.0" or gate.wait(300)
             return load_echo(manifest, files, **how)
 
         return load
@@ -101,15 +101,15 @@ def test_waiting_for_replicas_tells_who_followed_and_who_did_not(shop: Shop) -> 
         wait_until(lambda: len(seen(shop)) == 2)
         shop.release("v1.2.0")
         generation = shop.promote("v1.2.0").generation
-        assert quick.wait_for(generation=generation, timeout=30)
+        assert quick.wait_for(generation=generation, timeout=150)
 
         wait_until(lambda: len(wait_for_replicas(shop.store, shop.model, "production", generation, 0).followed) == 1)
         state = wait_for_replicas(shop.store, shop.model, "production", generation, timeout=0)
         assert [replica.heartbeat.generation for replica in state.behind] == [2]
 
         gate.set()
-        assert slow.wait_for(generation=generation, timeout=30)
-        state = wait_for_replicas(shop.store, shop.model, "production", generation, timeout=30)
+        assert slow.wait_for(generation=generation, timeout=150)
+        state = wait_for_replicas(shop.store, shop.model, "production", generation, timeout=150)
         assert (len(state.followed), len(state.behind), len(state.silent)) == (2, 0, 0)
 
 
@@ -152,7 +152,7 @@ def test_waiting_reads_again_only_those_that_are_behind(shop: Shop, store_url: s
 
         through = ObjectStore(store_url, endpoint_url=proxy.url)
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(wait_for_replicas, through, shop.model, "production", 2, timeout=60)
+            waiting = pool.submit(wait_for_replicas, through, shop.model, "production", 2, timeout=300)
             wait_until(lambda: sum("/late-1.json" in path for _, path in proxy.requests) >= 3)
             assert not waiting.done()
             shop.store.overwrite(key, said.model_copy(update={"id": "late-1"}).to_bytes())
@@ -168,7 +168,7 @@ def test_one_that_says_goodbye_is_not_waited_for(shop: Shop, store_url: str, pro
         wait_until(lambda: seen(shop))
         through = ObjectStore(store_url, endpoint_url=proxy.url)
         pool = ThreadPoolExecutor(1)
-        waiting = pool.submit(wait_for_replicas, through, shop.model, "production", 99, timeout=60)
+        waiting = pool.submit(wait_for_replicas, through, shop.model, "production", 99, timeout=300)
         wait_until(lambda: len(proxy.requests) >= 3)
         assert not waiting.done()
     state = waiting.result()

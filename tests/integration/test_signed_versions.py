@@ -188,7 +188,7 @@ def test_a_replica_keeps_its_version_if_the_new_one_is_untrusted(shop: Shop, car
         wait_until(lambda: any("not trusted" in heard.error for heard in careful.status().channels[1].replicas))
 
         careful.sign("v1.1.0", ours.key)
-        assert live.wait_for(version="v1.1.0", timeout=30)
+        assert live.wait_for(version="v1.1.0", timeout=150)
 
 
 def test_a_replica_does_not_start_on_an_untrusted_version(shop: Shop, careful: Registry) -> None:

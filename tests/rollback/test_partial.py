@@ -10,7 +10,6 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, Canary, ChannelPosition, promoted
-from registry.devstack.servers import free_port
 from registry.errors import BadInput, ChannelMoved, MissingBlob, NothingToRollBackTo, NotNow, OutcomeUnknown
 from registry.names import VersionName
 from registry.store import layout
@@ -108,10 +107,9 @@ def test_a_composed_version_names_its_sources_and_its_content(registry: Registry
     assert composed.files_modified == (f"{POTATO}/weights", f"{TOMATO}/weights")
 
 
-def test_no_file_travels_and_nothing_but_s3_is_asked(registry: Registry, tmp_path: Path) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
+def test_no_file_travels_and_nothing_but_s3_is_asked(registry: Registry, tmp_path: Path, dead_address: str) -> None:
     other = open_registry(
-        tmp_path / "other", registry.settings.store, registry.model, tracking_uri=nowhere, who="someone else"
+        tmp_path / "other", registry.settings.store, registry.model, tracking_uri=dead_address, who="someone else"
     )
     before = listing(registry)
     version = other.rollback(only=[TOMATO]).version

@@ -9,7 +9,6 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, Canary, ChannelPosition, promoted
-from registry.devstack.servers import free_port
 from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow, VersionNotFound
 from registry.names import VersionName
 from registry.store import layout
@@ -192,14 +191,15 @@ def test_a_channel_has_a_log_of_its_own(registry: Registry) -> None:
         registry.rollback("prod")
 
 
-def test_it_needs_no_mlflow_and_no_blob(registry: Registry, store_url: str, model: str, tmp_path: Path) -> None:
+def test_it_needs_no_mlflow_and_no_blob(
+    registry: Registry, store_url: str, model: str, tmp_path: Path, dead_address: str
+) -> None:
     promote(registry, 1, 2)
     for info in registry.store.list(layout.BLOBS_PREFIX):
         registry.store.delete(info.key)
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    other = open_registry(tmp_path / "other", store_url, model, tracking_uri=nowhere)
+    other = open_registry(tmp_path / "other", store_url, model, tracking_uri=dead_address)
     assert other.rollback().version == "v1.0.0"
-    assert other.catalog.connection.uri == nowhere
+    assert other.catalog.connection.uri == dead_address
 
 
 def test_the_record_of_a_rollback_links_to_the_one_before(store_url: str, model: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An S3 server gone bad: whatever is asked for, it answers with bytes without end, and does not say how many."""
+"""A broken S3 server: it answers every GET with a body that never ends, without a Content-Length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
 
 
 class EndlessServer(Loopback):
-    """A context manager; `url` is its address, `sent` how many bytes it got rid of."""
+    """A context manager; `url` is its address, `sent` the number of bytes that it has sent."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -32,6 +32,6 @@ class EndlessServer(Loopback):
                         outer.sent += len(_CHUNK)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Says nothing."""
+                """Print nothing."""
 
         super().__init__(Handler)

@@ -1,4 +1,4 @@
-"""An installed package with a flavor of its own, `plain`: what a team does whose models are not DINO adapters.
+"""An installed package with a flavor of its own, `plain`, for a team whose models are not DINO adapters.
 
 Its MLflow model answers with the bytes of the version's files, so it needs no torch.
 """
@@ -54,7 +54,7 @@ def install(folder: Path) -> None:
 def make_version(
     folder: Path, model: str, version: str, text: str, **fields: object
 ) -> tuple[Manifest, dict[str, Path]]:
-    """A version of flavor `plain` with two small files, and where they lie under names that are digests."""
+    """A version of flavor `plain` with two small files, and where they are, under their digests."""
     contents = {"config/a.txt": text.encode(), "router/b.txt": b"b"}
     entries = tuple(FileEntry(path=path, size=len(data), sha256=sha256(data)) for path, data in contents.items())
     files = {}

@@ -1,6 +1,6 @@
-"""An S3 server that is real in all but one thing: it ignores `If-None-Match`, as several look-alikes do.
+"""An S3 server that ignores `If-None-Match`, as several S3-compatible servers do.
 
-It keeps objects in memory, checks no signature, and knows the few calls that a store makes.
+It keeps objects in memory, checks no signature, and implements the few calls that a store makes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tests.servers.loopback import Loopback
 class ForgetfulServer(Loopback):
     """A context manager; `url` is its address, `objects` what it holds, by `/bucket/key`."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.objects: dict[str, bytes] = {}
-        super().__init__(_handler_of(self.objects))
+        super().__init__(_handler_of(self.objects), port)
 
 
 def _handler_of(objects: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
@@ -72,6 +72,6 @@ def _handler_of(objects: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nobody reads it."""
+            """Print nothing."""
 
     return Handler

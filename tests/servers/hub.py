@@ -1,6 +1,6 @@
 """A small hub of models on loopback: Hugging Face's client asks it for `/ORG/NAME/resolve/REVISION/FILE`.
 
-What it refuses it refuses as the real one does, by status and `X-Error-Code`.
+It refuses requests as the real one does, by status and `X-Error-Code`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Hub:
                 self._answer(with_body=True)
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Print nothing."""
 
             def _answer(self, *, with_body: bool) -> None:
                 status, headers, body = hub._find(self.path)

@@ -1,7 +1,7 @@
-"""AWS's rules for who may do what: evaluated here for the policies in docs/, and enforced by a server that knows users.
+"""AWS's policies: evaluated here for those in docs/, and enforced by a server that has users.
 
-`allows` knows what these policies use: `Allow` and `Deny`, wildcards, and the conditions named in `_HOLDS`.
-SeaweedFS enforces the policies of users; its bucket policies know none of the conditions on writes.
+`allows` implements what these policies use: `Allow` and `Deny`, wildcards, and the conditions named in `_HOLDS`.
+SeaweedFS enforces the policies of users; its bucket policies do not support the conditions on writes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import boto3
 
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from tests.servers.recorder import Sent
 
 _ACTIONS = {
@@ -41,7 +41,7 @@ class Call:
 
     @classmethod
     def of(cls, sent: Sent, bucket: str, principal: str = "arn:aws:iam::123456789012:role/somebody") -> Call:
-        """What AWS makes of a request."""
+        """The call that a request is for AWS."""
         action = _ACTIONS[sent.operation]
         context = {"aws:PrincipalArn": principal, "aws:SecureTransport": "true"}
         for header in ("if-match", "if-none-match"):

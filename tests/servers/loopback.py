@@ -1,4 +1,4 @@
-"""An HTTP server of a test's own, on loopback."""
+"""An HTTP server on loopback with a handler of the test's own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Self
 class Loopback:
     """A context manager that answers by a handler; `url` is its address."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
 
     @property
     def url(self) -> str:

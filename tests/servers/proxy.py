@@ -1,9 +1,9 @@
-"""A TCP proxy in front of a server, which makes on demand the faults that networks make.
+"""A TCP proxy in front of a server that makes network faults on demand.
 
     proxy.next(swallow_reply, method="PUT", containing="/channels/")
 
-makes the next matching request be applied by the server and its reply be lost. A fault is a function of an `Exchange`,
-so a test can write its own. Everything that passed is in `proxy.requests`, in order of arrival.
+loses the reply of the next matching request after the server has applied it. A fault is a function of an `Exchange`,
+so a test can write its own. All requests are in `proxy.requests`, in order of arrival.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
-_TIMEOUT_SECONDS = 60
+_TIMEOUT_SECONDS = 300
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 
 
@@ -95,7 +95,7 @@ Fault = Callable[[Exchange], None]
 
 
 def swallow_reply(exchange: Exchange) -> None:
-    """The server applies the request; the client never hears of it."""
+    """The server applies the request; the client gets no reply."""
     exchange.forward()
     exchange.reset()
 
@@ -106,12 +106,12 @@ def refuse(exchange: Exchange) -> None:
 
 
 def unavailable(exchange: Exchange) -> None:
-    """The request never reaches the server; the client is told 503."""
+    """The request never reaches the server; the client gets 503."""
     exchange.send(Reply(503, [], b""))
 
 
 def fail_after_applying(exchange: Exchange) -> None:
-    """The server applies the request; the client is told 500."""
+    """The server applies the request; the client gets 500."""
     exchange.forward()
     exchange.send(Reply(500, [], b""))
 
@@ -130,7 +130,7 @@ def cut_request(exchange: Exchange) -> None:
 
 
 class Hold:
-    """A fault that breaks the client's connection and lets the request land only when the test says so."""
+    """A fault that breaks the client's connection and lets the request land only when the test calls `release`."""
 
     def __init__(self) -> None:
         self.arrived, self._released, self.landed = threading.Event(), threading.Event(), threading.Event()
@@ -150,7 +150,7 @@ class Hold:
 
 
 class Stall:
-    """A fault that answers only when the test says so: a slow server."""
+    """A fault that answers only when the test calls `release`: a slow server."""
 
     def __init__(self) -> None:
         self.arrived, self._released = threading.Event(), threading.Event()
@@ -230,7 +230,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news here."""
+        """Print nothing when a client has gone."""
 
 
 def _handler_of(proxy: Proxy) -> type[BaseHTTPRequestHandler]:

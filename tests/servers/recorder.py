@@ -1,4 +1,4 @@
-"""What a store really sends: every request of an `ObjectStore`, noted by botocore's own event."""
+"""Every request that an `ObjectStore` sends, recorded by an event of botocore."""
 
 from __future__ import annotations
 

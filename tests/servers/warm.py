@@ -61,7 +61,7 @@ def warm_ulora(folder: Path) -> Iterator[Path]:
 def _serve(address: str) -> NoReturn:
     for module in _WARM:
         importlib.import_module(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for the commands
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the commands are not waited for
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
@@ -75,7 +75,7 @@ def _serve(address: str) -> NoReturn:
 
 
 def _answer(asking: socket.socket) -> NoReturn:
-    """Be the command that is asked for, and tell its exit status."""
+    """Run the command that is asked for, and send its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 1
     try:

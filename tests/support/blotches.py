@@ -1,4 +1,4 @@
-"""Small folders of images that are easy to tell apart: noise around a colour of its own for each label."""
+"""Small folders of images whose labels are easy to learn: noise around a colour of its own for each label."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def manifest_of(folder: Path, *, version: str = "v1.0.0-dinov3", model: str = "a
 
 
 def add_goldens(folder: Path, *, count: int = 3) -> Path:
-    """Record what the bundle makes of some random images, so that `self_test` has something to check. Needs torch."""
+    """Record the bundle's outputs for some random images, which `self_test` checks. Needs torch."""
     from adapters.answer.loaded import load_bundle
 
     loaded = load_bundle(read_bundle(folder))

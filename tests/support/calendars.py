@@ -1,4 +1,4 @@
-"""A real store whose clock can be set ahead, and whose calls can be stepped through: for tests of what time decides.
+"""A real store whose clock can be set ahead, and which can run an action before any of its calls.
 
     registry.store.days = 31              # everything that was written before is a month old
     registry.store.before("swap", act)    # `act` runs once, just before the next call of this method

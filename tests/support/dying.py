@@ -1,4 +1,4 @@
-"""Something done in a child process that is killed by SIGKILL at the n-th step that it asks of the file system.
+"""An action in a child process that is killed by SIGKILL at its n-th file system call.
 
 The steps are the interpreter's own audit events (an open, a mkdir, a rename, a link …), so a step that is added later
 is covered without anyone listing it. Forking is cheap: everything is imported once.

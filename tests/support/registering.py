@@ -1,4 +1,4 @@
-"""Versions in MLflow, tagged and named as `Catalog.log` does, but without artifacts: where nobody loads them there."""
+"""Versions in MLflow, tagged and named as `Catalog.log` does, but without artifacts: for tests that load none."""
 
 from __future__ import annotations
 

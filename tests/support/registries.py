@@ -1,4 +1,4 @@
-"""A `Registry` on the test's own store, under a policy that asks nothing: for tests of what is not about gates."""
+"""A `Registry` on the test's own store, under a policy that asks nothing: for tests that are not about gates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_registry(
     endpoint_url: str | None = None,
     who: str = "a test",
 ) -> Registry:
-    """A registry whose cache and policy lie in `folder`."""
+    """A registry whose cache and policy are in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     return Registry(
         settings=Settings(
@@ -56,7 +56,7 @@ def create(registry: Registry, name: str, folder: Path, seed: int | None = None)
 
 
 def bind(registry: Registry, *names: str) -> None:
-    """Versions without files, for tests in which nobody looks into them: a second of uploads less."""
+    """Bind versions without files, for tests that need none: it saves a second of uploads."""
     for name in names:
         manifest = Manifest.make(
             model=registry.model, version=name, flavor="empty", backbone=None, files=[],

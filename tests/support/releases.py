@@ -140,7 +140,7 @@ def find_echo(flavor: str) -> Loader:
     return load_echo
 
 
-def wait_until(true: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 180) -> None:
     """Return as soon as a condition holds; fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not true():

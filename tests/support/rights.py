@@ -12,7 +12,7 @@ _NOBODY = 65534
 
 @contextmanager
 def no_right_to_write(folder: Path) -> Iterator[None]:
-    """Within, nothing can be written in `folder`: root, who could, becomes nobody for so long."""
+    """Within the context nothing can be written in `folder`; root, who could, becomes the user nobody meanwhile."""
     is_root = os.geteuid() == 0
     folder.chmod(0o555)
     if is_root:

@@ -1,4 +1,4 @@
-"""Trees on disk and versions to restore into them, without a store: bytes lie in a folder by their digest."""
+"""Trees on disk and versions to restore into them, without a store: bytes are in a folder by their digest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Shelf:
     fetched: list[str] = field(default_factory=list)
 
     def entries(self, content: Content) -> tuple[FileEntry, ...]:
-        """The files of a version; their bytes are put on the shelf."""
+        """The files of a version; their bytes are added to the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return tuple(self._entry(path, text) for path, text in sorted(content.items()))
 
@@ -40,7 +40,7 @@ class Shelf:
         )  # fmt: skip
 
     def fetch(self, files: Sequence[FileEntry]) -> dict[str, Path]:
-        """As the cache of blobs does it."""
+        """Where the files are, as the cache of blobs answers it."""
         self.fetched.extend(file.path for file in files)
         return {file.sha256: self.folder / file.sha256 for file in files}
 
@@ -53,7 +53,7 @@ class Shelf:
 
 
 def tree_of(folder: Path) -> dict[str, str]:
-    """What lies in a folder, as it would be written for `write_tree`; what `ulora` remembers there is left out."""
+    """The content of a folder, as `write_tree` takes it, without ulora's own files."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -25,7 +25,7 @@ from adapters import bundle
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Canary, Record
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from registry.evidence.results import Evidence, Measurement, Metric
 from registry.retention.forget import RetentionRule
 from registry.serving.fleet import Heartbeat

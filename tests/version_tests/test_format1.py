@@ -12,7 +12,7 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from registry.errors import NotTrusted, VersionForgotten
 from registry.formats.canonical import sha256
 from registry.retention.notes import check_remembered

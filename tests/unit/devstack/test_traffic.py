@@ -23,7 +23,7 @@ class Service:
     """An HTTP service that gives the same answer to every request, until it is told another."""
 
     def __init__(self) -> None:
-        self.status, self.document = 200, dict(RIGHT)
+        self.status, self.document, self.body = 200, dict(RIGHT), b""
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,7 +31,7 @@ class Service:
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                body = json.dumps(service.document).encode()
+                body = service.body or json.dumps(service.document).encode()
                 self.send_response(service.status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -56,7 +56,7 @@ def service() -> Iterator[Service]:
 
 def test_every_answer_is_kept_with_its_version(service: Service) -> None:
     with SteadyLoad(service.url, [QUESTION], rate=200) as load:
-        answers = load.wait_for("v1.0.0", since=0, count=20, seconds=20)
+        answers = load.wait_for("v1.0.0", since=0, count=20, seconds=180)
     assert len(answers) == 20
     assert accuracy(answers) == 1
     assert load.failures() == []
@@ -65,10 +65,10 @@ def test_every_answer_is_kept_with_its_version(service: Service) -> None:
 
 def test_a_change_of_version_is_seen(service: Service) -> None:
     with SteadyLoad(service.url, [QUESTION], rate=200) as load:
-        load.wait_for("v1.0.0", since=0, seconds=20)
+        load.wait_for("v1.0.0", since=0, seconds=180)
         moved = time.monotonic()
         service.document = {**RIGHT, "version": "v2.0.0", "label": "blight"}
-        answers = load.wait_for("v2.0.0", moved, seconds=20)
+        answers = load.wait_for("v2.0.0", moved, seconds=180)
     assert answers[0].at > moved
     assert accuracy(answers) == 0
 
@@ -97,7 +97,31 @@ def test_waiting_for_a_version_that_never_answers_ends(service: Service) -> None
         load.wait_for("v9.9.9", since=0, seconds=0.1)
 
 
-def test_equal_answers_differ_by_nothing_and_numbers_by_their_distance() -> None:
+def test_a_failed_request_is_raised_with_its_status_and_body(service: Service) -> None:
+    with SteadyLoad(service.url, [QUESTION], rate=200) as load:
+        load.wait_for("v1.0.0", since=0, count=3)
+        load.check()
+        service.status, service.document = 503, {"message": "no version is loaded"}
+        until(load.failures)
+        with pytest.raises(UloraError, match=r"request \d+ failed: status 503, body .*no version is loaded"):
+            load.check()
+
+
+def test_waiting_ends_at_the_first_failed_request(service: Service) -> None:
+    service.status = 500
+    with SteadyLoad(service.url, [QUESTION]) as load, pytest.raises(UloraError, match="request 1 failed: status 500"):
+        load.wait_for("v9.9.9", since=0, seconds=3600)
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"<html>"])
+def test_a_body_that_is_not_an_object_is_a_failure(service: Service, body: bytes) -> None:
+    service.body = body
+    with SteadyLoad(service.url, [QUESTION], rate=200) as load:
+        until(load.failures)
+    assert repr(body.decode()) in load.failures()[0].problem
+
+
+def test_equal_answers_differ_by_0_and_numbers_by_their_distance() -> None:
     one = answer(probabilities={"rust": 0.9, "blight": 0.1})
     assert largest_difference([one], [one]) == 0
     other = answer(probabilities={"rust": 0.9, "blight": 0.125})
@@ -118,7 +142,7 @@ def answer(**changed: object) -> Answer:
     return Answer(1.0, "v1.0.0", True, {**RIGHT, **changed})
 
 
-def until(holds, seconds: float = 20) -> None:
+def until(holds, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not come to hold in time"

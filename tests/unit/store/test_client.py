@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from registry.devstack.servers import free_port
 from registry.errors import (
     BadSetting,
     StoreDenied,
@@ -92,8 +91,8 @@ def test_an_invalid_endpoint_is_a_bad_setting(s3_env: dict[str, str]) -> None:
         ObjectStore("s3://bucket/x", endpoint_url="not an address").get(KEY)
 
 
-def test_without_a_server_a_write_is_unreachable_not_unknown(s3_env: dict[str, str]) -> None:
-    nowhere = ObjectStore("s3://bucket/x", endpoint_url=f"http://127.0.0.1:{free_port()}")
+def test_without_a_server_a_write_is_unreachable_not_unknown(s3_env: dict[str, str], dead_address: str) -> None:
+    nowhere = ObjectStore("s3://bucket/x", endpoint_url=dead_address)
     writes = (lambda: nowhere.create(KEY, b"x"), lambda: nowhere.swap(KEY, b"x", '"etag"'))
     for act in (*writes, lambda: nowhere.get(KEY), lambda: nowhere.first("")):
         with pytest.raises(StoreUnreachable, match=r"s3://bucket/x at http://127\.0\.0\.1:\d+ does") as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from registry.errors import (
     KeyExists,
     OutcomeUnknown,
@@ -41,7 +41,7 @@ def test_of_many_writers_exactly_one_wins(store: ObjectStore) -> None:
     together = threading.Barrier(6)
 
     def write(number: int) -> bool:
-        together.wait(30)
+        together.wait(300)
         try:
             store.create(KEY, f"{number}".encode())
         except KeyExists:
@@ -95,17 +95,17 @@ def test_a_late_write_does_not_overtake_the_winner(store: ObjectStore, distant: 
     proxy.next(late, method="PUT", containing=KEY)
     with ThreadPoolExecutor(1) as pool:
         mine = pool.submit(distant.create, KEY, b"mine")
-        assert late.arrived.wait(30)
+        assert late.arrived.wait(300)
         try:
             store.create(KEY, b"theirs")
             won = False
         except KeyExists:
             won = True
         if won:
-            mine.result(30)
+            mine.result(300)
         else:
             with pytest.raises(KeyExists):
-                mine.result(30)
+                mine.result(300)
     late.release()
     assert seen(store) == (b"mine" if won else b"theirs")
 
@@ -168,7 +168,7 @@ def test_a_write_whose_reply_times_out_was_applied(
     proxy.next(slow, method="PUT", containing=KEY)
     with ThreadPoolExecutor(1) as pool:
         mine = pool.submit(distant.create, KEY, b"mine")
-        mine.result(60)
+        mine.result(300)
     slow.release()
     assert seen(distant) == b"mine"
 

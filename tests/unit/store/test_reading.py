@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry.devstack.servers import S3Server
+from registry.devstack.s3_server import S3Server
 from registry.errors import (
     BadManifest,
     CorruptBlob,

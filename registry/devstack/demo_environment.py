@@ -1,4 +1,4 @@
-"""What the demo's acts share: a folder, an environment, servers, traffic, fits; and how all of it ends."""
+"""What the demo's acts share: a folder, environment variables, servers, traffic, fits; and how all of it ends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from typing import Any
 from registry.api import Registry
 from registry.catalog import mirror
 from registry.catalog.watch import Pace, Watch
-from registry.devstack.digits import write_digits, write_photo_crops
-from registry.devstack.processes import Finished, Fit, Replica, isolated_env, ulora
-from registry.devstack.servers import Stack
-from registry.devstack.timeline import Screen, Timeline, Traffic
-from registry.devstack.traffic import Answer, Client, Question, SteadyLoad
+from registry.devstack.digits import FEW, write_digits, write_photo_crops
+from registry.devstack.processes import Finished, Fit, isolated_env, ulora
+from registry.devstack.replica import Replica
+from registry.devstack.stack import Stack
+from registry.devstack.timeline import RequestCount, Screen, Timeline
+from registry.devstack.traffic import Answer, Client, Question, SteadyLoad, raise_if_failed
 from registry.errors import BadInput, UloraError
 from registry.evidence.measuring import open_data
 from registry.evidence.policy import load_policy
@@ -34,17 +35,20 @@ FIXED = 40
 """Questions whose answers are compared before and after."""
 IN_PEFT = "an adapter in PEFT's own layout"
 _POLICY = "ULORA_POLICY"
-_WATCH_SECONDS, _HEALING_SECONDS = 5.0, 30.0
+_FAR_CROPS = 12
+_WATCH_SECONDS, _HEALING_SECONDS = 5.0, 120.0
+_ENDING_SECONDS = 0.5
+"""How long after a failed request a process may need until it is seen to have ended."""
 
 
 @dataclass
-class Scene:
-    """Nothing is started when it is set; `ending` stops whatever is started later.
+class DemoEnvironment:
+    """Nothing is started by `create`; `ending` stops whatever is started later.
 
     Attributes:
         folder: holds everything that the demo writes.
         data: the user's own images; None for the digits.
-        env: the environment of every process of the demo, this one included.
+        env: the environment of every process of the demo, this one included. The addresses come with `start_stack`.
         fits: the fits that run or ran, by the version that they are for.
         questions: what the traffic asks, in a fixed random order.
         mirrored: what was changed in MLflow by the reconciler that watches; `pace` is its own.
@@ -53,9 +57,7 @@ class Scene:
     folder: Path
     data: Path | None
     env: dict[str, str]
-    registry: Registry
     stack: Stack
-    replica: Replica
     timeline: Timeline
     screen: Screen
     ending: ExitStack
@@ -63,11 +65,13 @@ class Scene:
     questions: list[Question] = field(default_factory=list)
     mirrored: list[str] = field(default_factory=list)
     pace: Pace = field(default_factory=lambda: Pace(_WATCH_SECONDS))
+    _registry: Registry | None = None
+    _replica: Replica | None = None
     _load: SteadyLoad | None = None
 
     @classmethod
-    def set(cls, screen: Screen, data: Path | None, root: Path | None, ending: ExitStack) -> Scene:
-        """Put everything in its place.
+    def create(cls, screen: Screen, data: Path | None, root: Path | None, ending: ExitStack) -> DemoEnvironment:
+        """Make the folder and set the environment variables.
 
         Raises:
             BadInput: a folder can't be used.
@@ -77,12 +81,9 @@ class Scene:
         folder = _empty_folder(root, ending)
         stack = Stack(folder)
         ending.callback(stack.stop)
-        env = isolated_env({**stack.env, **_settings(folder, stack, own_policy=data is not None)})
+        env = isolated_env(_settings(folder, own_policy=data is not None))
         ending.enter_context(_environment(env))
-        replica = Replica(folder / "serve", env)
-        ending.callback(replica.stop)
-        registry = Registry(settings=Settings.load())
-        return cls(folder, data, env, registry, stack, replica, Timeline(screen), screen, ending)
+        return cls(folder, data, env, stack, Timeline(screen), screen, ending)
 
     # --- images ------------------------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class Scene:
         if self.data:
             _link_images(self.data, self.images)
         else:
-            write_digits(self.images)
+            write_digits(self.images, FEW, _FAR_CROPS)
         images = open_data(DEFAULT_FLAVOR, self.images)
         test = list(images.split("test"))
         random.Random(0).shuffle(test)  # noqa: S311  no secret: the order only mixes the targets
@@ -116,6 +117,51 @@ class Scene:
         images = open_data(DEFAULT_FLAVOR, self.images)
         return str(max(images.targets, key=lambda target: len(images.labels(target))))
 
+    # --- servers -----------------------------------------------------------------------------------------------------
+
+    def start_stack(self) -> None:
+        """Start the S3 server and the MLflow server, and open the registry on them."""
+        self.stack.start()
+        self.env = {**self.env, **self.stack.env, "ULORA_S3_ENDPOINT": self.stack.s3.url}
+        self.ending.enter_context(_environment(self.env))
+        self._registry = Registry(settings=Settings.load())
+
+    @property
+    def registry(self) -> Registry:
+        """The demo's registry, once its servers are up."""
+        if self._registry is None:
+            raise UloraError("the servers are not started yet")
+        return self._registry
+
+    def serve(self) -> None:
+        """Start the replica that follows production, and the traffic on it."""
+        self._replica = Replica(self.folder / "serve", self.env)
+        self.ending.callback(self._replica.stop)
+        self._replica.start()
+        self._load = load = self.ending.enter_context(SteadyLoad(self._replica.url, self.questions))
+        self.timeline.traffic = lambda: RequestCount(len(load.answers), len(load.failures()))
+
+    @property
+    def load(self) -> SteadyLoad:
+        """The traffic, once `serve` was called."""
+        if self._load is None:
+            raise UloraError("there is no traffic yet")
+        return self._load
+
+    def check(self) -> None:
+        """Check that all is well so far.
+
+        Raises:
+            UloraError: a request has failed.
+        """
+        if self._load is not None:
+            self._load.check()
+
+    def ended_servers(self) -> list[str]:
+        """For each server that ended by itself: how, and the end of its log."""
+        servers = (self._replica, self.stack.s3, self.stack.mlflow)
+        return [text for server in servers if server and (text := server.why_ended(_ENDING_SECONDS))]
+
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def bundle(self, version: str) -> Path:
@@ -127,7 +173,7 @@ class Scene:
         return canonical.decode((self.bundle(version) / path).read_bytes(), path)
 
     def named(self, backbone: str) -> str:
-        """What a backbone is called here. Nothing on this machine has the name: whoever needs it asks the store."""
+        """What a backbone is called here. No file on this machine has the name, so every user asks the store for it."""
         return f"demo-{backbone}"
 
     def fit(self, version: str, backbone: str, *how: str) -> None:
@@ -135,23 +181,18 @@ class Scene:
         words = [str(self.images), backbone, str(self.bundle(version)), "--name", self.named(backbone)]
         self._start_fit(version, "fit", *words, *how)
 
-    def peft_folder(self, version: str, target: str) -> Path:
-        """One target of a version's bundle as PEFT itself would have saved it, classifier included."""
-        folder = self.folder / "peft" / target
-        self._start_fit(IN_PEFT, "peft", str(self.bundle(version)), target, str(folder))
-        self.fits[IN_PEFT].wait()
-        return folder
+    def peft_folder(self, target: str) -> Path:
+        """Where `write_peft_folder` writes."""
+        return self.folder / "peft" / target
 
-    def spoil(self, version: str, source: str, target: str) -> None:
+    def write_peft_folder(self, version: str, target: str) -> None:
+        """Start to write one target of a version's bundle as PEFT itself would have saved it, classifier included."""
+        self._start_fit(IN_PEFT, "peft", str(self.bundle(version)), target, str(self.peft_folder(target)))
+
+    def fit_on_shuffled_labels(self, version: str, source: str, target: str) -> None:
         """Start to fit one target of another version's bundle again, on shuffled labels; all else stays as it is."""
         shutil.copytree(self.bundle(source), self.bundle(version))
         self._start_fit(version, "spoil", str(self.images), str(self.bundle(version)), target)
-
-    def serve(self) -> None:
-        """Start the replica that follows production, and the traffic on it."""
-        self.replica.start()
-        self._load = load = self.ending.enter_context(SteadyLoad(self.replica.url, self.questions))
-        self.timeline.traffic = lambda: Traffic(len(load.answers), len(load.failures()))
 
     def watch(self) -> None:
         """Start to reconcile MLflow again and again, in the background."""
@@ -167,27 +208,36 @@ class Scene:
             time.sleep(0.05)
         return tuple(self.mirrored)
 
-    @property
-    def load(self) -> SteadyLoad:
-        """The traffic, once it flows."""
-        if self._load is None:
-            raise UloraError("there is no traffic yet")
-        return self._load
-
     def ulora(self, *words: str, who: str = "demo") -> Finished:
         """Run a command as somebody."""
-        return ulora(*words, env={**self.env, "ULORA_WHO": who}, cwd=self.folder)
+        return ulora(*words, env={**self.env, "ULORA_WHO": who}, cwd=self.folder, check=self.check)
+
+    def wait_for_fit(self, version: str) -> None:
+        """Return when a fit is done.
+
+        Raises:
+            UloraError: it failed, or a request did meanwhile.
+        """
+        self.fits[version].wait(self.check)
 
     def ask_fixed(self) -> list[Answer]:
         """The replica's answers to the fixed questions."""
-        with closing(Client(self.replica.url)) as client:
-            return [client.ask(question) for question in self.questions[:FIXED]]
+        with closing(Client(self.load.url)) as client:
+            answers = [client.ask(question) for question in self.questions[:FIXED]]
+        for answer in answers:
+            raise_if_failed(answer)
+        return answers
 
-    # --- what is told ------------------------------------------------------------------------------------------------
+    # --- output ------------------------------------------------------------------------------------------------------
 
-    def tell(self, event: str, version: str = "", detail: str = "") -> None:
-        """Note and say what has just happened."""
-        self.timeline.tell(event, version, detail)
+    def report(self, event: str, version: str = "", detail: str = "") -> None:
+        """Record and print what has just happened.
+
+        Raises:
+            UloraError: a request has failed.
+        """
+        self.timeline.add(event, version, detail)
+        self.check()
 
     def live_line(self) -> str:
         """What goes on right now."""
@@ -226,7 +276,7 @@ class Scene:
         lines = [
             "", "Everything is up until Ctrl-C. MLflow's page of each version:",
             *(f"  {page.version:20} {page.url}" for page in pages),
-            f"The replica: {self.replica.url}/docs", f"  curl -F image=@{image} {self.replica.url}/predict",
+            f"The replica: {self.load.url}/docs", f"  curl -F image=@{image} {self.load.url}/predict",
             "To use `ulora` on it from another terminal:", *(f"  export {name}={self.env[name]}" for name in names),
         ]  # fmt: skip
         return "\n".join(lines)
@@ -246,13 +296,12 @@ def _empty_folder(root: Path | None, ending: ExitStack) -> Path:
     return root.resolve()
 
 
-def _settings(folder: Path, stack: Stack, *, own_policy: bool) -> dict[str, str]:
+def _settings(folder: Path, *, own_policy: bool) -> dict[str, str]:
     """The demo's settings, all of them, so that none comes from a file or an environment of the user's."""
     config = folder / "ulora.toml"
     config.touch()
     settings = {
         "ULORA_CONFIG": str(config),
-        "ULORA_S3_ENDPOINT": stack.s3.url,
         "ULORA_CACHE": str(folder / "cache"),
         "ULORA_DATA": str(folder / "images"),
         "ULORA_WHO": "demo",

@@ -1,16 +1,16 @@
-"""What came of the demo's acts: what its `--json` answer holds."""
+"""The results of the demo's acts: what its `--json` answer holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from registry.devstack.timeline import Moment
+from registry.devstack.timeline import Event
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Act 3: what the gate said to the bad version."""
+    """Act 3: how the gate refused the bad version."""
 
     exit_code: int
     rules: tuple[str, ...]
@@ -53,12 +53,12 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Race:
-    """Act 4: who won, and what the other was told."""
+    """Act 4: who won, and the error that the other one got."""
 
     winner: str
     loser: str
     exit_codes: Mapping[str, int]
-    told: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Corruption:
 
 
 @dataclass(frozen=True)
-class Told:
+class DemoResult:
     """All that happened.
 
     Attributes:
@@ -103,7 +103,7 @@ class Told:
         act_seconds: how long each act took.
     """
 
-    moments: tuple[Moment, ...]
+    events: tuple[Event, ...]
     requests: int
     failures: int
     versions: Mapping[str, int]

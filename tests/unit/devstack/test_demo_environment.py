@@ -1,0 +1,61 @@
+"""What the demo's acts share: when it ends early, and what it says then."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from registry.devstack.demo_environment import DemoEnvironment
+from registry.devstack.traffic import Question, SteadyLoad
+from registry.errors import UloraError
+from tests.servers.yes_server import YesServer
+
+
+class Lines:
+    """What the demo printed."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def live(self, text: str) -> None:
+        """Not kept."""
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[DemoEnvironment]:
+    with ExitStack() as ending:
+        yield DemoEnvironment.create(Lines(), None, tmp_path / "demo", ending)
+
+
+def test_a_step_after_a_failed_request_is_not_begun(demo: DemoEnvironment) -> None:
+    demo.report("nothing is wrong yet")
+    with YesServer() as service:  # it answers 200, and not as a version does
+        demo._load = demo.ending.enter_context(SteadyLoad(service.url, [Question(b"image", "low", "one")]))
+        with pytest.raises(UloraError, match=r"request 1 failed: status 200, body 'OK'"):
+            demo.load.wait_for("v1.0.0", since=0)
+        with pytest.raises(UloraError, match="request 1 failed"):
+            demo.report("another step is done")
+        demo.load.stop()
+
+
+def test_a_server_that_ended_is_named_with_its_log(demo: DemoEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert demo.ended_servers() == []
+    program = "import sys; print('out of memory', flush=True); sys.exit(9)"
+    monkeypatch.setattr(demo.stack.s3, "_command", lambda: [sys.executable, "-c", program])
+    demo.stack.s3.launch()
+    demo.stack.s3.why_ended(seconds=300)
+    (told,) = demo.ended_servers()
+    assert "the s3 server ended with exit status 9" in told
+    assert "out of memory" in told
+
+
+def test_there_is_no_registry_before_the_servers_are_up(demo: DemoEnvironment) -> None:
+    with pytest.raises(UloraError, match="not started yet"):
+        _ = demo.registry
