@@ -27,7 +27,7 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy registry
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The files of a bundle: what they are called and how they are written, the same bytes for the same content.
+"""The files of a bundle, and how they are read and written. Equal content gives equal bytes.
 
     backbone.json                                the backbone, as a BackboneRef
     adapters/<target>/adapter_config.json        the LoRA, as PEFT writes it
@@ -6,12 +6,12 @@
                       head.json  head.safetensors       optional: without them it gives features, no labels
                       ood.json   ood.safetensors        optional: without them nothing is flagged
                       exits.json exits/<block>/…        optional: heads and detectors at earlier blocks
-                      golden.safetensors         optional: inputs and the outputs they must give
-                      component.json             labels, and what the version around it must offer
+                      golden.safetensors         optional: recorded inputs and outputs
+                      component.json             labels, and what it requires from the version
     router/           head.json  head.safetensors  golden.safetensors  component.json        optional
-    config/           preprocessing.json  inference.json  runtimes.json (optional: which runtimes passed their gate)
+    config/           preprocessing.json  inference.json  runtimes.json (optional: the results of the gate of runtimes)
 
-Every JSON file is canonical apart from a newline at its end; no file holds a time or a machine's path.
+Every JSON file is canonical, with a newline at its end; no file contains a time or a path of a machine.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import save as save_arrays
 
 from registry.errors import BadManifest, BadWeights, MissingBlob
 from registry.formats import canonical
@@ -48,20 +48,31 @@ GOLDEN = "golden.safetensors"
 COMPONENT = "component.json"
 
 KINDS = ("F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
-"""What tensors may consist of, in the words of safetensors: what float32 holds exactly, and integers."""
+"""The dtypes that tensors may have, in the words of safetensors: those that float32 represents exactly, and
+integers."""
 
 DEFAULT_INFERENCE: dict[str, Any] = {
     "router_threshold": 0.5,
     "tolerance": {"torch-fp32": {"logits": 1e-3, "ood_score": 1e-2}},
 }
-"""The content of `inference.json`: the least confidence at which the router's choice is taken, and how far from its
-golden outputs a version may answer, per runtime (`ood_score` in thresholds)."""
+"""The content of `inference.json`: the smallest confidence at which the router's choice is used, and how far a
+version's outputs may differ from its recorded ones, per runtime (`ood_score` in thresholds)."""
+
+
+class Saveable(Protocol):
+    """A head or a detector."""
+
+    def document(self) -> dict[str, Any]:
+        """The content of its JSON file."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The content of its safetensors file."""
 
 
 class BundleFiles:
-    """A bundle's files for reading: its paths, and where each one's verified bytes lie on this disk.
+    """Read a bundle's files: their paths in the bundle, and the verified files on this disk.
 
-    Files are found by their path in the bundle alone: on disk they may be called by their digests.
+    Files are found by their path in the bundle; on the disk they may have other names, such as their digests.
     """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
@@ -80,20 +91,20 @@ class BundleFiles:
         return {p.removeprefix(f"{folder}/"): place for p, place in self._files.items() if p.startswith(f"{folder}/")}
 
     def document(self, path: str) -> dict[str, Any]:
-        """A JSON file.
+        """Read a JSON file.
 
         Raises:
-            MissingBlob: the bundle has no such file.
-            BadManifest: it is not a JSON object, or too large.
+            MissingBlob: when the bundle has no such file.
+            BadManifest: when it is not a JSON object, or too large.
         """
         return canonical.decode(self.document_bytes(path), path)
 
     def document_bytes(self, path: str) -> bytes:
-        """A JSON file as it is written.
+        """Read the bytes of a JSON file.
 
         Raises:
-            MissingBlob: the bundle has no such file.
-            BadManifest: it is too large.
+            MissingBlob: when the bundle has no such file.
+            BadManifest: when it is too large.
         """
         place = self._place(path)
         size = place.stat().st_size
@@ -102,11 +113,11 @@ class BundleFiles:
         return place.read_bytes()
 
     def tensors(self, path: str) -> dict[str, torch.Tensor]:
-        """The tensors of a safetensors file, in memory of their own; floating point comes as float32.
+        """Read the tensors of a safetensors file into memory; floating point tensors become float32.
 
         Raises:
-            MissingBlob: the bundle has no such file.
-            BadWeights: it is truncated or malformed, or holds a number that is not finite.
+            MissingBlob: when the bundle has no such file.
+            BadWeights: when it is truncated or malformed, or has a number that is not finite.
         """
         tensors = {}
         for name, tensor in self.mapped_tensors(path).items():
@@ -118,18 +129,20 @@ class BundleFiles:
         return tensors
 
     def mapped_tensors(self, path: str) -> dict[str, torch.Tensor]:
-        """The tensors of a safetensors file as they are in it, mapped into memory: to be copied, not to be kept.
+        """Map the tensors of a safetensors file into memory, with their dtypes in the file. Copy them; do not keep
+        them.
 
         Raises:
-            MissingBlob, BadWeights: as `weights_file` and `WeightsFile.tensors`.
+            MissingBlob: when the bundle has no such file.
+            BadWeights: when it is truncated or malformed, or has a dtype that is not supported.
         """
         return self.weights_file(path).tensors()
 
     def weights_file(self, path: str) -> WeightsFile:
-        """A safetensors file, of which only the header is read; nothing about it is checked yet.
+        """Open a safetensors file. Only its header is read, and nothing is checked yet.
 
         Raises:
-            MissingBlob: the bundle has no such file.
+            MissingBlob: when the bundle has no such file.
         """
         place = self._place(path)
         with place.open("rb") as file:
@@ -138,26 +151,26 @@ class BundleFiles:
             return WeightsFile(header, file.seek(0, io.SEEK_END), place, path)
 
     def dtypes(self, path: str) -> dict[str, str]:
-        """What kind of numbers each tensor of a safetensors file holds, in the format's words, e.g. `F32`."""
+        """The dtype of each tensor of a safetensors file, in the format's words, e.g. `F32`."""
         return {span.name: span.dtype for span in read_header(self._place(path), path)}
 
     def _place(self, path: str) -> Path:
         if path not in self._files:
             raise MissingBlob(
-                f"the version has no file {path}", hint="make the bundle again; adapters/bundle.py lists it"
+                f"the version has no file {path}", hint="make the bundle again; adapters/bundle.py lists its files"
             )
         return self._files[path]
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A safetensors file. Two are equal if the same tensors stand at the same places in them, whatever their numbers.
+    """A safetensors file. Two are equal if they have the same tensors at the same positions, whatever their numbers.
 
     Attributes:
         header: all bytes before the numbers.
         size: of the file, in bytes.
-        place: where it lies on this disk.
-        path: what it is called in the bundle.
+        place: its path on this disk.
+        path: its path in the bundle.
     """
 
     header: bytes
@@ -166,10 +179,10 @@ class WeightsFile:
     path: str = field(compare=False)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Its tensors, mapped into memory, in the order in which they lie in it: to be copied, not to be kept.
+        """Map its tensors into memory, in the order in which they are stored. Copy them; do not keep them.
 
         Raises:
-            BadWeights: it is truncated or malformed, or of a kind of numbers that float32 can't hold.
+            BadWeights: when it is truncated or malformed, or has a dtype that float32 can't represent.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -180,49 +193,59 @@ class WeightsFile:
         except BadWeights as error:
             raise BadWeights(f"{self.path}: {error}", hint=error.hint) from error
         except (SafetensorError, ValueError) as error:
-            raise BadWeights(f"{self.path} is no sound safetensors file: {error}") from error
+            raise BadWeights(f"{self.path} is not a valid safetensors file: {error}") from error
         others = [span for span in spans if span.dtype not in KINDS]
         if others:
             raise BadWeights(
-                f"{self.path}: {others[0].name!r} is of kind {others[0].dtype}, which is not computed with",
-                hint=f"convert it; there are {', '.join(KINDS)}",
+                f"{self.path}: {others[0].name!r} is of kind {others[0].dtype}, which is not supported",
+                hint=f"convert it to one of {', '.join(KINDS)}",
             )
         return {span.name: tensors[span.name] for span in sorted(spans, key=lambda span: span.start)}
 
     def floats(self) -> torch.Tensor:
-        """All numbers of a sound file that holds float32 alone, in its order, mapped into memory: [n]."""
+        """All numbers of a valid file of only float32 tensors, in its order, mapped into memory: [n]."""
         import torch
 
         with self.place.open("rb") as file:
-            # A private mapping may be written, or torch would warn; nobody does. The tensor keeps it open.
+            # A private, writable mapping avoids torch's warning; nothing writes to it. The tensor keeps it open.
             memory = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_COPY)
         return torch.frombuffer(memory, dtype=torch.float32, offset=len(self.header))
 
 
 def check_shapes(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], path: str) -> None:
-    """Check that a file holds exactly these tensors.
+    """Check that a file has exactly these tensors.
 
     Raises:
-        BadWeights: one is missing, too many, or of another shape.
+        BadWeights: when one is missing, unexpected, or has another shape.
     """
     actual = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if actual != dict(shapes):
-        raise BadWeights(f"{path} holds {actual}, not the expected {dict(shapes)}"[:600])
+        raise BadWeights(f"{path} has the tensors {actual}, not the expected {dict(shapes)}"[:600])
 
 
 def adapter_folder(target: str) -> str:
-    """Where a target's files stand in a bundle."""
+    """The folder of a target's adapter in a bundle."""
     return f"{ADAPTERS}/{target}"
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file, making its folder."""
+    """Write a JSON file, creating its folder."""
     _write(path, canonical.encode(document) + b"\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file, making its folder."""
-    _write(path, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray | torch.Tensor]) -> None:
+    """Write a safetensors file, creating its folder. Equal tensors give equal bytes."""
+    arrays = {
+        name: tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
+        for name, tensor in tensors.items()
+    }
+    _write(path, save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+
+def save(folder: Path, name: str, part: Saveable) -> None:
+    """Write a head or a detector into a folder as `<name>.json` and `<name>.safetensors`."""
+    write_document(folder / f"{name}.json", part.document())
+    write_tensors(folder / f"{name}.safetensors", part.tensors())
 
 
 def component_document(

@@ -1,11 +1,11 @@
-"""The demo's fits, each in a process of its own; the entry point group `ulora.trainers` names this module.
+"""The fits of the demo, each in its own process; the entry point group `ulora.trainers` names this module.
 
     python -m adapters.demo fit DATA dinov2-tiny OUT --name N [--depth D] [--runtimes R …]   a bundle for all targets
-    python -m adapters.demo spoil DATA BUNDLE TARGET       one target fitted again, with shuffled labels
-    python -m adapters.demo peft BUNDLE TARGET OUT         one target as a plain PEFT folder, its classifier included
+    python -m adapters.demo spoil DATA BUNDLE TARGET       one target fitted again, with random labels
+    python -m adapters.demo peft BUNDLE TARGET OUT         one target as a plain PEFT folder, with its classifier
 
-Each step is told as a line on standard output: what, how much of it is done, of how much. A process whose standard
-input ends, as it does when the demo dies, ends too.
+Progress is printed as lines on standard output: the step, how much of it is done, and the total. The process exits when
+its standard input is closed, which happens when the demo exits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.backbone.backbones import TINY, WEIGHTS, ref_of_folder
-from adapters.fitting.data import ImageFolder, LabelledImage
+from adapters.backbone.locate import TINY, WEIGHTS
+from adapters.backbone.resolve import ref_of_folder
+from adapters.fitting.image_folder import ImageFolder, LabelledImage
 from registry.errors import UloraError
 from registry.formats import canonical
 
@@ -28,16 +29,16 @@ BACKBONES = ("dinov2-tiny", "dinov3-tiny")
 def fit_bundle(
     data: Path, backbone: str, out: Path, *, name: str, depth: str = "full", runtimes: Sequence[str] = ()
 ) -> None:
-    """Fit all targets on one of the tiny backbones that ship with this package.
+    """Fit all targets on one of the tiny backbones of this package.
 
     Args:
-        name: what the bundle calls the backbone.
+        name: the backbone's name in the bundle.
         depth, runtimes: as in `adapters.fitting.recipe.Recipe`.
 
     Raises:
-        As `adapters.fitting.training.fit`.
+        UloraError: when the fit fails; see `adapters.fitting.fit.fit`.
     """
-    from adapters.fitting.training import prepare
+    from adapters.fitting.fit import prepare
 
     known = [ref_of_folder(TINY / backbone, name=name)]
     settings = {"depth": depth, "runtimes": list(runtimes)}
@@ -62,12 +63,12 @@ def write_peft_folder(bundle: Path, target: str, out: Path) -> None:
 
 
 def spoil(data: Path, bundle: Path, target: str) -> None:
-    """Fit one target of a bundle again on labels that have nothing to do with the images, as a mixed-up table would.
+    """Fit one target of a bundle again on random labels, to simulate a mistake in the data.
 
     Raises:
-        As `adapters.fitting.training.fit_target`.
+        UloraError: when the fit fails; see `adapters.fitting.refit.fit_target`.
     """
-    from adapters.fitting.training import fit_target
+    from adapters.fitting.refit import fit_target
 
     images = ImageFolder(data)
     labels = images.labels(target)
@@ -76,11 +77,11 @@ def spoil(data: Path, bundle: Path, target: str) -> None:
         return labels[int(image.sha256[:8], 16) % len(labels)]
 
     folders = [TINY / name for name in BACKBONES]
-    fit_target(images, target, bundle, labels_of=shuffled, folders=folders, progress=_tell)
+    fit_target(images.relabelled(shuffled), target, bundle, folders=folders, progress=_tell)
 
 
 def main() -> None:
-    """Run one fit, as the module's docstring says."""
+    """Run one fit; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(dest="what", required=True)
     fitting = what.add_parser("fit")

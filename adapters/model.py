@@ -37,10 +37,10 @@ class DinoLora(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         Raises:
             CorruptBlob, MissingBlob: a file is not what the manifest says.
             MissingDependency: `adapters` is not ours.
-            As `adapters.answer.loaded.load`.
+            As `adapters.answer.loading.load`.
         """
         _check_adapters_is_ours()
-        from adapters.answer.loaded import load
+        from adapters.answer.loading import load
 
         manifest, files = _checked_files(Path(context.artifacts[ARTIFACT]))
         self._version = load(manifest, files)

@@ -1,9 +1,9 @@
-"""Two kinds of measurements.
+"""Two kinds of benchmarks.
 
 Of a version (`accuracy routing ood latency memory`): run by `ulora measure`, `python -m benchmarks NAME` or
 `mlflow run`; each takes (model, data, *, seed, progress) and returns a `registry.evidence.results.Measurement`, which
-is kept as evidence that gates look at.
+is stored as evidence for gates.
 
-Of this package (`python -m benchmarks.mixed` and its like, see docs/benchmarks.md): ratios against a rival in the same
+Of this package (`python -m benchmarks.mixed` and others, see docs/benchmarks.md): ratios against a baseline in the same
 run, with `met` for each budget.
 """

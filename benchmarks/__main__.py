@@ -1,7 +1,8 @@
-"""`python -m benchmarks NAME --version V`: measure one version with one benchmark; what the MLproject's entries run.
+"""`python -m benchmarks NAME --version V`: measure one version with one benchmark; the entry points of MLproject run
+this.
 
-MLflow hardly checks parameters and passes unknown ones on, so they are checked here. An empty value is one not given.
-Exit codes are those of `ulora`.
+MLflow hardly checks parameters and passes unknown ones on, so they are checked here. An empty value means the default.
+The exit codes are those of `ulora`.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def main(*, name: str, version: str, model: str, data: str, device: str, runtime
 
 
 def measure(name: str, version: str, *, model: str, data: str, device: str, runtime: str) -> list[Evidence]:
-    """Measure with one benchmark through the registry; what is empty was not given.
+    """Measure a version with one benchmark; an empty value means the default.
 
     Raises:
-        UloraError: a parameter can't be meant, or the measurement failed.
+        UloraError: when a parameter is invalid, or the measurement fails.
     """
     from registry.api import Registry
 
@@ -56,8 +57,8 @@ def measure(name: str, version: str, *, model: str, data: str, device: str, runt
     if runtime and not _RUNTIME.fullmatch(runtime):
         raise BadInput(f"{runtime[:40]!r} is not a runtime", hint="for example torch-fp32")
     registry = Registry(check_model(model) if model else None)
-    where = {"device": device or "cpu", "runtime": runtime or None}
-    return registry.measure(version, only=[name], data=Path(data) if data else None, **where)
+    folder = Path(data) if data else None
+    return registry.measure(version, only=[name], data=folder, device=device or "cpu", runtime=runtime or None)
 
 
 def line(metric: Metric) -> str:
@@ -68,7 +69,7 @@ def line(metric: Metric) -> str:
 
 
 def report(error: UloraError, as_json: bool) -> None:
-    """Say on standard error what happened and what to do."""
+    """Print an error and its hint to standard error."""
     document = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
     text = f"Error: {error}" + (f"\nHint: {error.hint}" if error.hint else "")
     click.echo(json.dumps(document) if as_json else text, err=True)

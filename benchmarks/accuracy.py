@@ -1,4 +1,4 @@
-"""Is the label right, given the right target? Per target and over all."""
+"""The accuracy of labels when the target is given, per target and over all."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks import plots
+from benchmarks.inputs import Data, Model, Progress, batches, left_out, name_of, test_images
 from benchmarks.resampling import resampled_counts
-from benchmarks.subjects import Data, Model, Progress, batches, left_out, name_of, test_images
 from registry.evidence.results import Measurement, Metric
 
 NO_ANSWER = "(none)"
-"""What stands for a label where there is none: the version refused to answer."""
+"""Stands for a missing label."""
 
 
 def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
     """`accuracy` with Wilson intervals, `balanced_accuracy` and `macro_f1` with bootstrap intervals.
 
-    Every test image is given with its true target. A label that the version does not know, or no answer, is wrong.
-    The aggregates are over all images: for `balanced_accuracy` and `macro_f1` each label of each target is a class.
+    Every test image is given with its true target. A label that the version does not know, or a missing answer, is
+    wrong. The aggregates are over all images: for `balanced_accuracy` and `macro_f1` each label of each target is a
+    class.
 
     Raises:
-        BadInput: there is no test image of any of the version's targets.
+        BadInput: when there is no test image of any of the version's targets.
     """
     images = test_images(model, data)
     answers: list[str] = []
@@ -63,12 +64,12 @@ def scores(pairs: Sequence[tuple[str, str]], target: str | None, seed: int) -> l
 
 @dataclass(frozen=True)
 class _Cells:
-    """The cells of a confusion matrix that are not empty, so that hundreds of classes stay cheap.
+    """The non-empty cells of a confusion matrix, so that hundreds of classes stay fast.
 
     Attributes:
         counts: [cells].
-        truth: [cells, classes], 1 where the cell is of that true class.
-        answer: [cells, classes], the same for the answered class.
+        truth: [cells, classes], 1 where the cell has that true class.
+        answer: [cells, classes], the same for the predicted class.
     """
 
     counts: np.ndarray
@@ -84,13 +85,13 @@ class _Cells:
         return cls(np.array(list(found.values())), truth, answer)
 
     def balanced_accuracy(self, counts: np.ndarray) -> np.ndarray:
-        """The mean of the recalls of the classes that occur: [resamples, cells] -> [resamples]."""
+        """The mean recall of the classes that occur: [resamples, cells] -> [resamples]."""
         support = counts @ self.truth
         recall = np.divide(self._hits(counts), support, out=np.full_like(support, np.nan), where=support > 0)
         return np.asarray(np.nanmean(recall, axis=1))
 
     def macro_f1(self, counts: np.ndarray) -> np.ndarray:
-        """The mean F1 of the classes that occur or are answered: [resamples, cells] -> [resamples]."""
+        """The mean F1 of the classes that occur or are predicted: [resamples, cells] -> [resamples]."""
         both = counts @ self.truth + counts @ self.answer
         f1 = np.divide(2 * self._hits(counts), both, out=np.full_like(both, np.nan), where=both > 0)
         return np.asarray(np.nanmean(f1, axis=1))

@@ -1,22 +1,22 @@
-"""What does it save that easy images leave early, and what does it cost? `python -m benchmarks.depth`.
+"""What early exits save and what they cost: `python -m benchmarks.depth`.
 
-On a backbone that was trained and images that are real, both tiny: handwritten digits on `adapters/tiny`, one target of
-ten classes, so that 700 validation images choose the thresholds: with fewer, half a point is less than an image. A
-bundle with exits is fitted (or given: `--bundle`), its test images are answered in three ways by the same weights:
+On a trained tiny backbone and real images: handwritten digits on `adapters/tiny`, one target of ten classes, so that
+700 validation images choose the thresholds: with fewer, half a point is less than one image. A bundle with exits is
+fitted (or given: `--bundle`), and its test images are answered in three ways with the same weights:
 
     full       all blocks for every image
-    dynamic    each image leaves at the first exit that is sure enough; thresholds are from validation images
-    static     every image leaves at one block, the first that is as deep as the dynamic way is on average
+    dynamic    each image leaves at the first exit that is confident enough; thresholds are from validation images
+    static     every image leaves at one block, the first that is as deep as dynamic is on average
 
-Where the calibration finds no threshold that keeps the loss, there are no exits, and nothing is saved.
+If the calibration finds no threshold that keeps the allowed loss, there are no exits, and nothing is saved.
 
 Latency is of single images, one after the other, from the image file's bytes to the answer; `batches` is the same in
 mixed batches of 8, where rows leave one by one. Accuracy is on all test images of all targets. A detector at an early
-exit may tell foreign images apart less well: `far_auroc` is of the same test images against photographs.
+exit may separate out-of-distribution images less well: `far_auroc` is of the same test images against photographs.
 
-On so small a backbone an exit takes about as long as a block, and reading the image as long as three. What exits save
-where blocks are expensive is measured on a ViT-B of random weights, with as many images leaving at the same relative
-depths (`benchmarks.depth_speed`).
+On such a small backbone an exit takes about as long as a block, and decoding the image as long as three. The savings
+where blocks are expensive are measured on a ViT-B with random weights, with the same shares of images leaving at the
+same relative depths (`benchmarks.depth_speed`).
 """
 
 from __future__ import annotations
@@ -33,30 +33,31 @@ from typing import Any
 import click
 import numpy as np
 
-from adapters.answer.answering import Stage
-from adapters.answer.components import Component
+from adapters.answer.components import LoadedComponent
 from adapters.answer.depth import Depth
-from adapters.answer.loaded import LoadedVersion, load_bundle
-from adapters.backbone.backbones import TINY
-from adapters.fitting.data import OOD_FOLDER, ImageFolder, LabelledImage
+from adapters.answer.loaded import LoadedVersion
+from adapters.answer.loading import load_bundle
+from adapters.answer.stages import Stage
+from adapters.backbone.locate import TINY
+from adapters.fitting.fit import fit
+from adapters.fitting.image_folder import OOD_FOLDER, ImageFolder, LabelledImage
+from adapters.fitting.ood_metrics import auroc
 from adapters.fitting.recipe import Recipe
-from adapters.fitting.separation import auroc
-from adapters.fitting.training import fit
-from benchmarks.depth_speed import Leaving, speed
-from benchmarks.made import files_of
-from benchmarks.ratios import Budget, Result, option_json, option_rounds, option_threads, run, say, take_turns
+from benchmarks.comparison import Budget, Result, option_json, option_rounds, option_threads, run, say, take_turns
+from benchmarks.depth_speed import EarlyExitShares, speed
+from benchmarks.synthetic import files_of
 from registry.devstack.digits import TARGETS, write_digits
 from registry.errors import BadInput
 
 BACKBONES = ("dinov2-tiny", "dinov3-tiny")
 PER_ROUND = 40
-"""Images that each way answers in a round."""
+"""How many images each way answers in a round."""
 BATCH = 8
 
 LEAST_SAVING = 0.20
-"""The share of the mean latency that the dynamic way should save."""
+"""The share of the mean latency that dynamic should save."""
 MOST_LOSS = 0.5
-"""Points of accuracy that it may cost."""
+"""The points of accuracy that it may lose."""
 
 EXAMPLES = """
 \b
@@ -101,20 +102,20 @@ def main(
 
 
 def depth(version: LoadedVersion, images: Sequence[LabelledImage], rounds: int, far: Sequence[Path] = ()) -> Result:
-    """Measure a version with exits on labelled images that had no say in its fit.
+    """Measure a version with exits on labelled images that were not used for its fit.
 
     Args:
-        far: images of something else altogether, which detectors should tell apart.
+        far: unrelated images, which detectors should separate.
 
     Raises:
-        BadInput: there is no image of its targets.
+        BadInput: when there is no image of its targets.
     """
     shuffled = _shuffled([image for image in images if image.target in version.targets])
     if not shuffled:
         raise BadInput("there is no image of the version's targets to measure on")
     ways = three_ways(version)
     say(f"answering {len(shuffled)} images in {len(ways)} ways")
-    answered = {name: _Answered.of(way, shuffled, far) for name, way in ways.items()}
+    answered = {name: _DepthResult.of(way, shuffled, far) for name, way in ways.items()}
     full, dynamic, static = answered.values()
     singles = take_turns({name: _in_rounds(way, shuffled, 1) for name, way in ways.items()}, rounds)
     batches = take_turns({f"{name}, batches": _in_rounds(way, shuffled, BATCH) for name, way in ways.items()}, rounds)
@@ -125,7 +126,7 @@ def depth(version: LoadedVersion, images: Sequence[LabelledImage], rounds: int, 
         times=singles | batches,
         figures={
             **{f"{name}": one.document(full) for name, one in answered.items()},
-            "modes as calibrated": {target: _mode(one) for target, one in version.parts.adapters.items()},
+            "modes as calibrated": {target: _mode(one) for target, one in version.components.adapters.items()},
             "saving of the static cut": saving["static"],
             "saving in batches, dynamic": 1 - batches["dynamic, batches"].over(batches["full, batches"]),
             "saving in batches, static": 1 - batches["static, batches"].over(batches["full, batches"]),
@@ -141,12 +142,12 @@ def depth(version: LoadedVersion, images: Sequence[LabelledImage], rounds: int, 
 
 
 def with_speed(result: Result, size: str, folder: Path) -> Result:
-    """The result, and what exits save on a backbone of another size when the same shares of images leave early."""
+    """The result, with the savings of exits on a larger backbone if the same shares of images leave early."""
     say(f"measuring the latency on {size}")
     dynamic, last = result.figures["dynamic"], result.figures["full"]["mean_blocks"]
     leaving = {int(block): count for block, count in dynamic["leaving"].items() if int(block) < last}
     shares = {block / last: count / dynamic["n"] for block, count in leaving.items()}
-    found = speed(Leaving(shares), size, folder)
+    found = speed(EarlyExitShares(shares), size, folder)
     what = f"mean latency saved on {size}, as many leaving"
     return replace(
         result,
@@ -157,8 +158,9 @@ def with_speed(result: Result, size: str, folder: Path) -> Result:
 
 
 def three_ways(version: LoadedVersion) -> dict[str, LoadedVersion]:
-    """The same weights at full depth, with exits, and cut where the exits leave on average; at full depth three times
-    where a target has no exits."""
+    """The same weights at full depth, with exits, and cut at the mean depth of the exits; three times at full depth if
+    a target has no exits.
+    """
     return {
         "full": _with_depth(version, lambda one: replace(one, mode="full")),
         "dynamic": _with_depth(version, lambda one: replace(one, mode="dynamic")),
@@ -167,31 +169,33 @@ def three_ways(version: LoadedVersion) -> dict[str, LoadedVersion]:
 
 
 @dataclass(frozen=True)
-class _Answered:
-    """What a way gave: which images are right [N], how many blocks each took [N], how well its detectors tell images of
-    something else apart, None where there are none."""
+class _DepthResult:
+    """The results of a way: which images are right [N], how many blocks each took [N], and the AUROC against far
+    images, None without any.
+    """
 
     right: np.ndarray
     blocks: np.ndarray
     far_auroc: float | None
 
     @classmethod
-    def of(cls, version: LoadedVersion, images: Sequence[LabelledImage], far: Sequence[Path]) -> _Answered:
-        """Ask for all images, the targets named; the far ones are asked of all targets in turn."""
+    def of(cls, version: LoadedVersion, images: Sequence[LabelledImage], far: Sequence[Path]) -> _DepthResult:
+        """Answer all images with their targets given; far images get the targets in turn."""
         answers = version.predict([image.path for image in images], [image.target for image in images])
         right = [answer.label == image.label for answer, image in zip(answers, images, strict=True)]
         targets = list(itertools.islice(itertools.cycle(version.targets), len(far)))
-        inside = [answer.ood_score for answer in answers]
-        outside = [answer.ood_score for answer in version.predict(list(far), targets)]
-        area = auroc(inside, outside) if far and None not in (*inside, *outside) else None
+        others = version.predict(list(far), targets)
+        inside, outside = ([one.ood_score for one in some if one.ood_score is not None] for some in (answers, others))
+        has_all = len(inside) == len(answers) and len(outside) == len(others)
+        area = auroc(inside, outside) if far and has_all else None
         return cls(np.array(right), np.array([answer.blocks_used for answer in answers]), area)
 
-    def loss(self, full: _Answered) -> float:
-        """Points of accuracy against full depth; negative if it is better."""
+    def loss(self, full: _DepthResult) -> float:
+        """Points of accuracy below full depth; negative if it is better."""
         return float(full.right.mean() - self.right.mean()) * 100
 
-    def document(self, full: _Answered) -> dict[str, Any]:
-        """As JSON: also how many images turned wrong, and right, by not going all the way."""
+    def document(self, full: _DepthResult) -> dict[str, Any]:
+        """As JSON, with how many images became wrong, and right, by leaving early."""
         return {
             "accuracy": round(float(self.right.mean()), 5),
             "n": len(self.right),
@@ -205,7 +209,7 @@ class _Answered:
 
 
 def _with_depth(version: LoadedVersion, change: Callable[[Depth], Depth]) -> LoadedVersion:
-    parts = version.parts
+    parts = version.components
     adapters = {
         target: replace(one, depth=change(one.depth)) if one.depth else one for target, one in parts.adapters.items()
     }
@@ -213,7 +217,9 @@ def _with_depth(version: LoadedVersion, change: Callable[[Depth], Depth]) -> Loa
 
 
 def _cut(exits: Depth) -> Depth:
-    """Cut at the first exit that is at least as deep as the calibration saw rows leave; at full depth without one."""
+    """Cut at the first exit that is at least as deep as rows left on average in the calibration; full depth without
+    one.
+    """
     mean = float((exits.report.get("dynamic") or {}).get("mean_blocks", 0.0))
     deep_enough: list[Stage] = [stage for stage in exits.exits if stage.block >= mean]
     if not deep_enough:
@@ -221,8 +227,8 @@ def _cut(exits: Depth) -> Depth:
     return replace(exits, mode="static", cut=deep_enough[0].block)
 
 
-def _mode(adapter: Component) -> dict[str, Any]:
-    """What the calibration recommended for an adapter."""
+def _mode(adapter: LoadedComponent) -> dict[str, Any]:
+    """The recommendation of the calibration for an adapter."""
     if adapter.depth is None:
         return {"mode": "full", "why": "it has no exits"}
     report = adapter.depth.report
@@ -230,7 +236,7 @@ def _mode(adapter: Component) -> dict[str, Any]:
 
 
 def _in_rounds(version: LoadedVersion, images: Sequence[LabelledImage], size: int) -> Callable[[], object]:
-    """A turn answers the next images, so many at a time, and begins again when they are through."""
+    """A turn answers the next images in batches of `size`, and starts again at the end."""
     parts: Iterator[LabelledImage] = itertools.cycle(images)
     files = {image.path: image.path.read_bytes() for image in images}
 
@@ -248,7 +254,7 @@ def _shuffled(images: list[LabelledImage]) -> list[LabelledImage]:
 
 
 def _digits(folder: Path) -> Path:
-    """The digits as one target."""
+    """The digits as a single target."""
     say("writing the digits")
     write_digits(folder / "apart")
     for target in TARGETS:

@@ -1,13 +1,13 @@
-"""What does it take to answer by another version that is in memory already? `python -m benchmarks.flip`.
+"""How long a replica takes to switch to another version that is in memory: `python -m benchmarks.flip`.
 
-A replica (`registry.serving.live.Live`) follows a channel on an embedded S3 server; the channel goes back and forth
-between two versions of a ViT-B adapter, both resident. Timed is the flip itself: from the moment the replica has read
-the new record to the moment it answers by it. How long the log takes to be read is another matter (`log moved, then
-answered by it` shows it: with an S3 round trip, and no wait for the next poll).
+A replica (`registry.serving.live.Live`) follows a channel on an embedded S3 server; the channel alternates between two
+versions of a ViT-B adapter, both resident. The time of the switch (flip) is measured: from when the replica has read
+the new record until it answers with it. `log moved, then answered by it` includes reading the log: an S3 round trip,
+without waiting for the next poll.
 
-Nothing of a version may be copied: addresses of all tensors, of the bank's pages and of the backbone, are compared
-before and after. The rivals are PEFT's `set_adapter` between adapters that are loaded, and `hotswap_adapter`, which
-reads a file and overwrites weights in place, unsafely while a forward runs.
+No weights may be copied: the addresses of all tensors, of the bank's pages and of the backbone, are compared before and
+after. The baselines are PEFT's `set_adapter` between loaded adapters, and `hotswap_adapter`, which reads a file and
+overwrites weights in place, which is unsafe during a forward pass.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from typing import Any
 import click
 
 from adapters import bundle
-from adapters.answer.loaded import FLAVOR, load
-from adapters.bank.bank import Page
-from benchmarks.made import MODULES, Made, make_backbone, write_bundle
-from benchmarks.peers.peft import PeftRival
-from benchmarks.ratios import (
+from adapters.answer.loading import FLAVOR, load
+from adapters.bank.pages import Page
+from benchmarks.baselines.peft import PeftBaseline
+from benchmarks.comparison import (
     Budget,
     Result,
     Times,
@@ -40,6 +39,7 @@ from benchmarks.ratios import (
     say,
     timed,
 )
+from benchmarks.synthetic import MODULES, SyntheticBackbone, make_backbone, write_bundle
 from registry.channels.channel import Channel
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.devstack.s3_server import S3Server
@@ -60,8 +60,8 @@ VERSIONS = ("v1.0.0", "v1.0.1")
 TARGET = "leaf"
 SWAPPED = "swapped"
 WARM_UP = 4
-LOADED_FOR_RIVAL = 8
-"""Adapters in PEFT's model: its `set_adapter` goes through all of them."""
+LOADED_FOR_BASELINE = 8
+"""How many adapters PEFT's model has: `set_adapter` goes through all of them."""
 RANK = 16
 LIMIT_MS = 1.0
 TIMEOUT = 60.0
@@ -94,18 +94,20 @@ def flip(store: ObjectStore, folder: Path, size: str, rounds: int) -> Result:
     """Measure on a store that is initialised.
 
     Args:
-        folder: for the files that are made; the caller removes it.
+        folder: for temporary files; the caller deletes it.
     """
     say("making two versions and loading them")
-    made = make_backbone(folder, size)
+    backbone = make_backbone(folder, size)
     places = {version: folder / version for version in VERSIONS}
     for seed, place in enumerate(places.values()):
-        write_bundle(place, made, targets=[TARGET], modules=MODULES["q,v"][made.ref.family], rank=RANK, seed=seed)
-    rival = _rival(made, places)
-    with _followed(store, folder, made, places) as replica:
+        write_bundle(
+            place, backbone, targets=[TARGET], modules=MODULES["q,v"][backbone.ref.family], rank=RANK, seed=seed
+        )
+    baseline = _baseline(backbone, places)
+    with _followed(store, folder, backbone, places) as replica:
         say("flipping")
         there, held = replica.addresses(), replica.bank_bytes
-        times = _take_turns(replica, rival, places, rounds)
+        times = _take_turns(replica, baseline, places, rounds)
         moved, grown = len(there ^ replica.addresses()), replica.bank_bytes - held
     flips, _, activated, swapped = times.values()
     return Result(
@@ -127,7 +129,7 @@ def flip(store: ObjectStore, folder: Path, size: str, rounds: int) -> Result:
 
 
 class TimedLive(Live):
-    """A replica that notes how long each change to another record takes, under its lock and with its notifications."""
+    """A replica that records how long each change to another record takes, with its lock and its notifications."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -141,7 +143,7 @@ class TimedLive(Live):
 
 
 class _Replica:
-    """A followed channel and who writes to it."""
+    """A replica that follows a channel, and a writer of that channel."""
 
     def __init__(self, live: TimedLive, channel: Channel, pointers: Mapping[str, Pointer]) -> None:
         self._live = live
@@ -150,7 +152,7 @@ class _Replica:
         self._pages: dict[int, Page] = {}
 
     def flip(self) -> tuple[float, float]:
-        """Make the other version stable: milliseconds of the flip, and from the log's move until it answers."""
+        """Make the other version stable: milliseconds of the flip, and from the commit until it answers."""
         other = next(version for version in self._pointers if version != self._live.version)
         place = ChannelPosition(MODEL, CHANNEL, self._channel.head())
         self._channel.commit(promoted(place, self._pointers[other], Author("a benchmark"), None))
@@ -163,46 +165,46 @@ class _Replica:
         return self._live.flips[-1], took
 
     def addresses(self) -> set[tuple[int, int]]:
-        """Address and size of every tensor of the backbone and of the pages that hold the versions."""
-        model = self._loaded.parts.runtime.model
+        """Address and size of every tensor of the backbone and of the pages with the versions."""
+        model = self._loaded.components.runtime.model
         stacks = [stack for page in self._pages.values() for stack in page.stacks.values()]
         banked = [tensor for stack in stacks for tensor in (stack.a, stack.b, stack.scale)]
         return {(tensor.data_ptr(), tensor.nbytes) for tensor in (*model.parameters(), *model.buffers(), *banked)}
 
     @property
     def bank_bytes(self) -> int:
-        """What the bank takes."""
-        return int(self._loaded.parts.runtime.bank.nbytes)
+        """Bytes of the bank."""
+        return int(self._loaded.components.runtime.bank.nbytes)
 
     def _answering_pages(self) -> list[Page]:
-        return [adapter.slot.page for adapter in self._loaded.parts.adapters.values()]
+        return [adapter.slot.page for adapter in self._loaded.components.adapters.values()]
 
     @property
     def _loaded(self) -> Any:
-        """What answers now: a `LoadedVersion` on the torch runtime."""
+        """The version that answers now: a `LoadedVersion` on the torch runtime."""
         return self._live.serving.stable
 
 
-def _take_turns(replica: _Replica, rival: PeftRival, places: Mapping[str, Path], rounds: int) -> dict[str, Times]:
-    """The replica's flip and the rival's two ways to change over, in turns."""
+def _take_turns(replica: _Replica, baseline: PeftBaseline, places: Mapping[str, Path], rounds: int) -> dict[str, Times]:
+    """The replica's flip and the baseline's two methods, in turns."""
     names = ("flip of a replica", "log moved, then answered by it", "PEFT: set_adapter", "PEFT: hotswap_adapter")
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         flip, answered = replica.flip()
-        active, swapped = f"other{number % (LOADED_FOR_RIVAL - 1)}", places[VERSIONS[number % 2]]
-        activation = timed(lambda: rival.activate(active))  # noqa: B023  called at once
-        rival.activate(SWAPPED)
-        swap = timed(lambda: rival.swap(SWAPPED, _lora(swapped)))  # noqa: B023  called at once
+        active, swapped = f"other{number % (LOADED_FOR_BASELINE - 1)}", places[VERSIONS[number % 2]]
+        activation = timed(lambda: baseline.activate(active))  # noqa: B023  called at once
+        baseline.activate(SWAPPED)
+        swap = timed(lambda: baseline.swap(SWAPPED, _lora(swapped)))  # noqa: B023  called at once
         for name, took in zip(names, (flip, answered, activation, swap), strict=True):
             times[name].append(took)
     return {name: Times(tuple(taken)) for name, taken in times.items()}
 
 
-def _rival(made: Made, places: Mapping[str, Path]) -> PeftRival:
-    """A model with adapters to change between, and one to overwrite."""
+def _baseline(backbone: SyntheticBackbone, places: Mapping[str, Path]) -> PeftBaseline:
+    """A model with adapters to switch between, and one to overwrite."""
     first, second = map(_lora, places.values())
-    others = {f"other{number}": second for number in range(LOADED_FOR_RIVAL - 1)}
-    return PeftRival(made.ref, made.folder, {SWAPPED: first, **others})
+    others = {f"other{number}": second for number in range(LOADED_FOR_BASELINE - 1)}
+    return PeftBaseline(backbone.ref, backbone.folder, {SWAPPED: first, **others})
 
 
 def _lora(place: Path) -> Path:
@@ -210,8 +212,10 @@ def _lora(place: Path) -> Path:
 
 
 @contextmanager
-def _followed(store: ObjectStore, folder: Path, made: Made, places: Mapping[str, Path]) -> Iterator[_Replica]:
-    """A replica that has both versions in memory, on a channel of its own."""
+def _followed(
+    store: ObjectStore, folder: Path, backbone: SyntheticBackbone, places: Mapping[str, Path]
+) -> Iterator[_Replica]:
+    """A replica with both versions in memory, on its own channel."""
     blobs = Blobs(store, folder / "cache")
     versions, channel = Bindings(store, blobs, MODEL), Channel(store, MODEL, CHANNEL)
     pointers = {name: _bind(versions, blobs, name, place) for name, place in places.items()}
@@ -219,7 +223,7 @@ def _followed(store: ObjectStore, folder: Path, made: Made, places: Mapping[str,
         channel.commit(promoted(ChannelPosition(MODEL, CHANNEL, channel.head()), pointer, Author("a benchmark"), None))
 
     def find(flavor: str) -> Loader:
-        return partial(load, backbone_folders=[made.folder])
+        return partial(load, backbone_folders=[backbone.folder])
 
     with TimedLive(channel, versions, blobs, poll=TIMEOUT, find=find) as live:
         replica = _Replica(live, channel, pointers)
@@ -246,7 +250,7 @@ def _bind(versions: Bindings, blobs: Blobs, name: str, place: Path) -> Pointer:
 
 @contextmanager
 def _embedded_store(folder: Path) -> Iterator[ObjectStore]:
-    """An S3 server of this process's own, its credentials in the environment."""
+    """An S3 server for this process, with its credentials in the environment."""
     server = S3Server(folder / "s3")
     before = {name: os.environ.get(name) for name in server.env}
     try:

@@ -1,10 +1,10 @@
-"""What versions take in memory, seen from a process that does nothing else: `python -m benchmarks.footprint`.
+"""The memory that versions take, measured in a separate process: `python -m benchmarks.footprint`.
 
-A part of `benchmarks.residents` and `benchmarks.workload`, which start it: a process that has done other work before
-can't tell what is whose. It prints one JSON object.
+`benchmarks.residents` and `benchmarks.workload` start it, because memory of earlier work in the same process can't be
+separated. It prints one JSON object.
 
-Memory is the resident set, after garbage was collected and free heap given back. The proportional set would be fairer
-to libraries that several processes map, but it moves as other processes come and go.
+Memory is the resident set size, after garbage collection and after free heap is returned. The proportional set size
+would be fairer for libraries that several processes map, but it changes when other processes start or end.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a fresh process saw.
+    """The measurements of a fresh process.
 
     Attributes:
         backbone: bytes with the backbone in memory, used once, and no version.
-        loaded: bytes with the versions too, before they are used: what a batch leaves behind in the heap and in the
-            libraries' scratch memory comes and goes, and differs from run to run by more than a version takes.
+        loaded: bytes with the versions too, before they are used: what a batch leaves in the heap and in libraries'
+            buffers varies from run to run by more than a version takes.
         used: bytes after a mixed batch.
-        peak: bytes, the most that it ever held.
+        peak: the largest number of bytes.
         bank: bytes of the bank's pages.
-        held: bytes that the versions say they take: their slots, heads and detectors.
-        seconds: what it did -> how long it took.
-        outcomes: of the first mixed batch, how many rows got which.
+        held: bytes that the versions report: their slots, heads and detectors.
+        seconds: step -> how long it took.
+        outcomes: outcome -> how many rows of the first mixed batch had it.
         stages_ms: stage of a mixed batch -> milliseconds, the median of its rounds.
     """
 
@@ -61,14 +61,14 @@ class Footprint:
 
 
 def in_fresh_process(backbone: Path, bundles: Sequence[Path], *, threads: int, rounds: int = 0) -> Footprint:
-    """Load bundles in a process of its own.
+    """Load bundles in a separate process.
 
     Args:
         backbone: the folder of the backbone of all of them.
         rounds: how often a mixed batch is timed, stage by stage.
 
     Raises:
-        LoadFailed: it did not get to the end.
+        LoadFailed: when the process fails.
     """
     options = ["--backbone", str(backbone), "--threads", str(threads), "--rounds", str(rounds)]
     command = [sys.executable, "-m", "benchmarks.footprint", *options, *map(str, bundles)]
@@ -90,21 +90,21 @@ def main(*, backbone: Path, threads: int, rounds: int, bundles: tuple[Path, ...]
 
 
 def observe(backbone: Path, bundles: Sequence[Path], threads: int, rounds: int) -> Footprint:
-    """Load bundles here, and say what they take."""
+    """Load bundles in this process and measure."""
     import torch
 
-    from adapters.answer.loaded import load_bundle
-    from adapters.backbone.backbones import ref_of_folder
-    from adapters.runtimes.runtimes import open_runtime
+    from adapters.answer.loading import load_bundle
+    from adapters.backbone.resolve import ref_of_folder
+    from adapters.runtimes.open_runtime import open_runtime
     from benchmarks import stages
-    from benchmarks.made import Made, files_of
+    from benchmarks.synthetic import SyntheticBackbone, files_of
 
     torch.set_num_threads(threads)
     seconds: dict[str, float] = {}
     files = [files_of(bundle) for bundle in bundles]
     ref = _timed(seconds, "hash the backbone", lambda: ref_of_folder(backbone))
     runtime = _timed(seconds, "open the backbone", lambda: open_runtime(ref, folders=[backbone]))
-    stages.use(runtime, Made(ref, backbone).pixels(ROWS))
+    stages.use(runtime, SyntheticBackbone(ref, backbone).pixels(ROWS))
     before = memory()
     versions = _timed(
         seconds, "load the versions", lambda: [load_bundle(one, backbone_folders=[backbone]) for one in files]
@@ -126,19 +126,19 @@ def observe(backbone: Path, bundles: Sequence[Path], threads: int, rounds: int) 
 
 
 def memory() -> int:
-    """Bytes of memory that this process has now; elsewhere than on Linux the most that it ever had."""
+    """The current resident set size in bytes; on other systems than Linux the peak."""
     gc.collect()
     _give_back_free_heap()
     return _status("VmRSS") or _most_ever()
 
 
 def peak() -> int:
-    """Bytes of memory, the most that this process ever had."""
+    """The peak resident set size in bytes."""
     return _status("VmHWM") or _most_ever()
 
 
 def _status(name: str) -> int:
-    """Bytes that Linux tells of this process under a name; 0 elsewhere."""
+    """A value of /proc/self/status in bytes; 0 on other systems than Linux."""
     if not _STATUS.exists():
         return 0
     lines = (line.split() for line in _STATUS.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""How long does an answer take? One image at a time through router, adapter and OOD detector."""
+"""The latency of single images through router, adapter and OOD detector, and the throughput in batches."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import plots
+from benchmarks.inputs import Data, Model, Progress, name_of, sample, test_images
 from benchmarks.resampling import quantile_interval
-from benchmarks.subjects import Data, Model, Progress, name_of, sample, test_images
 from registry.evidence.results import Measurement, Metric
 
 WARM_UP = 10
 MIN_REPETITIONS = 50
 MAX_REPETITIONS = 300
 MAX_SECONDS = 20.0
-"""Repetitions stop here once there are `MIN_REPETITIONS`."""
+"""After this time the measurement stops once there are `MIN_REPETITIONS`."""
 BATCH = 8
-"""Images at once for the throughput."""
+"""The batch size for the throughput."""
 BATCH_REPETITIONS = 10
 _QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
@@ -29,11 +29,11 @@ _QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 def latency(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
     """`latency_ms_mean`, `_p50`, `_p95` and `_p99` of single images, and `throughput_fps` in batches of 8.
 
-    Images are in memory as the bytes of their files, so decoding is timed and the disk is not. The router chooses the
-    target, as it does for a request that names none.
+    Images are in memory as the bytes of their files, so that decoding is measured and the disk is not. The router
+    chooses the target, as for a request without one.
 
     Raises:
-        BadInput: there is no test image of any of the version's targets.
+        BadInput: when there is no test image of any of the version's targets.
     """
     chosen = sample(test_images(model, data), MAX_REPETITIONS, seed)
     images = [image.path.read_bytes() for image in chosen]
@@ -84,7 +84,7 @@ def _throughput(model: Model, images: Sequence[bytes]) -> float:
 
 
 def _machine() -> dict[str, str | int | float]:
-    """What the numbers depend on beside device and runtime."""
+    """Properties of the machine that the results depend on."""
     notes: dict[str, str | int | float] = {
         "machine": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count() or 1,

@@ -1,11 +1,11 @@
-"""How long does an adapter take from its file to its slot in the bank? `python -m benchmarks.loading`.
+"""How long an adapter takes from its file to its slot in the bank: `python -m benchmarks.loading`.
 
-The files are in the page cache. Reading their bytes (`open().read()`) is the measure: loading has to look at all of
-them as well. Two cases: into a slot that an earlier version left, and into a page that the bank makes for it. The rival
-is PEFT's `load_adapter` on the same file (not at 57 MB, where its model would be the 1.2 GB of a ViT-L).
+The files are in the page cache. The unit is the time of reading their bytes (`open().read()`), because loading must
+read all of them too. Two cases: into a free slot of an existing page, and into a new page. The baseline is PEFT's
+`load_adapter` on the same file (not at 57 MB, where its model would be the 1.2 GB of a ViT-L).
 
-`floor` is what the numbers alone cost: one copy of the file's tensors as they are mapped, and one look for numbers that
-are not finite. What is above it is bookkeeping per tensor.
+`floor` is the unavoidable time: one copy of the file's mapped tensors, and one check that the numbers are finite. The
+rest is bookkeeping per tensor.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import click
 import torch
 
 from adapters import bundle
-from adapters.bank.bank import Bank, Slot
-from adapters.bank.lora import read_adapter
-from benchmarks.made import MODULES, Made, lora_files, made_of, make_backbone, write_lora
-from benchmarks.peers.peft import PeftRival
-from benchmarks.ratios import (
+from adapters.bank.pages import Bank, Slot
+from adapters.bank.peft_files import read_adapter
+from benchmarks.baselines.peft import PeftBaseline
+from benchmarks.comparison import (
     Budget,
     Result,
     Times,
@@ -34,27 +33,28 @@ from benchmarks.ratios import (
     say,
     take_turns,
 )
+from benchmarks.synthetic import MODULES, SyntheticBackbone, lora_files, made_of, make_backbone, write_lora
 
 LIMIT = 3.0
-"""Loading may take this many times what reading the file's bytes takes."""
+"""Loading may take this many times as long as reading the file's bytes."""
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """An adapter to be loaded: on which backbone, where, of which rank; and whether PEFT loads it too."""
+class AdapterCase:
+    """An adapter to load: backbone, modules and rank; and whether PEFT loads it too."""
 
     size: str
     modules: str
     rank: int
-    has_rival: bool = True
+    has_baseline: bool = True
 
 
 ADAPTERS = {
-    "2.4 MB": Adapter("vit-b", "q,v", 16),
-    "10.6 MB": Adapter("vit-b", "all-linear", 16),
-    "57 MB": Adapter("vit-l", "all-linear", 32, has_rival=False),
+    "2.4 MB": AdapterCase("vit-b", "q,v", 16),
+    "10.6 MB": AdapterCase("vit-b", "all-linear", 16),
+    "57 MB": AdapterCase("vit-l", "all-linear", 32, has_baseline=False),
 }
-TINY = {"tiny": Adapter("tiny", "q,v", 4)}
+TINY = {"tiny": AdapterCase("tiny", "q,v", 4)}
 
 EXAMPLES = """
 \b
@@ -91,19 +91,21 @@ def loading(size: str, rounds: int) -> Result:
     )
 
 
-def _measure(name: str, adapter: Adapter, folder: Path, rounds: int) -> Result:
-    made = make_backbone(folder, adapter.size) if adapter.has_rival else made_of(adapter.size)
-    place = write_lora(folder / "adapter", made, MODULES[adapter.modules][made.ref.family], adapter.rank, seed=1)
+def _measure(name: str, adapter: AdapterCase, folder: Path, rounds: int) -> Result:
+    backbone = make_backbone(folder, adapter.size) if adapter.has_baseline else made_of(adapter.size)
+    place = write_lora(
+        folder / "adapter", backbone, MODULES[adapter.modules][backbone.ref.family], adapter.rank, seed=1
+    )
     weights = place / bundle.ADAPTER_WEIGHTS
-    loader = _Loader(made, place)
+    loader = _Loader(backbone, place)
     turns: dict[str, Callable[[], object]] = {
         "read": weights.read_bytes,
         "ours, into a free slot": loader.into_free_slot,
         "ours, into a new page": loader.into_new_page,
         "floor": loader.copy,
     }
-    if adapter.has_rival:
-        turns["PEFT, load_adapter"] = _rival_load(made, place)
+    if adapter.has_baseline:
+        turns["PEFT, load_adapter"] = _baseline_load(backbone, place)
     times = dict(zip(turns, take_turns(turns, rounds, warm_up=2).values(), strict=True))
     read = times["read"]
     return Result(
@@ -127,24 +129,24 @@ def _figures(name: str, size: int, times: dict[str, Times]) -> dict[str, float]:
 
 
 class _Loader:
-    """Loads one adapter, as `adapters.answer.components` does, into a bank that holds nothing else."""
+    """Loads one adapter, as `adapters.answer.components` does, into a bank without other adapters."""
 
-    def __init__(self, made: Made, folder: Path) -> None:
-        self._family = made.family
-        self._linears = made.family.linears_of(made.skeleton())
+    def __init__(self, backbone: SyntheticBackbone, folder: Path) -> None:
+        self._family = backbone.family
+        self._linears = backbone.family.linears_of(backbone.skeleton())
         self._files = lora_files(folder)
         self._bank = Bank(self._linears)
 
     def into_free_slot(self) -> Slot:
-        """From the second time on: the slot of the time before is free again."""
+        """From the second time on, the slot of the previous load is free."""
         return self._into(self._bank)
 
     def into_new_page(self) -> Slot:
-        """Into memory that the system has to find first."""
+        """Into newly allocated memory."""
         return self._into(Bank(self._linears))
 
     def copy(self) -> list[torch.Tensor]:
-        """What any loader has to do with the numbers."""
+        """The unavoidable work on the numbers."""
         flat = self._files.weights_file(f"adapter/{bundle.ADAPTER_WEIGHTS}").floats().clone()
         return [flat, flat.sum().isfinite()]
 
@@ -152,14 +154,14 @@ class _Loader:
         return bank.add([read_adapter(self._files, "adapter", self._family, bank.linears)])[0]
 
 
-def _rival_load(made: Made, folder: Path) -> Callable[[], object]:
-    """PEFT loading the adapter beside another one, and forgetting it at the start of the next turn."""
-    rival = PeftRival(made.ref, made.folder, {"first": folder})
-    rival.load("more", folder)
+def _baseline_load(backbone: SyntheticBackbone, folder: Path) -> Callable[[], object]:
+    """PEFT loading the adapter beside another one, and deleting it at the start of the next turn."""
+    baseline = PeftBaseline(backbone.ref, backbone.folder, {"first": folder})
+    baseline.load("more", folder)
 
     def load() -> None:
-        rival.unload("more")
-        rival.load("more", folder)
+        baseline.unload("more")
+        baseline.load("more", folder)
 
     return load
 

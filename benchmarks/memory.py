@@ -1,4 +1,4 @@
-"""How much memory does each adapter keep?"""
+"""The memory that each adapter takes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import resource
 import sys
 
 from benchmarks import plots
-from benchmarks.subjects import Data, Model, Progress
+from benchmarks.inputs import Data, Model, Progress
 from registry.evidence.results import Measurement, Metric
 from registry.formats import canonical
 
 MB = 1_000_000
-"""Bytes of a megabyte here."""
+"""Bytes of a megabyte."""
 
 
 def memory(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
     """`adapter_memory_mb` per target: LoRA weights, head and OOD detector; the backbone is shared and not counted.
 
-    The aggregate is the largest adapter; `adapters_memory_mb_total` is the sum. The data is not looked at.
+    The aggregate is the largest adapter; `adapters_memory_mb_total` is the sum. The data is not used.
     """
     sizes = {target: size / MB for target, size in model.memory.items()}
     if progress:

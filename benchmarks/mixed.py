@@ -1,8 +1,8 @@
-"""What does it cost that the rows of a batch have different adapters? `python -m benchmarks.mixed`.
+"""The cost of different adapters for the rows of a batch: `python -m benchmarks.mixed`.
 
-The same 8 images go through the backbone, each row with an adapter of its own, and all rows with one. Beside it PEFT:
-its mixed batches (`adapter_names=`), and its plain forward with one active adapter. That all compute the same is
-checked in the same run, by the largest difference between our mixed batch and PEFT's.
+The same 8 images go through the backbone, first with an adapter for each row, then with one for all. The baseline is
+PEFT: its mixed batches (`adapter_names=`), and its forward pass with one active adapter. The same run checks that all
+compute the same, by the largest difference between our mixed batch and PEFT's.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import click
 import torch
 
-from adapters.bank.bank import Slot
-from adapters.bank.lora import read_adapter
-from adapters.runtimes.runtimes import Runtime, open_runtime
-from benchmarks.made import MODULES, Made, lora_files, make_backbone, write_lora
-from benchmarks.peers.peft import PeftRival
-from benchmarks.ratios import (
+from adapters.bank.pages import Slot
+from adapters.bank.peft_files import read_adapter
+from adapters.runtimes.interface import Runtime
+from adapters.runtimes.open_runtime import open_runtime
+from benchmarks.baselines.peft import PeftBaseline
+from benchmarks.comparison import (
     Budget,
     Result,
     Turn,
@@ -31,11 +31,12 @@ from benchmarks.ratios import (
     say,
     take_turns,
 )
+from benchmarks.synthetic import MODULES, SyntheticBackbone, lora_files, make_backbone, write_lora
 
 ROWS = 8
 RANK = 16
 LIMIT = 1.1
-"""A mixed batch may take this many times what the same batch takes with one adapter."""
+"""A mixed batch may take this many times as long as the same batch with one adapter."""
 
 EXAMPLES = """
 \b
@@ -57,36 +58,38 @@ def main(*, size: str, rounds: int, threads: int, as_json: bool) -> None:
 
 
 def mixed(size: str, rounds: int) -> Result:
-    """Measure both ways to place the adapters: on queries and values, and on all linear modules."""
+    """Measure LoRAs on queries and values, and LoRAs on all linear modules."""
     with tempfile.TemporaryDirectory() as folder:
-        made = make_backbone(Path(folder), size)
-        results = [_measure(made, Path(folder), modules, rounds) for modules in MODULES]
+        backbone = make_backbone(Path(folder), size)
+        results = [_measure(backbone, Path(folder), modules, rounds) for modules in MODULES]
     return Result(
         benchmark="mixed",
-        setting={"size": size, "rows": ROWS, "rank": RANK, "pixels": made.side, "rounds": rounds},
+        setting={"size": size, "rows": ROWS, "rank": RANK, "pixels": backbone.side, "rounds": rounds},
         times={name: times for result in results for name, times in result.times.items()},
         figures={name: value for result in results for name, value in result.figures.items()},
         budgets=[budget for result in results for budget in result.budgets],
     )
 
 
-def _measure(made: Made, folder: Path, modules: str, rounds: int) -> Result:
+def _measure(backbone: SyntheticBackbone, folder: Path, modules: str, rounds: int) -> Result:
     say(f"adapters on {modules}: making, loading, measuring")
     names = [f"a{number}" for number in range(ROWS)]
-    chosen = MODULES[modules][made.ref.family]
-    folders = {name: write_lora(folder / modules / name, made, chosen, RANK, seed) for seed, name in enumerate(names)}
-    runtime = open_runtime(made.ref, folders=[made.folder])
-    family, linears = made.family, runtime.bank.linears
+    chosen = MODULES[modules][backbone.ref.family]
+    folders = {
+        name: write_lora(folder / modules / name, backbone, chosen, RANK, seed) for seed, name in enumerate(names)
+    }
+    runtime = open_runtime(backbone.ref, folders=[backbone.folder])
+    family, linears = backbone.family, runtime.bank.linears
     slots = runtime.bank.add([read_adapter(lora_files(one), "adapter", family, linears) for one in folders.values()])
-    rival = PeftRival(made.ref, made.folder, folders)
-    rival.activate(names[0])
-    pixels = made.pixels(ROWS)
+    baseline = PeftBaseline(backbone.ref, backbone.folder, folders)
+    baseline.activate(names[0])
+    pixels = backbone.pixels(ROWS)
     turns: dict[str, Turn] = {
         f"{modules}: ours, {ROWS} adapters": lambda: cls_tokens(runtime, pixels, slots),
         f"{modules}: ours, 1 adapter": lambda: cls_tokens(runtime, pixels, slots[:1] * ROWS),
         f"{modules}: ours, no adapter": lambda: cls_tokens(runtime, pixels, [None] * ROWS),
-        f"{modules}: PEFT, {ROWS} adapters": lambda: rival.mixed(pixels, names),
-        f"{modules}: PEFT, 1 adapter": lambda: rival.single(pixels),
+        f"{modules}: PEFT, {ROWS} adapters": lambda: baseline.mixed(pixels, names),
+        f"{modules}: PEFT, 1 adapter": lambda: baseline.single(pixels),
     }
     times = take_turns(turns, rounds)
     ours_mixed, ours_one, ours_none, peft_mixed, peft_one = times.values()
@@ -101,17 +104,17 @@ def _measure(made: Made, folder: Path, modules: str, rounds: int) -> Result:
             f"{modules}: ours single / PEFT single": ours_one.over(peft_one),
             f"{modules}: ours single / no adapter": ours_one.over(ours_none),
             f"{modules}: adapters change features by": float((ours - base).abs().max()),
-            f"{modules}: ours differs from PEFT by": float((ours - rival.mixed(pixels, names)).abs().max()),
+            f"{modules}: ours differs from PEFT by": float((ours - baseline.mixed(pixels, names)).abs().max()),
         },
         budgets=[Budget(f"{modules}: mixed batch / single batch", ours_mixed.over(ours_one), "at most", LIMIT)],
     )
 
 
 def cls_tokens(runtime: Runtime, pixels: torch.Tensor, slots: Sequence[Slot | None]) -> torch.Tensor:
-    """What the last block makes of a batch: normalised CLS tokens [N, D]."""
-    walk = runtime.start(pixels, slots)
-    walk.advance(int(runtime.ref.config["num_hidden_layers"]))
-    return walk.pooled("cls", norm=True)
+    """The normalised CLS tokens [N, D] after the last block."""
+    forward_pass = runtime.start(pixels, slots)
+    forward_pass.advance(int(runtime.ref.config["num_hidden_layers"]))
+    return forward_pass.pooled("cls", norm=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Do images of something else score apart from images of the target?
+"""How well OOD scores separate other images from images of the target.
 
 In-distribution is the positive class: FPR95 is the share of out-of-distribution images that pass where 95% of the
-target's own images do. `far` images are of other things altogether (`_ood/far`); `near` ones are plants that the target
-does not cover (`_ood/near`, or else the other targets' test images). They are never put together: a detector that knows
-a photograph of a street from a leaf says little about one leaf and another.
+target's own images do. `far` images are unrelated (`_ood/far`); `near` ones are plants that the target does not cover
+(`_ood/near`, or else the other targets' test images). They are never combined: separating photographs of streets from
+leaves says little about separating one leaf from another.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.fitting.separation import Tally, auroc_interval
+from adapters.fitting.ood_metrics import ScoreCounts, auroc_interval
 from benchmarks import plots
+from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
 from benchmarks.resampling import interval, resampled_separation
-from benchmarks.subjects import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
 from registry.evidence.results import PROPORTION, Measurement, Metric
 from registry.evidence.stats import CONFIDENCE, Interval, wilson
 from registry.formats import canonical
 
 MAX_FAR = 1000
 MAX_NEAR = 300
-"""Images of a kind that are scored for each target; of more, so many are drawn."""
+"""How many images of a kind are scored for each target; from more, a sample is drawn."""
 MAX_PLOTTED = 8
-"""Targets in the plot."""
+"""How many targets the plot shows."""
 
 _FAR = ("ood_auroc", "ood_fpr95", "ood_aupr_in", "ood_aupr_out", "ood_detection_rate")
 _NEAR = tuple(name.replace("ood_", "ood_near_") for name in _FAR)
@@ -35,7 +35,7 @@ _NEAR = tuple(name.replace("ood_", "ood_near_") for name in _FAR)
 
 @dataclass(frozen=True)
 class Scores:
-    """A target's scores of its own images and of out-of-distribution ones; [n] each, empty where there are none."""
+    """A target's scores of its own images and of out-of-distribution ones; [n] each, may be empty."""
 
     inside: np.ndarray
     far: np.ndarray
@@ -44,16 +44,16 @@ class Scores:
 
 def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
     """`ood_auroc`, `ood_fpr95`, `ood_aupr_in`, `ood_aupr_out` and `ood_detection_rate` on far images, the same with
-    `ood_near_` on near ones, `ood_false_alarm_rate` on the target's own; per target, and over all targets' scores
+    `ood_near_` on near ones, `ood_false_alarm_rate` on the target's own; per target, and over the scores of all targets
     together.
 
-    AUROC has DeLong's interval; those of FPR95 and AUPR are bootstrapped, each kind of images by itself and with the
-    threshold found anew in each resample; rates have Wilson intervals. AUPR depends on how many images of either kind
-    there are, so compare it on the same data alone. A metric has no value where there are no images for it, or where
-    the version gives an image no score because the target has no detector.
+    AUROC has DeLong's interval; those of FPR95 and AUPR are bootstrapped, with each kind of images resampled separately
+    and the threshold found again in each resample; rates have Wilson intervals. AUPR depends on the numbers of images,
+    so compare it only on the same data. A metric has no value if there are no images for it, or if an image has no
+    score because the target has no detector.
 
     Raises:
-        BadInput: there is no test image of any of the version's targets.
+        BadInput: when there is no test image of any of the version's targets.
     """
     images = test_images(model, data)
     far, near = data.ood("far"), data.ood("near")
@@ -75,7 +75,7 @@ def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = 
 def score_all(
     model: Model, plans: Mapping[str, Mapping[str, Sequence[Path]]], progress: Progress | None
 ) -> dict[str, Scores]:
-    """Each target's scores of the images that are planned for it: target -> `inside`, `far`, `near` -> files."""
+    """Score the planned images: target -> `inside`, `far`, `near` -> files."""
     done, total = 0, sum(len(paths) for plan in plans.values() for paths in plan.values())
     found: dict[str, Scores] = {}
     for target, plan in plans.items():
@@ -105,7 +105,7 @@ def metrics_of(scores: Scores, target: str | None, seed: int) -> list[Metric]:
 def _plans(
     images: Sequence[Image], far: Sequence[Path], near: Sequence[Path], seed: int
 ) -> dict[str, dict[str, Sequence[Path]]]:
-    """What to score for each target that has test images."""
+    """The images to score for each target that has test images."""
     plans: dict[str, dict[str, Sequence[Path]]] = {}
     for target in sorted({image.target for image in images}):
         others = [image.path for image in images if image.target != target]
@@ -118,9 +118,10 @@ def _plans(
 
 
 def pooled(plans: Mapping[str, Mapping[str, Sequence[Path]]], found: Mapping[str, Scores]) -> Scores:
-    """All targets' scores together, of each image once: of an image that several targets scored, one target's, in turn.
+    """The scores of all targets together, with each image once: if several targets scored an image, one of them is
+    used, in turn.
 
-    Scores of one image by several targets are not independent, so that n and intervals would promise too much.
+    Scores of one image by several targets are not independent, so n would be too large and intervals too narrow.
     """
     kinds: dict[str, list[float]] = {}
     for kind in ("inside", "far", "near"):
@@ -137,23 +138,23 @@ def _separation(prefix: str, inside: np.ndarray, outside: np.ndarray, target: st
     if n == 0 or np.isnan(inside).any() or np.isnan(outside).any():
         names = ("auroc", "fpr95", "aupr_in", "aupr_out")
         return [Metric.of(f"{prefix}_{name}", None, n=n, target=target) for name in names]
-    tally = Tally.of(inside, outside)
-    resampled = resampled_separation(tally, seed)
+    counts = ScoreCounts.of(inside, outside)
+    resampled = resampled_separation(counts, seed)
     low, high = auroc_interval(inside, outside, CONFIDENCE)
-    rate = float(tally.fpr_at_95_tpr)
+    rate = float(counts.fpr_at_95_tpr)
     around, binomial = interval(resampled.fpr95), wilson(round(rate * len(outside)), len(outside))
     # Where no image passes, none passes in any resample: only Wilson's interval knows that n is finite.
     around = Interval(min(around.low, binomial.low), max(around.high, binomial.high))
     return [
-        Metric.of(f"{prefix}_auroc", float(tally.auroc), n=n, low=low, high=high, target=target, unit="area"),
+        Metric.of(f"{prefix}_auroc", float(counts.auroc), n=n, low=low, high=high, target=target, unit="area"),
         Metric.of(f"{prefix}_fpr95", rate, n=n, low=around.low, high=around.high, target=target, unit=PROPORTION),
-        _precision(f"{prefix}_aupr_in", float(tally.aupr_in), resampled.aupr_in, n, target),
-        _precision(f"{prefix}_aupr_out", float(tally.aupr_out), resampled.aupr_out, n, target),
+        _precision(f"{prefix}_aupr_in", float(counts.aupr_in), resampled.aupr_in, n, target),
+        _precision(f"{prefix}_aupr_out", float(counts.aupr_out), resampled.aupr_out, n, target),
     ]
 
 
 def _precision(name: str, value: float, resampled: np.ndarray, n: int, target: str | None) -> Metric:
-    """An AUPR; without an interval where resamples can't differ, which tells nothing about other images."""
+    """An AUPR; without an interval if all resamples are equal."""
     around = interval(resampled)
     if around.low == around.high:
         return Metric.of(name, value, n=n, target=target, unit="area")
@@ -180,7 +181,7 @@ def _kinds(scores: Scores) -> dict[str, np.ndarray]:
 
 
 def _notes(data: Data, far: Sequence[Path], near: Sequence[Path]) -> dict[str, str | int | float]:
-    """What stood for out-of-distribution images."""
+    """The out-of-distribution images that were used."""
     return {
         "far_images": len(far),
         "far_sha256": data.digest("far"),
@@ -189,17 +190,17 @@ def _notes(data: Data, far: Sequence[Path], near: Sequence[Path]) -> dict[str, s
 
 
 def _reasons(data: Data, found: Mapping[str, Scores]) -> dict[str, str | int | float]:
-    """Why a metric has no value, under the metric's name."""
+    """The reason why a metric has no value, under the metric's name."""
     root = data.root.resolve().name
     reasons: dict[str, str | int | float] = {}
     if not any(len(scores.far) for scores in found.values()):
-        reason = f"{root}/_ood/far holds no image: put at least 100 there of anything but the targets"
+        reason = f"{root}/_ood/far has no image: put at least 100 images there that show none of the targets"
         reasons |= dict.fromkeys(_FAR, reason)
     if not any(len(scores.near) for scores in found.values()):
-        reason = f"{root}/_ood/near holds no image, and there is no other target whose images could stand for them"
+        reason = f"{root}/_ood/near has no image, and there is no other target whose images could be used"
         reasons |= dict.fromkeys(_NEAR, reason)
     without = [target for target, scores in found.items() if np.isnan(scores.inside).any()]
     if without:
-        reason = f"no OOD score for images of {', '.join(without)[:300]}: the version may have no detector there"
+        reason = f"no OOD score for images of {', '.join(without)[:300]}: the version may have no detector for it"
         reasons |= dict.fromkeys((*_FAR, *_NEAR, "ood_false_alarm_rate"), reason)
     return reasons

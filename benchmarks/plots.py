@@ -1,4 +1,4 @@
-"""Small PNG plots. matplotlib is imported when one is drawn, and never touches a display."""
+"""Small PNG plots. matplotlib is imported only when one is drawn, and needs no display."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 THRESHOLD = 1.0
-"""OOD scores come in units of the shipped threshold: above 1 an image is flagged."""
+"""OOD scores are in units of the threshold: an image with more than 1 is flagged."""
 
 _DPI = 100
 _MAX_LABELS = 60  # more rows than this are drawn without their names
 
 
 def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> bytes:
-    """A confusion matrix [truth, predicted], each row coloured by its share and marked with its counts."""
+    """A confusion matrix [truth, predicted], each row coloured by its shares and labelled with its counts."""
     side = min(12.0, 3.0 + 0.35 * len(names))
     figure, axes = _figure(side + 0.8, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -34,7 +34,7 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> bytes:
 
 
 def score_histograms(scores: Mapping[str, Mapping[str, np.ndarray]], title: str) -> bytes:
-    """Per target the scores of each kind of images, with the shipped threshold.
+    """The scores of each kind of images per target, with the threshold.
 
     Args:
         scores: target -> kind (`in`, `near`, `far`) -> scores.
@@ -53,7 +53,7 @@ def score_histograms(scores: Mapping[str, Mapping[str, np.ndarray]], title: str)
 
 
 def latency_ecdf(milliseconds: np.ndarray, marks: Mapping[str, float], title: str) -> bytes:
-    """The share of answers within a time, with the percentiles marked."""
+    """The share of answers within a time, with the percentiles."""
     figure, axes = _figure(5.5, 3.5)
     ordered = np.sort(milliseconds)
     axes.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post")

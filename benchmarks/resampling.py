@@ -1,4 +1,4 @@
-"""Bootstrap intervals, vectorised. A sample's values are resampled as counts, so that a thousand resamples are quick.
+"""Bootstrap intervals. Samples are resampled as counts, vectorised, so that a thousand resamples are fast.
 
 Percentile intervals, B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters.fitting.separation import Tally
+from adapters.fitting.ood_metrics import ScoreCounts
 from registry.evidence.stats import CONFIDENCE, Interval
 
 RESAMPLES = 1000
@@ -19,7 +19,7 @@ _CHUNK = 4_000_000  # numbers held at a time
 
 @dataclass(frozen=True)
 class Separation:
-    """How well scores tell out-of-distribution images from in-distribution ones, one entry per resample."""
+    """Metrics of OOD detection, one entry per resample."""
 
     fpr95: np.ndarray
     aupr_in: np.ndarray
@@ -27,7 +27,7 @@ class Separation:
 
 
 def interval(values: np.ndarray) -> Interval:
-    """The percentile interval of resampled values; NaN entries do not count."""
+    """The percentile interval of resampled values; NaN entries are ignored."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
@@ -39,26 +39,26 @@ def quantile_interval(values: np.ndarray, q: float, seed: int) -> Interval:
     return interval(np.quantile(draws, q, axis=1))
 
 
-def resampled_separation(tally: Tally, seed: int) -> Separation:
-    """Measures of resamples; each side is resampled by itself, and the threshold of FPR95 found anew each time.
+def resampled_separation(counts: ScoreCounts, seed: int) -> Separation:
+    """Metrics of resamples; each kind is resampled separately, and the threshold of FPR95 is found again each time.
 
     Args:
-        tally: of one sample.
+        counts: of one sample.
     """
-    measures = [(one.fpr_at_95_tpr, one.aupr_in, one.aupr_out) for one in _resamples(tally, seed)]
+    measures = [(one.fpr_at_95_tpr, one.aupr_in, one.aupr_out) for one in _resamples(counts, seed)]
     return Separation(*(np.concatenate(values) for values in zip(*measures, strict=True)))
 
 
-def _resamples(tally: Tally, seed: int) -> Iterator[Tally]:
-    """`RESAMPLES` rows in all, so many at a time as fit in memory."""
+def _resamples(counts: ScoreCounts, seed: int) -> Iterator[ScoreCounts]:
+    """`RESAMPLES` rows in chunks that fit in memory."""
     random = np.random.default_rng(seed)
-    own, others = int(tally.inside.sum()), int(tally.outside.sum())
-    chunk = max(1, _CHUNK // len(tally.inside))
+    own, others = int(counts.inside.sum()), int(counts.outside.sum())
+    chunk = max(1, _CHUNK // len(counts.inside))
     for start in range(0, RESAMPLES, chunk):
         size = min(chunk, RESAMPLES - start)
-        yield Tally(
-            random.multinomial(own, tally.inside / own, size=size),
-            random.multinomial(others, tally.outside / others, size=size),
+        yield ScoreCounts(
+            random.multinomial(own, counts.inside / own, size=size),
+            random.multinomial(others, counts.outside / others, size=size),
         )
 
 

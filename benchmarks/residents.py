@@ -1,8 +1,8 @@
-"""How much memory do N resident versions take? `python -m benchmarks.residents`.
+"""The memory of N resident versions: `python -m benchmarks.residents`.
 
-Versions of three targets, one ViT-B backbone, 1, 2, 4 and 8 of them, each number in a process of its own
-(`benchmarks.footprint`), which measures itself with the backbone alone, used once, and again with the versions.
-The budget: backbone + N x the adapters' bytes x 1.2. `bank` is what the bank counts, `held` what the versions count.
+1, 2, 4 and 8 versions of three targets on one ViT-B backbone, each number in a separate process
+(`benchmarks.footprint`), which measures the backbone alone, used once, and then with the versions. The budget: backbone
++ N x the adapters' bytes x 1.2. `bank` is what the bank reports, `held` what the versions report.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from benchmarks.comparison import Budget, Result, option_json, option_size, option_threads, run, say
 from benchmarks.footprint import Footprint, in_fresh_process
-from benchmarks.made import MODULES, make_backbone, write_bundle
-from benchmarks.ratios import Budget, Result, option_json, option_size, option_threads, run, say
+from benchmarks.synthetic import MODULES, make_backbone, write_bundle
 
 TARGETS = ("apple", "grape", "tomato")
 RANK = 16
@@ -52,28 +52,30 @@ def main(*, size: str, modules: str, threads: int, as_json: bool) -> None:
 
 
 def residents(size: str, modules: str, threads: int, counts: Sequence[int] = COUNTS) -> Result:
-    """Measure so many versions in a process each."""
+    """Measure these numbers of versions in a process each."""
     with tempfile.TemporaryDirectory() as folder:
-        made = make_backbone(Path(folder), size)
+        backbone = make_backbone(Path(folder), size)
         say(f"making {max(counts)} versions of {len(TARGETS)} targets")
         bundles = [Path(folder) / f"v{number}" for number in range(max(counts))]
         for seed, bundle in enumerate(bundles):
-            write_bundle(bundle, made, targets=TARGETS, modules=MODULES[modules][made.ref.family], rank=RANK, seed=seed)
+            write_bundle(
+                bundle, backbone, targets=TARGETS, modules=MODULES[modules][backbone.ref.family], rank=RANK, seed=seed
+            )
         bytes_each = adapter_bytes(bundles[0])
         seen = {}
         for count in counts:
             say(f"a process with {count} versions")
-            seen[count] = in_fresh_process(made.folder, bundles[:count], threads=threads)
+            seen[count] = in_fresh_process(backbone.folder, bundles[:count], threads=threads)
     setting = {"size": size, "modules": modules, "rank": RANK, "targets": len(TARGETS)}
     return result_of(seen, bytes_each, setting)
 
 
 def result_of(seen: Mapping[int, Footprint], bytes_each: int, setting: Mapping[str, Any]) -> Result:
-    """What footprints say of the budget.
+    """Compare footprints with the budget.
 
     Args:
-        seen: number of versions -> what a process with them saw.
-        bytes_each: of a version's adapters, as files.
+        seen: number of versions -> the footprint of a process with them.
+        bytes_each: the size of a version's adapters as files.
     """
     return Result(
         benchmark="residents",
@@ -87,7 +89,7 @@ def result_of(seen: Mapping[int, Footprint], bytes_each: int, setting: Mapping[s
                 _budget("growth of the process", count, one.loaded - one.backbone, bytes_each)
                 for count, one in seen.items()
             ),
-            *(_budget("what they say they hold", count, one.held, bytes_each) for count, one in seen.items()),
+            *(_budget("memory that they report", count, one.held, bytes_each) for count, one in seen.items()),
         ],
     )
 

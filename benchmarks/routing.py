@@ -1,21 +1,21 @@
-"""Does the router send an image to its own target?"""
+"""How often the router assigns an image to its target."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.subjects import Data, Model, Progress, batches, left_out, name_of, test_images
+from benchmarks.inputs import Data, Model, Progress, batches, left_out, name_of, test_images
 from registry.evidence.results import Measurement, Metric
 
 
 def routing(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
     """`crop_routing_accuracy` over all test images, `crop_routing_recall` per target, with Wilson intervals.
 
-    The router's first choice counts, however unsure it is.
+    The router's first choice counts, whatever its probability.
 
     Raises:
-        BadInput: there is no test image of any of the version's targets.
+        BadInput: when there is no test image of any of the version's targets.
     """
     images = test_images(model, data)
     chosen: list[str] = []

@@ -1,9 +1,8 @@
-"""`python -m benchmarks.runtimes`: how much faster than torch in float32 is each runtime, and how alike its features?
+"""The speed of each runtime and its features compared with torch in float32: `python -m benchmarks.runtimes`.
 
-One image goes through a backbone with a LoRA on it (rank 16 on q and v), in turn by each runtime, round after round,
-so that whatever else the machine does meets all of them. The real architectures have seeded weights here: good for
-speed and for how rounding adds up, but what a runtime does to answers, only trained weights can tell
-(`adapters.runtimes.gate`).
+One image goes through a backbone with a LoRA (rank 16 on q and v), on each runtime in turn, round after round, so that
+other load on the machine affects all of them. The real architectures have random weights from a seed: good for speed
+and for accumulated rounding errors; the effect on answers needs trained weights (`adapters.fitting.runtime_reports`).
 """
 
 from __future__ import annotations
@@ -22,21 +21,23 @@ import click
 import torch
 from safetensors.torch import save_file
 
-from adapters.backbone.backbones import CONFIG, TINY, WEIGHTS, ref_of_folder
 from adapters.backbone.families import FAMILIES, family_named
-from adapters.bank.bank import Slot
-from adapters.bank.lora import LoraModule, LoraWeights
+from adapters.backbone.locate import CONFIG, TINY, WEIGHTS
+from adapters.backbone.resolve import ref_of_folder
+from adapters.bank.lora_weights import LoraModule, LoraWeights
+from adapters.bank.pages import Slot
 from adapters.runtimes.gate import MIN_COSINE
-from adapters.runtimes.runtimes import REFERENCE, RUNTIMES, Runtime, open_runtime
+from adapters.runtimes.interface import REFERENCE, Runtime
+from adapters.runtimes.open_runtime import RUNTIMES, open_runtime
 from registry.errors import BadInput
 from registry.formats import canonical
 from registry.versions.manifest import BackboneRef
 
 BUDGET = 2.5
-"""How many times as fast as torch in float32 the best passing runtime is to be."""
+"""How many times as fast as torch in float32 the best passing runtime should be."""
 RANK = 16
 IMAGES = 4
-"""Seeded images that features are compared on; the first one is timed."""
+"""How many random images features are compared on; the first one is timed."""
 
 _VIT_B: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224}
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
@@ -47,15 +48,15 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class RuntimeResult:
     """A runtime's result.
 
     Attributes:
         runtime: its name.
         ms: median milliseconds for one image; None if it can't run here.
-        ratio: median over rounds of the reference's time by its own.
-        cosine: least cosine of features to the reference's.
-        passes: whether `cosine` is enough.
+        ratio: the median over rounds of the reference's time divided by its own.
+        cosine: the smallest cosine of features to the reference's.
+        passes: whether `cosine` is high enough.
         detail: why it can't run here.
     """
 
@@ -69,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Contender:
-    """A runtime with an adapter in its bank, at work on the same images as the others."""
+    """A runtime with an adapter in its bank, and the images."""
 
     runtime: Runtime
     slot: Slot
@@ -77,13 +78,13 @@ class Contender:
     images: torch.Tensor
 
     def features(self, count: int) -> torch.Tensor:
-        """CLS beside the mean of the patches, [count, 2 D]."""
-        walk = self.runtime.start(self.images[:count], [self.slot] * count)
-        walk.advance(self.depth)
-        return walk.pooled("cls+mean", norm=True)
+        """CLS and the mean of the patches, concatenated: [count, 2 D]."""
+        forward_pass = self.runtime.start(self.images[:count], [self.slot] * count)
+        forward_pass.advance(self.depth)
+        return forward_pass.pooled("cls+mean", norm=True)
 
     def milliseconds(self) -> float:
-        """For one image."""
+        """The time for one image."""
         start = time.perf_counter()
         self.features(1)
         return (time.perf_counter() - start) * 1000
@@ -104,7 +105,9 @@ def main(*, size: str, family: str, threads: int, rounds: int, only: Sequence[st
     """Compare the runtimes' speed and features with those of torch in float32."""
     unknown = sorted(set(only) - set(RUNTIMES))
     if unknown:
-        raise click.BadParameter(f"{unknown[0]} is no runtime; there are {', '.join(RUNTIMES)}", param_hint="--only")
+        raise click.BadParameter(
+            f"{unknown[0]} is not a runtime; the runtimes are {', '.join(RUNTIMES)}", param_hint="--only"
+        )
     names = [name for name in RUNTIMES if not only or name in only]
     torch.set_num_threads(threads)
     with backbone(size, family) as folder:
@@ -113,11 +116,11 @@ def main(*, size: str, family: str, threads: int, rounds: int, only: Sequence[st
     click.echo(json.dumps(report) if as_json else "\n".join(_lines(report)))
 
 
-def measure(names: Sequence[str], folder: Path, rounds: int) -> list[Row]:
+def measure(names: Sequence[str], folder: Path, rounds: int) -> list[RuntimeResult]:
     """Run the contenders in turn.
 
     Args:
-        names: of runtimes; the reference runs in any case.
+        names: of runtimes; the reference always runs.
         folder: the backbone's.
         rounds: how often each is timed, after one round that is not.
     """
@@ -127,12 +130,12 @@ def measure(names: Sequence[str], folder: Path, rounds: int) -> list[Row]:
         try:
             contenders[name] = _contender(name, ref, folder)
         except BadInput as error:  # MissingDependency too
-            absent.append(Row(name, detail=str(error)))
+            absent.append(RuntimeResult(name, detail=str(error)))
     expected = contenders[REFERENCE].features(IMAGES)
     cosines = {name: _cosine(one.features(IMAGES), expected) for name, one in contenders.items()}
     times = [{name: one.milliseconds() for name, one in contenders.items()} for _ in range(rounds + 1)][1:]
     rows = [
-        Row(
+        RuntimeResult(
             runtime=name,
             ms=median(each[name] for each in times),
             ratio=median(each[REFERENCE] / each[name] for each in times),
@@ -144,8 +147,8 @@ def measure(names: Sequence[str], folder: Path, rounds: int) -> list[Row]:
     return rows + absent
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """The fastest runtime that passes, beside the reference, and whether that meets the budget."""
+def summary(rows: Sequence[RuntimeResult]) -> dict[str, Any]:
+    """The fastest runtime that passes, besides the reference, and whether it meets the budget."""
     passing = [row for row in rows if row.passes and row.runtime != REFERENCE and row.ratio is not None]
     best = max(passing, key=lambda row: row.ratio or 0.0, default=None)
     return {
@@ -160,7 +163,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 @contextmanager
 def backbone(size: str, family: str) -> Iterator[Path]:
-    """The folder of a backbone: a tiny one that ships with this package, or a ViT-B with seeded weights."""
+    """The folder of a backbone: a tiny one of this package, or a ViT-B with random weights."""
     if size == "tiny":
         yield TINY / f"{family}-tiny"
         return
@@ -184,7 +187,7 @@ def _contender(name: str, ref: BackboneRef, folder: Path) -> Contender:
 
 
 def _adapter(runtime: Runtime) -> LoraWeights:
-    """The same for all runtimes: seeded, and large enough to change features."""
+    """The same for all runtimes: random from a seed, and large enough to change features."""
     random = torch.Generator().manual_seed(2)
     modules = {}
     for name, linear in runtime.bank.linears.items():
@@ -203,7 +206,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{report['size']} {report['family']}, one image, {report['threads']} threads, {report['rounds']} rounds"
     for row in report["runtimes"]:
         if row["ms"] is None:
-            yield f"{row['runtime']:16} not here: {row['detail']}"
+            yield f"{row['runtime']:16} not available: {row['detail']}"
         else:
             verdict = "passes" if row["passes"] else "fails"
             figures = f"{row['ms']:8.1f} ms  {row['ratio']:5.2f}x  cosine {row['cosine']:.5f}"

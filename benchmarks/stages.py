@@ -1,4 +1,4 @@
-"""Where the time of a mixed batch goes: its images, the blocks of the backbone, heads and detectors."""
+"""The time of each stage of a mixed batch: images, the blocks of the backbone, heads and detectors."""
 
 from __future__ import annotations
 
@@ -11,73 +11,74 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapters.answer.answering import answer
-from adapters.answer.components import Component
-from adapters.answer.loaded import LoadedVersion, predict_together
-from adapters.runtimes.runtimes import Runtime
-from benchmarks.made import noise
+from adapters.answer.batching import predict_together
+from adapters.answer.components import LoadedComponent
+from adapters.answer.forward_pass import forward
+from adapters.answer.loaded import LoadedVersion
+from adapters.runtimes.interface import Runtime
+from benchmarks.synthetic import noise
 
 
 @dataclass(frozen=True)
-class Row:
-    """An image, and the version and target that it is for."""
+class BatchRow:
+    """An image with its version and its target."""
 
     version: LoadedVersion
     target: str
     image: np.ndarray
 
     @property
-    def adapter(self) -> Component:
-        """What answers it."""
-        return self.version.parts.adapters[self.target]
+    def adapter(self) -> LoadedComponent:
+        """The adapter that answers it."""
+        return self.version.components.adapters[self.target]
 
 
-def rows(versions: Sequence[LoadedVersion], count: int) -> list[Row]:
-    """Rows of random images for all targets of all versions in turn, as many as asked for."""
+def rows(versions: Sequence[LoadedVersion], count: int) -> list[BatchRow]:
+    """`count` rows of random images, for all targets of all versions in turn."""
     asked = [(version, target) for target in versions[0].targets for version in versions]
-    images = noise(count, versions[0].parts.preprocessing.crop)
-    return [Row(*asked[number % len(asked)], image) for number, image in enumerate(images)]
+    images = noise(count, versions[0].components.preprocessing.crop)
+    return [BatchRow(*asked[number % len(asked)], image) for number, image in enumerate(images)]
 
 
-def predict(batch: Sequence[Row]) -> list[Any]:
+def predict(batch: Sequence[BatchRow]) -> list[Any]:
     """Answer a mixed batch."""
     return predict_together([row.version for row in batch], [row.image for row in batch], [row.target for row in batch])
 
 
 def use(runtime: Runtime, pixels: torch.Tensor) -> None:
-    """Let images through all blocks without an adapter, so that every weight has been touched."""
-    walk = runtime.start(pixels, [None] * len(pixels))
-    walk.advance(int(runtime.ref.config["num_hidden_layers"]))
+    """Run images through all blocks without an adapter, so that all weights have been read."""
+    forward_pass = runtime.start(pixels, [None] * len(pixels))
+    forward_pass.advance(int(runtime.ref.config["num_hidden_layers"]))
 
 
-def measure(batch: Sequence[Row], rounds: int) -> dict[str, float]:
+def measure(batch: Sequence[BatchRow], rounds: int) -> dict[str, float]:
     """Milliseconds of each stage of a mixed batch, the median of the rounds.
 
     Returns:
-        `decode and resize`; `blocks A to B` between the places where features are taken; `heads and detectors`; `whole
-        batch`, which is a call of its own; `the same blocks, no adapter`, on the backbone alone.
+        `decode and resize`; `blocks A to B` between blocks where features are taken; `heads and detectors`; `whole
+        batch`, measured separately; `the same blocks, no adapter`, on the backbone alone.
     """
     taken = [_one_round(batch) for _ in range(rounds)]
     return {name: round(statistics.median(one[name] for one in taken), 3) for name in taken[0]}
 
 
-def _one_round(batch: Sequence[Row]) -> dict[str, float]:
-    runtime, adapters = batch[0].version.parts.runtime, [row.adapter for row in batch]
+def _one_round(batch: Sequence[BatchRow]) -> dict[str, float]:
+    runtime, adapters = batch[0].version.components.runtime, [row.adapter for row in batch]
     slots = [adapter.slot for adapter in adapters]
     clock = _Clock()
-    squares = [row.version.parts.preprocessing.square(row.image) for row in batch]
-    pixels = batch[0].version.parts.preprocessing.normalise(torch.from_numpy(np.stack(squares)))
+    squares = [row.version.components.preprocessing.square(row.image) for row in batch]
+    pixels = batch[0].version.components.preprocessing.normalise(torch.from_numpy(np.stack(squares)))
     clock.lap("decode and resize")
-    walk = runtime.start(pixels, slots)
-    blocks, before = sorted({tap.block for one in adapters for stage in one.stages for tap in stage.taps}), 0
+    forward_pass = runtime.start(pixels, slots)
+    blocks, before = sorted({spec.block for one in adapters for stage in one.stages for spec in stage.feature_specs}), 0
     for block in blocks:
-        walk.advance(block)
+        forward_pass.advance(block)
         clock.lap(f"blocks {before + 1} to {block}")
         before = block
     passed = sum(took for name, took in clock.laps.items() if name.startswith("blocks"))
-    del walk
+    del forward_pass
     clock.skip()
-    answer(runtime, pixels, adapters)
+    forward(runtime, pixels, adapters)
     clock.lap("answers")
     clock.laps["heads and detectors"] = max(0.0, clock.laps.pop("answers") - passed)
     clock.skip()

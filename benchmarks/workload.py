@@ -1,9 +1,9 @@
-"""The public release that this system was made for, in size and shape: `python -m benchmarks.workload`.
+"""A workload with the sizes and shapes of the public AADS release: `python -m benchmarks.workload`.
 
-Eight targets of the layout `<crop>/<part>/continual_sd_lora_adapter/` on a DINOv3 ViT-L/16: files of the published
-sizes, from which ranks, classes and banks follow, with random weights. The release is written into a temporary folder,
-imported as `ulora create` does it, and loaded in a process of its own (`benchmarks.footprint`), which answers a mixed
-batch, one row per target, and says what everything took.
+Eight targets in the layout `<crop>/<part>/continual_sd_lora_adapter/` on a DINOv3 ViT-L/16: files of the published
+sizes, which determine ranks, classes and banks, with random weights. The release is written into a temporary folder,
+imported as by `ulora create`, and loaded in a separate process (`benchmarks.footprint`), which answers a mixed batch
+with one row per target and measures everything.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import torch
 from torch import nn
 
 from adapters.importing import convert
-from benchmarks.footprint import in_fresh_process
-from benchmarks.made import MODULES, Made, make_backbone, write_lora
-from benchmarks.ratios import Budget, Result, option_json, option_rounds, option_size, option_threads, run, say
+from benchmarks.comparison import Budget, Result, option_json, option_rounds, option_size, option_threads, run, say
+from benchmarks.footprint import Footprint, in_fresh_process
 from benchmarks.residents import adapter_bytes
+from benchmarks.synthetic import MODULES, SyntheticBackbone, make_backbone, write_lora
 
 LAYERS, WIDTH = (2, 5, 8, 11), 768
-"""What the heads fuse: the mean tokens of these hidden states, each projected to this width."""
+"""The heads fuse the mean tokens of these hidden states, each projected to this width."""
 
 LIMIT, MEMORY = 1.2, 24e9
-"""Memory may grow by this many times the bytes of the adapters' files, and never reach so many bytes."""
+"""Memory may grow by this many times the bytes of the adapters' files, and must stay below this many bytes."""
 
 _OVERHEAD, _NUMBER = 1_900, 17.4
-"""Bytes of a `.pth` file beside its tensors; and of a number in a JSON file."""
+"""Bytes of a `.pth` file besides its tensors, and of a number in a JSON file."""
 _MB = 1e6
 
 EXAMPLES = """
@@ -46,8 +46,8 @@ Examples:
 
 
 @dataclass(frozen=True)
-class Published:
-    """A target of the release and the bytes of its files: weights of the LoRA, its classifier, its statistics."""
+class ReleaseFileSizes:
+    """A target of the release and the sizes of its files in bytes: LoRA weights, classifier, statistics."""
 
     target: str
     lora: int
@@ -56,21 +56,21 @@ class Published:
 
 
 RELEASE = (
-    Published("apricot__fruit", 35_425_648, 17_277, 7_888_506),
-    Published("apricot__leaf", 35_425_648, 11_133, 4_248_712),
-    Published("grape__fruit", 42_503_568, 17_277, 5_007_181),
-    Published("grape__leaf", 42_503_568, 23_421, 9_194_251),
-    Published("strawberry__fruit", 35_425_648, 17_277, 6_340_375),
-    Published("strawberry__leaf", 42_503_568, 14_205, 13_573_527),
-    Published("tomato__fruit", 42_503_568, 23_421, 3_616_421),
-    Published("tomato__leaf", 56_659_384, 32_637, 33_776_004),
+    ReleaseFileSizes("apricot__fruit", 35_425_648, 17_277, 7_888_506),
+    ReleaseFileSizes("apricot__leaf", 35_425_648, 11_133, 4_248_712),
+    ReleaseFileSizes("grape__fruit", 42_503_568, 17_277, 5_007_181),
+    ReleaseFileSizes("grape__leaf", 42_503_568, 23_421, 9_194_251),
+    ReleaseFileSizes("strawberry__fruit", 35_425_648, 17_277, 6_340_375),
+    ReleaseFileSizes("strawberry__leaf", 42_503_568, 14_205, 13_573_527),
+    ReleaseFileSizes("tomato__fruit", 42_503_568, 23_421, 3_616_421),
+    ReleaseFileSizes("tomato__leaf", 56_659_384, 32_637, 33_776_004),
 )
 """As published in July 2026 (`aads.adapter_release.v2`)."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a target's files hold: a LoRA on all linear modules, a classifier, a bank of vectors per class."""
+class AdapterShape:
+    """The content of a target's files: a LoRA on all linear modules, a classifier, a bank of vectors per class."""
 
     target: str
     rank: int
@@ -78,11 +78,11 @@ class Shape:
     vectors: int
 
     @classmethod
-    def of(cls, published: Published, per_rank: int) -> Shape:
-        """From the sizes of its files.
+    def of(cls, published: ReleaseFileSizes, per_rank: int) -> AdapterShape:
+        """Derive it from the sizes of the files.
 
         Args:
-            per_rank: bytes that a rank takes in all linear modules of the backbone of the release together.
+            per_rank: bytes of one rank in all linear modules of the release's backbone together.
         """
         classes = round((published.classifier - _OVERHEAD) / (4 * (WIDTH + 1)))
         vectors = round(published.meta / (_NUMBER * WIDTH * classes))
@@ -90,9 +90,9 @@ class Shape:
 
 
 VIT_L_BYTES_PER_RANK = 24 * (4 * (1024 + 1024) + 2 * (1024 + 4096)) * 4
-SHAPES = tuple(Shape.of(published, VIT_L_BYTES_PER_RANK) for published in RELEASE)
-TINY = tuple(Shape(shape.target, shape.rank // 8, shape.classes, 12) for shape in SHAPES)
-"""The same targets, small, for the tiny backbone."""
+SHAPES = tuple(AdapterShape.of(published, VIT_L_BYTES_PER_RANK) for published in RELEASE)
+TINY = tuple(AdapterShape(shape.target, shape.rank // 8, shape.classes, 12) for shape in SHAPES)
+"""The same targets, smaller, for the tiny backbone."""
 
 
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,33 +111,25 @@ def workload(size: str, rounds: int, threads: int) -> Result:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         say(f"making the backbone and {len(shapes)} targets")
-        made = make_backbone(folder, size)
+        backbone = make_backbone(folder, size)
         release, place = folder / "release", folder / "bundle"
         for seed, shape in enumerate(shapes):
-            write_target(release, made, shape, seed)
+            write_target(release, backbone, shape, seed)
         say("importing")
         start = time.perf_counter()
-        convert(release, place, backbone=str(made.folder))
+        convert(release, place, backbone=str(backbone.folder))
         imported = time.perf_counter() - start
         say("loading and asking, in a process of its own")
-        seen = in_fresh_process(made.folder, [place], threads=threads, rounds=rounds)
-        sizes = {"release": _bytes(release), "adapters": adapter_bytes(place), "backbone": _bytes(made.folder)}
+        seen = in_fresh_process(backbone.folder, [place], threads=threads, rounds=rounds)
+        sizes = {"release": _bytes(release), "adapters": adapter_bytes(place), "backbone": _bytes(backbone.folder)}
     grown = seen.loaded - seen.backbone
-    memory = {
-        "backbone alone": seen.backbone,
-        "with the version": seen.loaded,
-        "after mixed batches": seen.used,
-        "peak": seen.peak,
-        "bank": seen.bank,
-        "held by the version": seen.held,
-    }
     return Result(
         benchmark="workload",
-        setting={"size": size, "targets": len(shapes), "rows": len(shapes), "pixels": made.side, "rounds": rounds},
+        setting={"size": size, "targets": len(shapes), "rows": len(shapes), "pixels": backbone.side, "rounds": rounds},
         figures={
             "shapes": {s.target: f"rank {s.rank}, {s.classes} classes, {s.vectors} vectors each" for s in shapes},
             "files, MB": _in_mb(sizes),
-            "memory, MB": _in_mb(memory),
+            "memory, MB": _in_mb(_memory(seen)),
             "seconds": {"import": round(imported, 2), **seen.seconds},
             "stages, ms": dict(seen.stages_ms),
             "outcomes": dict(seen.outcomes),
@@ -150,19 +142,30 @@ def workload(size: str, rounds: int, threads: int) -> Result:
     )
 
 
-def write_target(release: Path, made: Made, shape: Shape, seed: int) -> Path:
-    """Write a target's files in the layout of the release, and return its folder."""
+def _memory(seen: Footprint) -> dict[str, int]:
+    return {
+        "backbone alone": seen.backbone,
+        "with the version": seen.loaded,
+        "after mixed batches": seen.used,
+        "peak": seen.peak,
+        "bank": seen.bank,
+        "held by the version": seen.held,
+    }
+
+
+def write_target(release: Path, backbone: SyntheticBackbone, shape: AdapterShape, seed: int) -> Path:
+    """Write a target's files in the layout of the release; returns its folder."""
     crop, part = shape.target.split("__")
     folder = release / crop / part / "continual_sd_lora_adapter"
-    write_lora(folder, made, MODULES["all-linear"][made.ref.family], shape.rank, seed)
+    write_lora(folder, backbone, MODULES["all-linear"][backbone.ref.family], shape.rank, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.save(nn.Linear(WIDTH, shape.classes).state_dict(), folder / "classifier.pth")
-        torch.save(_fusion(int(made.ref.config["hidden_size"])), folder / "fusion.pth")
+        torch.save(_fusion(int(backbone.ref.config["hidden_size"])), folder / "fusion.pth")
         statistics = {str(number): _statistics(shape.vectors) for number in range(shape.classes)}
     meta = {
         "schema_version": "v6",
-        "backbone": {"model_name": made.ref.name, "frozen": True},
+        "backbone": {"model_name": backbone.ref.name, "frozen": True},
         "fusion": {"layers": list(LAYERS), "output_dim": WIDTH, "dropout": 0.1, "gating": "softmax"},
         "class_to_idx": {f"class_{number}": number for number in range(shape.classes)},
         "ood_state": {"class_stats": statistics, "primary_score_method": "knn", "radial_beta": 1.75},
@@ -184,7 +187,7 @@ def _fusion(hidden: int) -> dict[str, torch.Tensor]:
 
 
 def _statistics(vectors: int) -> dict[str, Any]:
-    """Of one class: a bank of vectors of length 1.75 or so, which no random image comes near."""
+    """The statistics of one class: a bank of vectors of length about 1.75, far from those of any random image."""
     bank = (torch.randn(vectors, WIDTH, dtype=torch.float64) * 0.06).tolist()
     return {"knn_bank": [[round(number, 13) for number in row] for row in bank], "knn_k": 10, "knn_threshold": 1.0}
 

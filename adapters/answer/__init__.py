@@ -1,1 +1,1 @@
-"""One version in memory: from its files to its answers."""
+"""A version in memory: loading its files, answering images, and checking that it still gives its recorded outputs."""

@@ -1,4 +1,4 @@
-"""What a version in memory consists of, read from its files and checked against each other."""
+"""The components of a version in memory (adapters and router), read from its files and checked against each other."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 import torch
 
 from adapters import bundle
-from adapters.answer.answering import Stage
 from adapters.answer.depth import Depth, read_depth
 from adapters.answer.heads import read_head
 from adapters.answer.ood import read_detector
+from adapters.answer.stages import Stage
 from adapters.backbone.families import family_named
 from adapters.backbone.preprocess import Preprocessing
-from adapters.bank.bank import Slot
-from adapters.bank.lora import read_adapter
+from adapters.bank.pages import Slot
+from adapters.bank.peft_files import read_adapter
 from adapters.bundle import BundleFiles
-from adapters.runtimes.runtimes import REFERENCE, Runtime
+from adapters.runtimes.interface import REFERENCE, Runtime
 from registry.errors import BadManifest, BadWeights, MissingBlob, first_line
 from registry.formats import canonical
 from registry.names import check_target
 from registry.versions.weights import Tensor, canonical_name, tensors_of, tensors_sha256
 
 MAX_GOLDENS = 64
-"""Recorded inputs of a component, at most."""
+"""How many recorded inputs a component may have."""
 
 _DTYPES = {
     "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
@@ -36,17 +36,17 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Component:
+class LoadedComponent:
     """One target's adapter, or the router, which has no slot.
 
     Attributes:
-        folder: where its files stand in the bundle.
+        folder: its folder in the bundle.
         slot: its LoRA in the bank.
         last: head and detector on the features of its last block; None for a LoRA without a head.
-        depth: earlier exits, None if there are none.
+        depth: its early exits, None if there are none.
         golden: recorded inputs and outputs, None if the bundle has none.
-        dtypes: of each file whose tensors are in memory, what kind of numbers it holds.
-        beside: tensors of other files, which nothing here computes with; they stay on the disk.
+        dtypes: for each file with tensors in memory, the dtype of each tensor.
+        others: tensors of other files; nothing computes with them, and they stay on the disk.
     """
 
     folder: str
@@ -55,11 +55,11 @@ class Component:
     depth: Depth | None
     golden: Mapping[str, torch.Tensor] | None
     dtypes: Mapping[str, Mapping[str, str]]
-    beside: tuple[Tensor, ...]
+    others: tuple[Tensor, ...]
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """What rows go through, the earliest first; empty without a head."""
+        """The stages that rows pass, the earliest first; empty without a head."""
         if self.last is None:
             return ()
         return self.depth.stages(self.last) if self.depth else (self.last,)
@@ -71,7 +71,7 @@ class Component:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes beside the backbone, its recorded outputs not counted."""
+        """Bytes of memory without the backbone and the recorded outputs."""
         own = [tensors for file, tensors in self._tensors() if file != bundle.GOLDEN]
         size = sum(tensor.nbytes for tensors in own for tensor in tensors.values())
         return size + (self.slot.nbytes if self.slot else 0)
@@ -79,7 +79,7 @@ class Component:
     def weights_sha256(self) -> str:
         """The digest of its tensors as they are in memory now; the manifest's is that of its files.
 
-        A LoRA's are cut out of the bank, unpadded and unscaled.
+        A LoRA's tensors are read from the bank, without padding and scale.
         """
         held = dict(self._tensors())
         if self.slot:
@@ -89,10 +89,10 @@ class Component:
             for file, tensors in held.items()
             for name, tensor in tensors.items()
         ]
-        return tensors_sha256([*in_memory, *self.beside])
+        return tensors_sha256([*in_memory, *self.others])
 
     def _tensors(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
-        """(file, its tensors) of what is not in the bank."""
+        """(file, its tensors) for all tensors that are not in the bank."""
         stages = {"": self.last} | {f"exits/{s.block}/": s for s in (self.depth.exits if self.depth else ())}
         for folder, stage in stages.items():
             if stage:
@@ -104,47 +104,47 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A version's parts on the runtime that computes it.
+class Components:
+    """The components of a version, and what they run on.
 
     Attributes:
         adapters: target -> its adapter, sorted.
         router: chooses among targets; None if the version has none.
-        router_threshold: the least probability at which its choice is taken.
-        tolerance: how far from recorded outputs the version may answer: `logits`, and `ood_score` in thresholds.
+        router_threshold: the smallest probability at which its choice is used.
+        tolerance: how far the version's outputs may differ from recorded ones: `logits`, and `ood_score` in thresholds.
     """
 
     runtime: Runtime
     preprocessing: Preprocessing
-    adapters: Mapping[str, Component]
-    router: Component | None
+    adapters: Mapping[str, LoadedComponent]
+    router: LoadedComponent | None
     router_threshold: float
     tolerance: Mapping[str, float]
 
 
-def read_parts(files: BundleFiles, runtime: Runtime) -> Parts:
+def read_components(files: BundleFiles, runtime: Runtime) -> Components:
     """Read a version's files onto a runtime.
 
     Raises:
-        BadWeights: a file is truncated, or does not fit the backbone or its neighbours.
-        BadManifest, MissingBlob: a document is malformed or missing.
+        BadWeights: when a file is truncated, or does not fit the backbone or other files.
+        BadManifest, MissingBlob: when a document is malformed or missing.
     """
     preprocessing = files.document(bundle.PREPROCESSING)
     offered = {"backbone": runtime.ref.sha256, "preprocessing": canonical.digest(preprocessing)}
-    side = Preprocessing.of(preprocessing)
+    preprocessing_steps = Preprocessing.of(preprocessing)
     targets = _targets(files)
     router_is_there = f"{bundle.ROUTER}/{bundle.HEAD}.json" in files
     for folder in (*map(bundle.adapter_folder, targets), *([bundle.ROUTER] if router_is_there else [])):
         _check_requirements(files, folder, offered)
     slots = _read_slots(files, targets, runtime)
-    reader = _Reader(files, runtime, side)
+    reader = _ComponentReader(files, runtime, preprocessing_steps)
     adapters = {
         target: reader.component(bundle.adapter_folder(target), slot)
         for target, slot in zip(targets, slots, strict=True)
     }
     router = reader.component(bundle.ROUTER, None) if router_is_there else None
     threshold, tolerance = _read_inference(files)
-    return Parts(runtime, side, MappingProxyType(adapters), router, threshold, tolerance)
+    return Components(runtime, preprocessing_steps, MappingProxyType(adapters), router, threshold, tolerance)
 
 
 def _targets(files: BundleFiles) -> tuple[str, ...]:
@@ -160,14 +160,14 @@ def _read_slots(files: BundleFiles, targets: Sequence[str], runtime: Runtime) ->
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Reads components of one version."""
+class _ComponentReader:
+    """Reads the components of one version."""
 
     files: BundleFiles
     runtime: Runtime
     preprocessing: Preprocessing
 
-    def component(self, folder: str, slot: Slot | None) -> Component:
+    def component(self, folder: str, slot: Slot | None) -> LoadedComponent:
         last = self._last_stage(folder)
         depth = read_depth(self.files, folder, self._hidden, self._blocks, self.runtime.device) if last else None
         labels = last.head.labels if last else ()
@@ -176,14 +176,14 @@ class _Reader:
         golden = _read_golden(self.files, folder, self.preprocessing, len(labels)) if last else None
         dtypes = self._dtypes(folder, depth)
         inside = self.files.within(folder)
-        beside = tensors_of({inner: place for inner, place in inside.items() if inner not in dtypes})
+        others = tensors_of({inner: place for inner, place in inside.items() if inner not in dtypes})
         for stage in (last, *(depth.exits if depth else ())):
             if stage:
                 _check_fit(folder, stage, self._hidden, self.runtime.device)
         if depth:
             depth = replace(depth, exits=tuple(_for_runtime(stage, self.runtime) for stage in depth.exits))
         last = _for_runtime(last, self.runtime) if last else None
-        return Component(folder, slot, last, depth, golden, dtypes, tuple(beside))
+        return LoadedComponent(folder, slot, last, depth, golden, dtypes, tuple(others))
 
     @property
     def _hidden(self) -> int:
@@ -196,7 +196,7 @@ class _Reader:
     def _last_stage(self, folder: str) -> Stage | None:
         if f"{folder}/{bundle.HEAD}.json" not in self.files:
             if self.files.document(f"{folder}/{bundle.COMPONENT}").get("labels"):
-                raise MissingBlob(f"the version has no file {folder}/{bundle.HEAD}.json, but labels for {folder}")
+                raise MissingBlob(f"the version has labels for {folder}, but no file {folder}/{bundle.HEAD}.json")
             return None
         head = read_head(self.files, folder, self._hidden, self._blocks, self.runtime.device)
         if f"{folder}/{bundle.OOD}.json" not in self.files:
@@ -204,7 +204,7 @@ class _Reader:
         return Stage(head, read_detector(self.files, folder, self._hidden, self._blocks, self.runtime.device))
 
     def _dtypes(self, folder: str, depth: Depth | None) -> dict[str, dict[str, str]]:
-        """The files with tensors that are held in memory."""
+        """The dtypes of the files whose tensors are held in memory."""
         names = [bundle.ADAPTER_WEIGHTS, bundle.GOLDEN] if folder != bundle.ROUTER else [bundle.GOLDEN]
         stems = ["", *(f"exits/{stage.block}/" for stage in (depth.exits if depth else ()))]
         names += [f"{stem}{part}.safetensors" for stem in stems for part in (bundle.HEAD, bundle.OOD)]
@@ -217,19 +217,19 @@ def _for_runtime(stage: Stage, runtime: Runtime) -> Stage:
 
 
 def _check_labels(folder: str, stages: Sequence[Stage | None]) -> None:
-    parts = [part for stage in stages if stage for part in (stage.head, stage.detector) if part]
-    if len({part.labels for part in parts}) > 1:
-        raise BadManifest(f"{folder}: the detector's or an exit's labels are not those of the head")
+    labels = {one.labels for stage in stages if stage for one in (stage.head, stage.detector) if one}
+    if len(labels) > 1:
+        raise BadManifest(f"{folder}: the labels of the detector or an exit differ from those of the head")
 
 
 @torch.no_grad()
 def _check_fit(folder: str, stage: Stage, hidden: int, device: str) -> None:
-    """Check that a head and its detector compute on what the backbone gives."""
-    nothing = {tap: torch.zeros(1, tap.width(hidden), device=device) for tap in stage.taps}
+    """Check that a head and its detector accept the backbone's features."""
+    nothing = {spec: torch.zeros(1, spec.width(hidden), device=device) for spec in stage.feature_specs}
     try:
-        seen = replace(stage.head(nothing), features=nothing)
+        output = replace(stage.head(nothing), features=nothing)
         if stage.detector:
-            stage.detector(seen)
+            stage.detector(output)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         problem = first_line(error, 200)
         raise BadWeights(f"{folder}: head and detector do not fit: {problem}") from error
@@ -238,7 +238,7 @@ def _check_fit(folder: str, stage: Stage, hidden: int, device: str) -> None:
 def _check_requirements(files: BundleFiles, folder: str, offered: Mapping[str, str]) -> None:
     requires = files.document(f"{folder}/{bundle.COMPONENT}").get("requires")
     if not isinstance(requires, dict):
-        raise BadManifest(f"{folder}/{bundle.COMPONENT} says nothing about what it requires")
+        raise BadManifest(f"{folder}/{bundle.COMPONENT} has no field `requires`")
     for name, digest in offered.items():
         if requires.get(name) != digest:
             raise BadWeights(
@@ -256,7 +256,7 @@ def _read_golden(
         return None
     golden = files.tensors(path)
     if any(tensor.ndim == 0 for tensor in golden.values()):
-        raise BadWeights(f"{path} holds a single number")
+        raise BadWeights(f"{path} has a tensor without dimensions")
     count = len(golden.get("images", ()))
     shapes: dict[str, tuple[int, ...]] = {
         "images": (count, preprocessing.crop, preprocessing.crop, 3),
@@ -268,7 +268,7 @@ def _read_golden(
         shapes |= {"ood_score": (count,), "is_ood": (count,)}
     bundle.check_shapes(golden, shapes, path)
     if not 0 < count <= MAX_GOLDENS or golden["images"].dtype != torch.uint8:
-        raise BadWeights(f"{path} holds no images, more than {MAX_GOLDENS}, or no bytes")
+        raise BadWeights(f"{path} must hold 1 to {MAX_GOLDENS} images of uint8")
     return golden
 
 
@@ -279,7 +279,7 @@ def _read_inference(files: BundleFiles) -> tuple[float, Mapping[str, float]]:
         tolerance: dict[str, Any] = document["tolerance"][REFERENCE]
         allowed = {name: float(tolerance[name]) for name in ("logits", "ood_score")}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadManifest(f"{bundle.INFERENCE} lacks or misspells a field: {error}") from error
+        raise BadManifest(f"{bundle.INFERENCE} has a missing or invalid field: {error}") from error
     if not (0 <= threshold <= 1 and all(0 < value < 1 for value in allowed.values())):
         raise BadManifest(f"{bundle.INFERENCE} is out of bounds: threshold {threshold}, tolerance {allowed}")
     return threshold, MappingProxyType(allowed)
@@ -288,6 +288,6 @@ def _read_inference(files: BundleFiles) -> tuple[float, Mapping[str, float]]:
 def _hashable(file: str, name: str, tensor: torch.Tensor, dtype: str) -> Tensor:
     def data() -> list[memoryview]:
         exact = tensor.detach().to("cpu", _DTYPES[dtype]).contiguous()
-        return [memoryview(exact.view(-1).view(torch.uint8).numpy())] if exact.numel() else []
+        return [exact.view(-1).view(torch.uint8).numpy().data] if exact.numel() else []
 
     return Tensor(canonical_name(file, name), dtype, tuple(tensor.shape), data)

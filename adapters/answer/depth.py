@@ -1,4 +1,4 @@
-"""Dynamic depth: heads at several blocks, and a row leaves at the first one that is sure enough."""
+"""Early exits of an adapter: heads at several blocks, and the mode in which rows use them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from adapters import bundle
-from adapters.answer.answering import Stage
 from adapters.answer.heads import read_head
 from adapters.answer.ood import read_detector
+from adapters.answer.stages import Stage
 from adapters.bundle import BundleFiles
-from adapters.writing import write_part
 from registry.errors import BadManifest
 
 EXITS = "exits.json"
 MODES = ("full", "dynamic", "static")
-"""All blocks; as many as a row needs; the same smaller number for all rows."""
+"""All blocks for all rows; as many as each row needs; the same smaller number for all rows."""
 MAX_EXITS = 64
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How deep an adapter goes.
+    """How many blocks the rows of an adapter pass.
 
     Attributes:
         mode: one of `MODES`.
         exits: the stages before the last block, the earliest first.
-        cut: the block of `static`, one of the exits'; None if there is no such cut.
-        report: what the calibration saw.
+        cut: the block of `static`, one of the exits' blocks; None without one.
+        report: the results of the calibration.
     """
 
     mode: str
@@ -37,7 +36,7 @@ class Depth:
     report: dict[str, Any]
 
     def stages(self, last: Stage) -> tuple[Stage, ...]:
-        """The stages that rows go through in this mode."""
+        """The stages that rows pass in this mode."""
         if self.mode == "dynamic":
             return (*self.exits, last)
         if self.mode == "static":
@@ -47,34 +46,37 @@ class Depth:
 
 
 def exit_folder(folder: str, block: int) -> str:
-    """Where the head and the detector of an exit stand in a bundle."""
+    """The folder of an exit's head and detector in a bundle."""
     return f"{folder}/exits/{block}"
 
 
 def write_depth(folder: Path, depth: Depth) -> None:
-    """Write what `read_depth` reads into an adapter's folder.
+    """Write the files that `read_depth` reads into an adapter's folder.
 
     Raises:
-        ValueError: an exit has no detector, or is not ahead of the next one.
+        ValueError: when an exit has no detector, or the exits are not in ascending order.
     """
     blocks = [stage.block for stage in depth.exits]
     if blocks != sorted(set(blocks)) or not all(stage.detector for stage in depth.exits):
         raise ValueError(f"the exits at {blocks} do not ascend, or one has no detector")
     for stage in depth.exits:
         inner = Path(exit_folder(str(folder), stage.block))
-        write_part(inner, bundle.HEAD, stage.head)
+        bundle.save(inner, bundle.HEAD, stage.head)
         if stage.detector:
-            write_part(inner, bundle.OOD, stage.detector)
+            bundle.save(inner, bundle.OOD, stage.detector)
     entries = [{"block": stage.block, "threshold": stage.threshold} for stage in depth.exits]
     document = {"mode": depth.mode, "exits": entries, "cut": depth.cut, "report": depth.report}
     bundle.write_document(folder / EXITS, document)
 
 
 def read_depth(files: BundleFiles, folder: str, hidden_size: int, depth: int, device: str) -> Depth | None:
-    """How deep the adapter in a folder of a bundle goes; None if it has no exits.
+    """Read the exits in an adapter's folder of a bundle; None if it has no exits.
+
+    Args:
+        hidden_size, depth: the backbone's width and number of blocks.
 
     Raises:
-        BadManifest, BadWeights, MissingBlob: a file is missing, malformed, or does not fit the backbone.
+        BadManifest, BadWeights, MissingBlob: when a file is missing, malformed, or does not fit the backbone.
     """
     path = f"{folder}/{EXITS}"
     if path not in files:
@@ -87,7 +89,7 @@ def read_depth(files: BundleFiles, folder: str, hidden_size: int, depth: int, de
     if blocks != sorted(set(blocks)) or not all(0 < block < depth for block in blocks):
         raise BadManifest(f"{path}: the exits' blocks {str(blocks)[:100]} do not ascend below {depth}")
     if (cut is not None or mode == "static") and cut not in blocks:
-        raise BadManifest(f"{path}: the cut {str(cut)[:20]} is none of the exits")
+        raise BadManifest(f"{path}: the cut {str(cut)[:20]} is not one of the exits")
     stages = []
     for block, entry in zip(blocks, entries, strict=True):
         inner, threshold = exit_folder(folder, int(block)), _read_number(entry, "threshold", path)

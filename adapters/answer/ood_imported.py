@@ -1,14 +1,15 @@
-"""Detectors as other systems trained them: their scores and their decisions, on our interface.
+"""Detectors that other systems trained: their scores and decisions, with the interface of
+`adapters.answer.ood.Detector`.
 
 `prototype` belongs to the layout of `models/phase*_…`, `ensemble`, `energy` and `knn` to that of
-`continual_sd_lora_adapter`. All look at the embedding that the classifier took and at its logits, judge an image by the
-statistics of the class that was predicted, and flag it when the raw score lies above that class's threshold.
+`continual_sd_lora_adapter`. All use the input of the classifier (the embedding) and its logits. They judge an image by
+the statistics of the predicted class, and flag it when the raw score is above that class's threshold.
 
-A raw score that is a distance is shown as raw / threshold; one that may be negative, because it is made of energies, as
-1 + raw - threshold. Either is 1 at the threshold; `score` in the document says which it is.
+A raw score that is a distance is reported as raw / threshold; one that may be negative, because it is made of energies,
+as 1 + raw - threshold. Either is 1 at the threshold; `score` in the document says which one is used.
 
-Those systems never flag a class without statistics, so neither do we: its score is 0. What they compute besides, and
-decide nothing by (SURE scores, conformal sets), is kept in the component's `source_meta.json` and not computed.
+Those systems never flag a class without statistics, and neither do these detectors: its score is 0. Values that they
+compute but do not decide by (SURE scores, conformal sets) are kept in the component's `source_meta.json`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from adapters.answer.features import Tap
-from adapters.answer.heads import Seen, check_width, read_labels
+from adapters.answer.heads import HeadOutput, check_width, read_labels
+from adapters.backbone.features import FeatureSpec
 from adapters.bundle import check_shapes
 from registry.errors import BadManifest, BadWeights
 
 MAHALANOBIS_WEIGHT, ENERGY_WEIGHT = 0.6, 0.4
-"""Shares of the two z values in the ensemble."""
+"""The weights of the two z values in the ensemble."""
 
 LEAST_SIGMA, LEAST_NORM, LEAST_TEMPERATURE = 1e-6, 1e-8, 1e-3
 MAX_NEIGHBOURS = 10_000
@@ -34,16 +35,16 @@ RATIO = "raw / threshold"
 DIFFERENCE = "1 + raw - threshold"
 
 SHARED, SQUARED = "mahalanobis", "squared-diagonal"
-"""Distances of `PrototypeDetector`."""
+"""The distances of `PrototypeDetector`."""
 
 
 @dataclass(frozen=True)
 class PrototypeDetector:
-    """Distance to where images of the class lie, against a threshold per class: mean + k·std on validation images.
+    """Distance to the images of the class, against a threshold per class: mean + k·std on validation images.
 
-    The distance `mahalanobis` is sqrt((x - m)ᵀ P (x - m)), m being the mean of all images or each class's own.
-    `squared-diagonal` is the square of that with each class's own prototype and variances: what the system's earlier
-    code, which saved `class_stds` and no `mahalanobis`, compared with its thresholds.
+    The distance `mahalanobis` is sqrt((x - m)ᵀ P (x - m)), where m is the mean of all images or of each class.
+    `squared-diagonal` is its square with each class's own prototype and variances: earlier code of that system, which
+    saved `class_stds` and no `mahalanobis`, compared this with its thresholds.
 
     Attributes:
         labels: one per class, as in the head.
@@ -59,17 +60,17 @@ class PrototypeDetector:
     precision: torch.Tensor
     thresholds: torch.Tensor
 
-    taps: ClassVar[tuple[Tap, ...]] = ()
+    feature_specs: ClassVar[tuple[FeatureSpec, ...]] = ()
 
     @property
     def inputs(self) -> int:
         """Width of the embeddings."""
         return int(self.centres.shape[1])
 
-    def __call__(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, output: HeadOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [N], 1 at the threshold, and flags [N]."""
-        classes = seen.predicted
-        centred = seen.embedding - self.centres.expand(len(self.labels), -1)[classes]
+        classes = output.predicted
+        centred = output.embedding - self.centres.expand(len(self.labels), -1)[classes]
         if self.distance == SQUARED:
             raw = (centred.square() * self.precision[classes]).sum(dim=1)
         else:
@@ -77,7 +78,7 @@ class PrototypeDetector:
         return raw / self.thresholds[classes], raw > self.thresholds[classes]
 
     def for_runtime(self, name: str) -> PrototypeDetector:
-        """Itself: its system knew one runtime."""
+        """Itself: it has no thresholds per runtime."""
         return self
 
     def document(self) -> dict[str, Any]:
@@ -92,15 +93,15 @@ class PrototypeDetector:
 
 @dataclass(frozen=True)
 class EnsembleDetector:
-    """0.6 times the z value of the diagonal Mahalanobis distance and 0.4 times that of the energy.
+    """0.6 times the z value of the diagonal Mahalanobis distance plus 0.4 times that of the energy.
 
     Attributes:
         labels: one per class, as in the head.
-        beta: the embeddings' length after radial normalisation; None leaves them as they are.
+        beta: the length of embeddings after radial normalisation; None leaves them as they are.
         temperature: of the energy.
         means, variances: [classes, inputs].
         mahalanobis_mu, mahalanobis_sigma, energy_mu, energy_sigma, thresholds: [classes].
-        calibrated: [classes] bool; those that have statistics.
+        calibrated: [classes] bool; whether the class has statistics.
     """
 
     labels: tuple[str, ...]
@@ -115,25 +116,25 @@ class EnsembleDetector:
     thresholds: torch.Tensor
     calibrated: torch.Tensor
 
-    taps: ClassVar[tuple[Tap, ...]] = ()
+    feature_specs: ClassVar[tuple[FeatureSpec, ...]] = ()
 
     @property
     def inputs(self) -> int:
         """Width of the embeddings."""
         return int(self.means.shape[1])
 
-    def __call__(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, output: HeadOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [N], 1 at the threshold, and flags [N]."""
-        classes = seen.predicted
-        centred = radially_normalised(seen.embedding, self.beta) - self.means[classes]
+        classes = output.predicted
+        centred = radially_normalised(output.embedding, self.beta) - self.means[classes]
         distance = (centred.square() / self.variances[classes]).sum(dim=1).sqrt()
         distance_z = _z(distance, self.mahalanobis_mu[classes], self.mahalanobis_sigma[classes])
-        energy_z = _z(energy(seen.logits, self.temperature), self.energy_mu[classes], self.energy_sigma[classes])
+        energy_z = _z(energy(output.logits, self.temperature), self.energy_mu[classes], self.energy_sigma[classes])
         raw = MAHALANOBIS_WEIGHT * distance_z + ENERGY_WEIGHT * energy_z
         return _differences(raw, self.thresholds[classes], self.calibrated[classes])
 
     def for_runtime(self, name: str) -> EnsembleDetector:
-        """Itself: its system knew one runtime."""
+        """Itself: it has no thresholds per runtime."""
         return self
 
     def document(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class EnergyDetector:
         labels: one per class, as in the head.
         temperature: T.
         thresholds: [classes].
-        calibrated: [classes] bool; those that have statistics.
+        calibrated: [classes] bool; whether the class has statistics.
     """
 
     labels: tuple[str, ...]
@@ -163,16 +164,16 @@ class EnergyDetector:
     thresholds: torch.Tensor
     calibrated: torch.Tensor
 
-    taps: ClassVar[tuple[Tap, ...]] = ()
+    feature_specs: ClassVar[tuple[FeatureSpec, ...]] = ()
 
-    def __call__(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, output: HeadOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [N], 1 at the threshold, and flags [N]."""
-        classes = seen.predicted
-        raw = energy(seen.logits, self.temperature)
+        classes = output.predicted
+        raw = energy(output.logits, self.temperature)
         return _differences(raw, self.thresholds[classes], self.calibrated[classes])
 
     def for_runtime(self, name: str) -> EnergyDetector:
-        """Itself: its system knew one runtime."""
+        """Itself: it has no thresholds per runtime."""
         return self
 
     def document(self) -> dict[str, Any]:
@@ -187,14 +188,14 @@ class EnergyDetector:
 
 @dataclass(frozen=True)
 class KnnDetector:
-    """Mean Euclidean distance to the k nearest of the predicted class's bank, against a threshold per class.
+    """Mean Euclidean distance to the k nearest vectors of the predicted class, against a threshold per class.
 
     Attributes:
         labels: one per class, as in the head.
-        beta: the embeddings' length after radial normalisation; None leaves them as they are.
+        beta: the length of embeddings after radial normalisation; None leaves them as they are.
         bank: [vectors of all classes, inputs], in the order of the classes.
-        sizes: [classes] int64, how many of the bank belong to each class; 0 for one without statistics.
-        neighbours: [classes] int64, k; of a smaller bank all are taken.
+        sizes: [classes] int64, how many vectors each class has; 0 for a class without statistics.
+        neighbours: [classes] int64, k; if a class has fewer vectors, all are taken.
         thresholds: [classes].
     """
 
@@ -205,17 +206,17 @@ class KnnDetector:
     neighbours: torch.Tensor
     thresholds: torch.Tensor
 
-    taps: ClassVar[tuple[Tap, ...]] = ()
+    feature_specs: ClassVar[tuple[FeatureSpec, ...]] = ()
 
     @property
     def inputs(self) -> int:
         """Width of the embeddings."""
         return int(self.bank.shape[1])
 
-    def __call__(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, output: HeadOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [N], 1 at the threshold, and flags [N]."""
-        classes = seen.predicted
-        embedding = radially_normalised(seen.embedding, self.beta)
+        classes = output.predicted
+        embedding = radially_normalised(output.embedding, self.beta)
         banks = self.bank.split(self.sizes.tolist())
         raw = torch.zeros(len(classes), device=embedding.device)
         for number in classes.unique().tolist():
@@ -229,7 +230,7 @@ class KnnDetector:
         return torch.where(calibrated, raw / thresholds, 0), calibrated & (raw > thresholds)
 
     def for_runtime(self, name: str) -> KnnDetector:
-        """Itself: its system knew one runtime."""
+        """Itself: it has no thresholds per runtime."""
         return self
 
     def document(self) -> dict[str, Any]:
@@ -246,7 +247,7 @@ ImportedDetector = PrototypeDetector | EnsembleDetector | EnergyDetector | KnnDe
 
 
 def energy(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """[N, classes] -> [N]; higher is less like what was trained on."""
+    """[N, classes] -> [N]; higher is less like the training images."""
     return -temperature * (logits / temperature).logsumexp(dim=1)
 
 
@@ -254,7 +255,8 @@ def radially_normalised(embedding: torch.Tensor, beta: float | None) -> torch.Te
     """Embeddings on the sphere of radius `beta`."""
     if beta is None:
         return embedding
-    return beta * embedding / embedding.norm(dim=1, keepdim=True).clamp_min(LEAST_NORM)
+    length: torch.Tensor = embedding.norm(dim=1, keepdim=True)
+    return beta * embedding / length.clamp_min(LEAST_NORM)
 
 
 def _z(values: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -306,9 +308,9 @@ def _read_knn(document: Mapping[str, Any], tensors: dict[str, torch.Tensor], pat
     check_shapes(tensors, vectors | {"bank": (total, inputs)}, path)
     neighbours = tensors["neighbours"]
     if sizes.is_floating_point() or neighbours.is_floating_point() or not bool((sizes >= 0).all()):
-        raise BadWeights(f"{path} has sizes or neighbours that are no counts")
+        raise BadWeights(f"{path} has sizes or neighbours that are not counts")
     if not bool(((neighbours > 0) & (neighbours <= MAX_NEIGHBOURS)).all()):
-        raise BadWeights(f"{path} asks for a number of neighbours outside 1 to {MAX_NEIGHBOURS}")
+        raise BadWeights(f"{path} has a number of neighbours outside 1 to {MAX_NEIGHBOURS}")
     _check_positive(tensors["thresholds"], "threshold", path)
     return KnnDetector(labels, _read_beta(document, path), **tensors)
 
@@ -319,8 +321,9 @@ READERS: Mapping[str, Callable[[Mapping[str, Any], dict[str, torch.Tensor], str]
     "energy": _read_energy,
     "knn": _read_knn,
 }
-"""By `kind` in `ood.json`: makes a detector of the document, the tensors of `ood.safetensors` and the path for
-messages. Raises BadManifest or BadWeights for what is malformed."""
+"""By `kind` in `ood.json`: make a detector from the document, the tensors of `ood.safetensors` and the path for
+messages.
+They raise BadManifest or BadWeights when something is malformed."""
 
 
 def _read_beta(document: Mapping[str, Any], path: str) -> float | None:

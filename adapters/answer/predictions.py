@@ -1,4 +1,4 @@
-"""What a version answers for one image."""
+"""The answer of a version for one image."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["answer", "review", "router_uncertain", "no_adapter", "corrupt_image"]
-"""`answer`: take the label. `review`: the image is unlike those of its label, or no number came out: somebody should
-look. `router_uncertain`: no target was sure enough. `no_adapter`: the version has none for the target. `corrupt_image`:
-nothing was seen."""
+"""`answer`: take the label. `review`: the image is unlike those of its label, or the numbers are not finite; a person
+should look at it. `router_uncertain`: no target was likely enough. `no_adapter`: the version has none for the target.
+`corrupt_image`: the image could not be read."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,16 @@ class Prediction:
 
     Attributes:
         version: the version that answered.
-        target: the target (crop) that the caller named or the router chose; None if there was nothing to choose from.
+        target: the target (crop) that the caller named or the router chose; None if neither.
         label: the label (disease), None unless an adapter answered.
         confidence: the label's probability, 0 without a label.
         ood_score: distance to the label's training images in units of its threshold, None without label or detector.
         is_ood: whether `ood_score` is above 1.
-        outcome: which kind of answer this is.
+        outcome: the kind of answer.
         target_confidence: the router's probability of the target, 1 if the caller named it.
         probabilities: of all labels of the target.
-        detail: for people: why there is no label.
-        blocks_used: how many of the backbone's blocks the adapter's pass took, 0 without a label.
+        detail: why there is no label, for people.
+        blocks_used: how many blocks of the backbone were computed with the adapter, 0 without a label.
     """
 
     version: str

@@ -1,1 +1,1 @@
-"""The frozen backbones: families, weights from the hub or the store, preprocessing."""
+"""The frozen DINO backbone: families, finding and building one, image preprocessing, and the features it gives."""

@@ -1,11 +1,11 @@
-"""The backbone families: one row each, everything in which DINOv2 and DINOv3 differ for us."""
+"""The backbone families: one table row each, with everything in which DINOv2 and DINOv3 differ here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from registry.errors import BadInput
 
@@ -22,7 +22,7 @@ _MLP = ("fc1", "fc2", "gate_proj", "up_proj", "down_proj")
 _PEFT_PREFIX = "base_model.model."
 _FUSED = "weights_in"
 _HALVES = ("gate_proj", "up_proj")
-# transformers 4 had the gate and the up projection of DINOv2's SwiGLU in one matrix, the gate's rows first.
+# transformers 4 stored the gate and the up projection of DINOv2's SwiGLU in one matrix, the gate's rows first.
 
 _DINOV2_RENAMES = (
     (r"^(?:dinov2|dinov2_with_registers|backbone)\.", ""),
@@ -50,16 +50,16 @@ _DINOV3_LEGACY = (("model.layer.", "layer."),)
 
 @dataclass(frozen=True)
 class Family:
-    """What is particular to one family.
+    """The properties of one family.
 
     Attributes:
         name: as in `BackboneRef.family`.
         model_class, config_class: names in `transformers`.
-        model_type: what `config.json` calls it.
-        blocks, norm: where the transformer blocks and the final layer norm stand in the model.
-        rotary: where the rotary position embeddings stand, None if the blocks take none.
+        model_type: its name in `config.json`.
+        blocks, norm: names of the transformer blocks and of the final layer norm in the model.
+        rotary: name of the rotary position embeddings, None if it has none.
         renames: patterns that turn transformers 4's names of weights into those of transformers 5.
-        legacy: parts of transformers 5's names of linear modules, and what they were in transformers 4.
+        legacy: substrings of transformers 5's names of linear modules, and the same in transformers 4.
         lora_targets: the modules that `fit` puts a LoRA on.
         linears: the modules of a block that an adapter may change.
         interpolation: how its processor resizes, `bicubic` or `bilinear`.
@@ -85,15 +85,16 @@ class Family:
         return getattr(transformers, self.config_class).from_dict(dict(config))
 
     def new_model(self, config: dict[str, Any]) -> Any:
-        """A fresh module tree; under `torch.device("meta")` it costs no memory."""
+        """Make a new model; under `torch.device("meta")` it takes no memory."""
         import transformers
 
         return getattr(transformers, self.model_class)(self.new_config(config))
 
-    def linears_of(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-        """The modules of a model that an adapter may change, by their names in it."""
+    def linears_of(self, model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+        """The modules of a model that an adapter may change, by name."""
         inside = re.compile(rf"{re.escape(self.blocks)}\.\d+\.(?:\w+\.)*(?:{'|'.join(self.linears)})")
-        return {name: module for name, module in model.named_modules() if inside.fullmatch(name)}
+        found = ((name, module) for name, module in model.named_modules() if inside.fullmatch(name))
+        return {name: cast("torch.nn.Linear", module) for name, module in found}
 
     def modern_name(self, name: str) -> str:
         """The name of a weight or a module in transformers 5; unchanged if it is that already."""
@@ -107,48 +108,48 @@ class Family:
         """Whether a module of transformers 4 is two in transformers 5."""
         return module.rpartition(".")[2] == _FUSED
 
-    def parts_of(self, module: str) -> tuple[str, ...]:
-        """The modules of transformers 5 that a module by its modern name is: itself, or two if it was fused."""
+    def modules_of(self, module: str) -> tuple[str, ...]:
+        """The modules of transformers 5 that correspond to a module: itself, or two if it was fused."""
         stem = module.removesuffix(_FUSED)
         return tuple(stem + half for half in _HALVES) if self.is_fused(module) else (module,)
 
     def legacy_name(self, module: str) -> str:
-        """What a linear module of transformers 5 was called in transformers 4."""
+        """The name in transformers 4 of a linear module of transformers 5."""
         for new, old in self.legacy:
             module = module.replace(new, old)
         return module
 
     def modern_tensors(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Weights, or an adapter's weights, under their names in transformers 5.
+        """Weights of a backbone or an adapter under their names in transformers 5.
 
-        What transformers 4 had as one matrix is cut in two; of a LoRA on it both halves share A.
+        A matrix that transformers 4 fused is split in two; for a LoRA on it both halves share A.
 
         Raises:
-            ValueError: two are the same by their names in transformers 5, or a matrix can't be cut.
+            ValueError: when two have the same name in transformers 5, or a matrix can't be split.
         """
         modern: dict[str, torch.Tensor] = {}
         origins: dict[str, str] = {}
         for name, tensor in tensors.items():
-            for new, part in self._modern_parts(name, tensor):
+            for new, half in self._unfused(name, tensor):
                 if other := origins.get(new):
                     raise ValueError(f"{other[:200]!r} and {name[:200]!r} are both {new[:200]!r} in transformers 5")
-                modern[new], origins[new] = part, name
+                modern[new], origins[new] = half, name
         return modern
 
-    def _modern_parts(self, name: str, tensor: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
-        """The one or two weights that a weight is in transformers 5."""
+    def _unfused(self, name: str, tensor: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
+        """The one or two weights of transformers 5 that a weight corresponds to."""
         new = self.modern_name(name)
         if f".{_FUSED}." not in new:
             return [(new, tensor)]
-        parts = (tensor, tensor) if ".lora_A." in new else tensor.chunk(2)
-        return [(new.replace(_FUSED, half), part) for half, part in zip(_HALVES, parts, strict=True)]
+        halves = (tensor, tensor) if ".lora_A." in new else tensor.chunk(2)
+        return [(new.replace(_FUSED, suffix), half) for suffix, half in zip(_HALVES, halves, strict=True)]
 
     def prefix_tokens(self, config: dict[str, Any]) -> int:
         """Tokens before the patches: CLS and the registers."""
         return 1 + int(config.get("num_register_tokens", 0))
 
     def preprocessing(self, config: dict[str, Any]) -> dict[str, Any]:
-        """What `config/preprocessing.json` holds; see `adapters.backbone.preprocess.Preprocessing`."""
+        """The content of `config/preprocessing.json`; see `adapters.backbone.preprocess.Preprocessing`."""
         patch = int(config.get("patch_size", 16))
         size = config.get("image_size", MAX_SIDE)
         side = min(int(size[0] if isinstance(size, list) else size), MAX_SIDE) // patch * patch
@@ -181,10 +182,10 @@ FAMILIES = {
 
 
 def family_named(name: str) -> Family:
-    """The row of a family.
+    """The family with this name.
 
     Raises:
-        BadInput: there is none of this name.
+        BadInput: when the name is unknown.
     """
     if name not in FAMILIES:
         raise BadInput(f"{name[:80]!r} is not a backbone family", hint=f"known are {', '.join(FAMILIES)}")
@@ -192,15 +193,15 @@ def family_named(name: str) -> Family:
 
 
 def family_of_config(config: dict[str, Any]) -> Family:
-    """The family that a `config.json` belongs to, by its `model_type`.
+    """The family of a `config.json`, by its `model_type`.
 
     Raises:
-        BadInput: it is neither.
+        BadInput: when the `model_type` is unknown.
     """
     for family in FAMILIES.values():
         if config.get("model_type") == family.model_type:
             return family
     raise BadInput(
-        f"config.json has model_type {str(config.get('model_type'))[:80]!r}, which is no known backbone",
+        f"config.json has model_type {str(config.get('model_type'))[:80]!r}, which is not a known backbone family",
         hint=f"known are {', '.join(family.model_type for family in FAMILIES.values())}",
     )

@@ -1,4 +1,4 @@
-"""Files of a Hugging Face repository: from this machine's cache, or downloaded into it; and why one can't be had."""
+"""Files of a Hugging Face repository: from the cache on this machine, or downloaded into it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ OLD_NAMES = {
     "facebook/dinov3-base": "facebook/dinov3-vitb16-pretrain-lvd1689m",
     "facebook/dinov3-giant": "facebook/dinov3-vit7b16-pretrain-lvd1689m",
 }
-"""Names in older documents of repositories that never were, and what is meant by them."""
+"""Names of repositories that older documents use but that do not exist, and the repositories to use instead."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
-# A revision becomes a file's name in the cache, so one from a manifest must not lead out of it.
+# A revision becomes a file name in the cache, so it must not lead out of the cache.
 _TRUE = {"1", "true", "yes", "on"}
 
 
 def modern_id(hub_id: str) -> str:
-    """What a repository is called today; warns when an older document's name was given."""
+    """The current name of a repository; warns when an outdated name was given."""
     if hub_id not in OLD_NAMES:
         return hub_id
-    warnings.warn(f"{hub_id} does not exist; {OLD_NAMES[hub_id]} is meant and used", stacklevel=2)
+    warnings.warn(f"{hub_id} does not exist; {OLD_NAMES[hub_id]} is used instead", stacklevel=2)
     return OLD_NAMES[hub_id]
 
 
 def check(hub_id: str, revision: str | None) -> None:
-    """Check that a repository and a revision are spelled as such.
+    """Check the syntax of a repository's name and of a revision.
 
     Raises:
-        BadInput: one is not.
+        BadInput: when one is malformed.
     """
     if _ID.fullmatch(hub_id) is None:
         raise BadInput(
@@ -44,10 +44,10 @@ def check(hub_id: str, revision: str | None) -> None:
 
 
 def cached(hub_id: str, name: str, revision: str | None) -> Path | None:
-    """A file of a repository in the cache, None if it is not there; asks nobody.
+    """A file of a repository in the cache, None if it is not there. Makes no request.
 
     Raises:
-        BadInput: as `check`.
+        BadInput: when the repository's name or the revision is malformed.
     """
     check(hub_id, revision)
     from huggingface_hub import try_to_load_from_cache
@@ -57,24 +57,24 @@ def cached(hub_id: str, name: str, revision: str | None) -> Path | None:
 
 
 def download(hub_id: str, name: str, revision: str | None) -> Path:
-    """A file of a repository, downloaded into the cache unless its newest state is there already.
+    """Download a file of a repository into the cache, unless its newest revision is there already.
 
     Raises:
-        BackboneNotFound: the repository is gated or missing, or lacks the revision or the file, or the hub does not
-            answer, or `HF_HUB_OFFLINE` forbids to ask it. Says which, and how to put the backbone into the store.
-        BadInput: as `check`.
-        DiskFull: the cache's disk is.
+        BackboneNotFound: when the repository is gated or missing, or lacks the revision or the file, or the hub does
+            not answer, or `HF_HUB_OFFLINE` is set. The message says which, and how to add the backbone to the store.
+        BadInput: when the repository's name or the revision is malformed.
+        DiskFull: when the disk of the cache is full.
     """
     check(hub_id, revision)
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     if _is_offline():
-        raise _refused(hub_id, revision, "HF_HUB_OFFLINE forbids to ask the hub for it")
+        raise _refused(hub_id, revision, "HF_HUB_OFFLINE is set, so the hub is not asked")
     try:
-        # Asked by itself first, as the library tries a hub that fails for half a minute and then hides why.
+        # The metadata is requested first: the download retries for half a minute and then hides the reason.
         commit = get_hf_file_metadata(hf_hub_url(hub_id, name, revision=revision)).commit_hash
         return Path(hf_hub_download(hub_id, name, revision=commit or revision))
-    except Exception as error:  # the errors of its HTTP client, which differs between its releases, come through too
+    except Exception as error:  # also errors of its HTTP client, which differs between releases of huggingface_hub
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise DiskFull(
                 f"no space left while downloading {hub_id}", hint="free some disk space, or set HF_HOME to another disk"
@@ -86,11 +86,11 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return "it is gated, and the hub has not given this machine's user access"
+        return "it is gated, and this machine's user has no access"
     if _status(error) == 403:
-        return "the hub answers 403: it is gated and access is not given yet, or a proxy in between refuses it"
+        return "the hub answers 403: it is gated and access is not granted yet, or a proxy refuses the request"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "the hub has no such repository, or it is private and this machine's user may not see it"
+        return "the hub has no such repository, or it is private and this machine's user has no access"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the repository has no revision {revision}"
     if isinstance(error, errors.RemoteEntryNotFoundError):
@@ -101,7 +101,7 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
 
 
 def _is_gated(error: Exception) -> bool:
-    """Also when the hub says no more than 403, as it does where a licence still waits for its owner's consent."""
+    """Whether access is missing. The hub answers a plain 403 while a request for access is waiting for approval."""
     from huggingface_hub import errors
 
     return isinstance(error, errors.GatedRepoError) or _status(error) == 403
@@ -115,7 +115,7 @@ def _refused(hub_id: str, revision: str | None, reason: str, *, is_gated: bool =
     at = f" --revision {revision}" if revision else ""
     first = "accept the licence on the model's page and run `hf auth login`, then " if is_gated else ""
     return BackboneNotFound(
-        f"{hub_id} can't be had: {reason}",
+        f"{hub_id} is not available: {reason}",
         hint=f"{first}run `ulora backbone add {hub_id}{at}` once where the hub can be reached; or copy config.json and "
         "model.safetensors by hand and run `ulora backbone add DIR`",
     )
@@ -124,5 +124,5 @@ def _refused(hub_id: str, revision: str | None, reason: str, *, is_gated: bool =
 def _is_offline() -> bool:
     from huggingface_hub import constants
 
-    # The hub's library reads the variable once, at its import, which may be long ago.
+    # huggingface_hub reads the variable only when it is imported.
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE

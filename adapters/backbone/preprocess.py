@@ -1,7 +1,7 @@
-"""From what a caller has (bytes, a path, a PIL image, an array) to the tensor that a backbone takes.
+"""Turn an image (bytes, a path, a PIL image, an array) into the tensor that a backbone takes.
 
-PIL and torch only: DINOv2's own processor and DINOv3's differ in what they need installed, and torchvision is not at
-hand everywhere. Everything is bounded before a pixel is decoded.
+It uses PIL and torch only: the processors of DINOv2 and DINOv3 need different packages, and torchvision may be missing.
+All sizes are checked before a pixel is decoded.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import torch
 
 ImageLike: TypeAlias = "bytes | str | Path | Image.Image | np.ndarray"
-"""An image file's bytes or path, a PIL image, or an array [H, W, 3] of uint8."""
+"""The bytes or the path of an image file, a PIL image, or an array [H, W, 3] of uint8."""
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64 * 1000 * 1000
 MAX_SIDE = 4096
-"""Bounds: bytes of an image file, pixels of an image, side of the square that a version may ask for."""
+"""Bounds: bytes of an image file, pixels of an image, side of the square that a version takes."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -35,12 +35,12 @@ _HINT = f"send a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image of at most {MA
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The content of `config/preprocessing.json`: shortest side to `resize`, centre square of `crop`, normalise.
+    """The content of `config/preprocessing.json`: resize the shortest side, crop the centre square, normalise.
 
     Attributes:
         resize, crop: in pixels.
         interpolation: `bilinear` or `bicubic`.
-        mean, std: per channel, of values in 0..1.
+        mean, std: of each channel, for values from 0 to 1.
     """
 
     resize: int
@@ -54,36 +54,36 @@ class Preprocessing:
         """Read the document.
 
         Raises:
-            BadManifest: a field is missing or out of bounds.
+            BadManifest: when a field is missing or out of bounds.
         """
         try:
             mean, std = (tuple(float(value) for value in document[name]) for name in ("mean", "std"))
             made = cls(int(document["resize"]), int(document["crop"]), str(document["interpolation"]), mean, std)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise BadManifest(f"config/preprocessing.json lacks or misspells a field: {error}") from error
+            raise BadManifest(f"config/preprocessing.json has a missing or invalid field: {error}") from error
         sound = 1 <= made.crop <= made.resize <= MAX_SIDE and made.interpolation in _FILTERS
         if not (sound and len(mean) == len(std) == 3 and min(std) > 0):
             raise BadManifest(f"config/preprocessing.json is out of bounds: {made}")
         return made
 
     def square(self, image: ImageLike) -> np.ndarray:
-        """The resized, cropped pixels: [crop, crop, 3] uint8. A square of this size comes back unchanged.
+        """The resized, cropped pixels: [crop, crop, 3] uint8. A square of this size is returned unchanged.
 
         Raises:
-            BadImage: it is no image, or too large.
+            BadImage: when it is not an image, or too large.
         """
         return self.square_of(read_image(image))
 
     def square_of(self, image: Image.Image) -> np.ndarray:
-        """`square` of an image that `read_image` has checked."""
-        # One resize from the box that will remain: a 64,000,000 x 1 image never becomes a huge one on the way.
+        """Like `square`, for an image that `read_image` has checked."""
+        # Resize only the part that remains: resizing a 64,000,000 x 1 image as a whole would take too much memory.
         side = min(image.size) * self.crop / self.resize
         left, top = ((length - side) / 2 for length in image.size)
         box = (left, top, left + side, top + side)
         return np.asarray(image.resize((self.crop, self.crop), _FILTERS[self.interpolation], box=box))
 
     def normalise(self, squares: torch.Tensor) -> torch.Tensor:
-        """[N, H, W, 3] uint8 -> [N, 3, H, W] float32, centred and scaled per channel."""
+        """[N, H, W, 3] uint8 -> [N, 3, H, W] float32, normalised per channel."""
         import torch
 
         mean, std = (torch.tensor(values, device=squares.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
@@ -93,7 +93,7 @@ class Preprocessing:
         """One image as [3, H, W] float32.
 
         Raises:
-            BadImage: it is no image, or too large.
+            BadImage: when it is not an image, or too large.
         """
         import torch
 
@@ -101,10 +101,10 @@ class Preprocessing:
 
 
 def read_image(image: ImageLike) -> Image.Image:
-    """Decode an image to RGB, the way up that its EXIF says.
+    """Decode an image to RGB, rotated as its EXIF orientation says.
 
     Raises:
-        BadImage: it is no image, damaged, of a kind that is not accepted, or too large.
+        BadImage: when it is not an image, damaged, in a format that is not accepted, or too large.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -114,7 +114,7 @@ def read_image(image: ImageLike) -> Image.Image:
         return _from_bytes(_read_file(Path(image)))
     if isinstance(image, bytes | bytearray | memoryview):
         return _from_bytes(bytes(image))
-    raise BadImage(f"a {type(image).__name__} is no image", hint=_HINT)
+    raise BadImage(f"a {type(image).__name__} is not an image", hint=_HINT)
 
 
 def _read_file(path: Path) -> bytes:
@@ -132,8 +132,8 @@ def _from_bytes(data: bytes) -> Image.Image:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImage(f"the image has far more pixels than {MAX_PIXELS}", hint=_HINT) from error
-    except Exception as error:  # PIL's readers raise whatever a damaged header leads them to
-        raise BadImage(f"these {len(data)} bytes are no image that is accepted", hint=_HINT) from error
+    except Exception as error:  # a damaged header can make PIL raise any exception
+        raise BadImage(f"these {len(data)} bytes are not an image in an accepted format", hint=_HINT) from error
     with opened:
         return _decode(opened)
 
@@ -144,26 +144,26 @@ def _decode(image: Image.Image) -> Image.Image:
         return _in_eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except BadImage:
         raise
-    except Exception as error:  # as above: truncated data, broken chunks, odd modes
+    except Exception as error:  # truncated data and broken chunks can make PIL raise any exception
         raise BadImage(f"the image is damaged: {error}"[:300], hint=_HINT) from error
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """The image as PIL can turn it into RGB: of 16 bits per pixel it would keep the lowest values only."""
+    """The image with 8 bits per channel; PIL's own conversion of 16 bits clips nearly all values."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise BadImage(f"the image has pixels of mode {image.mode}, whose range nobody knows", hint=_HINT)
+        raise BadImage(f"the image has pixels of mode {image.mode}, whose range is unknown", hint=_HINT)
     return image
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise BadImage(f"an array image is [H, W, 3] of uint8, not {list(array.shape)} of {array.dtype}", hint=_HINT)
+        raise BadImage(f"an array must be [H, W, 3] of uint8, not {list(array.shape)} of {array.dtype}", hint=_HINT)
     _check_size(array.shape[1], array.shape[0])
     return Image.fromarray(array)
 
 
 def _check_size(width: int, height: int) -> None:
     if not 0 < width * height <= MAX_PIXELS:
-        raise BadImage(f"the image has {width} x {height} pixels, more than {MAX_PIXELS} or none", hint=_HINT)
+        raise BadImage(f"the image has {width} x {height} pixels, not 1 to {MAX_PIXELS}", hint=_HINT)

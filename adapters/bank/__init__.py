@@ -1,1 +1,1 @@
-"""The LoRA adapters of all resident versions on one frozen backbone."""
+"""The LoRA weights of all loaded versions, stacked in memory, and how they are read from PEFT folders and applied."""

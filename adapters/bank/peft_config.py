@@ -1,8 +1,8 @@
 """PEFT's `adapter_config.json`: what is accepted, and what it says about each module of a backbone.
 
-PEFT matches its patterns, which may be regular expressions, with the names that modules have in the model that it
-trained. So they are matched with those names here, by PEFT's own functions, and never rewritten: for an adapter of
-transformers 4 each module of the backbone is looked up under the name that it had there.
+PEFT matches its patterns, which may be regular expressions, with the names of modules in the model that it trained.
+Here they are matched with the same names, by PEFT's own functions, and never rewritten: for an adapter of
+transformers 4 each module of the backbone is looked up under its name in transformers 4.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
 
 @dataclass(frozen=True)
 class ModuleSettings:
-    """What a configuration says of one module: the LoRA's rank, and what its product is multiplied with."""
+    """The settings of one module: the LoRA's rank, its alpha, and the factor that its product is multiplied with."""
 
     rank: int
     alpha: float
@@ -51,11 +51,11 @@ class ModuleSettings:
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """A configuration, with the names that a backbone's modules have in it.
+    """A configuration, and the names of the backbone's modules in it.
 
     Attributes:
-        names: each module of the backbone that may be changed -> its name in the adapter's file.
-        is_dora: whether outputs are scaled too.
+        names: each module of the backbone that an adapter may change -> its name in the adapter's file.
+        is_dora: whether it is a DoRA, which also scales outputs.
     """
 
     names: Mapping[str, str]
@@ -70,35 +70,36 @@ class PeftConfig:
         return {module for module, name in self.names.items() if check_target_module_exists(self._config, name)}
 
     def settings(self, module: str) -> ModuleSettings:
-        """What it says of a module of the backbone."""
+        """The settings of a module of the backbone."""
         config, name = self._config, self.names[module]
-        rank = int(config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), name), config.r))
-        alpha = float(config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), name), config.lora_alpha))
+        ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+        rank = int(ranks.get(get_pattern_key(list(ranks), name), config.r))
+        alpha = float(alphas.get(get_pattern_key(list(alphas), name), config.lora_alpha))
         return ModuleSettings(rank, alpha, alpha / (math.sqrt(rank) if config.use_rslora else rank))
 
 
 def read_config(
     document: Mapping[str, Any], path: str, stored: Iterable[str], family: Family, linears: Iterable[str]
 ) -> PeftConfig:
-    """Read a configuration; only what we compute is accepted.
+    """Read a configuration; only what this release supports is accepted.
 
     Args:
-        path: the file that it stands in, for messages.
-        stored: the modules whose weights lie beside it, by their names there.
-        linears: the backbone's modules that may be changed.
+        path: its file, for messages.
+        stored: the names of the modules in the weights file.
+        linears: the backbone's modules that an adapter may change.
 
     Raises:
-        BadWeights: it is no LoRA, or it asks for a variant that this release does not compute.
+        BadWeights: when it is not a LoRA, or needs a variant that this release does not support.
     """
     config = _checked(document, path)
     return PeftConfig(names_in_file(stored, family, linears), bool(config.use_dora), config)
 
 
 def names_in_file(stored: Iterable[str], family: Family, linears: Iterable[str]) -> dict[str, str]:
-    """What each module of a backbone is called in an adapter's file, also those that the file does not hold.
+    """The name of each module of a backbone in an adapter's file, also of modules that the file does not contain.
 
     Args:
-        stored: names of modules in the file, all of one naming.
+        stored: names of modules in the file, all from the same release of transformers.
     """
     prefix, is_legacy = "", False
     for name in stored:
@@ -112,12 +113,12 @@ def names_in_file(stored: Iterable[str], family: Family, linears: Iterable[str])
 
 
 def resolved(document: Mapping[str, Any], config: PeftConfig) -> dict[str, Any]:
-    """The same configuration in transformers 5's names, without patterns: each module is named with its own numbers, so
-    that neither names nor the order of patterns can change what is meant.
+    """The same configuration with transformers 5's names and without patterns: each module is listed with its own rank
+    and alpha, so that the result does not depend on names or the order of patterns.
     """
     modules = sorted(config.targets)
     if not modules:
-        return dict(document)  # that it fits nothing is for whoever checks the weights to say
+        return dict(document)  # the check of the weights reports that it fits no module
     last_names = sorted({module.rpartition(".")[2] for module in modules})
     same = sorted(module for module in config.names if module.rpartition(".")[2] in last_names)
     settings = {module: config.settings(module) for module in modules}
@@ -173,17 +174,17 @@ def _check_number(name: str, value: object, path: str) -> None:
 def _check_layers(layers: object, path: str) -> None:
     numbers = layers if isinstance(layers, list) else [0 if layers is None else layers]
     if not all(type(number) is int for number in numbers):
-        raise BadWeights(f"{path}: layers_to_transform is no list of numbers")
+        raise BadWeights(f"{path}: layers_to_transform is not a list of numbers")
 
 
 def _check_names(field: str, value: object, path: str) -> None:
-    """Names of modules; a text alone is a regular expression."""
+    """Check names of modules; a single string is a regular expression."""
     if value is None or value == _ALL_LINEAR:
         return
     if isinstance(value, str):
         _check_expression(value, path)
     elif not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise BadWeights(f"{path}: {field} is no list of names")
+        raise BadWeights(f"{path}: {field} is not a list of names")
     elif field == "layers_pattern":
         for name in value:
             _check_expression(name, path)
@@ -192,18 +193,18 @@ def _check_names(field: str, value: object, path: str) -> None:
 def _pattern(document: Mapping[str, Any], name: str, path: str) -> dict[str, Any]:
     pattern = document.get(name) or {}
     if not isinstance(pattern, dict) or len(pattern) > MAX_PATTERNS:
-        raise BadWeights(f"{path}: {name} is no object of numbers")
+        raise BadWeights(f"{path}: {name} is not an object of numbers")
     for key in pattern:
         _check_expression(key, path)
     return pattern
 
 
 def _check_expression(text: str, path: str) -> None:
-    # Python's matching takes exponential time for repeated groups, and time to the power of the other repetitions.
+    # Matching takes exponential time for repeated groups, and polynomial time in the number of other repetitions.
     costly = _REPEATED_GROUP.search(text) or len(_REPETITION.findall(text)) > MAX_REPETITIONS
     if len(text) > MAX_EXPRESSION or costly:
         raise BadWeights(f"{path}: {text[:80]!r} is too long or too costly as a regular expression")
     try:
         re.compile(text)
     except (re.error, OverflowError) as error:
-        raise BadWeights(f"{path}: {text[:80]!r} is no regular expression: {error}") from error
+        raise BadWeights(f"{path}: {text[:80]!r} is not a regular expression: {error}") from error

@@ -1,1 +1,1 @@
-"""Fit a version from images; `adapters.fitting.training` tells the whole, the other modules hold its steps."""
+"""Fit a version from images: `adapters.fitting.fit` does the whole, the other modules are its steps."""

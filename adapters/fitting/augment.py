@@ -1,4 +1,4 @@
-"""Light augmentation of small batches on the CPU: what a hand-held camera does to a picture."""
+"""Light augmentation of small batches on the CPU, like the variation between hand-held photographs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch.nn import functional
 
 
 def affine(images: torch.Tensor, random: torch.Generator, strength: float = 1.0) -> torch.Tensor:
-    """Turn, scale, shear and shift each image by its own random amounts.
+    """Rotate, scale, shear and shift each image by its own random amounts.
 
     At strength 1: up to 15 degrees, 15% of scale and shear, 10% of shift, uniformly.
 
     Args:
-        images: [N, C, H, W] float; what comes in from outside is the nearest pixel of the border.
-        random: the generator that all amounts are drawn from.
+        images: [N, C, H, W] float; pixels from outside are those of the nearest border.
+        random: the generator of all amounts.
     """
     count = len(images)
 
@@ -29,13 +29,13 @@ def affine(images: torch.Tensor, random: torch.Generator, strength: float = 1.0)
 
 
 def elastic(images: torch.Tensor, random: torch.Generator, shift: float = 0.1) -> torch.Tensor:
-    """Bend each image: smooth random displacements of about `shift` (of half its side).
+    """Distort each image by smooth random displacements of about `shift` (of half its side).
 
     After Simard et al., "Best Practices for Convolutional Neural Networks", 2003.
 
     Args:
-        images: [N, C, H, W] float; what comes in from outside is the nearest pixel of the border.
-        random: the generator that all displacements are drawn from.
+        images: [N, C, H, W] float; pixels from outside are those of the nearest border.
+        random: the generator of all displacements.
     """
     count, _, height, width = images.shape
     coarse = torch.randn(count, 2, 4, 4, generator=random) * shift

@@ -1,36 +1,36 @@
-"""What is odd about a folder of images, for people to see before they trust what was fitted to it."""
+"""A report on a folder of images: counts, skipped files, and warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.fitting.data import SPLITS, ImageFolder, LabelledImage
+from adapters.fitting.image_folder import SPLITS, ImageFolder
 
 IMBALANCE = 10
-"""From how many times more training images of the largest label than of the smallest on there is a warning."""
+"""A warning is given if the largest label has at least this many times the training images of the smallest."""
 
 MAX_NAMES = 100
-"""File names of a kind that the report's document lists; it counts them all."""
+"""How many file names of a kind the report lists; it counts them all."""
 
 _SKIPPED = {
     "damaged": "damaged images, skipped",
-    "copy": "images that are there twice, the second one skipped",
-    "leak": "validation or test images that are training or validation images too, skipped",
-    "contradiction": "images that are there under two labels or targets, the second one skipped",
+    "copy": "duplicate images, the second one skipped",
+    "leak": "validation or test images that are also training or validation images, skipped",
+    "contradiction": "images with two labels or targets, the second one skipped",
 }
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a fit finds in its data.
+    """The report on the data of a fit.
 
     Attributes:
-        counts: target -> label -> split -> images that are used.
-        skipped: kind (see `adapters.fitting.data.Skip`) -> names of the files, inside the folder.
-        ignored: files that are no images by their ending, by ending.
-        warnings: what is odd, a sentence each.
+        counts: target -> label -> split -> number of images used.
+        skipped: kind (see `adapters.fitting.image_folder.Skip`) -> names of the files, inside the folder.
+        ignored: number of files with other suffixes, by suffix.
+        warnings: a sentence each.
     """
 
     counts: Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -52,16 +52,13 @@ class DataReport:
         }
 
 
-def report_on(data: ImageFolder, targets: Sequence[str], labels_of: Callable[[LabelledImage], str]) -> DataReport:
-    """Look at the images of some targets.
-
-    Args:
-        labels_of: which label an image is trained with.
+def report_on(data: ImageFolder, targets: Sequence[str]) -> DataReport:
+    """Report on the images of some targets.
 
     Raises:
-        BadInput: the folder holds no usable image.
+        BadInput: when the folder has no usable image.
     """
-    counts = {target: _counts(data, target, labels_of) for target in targets}
+    counts = {target: _counts(data, target) for target in targets}
     skipped: dict[str, tuple[str, ...]] = {}
     for kind in _SKIPPED:
         found = (data.relative(file.path) for file in data.skipped if file.kind == kind)
@@ -73,41 +70,41 @@ def report_on(data: ImageFolder, targets: Sequence[str], labels_of: Callable[[La
             "files with other endings were ignored: " + _some([f"{n} {e}" for e, n in data.ignored.items()])
         )
     for target, labels in counts.items():
-        warnings += _oddities(target, labels)
+        warnings += _warnings(target, labels)
     return DataReport(counts, skipped, data.ignored, tuple(warnings))
 
 
-def _counts(data: ImageFolder, target: str, labels_of: Callable[[LabelledImage], str]) -> dict[str, dict[str, int]]:
+def _counts(data: ImageFolder, target: str) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for split in SPLITS:
         for image in data.split(split):
             if image.target == target:
-                label = counts.setdefault(labels_of(image), dict.fromkeys(SPLITS, 0))
+                label = counts.setdefault(image.label, dict.fromkeys(SPLITS, 0))
                 label[split] += 1
     return dict(sorted(counts.items()))
 
 
-def _oddities(target: str, labels: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _warnings(target: str, labels: Mapping[str, Mapping[str, int]]) -> list[str]:
     train = {label: n["train"] for label, n in labels.items()}
     untrained = [label for label, n in train.items() if n == 0]
     single = [label for label, n in train.items() if n == 1]
     unchecked = [label for label, n in labels.items() if n["train"] and not n["val"]]
-    odd = []
+    warnings = []
     if untrained:
-        odd.append(f"{target}: no training image, so these labels are left out: {_some(untrained)}")
+        warnings.append(f"{target}: no training image, these labels are left out: {_some(untrained)}")
     if single:
-        odd.append(f"{target}: one training image only: {_some(single)}")
+        warnings.append(f"{target}: only one training image: {_some(single)}")
     if unchecked:
-        odd.append(f"{target}: no validation image, so nothing is known of these labels: {_some(unchecked)}")
+        warnings.append(f"{target}: no validation image, these labels are not evaluated: {_some(unchecked)}")
     trained = {label: n for label, n in train.items() if n}
     if trained and max(trained.values()) >= IMBALANCE * min(trained.values()):
         most, least = max(trained, key=trained.__getitem__), min(trained, key=trained.__getitem__)
         ratio = trained[most] / trained[least]
-        odd.append(
+        warnings.append(
             f"{target}: {ratio:.0f} times more training images of {most} ({trained[most]}) than of {least} "
             f"({trained[least]})"
         )
-    return odd
+    return warnings
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

@@ -1,12 +1,11 @@
-"""How deep must an adapter go? Thresholds of early exits, and the static cut beside them, on held-out images.
+"""Choose how many blocks an adapter needs: thresholds of early exits, or a static cut, on held-out images.
 
-Two ways to save blocks, which cost the same pains: rows that leave at the first exit whose head is sure enough
-(dynamic), or all rows at one smaller block (static). A static cut needs no thresholds, keeps batches together and has
-the same latency for every image; so the dynamic way must be clearly better to be recommended.
+There are two ways to save blocks: rows leave at the first exit whose head is confident enough (dynamic), or all rows
+leave at one block (static). A static cut needs no thresholds, keeps batches together and has the same latency for every
+image; so dynamic must be clearly better to be recommended.
 
-Both are chosen on one half of the images and judged on the other, and the other way round; the stricter of the two
-choices is what is taken. So what is said of the loss comes from images that had no say in the choice, and what is used
-loses, if anything, less.
+Both are chosen on one half of the images and evaluated on the other, and vice versa; the stricter of the two choices is
+used. So the reported loss comes from images that were not used for the choice, and the actual loss is at most as large.
 """
 
 from __future__ import annotations
@@ -23,35 +22,35 @@ from registry.errors import BadInput
 DepthMode: TypeAlias = Literal["full", "dynamic", "static"]
 
 ALLOWED_LOSS = 0.005
-"""The share of held-out images that may be right at full depth and are not any more, less those that become right."""
+"""The allowed loss of accuracy on held-out images, compared with full depth."""
 
 THRESHOLDS = tuple(1 / (1 + math.exp(-step / 2)) for step in range(1, 25))
-"""Probabilities of the label from which on a row may leave, one for all exits: half a unit of log odds apart, and few,
-because few choices can't be overfitted much."""
+"""The candidate thresholds, one for all exits: probabilities in steps of half a unit of log odds. There are few,
+because few candidates can't be overfitted much."""
 
 MARGIN = 4
-"""Settings by which a threshold is stricter than the images that it was chosen on ask for: two units of log odds. They
-are few: what none of a hundred lost, one of the next hundred may. On handwritten digits (two tiny backbones, three
-targets, 210 to 320 images, validation and test images in either role) a margin of one unit left 6 of 12 choices
-unconfirmed by the other half and two units 2; none of those confirmed lost more than 0.42 points on the third set of
-images. It costs about half a block of six."""
+"""How many steps stricter than necessary for the images that it was chosen on a threshold is set: two units of log
+odds. There are few images: an error that occurred in none of a hundred may occur in one of the next hundred. On
+handwritten digits (two tiny backbones, three targets, 210 to 320 images, validation and test images in either role) a
+margin of one unit left 6 of 12 choices unconfirmed by the other half, and two units 2; no confirmed choice lost more
+than 0.42 points on the third set of images. The margin costs about half a block of six."""
 
 MIN_IMAGES = 100
-"""Held-out images below which nothing shallower than full depth is recommended."""
+"""With fewer held-out images only full depth is recommended."""
 
 CLEARLY = 0.05
-"""The share of all blocks that one way must save more than a simpler one to be recommended instead of it."""
+"""The share of all blocks that a mode must save more than a simpler one to be recommended instead of it."""
 
 
 @dataclass(frozen=True)
 class DepthChoice:
-    """What held-out images say about depth.
+    """The result of the calibration.
 
     Attributes:
         recommended: full, dynamic or static.
-        threshold: the least probability at which rows may leave early; None if no threshold keeps the allowed loss.
+        threshold: the probability from which rows may leave early; None if no threshold keeps the allowed loss.
         cut: the smallest block that keeps the allowed loss for all rows; None if only the last one does.
-        report: the numbers that the choice rests on, as JSON.
+        report: the measurements behind the choice, as JSON.
     """
 
     recommended: DepthMode
@@ -60,15 +59,15 @@ class DepthChoice:
     report: dict[str, Any]
 
 
-class _Walk(NamedTuple):
-    """What a way of going through the blocks gives: which rows are right [N], how many blocks each takes [N]."""
+class _Outcome(NamedTuple):
+    """The result of a setting: which rows are right [N], and how many blocks each passes [N]."""
 
     right: torch.Tensor
     blocks: torch.Tensor
 
 
 _Setting: TypeAlias = float | int
-"""A threshold or a block; the larger one is the stricter one."""
+"""A threshold or a block; larger is stricter."""
 
 
 def choose_depth(
@@ -77,21 +76,21 @@ def choose_depth(
     """Calibrate the depth on held-out images.
 
     Args:
-        logits: block -> [N, C], what the head there makes of the images; the largest block is full depth. The rows come
-            in an order that means nothing.
-        classes: [N], what is right.
+        logits: block -> [N, C], the logits of the head there; the largest block is full depth. The order of rows must
+            be random.
+        classes: [N], the true classes.
         allowed_loss: of accuracy against full depth.
 
     Raises:
-        BadInput: there is no image, or no exit before the last block.
+        BadInput: when there is no image, or no exit before the last block.
     """
     blocks = sorted(logits)
     if len(classes) == 0 or len(blocks) < 2:
-        raise BadInput("depth is calibrated on at least one held-out image and one exit before the last block")
+        raise BadInput("calibrating the depth needs at least one held-out image and one exit before the last block")
     depth = blocks[-1]
     full = _static(logits, classes, depth)
-    dynamic = _Way(full.right, THRESHOLDS, MARGIN, lambda one: _dynamic(logits, classes, one), allowed_loss)
-    static = _Way(full.right, blocks, 0, lambda block: _static(logits, classes, int(block)), allowed_loss)
+    dynamic = _DepthOption(full.right, THRESHOLDS, MARGIN, lambda one: _dynamic(logits, classes, one), allowed_loss)
+    static = _DepthOption(full.right, blocks, 0, lambda block: _static(logits, classes, int(block)), allowed_loss)
     threshold, cut = dynamic.choice(), static.choice()
     mean = None if threshold is None else float(_dynamic(logits, classes, threshold).blocks.double().mean())
     recommended, why = _recommend(len(classes), depth, mean, int(cut) if cut else depth)
@@ -111,38 +110,38 @@ def choose_depth(
 
 
 @dataclass(frozen=True)
-class _Way:
-    """A way to go less deep, with a setting to choose.
+class _DepthOption:
+    """A way to save blocks, with a setting to choose.
 
     Attributes:
         reference: [N], which rows are right at full depth.
-        settings: what it can be set to, the laxest first.
-        margin: how many of them stricter it is set than the images ask for.
-        walk: what a setting gives for all rows.
+        settings: the candidates, from lax to strict.
+        margin: how many steps stricter than necessary the setting is.
+        evaluate: computes the outcome of a setting for all rows.
     """
 
     reference: torch.Tensor
     settings: Sequence[_Setting]
     margin: int
-    walk: Callable[[_Setting], _Walk]
+    evaluate: Callable[[_Setting], _Outcome]
     allowed_loss: float
 
     def choice(self) -> _Setting | None:
-        """The stricter of what the two halves choose, if what each chooses holds on the other; None if not."""
+        """The stricter of the two halves' choices, if each keeps the loss on the other half; otherwise None."""
         chosen = self._chosen_by_halves()
         if None in chosen or self._loss_on_others(chosen) > self.allowed_loss:
             return None
         return max(setting for setting in chosen if setting is not None)
 
     def judged(self, setting: _Setting) -> dict[str, Any]:
-        """What is known of a setting: on all images, and of the loss where the choice was not made."""
-        walk = self.walk(setting)
-        spoilt = int((self.reference & ~walk.right).sum())
+        """The measurements of a setting: on all images, and the loss on images that were not used for the choice."""
+        outcome = self.evaluate(setting)
+        spoilt = int((self.reference & ~outcome.right).sum())
         return {
-            "accuracy": _share(walk.right),
-            "mean_blocks": float(walk.blocks.double().mean()),
-            "leaving_blocks": walk.blocks.unique().tolist(),
-            "loss": _share(self.reference) - _share(walk.right),
+            "accuracy": _share(outcome.right),
+            "mean_blocks": float(outcome.blocks.double().mean()),
+            "leaving_blocks": outcome.blocks.unique().tolist(),
+            "loss": _share(self.reference) - _share(outcome.right),
             "loss_on_other_half": self._loss_on_others(
                 [self._chosen_on(rows) for rows in _halves(len(self.reference))]
             ),
@@ -154,7 +153,7 @@ class _Way:
         return [self._chosen_on(rows) for rows in _halves(len(self.reference))]
 
     def _chosen_on(self, rows: slice) -> _Setting | None:
-        """The laxest setting that keeps the loss on some rows, together with all that are stricter; and the margin."""
+        """The laxest setting that, with all stricter ones, keeps the loss on some rows; plus the margin."""
         kept = None
         for position in reversed(range(len(self.settings))):
             if self._loss(self.settings[position], rows) > self.allowed_loss:
@@ -163,10 +162,10 @@ class _Way:
         return None if kept is None else self.settings[min(kept + self.margin, len(self.settings) - 1)]
 
     def _loss(self, setting: _Setting, rows: slice) -> float:
-        return _share(self.reference[rows]) - _share(self.walk(setting).right[rows])
+        return _share(self.reference[rows]) - _share(self.evaluate(setting).right[rows])
 
     def _loss_on_others(self, chosen: Sequence[_Setting | None]) -> float:
-        """Of each half with what the other one chose, together."""
+        """The loss of each half with the other half's choice, together."""
         total = 0.0
         for setting, rows in zip(reversed(chosen), _halves(len(self.reference)), strict=True):
             if setting is None:
@@ -179,32 +178,36 @@ def _halves(count: int) -> tuple[slice, slice]:
     return slice(0, count, 2), slice(1, count, 2)
 
 
-def _static(logits: Mapping[int, torch.Tensor], classes: torch.Tensor, block: int) -> _Walk:
-    return _Walk(logits[block].argmax(dim=1) == classes, torch.full_like(classes, block))
+def _static(logits: Mapping[int, torch.Tensor], classes: torch.Tensor, block: int) -> _Outcome:
+    return _Outcome(logits[block].argmax(dim=1) == classes, torch.full_like(classes, block))
 
 
-def _dynamic(logits: Mapping[int, torch.Tensor], classes: torch.Tensor, threshold: float) -> _Walk:
+def _dynamic(logits: Mapping[int, torch.Tensor], classes: torch.Tensor, threshold: float) -> _Outcome:
     last, *earlier = sorted(logits, reverse=True)
     right, blocks = _static(logits, classes, last)
     for block in earlier:
         sure = logits[block].softmax(dim=1).amax(dim=1) >= threshold
         right = torch.where(sure, logits[block].argmax(dim=1) == classes, right)
         blocks = torch.where(sure, block, blocks)
-    return _Walk(right, blocks)
+    return _Outcome(right, blocks)
 
 
-def _same_depth(static: _Way, blocks: Sequence[int], mean: float) -> dict[str, Any]:
-    """The static cut of the same mean depth, rounded up to a block that has a head."""
+def _same_depth(static: _DepthOption, blocks: Sequence[int], mean: float) -> dict[str, Any]:
+    """The static cut with the same mean depth, rounded up to a block that has a head."""
     block = min(block for block in blocks if block >= mean)
-    walk = static.walk(block)
-    return {"block": block, "accuracy": _share(walk.right), "loss": _share(static.reference) - _share(walk.right)}
+    outcome = static.evaluate(block)
+    return {
+        "block": block,
+        "accuracy": _share(outcome.right),
+        "loss": _share(static.reference) - _share(outcome.right),
+    }
 
 
 def _recommend(images: int, depth: int, dynamic: float | None, static: int) -> tuple[DepthMode, str]:
-    """What to use, and why, given the mean blocks of the dynamic way and the block of the static one."""
+    """The mode to use, and the reason, given the mean blocks of dynamic and the block of static."""
     clearly = CLEARLY * depth
     if images < MIN_IMAGES:
-        return "full", f"{images} held-out images are fewer than {MIN_IMAGES}: too few to tell a loss"
+        return "full", f"{images} held-out images are fewer than {MIN_IMAGES}: too few to measure a loss"
     if dynamic is not None and dynamic + clearly < min(static, depth):
         return "dynamic", f"exits take {dynamic:.2f} blocks on average, no static cut takes as few at the allowed loss"
     if static + clearly < depth:
@@ -217,7 +220,7 @@ def _share(right: torch.Tensor) -> float:
 
 
 def _upper_bound(count: int, n: int, confidence: float = 0.95) -> float:
-    """The largest share that is still likely after `count` of `n`; Clopper and Pearson 1934, one-sided."""
+    """The upper confidence bound of a proportion of `count` in `n`; Clopper and Pearson 1934, one-sided."""
     from scipy.stats import beta
 
     return 1.0 if count >= n else float(beta.ppf(confidence, count + 1, n - count))

@@ -1,7 +1,7 @@
-"""Which outputs of a version are recorded: of images that are far enough from every decision's border.
+"""Choose which outputs of a version are recorded: those of images that are clear of every decision boundary.
 
-A version that is loaded elsewhere must give them again, on a processor that rounds otherwise. An image between two
-labels, at its threshold, or about as sure as an exit asks for, could come out differently without anything being wrong.
+A version must reproduce them on other machines, whose processors round differently. Images near a decision boundary
+(between two labels, at the OOD threshold, at an exit's threshold) could change without a fault.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from adapters.answer.depth import Depth
 from adapters.answer.loaded import LoadedVersion
 
 COUNT = 8
-"""Recorded outputs per component, at most; a quarter of them flagged ones if there are any."""
+"""The maximum number of recorded outputs per component; up to a quarter of them are flagged images."""
 
 CANDIDATES = 8 * COUNT
-"""Images that they are chosen from."""
+"""How many images they are chosen from."""
 
 _MARGIN = 0.5
-"""Between the two best logits."""
+"""The smallest difference between the two largest logits."""
 _OOD_MARGIN = 0.05
-"""Between the OOD score and 1."""
+"""The smallest distance of the OOD score from 1."""
 _EXIT_MARGIN = 0.1
-"""Between the log odds of the label at an exit and those that it asks for."""
+"""The smallest difference between the log odds of the label at an exit and those of its threshold."""
 
 
 def goldens_of(version: LoadedVersion, images: np.ndarray, target: str | None) -> dict[str, np.ndarray]:
-    """What to record of a component.
+    """The outputs to record for a component.
 
     Args:
         images: [N, H, W, 3] uint8, squares that were in no training batch.
-        target: an adapter's, or None for the router's.
+        target: an adapter's target, or None for the router.
 
     Returns:
-        As `LoadedVersion.golden_outputs`, of `COUNT` images at most.
+        The same as `LoadedVersion.golden_outputs`, for at most `COUNT` images.
     """
     outputs = version.golden_outputs(images, target)
-    component = version.parts.router if target is None else version.parts.adapters[target]
+    component = version.components.router if target is None else version.components.adapters[target]
     clear = _clear(outputs)
     if component and component.depth and component.depth.mode == "dynamic":
         clear &= _far_from_exits(version, images, target, component.depth)
@@ -54,17 +54,20 @@ def goldens_of(version: LoadedVersion, images: np.ndarray, target: str | None) -
 def _clear(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     ordered = np.sort(outputs["logits"], axis=1)
     wide = ordered[:, -1] - ordered[:, -2] >= _MARGIN if ordered.shape[1] > 1 else np.ones(len(ordered), bool)
-    return wide & (np.abs(outputs.get("ood_score", np.zeros(len(wide))) - 1) >= _OOD_MARGIN)
+    scores = outputs.get("ood_score", np.zeros(len(wide)))
+    return np.asarray(wide & (np.abs(scores - 1) >= _OOD_MARGIN))
 
 
 def _far_from_exits(version: LoadedVersion, images: np.ndarray, target: str | None, depth: Depth) -> np.ndarray:
-    features = version.features_at(list(images), target, [tap for stage in depth.exits for tap in stage.head.taps])
+    features = version.features_at(
+        list(images), target, [spec for stage in depth.exits for spec in stage.head.feature_specs]
+    )
     far = np.ones(len(images), bool)
     for stage in depth.exits:
         with torch.no_grad():
             odds = _log_odds(stage.head(features).logits.softmax(dim=1).amax(dim=1).double())
-        asked = _log_odds(torch.tensor(stage.threshold, dtype=torch.float64))
-        far &= ((odds - asked).abs() >= _EXIT_MARGIN).cpu().numpy()
+        threshold = _log_odds(torch.tensor(stage.threshold, dtype=torch.float64))
+        far &= ((odds - threshold).abs() >= _EXIT_MARGIN).cpu().numpy()
     return far
 
 

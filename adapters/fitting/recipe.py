@@ -1,4 +1,4 @@
-"""How to fit: the settings of a fit, all in one place."""
+"""The settings of a fit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from adapters.answer import ood
 from adapters.backbone.families import Family
 from adapters.bank.peft_config import MAX_RANK
+from adapters.fitting.mahalanobis import FALSE_ALARM_RATE
 from registry.errors import BadInput
 
 METHODS = ("lora", "dora")
@@ -16,7 +16,7 @@ HEADS = ("cls", "cls+mean", "fusion")
 DEPTHS = ("full", "dynamic", "static", "auto")
 ALL_LINEAR = "all-linear"
 MAX_ALPHA = 10_000
-"""The largest rank takes 2048 unless told otherwise. Far beyond, the features leave the range of float32."""
+"""The largest rank uses 2048 by default. With a much larger alpha, features overflow float32."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Recipe:
     Attributes:
         method: `lora` or `dora`.
         rank: of the LoRA.
-        alpha: its scale is alpha / rank; twice the rank when left out.
-        modules: what the LoRA is put on, last names of linear modules or `all-linear`; the family's own choice, the
-            queries and values, when left out.
+        alpha: the LoRA's scale is alpha / rank; twice the rank by default.
+        modules: the modules with a LoRA: last names of linear modules, or `all-linear`; by default those of the family,
+            the queries and values.
         head: `cls`, `cls+mean` (of the patches), or `fusion` of four layers.
-        epochs: how often each training image is seen.
-        seed: of everything random.
-        depth: `full`; `dynamic` or `static` if the accuracy on held-out images allows it; `auto` for what they
-            recommend, foreign images considered too. With `full` no exit is fitted or written: detectors at eight
-            blocks would be many times the size of an adapter.
+        epochs: how often each training image is used.
+        seed: of all random numbers.
+        depth: `full`; `dynamic` or `static` if the accuracy on held-out images allows it; `auto` for the recommended
+            one, which also considers out-of-distribution images. With `full` no exit is fitted or written: detectors at
+            eight blocks would be many times the size of an adapter.
         false_alarm_rate: the share of in-distribution images that may be flagged.
-        runtimes: for which the detectors are calibrated too, and which are then judged against torch in float32.
-        device: where it is computed, e.g. `cpu` or `cuda:0`.
+        runtimes: the detectors are calibrated for these too, and they are judged against torch in float32.
+        device: a torch device, e.g. `cpu` or `cuda:0`.
     """
 
     method: str = "lora"
@@ -48,19 +48,19 @@ class Recipe:
     epochs: int = 2
     seed: int = 0
     depth: str = "full"
-    false_alarm_rate: float = ood.FALSE_ALARM_RATE
+    false_alarm_rate: float = FALSE_ALARM_RATE
     runtimes: tuple[str, ...] = ()
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check everything that needs no backbone.
+        """Check everything that does not depend on the backbone.
 
         Raises:
-            BadInput: a value is of another type, a number is out of bounds, or a name is not known.
+            BadInput: when a value has the wrong type, a number is out of bounds, or a name is unknown.
         """
-        for name, kind in _KINDS.items():
-            if not kind.holds(getattr(self, name)):
-                raise BadInput(f"{name} {str(getattr(self, name))[:40]!r} can't be meant", hint=f"give {kind.told}")
+        for name, kind in _TYPES.items():
+            if not kind.accepts(getattr(self, name)):
+                raise BadInput(f"{name} {str(getattr(self, name))[:40]!r} is invalid", hint=f"give {kind.description}")
         _check_name("method", self.method, METHODS)
         _check_name("head", self.head, HEADS)
         _check_name("depth", self.depth, DEPTHS)
@@ -70,32 +70,33 @@ class Recipe:
             "epochs": 0 < self.epochs <= 10_000,
             "seed": 0 <= self.seed < 2**32,
             "false_alarm_rate": 0 < self.false_alarm_rate < 1,
-            "device": self.device.partition(":")[0] != "meta",  # which has shapes, but no numbers
+            "device": self.device.partition(":")[0] != "meta",  # it has shapes, but no values
         }.items():
             if not sound:
-                raise BadInput(f"{name} {getattr(self, name)} can't be meant", hint=_BOUNDS[name])
+                raise BadInput(f"{name} {getattr(self, name)} is invalid", hint=_BOUNDS[name])
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain values, such as those of a command line; what is left out or None keeps its default.
+        """A recipe from plain values, such as those of a command line; None means the default.
 
         Raises:
-            BadInput: a setting is unknown or can't be meant.
+            BadInput: when a setting is unknown or invalid.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
-            raise BadInput(f"there is no setting {unknown[0]}", hint=f"there are {', '.join(sorted(known))}")
+            raise BadInput(f"there is no setting {unknown[0]}", hint=f"the settings are {', '.join(sorted(known))}")
         given = {name: value for name, value in settings.items() if value is not None}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+        return cls(**values)
 
     def on(self, family: Family, present: set[str]) -> Recipe:
-        """The recipe with what was left out filled in for a backbone.
+        """The recipe completed for a backbone.
 
         Args:
             present: the last names of its linear modules that can be adapted.
 
         Raises:
-            BadInput: it has none of a module's name.
+            BadInput: when it has no module with a given name.
         """
         modules = set(self.modules or family.lora_targets)
         if unknown := sorted(modules - present - {ALL_LINEAR}):
@@ -112,32 +113,32 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What a setting must be, as whoever does not use type checks must be told."""
+class _SettingType:
+    """The type of a setting: its description, and a check."""
 
-    told: str
-    holds: Callable[[Any], bool]
+    description: str
+    accepts: Callable[[Any], bool]
 
 
 def _is_number(value: Any, *types: type) -> bool:
     return isinstance(value, types) and not isinstance(value, bool)
 
 
-_TEXT = _Kind("a word", lambda value: isinstance(value, str))
-_WHOLE = _Kind("a whole number", lambda value: _is_number(value, int))
-_NAMES = _Kind(
+_TEXT = _SettingType("a string", lambda value: isinstance(value, str))
+_INTEGER = _SettingType("an integer", lambda value: _is_number(value, int))
+_NAMES = _SettingType(
     "a list of names", lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value)
 )
-_KINDS = {
+_TYPES = {
     "method": _TEXT,
-    "rank": _WHOLE,
-    "alpha": _Kind("a number", lambda value: value is None or _is_number(value, int, float)),
+    "rank": _INTEGER,
+    "alpha": _SettingType("a number", lambda value: value is None or _is_number(value, int, float)),
     "modules": _NAMES,
     "head": _TEXT,
-    "epochs": _WHOLE,
-    "seed": _WHOLE,
+    "epochs": _INTEGER,
+    "seed": _INTEGER,
     "depth": _TEXT,
-    "false_alarm_rate": _Kind("a number", lambda value: _is_number(value, int, float)),
+    "false_alarm_rate": _SettingType("a number", lambda value: _is_number(value, int, float)),
     "runtimes": _NAMES,
     "device": _TEXT,
 }
@@ -153,4 +154,4 @@ _BOUNDS = {
 
 def _check_name(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise BadInput(f"there is no {name} {value[:80]!r}", hint=f"there are {', '.join(known)}")
+        raise BadInput(f"there is no {name} {value[:80]!r}", hint=f"use one of {', '.join(known)}")

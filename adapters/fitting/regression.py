@@ -1,29 +1,31 @@
-"""Heads that need no training of the backbone: multinomial logistic regression on its features."""
+"""Fit heads by multinomial logistic regression on features."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional
 
-from adapters.answer.features import Tap
 from adapters.answer.heads import Features, FusionHead, Head, LinearHead
+from adapters.backbone.features import FeatureSpec
 
 FUSED_LAYERS = 4
-"""Layers that a fusion head looks at, as in the system whose layout it comes from."""
+"""How many layers a fusion head uses, as in the layout that it comes from."""
 
 
-def linear_head(features: torch.Tensor, classes: torch.Tensor, labels: tuple[str, ...], tap: Tap) -> LinearHead:
-    """A linear head, fitted.
+def linear_head(
+    features: torch.Tensor, classes: torch.Tensor, labels: tuple[str, ...], spec: FeatureSpec
+) -> LinearHead:
+    """Fit a linear head.
 
     Args:
-        features: [N, width], taken at `tap`.
+        features: [N, width], as `spec` describes them.
         classes: [N].
     """
-    return LinearHead(labels, tap, *regress(features, classes, len(labels)))
+    return LinearHead(labels, spec, *regress(features, classes, len(labels)))
 
 
 def regress(features: torch.Tensor, classes: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logistic regression with a little weight decay on standardised features, folded into one layer.
+    """Logistic regression with a small weight decay on standardised features, folded into one layer.
 
     Returns:
         weight [count, width] and bias [count].
@@ -46,46 +48,51 @@ def regress(features: torch.Tensor, classes: torch.Tensor, count: int) -> tuple[
     return folded, bias.detach() - folded @ mean
 
 
-def head_taps(kind: str, depth: int) -> tuple[Tap, ...]:
-    """Where a head of a recipe takes its features: after the last block, or after four, evenly spread."""
+def head_feature_specs(kind: str, depth: int) -> tuple[FeatureSpec, ...]:
+    """The features of a recipe's head: after the last block, or after four evenly spaced blocks."""
     if kind != "fusion":
-        return (Tap(depth, kind),)
+        return (FeatureSpec(depth, kind),)
     layers = min(FUSED_LAYERS, depth)
-    return tuple(Tap(round(depth * (number + 1) / layers), "tokens") for number in range(layers))
+    return tuple(FeatureSpec(round(depth * (number + 1) / layers), "tokens") for number in range(layers))
 
 
-def starting_head(features: Features, classes: torch.Tensor, labels: tuple[str, ...], taps: tuple[Tap, ...]) -> Head:
-    """The best head that there is before the LoRA changes anything; a fusion starts as the mean of its layers.
+def starting_head(
+    features: Features, classes: torch.Tensor, labels: tuple[str, ...], specs: tuple[FeatureSpec, ...]
+) -> Head:
+    """The head that fits best before the LoRA is trained; a fusion starts as the mean of its layers.
 
     Args:
-        features: per tap [N, width].
+        features: [N, width] for each spec.
         classes: [N].
     """
-    if len(taps) == 1:
-        return linear_head(features[taps[0]], classes, labels, taps[0])
-    width = features[taps[0]].shape[1]
+    if len(specs) == 1:
+        return linear_head(features[specs[0]], classes, labels, specs[0])
+    width = features[specs[0]].shape[1]
     blank = FusionHead(
         labels,
-        taps,
-        tuple((torch.eye(width), torch.zeros(width)) for _ in taps),
-        torch.zeros(len(taps)),
+        specs,
+        tuple((torch.eye(width), torch.zeros(width)) for _ in specs),
+        torch.zeros(len(specs)),
         (torch.ones(width), torch.zeros(width)),
         (torch.zeros(len(labels), width), torch.zeros(len(labels))),
     )
     embedding = blank(features).embedding
     classifier = regress(embedding, classes, len(labels))
-    return FusionHead(labels, taps, blank.projections, blank.scale_logits, blank.norm, classifier)
+    return FusionHead(labels, specs, blank.projections, blank.scale_logits, blank.norm, classifier)
 
 
 def with_tensors(head: Head, tensors: dict[str, torch.Tensor]) -> Head:
-    """A head of the same form with other tensors, named as in its file."""
+    """A head of the same kind with other tensors, named as in its file."""
     if isinstance(head, LinearHead):
-        return LinearHead(head.labels, head.tap, tensors["weight"], tensors["bias"])
+        return LinearHead(head.labels, head.feature_spec, tensors["weight"], tensors["bias"])
     assert isinstance(head, FusionHead)  # noqa: S101  there are two kinds
     return FusionHead(
         head.labels,
-        head.taps,
-        tuple((tensors[f"projections.{n}.weight"], tensors[f"projections.{n}.bias"]) for n in range(len(head.taps))),
+        head.feature_specs,
+        tuple(
+            (tensors[f"projections.{n}.weight"], tensors[f"projections.{n}.bias"])
+            for n in range(len(head.feature_specs))
+        ),
         tensors["scale_logits"],
         (tensors["norm.weight"], tensors["norm.bias"]),
         (tensors["classifier.weight"], tensors["classifier.bias"]),

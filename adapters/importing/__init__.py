@@ -1,15 +1,15 @@
-"""Take in adapters of other layouts: find out what a folder holds, convert it once, write a bundle.
+"""Import adapters of other layouts: find them in a folder, convert them once, and write a bundle.
 
-`convert` is what the entry point group `ulora.importers` names. What becomes of the files of one adapter:
+`convert` is the entry point of the group `ulora.importers`. The files that it writes for one adapter:
 
     adapter_config.json, adapter_model.safetensors   the LoRA in transformers 5's names
     head.json, head.safetensors                      from classifier.pth, fusion.pth or a saved classifier
     ood.json, ood.safetensors                        from ood_components.pt or adapter_meta.json's statistics
     component.json
-    source_meta.json, source.safetensors             every field and tensor of the files that none of these holds
-    README.md, licences, production_readiness.json … as they were
+    source_meta.json, source.safetensors             fields and tensors that are in none of the files above
+    README.md, licences, production_readiness.json … copied unchanged
 
-The same source gives the same bytes: no time and no path of this machine gets in.
+The same source gives the same bytes: they contain no time and no path of this machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from registry.versions.manifest import BackboneRef
 
 @dataclass(frozen=True)
 class ImportedAdapter:
-    """One adapter of an import. `head` and `detector` are their kinds, None where the source has none."""
+    """One imported adapter. `head` and `detector` are their kinds, None if the source has none."""
 
     target: str
     folder: str
@@ -35,14 +35,14 @@ class ImportedAdapter:
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What an import made.
+class ImportResult:
+    """The result of an import.
 
     Attributes:
         layout: the layout that was found.
         backbone: the name of the backbone.
         adapters: by target.
-        left_out: paths in the source that were not taken.
+        left_out: paths in the source that were not imported.
         version: the content of an old version folder's `version.json`, None without one.
     """
 
@@ -61,33 +61,33 @@ def convert(
     backbone: str | None = None,
     known: Sequence[BackboneRef] = (),
     say: Callable[[str], None] = lambda line: None,
-) -> Imported:
-    """Write what a folder of another layout holds as a bundle.
+) -> ImportResult:
+    """Convert a folder of another layout to a bundle.
 
     Args:
-        source: the folder; read only.
+        source: the folder; it is only read.
         bundle: an empty folder to write into.
-        target: the name of the one target in the source, where its files do not tell it.
-        backbone: a folder, a hub id or a name, instead of what the source calls its backbone.
+        target: the name of the only target in the source, if its files do not name it.
+        backbone: a folder, a hub id or a name, instead of the backbone that the source names.
         known: the backbones in the store.
-        say: told what was found, and of each adapter that is converted.
+        say: called with a line for what was found, and for each adapter that is converted.
 
     Raises:
-        BadBundle: the folder holds nothing that is understood; the message lists what is. Or files do not fit.
-        BadInput: a target's name is missing or not allowed, or no backbone is named.
-        BadWeights: a file is truncated, malformed, hostile, or does not fit the backbone.
-        BackboneNotFound: the backbone is not to be had; the hint says how to mirror it.
+        BadBundle: when no known layout is found (the message lists them), or files do not fit each other.
+        BadInput: when a target's name is missing or not allowed, or no backbone is named.
+        BadWeights: when a file is truncated, malformed or unsafe, or does not fit the backbone.
+        BackboneNotFound: when the backbone is not available; the hint says how to add it to the store.
     """
     from adapters.importing.conversion import write
-    from adapters.importing.layouts import LAYOUTS, look
+    from adapters.importing.layouts import LAYOUTS, find_adapters
 
-    found = look(source, target)
-    say(f"found {len(found.leaves)} × {found.layout} ({LAYOUTS[found.layout]})")
+    found = find_adapters(source, target)
+    say(f"found {len(found.adapters)} × {found.layout} ({LAYOUTS[found.layout]})")
     return write(found, source, bundle, backbone=backbone, known=known, say=say)
 
 
 def understood() -> str:
-    """The layouts that `convert` takes, for people."""
+    """The known layouts, for people."""
     from adapters.importing.layouts import UNDERSTOOD
 
     return UNDERSTOOD

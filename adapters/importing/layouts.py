@@ -1,4 +1,4 @@
-"""What lies in a folder: which adapters of which layout, for which targets. By its files, not by what it is called."""
+"""Find the adapters in a folder, their layout and their targets, by the files in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.bundle import ADAPTER_CONFIG, BACKBONE
-from adapters.importing.reading import read_json
+from adapters.importing.untrusted_files import read_json
 from registry.errors import BadBundle, BadInput
 from registry.names import check_target
 from registry.versions.manifest import MAX_FILES, check_path
@@ -30,10 +30,10 @@ LAYOUTS = {
     RELEASE: "<crop>/<part>/continual_sd_lora_adapter/ trees: a PEFT folder with classifier.pth and fusion.pth",
     PEFT: "plain PEFT folders: adapter_config.json with adapter_model.safetensors or .bin",
 }
-"""The layouts by the names that messages use, and what they look like."""
+"""The layouts by the names that messages use, and their description."""
 
 UNDERSTOOD = (
-    "understood are: a bundle (backbone.json, adapters/<target>/…), models:/NAME/VERSION, "
+    "the known layouts are: a bundle (backbone.json, adapters/<target>/…), models:/NAME/VERSION, "
     + "; ".join(LAYOUTS.values())
     + "; and versions/<v>/ or backups/<v>/ folders that hold one of these beside their version.json"
 )
@@ -44,19 +44,19 @@ _CONTAINERS = {
     "adapter", "adapter_export", "adapters", "artifacts", "checkpoints", "continual_sd_lora_adapter", "lora", "model",
     "models", "outputs", "peft",
 }  # fmt: skip
-"""Folders whose names say nothing about the target inside them."""
+"""Names of folders that are not the name of a target."""
 _NOT_PROJECT = {".git", "__pycache__", ".venv", ".pytest_cache", ".ipynb_checkpoints"}
 
 
 @dataclass(frozen=True)
-class Leaf:
+class AdapterFolder:
     """One adapter's folder.
 
     Attributes:
-        target: which target it is for.
-        folder: where it lies.
+        target: its target.
+        folder: its path.
         layout: a key of `LAYOUTS`.
-        meta: its `adapter_meta.json` but for `ood_state`, which may be huge; empty if there is none.
+        meta: its `adapter_meta.json` without `ood_state`, which may be large; empty if there is none.
     """
 
     target: str
@@ -71,96 +71,100 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies in a folder.
+class FoundAdapters:
+    """The content of a folder.
 
     Attributes:
         layout: a key of `LAYOUTS`.
-        leaves: the adapters to be taken, one per target, sorted.
-        left_out: folders of earlier or untrained phases, which are not taken.
+        adapters: the adapters to import, one per target, sorted.
+        left_out: folders of earlier or untrained phases, which are not imported.
         version: the content of an old version folder's `version.json`, None without one.
         project: files of an old version folder outside its adapters, by their paths in it.
         files: all files, by their paths in it.
-        adapters: the folders of all adapters, the left out ones too.
+        adapter_folders: the folders of all adapters, with those that are left out.
     """
 
     layout: str
-    leaves: tuple[Leaf, ...]
+    adapters: tuple[AdapterFolder, ...]
     left_out: tuple[Path, ...]
     version: Mapping[str, Any] | None
     project: Mapping[str, Path]
     files: Mapping[str, Path]
-    adapters: frozenset[Path]
+    adapter_folders: frozenset[Path]
 
     def owner(self, path: str) -> Path | None:
-        """The adapter's folder that a file lies in, None for one outside all."""
-        return next((folder for folder in self.files[path].parents if folder in self.adapters), None)
+        """The adapter's folder that contains a file, None for a file outside of all."""
+        return next((folder for folder in self.files[path].parents if folder in self.adapter_folders), None)
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Files outside all adapters that are no part of the project either."""
+        """Files outside of all adapters that do not belong to the project."""
         skipped = {VERSION} if self.version is not None else set()
         return tuple(p for p in self.files if not self.owner(p) and p not in self.project and p not in skipped)
 
 
-def look(source: Path, target: str | None = None) -> Found:
-    """Find out what lies in a folder.
+def find_adapters(source: Path, target: str | None = None) -> FoundAdapters:
+    """Find the adapters in a folder.
 
     Args:
-        target: the name of the one target in it, where its files and folders do not tell.
+        target: the name of the only target in it, if its files and folders do not name it.
 
     Raises:
-        BadBundle: it is no folder, holds links, nothing that is understood, or two layouts at once.
-        BadInput: a target's name is not allowed, or is needed.
+        BadBundle: when it is not a folder, has symbolic links, no known layout, or several layouts.
+        BadInput: when a target's name is not allowed, or is needed.
     """
     if not source.is_dir():
-        raise BadBundle(f"{source} is no folder", hint=UNDERSTOOD)
+        raise BadBundle(f"{source} is not a folder", hint=UNDERSTOOD)
     files = dict(_files(source))
     if bundles := [path for path in files if Path(path).name == BACKBONE]:
         raise BadBundle(
-            f"{source} holds a bundle, but is none itself", hint=f"give --from {(source / bundles[0]).parent}"
+            f"{source} contains a bundle, but is not one itself", hint=f"give --from {(source / bundles[0]).parent}"
         )
     folders = {folder: layout for folder in _folders(source, files) if (layout := _layout_of(folder))}
     inner = {folder / INNER for folder, layout in folders.items() if layout == PHASES}
     folders = {folder: layout for folder, layout in folders.items() if folder not in inner}
     layouts = sorted(set(folders.values()))
     if len(layouts) != 1:
-        what = f"adapters of different layouts ({', '.join(layouts)})" if layouts else "no adapter that is understood"
-        raise BadBundle(f"{source} holds {what}", hint=UNDERSTOOD)
-    metas = {folder: _meta(folder) for folder in folders}  # read once: they may be huge
+        what = f"adapters of different layouts ({', '.join(layouts)})" if layouts else "no adapter in a known layout"
+        raise BadBundle(f"{source} contains {what}", hint=UNDERSTOOD)
+    metas = {folder: _meta(folder) for folder in folders}  # read once, because they may be large
     chosen, left_out = _choose(metas, layouts[0])
     only = target if len(chosen) == 1 else None
-    leaves = [_leaf(folder, layouts[0], source, only, metas[folder]) for folder in chosen]
-    _check_targets(leaves, target)
+    adapters = [_adapter_folder(folder, layouts[0], source, only, metas[folder]) for folder in chosen]
+    _check_targets(adapters, target)
     version = read_json(source / VERSION) if VERSION in files else None
-    adapters = frozenset(folders)
-    project = {} if version is None else _project(files, adapters)
-    leaves = sorted(leaves, key=lambda leaf: leaf.target)
-    return Found(layouts[0], tuple(leaves), left_out, version, project, files, adapters)
+    adapter_folders = frozenset(folders)
+    project = {} if version is None else _project(files, adapter_folders)
+    adapters.sort(key=lambda adapter: adapter.target)
+    return FoundAdapters(layouts[0], tuple(adapters), left_out, version, project, files, adapter_folders)
 
 
 def _files(source: Path) -> Iterator[tuple[str, Path]]:
-    """Every regular file below a folder by its path in it. Links could lead out of it: they are refused."""
+    """All regular files below a folder by their paths in it. Symbolic links are refused, because they could lead out of
+    it.
+    """
     count = 0
     for place, folders, names in os.walk(source, followlinks=False, onerror=_refuse_unreadable):
         folders[:] = sorted(name for name in folders if name not in _NOT_PROJECT)
         here = Path(place)
         for name in [*folders, *sorted(names)]:
             if (here / name).is_symlink():
-                raise BadBundle(f"{here / name} is a link", hint="a version holds files only: copy what it points to")
+                raise BadBundle(
+                    f"{here / name} is a symbolic link", hint="a version has regular files only: copy what it points to"
+                )
         if len(here.relative_to(source).parts) > MAX_DEPTH:
             raise BadBundle(f"{here} is nested deeper than {MAX_DEPTH} folders")
         for name in sorted(names):
             count += 1
             if count > MAX_FILES:
-                raise BadBundle(f"{source} holds more than {MAX_FILES} files")
+                raise BadBundle(f"{source} contains more than {MAX_FILES} files")
             if not (here / name).is_file():
-                raise BadBundle(f"{here / name} is no regular file")
+                raise BadBundle(f"{here / name} is not a regular file")
             path = (here / name).relative_to(source).as_posix()
             try:
                 yield check_path(path), here / name
             except ValueError as error:
-                raise BadBundle(f"{source} can't become a version: {error}", hint="rename that file") from error
+                raise BadBundle(f"{source} can't be imported: {error}", hint="rename that file") from error
 
 
 def _refuse_unreadable(error: OSError) -> None:
@@ -168,7 +172,7 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 def _folders(source: Path, files: Mapping[str, Path]) -> set[Path]:
-    """All folders that hold files, somewhere below them."""
+    """All folders that contain files, directly or in subfolders."""
     return {source / parent for path in files for parent in Path(path).parents}
 
 
@@ -185,7 +189,7 @@ def _has_any(folder: Path, *names: str) -> bool:
 
 
 def _choose(metas: Mapping[Path, Mapping[str, Any]], layout: str) -> tuple[list[Path], tuple[Path, ...]]:
-    """Of the phases of one target the last trained one; of other layouts all but checkpoints inside an adapter."""
+    """Of the phases of one target, the last trained one; of other layouts, all but checkpoints inside an adapter."""
     folders = sorted(metas)
     if layout != PHASES:
         nested = tuple(folder for folder in folders if any(parent in folders for parent in folder.parents))
@@ -198,7 +202,7 @@ def _choose(metas: Mapping[Path, Mapping[str, Any]], layout: str) -> tuple[list[
     for place, phases in sorted(by_target.items()):
         trained = [item for item in phases if _is_trained(item[1], metas[item[1]])]
         if not trained:
-            raise BadBundle(f"{place} holds no phase that is trained", hint="nothing was created")
+            raise BadBundle(f"{place} has no trained phase", hint="nothing was created")
         chosen.append(max(trained)[1])
     return chosen, tuple(folder for folder in folders if folder not in chosen)
 
@@ -208,17 +212,17 @@ def _is_trained(folder: Path, meta: Mapping[str, Any]) -> bool:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """An adapter's whole `adapter_meta.json`, empty if there is none.
+    """Read an adapter's whole `adapter_meta.json`, empty if there is none.
 
     Raises:
-        BadBundle: it is unsound.
+        BadBundle: when it is malformed.
     """
     place = meta_of(folder)
     return read_json(place) if place else {}
 
 
 def meta_of(folder: Path) -> Path | None:
-    """Where an adapter's `adapter_meta.json` lies, None if there is none."""
+    """The path of an adapter's `adapter_meta.json`, None if there is none."""
     return next((place for place in (folder / META, folder / INNER / META) if place.is_file()), None)
 
 
@@ -226,19 +230,21 @@ def _meta(folder: Path) -> Mapping[str, Any]:
     return {name: value for name, value in read_meta(folder).items() if name != OOD_STATE}
 
 
-def _leaf(folder: Path, layout: str, source: Path, target: str | None, meta: Mapping[str, Any]) -> Leaf:
+def _adapter_folder(
+    folder: Path, layout: str, source: Path, target: str | None, meta: Mapping[str, Any]
+) -> AdapterFolder:
     name = target or _target_of(folder, layout, source, meta)
     try:
-        return Leaf(check_target(name), folder, layout, meta)
+        return AdapterFolder(check_target(name), folder, layout, meta)
     except BadInput as error:
         raise BadInput(
-            f"{folder} is for a target whose name can't be told or is not allowed: {name[:80]!r}",
-            hint="say it with --target, e.g. --target tomato__leaf, and import one folder at a time",
+            f"{folder} has a target whose name is unknown or not allowed: {name[:80]!r}",
+            hint="give it with --target, e.g. --target tomato__leaf, and import one folder at a time",
         ) from error
 
 
 def _target_of(folder: Path, layout: str, source: Path, meta: Mapping[str, Any]) -> str:
-    """What the files or else the folders around an adapter call its target."""
+    """The target that the files, or else the folders, of an adapter name."""
     crop, part = (meta.get(name) for name in ("crop_name", "part_name"))
     if isinstance(crop, str) and crop:
         return f"{crop}__{part}".lower() if isinstance(part, str) and part else crop.lower()
@@ -252,26 +258,28 @@ def _target_of(folder: Path, layout: str, source: Path, meta: Mapping[str, Any])
         return "__".join(inside[-2:] if layout == RELEASE else inside[-1:])
     while around and (around[-1] in _CONTAINERS or _PHASE.match(around[-1])):
         around.pop()
-    if layout == RELEASE and folder.resolve() == source.resolve():  # a leaf alone: <crop>/<part>/<leaf>
+    if layout == RELEASE and folder.resolve() == source.resolve():  # a single adapter: <crop>/<part>/<folder>
         return "__".join(around[-2:])
     return around[-1] if around else ""
 
 
-def _check_targets(leaves: Sequence[Leaf], target: str | None) -> None:
-    if target and len(leaves) > 1:
+def _check_targets(adapters: Sequence[AdapterFolder], target: str | None) -> None:
+    if target and len(adapters) > 1:
         raise BadInput(
-            f"--target {target} names one target, but there are {len(leaves)}: "
-            + ", ".join(leaf.target for leaf in leaves)[:200]
+            f"--target {target} names one target, but there are {len(adapters)}: "
+            + ", ".join(adapter.target for adapter in adapters)[:200]
         )
     seen: dict[str, Path] = {}
-    for leaf in leaves:
-        if leaf.target in seen:
-            raise BadBundle(f"{seen[leaf.target]} and {leaf.folder} are both for the target {leaf.target}")
-        seen[leaf.target] = leaf.folder
+    for adapter in adapters:
+        if adapter.target in seen:
+            raise BadBundle(f"{seen[adapter.target]} and {adapter.folder} are both for the target {adapter.target}")
+        seen[adapter.target] = adapter.folder
 
 
-def _project(files: Mapping[str, Path], adapters: frozenset[Path]) -> dict[str, Path]:
-    """What an old version folder holds outside its adapters."""
+def _project(files: Mapping[str, Path], adapter_folders: frozenset[Path]) -> dict[str, Path]:
+    """The files of an old version folder outside its adapters."""
     return {
-        path: place for path, place in files.items() if path != VERSION and not adapters.intersection(place.parents)
+        path: place
+        for path, place in files.items()
+        if path != VERSION and not adapter_folders.intersection(place.parents)
     }

@@ -1,7 +1,8 @@
-"""How images were prepared, where the source says so: `preprocessor_config.json` of transformers, or its metadata.
+"""The preprocessing that a source states, in `preprocessor_config.json` of transformers or in its metadata.
 
-We resize the shortest side, cut out the centre square and normalise. What a source states is expressed in that; what
-can't be is refused, or, where it differs for images that are not square only, noted.
+Here the shortest side is resized, the centre square is cropped, and values are normalised. A stated preprocessing is
+converted to these steps; if that is impossible it is refused, or noted if it differs only for images that are not
+square.
 """
 
 from __future__ import annotations
@@ -12,49 +13,51 @@ from pathlib import Path
 from typing import Any
 
 from adapters.backbone.preprocess import Preprocessing
-from adapters.importing.layouts import META, Leaf
-from adapters.importing.reading import read_json
+from adapters.importing.layouts import META, AdapterFolder
+from adapters.importing.untrusted_files import read_json
 from registry.errors import BadBundle, BadManifest
 
 PROCESSOR = "preprocessor_config.json"
 DATASET = "dataset_metadata.json"
 FILES = (PROCESSOR, DATASET)
 _FILTERS = {2: "bilinear", 3: "bicubic"}
-"""PIL's numbers of its filters, which transformers writes."""
-_NOT_MADE = "nothing was created; to prepare images otherwise, change that file"
+"""PIL's numbers of its filters, as transformers writes them."""
+_NOT_MADE = "nothing was created; to use another preprocessing, change that file"
 
 
 def stated_preprocessing(
-    source: Path, leaves: Sequence[Leaf], usual: Mapping[str, Any], patch: int
+    source: Path, adapters: Sequence[AdapterFolder], usual: Mapping[str, Any], patch: int
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """What `config/preprocessing.json` is to hold, and notes for people by target.
+    """The content of `config/preprocessing.json`, and notes for people by target.
 
     Args:
-        source: the whole tree; files in it hold for all its adapters that have none of their own.
-        usual: the backbone family's, for all that is not stated.
-        patch: side of the backbone's patches in pixels.
+        source: the whole source; files in it apply to all adapters without own files.
+        usual: the defaults of the backbone's family.
+        patch: the side of the backbone's patches in pixels.
 
     Raises:
-        BadBundle: the adapters state different ones, or something that can't be meant or reproduced.
+        BadBundle: when adapters state different ones, or one is invalid or not supported.
     """
     stated: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[str]] = {}
-    for leaf in leaves:
-        stated[leaf.target], notes[leaf.target] = _of_leaf(leaf, source, usual, patch)
+    for adapter in adapters:
+        stated[adapter.target], notes[adapter.target] = _of_leaf(adapter, source, usual, patch)
     first, *others = stated.items()
     for target, document in others:
         if document != first[1]:
             raise BadBundle(
-                f"{first[0]} and {target} prepare their images differently: {first[1]} and {document}"[:500],
-                hint="a version prepares all images alike: import them as versions of their own",
+                f"{first[0]} and {target} preprocess images differently: {first[1]} and {document}"[:500],
+                hint="a version has one preprocessing: import them as separate versions",
             )
     return first[1], notes
 
 
-def _of_leaf(leaf: Leaf, source: Path, usual: Mapping[str, Any], patch: int) -> tuple[dict[str, Any], list[str]]:
-    where, read = leaf.folder / META, _of_metadata
-    document: Mapping[str, Any] = leaf.meta
-    for place in (leaf.folder, leaf.peft, source, source / "data"):
+def _of_leaf(
+    adapter: AdapterFolder, source: Path, usual: Mapping[str, Any], patch: int
+) -> tuple[dict[str, Any], list[str]]:
+    where, read = adapter.folder / META, _of_metadata
+    document: Mapping[str, Any] = adapter.meta
+    for place in (adapter.folder, adapter.peft, source, source / "data"):
         found = next((place / name for name in FILES if (place / name).is_file()), None)
         if found:
             where, document = found, read_json(found)
@@ -64,15 +67,17 @@ def _of_leaf(leaf: Leaf, source: Path, usual: Mapping[str, Any], patch: int) -> 
         found_fields, notes = read(document, usual)
         made = dict(usual) | found_fields
         if Preprocessing.of(made).crop < patch:
-            raise ValueError(f"{made['crop']} pixels are less than a patch of {patch}")
+            raise ValueError(f"{made['crop']} pixels are smaller than a patch of {patch}")
     except (BadManifest, ValueError) as error:
-        raise BadBundle(f"{where} states images that can't be made: {error}"[:400], hint=_NOT_MADE) from error
+        raise BadBundle(
+            f"{where} states a preprocessing that is not supported: {error}"[:400], hint=_NOT_MADE
+        ) from error
     return made, [f"{where.name}: {note}" for note in notes]
 
 
 def _of_processor(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if document.get("do_resize") is False:
-        raise ValueError("do_resize is false, but images of all sizes are resized here")
+        raise ValueError("do_resize is false, but here images are always resized")
     resize, keeps_proportions = _side(document.get("size"), "size")
     crop, _ = _side(document.get("crop_size"), "crop_size")
     if document.get("do_center_crop") is False:
@@ -86,18 +91,18 @@ def _of_processor(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tupl
         found |= {"crop": crop}
     notes = []
     if not keeps_proportions:
-        notes.append("its system squashed images into a square; here the centre of those that are not square is taken")
+        notes.append("the source stretched images to a square; here the centre square is cropped")
     elif resize is not None and crop is None:
-        notes.append("its system cropped nothing; here the centre of images that are not square is taken")
+        notes.append("the source did not crop; here the centre square is cropped")
     if (resample := document.get("resample")) is not None:
         if type(resample) is not int or resample not in _FILTERS:
-            raise ValueError(f"resample is {str(resample)[:40]!r}; known are {_FILTERS}")
+            raise ValueError(f"resample is {str(resample)[:40]!r}; the known ones are {_FILTERS}")
         found["interpolation"] = _FILTERS[resample]
     return found | _normalisation(document, usual), notes
 
 
 def _normalisation(document: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Mean and standard deviation of values in 0..1 that do the same as rescaling and normalising do there."""
+    """Mean and standard deviation of values from 0 to 1 that are equivalent to the stated rescaling and normalising."""
     mean, std = (_channels(document.get(f"image_{name}"), usual[name], f"image_{name}") for name in ("mean", "std"))
     if document.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
@@ -117,7 +122,7 @@ def _of_metadata(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple
         found |= {"resize": side, "crop": side}
     normalization = document.get("normalization")
     if not isinstance(normalization, Mapping):
-        notes = [] if normalization is None else ["its normalization is not understood: the backbone's usual is taken"]
+        notes = [] if normalization is None else ["its normalization is unknown: the default of the backbone is used"]
         return found, notes
     for name in ("mean", "std"):
         found[name] = _channels(normalization.get(name), usual[name], f"normalization.{name}")
@@ -135,7 +140,7 @@ def _channels(value: Any, usual: Sequence[float], what: str) -> list[float]:
 
 
 def _side(size: Any, what: str) -> tuple[int | None, bool]:
-    """One side in pixels from the forms that transformers and others write it in, and whether proportions are kept."""
+    """The side in pixels, in any form that transformers or others write, and whether proportions are kept."""
     if size is None:
         return None, True
     given = {name: side for name, side in size.items() if side is not None} if isinstance(size, Mapping) else {}
@@ -146,5 +151,5 @@ def _side(size: Any, what: str) -> tuple[int | None, bool]:
     else:
         sides = size if isinstance(size, list) and len(size) in (1, 2) else [size]
     if any(type(side) is not int for side in sides) or len(set(sides)) > 1:
-        raise ValueError(f"{what} is {str(size)[:60]}, no square's")
+        raise ValueError(f"{what} is {str(size)[:60]}, not square")
     return sides[0], not given or len(sides) == 1

@@ -1,1 +1,1 @@
-"""What computes a version: torch and OpenVINO, and the gate that a runtime passes before it serves."""
+"""Forward passes through a backbone with adapters, by torch or OpenVINO, and the gate that a runtime must pass."""

@@ -1,9 +1,9 @@
-"""A backbone's blocks drawn as an OpenVINO graph, in which the adapter is an input.
+"""Build OpenVINO graphs of a backbone's blocks, in which the adapter is an input.
 
-A graph computes some consecutive blocks for one image. Its weights are constants. Beside the tokens it takes, for every
-linear module that adapters may change, A, B and scale of a LoRA and a DoRA's gain (see `adapters.bank.bank`); a module
-that the adapter at hand does not change gets a B of nothing and a gain of one, which leaves its outputs as they are,
-bit for bit.
+A graph computes consecutive blocks for one image. Its weights are constants. Its inputs are the tokens and, for every
+linear module that adapters may change, A, B and scale of a LoRA and a DoRA's gain (see `adapters.bank.pages`). For a
+module that the current adapter does not change, B is zero and the gain is one, so that its outputs stay the same bit
+for bit.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import nn
 from registry.errors import BadInput, MissingDependency
 
 if TYPE_CHECKING:
-    from adapters.bank.bank import Slot
+    from adapters.bank.pages import Slot
 
 _ACTIVATIONS = {"GELUActivation": ("gelu", "erf"), "SiLUActivation": ("swish",)}
-"""What transformers calls them -> the operation of OpenVINO's, and its arguments."""
+"""The class in transformers -> the operation in OpenVINO, and its arguments."""
 
 _LARGEST = 127
-"""Of int8."""
+"""The largest int8 value."""
 
 
 def openvino_package() -> Any:
-    """The package.
+    """Import OpenVINO.
 
     Raises:
-        MissingDependency: it is not installed.
+        MissingDependency: when it is not installed.
     """
     try:
         import openvino
@@ -49,10 +49,10 @@ class Precision:
     """How a graph computes.
 
     Attributes:
-        hint: the floating point type that is computed in, `f32` or `bf16`.
-        group: 0 for weights as they are. Otherwise linear modules multiply int8: weights with a scale per output,
-            activations on the way with a scale per token and group of this many, so that an outlier spoils its
-            neighbours only, and a row's result does not depend on the rows beside it.
+        hint: the floating point type, `f32` or `bf16`.
+        group: 0 for float weights. Otherwise linear modules multiply int8: weights have a scale per output, activations
+            a scale per token and group of this many values. An outlier then affects only its group, and a row's result
+            does not depend on other rows.
     """
 
     hint: str
@@ -60,75 +60,76 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Form:
-    """Which linear modules an adapter may change: `low_rank` are all of them, `gain` those that a DoRA may."""
+class AdaptedModules:
+    """The linear modules that adapters may change: `low_rank` all of them, `gain` those that a DoRA may change."""
 
     low_rank: frozenset[str] = frozenset()
     gain: frozenset[str] = frozenset()
 
-    def __or__(self, other: Form) -> Form:
-        return Form(self.low_rank | other.low_rank, self.gain | other.gain)
+    def __or__(self, other: AdaptedModules) -> AdaptedModules:
+        return AdaptedModules(self.low_rank | other.low_rank, self.gain | other.gain)
 
-    def within(self, names: Sequence[str]) -> Form:
-        """The part of it that concerns these modules."""
-        return Form(self.low_rank.intersection(names), self.gain.intersection(names))
+    def within(self, names: Sequence[str]) -> AdaptedModules:
+        """Only those among these modules."""
+        return AdaptedModules(self.low_rank.intersection(names), self.gain.intersection(names))
 
     @classmethod
-    def of(cls, slots: Sequence[Slot | None]) -> Form:
-        """What these adapters need."""
+    def of(cls, slots: Sequence[Slot | None]) -> AdaptedModules:
+        """The modules that these adapters change."""
         stacks = [item for page in {slot.page for slot in slots if slot} for item in page.stacks.items()]
         return cls(
             frozenset(name for name, _ in stacks), frozenset(name for name, stack in stacks if stack.dora is not None)
         )
 
 
-def check(layers: Sequence[nn.Module]) -> None:
-    """Check that blocks can be drawn.
+def check_supported(layers: Sequence[nn.Module]) -> None:
+    """Check that a graph can be built of these blocks.
 
     Raises:
-        BadInput: they have an activation that is not known here.
+        BadInput: when they have an activation that is not supported.
     """
     for layer in layers:
         name = type(_activation(layer.get_submodule("mlp"))).__name__
         if name not in _ACTIVATIONS:
-            raise BadInput(f"OpenVINO runtimes do not know the activation {name}", hint="torch runtimes compute it")
+            raise BadInput(f"OpenVINO runtimes do not support the activation {name}", hint="use a torch runtime")
 
 
-def draw(
+def build_graph(
     layers: Sequence[nn.Module],
     names: Mapping[nn.Module, str],
-    form: Form,
+    adapted: AdaptedModules,
     precision: Precision,
     *,
     rotary: str | None,
     tokens: int,
 ) -> Any:
-    """Draw blocks as an `openvino.Model`.
+    """Build an `openvino.Model` of blocks.
 
-    Its inputs: tokens [1, T, D]; with rotary positions cosines and sines [T, head size]; for each module of the form,
-    sorted by name, A [r, in], B [out, r], scale [1], and gain [out] if the form has it. Its output: tokens [1, T, D].
+    Its inputs: tokens [1, T, D]; with rotary positions cosines and sines [T, head size]; for each adapted module,
+    sorted by name, A [r, in], B [out, r], scale [1], and gain [out] if a DoRA may change it. Its output: tokens [1, T,
+    D].
 
     Args:
-        layers: consecutive blocks, as transformers has them, that `check` let through; their weights are shared, not
-            copied.
+        layers: consecutive blocks of a transformers model that `check_supported` accepted; weights are shared.
         names: of their linear modules.
-        rotary: as `adapters.backbone.families.Family.rotary`.
+        adapted: the modules that adapters may change.
+        rotary: see `adapters.backbone.families.Family.rotary`.
         tokens: T.
 
     Raises:
-        MissingDependency: OpenVINO is not installed.
+        MissingDependency: when OpenVINO is not installed.
     """
-    drawing = _Drawing(openvino_package().opset13, names, form, precision)
-    return drawing.model(layers, rotary, tokens)
+    builder = _GraphBuilder(openvino_package().opset13, names, adapted, precision)
+    return builder.model(layers, rotary, tokens)
 
 
-class _Drawing:
-    """A graph that is being drawn."""
+class _GraphBuilder:
+    """Builds one graph."""
 
-    def __init__(self, ops: Any, names: Mapping[nn.Module, str], form: Form, precision: Precision) -> None:
+    def __init__(self, ops: Any, names: Mapping[nn.Module, str], adapted: AdaptedModules, precision: Precision) -> None:
         self._ops = ops
         self._names = names
-        self._form = form
+        self._adapted_modules = adapted
         self._precision = precision
         self._rotary: list[Any] = []
         self._adapters: dict[str, list[Any]] = {}
@@ -185,14 +186,14 @@ class _Drawing:
         return ops.add(ops.multiply(centred, self._constant(norm.weight)), self._constant(norm.bias))
 
     def _linear(self, module: nn.Linear, inputs: Any, size: torch.Tensor | None = None) -> Any:
-        """size ⊙ (g ⊙ (W x + s·B A x) + b), of LoRA and gain what the form asks for.
+        """size ⊙ (g ⊙ (W x + s·B A x) + b), with LoRA and gain only for adapted modules.
 
-        The layer scale `size` is multiplied into W here, as OpenVINO would do where there is no LoRA: with and without
-        one the same numbers are computed.
+        The layer scale `size` is multiplied into W here, as OpenVINO does by itself where there is no LoRA: so the same
+        numbers are computed with and without a LoRA.
         """
         ops, name = self._ops, self._names[module]
         outputs = ops.matmul(inputs, self._weight(_sized(module.weight, size)), False, True)
-        if name in self._form.low_rank:
+        if name in self._adapted_modules.low_rank:
             a = self._input(f"{name}.a", -1, module.in_features)
             b = self._input(f"{name}.b", module.out_features, -1)
             scale = self._input(f"{name}.scale", 1)
@@ -200,7 +201,7 @@ class _Drawing:
             low = ops.multiply(ops.matmul(inputs, a, False, True), scale)
             change = ops.matmul(low, b, False, True)
             outputs = ops.add(outputs, change if size is None else ops.multiply(change, self._constant(size)))
-        if name in self._form.gain:
+        if name in self._adapted_modules.gain:
             gain = self._input(f"{name}.gain", module.out_features)
             self._adapters[name].append(gain)
             outputs = ops.multiply(outputs, gain)

@@ -1,13 +1,13 @@
 """Runtimes on OpenVINO, for processors: `openvino-fp32`, `openvino-bf16` and `openvino-int8`.
 
-Torch makes the tokens and pools them; the blocks between are graphs (`adapters.runtimes.openvino_graph`). A slot of the
-bank is bound to a graph's inputs where it lies, so that another adapter is other addresses: nothing is compiled or
-copied.
+Torch computes the tokens and pools them; the blocks between are graphs (`adapters.runtimes.openvino_graph`). The memory
+of a slot of the bank is bound to a graph's inputs, so that changing the adapter changes addresses only: nothing is
+compiled or copied.
 
-Graphs are cut only where somebody looks: one graph is faster than a graph per block by about a tenth, and cuts are
-needed where versions take features. So a runtime begins with one graph for all blocks; the first pass that stops at a
-block cuts there, and the first adapter that changes a module adds its inputs. Both happen when a version is loaded and
-tested, under a lock; passes on their way go on with the graphs that they have. Neither changes a result by a bit.
+One graph for all blocks is about a tenth faster than a graph per block, but features can be taken only at the end of a
+graph. So a runtime starts with one graph; the first pass that stops at a block splits the graph there, and the first
+adapter that changes a module adds its inputs. Both happen when a version is loaded and tested, under a lock; running
+passes continue with the graphs that they have. Neither changes a result by a bit.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapters.answer.features import pool
-from adapters.bank.bank import Slot
-from adapters.runtimes.openvino_graph import Form, Precision, check, draw, openvino_package
-from adapters.runtimes.runtimes import TorchRuntime
+from adapters.backbone.features import pool
+from adapters.bank.pages import Slot
+from adapters.runtimes.openvino_graph import AdaptedModules, Precision, build_graph, check_supported, openvino_package
+from adapters.runtimes.torch_runtime import TorchRuntime
 from registry.errors import BadInput
 from registry.versions.manifest import BackboneRef
 
 GROUP = 128
-"""Of activations that share an int8 scale."""
+"""How many activations share an int8 scale."""
 
 PRECISIONS = {
     "openvino-fp32": Precision("f32"),
@@ -42,45 +42,46 @@ PRECISIONS = {
 
 
 def openvino_fp32(ref: BackboneRef, model: nn.Module, device: str) -> OpenVinoRuntime:
-    """float32 all through."""
+    """float32 throughout."""
     return OpenVinoRuntime("openvino-fp32", ref, model, device)
 
 
 def openvino_bf16(ref: BackboneRef, model: nn.Module, device: str) -> OpenVinoRuntime:
-    """bfloat16 inside of blocks; fast on processors that multiply it (AVX512-BF16, AMX), refused on others."""
+    """bfloat16 inside of blocks: fast on processors with AVX512-BF16 or AMX, refused on others."""
     return OpenVinoRuntime("openvino-bf16", ref, model, device)
 
 
 def openvino_int8(ref: BackboneRef, model: nn.Module, device: str) -> OpenVinoRuntime:
-    """Linear modules multiply int8, the adapters on them float32; fast on processors with AVX512-VNNI or AMX."""
+    """Linear modules multiply int8, adapters float32: fast on processors with AVX512-VNNI or AMX."""
     return OpenVinoRuntime("openvino-int8", ref, model, device)
 
 
 class OpenVinoRuntime(TorchRuntime):
-    """A backbone whose blocks OpenVINO computes. The float32 weights stay in memory: graphs are made from them anew
-    when a version needs other cuts or inputs, and a DoRA's gain is computed from them.
+    """A backbone whose blocks OpenVINO computes. The float32 weights stay in memory: graphs are built from them again
+    when a
+    version needs other splits or inputs, and a DoRA's gain is computed from them.
     """
 
     def __init__(self, name: str, ref: BackboneRef, model: nn.Module, device: str) -> None:
         """
         Raises:
-            BadInput: `device` is no processor, it can't compute in this precision, or the backbone has a part that
-                OpenVINO runtimes do not know.
-            MissingDependency: OpenVINO is not installed.
+            BadInput: when `device` is not a processor or can't compute in this precision, or OpenVINO runtimes do not
+                support a part of the backbone.
+            MissingDependency: when OpenVINO is not installed.
         """
         _check_device(name, device)
         super().__init__(name, ref, model, device)
-        check(self.blocks)
+        check_supported(self.blocks)
         self.graphs = Graphs(self, PRECISIONS[name])
 
     @torch.no_grad()
-    def start(self, pixels: torch.Tensor, slots: Sequence[Slot | None]) -> OpenVinoPass:  # type: ignore[override]
-        """Begin a pass; see `adapters.runtimes.runtimes.Runtime.start`."""
-        return OpenVinoPass(self, pixels, slots)
+    def start(self, pixels: torch.Tensor, slots: Sequence[Slot | None]) -> OpenVinoForwardPass:  # type: ignore[override]
+        """Start a forward pass; see `adapters.runtimes.interface.Runtime.start`."""
+        return OpenVinoForwardPass(self, pixels, slots)
 
 
-class OpenVinoPass:
-    """See `adapters.runtimes.runtimes.Pass`."""
+class OpenVinoForwardPass:
+    """See `adapters.runtimes.interface.ForwardPass`."""
 
     def __init__(self, runtime: OpenVinoRuntime, pixels: torch.Tensor, slots: Sequence[Slot | None]) -> None:
         self._runtime = runtime
@@ -96,45 +97,47 @@ class OpenVinoPass:
 
     @property
     def block(self) -> int:
-        """How many blocks it went through."""
+        """How many blocks the batch has passed."""
         return self._block
 
     def advance(self, block: int) -> None:
-        """Go on until `block` blocks are behind it."""
-        for graph in self._runtime.graphs.between(self._block, block, Form.of(self._slots), self._tokens.shape[1]):
+        """Compute up to and including block number `block`."""
+        for graph in self._runtime.graphs.between(
+            self._block, block, AdaptedModules.of(self._slots), self._tokens.shape[1]
+        ):
             self._tokens = graph(self._tokens, self._slots, self._rotary)
         self._block = max(self._block, block)
 
     @torch.no_grad()
     def pooled(self, pooling: str, norm: bool) -> torch.Tensor:
-        """Features of the rows that are left, where it stands now."""
+        """Features of the remaining rows after the current block."""
         tokens = torch.from_numpy(self._tokens)
         return pool(self._runtime.norm(tokens) if norm else tokens, pooling, self._prefix)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Let only these rows go on."""
+        """Drop all rows but these."""
         self._slots = [self._slots[row] for row in rows.tolist()]
         self._tokens = self._tokens[rows.numpy()]
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """All blocks as graphs: where they are cut, which modules adapters may change, and the graphs, in order."""
+class _GraphSet:
+    """All blocks as graphs, in order; where they are split, and the modules that adapters may change."""
 
     cuts: tuple[int, ...]
-    form: Form
+    adapted: AdaptedModules
     graphs: tuple[Graph, ...]
 
-    def covers(self, cuts: set[int], form: Form) -> bool:
-        """Whether these stops and adapters can do with it."""
-        return cuts <= set(self.cuts) and self.form | form == self.form
+    def covers(self, cuts: set[int], adapted: AdaptedModules) -> bool:
+        """Whether passes that stop at these blocks, with these adapters, can use it."""
+        return cuts <= set(self.cuts) and self.adapted | adapted == self.adapted
 
 
 class Graphs:
-    """The blocks of a backbone as graphs, each block in exactly one; they change as described above.
+    """The blocks of a backbone as graphs, each block in exactly one. They are split and extended as described above.
 
-    Each number of tokens has graphs of its own: a fixed shape is faster, and versions on one backbone seldom take
-    images of different sizes.
+    Each number of tokens has its own graphs: a fixed shape is faster, and versions on one backbone seldom take images
+    of different sizes.
     """
 
     def __init__(self, runtime: TorchRuntime, precision: Precision) -> None:
@@ -142,43 +145,45 @@ class Graphs:
         self._names: dict[nn.Module, str] = {module: name for name, module in runtime.bank.linears.items()}
         self._rotary = runtime.family.rotary
         self._precision = precision
-        self._growing = threading.Lock()
-        self._plans: dict[int, _Plan] = {}
+        self._extending = threading.Lock()
+        self._graph_sets: dict[int, _GraphSet] = {}
 
-    def between(self, first: int, last: int, form: Form, tokens: int) -> tuple[Graph, ...]:
-        """The graphs that lead from block `first` to block `last`, none if it is not behind `first`.
+    def between(self, first: int, last: int, adapted: AdaptedModules, tokens: int) -> tuple[Graph, ...]:
+        """The graphs from block `first` to block `last`; none if `last` is not after `first`.
 
         Args:
-            form: what the adapters on the way need.
-            tokens: of an image.
+            adapted: the modules that the adapters of the batch change.
+            tokens: how many tokens an image has.
         """
         if last <= first:
             return ()
-        plan = self._plans.get(tokens)
-        if plan is None or not plan.covers({first, last}, form):
-            with self._growing:
-                plan = self._plans[tokens] = self._grown(tokens, {first, last}, form)
-        return plan.graphs[plan.cuts.index(first) : plan.cuts.index(last)]
+        graphs_now = self._graph_sets.get(tokens)
+        if graphs_now is None or not graphs_now.covers({first, last}, adapted):
+            with self._extending:
+                graphs_now = self._graph_sets[tokens] = self._extended(tokens, {first, last}, adapted)
+        return graphs_now.graphs[graphs_now.cuts.index(first) : graphs_now.cuts.index(last)]
 
-    def _grown(self, tokens: int, cuts: set[int], form: Form) -> _Plan:
-        """A plan with more cuts or inputs; graphs that stay the same are kept."""
-        plan = self._plans.get(tokens, _Plan((0, len(self._layers)), Form(), ()))
-        if plan.graphs and plan.covers(cuts, form):  # another thread was first
-            return plan
-        wanted, places = plan.form | form, tuple(sorted(cuts.union(plan.cuts)))
-        kept = {graph.key: graph for graph in plan.graphs}
+    def _extended(self, tokens: int, cuts: set[int], adapted: AdaptedModules) -> _GraphSet:
+        """A set with more splits or inputs; graphs that do not change are reused."""
+        graphs_now = self._graph_sets.get(tokens, _GraphSet((0, len(self._layers)), AdaptedModules(), ()))
+        if graphs_now.graphs and graphs_now.covers(cuts, adapted):  # another thread was first
+            return graphs_now
+        wanted, splits = graphs_now.adapted | adapted, tuple(sorted(cuts.union(graphs_now.cuts)))
+        kept = {graph.key: graph for graph in graphs_now.graphs}
         graphs = []
-        for first, last in pairwise(places):
+        for first, last in pairwise(splits):
             inside = self._modules(first, last)
             key = (first, last, wanted.within(list(inside.values())))
             graphs.append(kept.get(key) or self._new_graph(key, inside, tokens))
-        return _Plan(places, wanted, tuple(graphs))
+        return _GraphSet(splits, wanted, tuple(graphs))
 
-    def _new_graph(self, key: tuple[int, int, Form], modules: Mapping[nn.Module, str], tokens: int) -> Graph:
-        first, last, form = key
-        model = draw(self._layers[first:last], modules, form, self._precision, rotary=self._rotary, tokens=tokens)
-        adapted = {name: module for module, name in modules.items() if name in form.low_rank}
-        return Graph(key, _compiled(model, self._precision), adapted)  # type: ignore[arg-type]
+    def _new_graph(self, key: tuple[int, int, AdaptedModules], modules: Mapping[nn.Module, str], tokens: int) -> Graph:
+        first, last, adapted = key
+        model = build_graph(
+            self._layers[first:last], modules, adapted, self._precision, rotary=self._rotary, tokens=tokens
+        )
+        linears = {name: module for module, name in modules.items() if name in adapted.low_rank}
+        return Graph(key, _compiled(model, self._precision), linears)  # type: ignore[arg-type]
 
     def _modules(self, first: int, last: int) -> dict[nn.Module, str]:
         inside = [module for layer in self._layers[first:last] for module in layer.modules()]
@@ -188,20 +193,20 @@ class Graphs:
 class Graph:
     """Consecutive blocks, compiled. Threads share it."""
 
-    def __init__(self, key: tuple[int, int, Form], compiled: Any, adapted: Mapping[str, nn.Linear]) -> None:
+    def __init__(self, key: tuple[int, int, AdaptedModules], compiled: Any, adapted: Mapping[str, nn.Linear]) -> None:
         """
         Args:
-            key: first block, last block (not in it), and what adapters may change.
-            adapted: the linear modules of the form.
+            key: first block, last block (exclusive), and the modules that adapters may change.
+            adapted: these modules by name.
         """
         self.key = key
         self._compiled = compiled
-        self._form = key[2]
-        self._unchanged = {name: _unchanging(module) for name, module in adapted.items()}
-        self._idle: deque[_Request] = deque()  # append and pop are atomic: threads need no lock
+        self._adapted_modules = key[2]
+        self._identity = {name: _identity_tensors(module) for name, module in adapted.items()}
+        self._idle: deque[_Request] = deque()  # append and pop are atomic: no lock is needed
 
     def __call__(self, tokens: np.ndarray, slots: Sequence[Slot | None], rotary: Sequence[np.ndarray]) -> np.ndarray:
-        """What the blocks make of a batch: [N, T, D] float32, a new array.
+        """Compute the blocks for a batch: [N, T, D] float32, a new array.
 
         Args:
             tokens: [N, T, D] float32.
@@ -225,22 +230,22 @@ class Graph:
             return _Request(self._compiled.create_infer_request())
 
     def _adapter(self, slot: Slot | None) -> list[Any]:
-        """An adapter's tensors where they lie in the bank, in the order of the graph's inputs."""
-        return [_tensor(array) for name in sorted(self._unchanged) for array in self._parts(name, slot)]
+        """An adapter's tensors in the memory of the bank, in the order of the graph's inputs."""
+        return [_tensor(array) for name in sorted(self._identity) for array in self._module_tensors(name, slot)]
 
-    def _parts(self, name: str, slot: Slot | None) -> list[np.ndarray]:
-        parts = list(self._unchanged[name])
+    def _module_tensors(self, name: str, slot: Slot | None) -> list[np.ndarray]:
+        tensors = list(self._identity[name])
         stack = slot.page.stacks.get(name) if slot else None
         if stack is not None and slot is not None:
             scale = stack.scale[slot.index : slot.index + 1]
-            parts[:3] = [tensor.numpy() for tensor in (stack.a[slot.index], stack.b[slot.index], scale)]
+            tensors[:3] = [tensor.numpy() for tensor in (stack.a[slot.index], stack.b[slot.index], scale)]
             if stack.dora is not None:
-                parts[3] = stack.dora.gain[slot.index].numpy()
-        return parts if name in self._form.gain else parts[:3]
+                tensors[3] = stack.dora.gain[slot.index].numpy()
+        return tensors if name in self._adapted_modules.gain else tensors[:3]
 
 
 class _Request:
-    """One computation of a graph at a time, with memory of its own, and the adapter that is bound to it."""
+    """An inference request with its own buffers, and the adapter that is bound to it."""
 
     def __init__(self, request: Any) -> None:
         self._request = request
@@ -248,7 +253,7 @@ class _Request:
         self._slot: weakref.ref[Slot] | None = None
 
     def holds(self, slot: Slot | None) -> bool:
-        """Whether this adapter is bound. Compared is the slot, not its place in the bank, which may be filled again."""
+        """Whether this adapter is bound. Slots are compared, not positions in the bank, which may be reused."""
         if self._slot is None:
             return self._holds_any and slot is None
         return slot is not None and self._slot() is slot
@@ -261,7 +266,7 @@ class _Request:
         self._holds_any = True
 
     def run(self, inputs: Sequence[Any], output: Any) -> None:
-        """Compute from these first inputs into the memory of `output`."""
+        """Compute with these first inputs into the memory of `output`."""
         for number, tensor in enumerate(inputs):
             self._request.set_input_tensor(number, tensor)
         self._request.set_output_tensor(output)
@@ -269,7 +274,7 @@ class _Request:
 
 
 def _compiled(model: Any, precision: Precision) -> Any:
-    """The graph, ready to run on as many threads as torch uses now."""
+    """Compile a graph for as many threads as torch uses now."""
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -281,7 +286,7 @@ def _compiled(model: Any, precision: Precision) -> Any:
     return openvino_package().Core().compile_model(model, "CPU", settings)
 
 
-def _unchanging(module: nn.Linear) -> list[np.ndarray]:
+def _identity_tensors(module: nn.Linear) -> list[np.ndarray]:
     """A, B, scale and gain that leave a module's outputs as they are."""
     return [
         np.zeros((1, module.in_features), np.float32),

@@ -3,11 +3,11 @@
     python adapters/tiny/train.py digits dinov3 --epochs 180
     python adapters/tiny/train.py digits dinov3 --epochs 60 --start adapters/tiny/dinov3-tiny
 
-where `digits` is a folder that `registry.devstack.digits.write_digits` wrote.
+`digits` is a folder that `registry.devstack.digits.write_digits` wrote.
 
 Reads the train split only. Writes `<family>-tiny/{config.json, model.safetensors}` beside this file, updates
-`digests.json` and prints the digest. One run takes minutes on one core; across machines the bytes differ (kernels round
-differently), which is why the weights are shipped and not trained by the demo.
+`digests.json` and prints the digest. One run takes minutes on one core. The bytes differ between machines, because
+kernels round differently; therefore the weights are shipped and not trained by the demo.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,13 @@ from torch import nn
 from adapters.backbone.families import family_named
 from adapters.backbone.preprocess import Preprocessing
 from adapters.fitting.augment import affine, elastic
-from adapters.fitting.data import ImageFolder
+from adapters.fitting.image_folder import ImageFolder
 from registry.formats import canonical
 
 HERE = Path(__file__).parent
+WIDTH = 96
 SHAPE = {
-    "hidden_size": 96,
+    "hidden_size": WIDTH,
     "num_hidden_layers": 6,
     "num_attention_heads": 3,
     "patch_size": 7,
@@ -45,31 +47,41 @@ OWN = {
 }
 
 
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train: epochs, seed, the largest learning rate, and the augmentation of each batch."""
+
+    epochs: int
+    seed: int
+    rate: float
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("data", type=Path)
     options.add_argument("family", choices=sorted(OWN))
     options.add_argument("--epochs", type=int, default=100)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--start", type=Path, help="a backbone's folder to go on from, on mildly augmented images")
+    options.add_argument("--start", type=Path, help="a backbone's folder to continue from, with mild augmentation")
     options.add_argument("--out", type=Path, default=HERE)
     chosen = options.parse_args()
     write_backbone(chosen.data, chosen.family, chosen.out, epochs=chosen.epochs, seed=chosen.seed, start=chosen.start)
 
 
 def write_backbone(data: Path, family_name: str, out: Path, *, epochs: int, seed: int, start: Path | None) -> None:
-    """Train one backbone and write it; from the weights in `start` more gently, or from scratch."""
+    """Train one backbone and write it: from scratch, or from the weights in `start` with a lower learning rate."""
     family = family_named(family_name)
     config = {**SHAPE, **OWN[family_name]}
     torch.manual_seed(seed)
     pixels, labels = _train_tensors(data, Preprocessing.of(family.preprocessing(config)))
     model = family.new_model(config)
     prefix = family.prefix_tokens(config)
-    if start is None:
-        _train(model, pixels, labels, prefix=prefix, epochs=epochs, seed=seed, rate=2e-3, augment=_strong)
-    else:
+    options = TrainOptions(epochs, seed, rate=2e-3, augment=_strong)
+    if start is not None:
         model.load_state_dict(load_file(start / "model.safetensors"))
-        _train(model, pixels, labels, prefix=prefix, epochs=epochs, seed=seed, rate=5e-4, augment=affine)
+        options = TrainOptions(epochs, seed, rate=5e-4, augment=affine)
+    _train(model, pixels, labels, prefix=prefix, options=options)
     digest = _save(model, config, out / f"{family_name}-tiny")
     digests = out / "digests.json"
     known = json.loads(digests.read_text()) if digests.exists() else {}
@@ -88,19 +100,15 @@ def _strong(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return elastic(affine(images, random, strength=1.25), random)
 
 
-def _train(
-    model: nn.Module,
-    pixels: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    prefix: int,
-    epochs: int,
-    seed: int,
-    rate: float,
-    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
-) -> None:
-    random = torch.Generator().manual_seed(seed)
-    head = nn.Linear(2 * SHAPE["hidden_size"], int(labels.max()) + 1)
+def _train(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, prefix: int, options: TrainOptions) -> None:
+    """Train the model and a linear head on CLS and the mean of the patches.
+
+    Args:
+        prefix: tokens before the patches.
+    """
+    epochs, rate, augment = options.epochs, options.rate, options.augment
+    random = torch.Generator().manual_seed(options.seed)
+    head = nn.Linear(2 * WIDTH, int(labels.max()) + 1)
     parameters = [*model.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
     batch = 100

@@ -52,7 +52,7 @@ def write_digits(root: Path, counts: Mapping[str, int] = SPLITS, far_crops: int 
             whatever the counts are.
         far_crops: how many crops of each photo.
 
-    The layout is the one that `adapters.fitting.data.ImageFolder` reads: `<target>/{train,val,test}/<label>/*.png`,
+    The layout is the one that `adapters.fitting.image_folder` reads: `<target>/{train,val,test}/<label>/*.png`,
     28 x 28 grey, and `_ood/far/*.png`, 64 x 64 colour.
 
     Raises:

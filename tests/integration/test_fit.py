@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.answer.loaded import load_bundle
+from adapters.answer.loading import load_bundle
 from tests.support.blotches import write_blotches
 from tests.support.bundles import read_bundle
 from tests.support.commands import Finished, complains, ulora
@@ -138,7 +138,7 @@ def test_a_fit_that_was_killed_goes_on_and_gives_the_same_files(images: Path, wh
 def test_an_interrupted_fit_is_not_resumed_with_other_settings(images: Path) -> None:
     Path(".bundle.fit").mkdir()
     Path(".bundle.fit/recipe.json").write_text('{"format":1,"recipe":{"epochs":7}}')
-    complains(fit(images, "bundle"), 2, "told to do something else", "remove .bundle.fit to start anew")
+    complains(fit(images, "bundle"), 2, "had other settings", "remove .bundle.fit to start again")
 
 
 @contextmanager

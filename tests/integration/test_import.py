@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from adapters.backbone.backbones import TINY
+from adapters.backbone.locate import TINY
 from registry.api import Registry
 from registry.catalog.connection import Connection
 from registry.catalog.download import check_remote
@@ -141,9 +141,9 @@ def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, t
     (tmp_path / "crops" / PHASE / "classifier.pth").write_bytes(b"\x80\x02.")
     before = listing(registry)
     create = ("create", "v1.0.0", "--offline", "--from")
-    complains(ulora(*create, tmp_path / "empty"), 2, "no adapter that is understood", "continual_sd_lora_adapter")
+    complains(ulora(*create, tmp_path / "empty"), 2, "no adapter in a known layout", "continual_sd_lora_adapter")
     complains(ulora(*create, tmp_path / "a b"), 2, "--target")
-    for code, words, says in ((6, [], "classifier.pth is no sound file"), (5, ["--backbone", "nowhere"], "nowhere")):
+    for code, words, says in ((6, [], "classifier.pth is not a valid file"), (5, ["--backbone", "nowhere"], "nowhere")):
         done = ulora(*create, tmp_path / "crops", *words)
         assert (done.code, "error: " in done.err, says in done.err, "Traceback" in done.err) == (
             code,

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parents[2]
 _WARM = (
     *("boto3", "mlflow", "mlflow.pyfunc", "torch", "transformers", "peft", "sklearn.covariance", "PIL.Image"),
-    *("adapters.answer.loaded", "adapters.model", "adapters.fitting.training", "adapters.fitting.data"),
+    *("adapters.answer.loading", "adapters.model", "adapters.fitting.fit", "adapters.fitting.image_folder"),
     *("benchmarks.accuracy", "benchmarks.latency", "benchmarks.memory", "benchmarks.ood", "benchmarks.routing"),
     *("registry.api", "registry.catalog.log", "registry.catalog.mirror", "registry.serving.live", "registry.doctor"),
 )

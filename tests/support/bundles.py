@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from adapters import bundle
-from adapters.backbone.backbones import TINY, ref_of_folder
 from adapters.backbone.families import family_named
+from adapters.backbone.locate import TINY
+from adapters.backbone.resolve import ref_of_folder
 from registry.formats import canonical
 from registry.versions.manifest import BackboneRef, Component, FileEntry, Manifest
 
@@ -59,7 +60,7 @@ def read_bundle(folder: Path) -> Mapping[str, Path]:
 
 
 def manifest_of(folder: Path, *, version: str = "v1.0.0-dinov3", model: str = "aads-ulora") -> Manifest:
-    """A bundle's manifest, without parents or provenance: what `adapters.answer.loaded.load` needs."""
+    """A bundle's manifest, without parents or provenance: what `adapters.answer.loading.load` needs."""
     backbone = BackboneRef.model_validate(json.loads((folder / bundle.BACKBONE).read_bytes()))
     files = tuple(_entry(path, place) for path, place in sorted(read_bundle(folder).items()))
     components = {
@@ -79,7 +80,7 @@ def manifest_of(folder: Path, *, version: str = "v1.0.0-dinov3", model: str = "a
 
 def add_goldens(folder: Path, *, count: int = 3) -> Path:
     """Record the bundle's outputs for some random images, which `self_test` checks. Needs torch."""
-    from adapters.answer.loaded import load_bundle
+    from adapters.answer.loading import load_bundle
 
     loaded = load_bundle(read_bundle(folder))
     images = np.stack([noise(seed) for seed in range(count)])

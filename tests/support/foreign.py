@@ -18,9 +18,11 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
-from adapters.backbone.backbones import TINY, new_model, ref_of_folder
+from adapters.backbone.build import new_model
 from adapters.backbone.families import family_named
+from adapters.backbone.locate import TINY
 from adapters.backbone.preprocess import Preprocessing
+from adapters.backbone.resolve import ref_of_folder
 from tests.support.bundles import noise
 
 LABELS = ("healthy", "rust", "blight")

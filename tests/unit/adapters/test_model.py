@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from adapters import model
-from adapters.answer.loaded import load
+from adapters.answer.loading import load
 from registry.errors import BadInput, CorruptBlob, MissingBlob
 from tests.support.bundles import manifest_of, png, read_bundle, write_bundle
 

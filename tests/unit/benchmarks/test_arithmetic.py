@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from adapters.fitting.separation import Tally, aupr_in, aupr_out, auroc, auroc_interval, fpr_at_95_tpr
+from adapters.fitting.ood_metrics import ScoreCounts, aupr_in, aupr_out, auroc, auroc_interval, fpr_at_95_tpr
 from benchmarks.accuracy import accuracy, scores
 from benchmarks.memory import memory
 from benchmarks.ood import Scores, ood, pooled
@@ -60,7 +60,7 @@ def test_a_refused_answer_and_an_unknown_label_count_as_wrong() -> None:
     assert silent.notes["images_with_labels_unknown_to_the_version"] == 1
 
 
-def test_images_of_targets_that_the_version_lacks_are_left_out_and_counted() -> None:
+def test_images_of_unknown_targets_are_left_out_and_counted() -> None:
     found = accuracy(Player({"leaf": LABELS["leaf"]}), album())
     assert (metric(found, "accuracy").n, found.data_n) == (40, 40)
     assert found.notes["images_of_other_targets_left_out"] == 40
@@ -119,7 +119,7 @@ def test_a_perfect_detector_separates_far_and_near(target: str | None) -> None:
     assert metric(found, "ood_false_alarm_rate", target).value == 0
 
 
-def test_of_an_image_that_several_targets_scored_the_pooled_scores_take_one_in_turn() -> None:
+def test_pooled_scores_use_each_image_once() -> None:
     plans = {target: {"inside": [Path(target)], "far": FAR[:5], "near": FAR[5:7]} for target in ("leaf", "fruit")}
     scores = {
         target: Scores(inside=np.array([value]), far=np.full(5, value), near=np.full(2, value))
@@ -146,7 +146,7 @@ def noisy(path: Path, target: str) -> float:
     return float(chance + (0 if path.name.startswith(target) else 1.5))
 
 
-def test_each_measure_is_that_of_the_scores_and_lies_in_its_interval() -> None:
+def test_each_metric_equals_that_of_the_scores() -> None:
     found = ood(Player(LABELS, score_of=noisy), album(far=FAR))
     inside = [noisy(image.path, "leaf") for image in album().test if image.target == "leaf"]
     outside = [noisy(path, "leaf") for path in FAR]
@@ -178,21 +178,21 @@ def test_a_detector_that_scores_all_the_same_knows_nothing() -> None:
     assert metric(found, "ood_fpr95").value == 1
 
 
-def test_without_far_images_the_metrics_have_no_value_and_the_reason_is_noted() -> None:
+def test_without_far_images_metrics_have_no_value_but_a_reason() -> None:
     found = ood(Player(LABELS, score_of=score_by_name), album())
     assert metric(found, "ood_auroc", "leaf").value is None
     assert metric(found, "ood_near_auroc", "leaf").value == 1
-    assert "_ood/far holds no image" in str(found.notes["ood_auroc"])
+    assert "_ood/far has no image" in str(found.notes["ood_auroc"])
 
 
-def test_near_images_of_your_own_are_used_instead_of_the_other_targets() -> None:
+def test_own_near_images_replace_those_of_other_targets() -> None:
     found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR, near=(Path("leaf-like-1"),)))
     assert metric(found, "ood_near_auroc", "leaf").value == 0.5
     assert metric(found, "ood_near_auroc", "leaf").n == 1
 
 
 @pytest.mark.parametrize("missing", [float("nan"), None])
-def test_a_target_without_a_detector_has_no_values_and_the_reason_is_noted(missing: float | None) -> None:
+def test_a_target_without_a_detector_has_a_reason_and_no_value(missing: float | None) -> None:
     found = ood(Player(LABELS, score_of=lambda path, target: missing if target == "leaf" else 0.5), album(far=FAR))
     for kind in ("ood", "ood_near"):
         for name in MEASURES:
@@ -206,7 +206,7 @@ def test_a_target_without_a_detector_has_no_values_and_the_reason_is_noted(missi
 def test_a_single_target_without_near_images_has_no_near_values() -> None:
     found = ood(Player({"leaf": LABELS["leaf"]}, score_of=score_by_name), album(far=FAR))
     assert metric(found, "ood_near_auroc", "leaf").value is None
-    assert "_ood/near holds no image" in str(found.notes["ood_near_auroc"])
+    assert "_ood/near has no image" in str(found.notes["ood_near_auroc"])
     assert "ood_auroc" not in found.notes
 
 
@@ -215,7 +215,7 @@ SCORES = st.lists(st.integers(0, 30), min_size=1, max_size=60)
 
 @given(SCORES, SCORES, st.integers(0, 2**31))
 def test_resamples_are_repeatable_and_stay_within_0_and_1(inside: list[int], outside: list[int], seed: int) -> None:
-    first, again = (resampled_separation(Tally.of(inside, outside), seed) for _ in range(2))
+    first, again = (resampled_separation(ScoreCounts.of(inside, outside), seed) for _ in range(2))
     for name in ("fpr95", "aupr_in", "aupr_out"):
         values = getattr(first, name)
         assert np.array_equal(values, getattr(again, name))
@@ -229,7 +229,7 @@ def test_the_bootstrap_interval_is_scipys(name: str, measure: Callable[..., floa
 
     random = np.random.default_rng(1)
     inside, outside = random.normal(0, 1, 80), random.normal(1.5, 1, 60)
-    ours = np.quantile(getattr(resampled_separation(Tally.of(inside, outside), 0), name), [0.025, 0.975])
+    ours = np.quantile(getattr(resampled_separation(ScoreCounts.of(inside, outside), 0), name), [0.025, 0.975])
     theirs = bootstrap((inside, outside), measure, method="percentile", vectorized=False, n_resamples=1000, rng=2)
     assert ours == pytest.approx(list(theirs.confidence_interval), abs=0.05)
 

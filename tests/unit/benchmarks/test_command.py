@@ -30,7 +30,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFacto
         (["ood", "--version", "v1.0.0", "--data", "", "--model", "", "--device", ""], "no store is set"),
     ],
 )
-def test_a_parameter_that_can_not_be_meant_is_refused_with_exit_code_2(arguments: list[str], said: str) -> None:
+def test_an_invalid_parameter_exits_with_2(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(main, arguments)
     assert (result.exit_code, said in result.output, result.stdout) == (2, True, "")
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import ratios
-from benchmarks.ratios import Budget, Result, Times, quartiles, take_turns
+from benchmarks import comparison
+from benchmarks.comparison import Budget, Result, Times, quartiles, take_turns
 from registry.errors import BadInput, UloraError
 
 FIGURES = st.floats(0.001, 1000)
@@ -87,7 +87,7 @@ def _run(fails: BaseException | None, as_json: bool) -> tuple[int, str, str]:
 
     @click.command()
     def command() -> None:
-        ratios.run(measure, threads=1, as_json=as_json)
+        comparison.run(measure, threads=1, as_json=as_json)
 
     done = CliRunner().invoke(command)
     return done.exit_code, done.stdout, done.stderr
@@ -107,30 +107,30 @@ def test_an_interruption_is_no_failure() -> None:
     assert _run(KeyboardInterrupt(), as_json=False) == (130, "", "interrupted\n")
 
 
-def test_the_temporary_folder_goes_away_when_a_command_is_interrupted(tmp_path: Path) -> None:
+def test_an_interrupted_command_deletes_its_temporary_folder(tmp_path: Path) -> None:
     def measure() -> Result:
         with tempfile.TemporaryDirectory(dir=tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as ended:
-        ratios.run(measure, threads=1, as_json=False)
+        comparison.run(measure, threads=1, as_json=False)
     assert (ended.value.code, list(tmp_path.iterdir())) == (130, [])
 
 
 WAITS = """
 import sys, tempfile, threading
-from benchmarks import ratios
+from benchmarks import comparison
 
 def measure():
     with tempfile.TemporaryDirectory(dir=sys.argv[1]):
         print("ready", flush=True)
         threading.Event().wait()
 
-ratios.run(measure, threads=1, as_json=False)
+comparison.run(measure, threads=1, as_json=False)
 """
 
 
-def test_the_temporary_folder_goes_away_when_a_command_is_terminated(tmp_path: Path) -> None:
+def test_a_terminated_command_deletes_its_temporary_folder(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WAITS, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -148,5 +148,5 @@ def test_torchs_threads_are_as_before_when_a_command_is_done() -> None:
         during.append(torch.get_num_threads())
         return RESULT
 
-    ratios.run(measure, threads=before + 1, as_json=True)
+    comparison.run(measure, threads=before + 1, as_json=True)
     assert (during, torch.get_num_threads()) == ([before + 1], before)

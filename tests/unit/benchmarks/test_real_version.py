@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapters.answer.loaded import LoadedVersion, load_bundle
-from adapters.fitting.data import ImageFolder
+from adapters.answer.loaded import LoadedVersion
+from adapters.answer.loading import load_bundle
+from adapters.fitting.image_folder import ImageFolder
 from benchmarks.accuracy import accuracy
 from benchmarks.latency import MIN_REPETITIONS, latency
 from benchmarks.memory import memory
@@ -91,7 +92,7 @@ def test_accuracy_is_the_share_of_right_predictions(
     assert aggregate.value == np.mean(right)
 
 
-def test_latency_quantiles_are_in_order_and_rest_on_enough_repetitions(measured: dict[str, Measurement]) -> None:
+def test_latency_quantiles_are_ordered_and_have_enough_samples(measured: dict[str, Measurement]) -> None:
     found = {one.name: one for one in measured["latency"].metrics}
     p50, p95, p99 = (found[f"latency_ms_{name}"].value for name in ("p50", "p95", "p99"))
     assert p50 is not None

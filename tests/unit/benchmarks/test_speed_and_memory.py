@@ -15,18 +15,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from adapters import bundle
-from adapters.answer.answering import Stage
 from adapters.answer.depth import Depth, write_depth
-from adapters.answer.features import Tap
 from adapters.answer.heads import LinearHead
-from adapters.answer.loaded import LoadedVersion, load_bundle
+from adapters.answer.loaded import LoadedVersion
+from adapters.answer.loading import load_bundle
 from adapters.answer.ood import Mahalanobis
-from adapters.backbone.backbones import TINY, ref_of_folder
-from adapters.fitting.data import ImageFolder, LabelledImage
-from adapters.runtimes.runtimes import open_runtime
+from adapters.answer.stages import Stage
+from adapters.backbone.features import FeatureSpec
+from adapters.backbone.locate import TINY
+from adapters.backbone.resolve import ref_of_folder
+from adapters.fitting.image_folder import ImageFolder, LabelledImage
+from adapters.runtimes.open_runtime import open_runtime
 from benchmarks import depth, depth_speed, flip, footprint, loading, mixed, residents, stages, workload
 from benchmarks.footprint import Footprint
-from benchmarks.made import MODULES, Made, files_of, made_of, make_backbone, write_bundle
+from benchmarks.synthetic import MODULES, SyntheticBackbone, files_of, made_of, make_backbone, write_bundle
 from registry.errors import BadInput, LoadFailed
 from registry.store.objects import ObjectStore
 from tests.support.blotches import write_blotches
@@ -56,19 +58,19 @@ def _is(budget: dict[str, Any]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(tmp_path_factory: pytest.TempPathFactory) -> SyntheticBackbone:
     return make_backbone(tmp_path_factory.mktemp("backbone"), "tiny")
 
 
 @pytest.fixture(scope="module")
-def place(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(made: SyntheticBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle's folder."""
     folder = tmp_path_factory.mktemp("bundle")
     write_bundle(folder, made, targets=TARGETS, modules=MODULES["all-linear"]["dinov2"], rank=8, seed=1)
     return folder
 
 
-def test_a_mixed_batch_is_held_against_a_single_one_and_computed_as_peft_does() -> None:
+def test_a_mixed_batch_is_compared_and_computed_like_peft() -> None:
     result = ask(mixed.main, "--size", "tiny", "--rounds", "2")
     for modules in MODULES:
         assert result["figures"][f"{modules}: adapters change features by"] > 0.01
@@ -96,7 +98,7 @@ def test_loading_is_held_against_reading_the_bytes() -> None:
     assert result["figures"]["tiny: bytes"] > 10_000
 
 
-def test_the_adapters_that_are_loaded_have_the_sizes_that_they_are_called_by() -> None:
+def test_the_loaded_adapters_have_the_sizes_in_their_names() -> None:
     for name, adapter in loading.ADAPTERS.items():
         one = made_of(adapter.size)
         modules = MODULES[adapter.modules][one.ref.family]
@@ -104,7 +106,7 @@ def test_the_adapters_that_are_loaded_have_the_sizes_that_they_are_called_by() -
         assert 4 * adapter.rank * numbers / 1e6 == pytest.approx(float(name.split()[0]), rel=0.03)
 
 
-def test_a_process_says_what_versions_take(made: Made, place: Path) -> None:
+def test_a_process_says_what_versions_take(made: SyntheticBackbone, place: Path) -> None:
     seen = footprint.observe(made.folder, [place], threads=1, rounds=1)
     held = residents.adapter_bytes(place)
     assert seen.bank >= 0.7 * held
@@ -114,7 +116,7 @@ def test_a_process_says_what_versions_take(made: Made, place: Path) -> None:
     assert {"decode and resize", "heads and detectors", "whole batch", "blocks 1 to 6"} <= seen.stages_ms.keys()
 
 
-def test_a_process_that_fails_says_why(made: Made, tmp_path: Path) -> None:
+def test_a_process_that_fails_says_why(made: SyntheticBackbone, tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match=r"a process that loads 1 bundles failed: .*nowhere.* does not exist"):
         footprint.in_fresh_process(made.folder, [tmp_path / "nowhere"], threads=1)
 
@@ -145,7 +147,7 @@ def test_the_workloads_shapes_give_files_of_the_published_sizes(tmp_path: Path) 
     assert (shapes["tomato__leaf"].classes, shapes["apricot__leaf"].classes) == (10, 3)
     assert all(0 < shape.vectors <= 256 for shape in workload.SHAPES)
     published = next(one for one in workload.RELEASE if one.target == "apricot__leaf")
-    tiny = Made(ref_of_folder(TINY / "dinov3-tiny"), TINY / "dinov3-tiny")
+    tiny = SyntheticBackbone(ref_of_folder(TINY / "dinov3-tiny"), TINY / "dinov3-tiny")
     folder = workload.write_target(tmp_path, tiny, shapes["apricot__leaf"], seed=0)
     assert (folder / "classifier.pth").stat().st_size == pytest.approx(published.classifier, rel=0.05)
     assert (folder / "adapter_meta.json").stat().st_size == pytest.approx(published.meta, rel=0.05)
@@ -164,7 +166,7 @@ def images(data: ImageFolder) -> list[LabelledImage]:
 
 
 @pytest.fixture(scope="module")
-def place_with_exits(data: ImageFolder, made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place_with_exits(data: ImageFolder, made: SyntheticBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for the images' targets; half of all rows leave at one of two exits, more or less."""
     folder = tmp_path_factory.mktemp("exits")
     write_bundle(folder, made, targets=data.targets, modules=("q_proj",), rank=2, seed=3)
@@ -181,9 +183,13 @@ def with_exits(place_with_exits: Path) -> LoadedVersion:
 
 
 def _exit(block: int) -> Stage:
-    labels, tap, random = ("healthy", "rust", "blight"), Tap(block, "cls"), torch.Generator().manual_seed(block)
-    head = LinearHead(labels, tap, torch.randn(3, 96, generator=random), torch.zeros(3))
-    return Stage(head, Mahalanobis(labels, tap, torch.zeros(3, 96), torch.eye(96), torch.ones(3), 0.05), 0.9)
+    labels, spec, random = (
+        ("healthy", "rust", "blight"),
+        FeatureSpec(block, "cls"),
+        torch.Generator().manual_seed(block),
+    )
+    head = LinearHead(labels, spec, torch.randn(3, 96, generator=random), torch.zeros(3))
+    return Stage(head, Mahalanobis(labels, spec, torch.zeros(3, 96), torch.eye(96), torch.ones(3), 0.05), 0.9)
 
 
 def test_exits_are_held_against_full_depth_and_a_static_cut(
@@ -202,9 +208,7 @@ def test_exits_are_held_against_full_depth_and_a_static_cut(
     )
 
 
-def test_as_many_images_leave_early_on_the_backbone_that_latency_is_measured_on(
-    place_with_exits: Path, data: ImageFolder
-) -> None:
+def test_the_same_shares_leave_early_on_the_large_backbone(place_with_exits: Path, data: ImageFolder) -> None:
     given_bundle = ["--data", str(data.root), "--bundle", str(place_with_exits)]
     result = ask(depth.main, *given_bundle, "--speed-on", "tiny", "--rounds", "1")
     assert result["figures"]["mean blocks on tiny"] == pytest.approx(
@@ -227,16 +231,16 @@ def test_thresholds_let_as_many_images_leave_as_they_should(leaving: list[int], 
         left = left[~leaves]
 
 
-def test_shares_of_images_become_whole_images_at_the_same_relative_depth() -> None:
-    leaving = depth_speed.Leaving({2 / 6: 0.25, 3 / 6: 0.5, 5 / 6: 0.01})
+def test_shares_become_image_counts_at_the_same_relative_depth() -> None:
+    leaving = depth_speed.EarlyExitShares({2 / 6: 0.25, 3 / 6: 0.5, 5 / 6: 0.01})
     assert leaving.counts(24, depth=12) == {4: 6, 6: 12}
     assert leaving.counts(100, depth=6) == {2: 25, 3: 50, 5: 1}
 
 
 def test_a_version_without_exits_saves_nothing(place: Path) -> None:
     ways = depth.three_ways(load_bundle(files_of(place)))
-    assert {len(one.stages) for way in ways.values() for one in way.parts.adapters.values()} == {1}
-    assert {one.stages[0].block for way in ways.values() for one in way.parts.adapters.values()} == {6}
+    assert {len(one.stages) for way in ways.values() for one in way.components.adapters.values()} == {1}
+    assert {one.stages[0].block for way in ways.values() for one in way.components.adapters.values()} == {6}
 
 
 def test_depth_is_measured_on_images_of_the_versions_targets(with_exits: LoadedVersion) -> None:
@@ -256,7 +260,7 @@ def test_a_bundle_without_its_images_is_a_mistake_of_the_caller(tmp_path: Path) 
     assert (done.exit_code, "--bundle needs --data" in done.output) == (2, True)
 
 
-def test_a_skeleton_has_the_shapes_of_the_backbone(made: Made) -> None:
+def test_a_skeleton_has_the_shapes_of_the_backbone(made: SyntheticBackbone) -> None:
     model, runtime = made.skeleton(), open_runtime(made.ref)
     shapes = {name: (one.in_features, one.out_features) for name, one in runtime.bank.linears.items()}
     assert shapes == dict(made.linears)

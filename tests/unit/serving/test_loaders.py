@@ -49,7 +49,7 @@ def test_the_installed_package_that_offers_a_flavor_is_found(install: Install) -
 
 
 def test_our_own_flavor_is_found() -> None:
-    from adapters.answer.loaded import load
+    from adapters.answer.loading import load
 
     assert find_loader("dino-lora") is load
 

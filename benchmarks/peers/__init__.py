@@ -1,1 +1,0 @@
-"""The rivals: other ways to do what is measured, used as their own documentation says."""
