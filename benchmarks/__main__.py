@@ -50,6 +50,7 @@ def measure(name: str, version: str, *, model: str, data: str, device: str, runt
         UloraError: when a parameter is invalid, or the measurement fails.
     """
     from registry.api import Registry
+    from registry.usecases.options import MeasureOptions
 
     VersionName.parse(version)
     if device and not _DEVICE.fullmatch(device):
@@ -57,8 +58,8 @@ def measure(name: str, version: str, *, model: str, data: str, device: str, runt
     if runtime and not _RUNTIME.fullmatch(runtime):
         raise BadInput(f"{runtime[:40]!r} is not a runtime", hint="for example torch-fp32")
     registry = Registry(check_model(model) if model else None)
-    folder = Path(data) if data else None
-    return registry.measure(version, only=[name], data=folder, device=device or "cpu", runtime=runtime or None)
+    options = MeasureOptions((name,), Path(data) if data else None, device or "cpu", runtime or None)
+    return registry.measure(version, options)
 
 
 def line(metric: Metric) -> str:

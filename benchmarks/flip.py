@@ -46,7 +46,7 @@ from registry.devstack.s3_server import S3Server
 from registry.errors import NotNow
 from registry.machine import clock
 from registry.names import VersionName
-from registry.serving.live import Live
+from registry.serving.live import Live, LiveOptions
 from registry.serving.loaders import Loader
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
@@ -225,7 +225,7 @@ def _followed(
     def find(flavor: str) -> Loader:
         return partial(load, backbone_folders=[backbone.folder])
 
-    with TimedLive(channel, versions, blobs, poll=TIMEOUT, find=find) as live:
+    with TimedLive(channel, versions, blobs, LiveOptions(poll=TIMEOUT, find=find)) as live:
         replica = _Replica(live, channel, pointers)
         for _ in range(WARM_UP):  # the first one waits for the other version to be loaded
             replica.flip()

@@ -282,6 +282,55 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class ChainCheck:
+    """A channel's log: how many records its chain has, None where it is broken, and the problem."""
+
+    channel: str
+    records: int | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class GarbageCheck:
+    """Why garbage collection can't tell what is needed; empty where it can."""
+
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What `verify_all` found.
+
+    Attributes:
+        chains, documents, backbones, garbage: only where everything was verified; else empty or None.
+        mended: bad blobs, and what became of them.
+        seed: of the sample, where a share of the bytes was read.
+    """
+
+    versions: tuple[Verification, ...]
+    chains: tuple[ChainCheck, ...] = ()
+    documents: Documents | None = None
+    backbones: tuple[Verification, ...] = ()
+    garbage: GarbageCheck | None = None
+    mended: tuple[Mended, ...] = ()
+    seed: int | None = None
+
+    @property
+    def bad_files(self) -> list[tuple[str, BadFile]]:
+        """The bad files of versions and backbones, each with the name of what it belongs to."""
+        return [(checked.version, bad) for checked in (*self.versions, *self.backbones) for bad in checked.bad]
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that is bad, in words; empty when all is well."""
+        found = [f"{version} {bad.path} ({bad.problem})" for version, bad in self.bad_files]
+        found += [f"{chain.channel} ({chain.problem})" for chain in self.chains if chain.problem]
+        found += [f"{key} ({problem})" for key, problem in (self.documents.bad if self.documents else {}).items()]
+        found += [f"garbage ({problem})" for problem in (self.garbage.problems if self.garbage else ())]
+        return found
+
+
+@dataclass(frozen=True)
 class Signed:
     """A signature on a version's manifest.
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from registry.answers import Change
 from registry.catalog.requests import Request
-from registry.channels.channel import Channel
+from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import Record
 from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, StoreDenied, UloraError, Unreachable
 from registry.names import VersionName
@@ -21,7 +21,7 @@ _BROUGHT = ("promote", "advance")
 class Promote(Protocol):
     """`Registry.promote`."""
 
-    def __call__(self, version: str, channel: str, *, reason: str, expected: int) -> Change: ...
+    def __call__(self, version: str, channel: str, options: PromoteOptions, *, reason: str) -> Change: ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class RequestDecider:
         if self.versions.get(VersionName.parse(name)).content_sha256 != request.content_sha256:
             raise BadInput(f"#{request.number} in MLflow says that it is {name}, but not with what {name} holds here")
         reason = f"asked for in MLflow: alias {request.alias} on its version {request.number}"
-        change = self.promote(name, request.channel, reason=reason, expected=taken)
+        change = self.promote(name, request.channel, PromoteOptions(expected=taken), reason=reason)
         if not change.changed:
             return f"promoted it was stable already, generation {change.generation}"
         return f"promoted generation {change.generation}"

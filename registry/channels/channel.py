@@ -32,6 +32,19 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
+class PromoteOptions:
+    """How a promotion is made.
+
+    Attributes:
+        force: overrule the gates; needs a reason. The refused verdict is kept with it.
+        expected: the generation that the caller saw; any other is `ChannelMoved`.
+    """
+
+    force: bool = False
+    expected: int | None = None
+
+
+@dataclass(frozen=True)
 class RollbackOptions:
     """The options of a rollback.
 

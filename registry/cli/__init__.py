@@ -1,1 +1,1 @@
-"""The `ulora` command: one module per group of commands; the only place that prints."""
+"""The `ulora` command: a module for each command, of the same name. Only this package prints."""

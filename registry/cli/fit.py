@@ -141,7 +141,7 @@ def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[Bac
             raise
         return (), None
     try:
-        return [mirrored.backbone for mirrored in registry.backbones()], registry.backbone_mirror.fetch
+        return [mirrored.backbone for mirrored in registry.backbones()], registry.wiring.backbone_mirror.fetch
     except Unreachable as error:
         out.note(f"the store's backbones are left out: {error}")
         return (), None

@@ -19,44 +19,27 @@ _COMPLETE = "_ULORA_COMPLETE"
 """Set by a shell that asks for completions."""
 
 _SECTIONS = {
-    "Everyday": {
-        "create": "versions",
-        "list": "versions",
-        "show": "versions",
-        "measure": "evidence",
-        "promote": "channels",
-        "rollback": "channels",
-        "status": "channels",
-        "history": "channels",
-        "verify": "verifying",
-        "sign": "signing",
-        "restore": "tree",
-        "switch": "tree",
-        "serve": "serving",
-    },
-    "Care": {
-        "store": "store",
-        "backbone": "backbones",
-        "reconcile": "care",
-        "doctor": "care",
-        "rollback-script": "breakglass",
-    },
-    "Start": {"fit": "fit", "demo": "stack", "dev": "stack"},
-}
-_MODULES = {name: module for section in _SECTIONS.values() for name, module in section.items()}
+    "Everyday": (
+        "create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "sign", "restore",
+        "switch", "serve",
+    ),
+    "Care": ("store", "backbone", "reconcile", "doctor", "rollback-script"),
+    "Start": ("fit", "demo", "dev"),
+}  # fmt: skip
+"""The commands. Each is in the module of its name, with underscores for dashes, as `NAME_command`."""
 
 
 class _Commands(click.Group):
     """Imports a command's module when the command is used, so that `ulora rollback` loads nothing it does not need."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_MODULES)
+        return [name for names in _SECTIONS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
+        if cmd_name not in self.list_commands(ctx):
             return None
-        module = importlib.import_module(f"registry.cli.{_MODULES[cmd_name]}")
-        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"registry.cli.{name}"), f"{name}_command")
         assert isinstance(command, click.Command)  # noqa: S101
         return command
 
@@ -82,7 +65,7 @@ def cli() -> None:
     """Version management for LoRA adapters on DINO backbones: create, measure, promote by gates, roll back in a second.
 
     \b
-    On the night a release goes bad:
+    When a release is bad:
       ulora status                          what is live, and where a rollback would go
       ulora rollback --reason "error rate"  go back; needs S3 only, MLflow may be down
       ulora verify v5.5.3-performance --read-data
@@ -103,7 +86,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if _COMPLETE in os.environ:
         cli.main(words, prog_name="ulora")
     try:
-        # Not by `cli.main`, which exits with 1 when the reader of our output has gone.
+        # Not by `cli.main`, which exits with 1 when the reader of the output has closed the pipe.
         with cli.make_context("ulora", list(words)) as context:
             cli.invoke(context)
     except click.exceptions.Exit as end:
@@ -124,7 +107,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         click.echo(json.dumps(interrupted) if as_json else "interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Only help is printed by others than `Output`: `ulora --help | head -1` is no failure.
+        # Only help is printed by others than `Output`: `ulora --help | head -1` is not a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         _fail_unexpectedly(error, as_json)

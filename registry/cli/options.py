@@ -1,9 +1,12 @@
-"""Options that commands share."""
+"""Options that commands share, and how a command's options become one object."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +18,40 @@ if TYPE_CHECKING:
     from registry.api import Registry
 
 Command = TypeVar("Command", bound=Callable[..., None])
+
+
+@dataclass(frozen=True)
+class ChangeOptions:
+    """What all commands that change a channel have in common."""
+
+    channel: str
+    reason: str
+    dry_run: bool
+
+
+def options_as(kind: type[Any] | str, name: str = "options") -> Callable[[Command], Command]:
+    """Collect the options that are fields of a dataclass: the command gets one object, as its parameter `name`.
+
+    Args:
+        kind: the dataclass, or `module:Class` for one whose module is imported only when the command runs.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            found = _imported(kind) if isinstance(kind, str) else kind
+            fields = [field.name for field in dataclasses.fields(found) if field.name in arguments]
+            options = found(**{field: arguments.pop(field) for field in fields})
+            command(**arguments, **{name: options})
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def _imported(path: str) -> type[Any]:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def json_option(command: Command) -> Command:
@@ -40,7 +77,7 @@ def registry_options(command: Command) -> Command:
 
 
 def lazy_registry_options(command: Command) -> Command:
-    """The same for a command that does not always need a store: it gets `open_registry`, which gives the registry."""
+    """The same for a command that does not always need a store: it gets `open_registry`, which returns the registry."""
 
     @click.option("--model", metavar="NAME", help="The registered model. [ULORA_MODEL; default aads-ulora]")
     @click.option("--store", metavar="URL", help="The store, s3://BUCKET/PREFIX. [ULORA_STORE]")
@@ -67,6 +104,11 @@ def channel_option(default: str) -> Callable[[Command], Command]:
 
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; it stays on the record.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would happen.")
-offline_option = click.option("--offline", is_flag=True, help="Leave MLflow out; `ulora reconcile` catches up later.")
+offline_option = click.option(
+    "--offline", is_flag=True, help="Leave MLflow out; `ulora reconcile` logs it there later."
+)
 device_option = click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu, cuda, cuda:1 …")
+runtime_option = click.option(
+    "--runtime", metavar="NAME", help="What computes it, e.g. torch-fp32; the version's default when left out."
+)
 folder = click.Path(path_type=Path)

@@ -7,14 +7,17 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from registry.errors import UloraError
+
+if TYPE_CHECKING:
+    from registry.answers import Change
 
 _MAX_CELL = 60
 
@@ -90,6 +93,28 @@ def facts(pairs: Mapping[str, object]) -> str:
     shown = {name: value for name, value in pairs.items() if value not in (None, "", (), [], {})}
     width = max(map(len, shown), default=0)
     return "\n".join(f"{name.ljust(width)}  {_cell(value, limit=0)}" for name, value in shown.items())
+
+
+def author(who: str | None, verified: bool) -> str:
+    """Who made a change; `(unverified)` unless the store or a signature proves it."""
+    return f"{who}" if verified else f"{who} (unverified)"
+
+
+def change_sentence(change: Change, dry_run: bool) -> str:
+    """What a promotion or rollback did to a channel, or would do."""
+    if change.action == "none":
+        return f"{change.channel} serves {change.version or 'nothing'}; nothing to do (generation {change.generation})"
+    would = "would go" if dry_run else "went"
+    before = change.previous or "nothing"
+    return (
+        f"{change.channel} {would} from {before} to {change.version} by {change.action}, generation {change.generation}"
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    """The first ten names, and how many more there are."""
+    every = list(names)
+    return ", ".join(every[:10]) + (f" and {len(every) - 10} more" if len(every) > 10 else "")
 
 
 def megabytes(size: int) -> str:

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.options import dry_run_option, folder, reason_option, registry_options
+from registry.cli.options import dry_run_option, folder, options_as, reason_option, registry_options
 from registry.cli.output import Output, complain, megabytes, table
 from registry.errors import BadInput
+from registry.usecases.options import CopyOptions
 
 if TYPE_CHECKING:
     from registry.api import Registry
     from registry.retention.copy import Copied
-    from registry.retention.forget import Collected
+    from registry.retention.forget import Collected, RetentionRule
     from registry.retention.prune import Pruned
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -36,13 +37,13 @@ class _Age(click.ParamType[timedelta]):
         match = re.fullmatch(r"(\d{1,9})([smhdw])", str(value))
         age = int(match[1]) * _UNITS[match[2]] if match else -1
         if not 0 <= age <= _MAX_DAYS * _UNITS["d"]:
-            self.fail(f"{value!r} is no age: for example 30d, 24h or 90m", param, ctx)
+            self.fail(f"{value!r} is not an age: for example 30d, 24h or 90m", param, ctx)
         return timedelta(seconds=age)
 
 
 @click.group("store", short_help="The store itself: init, gc, remember, copy.")
 def store_command() -> None:
-    """Care for the store: the bucket and prefix that hold everything."""
+    """Set up the store (the bucket and prefix that hold everything), free its space, and copy versions out of it."""
 
 
 @store_command.command("init", short_help="Make a bucket's prefix a store.")
@@ -50,9 +51,9 @@ def store_command() -> None:
 @dry_run_option
 @registry_options
 def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_run: bool) -> None:
-    """Check that the server keeps what we promise (conditional writes, ordered listings), then write format.json.
+    """Check that the server supports what a store needs (conditional writes, ordered listings), then write format.json.
 
-    A server that ignores conditional writes is refused. Doing it twice is fine.
+    A server that ignores conditional writes is refused. A second run changes nothing.
 
     \b
     Example:
@@ -66,7 +67,7 @@ def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_ru
     if create_bucket:
         store.create_bucket()
     store.initialise()
-    registry.note_caller()
+    registry.wiring.note_caller()
     out.answer({"store": store.url, "created": True}, f"{store.url} is a store")
 
 
@@ -75,19 +76,13 @@ def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_ru
 @click.option(
     "--older-than", type=_Age(), default="30d", show_default=True, help="Forget no version younger than this."
 )
-@click.option("--grace", type=_Age(), default="24h", show_default=True, help="Between marking and deleting.")
+@click.option("--grace", type=_Age(), default="24h", show_default=True, help="Time between marking and deleting.")
 @dry_run_option
 @reason_option
 @registry_options
+@options_as("registry.retention.forget:RetentionRule", "rule")
 def gc_command(
-    registry: Registry,
-    out: Output,
-    *,
-    keep: int,
-    older_than: timedelta,
-    grace: timedelta,
-    dry_run: bool,
-    reason: str,
+    registry: Registry, out: Output, *, rule: RetentionRule, grace: timedelta, dry_run: bool, reason: str
 ) -> None:
     """Forget versions of the model that are old and that nothing needs; then prune the store, in two passes.
 
@@ -96,23 +91,19 @@ def gc_command(
                       of any channel; what a replica has in memory; what a rollback script pins.
     Never deleted:    names, manifests, records, verdicts, evidence; files that any version still needs.
 
-    A forgotten version keeps its name for ever. Its files go when two passes, at least --grace apart, found that
-    nothing needs them: run this daily. Until then `ulora store remember VERSION` takes it back; later, `ulora create`
-    from the same files does. The prune looks at all models of the store. If anything there can't be read, nothing is
-    deleted, and the exit status is 6.
+    The name of a forgotten version is never used again. Its files are deleted when two passes, at least --grace apart,
+    found that nothing needs them: run this daily. Until then `ulora store remember VERSION` takes it back; later,
+    `ulora create` from the same files does. The prune looks at all models of the store. If anything there can't be
+    read, nothing is deleted, and the exit status is 6.
 
     \b
     Examples:
       ulora store gc --dry-run
       ulora store gc --keep 10 --older-than 90d --reason "quarterly"
     """
-    from registry.retention.forget import RetentionRule
-
     if grace < _SHORT:
-        out.note("a grace this short is safe only while nobody creates or promotes versions")
-    done = registry.collect_garbage(
-        RetentionRule(keep, older_than), grace=grace, reason=reason, dry_run=dry_run, say=_progress(out)
-    )
+        out.note("such a short --grace is safe only while nobody creates or promotes versions")
+    done = registry.collect_garbage(rule, grace=grace, reason=reason, dry_run=dry_run, say=_say(out))
     out.answer({**_document(done), "dry_run": dry_run}, _collected(done, dry_run))
 
 
@@ -137,26 +128,20 @@ def remember_command(registry: Registry, out: Output, *, version: str, dry_run: 
 @click.option("--to", metavar="PLACE", help="s3://BUCKET/PREFIX or a folder.")
 @click.option("--from", "source", type=folder, metavar="DIR", help="A folder that --to has filled, into the store.")
 @click.option("--endpoint-url", metavar="URL", help="The S3 server of --to; AWS's own choice when left out.")
-@click.option("--to-profile", metavar="NAME", help="The AWS profile whose credentials are for --to.")
+@click.option("--to-profile", "profile", metavar="NAME", help="The AWS profile whose credentials are for --to.")
 @dry_run_option
 @registry_options
+@options_as(CopyOptions)
 def copy_command(
-    registry: Registry,
-    out: Output,
-    *,
-    version: str,
-    to: str | None,
-    source: Path | None,
-    endpoint_url: str | None,
-    to_profile: str | None,
+    registry: Registry, out: Output, *, version: str, to: str | None, source: Path | None, options: CopyOptions,
     dry_run: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Copy a version to another account's store, or through a folder on a disk to a site without a network.
 
-    What travels: the files that are missing there, the manifest, the evidence, the signatures, and the backbone if
-    the store holds it. Every byte is verified on the way; the name is bound last, so an interrupted copy is no version
-    yet, and the same command again finishes it. Channels, verdicts and passes stay: each store has its own history,
-    and the other one judges for itself. The other store must be one already: `ulora store init`.
+    Copied are the files that are missing there, the manifest, the evidence, the signatures, and the backbone if the
+    store holds it. Every byte is verified; the name is bound last, so an interrupted copy is not a version yet, and
+    the same command again finishes it. Channels, verdicts and passes are not copied: each store has its own history,
+    and judges by its own policy. The other place must be a store already: `ulora store init`.
 
     \b
     Examples:
@@ -168,15 +153,13 @@ def copy_command(
 
     if (to is None) == (source is None):
         raise BadInput("say where to copy to, or where from", hint="--to PLACE, or --from DIR")
-    if (endpoint_url or to_profile) and not (to and is_remote(to)):
+    if options != CopyOptions() and not (to and is_remote(to)):
         raise BadInput("--endpoint-url and --to-profile are about the other store", hint="--to s3://BUCKET/PREFIX")
-    bar = partial(out.progress, label="copying")
+    progress = partial(out.progress, label="copying")
     if source is not None:
-        done = registry.copy_from(version, source, dry_run=dry_run, bar=bar)
+        done = registry.copy_from(version, source, dry_run=dry_run, progress=progress)
     else:
-        done = registry.copy_to(
-            version, str(to), endpoint_url=endpoint_url, profile=to_profile, dry_run=dry_run, bar=bar
-        )
+        done = registry.copy_to(version, str(to), options, dry_run=dry_run, progress=progress)
     for line in done.notes:
         out.note(line)
     out.answer(done, _copied(done, dry_run))
@@ -193,7 +176,7 @@ def _collected(done: Collected, dry_run: bool) -> str:
     before = f" ({len(done.before)} before)" if done.before else ""
     forgot = f"{'would forget' if dry_run else 'forgot'} {names}{before}"
     if done.remembered:
-        forgot += f"\n{'would remember' if dry_run else 'remembered'} {', '.join(done.remembered)}: needed all the same"
+        forgot += f"\n{'would remember' if dry_run else 'remembered'} {', '.join(done.remembered)}: still needed"
     return "\n\n".join(part for part in (kept, f"{forgot}\n{_pruned(done.pruned, dry_run)}") if part)
 
 
@@ -201,13 +184,12 @@ def _pruned(done: Pruned, dry_run: bool) -> str:
     lines = [f"{'would delete' if dry_run else 'deleted'} {done.deleted} blobs, {megabytes(done.deleted_size)}"]
     if done.marked:
         when = f"; the next pass may delete them from {done.next_pass} on" if done.next_pass else ""
-        lines.append(
-            f"{'would mark' if dry_run else 'marked'} {done.marked} blobs, {megabytes(done.marked_size)}{when}"
-        )
+        would = "would mark" if dry_run else "marked"
+        lines.append(f"{would} {done.marked} blobs for deletion, {megabytes(done.marked_size)}{when}")
     if done.left:
         lines.append(f"{done.left} of them could have been deleted by now: run it again")
     if done.uploads:
-        lines.append(f"dropped {done.uploads} uploads that were never finished")
+        lines.append(f"removed {done.uploads} uploads that were never finished")
     return "\n".join(lines)
 
 
@@ -220,8 +202,8 @@ def _copied(done: Copied, dry_run: bool) -> str:
     )
 
 
-def _progress(out: Output) -> Callable[[str], None]:
-    """Tells a person at a terminal what is going on."""
+def _say(out: Output) -> Callable[[str], None]:
+    """Prints what is going on, on a terminal only."""
     if out.as_json or not sys.stderr.isatty():
         return lambda line: None
     return lambda line: complain(f"… {line}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.api import Registry
-from registry.channels.channel import RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.devstack.demo_environment import FIXED, IN_PEFT, DemoEnvironment
 from registry.devstack.demo_result import Corruption, DemoResult, Import, Incident, Race, Refusal, Runtime
 from registry.devstack.processes import Finished
@@ -25,6 +25,7 @@ from registry.evidence.results import Evidence
 from registry.names import CHANNELS
 from registry.parallel import in_parallel
 from registry.store import layout
+from registry.usecases.options import CreateOptions, VerifyOptions
 from registry.versions.bundle import ReleaseNotes
 
 IMPORTED, FIRST, SECOND, BAD = "v5.5.2-imported", "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
@@ -156,9 +157,8 @@ def _two_releases(demo: DemoEnvironment) -> None:
 def _create_and_measure(demo: DemoEnvironment, version: str, parent: str | None = None) -> None:
     """Wait for the fit, create the version, measure it on the test images."""
     demo.wait_for_fit(version)
-    created = demo.registry.create(
-        version, demo.bundle(version), release_notes=ReleaseNotes(ABOUT[version]), parent=parent
-    )
+    options = CreateOptions(release_notes=ReleaseNotes(ABOUT[version]), parent=parent)
+    created = demo.registry.create(version, demo.bundle(version), options)
     travelled = f"{created.uploaded / 1e6:.2f} of {created.size / 1e6:.2f} MB travelled"
     demo.report("created", version, f"{created.files} files, {travelled}, MLflow version {created.catalog_number}")
     evidence = demo.registry.measure(version)
@@ -293,7 +293,7 @@ def _incident(demo: DemoEnvironment, race: Race) -> Incident:
         f"promoted to staging by {race.loser}, who looked again", _PROMOTERS[race.loser], "MLflow is not needed"
     )
 
-    change = registry.promote(BAD, "production", force=True, reason="the release is due today")
+    change = registry.promote(BAD, "production", PromoteOptions(force=True), reason="the release is due today")
     moved = time.monotonic()
     demo.report("forced into production", BAD, f"the record says: {change.reason}")
     demo.timeline.show("\n".join(f"note: {note}" for note in change.notes))
@@ -360,8 +360,11 @@ def _flipped_byte(demo: DemoEnvironment) -> Corruption:
     demo.report("answers on from verified bytes", SECOND, _difference_text(difference))
     _expect(difference <= _TOLERANCE, "serving stays on good bytes")
 
-    left, mended = registry.repair(SECOND, demo.bundle(SECOND))
-    _expect(left.ok and bool(mended) and registry.verify(SECOND, read_data=True).ok, "the version is whole again")
+    repaired = registry.verify_all([SECOND], VerifyOptions(repair_from=demo.bundle(SECOND)))
+    _expect(
+        not repaired.problems and bool(repaired.mended) and registry.verify(SECOND, read_data=True).ok,
+        "the version is whole again",
+    )
     demo.report("is whole again", SECOND, "`verify --repair` put the file back from its bundle")
     return Corruption(done.code, file.path, done.out.strip(), refused, difference)
 

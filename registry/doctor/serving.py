@@ -34,7 +34,7 @@ def check_last_read(registry: Registry) -> Iterator[Finding]:
     target = _target(registry.channel("production").head())
     if target is None:
         return
-    last = registry.last_reads.find(target.manifest_sha256)
+    last = registry.wiring.last_reads.find(target.manifest_sha256)
     if last is None:
         yield Finding("rollback target", "warning", f"this machine never read all of {target.version}", _READ)
         return
@@ -60,7 +60,7 @@ def read_now(registry: Registry) -> Iterator[Finding]:
 
 def check_notes(registry: Registry) -> Iterator[Finding]:
     """Versions that are needed and forgotten at once."""
-    forgotten = set(registry.forgotten.versions())
+    forgotten = set(registry.wiring.forgotten.versions())
     whys: dict[str, list[str]] = {}
     for hold in holds(registry.store, registry.model) if forgotten else ():
         if hold.version in forgotten:

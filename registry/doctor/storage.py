@@ -35,7 +35,7 @@ def check_store(registry: Registry) -> Iterator[Finding]:
 
 def check_rights(registry: Registry) -> Iterator[Finding]:
     """What this identity may do; less than everything is no trouble, but good to know."""
-    registry.note_caller()
+    registry.wiring.note_caller()
     rights = vars(registry.store.rights())
     words = {True: "may {}", False: "may not {}", None: "can't say whether it may {}"}
     yield Finding("rights", "ok", "this identity " + ", ".join(words[may].format(what) for what, may in rights.items()))

@@ -147,37 +147,36 @@ class Verdict(Document):
         return self.model_copy(update={"forced": reason[:4000]})
 
 
-def judge(
-    policy: Policy,
-    channel: str,
-    candidate: Candidate,
-    evidence: Iterable[Evidence],
-    *,
-    past: Past | None = None,
-    withdrawn: bool = False,
-    stable: Candidate | None = None,
-    stable_evidence: Iterable[Evidence] = (),
-    timestamp: str,
-    who: str,
-) -> Verdict:
-    """Judge whether a channel may take a version.
+@dataclass(frozen=True)
+class GateInputs:
+    """What a verdict is made from besides the policy.
 
-    Args:
-        policy: what is asked.
-        channel: the channel that would take it.
+    Attributes:
+        channel: the channel that would take the version.
         candidate: the version.
         evidence: what was measured. Evidence of another content never counts, whatever version it names.
         past: its past in the channel that the policy requires, None where it has none.
         withdrawn: whether the channel was rolled back from it, and it was not promoted since.
         stable: the version that relative rules compare with: the channel's stable, None where there is none.
         stable_evidence: what was measured of it.
-        timestamp: now, UTC, ISO 8601.
-        who: who asks.
     """
-    ours = _of_content(evidence, candidate)
-    theirs = _of_content(stable_evidence, stable) if stable else []
-    checks = [*_check_withdrawn(channel, candidate, withdrawn)]
-    checks += _check_past(policy.required_channel(channel), candidate, past)
+
+    channel: str
+    candidate: Candidate
+    evidence: Iterable[Evidence]
+    past: Past | None = None
+    withdrawn: bool = False
+    stable: Candidate | None = None
+    stable_evidence: Iterable[Evidence] = ()
+
+
+def judge(policy: Policy, inputs: GateInputs, *, timestamp: str, who: str) -> Verdict:
+    """Judge whether a channel may take a version. `timestamp` is now (UTC, ISO 8601), `who` asks."""
+    channel, candidate, stable = inputs.channel, inputs.candidate, inputs.stable
+    ours = _of_content(inputs.evidence, candidate)
+    theirs = _of_content(inputs.stable_evidence, stable) if stable else []
+    checks = [*_check_withdrawn(channel, candidate, inputs.withdrawn)]
+    checks += _check_past(policy.required_channel(channel), candidate, inputs.past)
     for rule in policy.rules_for(channel, candidate.version):
         checks += _check_rule(rule, candidate, ours, stable, theirs)
     return Verdict(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import BadInput, MissingDependency
-from registry.evidence.results import Evidence, Measurement
+from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.machine import clock, provenance
 from registry.versions.manifest import Manifest
 
@@ -60,8 +60,7 @@ def measure(
     """Run one benchmark on a loaded version; return the evidence and the plot (PNG), if it drew one."""
     began = time.perf_counter()
     measurement = benchmark(loaded, data)
-    evidence = Evidence.of(
-        measurement,
+    run = BenchmarkRun(
         benchmark=name,
         model=manifest.model,
         version=manifest.version,
@@ -73,7 +72,7 @@ def measure(
         libraries=provenance.libraries(),
         who=who,
     )
-    return evidence, measurement.plot
+    return Evidence.of(measurement, run), measurement.plot
 
 
 def _load(point: Any) -> Any:

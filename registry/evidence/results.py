@@ -126,6 +126,22 @@ class Measurement:
     notes: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """One run of a benchmark on a version. For its attributes see `Evidence`."""
+
+    benchmark: str
+    model: str
+    version: str
+    content_sha256: str
+    device: str
+    runtime: str
+    timestamp: str
+    seconds: float
+    libraries: Mapping[str, str]
+    who: str
+
+
 class MeasuredOn(DocumentPart):
     """The test data behind some evidence: its digest, name, and number of images."""
 
@@ -165,21 +181,7 @@ class Evidence(Document):
     notes: dict[Word, Any] = Field(default_factory=dict, max_length=1000)
 
     @classmethod
-    def of(
-        cls,
-        measurement: Measurement,
-        *,
-        benchmark: str,
-        model: str,
-        version: str,
-        content_sha256: str,
-        device: str,
-        runtime: str,
-        timestamp: str,
-        seconds: float,
-        libraries: Mapping[str, str],
-        who: str,
-    ) -> Self:
+    def of(cls, measurement: Measurement, run: BenchmarkRun) -> Self:
         """The evidence that keeps a measurement.
 
         Raises:
@@ -187,18 +189,18 @@ class Evidence(Document):
         """
         return cls(
             format=1,
-            benchmark=benchmark,
-            model=model,
-            version=version,
-            content_sha256=content_sha256,
+            benchmark=run.benchmark,
+            model=run.model,
+            version=run.version,
+            content_sha256=run.content_sha256,
             metrics=measurement.metrics,
             data=MeasuredOn(name=measurement.data_name, sha256=measurement.data_sha256, n=measurement.data_n),
-            device=device,
-            runtime=runtime,
-            timestamp=timestamp,
-            seconds=seconds,
-            libraries=dict(libraries),
-            who=who[:500],
+            device=run.device,
+            runtime=run.runtime,
+            timestamp=run.timestamp,
+            seconds=run.seconds,
+            libraries=dict(run.libraries),
+            who=run.who[:500],
             notes=dict(measurement.notes),
         )
 

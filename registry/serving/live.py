@@ -21,18 +21,9 @@ from registry.channels.record import Record
 from registry.errors import ChannelEmpty, ReplicaClosed, first_line
 from registry.machine import clock
 from registry.serving.fleet import Heartbeat, Heartbeats
-from registry.serving.loaders import (
-    Check,
-    FindLoader,
-    Loaded,
-    Prediction,
-    allow_all,
-    load_version,
-    no_mirror,
-)
+from registry.serving.loaders import Loaded, LoadOptions, Prediction, load_version
 from registry.serving.residents import Residents
 from registry.store.blobs import Blobs
-from registry.versions.backbones import FetchBlob
 from registry.versions.bindings import Bindings
 from registry.versions.pointer import Pointer
 
@@ -98,6 +89,23 @@ class Health:
         return self.state in ("serving", "stale")
 
 
+@dataclass(frozen=True)
+class LiveOptions(LoadOptions):
+    """How a channel is followed, and how its versions are loaded.
+
+    Attributes:
+        poll: seconds between two looks at the log, give or take a tenth.
+        stale_after: seconds without reading the log after which the state is `stale`.
+        max_staleness: seconds after which it is `not ready`. It answers all the same.
+        retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
+    """
+
+    poll: float = 1.0
+    stale_after: float = 60.0
+    max_staleness: float = 900.0
+    retry: float = 1.0
+
+
 class Live:
     """A followed channel. Threads share it; a forked process may not use it.
 
@@ -110,36 +118,18 @@ class Live:
         channel: Channel,
         versions: Bindings,
         blobs: Blobs,
+        options: LiveOptions | None = None,
         *,
-        device: str = "cpu",
-        runtime: str | None = None,
-        fetch: FetchBlob = no_mirror,
-        poll: float = 1.0,
-        stale_after: float = 60.0,
-        max_staleness: float = 900.0,
-        retry: float = 1.0,
         fleet: Heartbeats | None = None,
-        find: FindLoader | None = None,
-        check: Check = allow_all,
     ) -> None:
-        """Nothing is read before `start`, or the `with` that calls it.
-
-        Args:
-            device, runtime, fetch: what versions are loaded with; see `registry.serving.loaders.Loader`.
-            poll: seconds between two looks at the log, give or take a tenth.
-            stale_after: seconds without reading the log after which the state is `stale`.
-            max_staleness: seconds after which it is `not ready`. It answers all the same.
-            retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
-            fleet: writes this replica's heartbeat.
-            find: gives the loader of a flavor; the installed one by default.
-            check: refuses versions that this replica must not serve, by raising.
-        """
+        """Nothing is read before `start`, or the `with` that calls it. `fleet` writes this replica's heartbeat."""
+        options = options or LiveOptions()
         self._channel = channel
-        self._device = device
-        self._runtime = runtime
-        self._poll = poll
-        self._stale_after = stale_after
-        self._max_staleness = max_staleness
+        self._device = options.device
+        self._runtime = options.runtime
+        self._poll = options.poll
+        self._stale_after = options.stale_after
+        self._max_staleness = options.max_staleness
         self._fleet = fleet
         self._process = os.getpid()
 
@@ -154,10 +144,8 @@ class Live:
         self._hint = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ulora-follower", daemon=True)
-        self._load: Callable[[Pointer], Loaded] = lambda pointer: load_version(
-            versions, blobs, pointer, device, find, runtime=runtime, fetch=fetch, check=check
-        )
-        self._residents = Residents(self._load, self._settle, retry=retry)
+        self._load: Callable[[Pointer], Loaded] = lambda pointer: load_version(versions, blobs, pointer, options)
+        self._residents = Residents(self._load, self._settle, retry=options.retry)
 
     # --- life --------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -81,21 +82,27 @@ def allow_all(manifest: Manifest) -> None:
     """What lets every version be used."""
 
 
-def load_version(
-    versions: Bindings,
-    blobs: Blobs,
-    pointer: Pointer,
-    device: str = "cpu",
-    find: FindLoader | None = None,
-    *,
-    runtime: str | None = None,
-    fetch: FetchBlob = no_mirror,
-    check: Check = allow_all,
-) -> Loaded:
+@dataclass(frozen=True)
+class LoadOptions:
+    """How versions are loaded.
+
+    Attributes:
+        device, runtime, fetch: see `Loader`.
+        check: is called with the verified manifest before any file is fetched, and raises what speaks against it.
+        find: gives the loader of a flavor; the installed one by default.
+    """
+
+    device: str = "cpu"
+    runtime: str | None = None
+    fetch: FetchBlob = no_mirror
+    check: Check = allow_all
+    find: FindLoader | None = None
+
+
+def load_version(versions: Bindings, blobs: Blobs, pointer: Pointer, options: LoadOptions | None = None) -> Loaded:
     """Bring a version into memory: its manifest, its files (all verified), its loader, its self-test.
 
     The team's source tree (`project/…`) stays in the store: no loader needs it to predict.
-    For `device`, `runtime` and `fetch` see `Loader`; `check` sees the manifest before anything else of it is fetched.
 
     Raises:
         MissingBlob, CorruptBlob, BadManifest, DiskFull, StoreUnreachable, StoreDenied: its files can't be had.
@@ -104,14 +111,15 @@ def load_version(
         LoadFailed: its loader fails.
         SelfTestFailed: it does not answer as it did when it was made.
     """
+    options = options or LoadOptions()
     manifest = versions.manifest(pointer)
-    check(manifest)
-    load = (find or find_loader)(manifest.flavor)
+    options.check(manifest)
+    load = (options.find or find_loader)(manifest.flavor)
     wanted = [file for file in manifest.files if not file.path.startswith(_NOT_SERVED)]
     local = blobs.fetch(wanted)
     with _loader_errors(manifest):
         files = {file.path: local[file.sha256] for file in wanted}
-        loaded = load(manifest, files, device=device, runtime=runtime, fetch=fetch)
+        loaded = load(manifest, files, device=options.device, runtime=options.runtime, fetch=options.fetch)
         if loaded.version != manifest.version:
             raise LoadFailed(f"the loader of flavor {manifest.flavor} gave {loaded.version} for {manifest.version}")
         loaded.self_test()

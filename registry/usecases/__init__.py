@@ -1,1 +1,32 @@
-"""What people do with a registry, one story a module; api.py hands on to them."""
+"""What the methods of `Registry` do, a module for each subject. Every function takes the wiring first, and is silent.
+
+A module is imported when it is first used, as `usecases.promote`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from registry.usecases import backbones as backbones
+    from registry.usecases import create as create
+    from registry.usecases import measure as measure
+    from registry.usecases import mirror as mirror
+    from registry.usecases import promote as promote
+    from registry.usecases import reconcile as reconcile
+    from registry.usecases import restore as restore
+    from registry.usecases import retention as retention
+    from registry.usecases import rollback as rollback
+    from registry.usecases import scripts as scripts
+    from registry.usecases import serve as serve
+    from registry.usecases import sign as sign
+    from registry.usecases import status as status
+    from registry.usecases import verify as verify
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

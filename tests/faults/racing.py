@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.api import Registry
-from registry.channels.channel import RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.errors import UloraError
 from registry.retention.forget import RetentionRule
 from registry.versions.manifest import Component, FileEntry, Manifest
@@ -70,13 +70,15 @@ class Person:
             return done | {"error": type(error).__name__, "message": str(error)}
 
     def _promote(self, version: str) -> dict[str, Any]:
-        return _told(self.registry.promote(version, "production", force=True, reason="a race"))
+        return _told(self.registry.promote(version, "production", PromoteOptions(force=True), reason="a race"))
 
     def _promote_seen(self, version: str) -> dict[str, Any]:
         """Only if nobody moves it between looking and writing."""
         head = self.log.head()
         expected = head.generation if head else 0
-        told = self.registry.promote(version, "production", force=True, reason="a race", expected=expected)
+        told = self.registry.promote(
+            version, "production", PromoteOptions(force=True, expected=expected), reason="a race"
+        )
         return _told(told) | {"expected": expected}
 
     def _roll_back(self, _: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from adapters.backbone.locate import TINY
 from adapters.backbone.resolve import ref_of_folder
 from registry.api import Registry
 from registry.errors import BackboneNotFound, BadManifest, CorruptBlob, MissingBlob
+from registry.serving.live import LiveOptions
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import FetchBlob
@@ -48,7 +49,7 @@ def test_a_backbone_is_added_once(registry: Registry, own: Path) -> None:
     ref = ref_of_folder(own)
     size = (own / "model.safetensors").stat().st_size
     told: list[int] = []
-    first = registry.add_backbone(own, bar=lambda total: _Bar(total, told))
+    first = registry.add_backbone(own, progress=lambda total: _Bar(total, told))
     keys = listing(registry)
     assert (first.is_new, first.uploaded, told) == (True, size, [size, size])
     assert {layout.blob(ref.sha256), layout.backbone(ref.sha256)} < keys.keys()
@@ -84,10 +85,10 @@ def test_an_interrupted_upload_adds_no_backbone(registry: Registry, own: Path) -
 
     registry.store.delete(layout.blob(sha256))
     with pytest.raises(MissingBlob, match="team-vit") as raised:
-        registry.backbone_mirror.fetch(sha256)
+        registry.wiring.backbone_mirror.fetch(sha256)
     assert "ulora backbone add" in raised.value.hint
     assert registry.add_backbone(own).uploaded == added.mirrored.size
-    assert registry.backbone_mirror.fetch(sha256)
+    assert registry.wiring.backbone_mirror.fetch(sha256)
 
 
 def test_weights_with_another_configuration_are_a_conflict(registry: Registry, own: Path) -> None:
@@ -165,7 +166,7 @@ def test_a_damaged_note_hides_no_other_backbone(registry: Registry, own: Path) -
     assert [mirrored.backbone.name for mirrored in found] == ["team-vit"]
     assert [damage.partition(":")[0] for damage in found.damaged] == [layout.backbone(64 * digit) for digit in "01"]
     with pytest.raises(BadManifest, match="other weights"):
-        registry.backbone_mirror.fetch("1" * 64)
+        registry.wiring.backbone_mirror.fetch("1" * 64)
 
 
 def test_the_commands_add_and_list(registry: Registry, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +244,7 @@ def test_a_replica_loads_by_the_runtime_it_was_asked_for(
         assert fetch("0" * 64) is None
         return ByRuntime(manifest.version, manifest.content_sha256, weights, runtime=runtime or "plain")
 
-    live = registry.follow(runtime=asked, find=lambda flavor: load)
+    live = registry.follow(options=LiveOptions(runtime=asked, find=lambda flavor: load))
     assert live.health().runtime == asked
     with live:
         assert live.health().runtime == computes

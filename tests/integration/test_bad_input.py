@@ -194,7 +194,7 @@ def test_a_server_without_conditional_writes_is_refused(
 
 def create_without_asking(registry: Registry, bundle: Path) -> None:
     """As if the server had kept its promises when the version was made, and was replaced since."""
-    registry._is_checked = True
+    registry.wiring._is_checked = True
     registry.create("v1.0.0", bundle, offline=True)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from registry.answers import Created
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.errors import BadBundle, BadInput, VersionExists, VersionNotFound
 from registry.names import MAX_SUFFIX, VersionName
 from registry.store import layout
+from registry.usecases.options import CreateOptions
 from registry.versions.compose import component_files, composed_name
 from tests.support.bundles import add_goldens, noise, write_bundle
 from tests.support.commands import complains, ulora
@@ -43,9 +46,17 @@ def registry(store_url: str, model: str, tmp_path: Path, bundles: dict[str, Path
     return registry
 
 
+def compose(
+    registry: Registry, version: str, parent: str, components: dict[str, Path], dry_run: bool = False, **more: Any
+) -> Created:
+    """Create a version of another one, with these components replaced."""
+    options = CreateOptions(parent=parent, components=components, **more)
+    return registry.create(version, options=options, offline=True, dry_run=dry_run)
+
+
 def test_only_the_component_travels_and_the_whole_answers(registry: Registry, bundles: dict[str, Path]) -> None:
     low = bundles["second"] / LOW
-    created = registry.compose("v1.1.0", "v1.0.0", {LOW: low}, offline=True)
+    created = compose(registry, "v1.1.0", "v1.0.0", {LOW: low})
     first, second = registry.manifest("v1.0.0"), registry.manifest("v1.1.0")
     changed = {
         file.sha256: file.size for file in component_files(second, LOW) if file not in component_files(first, LOW)
@@ -87,7 +98,7 @@ def test_a_partial_rollback_of_real_adapters_loads_and_verifies(registry: Regist
 def test_another_backbone_s_adapter_is_refused(registry: Registry, bundles: dict[str, Path], tmp_path: Path) -> None:
     before = listing(registry)
     with pytest.raises(BadInput, match=r"was made for another backbone .* v1\.0\.0 runs on"):
-        registry.compose("v1.1.0", "v1.0.0", {LOW: bundles["dinov2"] / LOW}, offline=True)
+        compose(registry, "v1.1.0", "v1.0.0", {LOW: bundles["dinov2"] / LOW})
     registry.create("v2.0.0", bundles["dinov2"], offline=True)
     for name in ("v1.0.0", "v2.0.0"):
         registry.promote(name, "production")
@@ -105,10 +116,10 @@ def test_another_preprocessing_is_refused_on_disk_too(
     config = tmp_path / "config"
     config.mkdir()
     (tmp_path / "inference.json").rename(config / "inference.json")
-    assert registry.compose("v1.1.0", "v1.0.0", {"config": config}, offline=True, dry_run=True).is_new
+    assert compose(registry, "v1.1.0", "v1.0.0", {"config": config}, dry_run=True).is_new
     (tmp_path / "preprocessing.json").rename(config / "preprocessing.json")
     with pytest.raises(BadInput, match=r"adapters/low of v1\.0\.0 requires another preprocessing"):
-        registry.compose("v1.1.0", "v1.0.0", {"config": config}, offline=True)
+        compose(registry, "v1.1.0", "v1.0.0", {"config": config})
 
 
 def test_a_composed_project_is_read_like_a_snapshot(
@@ -119,8 +130,8 @@ def test_a_composed_project_is_read_like_a_snapshot(
     (project / "data").symlink_to("elsewhere")
     parts = {"project": project}
     with pytest.raises(BadInput, match=r"credentials.*: \.env"):
-        registry.compose("v1.1.0", "v1.0.0", parts, offline=True)
-    registry.compose("v1.1.0", "v1.0.0", parts, allow_secrets=[".env"], offline=True)
+        compose(registry, "v1.1.0", "v1.0.0", parts)
+    compose(registry, "v1.1.0", "v1.0.0", parts, allow_secrets=(".env",))
     made = registry.manifest("v1.1.0")
     assert [file.path for file in component_files(made, "project")] == [
         f"project/{name}" for name in (".env", ".gitignore", "a.py")
@@ -130,7 +141,7 @@ def test_a_composed_project_is_read_like_a_snapshot(
     write_tree(bundle / "project", {".env": "TOKEN=x"})
     with pytest.raises(BadInput, match=r"credentials.*: \.env"):
         registry.create("v2.0.0", bundle, offline=True, dry_run=True)
-    assert registry.create("v2.0.0", bundle, allow_secrets=[".env"], offline=True, dry_run=True).is_new
+    assert registry.create("v2.0.0", bundle, CreateOptions(allow_secrets=(".env",)), offline=True, dry_run=True).is_new
 
 
 def test_what_can_t_be_a_component_is_refused(registry: Registry, bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -144,14 +155,14 @@ def test_what_can_t_be_a_component_is_refused(registry: Registry, bundles: dict[
         ("adapters/low/exits", bundles["first"] / LOW, "can't be"),
     ]:
         with pytest.raises(BadBundle, match=says):
-            registry.compose("v1.1.0", "v1.0.0", {name: place}, offline=True)
+            compose(registry, "v1.1.0", "v1.0.0", {name: place})
     for name in ("backbone", "adapters/Low"):
         with pytest.raises(BadInput):
-            registry.compose("v1.1.0", "v1.0.0", {name: bundles["first"] / LOW}, offline=True)
+            compose(registry, "v1.1.0", "v1.0.0", {name: bundles["first"] / LOW})
     with pytest.raises(VersionNotFound):
-        registry.compose("v1.1.0", "v0.9.0", {LOW: bundles["first"] / LOW}, offline=True)
+        compose(registry, "v1.1.0", "v0.9.0", {LOW: bundles["first"] / LOW})
     with pytest.raises(VersionExists):
-        registry.compose("v1.0.0", "v1.0.0", {LOW: bundles["second"] / LOW}, offline=True)
+        compose(registry, "v1.0.0", "v1.0.0", {LOW: bundles["second"] / LOW})
 
 
 def test_from_the_command_line(registry: Registry, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def told(manifest: Manifest, **changes: Any) -> Manifest:
 
 def admission(registry: Registry, ours: Pair, oldest: str | None = None) -> Admission:
     name = VersionName.parse(oldest) if oldest else None
-    return Admission(registry.bindings, registry.signatures, [ours.trusted], name)
+    return Admission(registry.bindings, registry.wiring.signatures, [ours.trusted], name)
 
 
 def refused(admission: Admission, manifest: Manifest, says: str) -> None:
@@ -154,7 +154,7 @@ def test_a_component_of_a_too_old_version_is_refused(registry: Registry, ours: P
         registry.sign(name, ours.key)
     made = bind(registry, composed(registry))
     refused(admission(registry, ours, oldest="v1.1.0"), made, r"v1\.0\.0 is older than v1\.1\.0")
-    keyless = Admission(registry.bindings, registry.signatures, oldest=VersionName.parse("v1.1.0"))
+    keyless = Admission(registry.bindings, registry.wiring.signatures, oldest=VersionName.parse("v1.1.0"))
     refused(keyless, made, r"v1\.0\.0 is older than v1\.1\.0")
     admission(registry, ours, oldest="v1.0.0").check(made)
 

@@ -18,6 +18,7 @@ from registry.errors import (
     VersionExists,
     VersionNotFound,
 )
+from registry.usecases.options import CreateOptions
 from registry.versions.bundle import ReleaseNotes
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
@@ -40,7 +41,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_version_holds_every_file_of_its_bundle(registry: Registry, bundle: Path) -> None:
     release_notes = ReleaseNotes("new", {"head": ["bias"]}, ("labels moved",), "reads v1", "look at it")
-    created = registry.create("v1.0.0", bundle, release_notes=release_notes, offline=True)
+    created = registry.create("v1.0.0", bundle, CreateOptions(release_notes=release_notes), offline=True)
     manifest = registry.manifest("v1.0.0")
     on_disk = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
     assert [file.path for file in manifest.files] == sorted(on_disk)
@@ -73,7 +74,7 @@ def test_a_taken_name_is_refused_and_nothing_is_uploaded(registry: Registry, bun
 def test_only_the_bytes_that_changed_travel(registry: Registry, bundle: Path) -> None:
     registry.create("v1.0.0", bundle, offline=True)
     (bundle / "config/note.json").write_text('{"a":1}')
-    created = registry.create("v1.1.0", bundle, offline=True, parent="v1.0.0")
+    created = registry.create("v1.1.0", bundle, CreateOptions(parent="v1.0.0"), offline=True)
     assert created.uploaded == 7
     manifest = registry.manifest("v1.1.0")
     assert (manifest.files_added, manifest.files_modified, manifest.files_removed) == (("config/note.json",), (), ())
@@ -101,7 +102,7 @@ def test_what_cannot_become_a_version_leaves_nothing(registry: Registry, bundle:
     ]
     for kind, name, source, parent in refusals:
         with pytest.raises(kind):
-            registry.create(name, source, offline=True, parent=parent)
+            registry.create(name, source, CreateOptions(parent=parent), offline=True)
     assert listing(registry) == before
     assert registry.versions() == []
 

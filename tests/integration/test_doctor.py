@@ -82,10 +82,10 @@ def test_the_rollback_target_is_to_be_read_daily(registry: Registry) -> None:
     assert one(registry, "rollback target").level == "ok"
 
     pointer = registry.bindings.get(VersionName.parse(V1)).pointer
-    note = registry.last_reads.find(pointer.manifest_sha256)
+    note = registry.wiring.last_reads.find(pointer.manifest_sha256)
     assert note is not None
     yesterday = note.model_copy(update={"when": datetime.now(UTC) - timedelta(hours=25)})
-    registry.last_reads._place(pointer.manifest_sha256).write_bytes(yesterday.to_bytes())
+    registry.wiring.last_reads._place(pointer.manifest_sha256).write_bytes(yesterday.to_bytes())
     assert "25 h ago" in one(registry, "rollback target").detail
     assert one(registry, "rollback target").level == "warning"
 
@@ -129,7 +129,7 @@ def test_a_rule_that_expires_our_objects_is_an_error(registry: Registry) -> None
 
 def test_something_needed_that_is_forgotten_is_an_error(registry: Registry) -> None:
     binding = registry.bindings.get(VersionName.parse(V1))
-    registry.forgotten.add(
+    registry.wiring.forgotten.add(
         Forgotten(
             format=1,
             model=registry.model,

@@ -13,8 +13,8 @@ import pytest
 
 from registry.devstack.s3_server import S3Server
 from registry.errors import ChannelEmpty, CorruptBlob, LoadFailed, ReplicaClosed, SelfTestFailed, StoreUnreachable
-from registry.serving.live import Live
-from registry.serving.loaders import Loader, load_version
+from registry.serving.live import Live, LiveOptions
+from registry.serving.loaders import Loader, LoadOptions, load_version
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import Manifest
@@ -53,7 +53,7 @@ def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
 
 def follow(shop: Shop, **options: Any) -> Live:
     options = {"poll": 0.02, "retry": 0.02, "find": find_echo, **options}
-    return Live(shop.channel(), shop.versions, shop.blobs, **options)
+    return Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(**options))
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_promotion_and_a_rollback_are_followed(shop: Shop, two_versions: Live)
 def test_an_answer_comes_from_the_bytes_of_the_version_it_names(shop: Shop, two_versions: Live) -> None:
     answers = {}
     for name in ("v1.0.0", "v1.1.0"):
-        loaded = load_version(shop.versions, shop.blobs, shop.pointer(name), find=find_echo)
+        loaded = load_version(shop.versions, shop.blobs, shop.pointer(name), LoadOptions(find=find_echo))
         answers[name] = loaded.predict([b"leaf"])[0]
     assert two_versions.predict(b"leaf") == answers["v1.1.0"] != answers["v1.0.0"]
 
@@ -157,7 +157,7 @@ def test_a_corrupt_blob_is_refused_and_the_live_version_serves_on(shop: Shop, tw
     assert two_versions.predict(b"leaf").version == "v1.1.0"
     assert two_versions.health().state == "serving"
     with pytest.raises(CorruptBlob):
-        load_version(shop.versions, shop.blobs, shop.pointer("v1.2.0"), find=find_echo)
+        load_version(shop.versions, shop.blobs, shop.pointer("v1.2.0"), LoadOptions(find=find_echo))
 
     repair()
     assert two_versions.wait_for(version="v1.2.0", timeout=150)

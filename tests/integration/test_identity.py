@@ -82,7 +82,7 @@ def test_an_sts_without_answer_is_not_asked_again(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", dead_address)
     assert identity.is_due(registry.settings.cache, None)
-    registry.note_caller()
+    registry.wiring.note_caller()
     assert not identity.is_due(registry.settings.cache, None)
     assert "@" in Settings.load().who
 
@@ -90,18 +90,18 @@ def test_an_sts_without_answer_is_not_asked_again(
 def test_what_the_environment_says_goes_before_what_is_kept(
     registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.note_caller()
+    registry.wiring.note_caller()
     monkeypatch.setenv("ULORA_WHO", "the night shift")
     assert Settings.load().who == "the night shift"
     proxy.clear()
-    registry.note_caller()
+    registry.wiring.note_caller()
     assert proxy.requests == []
 
 
 def test_other_credentials_are_somebody_else_and_no_key_is_kept(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, s3: S3Server
 ) -> None:
-    registry.note_caller()
+    registry.wiring.note_caller()
     kept = [path for path in registry.settings.cache.rglob("identities/*") if path.is_file()]
     assert sorted(json.loads(path.read_bytes()).keys() for path in kept)
     assert all(s3.access_key not in path.name and s3.access_key.encode() not in path.read_bytes() for path in kept)

@@ -18,6 +18,7 @@ from registry.api import Registry
 from registry.catalog.connection import Connection
 from registry.catalog.download import check_remote
 from registry.errors import BadBundle, BadInput, CatalogRefused, CatalogUnreachable, CorruptBlob, VersionNotFound
+from registry.usecases.options import CreateOptions
 from registry.versions.bundle import ReleaseNotes
 from tests.support.bundles import write_bundle
 from tests.support.commands import complains, ulora
@@ -95,7 +96,7 @@ def test_release_notes_of_an_old_version_can_be_overridden(registry: Registry, t
     assert manifest.changes["imported"]["implementation_complete"] is True
     assert "project/requirements.txt" in [file.path for file in manifest.files]
     assert "1 files listed in version.json do not exist" in said
-    registry.create("v5.5.2", folder, offline=True, release_notes=ReleaseNotes("Ours"))
+    registry.create("v5.5.2", folder, CreateOptions(release_notes=ReleaseNotes("Ours")), offline=True)
     assert registry.manifest("v5.5.2").description == "Ours"
     assert registry.manifest("v5.5.2").breaking_changes == ("labels moved",)
 
@@ -115,7 +116,7 @@ def test_a_backbone_of_the_store_is_found_by_its_name(registry: Registry, tmp_pa
     shutil.copytree(TINY / "dinov2-tiny", tmp_path / "vit")
     registry.add_backbone(tmp_path / "vit", name="plant-vit")
     write_peft(tmp_path / "maize", labels=LABELS)
-    registry.create("v1.0.0", tmp_path / "maize", backbone="plant-vit", offline=True)
+    registry.create("v1.0.0", tmp_path / "maize", CreateOptions(backbone="plant-vit"), offline=True)
     backbone = registry.manifest("v1.0.0").backbone
     assert backbone is not None
     assert backbone.name == "plant-vit"
@@ -160,9 +161,8 @@ def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, t
 
 def test_fields_of_an_old_version_are_kept_with_given_changes(registry: Registry, tmp_path: Path) -> None:
     folder = old_version(tmp_path / "v5.5.1")
-    registry.create(
-        "v5.5.1", folder, offline=True, release_notes=ReleaseNotes(changes={"router": "new", "imported": {"by": "ann"}})
-    )
+    notes = ReleaseNotes(changes={"router": "new", "imported": {"by": "ann"}})
+    registry.create("v5.5.1", folder, CreateOptions(release_notes=notes), offline=True)
     changes = registry.manifest("v5.5.1").changes
     assert changes["router"] == "new"
     assert changes["changes"] == ["thresholds per class"]
@@ -246,7 +246,7 @@ def test_a_model_that_others_logged_is_taken_in(catalogued: Registry, model: str
     client.log_artifacts(run, str(tmp_path / "maize"), "peft")
     client.create_registered_model(model)
     client.create_model_version(model, f"runs:/{run}/peft", run_id=run)
-    catalogued.create("v1.0.0", f"models:/{model}/1", target="maize", offline=True)
+    catalogued.create("v1.0.0", f"models:/{model}/1", CreateOptions(target="maize"), offline=True)
     assert "adapters/maize" in catalogued.manifest("v1.0.0").components
 
 
@@ -304,7 +304,7 @@ def test_a_disk_behind_other_names_is_not_read_either(catalogued: Registry, mode
     client.create_model_version(model, f"models:/{model}-runs/1")
     for name in (f"{model}-runs", f"{model}-logged", model):
         with pytest.raises(CatalogRefused, match="server's own disk"):
-            catalogued.create("v1.0.0", f"models:/{name}/1", target="maize", offline=True)
+            catalogued.create("v1.0.0", f"models:/{name}/1", CreateOptions(target="maize"), offline=True)
 
 
 def test_models_that_can_t_be_had(catalogued: Registry, registry: Registry, model: str) -> None:

@@ -17,9 +17,10 @@ from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.devstack.s3_server import S3Server
 from registry.errors import StoreDenied
-from registry.evidence.results import Evidence, Measurement
+from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.names import VersionName
 from registry.retention.forget import RetentionRule
+from registry.serving.live import LiveOptions
 from registry.store import layout, objects
 from registry.store.blobs import hash_file
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
@@ -82,7 +83,7 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
         registry = cast["measurer"]
         registry.blobs.fetch(registry.trusted_manifest(version).files)
-        registry.ledger.add(measured(registry, version))
+        registry.wiring.ledger.add(measured(registry, version))
     promoter = cast["promoter"]
     for version in ("v1.0.0", "v1.1.0"):
         for channel in ("staging", "production"):
@@ -92,11 +93,11 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
 
 
 def measured(registry: Registry, version: str) -> Evidence:
-    return Evidence.of(
-        Measurement((), "d" * 64, "leaves", 10), benchmark="accuracy", model=MODEL, version=version,
-        content_sha256=registry.manifest(version).content_sha256, device="cpu", runtime="none", seconds=1.0,
-        timestamp="2026-11-21T10:00:00Z", libraries={}, who="measurer",
+    run = BenchmarkRun(
+        benchmark="accuracy", model=MODEL, version=version, content_sha256=registry.manifest(version).content_sha256,
+        device="cpu", runtime="none", seconds=1.0, timestamp="2026-11-21T10:00:00Z", libraries={}, who="measurer",
     )  # fmt: skip
+    return Evidence.of(Measurement((), "d" * 64, "leaves", 10), run)
 
 
 def publish(registry: Registry, folder: Path) -> None:
@@ -113,7 +114,7 @@ def publish(registry: Registry, folder: Path) -> None:
 
 def serve(replica: Registry, promoter: Registry) -> None:
     """A replica follows while the channel goes back as a whole and in part."""
-    with replica.follow("production", poll=0.02, retry=0.02, find=lambda flavor: load_echo) as live:
+    with replica.follow("production", LiveOptions(poll=0.02, retry=0.02, find=lambda flavor: load_echo)) as live:
         wait_until(lambda: live.health().rollback_ready)
         part = promoter.rollback(only=[TARGET], reason="only low")
         assert live.wait_for(generation=part.generation, timeout=150)

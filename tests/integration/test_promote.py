@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
+from registry.channels.channel import PromoteOptions
 from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, VersionNotFound
 from registry.evidence.gates import Verdict
 from registry.store import layout
@@ -35,7 +36,7 @@ def under(registry: Registry, folder: Path, policy: str | None) -> Registry:
 def kept_verdicts(registry: Registry) -> list[Verdict]:
     folder = f"models/{registry.model}/verdicts/"
     stems = [key.removeprefix(folder).removesuffix(".json") for key in listing(registry) if key.startswith(folder)]
-    return [registry.ledger.verdict(stem) for stem in stems]
+    return [registry.wiring.ledger.verdict(stem) for stem in stems]
 
 
 def test_a_promotion_moves_the_log_and_keeps_its_verdict(registry: Registry) -> None:
@@ -46,7 +47,7 @@ def test_a_promotion_moves_the_log_and_keeps_its_verdict(registry: Registry) -> 
     assert (second.version, second.previous, second.generation) == ("v2.0.0", "v1.0.0", 2)
     newest, oldest = registry.history("staging")
     assert newest.verdict
-    assert registry.ledger.verdict(newest.verdict).outcome == "pass"
+    assert registry.wiring.ledger.verdict(newest.verdict).outcome == "pass"
     assert oldest.reason == "try it"
 
 
@@ -77,13 +78,13 @@ def test_a_forced_promotion_needs_a_reason_and_says_so_for_ever(registry: Regist
     strict = under(registry, tmp_path, None)
     for reason in ("", "  "):
         with pytest.raises(BadInput, match="needs a reason"):
-            strict.promote("v1.0.0", "production", force=True, reason=reason)
-    change = strict.promote("v1.0.0", "production", force=True, reason="incident 42")
+            strict.promote("v1.0.0", "production", PromoteOptions(force=True), reason=reason)
+    change = strict.promote("v1.0.0", "production", PromoteOptions(force=True), reason="incident 42")
     assert change.verdict
     assert (change.verdict.outcome, change.verdict.forced) == ("fail", "incident 42")
     (record,) = registry.history()
     assert record.reason == "incident 42"
-    assert registry.ledger.verdict(record.verdict or "").forced == "incident 42"
+    assert registry.wiring.ledger.verdict(record.verdict or "").forced == "incident 42"
 
 
 def test_a_reason_that_does_not_fit_is_refused_before_anything_is_written(registry: Registry, tmp_path: Path) -> None:
@@ -91,11 +92,11 @@ def test_a_reason_that_does_not_fit_is_refused_before_anything_is_written(regist
     before = listing(registry)
     strict = under(registry, tmp_path, None)
     with pytest.raises(BadInput, match="reason"):
-        strict.promote("v1.0.0", "production", force=True, reason="x" * 4097)
+        strict.promote("v1.0.0", "production", PromoteOptions(force=True), reason="x" * 4097)
     assert listing(registry) == before
-    change = strict.promote("v1.0.0", "production", force=True, reason="x" * 4096)
+    change = strict.promote("v1.0.0", "production", PromoteOptions(force=True), reason="x" * 4096)
     assert change.verdict
-    assert registry.ledger.verdict(change.verdict.sha256).forced
+    assert registry.wiring.ledger.verdict(change.verdict.sha256).forced
     assert registry.history()[0].reason == "x" * 4096
 
 
@@ -123,7 +124,7 @@ def test_a_pass_whose_record_lost_its_race_is_no_past(registry: Registry, tmp_pa
     for info in list(registry.store.list(layout.passed(registry.model, "staging", "v1.0.0"))):
         registry.store.delete(info.key)
     content = registry.manifest("v1.0.0").content_sha256
-    asks.ledger.add_pass(record.model_copy(update={"nonce": "0" * 32}), content)
+    asks.wiring.ledger.add_pass(record.model_copy(update={"nonce": "0" * 32}), content)
     with pytest.raises(GateRefused, match="staging"):
         asks.promote("v1.0.0", "production")
 
@@ -135,17 +136,17 @@ def test_what_was_withdrawn_comes_back_by_force_only(registry: Registry) -> None
     registry.rollback(reason="errors")
     with pytest.raises(GateRefused, match=r"v2\.0\.0 was rolled back in production"):
         registry.promote("v2.0.0", "production")
-    assert registry.promote("v2.0.0", "production", force=True, reason="it was the network").changed
+    assert registry.promote("v2.0.0", "production", PromoteOptions(force=True), reason="it was the network").changed
     head = registry.history()[0]
     assert head.withdrawn == ()
 
 
 def test_a_generation_that_is_not_the_one_seen_is_a_conflict(registry: Registry) -> None:
     bind(registry, "v1.0.0", "v2.0.0")
-    registry.promote("v1.0.0", expected=0)
+    registry.promote("v1.0.0", options=PromoteOptions(expected=0))
     with pytest.raises(ChannelMoved, match="at generation 1, not 0: last moved by a test"):
-        registry.promote("v2.0.0", expected=0)
-    assert registry.promote("v2.0.0", expected=1).changed
+        registry.promote("v2.0.0", options=PromoteOptions(expected=0))
+    assert registry.promote("v2.0.0", options=PromoteOptions(expected=1)).changed
 
 
 def test_a_version_that_is_not_whole_is_refused_by_file(registry: Registry, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_version_that_is_not_whole_is_refused_by_file(registry: Registry, tmp_
         registry.promote("v1.0.0")
     registry.store.delete(layout.blob(file_of(registry, "v1.0.0", WEIGHTS).sha256))
     with pytest.raises(MissingBlob, match=WEIGHTS):
-        registry.promote("v1.0.0", force=True, reason="all the same")
+        registry.promote("v1.0.0", options=PromoteOptions(force=True), reason="all the same")
     assert registry.channel("staging").head() is None
 
 

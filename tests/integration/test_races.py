@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channels.channel import Channel
+from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BrokenChain, ChannelMoved, KeyExists, NotNow, VersionExists
 from registry.store import layout
@@ -82,7 +82,8 @@ def test_of_two_promoters_one_wins_and_the_other_is_told_who(registry: Registry,
     bind(registry, "v1.0.0", "v2.0.0")
     ann, bob = desk(registry, tmp_path, "ann"), desk(registry, tmp_path, "bob")
     found = together(
-        lambda: ann.promote("v1.0.0", "production", expected=0), lambda: bob.promote("v2.0.0", "production", expected=0)
+        lambda: ann.promote("v1.0.0", "production", PromoteOptions(expected=0)),
+        lambda: bob.promote("v2.0.0", "production", PromoteOptions(expected=0)),
     )
     lost = [result for result in found if isinstance(result, ChannelMoved)]
     winner = registry.history()[0]
@@ -109,7 +110,7 @@ def test_a_promoter_with_an_outdated_head_loses(registry: Registry, tmp_path: Pa
             with pytest.raises(ChannelMoved, match=r"bob moved .* production first: promote to v2\.0\.0, generation 1"):
                 late.result(300)
     assert [record.who for record in registry.history()] == ["bob"]
-    assert registry.ledger.past(registry.channel("production"), registry.manifest("v1.0.0").name) is None
+    assert registry.wiring.ledger.past(registry.channel("production"), registry.manifest("v1.0.0").name) is None
 
 
 @pytest.mark.parametrize("fault", [faults.swallow_reply, faults.fail_after_applying], ids=lambda fault: fault.__name__)

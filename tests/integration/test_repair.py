@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.answers import Mended, Verification
 from registry.api import Registry
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BadInput, KeyExists
@@ -18,6 +19,7 @@ from registry.retention.notes import Forgotten
 from registry.store import layout
 from registry.store.blobs import hash_file
 from registry.store.uploads import PART_BYTES
+from registry.usecases.options import VerifyOptions
 from tests.support.commands import complains, ulora
 from tests.support.registries import create, file_of, flip_a_byte, listing, open_registry
 
@@ -36,6 +38,12 @@ def registry(store_url: str, s3, model: str, tmp_path: Path, monkeypatch: pytest
     create(registry, V1, tmp_path)
     create(registry, V2, tmp_path)
     return registry
+
+
+def repaired(registry: Registry, source: Path) -> tuple[Verification, tuple[Mended, ...]]:
+    """Repair the version from a folder: how it is afterwards, and what was repaired."""
+    report = registry.verify_all([V1], VerifyOptions(repair_from=source))
+    return report.versions[0], report.mended
 
 
 def lose(registry: Registry, version: str, path: str) -> None:
@@ -104,7 +112,7 @@ def test_what_no_copy_is_found_of_stays_bad_and_is_named(registry: Registry, tmp
     complains(done, 6, f"1 bad: {V1} {WEIGHTS} (corrupt)", "holds no copy")
     assert f"{V1} {CONFIG} was missing, is good now" in done.out
     with pytest.raises(BadInput):
-        registry.repair(V1, tmp_path / "nowhere")
+        repaired(registry, tmp_path / "nowhere")
 
 
 def test_a_lost_manifest_is_repaired_before_the_files_it_names(registry: Registry, tmp_path: Path) -> None:
@@ -114,7 +122,7 @@ def test_a_lost_manifest_is_repaired_before_the_files_it_names(registry: Registr
     key = layout.blob(registry.bindings.get(VersionName.parse(V1)).manifest_sha256)
     for damage in (lambda: registry.store.delete(key), lambda: registry.store.overwrite(key, b"{}")):
         damage()
-        left, mended = registry.repair(V1, tmp_path / "tree")
+        left, mended = repaired(registry, tmp_path / "tree")
         assert left.ok
         assert mended[0].path == "version.json"
     assert registry.manifest(V1) == manifest
@@ -123,7 +131,7 @@ def test_a_lost_manifest_is_repaired_before_the_files_it_names(registry: Registr
 def test_the_own_cache_of_blobs_is_a_source_of_copies(registry: Registry) -> None:
     registry.blobs.fetch(registry.manifest(V1).files)
     flip_a_byte(registry, V1, WEIGHTS)
-    left, _ = registry.repair(V1, registry.settings.cache)
+    left, _ = repaired(registry, registry.settings.cache)
     assert left.ok
 
 
@@ -134,7 +142,7 @@ def test_good_bytes_without_a_digest_are_uploaded_again(registry: Registry, tmp_
     assert [bad.problem for bad in registry.verify(V1).bad] == ["unproven"]
     assert registry.verify(V1, read_data=True).ok
     (tmp_path / "empty").mkdir()
-    left, mended = registry.repair(V1, tmp_path / "empty")
+    left, mended = repaired(registry, tmp_path / "empty")
     assert (left.ok, mended[0].problem, mended[0].done) == (True, "unproven", True)
     assert registry.verify(V1).ok
 
@@ -210,7 +218,7 @@ def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp
 def test_deleted_files_of_a_forgotten_version_are_not_bad(registry: Registry) -> None:
     pointer = registry.bindings.get(VersionName.parse(V1)).pointer
     note = {"format": 1, "model": registry.model, "who": "a test", "when": timestamp(), **pointer.model_dump()}
-    registry.forgotten.add(Forgotten.model_validate(note))
+    registry.wiring.forgotten.add(Forgotten.model_validate(note))
     lose(registry, V1, WEIGHTS)
     checked = registry.verify(V1)
     assert checked.ok

@@ -25,8 +25,8 @@ from PIL import Image
 from registry.errors import BadSetting, CorruptBlob
 from registry.serving.app import MAX_IMAGE, _sigterm_ends, create_app, serve
 from registry.serving.fleet import replicas
-from registry.serving.live import Live
-from registry.serving.loaders import Prediction, load_version
+from registry.serving.live import Live, LiveOptions
+from registry.serving.loaders import LoadOptions, Prediction, load_version
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.versions.bundle import DEFAULT_FLAVOR
@@ -60,7 +60,7 @@ def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
 
 @pytest.fixture
 def live(shop: Shop) -> Iterator[Live]:
-    with Live(shop.channel(), shop.versions, shop.blobs, poll=0.02, retry=0.05) as live:
+    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(poll=0.02, retry=0.05)) as live:
         yield live
 
 
@@ -157,10 +157,10 @@ def test_a_cache_that_may_not_be_written_is_named(store_url: str, model: str, tm
     cache = tmp_path / "elsewhere"
     cache.mkdir()
     with no_right_to_write(cache), pytest.raises(BadSetting, match="elsewhere") as caught:
-        load_version(shop.versions, Blobs(shop.store, cache), shop.pointer("v1.0.0"), find=find_echo)
+        load_version(shop.versions, Blobs(shop.store, cache), shop.pointer("v1.0.0"), LoadOptions(find=find_echo))
     assert "ULORA_CACHE" in caught.value.hint
     with no_right_to_write(cache), pytest.raises(BadSetting, match="elsewhere"):
-        Live(shop.channel(), shop.versions, Blobs(shop.store, cache), find=find_echo).start()
+        Live(shop.channel(), shop.versions, Blobs(shop.store, cache), LiveOptions(find=find_echo)).start()
     assert list(cache.iterdir()) == []
 
 
@@ -279,7 +279,7 @@ def test_health_version_and_refresh_say_what_is_served(shop: Shop, http: httpx.C
 
 
 def test_a_replica_that_should_not_be_asked_answers_503(shop: Shop) -> None:
-    live = Live(shop.channel(), shop.versions, shop.blobs, max_staleness=-1)
+    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(max_staleness=-1))
     with live, running(live) as http:
         assert http.get("/health").status_code == 503
         assert http.get("/health").json()["state"] == "not ready"
@@ -312,7 +312,7 @@ def test_a_slow_prediction_does_not_hold_up_the_others(shop: Shop) -> None:
 
         return load
 
-    live = Live(shop.channel(), shop.versions, shop.blobs, find=find_slow)
+    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_slow))
     with live, running(live) as http, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(http.post, "/predict", files={"image": IMAGES[0]})
         assert waiting.wait(300)
@@ -333,12 +333,12 @@ import sys
 from pathlib import Path
 from registry.serving.app import serve
 from registry.serving.fleet import Heartbeats
-from registry.serving.live import Live
+from registry.serving.live import Live, LiveOptions
 from registry.store.objects import ObjectStore
 from tests.support.releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 heartbeats = Heartbeats(shop.store, shop.model, "production")
-with Live(shop.channel(), shop.versions, shop.blobs, find=find_echo, fleet=heartbeats) as live:
+with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo), fleet=heartbeats) as live:
     serve(live, port=0, started=lambda url: print(url, flush=True))
 print("closed", flush=True)
 """

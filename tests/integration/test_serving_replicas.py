@@ -13,7 +13,7 @@ import pytest
 from registry.errors import BadInput
 from registry.serving import fleet
 from registry.serving.fleet import Heartbeats, Replica, all_replicas, replicas, wait_for_replicas
-from registry.serving.live import Live
+from registry.serving.live import Live, LiveOptions
 from registry.serving.loaders import Loader
 from registry.store import layout
 from registry.store.objects import ObjectStore
@@ -35,8 +35,8 @@ def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
 
 def follow(shop: Shop, store: ObjectStore | None = None, **options: Any) -> Live:
     heartbeats = Heartbeats(store or shop.store, shop.model, "production", every=0.1)
-    options = {"poll": 0.02, "find": find_echo, "fleet": heartbeats, **options}
-    return Live(shop.channel(), shop.versions, shop.blobs, **options)
+    options = {"poll": 0.02, "find": find_echo, **options}
+    return Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(**options), fleet=heartbeats)
 
 
 def seen(shop: Shop) -> list[Replica]:

@@ -10,9 +10,10 @@ import pytest
 
 from registry.answers import Signed
 from registry.api import Registry
+from registry.channels.channel import PromoteOptions
 from registry.errors import Conflict, NotTrusted
 from registry.integrity.verify import SIGNATURE, Verifier
-from registry.serving.live import Live
+from registry.serving.live import Live, LiveOptions
 from registry.store import layout
 from registry.trust import signatures
 from registry.trust.keys import TrustedKey
@@ -66,7 +67,7 @@ def test_an_unsigned_version_is_refused_until_it_is_signed(registry: Registry, o
 
 def test_no_force_promotes_what_is_not_trusted(registry: Registry, ours: Pair) -> None:
     with pytest.raises(NotTrusted):
-        trusting(registry, ours).promote("v1.0.0", "production", force=True, reason="please")
+        trusting(registry, ours).promote("v1.0.0", "production", PromoteOptions(force=True), reason="please")
     assert registry.channel("production").head() is None
 
 
@@ -105,7 +106,7 @@ def test_a_signature_of_another_version_or_model_is_ignored(
     other = open_registry(tmp_path / "other", store_url, f"{registry.model}-other")
     bind(other, "v1.0.0")
     for place, version in ((registry, "v2.0.0"), (other, "v1.0.0")):
-        place.signatures.add(version, body)
+        place.wiring.signatures.add(version, body)
         with pytest.raises(NotTrusted, match="1 signatures, none by a trusted key"):
             trusting(place, ours).trusted_manifest(version)
 
@@ -116,7 +117,7 @@ def test_garbage_beside_a_signature_is_passed_over_and_bounded(registry: Registr
     registry.store.create(f"{folder}{'e' * 64}.json", b"x" * 100_000)
     registry.sign("v1.0.0", ours.key)
     assert trusting(registry, ours).trusted_manifest("v1.0.0").version == "v1.0.0"
-    assert len(registry.signatures.of("v1.0.0")) == 1
+    assert len(registry.wiring.signatures.of("v1.0.0")) == 1
 
 
 def test_invalid_signatures_do_not_hide_an_earlier_valid_one(
@@ -174,7 +175,7 @@ def careful(shop: Shop, store_url: str, ours: Pair, tmp_path: Path) -> Registry:
 
 
 def follow(registry: Registry) -> Live:
-    return registry.follow("production", poll=0.02, retry=0.02, find=find_echo)
+    return registry.follow("production", LiveOptions(poll=0.02, retry=0.02, find=find_echo))
 
 
 def test_a_replica_keeps_its_version_if_the_new_one_is_untrusted(shop: Shop, careful: Registry, ours: Pair) -> None:

@@ -12,6 +12,7 @@ import pytest
 from registry.api import Registry
 from registry.errors import LoadFailed, UloraError
 from registry.tree.snapshot import Project
+from registry.usecases.options import CreateOptions
 from tests.support.commands import complains, ulora
 from tests.support.registries import flip_a_byte, open_registry, small_bundle, write_policy
 from tests.support.trees import tree_of, write_tree
@@ -166,7 +167,7 @@ def test_a_snapshot_can_be_promoted_but_not_served(
     registry = open_registry(tmp_path, store_url, model, tracking_uri=tracking_uri)
     registry.store.initialise()
     project = Project.at(write_tree(tmp_path / "project", PROJECT))
-    made = registry.create("v1.0.0", project=project)
+    made = registry.create("v1.0.0", options=CreateOptions(project=project))
     assert made.catalog_number == 1
     assert registry.promote("v1.0.0", "staging").changed
     with pytest.raises(LoadFailed, match="snapshot of files"):

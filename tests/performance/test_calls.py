@@ -24,7 +24,7 @@ def registry(store_url: str, model: str, tmp_path: Path, proxy: Proxy) -> Iterat
     """A registry whose calls to the store go through the proxy."""
     registry = open_registry(tmp_path, store_url, model, endpoint_url=proxy.url)
     registry.store.initialise()
-    registry._check_writable()
+    registry.wiring.check_writable()
     return registry
 
 

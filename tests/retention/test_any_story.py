@@ -50,7 +50,7 @@ class Story(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def promote(self, number: int) -> None:
-        is_forgotten = self.registry.forgotten.find(name(number)) is not None
+        is_forgotten = self.registry.wiring.forgotten.find(name(number)) is not None
         try:
             self.registry.promote(name(number), "production")
         except VersionNotFound:
@@ -79,7 +79,7 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def what_is_needed_is_readable(self) -> None:
-        forgotten = set(self.registry.forgotten.versions())
+        forgotten = set(self.registry.wiring.forgotten.versions())
         head = self.registry.channel("production").head()
         needed = {name(number) for number in self.bound} - forgotten
         if head and head.stable:

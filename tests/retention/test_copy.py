@@ -51,7 +51,7 @@ def there(here: Registry, tmp_path: Path) -> Registry:
 def _registry(folder: Path, store: str, model: str) -> Registry:
     registry, calendar = open_calendar(folder, store, model)
     calendar.initialise()
-    registry._check_writable()
+    registry.wiring.check_writable()
     return registry
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channels.channel import RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import (
     BadInput,
@@ -46,7 +46,7 @@ def registry(store_url: str, model: str, tmp_path: Path) -> Registry:
     """A registry on a calendar; see `calendar`."""
     registry, calendar = open_calendar(tmp_path, store_url, model)
     calendar.initialise()
-    registry._check_writable()
+    registry.wiring.check_writable()
     return registry
 
 
@@ -183,7 +183,7 @@ def test_a_forgotten_version_is_not_promoted(registry: Registry, calendar: Calen
     calendar.days = 31
     registry.collect_garbage(KEEP_ONE)
     with pytest.raises(VersionForgotten) as refused:
-        registry.promote("v1.0.0", "staging", force=True, reason="must")
+        registry.promote("v1.0.0", "staging", PromoteOptions(force=True), reason="must")
     assert "ulora store remember v1.0.0" in refused.value.hint
     assert registry.channel("staging").head() is None
 
@@ -194,7 +194,7 @@ def test_a_promotion_that_slips_in_wins_over_the_note(registry: Registry, calend
     calendar.days = 31
     calendar.before("create", lambda: serve(registry, "production", "v1.0.0"), containing="/forgotten/")
     assert registry.collect_garbage(KEEP_ONE).forgotten == ()
-    assert registry.forgotten.find("v1.0.0") is None
+    assert registry.wiring.forgotten.find("v1.0.0") is None
 
 
 def test_a_promotion_that_slips_in_later_loses_no_file(registry: Registry, calendar: Calendar) -> None:
@@ -204,11 +204,11 @@ def test_a_promotion_that_slips_in_later_loses_no_file(registry: Registry, calen
     calendar.before("create", lambda: registry.collect_garbage(KEEP_ONE), containing="/channels/")
     notes = registry.promote("v1.0.0", "production").notes
     assert any("ulora store remember v1.0.0" in note for note in notes)
-    assert registry.forgotten.find("v1.0.0")
+    assert registry.wiring.forgotten.find("v1.0.0")
     assert registry.collect_garbage(KEEP_ONE, dry_run=True).remembered == ("v1.0.0",)
     done = registry.collect_garbage(KEEP_ONE)
     assert (done.remembered, done.before, done.forgotten) == (("v1.0.0",), (), ())
-    assert registry.forgotten.find("v1.0.0") is None
+    assert registry.wiring.forgotten.find("v1.0.0") is None
     months_later(calendar, passes=3, registry=registry)
     assert has(registry, b"one")
 
@@ -460,10 +460,10 @@ def test_the_command_says_what_stays_and_why(
     assert plan.code == 0
     assert "v2.0.0  among the newest 1" in plan.out
     assert "would forget v1.0.0" in plan.out
-    assert "would mark 1 blobs" in plan.out
+    assert "would mark 1 blobs for deletion" in plan.out
     done = ulora("store", "gc", "--keep", 1, "--older-than", "0s", "--reason", "tidy", "--json").document
     assert (done["forgotten"], done["pruned"]["marked"], done["dry_run"]) == (["v1.0.0"], 1, False)
-    assert registry.forgotten.find("v1.0.0").reason == "tidy"
+    assert registry.wiring.forgotten.find("v1.0.0").reason == "tidy"
     assert [one["forgotten"] for one in ulora("list", "--json").document] == [True, False]
     assert ulora("list").out.count("forgotten") == 1
     shown = ulora("show", "v1.0.0")

@@ -203,7 +203,7 @@ def test_what_is_bound_before_the_claim_is_spared(stages: Iterator[Registry]) ->
 
 
 def old_version(registry: Registry) -> None:
-    registry._is_checked = True  # what is no store yet will do here: a dozen calls less
+    registry.wiring._is_checked = True  # what is no store yet will do here: a dozen calls less
     release(registry, NAME, FILE)
     bind(registry, "v2.0.0")
     calendar_of(registry).days = 31
@@ -241,7 +241,7 @@ def test_remembered_during_a_sweep_is_whole_or_still_forgotten(
 ) -> None:
     outcomes = set()
     for registry, _ in every_order(stages, forgotten_version, outer, inner, REMEMBERED):
-        is_forgotten = registry.forgotten.find(NAME) is not None
+        is_forgotten = registry.wiring.forgotten.find(NAME) is not None
         assert has(registry, FILE) or is_forgotten
         outcomes.add(is_forgotten)
     assert outcomes == {True, False}

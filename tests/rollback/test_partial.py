@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.channels.channel import RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.channels.record import Author, Canary, ChannelPosition, promoted
 from registry.errors import BadInput, ChannelMoved, MissingBlob, NothingToRollBackTo, NotNow, OutcomeUnknown
 from registry.names import VersionName
@@ -132,7 +132,7 @@ def test_a_rollback_after_it_goes_to_the_version_before(registry: Registry) -> N
 
 def test_the_version_left_can_be_promoted_and_rolled_back_again(registry: Registry) -> None:
     composed = registry.rollback(only=[TOMATO]).version
-    registry.promote("v2.0.0-b", "production", force=True, reason="it was the camera")
+    registry.promote("v2.0.0-b", "production", PromoteOptions(force=True), reason="it was the camera")
     assert now(registry) == ("v2.0.0-b", (composed, "v1.0.0-a"), ())
     assert registry.rollback(only=[TOMATO]).version == composed
     assert now(registry) == (composed, ("v1.0.0-a",), ("v2.0.0-b",))
@@ -141,7 +141,7 @@ def test_the_version_left_can_be_promoted_and_rolled_back_again(registry: Regist
 def test_a_withdrawn_composed_version_needs_a_forced_promotion(registry: Registry) -> None:
     composed = registry.rollback(only=[TOMATO]).version
     registry.rollback(options=RollbackOptions(leave=composed))
-    registry.promote("v2.0.0-b", "production", force=True, reason="try again")
+    registry.promote("v2.0.0-b", "production", PromoteOptions(force=True), reason="try again")
     with pytest.raises(NotNow, match=f"{composed}, which was withdrawn") as refused:
         registry.rollback(only=[TOMATO])
     assert "--force" in refused.value.hint

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from registry.api import Registry
 from registry.breakglass import rollback_script as source
 from registry.breakglass.rollback_script import Failure
 from registry.breakglass.write_script import Script, StoreLocation, rollback_script
-from registry.channels.channel import RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.channels.record import Author, Canary, ChannelPosition, Record, aborted, promoted, rolled_back
 from registry.errors import MissingBlob, NothingToRollBackTo, VersionNotFound
 from registry.formats import canonical
@@ -155,7 +155,7 @@ def test_it_rolls_back_with_boto3_only(
     assert now(registry) == ("v2.0.0", ("v1.0.0",), ("v3.0.0",))
     newest = registry.history()[0]  # the whole chain is verified
     assert (newest.action, newest.reason, newest.verdict) == ("rollback", "it is three in the morning", None)
-    registry.promote("v3.0.0", "production", force=True, reason="fixed")
+    registry.promote("v3.0.0", "production", PromoteOptions(force=True), reason="fixed")
     assert registry.rollback(options=RollbackOptions(leave="v3.0.0")).version == "v2.0.0"
 
 
@@ -434,7 +434,8 @@ def test_of_two_at_once_one_writes(
     registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, to: str, code: int
 ) -> None:
     def first_the_package(exchange: Any) -> None:
-        registry.acting_as("the\x1b[2J\nother").rollback(options=RollbackOptions(to=to))
+        other = Registry(settings=replace(registry.settings, who="the\x1b[2J\nother"))
+        other.rollback(options=RollbackOptions(to=to))
         exchange.send(exchange.forward())
 
     monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)

@@ -108,7 +108,7 @@ def open_calendar(folder: Path, store: str, model: str) -> tuple[Registry, Calen
     calendar = Calendar(store)
     shared = _connections(os.environ["AWS_ENDPOINT_URL_S3"], os.environ["AWS_ACCESS_KEY_ID"])
     calendar._client.__dict__.update(shared)
-    registry.__dict__["store"] = calendar
+    registry.wiring.__dict__["store"] = calendar
     return registry, calendar
 
 
@@ -143,7 +143,7 @@ def release(
 
     def commit() -> None:
         registry.bindings.bind(manifest, registry.blobs.put(manifest.to_bytes()))
-        registry.forgotten.take_back(name)
+        registry.wiring.forgotten.take_back(name)
         then()
 
     local = lambda file: nullcontext(folder / file.sha256)  # noqa: E731

@@ -23,14 +23,15 @@ import numpy as np
 
 from adapters import bundle
 from registry.api import Registry
-from registry.channels.channel import RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.channels.record import Canary, Record
 from registry.devstack.s3_server import S3Server
-from registry.evidence.results import Evidence, Measurement, Metric
+from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
 from registry.retention.forget import RetentionRule
 from registry.serving.fleet import Heartbeat
 from registry.settings import Settings
 from registry.store import layout
+from registry.usecases.options import CreateOptions
 from registry.versions.bundle import ReleaseNotes
 from registry.versions.manifest import Manifest
 from tests.support.bundles import add_goldens, png, write_bundle
@@ -81,13 +82,8 @@ def tell(registry: Registry, work: Path, keys: Path) -> None:
     )
     for position, name in enumerate(ROSTER[:3]):
         source = golden_bundle(Path("bundles") / name, position)
-        registry.create(
-            name,
-            source,
-            release_notes=release_notes,
-            parent=ROSTER[position - 1] if position > 1 else None,
-            offline=True,
-        )
+        parent = ROSTER[position - 1] if position > 1 else None
+        registry.create(name, source, CreateOptions(release_notes=release_notes, parent=parent), offline=True)
     bind_again(registry, ROSTER[2], ROSTER[3])
     for position, name in enumerate(ROSTER):
         measure(registry, name, successes=90 + position)
@@ -98,7 +94,7 @@ def tell(registry: Registry, work: Path, keys: Path) -> None:
     add_record(registry, "canary", canary=Canary(**pointer(registry, "v1.2.0"), weight=5.0), **LATER)
     registry.rollback(reason="the trial was bad")
     add_record(registry, "of-a-later-release")
-    registry.promote("v1.2.0", "production", force=True, reason="forced: no past in staging")
+    registry.promote("v1.2.0", "production", PromoteOptions(force=True), reason="forced: no past in staging")
     registry.rollback(reason="the error rate", options=RollbackOptions(leave="v1.2.0"))
     registry.rollback(reason="tomatoes only", options=RollbackOptions(again=True), only=[PART])
     registry.rollback_script("v1.0.0", reason="on the night shift's stick")
@@ -147,12 +143,13 @@ def measure(registry: Registry, name: str, successes: int) -> None:
         (Metric.proportion("accuracy", successes, 100, target="low"), Metric.of("odd", None, n=0)),
         data_sha256="d" * 64, data_name="golden digits", data_n=100, notes={"ood": "photos"},
     )  # fmt: skip
-    evidence = Evidence.of(
-        measurement, benchmark="accuracy", model=MODEL, version=name, content_sha256=manifest.content_sha256,
+    run = BenchmarkRun(
+        benchmark="accuracy", model=MODEL, version=name, content_sha256=manifest.content_sha256,
         device="cpu", runtime="torch-fp32", timestamp="2026-11-21T10:00:00Z", seconds=1.5,
         libraries={"torch": "2.13.0"}, who="ana@golden",
     )  # fmt: skip
-    registry.ledger.add(Evidence.model_validate({**evidence.model_dump(exclude_unset=True), **LATER}))
+    evidence = Evidence.of(measurement, run)
+    registry.wiring.ledger.add(Evidence.model_validate({**evidence.model_dump(exclude_unset=True), **LATER}))
 
 
 def sign(registry: Registry, keys: Path) -> None:
@@ -231,7 +228,7 @@ def expected(registry: Registry) -> Mapping[str, Any]:
             for channel in ("production", "staging")
         },
         "evidence": {name: [one.sha256 for one in registry.evidence(name)] for name in names},
-        "forgotten": registry.forgotten.versions(),
+        "forgotten": registry.wiring.forgotten.versions(),
         "answer": {name: answer[name] for name in ("label", "outcome", "target")},
     }  # fmt: skip
 

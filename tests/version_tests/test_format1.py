@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
-from registry.channels.channel import RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.devstack.s3_server import S3Server
 from registry.errors import NotTrusted, VersionForgotten
 from registry.formats.canonical import sha256
@@ -108,10 +108,10 @@ def test_the_logs_are_the_chains_that_they_were(registry: Registry) -> None:
 def test_evidence_and_notes_are_read(registry: Registry) -> None:
     for name, digests in EXPECTED["evidence"].items():
         assert [one.sha256 for one in registry.evidence(name)] == digests
-    assert registry.forgotten.versions() == EXPECTED["forgotten"] == ["v0.9.0"]
+    assert registry.wiring.forgotten.versions() == EXPECTED["forgotten"] == ["v0.9.0"]
     assert registry.is_pinned("v1.0.0")
     with pytest.raises(VersionForgotten):
-        check_remembered(registry.forgotten, "v0.9.0")
+        check_remembered(registry.wiring.forgotten, "v0.9.0")
 
 
 def test_signatures_hold_and_make_a_composed_version_trusted(registry: Registry) -> None:
@@ -154,7 +154,7 @@ def test_new_records_keep_the_unknown_fields_of_old_ones(store_url: str, registr
     head = fresh.channel("production").head()
     assert head
     back = fresh.rollback(reason="from today", options=RollbackOptions(again=True))
-    again = fresh.promote("v1.1.0-dinov3", "production", force=True, reason="and forward")
+    again = fresh.promote("v1.1.0-dinov3", "production", PromoteOptions(force=True), reason="and forward")
     records = fresh.history("production")
     assert [record.generation for record in records[:2]] == [again.generation, back.generation]
     assert back.generation == head.generation + 1

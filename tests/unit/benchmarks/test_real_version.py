@@ -14,7 +14,7 @@ from benchmarks.latency import MIN_REPETITIONS, latency
 from benchmarks.memory import memory
 from benchmarks.ood import ood
 from benchmarks.routing import routing
-from registry.evidence.results import Evidence, Measurement
+from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from tests.support.bundles import LABELS, read_bundle, write_bundle
 
 BENCHMARKS = {"accuracy": accuracy, "routing": routing, "ood": ood, "latency": latency, "memory": memory}
@@ -51,16 +51,18 @@ def measured(version: LoadedVersion, data: ImageFolder) -> dict[str, Measurement
 def test_every_benchmark_gives_evidence_that_can_be_stored(name: str, measured: dict[str, Measurement]) -> None:
     kept = Evidence.of(
         measured[name],
-        benchmark=name,
-        model="digits",
-        version="v1.0.0",
-        content_sha256="a" * 64,
-        device="cpu",
-        runtime="torch-fp32",
-        timestamp="2026-11-21T12:00:00Z",
-        seconds=1.0,
-        libraries={},
-        who="tester",
+        BenchmarkRun(
+            benchmark=name,
+            model="digits",
+            version="v1.0.0",
+            content_sha256="a" * 64,
+            device="cpu",
+            runtime="torch-fp32",
+            timestamp="2026-11-21T12:00:00Z",
+            seconds=1.0,
+            libraries={},
+            who="tester",
+        ),
     )
     assert Evidence.parse(kept.to_bytes(), name).metrics == measured[name].metrics
     assert all(metric.value is not None for metric in kept.metrics)

@@ -1,7 +1,7 @@
 """Evidence and candidates for the tests beside this file."""
 
 from registry.evidence.gates import Candidate
-from registry.evidence.results import Evidence, Measurement, Metric
+from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
 from registry.names import VersionName
 
 CONTENT = "c" * 64
@@ -33,14 +33,16 @@ def evidence(
 ) -> Evidence:
     return Evidence.of(
         measurement or Measurement(tuple(metrics), data, "digits, test", 100),
-        benchmark=benchmark,
-        model="digits",
-        version="v2.0.0",
-        content_sha256=content,
-        device=device,
-        runtime=runtime,
-        timestamp=timestamp,
-        seconds=1.5,
-        libraries={"torch": "2.13.0"},
-        who="tester",
+        BenchmarkRun(
+            benchmark=benchmark,
+            model="digits",
+            version="v2.0.0",
+            content_sha256=content,
+            device=device,
+            runtime=runtime,
+            timestamp=timestamp,
+            seconds=1.5,
+            libraries={"torch": "2.13.0"},
+            who="tester",
+        ),
     )

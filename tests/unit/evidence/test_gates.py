@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import BadManifest
-from registry.evidence.gates import Candidate, Check, Past, Verdict, benchmark_of, judge
+from registry.evidence.gates import Candidate, Check, GateInputs, Past, Verdict, benchmark_of, judge
 from registry.evidence.policy import Policy, load_policy, parse_policy
 from registry.evidence.results import Evidence, Measurement, Metric
 from registry.formats import canonical
@@ -30,17 +30,8 @@ def verdict(
     against: Candidate | None = None,
     theirs: tuple[Evidence, ...] = (),
 ) -> Verdict:
-    return judge(
-        policy,
-        "production",
-        of or candidate(),
-        found,
-        past=past,
-        stable=against,
-        stable_evidence=theirs,
-        timestamp=NOW,
-        who="tester",
-    )
+    inputs = GateInputs("production", of or candidate(), found, past=past, stable=against, stable_evidence=theirs)
+    return judge(policy, inputs, timestamp=NOW, who="tester")
 
 
 def only(judged: Verdict) -> Check:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.options import channel_option, dry_run_option, folder, reason_option, registry_options
+from registry.cli.options import (
+    ChangeOptions,
+    channel_option,
+    dry_run_option,
+    folder,
+    options_as,
+    reason_option,
+    registry_options,
+)
 from registry.cli.output import Output
 from registry.errors import BadInput, UloraError, disk_errors
 
@@ -25,29 +33,22 @@ if TYPE_CHECKING:
 @click.option(
     "--out", "place", type=folder, metavar="PATH", help="The file; with --all a folder. [rollback_to_VERSION.py here]"
 )
-@click.option("--unpin", is_flag=True, help="Write nothing: let garbage collection have VERSION again.")
+@click.option("--unpin", is_flag=True, help="Write nothing: let garbage collection delete VERSION again.")
 @reason_option
 @dry_run_option
 @registry_options
+@options_as(ChangeOptions, "change")
 def rollback_script_command(
-    registry: Registry,
-    out: Output,
-    *,
-    version: str | None,
-    channel: str,
-    everything: bool,
-    place: Path | None,
-    unpin: bool,
-    reason: str,
-    dry_run: bool,
-) -> None:
-    """Write rollback_to_VERSION.py: it makes the channel serve VERSION where this package, MLflow and torch are not.
+    registry: Registry, out: Output, *, version: str | None, everything: bool, place: Path | None, unpin: bool,
+    change: ChangeOptions,
+) -> None:  # fmt: skip
+    """Write rollback_to_VERSION.py: it makes the channel serve VERSION, without this package, MLflow and torch.
 
     It checks every file in the store, asks, and moves the channel as `ulora rollback --to VERSION` does. It needs
-    Python 3.9, boto3 and credentials for the store; none are in it. `python rollback_to_VERSION.py --help` says more.
+    Python 3.9, boto3 and credentials for the store; it contains none. `python rollback_to_VERSION.py --help` says more.
 
-    The files of VERSION are kept from garbage collection until --unpin. With --all nothing needs to be kept: a version
-    that a rollback could go to is never collected. `ulora promote` leaves a script for the version it replaces in the
+    Garbage collection keeps the files of VERSION until --unpin. With --all nothing is pinned: a version that a
+    rollback could go to is never collected. `ulora promote` leaves a script for the version it replaces in the
     store, below models/MODEL/scripts/, and in MLflow.
 
     \b
@@ -59,22 +60,26 @@ def rollback_script_command(
     if everything == (version is not None) or (everything and unpin):
         raise BadInput("say which version to go back to, or --all", hint="`ulora status` shows them")
     if version is None:
-        _write_all(registry, out, channel, place or Path(), dry_run)
+        _write_all(registry, out, change.channel, place or Path(), change.dry_run)
     elif unpin:
-        _unpin(registry, out, version, dry_run)
+        _unpin(registry, out, version, change.dry_run)
     else:
-        with _unpinned_on_failure(registry, version):
-            script = registry.rollback_script(version, channel, reason=reason, dry_run=dry_run)
-            path = _write(script, place or Path(script.name), dry_run)
-        _tell(out, [script], [path], dry_run)
-        if not dry_run:
-            out.note(f"garbage collection keeps {version} until `ulora rollback-script {version} --unpin`")
+        _write_one(registry, out, version, place, change)
+
+
+def _write_one(registry: Registry, out: Output, version: str, place: Path | None, change: ChangeOptions) -> None:
+    with _unpinned_on_failure(registry, version):
+        script = registry.rollback_script(version, change.channel, reason=change.reason, dry_run=change.dry_run)
+        path = _write(script, place or Path(script.name), change.dry_run)
+    _tell(out, [script], [path], change.dry_run)
+    if not change.dry_run:
+        out.note(f"garbage collection keeps {version} until `ulora rollback-script {version} --unpin`")
 
 
 def _write_all(registry: Registry, out: Output, channel: str, place: Path, dry_run: bool) -> None:
     scripts = registry.rollback_scripts(channel)
     if place.exists() and not place.is_dir():
-        raise BadInput(f"{place} is no folder", hint="with --all, --out names a folder")
+        raise BadInput(f"{place} is not a folder", hint="with --all, --out names a folder")
     if not dry_run:
         with disk_errors(place, hint="give another folder: --out DIR"):
             place.mkdir(parents=True, exist_ok=True)
@@ -83,7 +88,7 @@ def _write_all(registry: Registry, out: Output, channel: str, place: Path, dry_r
 
 @contextmanager
 def _unpinned_on_failure(registry: Registry, version: str) -> Iterator[None]:
-    """A pin without its script would hold a version for nobody."""
+    """Remove the new pin if the script can't be written: the pin would keep the version's files for nothing."""
     was_pinned = registry.is_pinned(version)
     try:
         yield
@@ -115,6 +120,6 @@ def _tell(out: Output, scripts: list[Script], paths: list[Path], dry_run: bool) 
 
 def _unpin(registry: Registry, out: Output, version: str, dry_run: bool) -> None:
     was_pinned = registry.is_pinned(version) if dry_run else registry.unpin(version)
-    did = "would be released" if dry_run else "is released"
-    text = f"{version} {did}: garbage collection may have it" if was_pinned else f"{version} was not pinned"
+    did = "would be unpinned" if dry_run else "is unpinned"
+    text = f"{version} {did}: garbage collection may delete it" if was_pinned else f"{version} was not pinned"
     out.answer({"version": version, "was_pinned": was_pinned, "unpinned": was_pinned and not dry_run}, text)

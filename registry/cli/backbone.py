@@ -38,9 +38,9 @@ def add_command(
     """Put a backbone's weights into the store: those of a folder with config.json and model.safetensors, or of a
     repository on the hub (from its cache on this machine, else downloaded).
 
-    Doing it twice is fine: nothing is uploaded again. For a gated repository, accept the licence on its page and run
-    `hf auth login` first; that is needed once, here, and on no machine that serves. --dry-run downloads and hashes too,
-    to say what it is.
+    A second run uploads nothing. For a gated repository, accept the licence on its page and run `hf auth login` first;
+    that is needed once, here, and not on the machines that serve. --dry-run downloads and hashes too, to say what it
+    is.
 
     \b
     Examples:
@@ -50,7 +50,11 @@ def add_command(
     """
     with out.warnings_as_notes():
         added = registry.add_backbone(
-            backbone, revision=revision, name=name, dry_run=dry_run, bar=lambda size: out.progress(size, "uploading")
+            backbone,
+            revision=revision,
+            name=name,
+            dry_run=dry_run,
+            progress=lambda size: out.progress(size, "uploading"),
         )
     ref = added.mirrored.backbone
     if name not in (None, ref.name):

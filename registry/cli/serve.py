@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.options import channel_option, device_option, registry_options
+from registry.cli.options import channel_option, device_option, options_as, registry_options, runtime_option
 from registry.cli.output import Output
 
 if TYPE_CHECKING:
     from registry.api import Registry
-
-runtime_option = click.option(
-    "--runtime", metavar="NAME", help="What computes it; the version's default when left out, e.g. torch-fp32."
-)
+    from registry.serving.live import LiveOptions
 
 
 @click.command("serve", short_help="Answer predictions over HTTP, following a channel.")
@@ -24,9 +21,8 @@ runtime_option = click.option(
 @device_option
 @runtime_option
 @registry_options
-def serve_command(
-    registry: Registry, out: Output, *, channel: str, host: str, port: int, device: str, runtime: str | None
-) -> None:
+@options_as("registry.serving.live:LiveOptions")
+def serve_command(registry: Registry, out: Output, *, channel: str, host: str, port: int, options: LiveOptions) -> None:
     """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
 
     A promotion or rollback is followed within about a second, without failing a request. Ctrl-C ends it cleanly.
@@ -38,7 +34,7 @@ def serve_command(
     """
     from registry.serving.app import serve
 
-    with registry.follow(channel, device=device, runtime=runtime) as live:
+    with registry.follow(channel, options) as live:
         serve(
             live,
             host,

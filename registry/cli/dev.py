@@ -1,0 +1,47 @@
+"""`ulora dev`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from registry.cli.options import folder, json_option
+from registry.cli.output import Output
+from registry.cli.signals import wait_for_signal
+
+_WATCH_SECONDS = 5.0
+
+
+@click.command("dev", short_help="Start an MLflow server and a real S3 server on this machine.")
+@click.option(
+    "--folder", "root", default="ulora-data", show_default=True, type=folder, help="Where they keep their data."
+)
+@json_option
+def dev_command(out: Output, *, root: Path) -> None:
+    """Start the embedded stack and print the exports that point `ulora` and `mlflow` at it. Ctrl-C stops it cleanly.
+
+    Meanwhile it runs `ulora reconcile --watch` for its model: MLflow follows the channels, and promotions that are
+    requested in the MLflow UI are answered.
+
+    \b
+    Example:
+      ulora dev                      # in one terminal; paste its exports into another
+    """
+    from registry.api import Registry
+    from registry.catalog.watch import Pace, Watch
+    from registry.devstack.stack import Stack
+    from registry.settings import Settings
+
+    out.note("starting an S3 server and an MLflow server; this takes some seconds")
+    with Stack(root) as stack:
+        os.environ.update(stack.env)
+        registry = Registry(settings=Settings.load())
+        registry.store.initialise()
+        exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in stack.env.items())
+        out.answer(stack.env, f"{exports}\n\n# MLflow: {stack.env['MLFLOW_TRACKING_URI']}   stop with Ctrl-C")
+        with Watch(registry.reconciler(), Pace(_WATCH_SECONDS), done=lambda reconciled: None):
+            wait_for_signal()
+    out.note("stopped; the data stays in " + str(root))

@@ -1,0 +1,41 @@
+"""`ulora history`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import channel_option, registry_options
+from registry.cli.output import Output, author, table
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+
+
+@click.command("history", short_help="Every change of a channel: who, when, why.")
+@channel_option("production")
+@click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
+@registry_options
+def history_command(registry: Registry, out: Output, *, channel: str, limit: int | None) -> None:
+    """Show the records of a channel, newest first. Without --limit the whole chain is verified (exit 6 if broken).
+
+    \b
+    Example:
+      ulora history --channel production -n 10
+    """
+    records = registry.history(channel, limit)
+    rows = [
+        (
+            record.generation,
+            record.action,
+            record.stable.version if record.stable else None,
+            record.canary.version if record.canary else None,
+            author(record.who, record.who_verified),
+            record.when,
+            record.reason or "-",
+        )
+        for record in records
+    ]
+    header = ("GENERATION", "ACTION", "STABLE", "CANARY", "WHO", "WHEN", "REASON")
+    out.answer(records, table(header, rows) if rows else f"{channel} has no history yet")

@@ -1,0 +1,78 @@
+"""`ulora measure`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import device_option, folder, offline_option, options_as, registry_options, runtime_option
+from registry.cli.output import Output, table
+from registry.usecases.options import MeasureOptions
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+    from registry.evidence.results import Evidence, Metric
+
+
+def _split(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@click.command("measure", short_help="Run benchmarks on a version and keep the evidence.")
+@click.argument("version")
+@click.option(
+    "--only", metavar="NAME,…", default="", callback=_split,
+    help="accuracy, routing, ood, latency, memory; all by default.",
+)  # fmt: skip
+@click.option(
+    "--data",
+    type=folder,
+    metavar="DIR",
+    help="Images as crop/disease/*.jpg, or crop/{train,val,test}/disease. [ULORA_DATA]",
+)
+@device_option
+@runtime_option
+@offline_option
+@registry_options
+@options_as(MeasureOptions)
+def measure_command(registry: Registry, out: Output, *, version: str, options: MeasureOptions, offline: bool) -> None:
+    """Measure a version on held-out images. The evidence goes to the store first, then to MLflow as a run with a plot.
+
+    `mlflow run . -e ood -P version=…` does the same for one benchmark.
+
+    \b
+    Examples:
+      ulora measure v5.5.4-dinov3 --data images/
+      ulora measure v5.5.4-dinov3 --only ood,latency --device cuda
+    """
+
+    def tell(evidence: Evidence) -> None:
+        out.say(f"{evidence.benchmark}: {evidence.data.n} images of {evidence.data.name}, {evidence.seconds:.1f} s")
+
+    evidence = registry.measure(version, options, offline=offline, on_done=tell)
+    out.answer(evidence, metrics_table(evidence))
+
+
+def metrics_table(evidence: list[Evidence]) -> str:
+    """The newest evidence, a metric a line."""
+    from registry.evidence.results import newest
+
+    rows = [
+        (
+            one.benchmark, metric.name, metric.target or "all", _number(metric.value), _interval(metric), metric.n,
+            one.device,
+        )
+        for one in newest(evidence).values()
+        for metric in one.metrics
+    ]  # fmt: skip
+    header = ("BENCHMARK", "METRIC", "TARGET", "VALUE", "95% INTERVAL", "N", "DEVICE")
+    return table(header, sorted(rows)) if rows else ""
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4g}"
+
+
+def _interval(metric: Metric) -> str:
+    return "-" if metric.low is None or metric.high is None else f"{metric.low:.4g} to {metric.high:.4g}"

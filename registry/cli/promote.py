@@ -1,0 +1,69 @@
+"""`ulora promote`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import (
+    ChangeOptions,
+    channel_option,
+    dry_run_option,
+    options_as,
+    reason_option,
+    registry_options,
+)
+from registry.cli.output import Output, change_sentence, table
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+    from registry.channels.channel import PromoteOptions
+    from registry.evidence.gates import Verdict
+
+_SIGNS = {"pass": "ok", "fail": "FAIL", "inconclusive": "?"}
+
+
+@click.command("promote", short_help="Make a version stable in a channel, if the gates pass.")
+@click.argument("version")
+@channel_option("staging")
+@click.option("--force", is_flag=True, help="Overrule the gates. Needs --reason.")
+@click.option("--expected", type=click.IntRange(min=0), metavar="N", help="The generation you saw; refuse if it moved.")
+@reason_option
+@dry_run_option
+@registry_options
+@options_as("registry.channels.channel:PromoteOptions")
+@options_as(ChangeOptions, "change")
+def promote_command(
+    registry: Registry, out: Output, *, version: str, options: PromoteOptions, change: ChangeOptions
+) -> None:
+    """Make VERSION what a channel serves, if its files are in the store and recorded evidence meets the policy's rules.
+
+    A refusal names the rules (exit 3) and is kept. If somebody else moved the channel first nothing changes (exit 4).
+    `ulora rollback --channel …` undoes it.
+
+    \b
+    Examples:
+      ulora promote v5.5.4-dinov3
+      ulora promote v5.5.4-dinov3 --channel production --dry-run
+      ulora promote v5.5.3-hotfix --channel production --force --reason "incident 42"
+    """
+    from registry.errors import GateRefused
+
+    try:
+        done = registry.promote(version, change.channel, options, reason=change.reason, dry_run=change.dry_run)
+    except GateRefused as refused:
+        out.say(_verdict_table(refused.verdict))  # type: ignore[arg-type]
+        raise
+    if done.verdict:
+        out.say(_verdict_table(done.verdict))
+    out.answer(done, change_sentence(done, change.dry_run))
+    for note in done.notes:
+        out.note(note)
+
+
+def _verdict_table(verdict: Verdict) -> str:
+    rows = [(_SIGNS[check.outcome], check.metric, check.target or "all", check.reason) for check in verdict.checks]
+    forced = f"\nforced: {verdict.forced}" if verdict.forced else ""
+    checks = table(("", "CHECK", "TARGET", "REASON"), rows)
+    return f"{checks}\nverdict for {verdict.channel}: {verdict.outcome}{forced}"

@@ -1,0 +1,104 @@
+"""`ulora rollback`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import (
+    ChangeOptions,
+    channel_option,
+    dry_run_option,
+    options_as,
+    reason_option,
+    registry_options,
+)
+from registry.cli.output import Output, change_sentence
+from registry.errors import UloraError
+
+if TYPE_CHECKING:
+    from registry.answers import Change
+    from registry.api import Registry
+    from registry.channels.channel import RollbackOptions
+
+
+@dataclass(frozen=True)
+class _Afterwards:
+    """What the command does once the channel has moved."""
+
+    wait: float
+    no_mirror: bool
+
+
+@click.command("rollback", short_help="Go back to the version before. Needs S3 only.")
+@channel_option("production")
+@click.option("--from", "leave", metavar="VERSION", help="The version to leave; exit 0 if it is not served any more.")
+@click.option("--to", metavar="VERSION", help="The version to go to, one on the stack; those above it are withdrawn.")
+@click.option("--only", multiple=True, metavar="COMPONENT", help="Only this part, e.g. adapters/tomato; repeatable.")
+@click.option("--expected", type=click.IntRange(min=1), metavar="N", help="The generation you saw.")
+@click.option("--again", is_flag=True, help="Go back one more, within a minute of another rollback.")
+@click.option("--stable", "leave_stable", is_flag=True, help="With a canary running, leave stable too.")
+@click.option(
+    "--wait",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    help="Wait for the replicas; 0 does not.",
+)
+@click.option("--no-mirror", is_flag=True, help="Do not update MLflow afterwards.")
+@reason_option
+@dry_run_option
+@registry_options
+@options_as("registry.channels.channel:RollbackOptions")
+@options_as(ChangeOptions, "change")
+@options_as(_Afterwards, "afterwards")
+def rollback_command(
+    registry: Registry, out: Output, *, options: RollbackOptions, only: tuple[str, ...], change: ChangeOptions,
+    afterwards: _Afterwards,
+) -> None:  # fmt: skip
+    """Make the channel serve the version before, by one conditional write to S3. MLflow may be down.
+
+    The version left is withdrawn: only a forced promotion brings it back. Two people who roll back at the same time
+    go back one step, not two.
+
+    With --only the live version goes on, with these components of the version before (or of the one that --to names).
+    That is a version of its own; nothing is uploaded for it. Components made for another backbone or preprocessing are
+    refused.
+
+    \b
+    Examples:
+      ulora rollback --reason "error rate 2%"
+      ulora rollback --from v5.5.4-dinov3 --reason "wrong labels"
+      ulora rollback --to v5.5.2 --dry-run
+      ulora rollback --only adapters/tomato --reason "tomato flags healthy leaves"
+    """
+    began = time.perf_counter()
+    done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
+    out.answer(done, f"{change_sentence(done, change.dry_run)} ({time.perf_counter() - began:.2f} s)")
+    for note in done.notes:
+        out.note(note)
+    if not change.dry_run:
+        _wait_for_replicas(registry, out, done, afterwards.wait)
+        for note in () if afterwards.no_mirror else registry.mirror():
+            out.note(note)
+
+
+def _wait_for_replicas(registry: Registry, out: Output, change: Change, wait: float) -> None:
+    from registry.serving.fleet import wait_for_replicas
+
+    if not wait > 0:
+        return
+    try:
+        fleet = wait_for_replicas(registry.store, registry.model, change.channel, change.generation, wait)
+    except UloraError as error:  # the channel has moved: this must not be reported as a failure
+        out.note(f"the replicas can't be seen: {error}")
+        return
+    if fleet.followed:
+        out.say(f"{len(fleet.followed)} replicas serve it")
+    if fleet.behind:
+        names = ", ".join(replica.heartbeat.id for replica in fleet.behind[:5])
+        out.note(f"{len(fleet.behind)} replicas did not follow within {wait:g} s: {names}; look with `ulora status`")

@@ -1,0 +1,61 @@
+"""`ulora status`."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import registry_options
+from registry.cli.output import Output, author, facts, table
+from registry.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from registry.answers import ChannelStatus
+    from registry.api import Registry
+
+
+@click.command("status", short_help="What every channel serves, and where a rollback would go.")
+@registry_options
+def status_command(registry: Registry, out: Output) -> None:
+    """Show what is live in every channel, since when and by whom, where a rollback would go, and the replicas.
+
+    \b
+    Example:
+      ulora status --json | jq -r '.channels[] | select(.channel == "production").stable'
+    """
+    status = registry.status()
+    out.answer(status, "\n\n".join(_channel_text(channel) for channel in status.channels))
+    broken = [f"{channel.channel}: {channel.problem}" for channel in status.channels if channel.problem]
+    if broken:
+        raise IntegrityError(
+            "; ".join(broken), hint="somebody wrote into the log: restore that object from a copy, then `ulora doctor`"
+        )
+
+
+def _channel_text(channel: ChannelStatus) -> str:
+    if channel.problem:
+        return f"{channel.channel}: can't be read: {channel.problem}"
+    if channel.stable is None:
+        return f"{channel.channel}: empty"
+    text = facts(
+        {
+            channel.channel: channel.stable,
+            "  canary": f"{channel.canary} with {channel.canary_weight:g}%" if channel.canary else "",
+            "  generation": f"{channel.generation}: {channel.action} by {author(channel.who, channel.who_verified)}, "
+            f"{channel.when}",
+            "  reason": channel.reason,
+            "  rollback goes to": channel.rollback_target or "nothing: there is no earlier version",
+            "  withdrawn": channel.withdrawn,
+        }
+    )
+    rows = [
+        (
+            replica.id, replica.version, replica.generation, replica.state, replica.rollback_ready,
+            f"{replica.age:.0f} s", replica.error,
+        )
+        for replica in channel.replicas
+    ]  # fmt: skip
+    replicas = table(("REPLICA", "VERSION", "GENERATION", "STATE", "ROLLBACK-READY", "HEARD", "ERROR"), rows)
+    return f"{text}\n{textwrap.indent(replicas, '    ')}" if rows else text

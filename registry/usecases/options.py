@@ -1,0 +1,127 @@
+"""The options of `Registry`'s methods and of the commands. Those of promote and rollback are in `channels.channel`.
+
+Nothing heavy is imported here, as the command line reads this module to build its help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.errors import BadInput
+
+if TYPE_CHECKING:
+    from registry.tree.snapshot import Project
+    from registry.versions.bundle import ReleaseNotes
+
+
+@dataclass(frozen=True)
+class CreateOptions:
+    """What a version is created from besides its source, and how.
+
+    Attributes:
+        project: files that become the component `project`; without a source they are the version, a snapshot.
+        release_notes: what people say about the version.
+        parent: the version that it was made from; the manifest lists what changed against it.
+        components: the version is its parent with these components replaced: the folder of each one's own files by
+            its name, e.g. `adapters/tomato`. Only these are uploaded.
+        target: of another layout: which target it is for, where its files do not say.
+        backbone: of another layout: a folder, a hub id or a name, instead of the backbone that it names.
+        if_changed: do nothing if the newest version of this flavor, under another name, has the same content.
+        git_tag: tag the commit of the project's repository with the version's name afterwards.
+        allow_secrets: paths of files to take although they look like credentials.
+    """
+
+    project: Project | Path | None = None
+    release_notes: ReleaseNotes | None = None
+    parent: str | None = None
+    components: Mapping[str, Path] = field(default_factory=dict)
+    target: str | None = None
+    backbone: str | None = None
+    if_changed: bool = False
+    git_tag: bool = False
+    allow_secrets: tuple[str, ...] = ()
+
+    def check_source(self, source: Path | str | None) -> None:
+        """Check that a source and these options say, once, what to create a version from.
+
+        Raises:
+            BadInput: nothing says it, or components are to be replaced without a parent or beside another source.
+        """
+        if not self.components:
+            if source is None and self.project is None:
+                raise BadInput(
+                    "say what to create it from: --from SRC, --source DIR, or --parent VERSION --set COMPONENT=DIR",
+                    hint="`ulora create --help` shows how",
+                )
+        elif self.parent is None or any(
+            (source, self.project, self.target, self.backbone, self.if_changed, self.git_tag)
+        ):
+            raise BadInput("--set goes with --parent VERSION, and with no other source", hint="see --help")
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What is measured, and on what.
+
+    Attributes:
+        only: names of benchmarks; all that are installed when empty.
+        data: the folder of images; the setting `data` when left out.
+        device: e.g. `cpu` or `cuda:0`.
+        runtime: what computes it, e.g. `torch-fp32`; the flavor's own choice when left out.
+    """
+
+    only: tuple[str, ...] = ()
+    data: Path | None = None
+    device: str = "cpu"
+    runtime: str | None = None
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How versions are verified.
+
+    Attributes:
+        read_data: read every byte instead of asking the store for its checksums.
+        share: read this share of the bytes, from 0 to 1, by whole files.
+        seed: chooses the files of a share; random when left out.
+        repair_from: a folder with good copies; bad blobs are repaired from it.
+    """
+
+    read_data: bool = False
+    share: float | None = None
+    seed: int | None = None
+    repair_from: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput: both everything and a share are to be read."""
+        if self.read_data and self.share is not None:
+            raise BadInput("--read-data reads everything, --sample a part", hint="give one of them")
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """Which files are restored.
+
+    Attributes:
+        only: files, folders or components, by their paths in the target; all when empty.
+        clean: move into the stash also what the version does not have.
+    """
+
+    only: tuple[str, ...] = ()
+    clean: bool = False
+
+
+@dataclass(frozen=True)
+class CopyOptions:
+    """How the other store is reached.
+
+    Attributes:
+        endpoint_url: its S3 server; None for AWS's own choice.
+        profile: the AWS profile whose credentials are used there; None for the current ones.
+    """
+
+    endpoint_url: str | None = None
+    profile: str | None = None

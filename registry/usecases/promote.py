@@ -1,0 +1,159 @@
+"""Promote a version: check its files, judge it by the gates, commit the record, then leave a rollback script."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from registry.answers import Change
+from registry.breakglass.write_script import Script
+from registry.catalog.deadline import within
+from registry.channels.channel import PromoteOptions
+from registry.channels.record import ChannelPosition, Record, promoted
+from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, UloraError
+from registry.evidence.gates import Candidate, GateInputs, Verdict
+from registry.evidence.gates import judge as judge_by_policy
+from registry.evidence.policy import load_policy
+from registry.machine import clock
+from registry.names import CHANNELS, VersionName
+from registry.retention.notes import check_remembered
+from registry.store import layout
+from registry.usecases.checks import check_servable
+from registry.usecases.mirror import MIRROR_SECONDS, mirror
+from registry.usecases.scripts import script_of
+from registry.versions.pointer import Pointer
+from registry.wiring import Wiring
+
+SCRIPT_SECONDS = 2.0
+"""How long a promotion waits until the rollback script is in the store."""
+_SHOWN_REASONS = 3
+
+
+def promote(
+    wiring: Wiring,
+    version: str,
+    channel: str,
+    options: PromoteOptions | None = None,
+    *,
+    reason: str = "",
+    dry_run: bool = False,
+) -> Change:
+    """Make a version stable in a channel; see `Registry.promote`."""
+    options = options or PromoteOptions()
+    if options.force and not reason.strip():
+        raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
+    name, log = VersionName.parse(version), wiring.channel(channel)
+    head = log.head()
+    _check_expected(channel, head, options.expected)
+    binding = wiring.bindings.get(name)
+    if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
+        return Change.unneeded(head, f"{version} is stable in {channel} already")
+    check_remembered(wiring.forgotten, version)
+    check_servable(wiring, wiring.bindings.manifest(binding.pointer))
+    verdict = judge(wiring, version, channel)
+    verdict = verdict.force(reason) if options.force and not verdict.allows else verdict
+    position = ChannelPosition(wiring.model, channel, head)
+    record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
+    if dry_run:
+        _check_allowed(verdict)
+        return Change.of(record, head, changed=False, verdict=verdict)
+    wiring.check_writable()
+    wiring.ledger.add_verdict(verdict)
+    _check_allowed(verdict)
+    if channel == "staging":
+        wiring.ledger.add_pass(record, binding.content_sha256)
+    log.commit(record)
+    return Change.of(record, head, changed=True, verdict=verdict, notes=_after_promotion(wiring, head, verdict))
+
+
+def judge(wiring: Wiring, version: str, channel: str) -> Verdict:
+    """Judge by the policy whether a channel may take a version; see `Registry.judge`."""
+    policy = load_policy(wiring.settings.policy)
+    candidate = Candidate.of(wiring.manifest(version))
+    head = wiring.channel(channel).head()
+    is_relative = any(rule.is_relative for rule in policy.rules_for(channel, candidate.version))
+    compared = _stable_candidate(wiring, candidate, head) if is_relative else None
+    required = policy.required_channel(channel)
+    inputs = GateInputs(
+        channel,
+        candidate,
+        wiring.ledger.evidence(candidate.version),
+        past=wiring.ledger.past(wiring.channel(required), candidate.version) if required else None,
+        withdrawn=head is not None and version in head.withdrawn,
+        stable=compared,
+        stable_evidence=wiring.ledger.evidence(compared.version) if compared else (),
+    )
+    timestamp = clock.timestamp()
+    return judge_by_policy(policy, inputs, timestamp=timestamp, who=wiring.settings.who)
+
+
+def _stable_candidate(wiring: Wiring, candidate: Candidate, head: Record | None) -> Candidate | None:
+    """The stable version that a candidate is compared with. One that can't be read counts as not measured."""
+    if head is None or head.stable is None or head.stable.version == str(candidate.version):
+        return None
+    try:
+        return Candidate.of(wiring.bindings.manifest(head.stable))
+    except IntegrityError:
+        name = VersionName.parse(head.stable.version)
+        return Candidate(wiring.model, name, content_sha256="", targets=candidate.targets)
+
+
+def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:
+    generation = head.generation if head else 0
+    if expected is not None and generation != expected:
+        who = f"{head.who} ({head.action}, {head.when})" if head else "nobody"
+        raise ChannelMoved(
+            f"{channel} is at generation {generation}, not {expected}: last moved by {who}; nothing changed",
+            hint=f"look with `ulora history --channel {channel}`, then decide again",
+        )
+
+
+def _check_allowed(verdict: Verdict) -> None:
+    if verdict.allows:
+        return
+    refused = verdict.refusals
+    raise GateRefused(
+        f"{verdict.channel} refuses {verdict.version} ({verdict.outcome}): "
+        + "; ".join(check.reason for check in refused[:_SHOWN_REASONS])
+        + (f"; and {len(refused) - _SHOWN_REASONS} more" if len(refused) > _SHOWN_REASONS else ""),
+        hint="`--force --reason …` overrules the gates; it stays on the record",
+        verdict=verdict,
+    )
+
+
+# --- after the commit: nothing here may look like a failed promotion -------------------------------------------------
+
+
+def _after_promotion(wiring: Wiring, before: Record | None, verdict: Verdict) -> tuple[str, ...]:
+    """Leave a rollback script, then update MLflow: `MIRROR_SECONDS` for both. Returns notes for the caller."""
+    began = time.monotonic()
+    scripts: list[Script] = []
+    notes: tuple[str, ...] = ()
+    if before and before.stable and verdict.channel in CHANNELS:
+        notes = _leave_script(wiring, before.stable, verdict.channel, scripts)
+    seconds = max(0.1, MIRROR_SECONDS - (time.monotonic() - began))
+    mirrored = mirror(wiring, verdict, scripts, seconds=seconds)
+    return (*notes, *mirrored, *_forgotten_meanwhile(wiring, verdict.version))
+
+
+def _leave_script(wiring: Wiring, replaced: Pointer, channel: str, scripts: list[Script]) -> tuple[str, ...]:
+    """Write the script that rolls back to a version into the store, and add it to `scripts`."""
+
+    def leave() -> None:
+        script = script_of(wiring, wiring.bindings.manifest(replaced), channel)
+        wiring.store.create(layout.script(wiring.model, script.version, script.sha256), script.body)
+        scripts.append(script)
+
+    try:
+        within(SCRIPT_SECONDS, leave)
+    except Exception as error:  # the channel has moved: this must not be reported as a failure
+        return (f"no rollback script was left ({error}); `ulora rollback-script {replaced.version}` writes one",)
+    return ()
+
+
+def _forgotten_meanwhile(wiring: Wiring, version: str) -> tuple[str, ...]:
+    """A note if the version was forgotten while it was promoted. Its files stay, as it is stable now."""
+    with suppress(UloraError):
+        if wiring.forgotten.find(version):
+            return (f"{version} was forgotten meanwhile: `ulora store remember {version}` takes that back",)
+    return ()

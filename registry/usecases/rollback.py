@@ -1,0 +1,36 @@
+"""Roll a channel back, the whole version or some components. Needs S3 only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from registry.answers import Change
+from registry.channels.channel import RollbackOptions
+from registry.channels.partial_rollback import PartialRollback
+from registry.usecases.checks import check_servable
+from registry.wiring import Wiring
+
+
+def rollback(
+    wiring: Wiring, channel: str, options: RollbackOptions | None, *, reason: str, only: Sequence[str], dry_run: bool
+) -> Change:
+    """Go back to the version before; see `Registry.rollback`."""
+    options = options or RollbackOptions()
+    log, author = wiring.channel(channel), wiring.author(reason)
+    if only:
+        rolling = PartialRollback(log, wiring.bindings, wiring.blobs, only, partial(check_servable, wiring))
+        if dry_run:
+            plan = rolling.plan(options)
+            return _noted(Change.of_rollback(rolling.preview(plan, author), changed=False), plan.note)
+        done, note = rolling.roll_back(author, options)
+        return _noted(Change.of_rollback(done, changed=done.changed), note)
+    if dry_run:
+        return Change.of_rollback(log.plan_rollback(author, options), changed=False)
+    done = log.rollback(author, options)
+    return Change.of_rollback(done, changed=done.changed)
+
+
+def _noted(change: Change, note: str) -> Change:
+    return replace(change, notes=(*change.notes, note))

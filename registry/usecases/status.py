@@ -1,0 +1,84 @@
+"""What there is: the versions of a model, what its channels serve, and the replicas."""
+
+from __future__ import annotations
+
+from registry.answers import ChannelStatus, Listed, ReplicaStatus, Status
+from registry.channels.record import Record
+from registry.errors import IntegrityError, MissingDependency, StoreDenied, Unreachable
+from registry.names import CHANNELS, VersionName
+from registry.parallel import in_parallel
+from registry.serving.fleet import replicas
+from registry.wiring import Wiring
+
+
+def versions(wiring: Wiring) -> list[Listed]:
+    """All versions in the order of their names; see `Registry.versions`."""
+    heads = _heads(wiring)
+    numbers = _catalog_numbers(wiring)
+    forgotten = set(wiring.forgotten.versions())
+
+    def describe(name: VersionName) -> Listed:
+        try:
+            manifest = wiring.bindings.manifest(wiring.bindings.get(name).pointer)
+        except IntegrityError as error:
+            return Listed.unreadable(str(name), str(error))
+        return Listed(
+            version=str(name),
+            description=manifest.description,
+            timestamp=manifest.timestamp,
+            files=len(manifest.files),
+            size=manifest.size,
+            channels=tuple(channel for channel, head in heads.items() if str(name) in head.live()),
+            withdrawn_from=tuple(channel for channel, head in heads.items() if str(name) in head.withdrawn),
+            catalog_number=numbers.get((manifest.version, manifest.content_sha256)),
+            evidence=wiring.ledger.benchmarks(name),
+            forgotten=str(name) in forgotten,
+        )
+
+    return in_parallel(describe, wiring.bindings.names())
+
+
+def status(wiring: Wiring) -> Status:
+    """What every channel serves; see `Registry.status`."""
+
+    def channel_status(name: str) -> ChannelStatus:
+        try:
+            return ChannelStatus.of(name, wiring.channel(name).head(), _replicas(wiring, name))
+        except IntegrityError as error:
+            return ChannelStatus.of(name, None, (), problem=str(error))
+
+    return Status(wiring.model, wiring.settings.store, tuple(in_parallel(channel_status, CHANNELS)))
+
+
+def _heads(wiring: Wiring) -> dict[str, Record]:
+    """The newest records by channel. A channel that is empty or can't be read is left out."""
+    heads: dict[str, Record] = {}
+    for channel in CHANNELS:
+        try:
+            head = wiring.channel(channel).head()
+        except IntegrityError:
+            continue
+        if head:
+            heads[channel] = head
+    return heads
+
+
+def _catalog_numbers(wiring: Wiring) -> dict[tuple[str | None, str | None], int]:
+    """MLflow's numbers by name and content; empty when it does not answer."""
+    if wiring.settings.tracking_uri is None:
+        return {}
+    try:
+        wiring.catalog.ping()
+        found = wiring.catalog.versions(wiring.model)
+        return {(version.version, version.content_sha256): version.number for version in found}
+    except (Unreachable, MissingDependency):
+        return {}
+
+
+def _replicas(wiring: Wiring, channel: str) -> tuple[ReplicaStatus, ...]:
+    """What the replicas last reported; empty where this identity may not read it."""
+    try:
+        found = replicas(wiring.store, wiring.model, channel)
+    except StoreDenied:
+        return ()
+    return tuple(ReplicaStatus.of(replica) for replica in found)
