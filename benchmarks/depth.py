@@ -34,7 +34,7 @@ import click
 import numpy as np
 
 from adapters.answer.components import LoadedComponent
-from adapters.answer.depth import Depth
+from adapters.answer.early_exits import Depth
 from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle
 from adapters.answer.stages import Stage

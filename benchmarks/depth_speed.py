@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from adapters.answer.depth import Depth
+from adapters.answer.early_exits import Depth
 from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle
 from adapters.answer.stages import Stage

@@ -8,7 +8,7 @@ compute the same, by the largest difference between our mixed batch and PEFT's.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -22,6 +22,7 @@ from benchmarks.baselines.peft import PeftBaseline
 from benchmarks.comparison import (
     Budget,
     Result,
+    Times,
     Turn,
     option_json,
     option_rounds,
@@ -92,8 +93,16 @@ def _measure(backbone: SyntheticBackbone, folder: Path, modules: str, rounds: in
         f"{modules}: PEFT, 1 adapter": lambda: baseline.single(pixels),
     }
     times = take_turns(turns, rounds)
-    ours_mixed, ours_one, ours_none, peft_mixed, peft_one = times.values()
     ours, base = cls_tokens(runtime, pixels, slots), cls_tokens(runtime, pixels, [None] * ROWS)
+    differences = {
+        f"{modules}: adapters change features by": float((ours - base).abs().max()),
+        f"{modules}: ours differs from PEFT by": float((ours - baseline.mixed(pixels, names)).abs().max()),
+    }
+    return _result(modules, times, differences)
+
+
+def _result(modules: str, times: Mapping[str, Times], differences: Mapping[str, float]) -> Result:
+    ours_mixed, ours_one, ours_none, peft_mixed, peft_one = times.values()
     return Result(
         benchmark="mixed",
         setting={},
@@ -103,8 +112,7 @@ def _measure(backbone: SyntheticBackbone, folder: Path, modules: str, rounds: in
             f"{modules}: ours mixed / PEFT mixed": ours_mixed.over(peft_mixed),
             f"{modules}: ours single / PEFT single": ours_one.over(peft_one),
             f"{modules}: ours single / no adapter": ours_one.over(ours_none),
-            f"{modules}: adapters change features by": float((ours - base).abs().max()),
-            f"{modules}: ours differs from PEFT by": float((ours - baseline.mixed(pixels, names)).abs().max()),
+            **differences,
         },
         budgets=[Budget(f"{modules}: mixed batch / single batch", ours_mixed.over(ours_one), "at most", LIMIT)],
     )

@@ -105,9 +105,8 @@ def main(*, size: str, family: str, threads: int, rounds: int, only: Sequence[st
     """Compare the runtimes' speed and features with those of torch in float32."""
     unknown = sorted(set(only) - set(RUNTIMES))
     if unknown:
-        raise click.BadParameter(
-            f"{unknown[0]} is not a runtime; the runtimes are {', '.join(RUNTIMES)}", param_hint="--only"
-        )
+        message = f"{unknown[0]} is not a runtime; the runtimes are {', '.join(RUNTIMES)}"
+        raise click.BadParameter(message, param_hint="--only")
     names = [name for name in RUNTIMES if not only or name in only]
     torch.set_num_threads(threads)
     with backbone(size, family) as folder:

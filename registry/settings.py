@@ -1,4 +1,4 @@
-"""Where the settings come from: options, then environment variables, then `ulora.toml`.
+"""Settings: from options, then environment variables, then `ulora.toml`.
 
 | setting | option | environment | ulora.toml |
 |---|---|---|---|
@@ -55,8 +55,8 @@ class Settings:
         aliases: the MLflow alias of each mirrored channel.
         who: who signs the records of a channel; a claim, not a proof.
         trusted_keys: PEM public keys or CA certificates. With any, an unsigned version is neither promoted, loaded,
-            served nor restored; empty: signatures are not looked at.
-        minimum_version: a replica goes to no version before it in the order of names. Nothing else looks at it.
+            served nor restored; empty: signatures are not checked.
+        minimum_version: replicas refuse versions before it in the order of names. Nothing else uses it.
         sse, sse_kms_key_id: how the store encrypts what is written, None for the bucket's own default.
     """
 
@@ -75,7 +75,7 @@ class Settings:
     sse_kms_key_id: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises: BadSetting, BadVersionName: a value can't be meant."""
+        """Raises: BadSetting, BadVersionName: a value is invalid."""
         if self.minimum_version is not None:
             VersionName.parse(self.minimum_version)
         if self.sse not in (None, "AES256", "aws:kms"):
@@ -96,7 +96,7 @@ class Settings:
         """Fill what the caller left out from the environment, then from `ulora.toml` or the file `ULORA_CONFIG` names.
 
         Raises:
-            BadSetting: the file does not parse or has an unknown key, or model or store are nowhere to be found.
+            BadSetting: the file does not parse or has an unknown key, or no store is set.
         """
         file = _read_file()
         env = os.environ
@@ -125,23 +125,36 @@ class Settings:
 
 
 def _read_file() -> dict[str, Any]:
+    """The checked content of the settings file; empty if there is no `ulora.toml`."""
     path = Path(os.environ.get("ULORA_CONFIG", "ulora.toml"))
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-        if len(data) > _MAX_FILE:
-            raise BadSetting(f"{path} is larger than {_MAX_FILE} bytes: it holds no settings")
-        text = data.decode("utf-8")
+        text = _read_text(path)
     except FileNotFoundError as error:
         if "ULORA_CONFIG" in os.environ:
             raise BadSetting(f"ULORA_CONFIG names {path}, which does not exist") from error
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSetting(f"{path} can't be read: {error}") from error
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSetting(f"{path} is not valid TOML: {error}") from error
+    _check_document(path, document)
+    return document
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise BadSetting(f"{path} is larger than {_MAX_FILE} bytes: it is not a settings file")
+        return data.decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{path} can't be read: {error}") from error
+
+
+def _check_document(path: Path, document: Mapping[str, Any]) -> None:
     unknown = sorted(set(document) - _KNOWN)
     if unknown:
         raise BadSetting(
@@ -163,11 +176,10 @@ def _read_file() -> dict[str, Any]:
             "not latest, not v1)",
             hint='for example production = "champion"',
         )
-    return document
 
 
 def _trusted_keys(text: str | None, file: Mapping[str, Any]) -> tuple[Path, ...]:
-    """The files that are named; an empty variable is none, as everywhere, but one of separators only is a mistake."""
+    """The files that are named. An empty variable counts as unset; one that holds only separators is an error."""
     if not text:
         return tuple(filter(None, map(_folder, file.get("trusted_keys", ()))))
     found = tuple(filter(None, map(_folder, text.split(os.pathsep))))
@@ -199,4 +211,4 @@ def _folder(text: str | None) -> Path | None:
     try:
         return Path(text).expanduser() if text else None
     except RuntimeError as error:
-        raise BadSetting(f"{text} names a home folder, and there is none") from error
+        raise BadSetting(f"{text} names a home folder, which does not exist") from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adapters import bundle
-from adapters.answer.depth import Depth, read_depth
+from adapters.answer.early_exits import Depth, read_depth
 from adapters.answer.heads import read_head
 from adapters.answer.ood import read_detector
 from adapters.answer.stages import Stage

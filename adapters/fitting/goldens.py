@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from adapters.answer.depth import Depth
+from adapters.answer.early_exits import Depth
 from adapters.answer.loaded import LoadedVersion
 
 COUNT = 8

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from adapters import bundle
-from adapters.answer.depth import exit_folder
+from adapters.answer.early_exits import exit_folder
 from adapters.answer.loaded import LoadedVersion
 from adapters.answer.ood import Mahalanobis
 from adapters.answer.stages import Stage

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from adapters import bundle
-from adapters.answer.depth import Depth, write_depth
+from adapters.answer.early_exits import Depth, write_depth
 from adapters.answer.heads import Features, Head
 from adapters.answer.ood import Mahalanobis
 from adapters.answer.stages import Stage
@@ -22,7 +22,7 @@ from adapters.bank.pages import Slot
 from adapters.bank.peft_files import read_adapter, write_config
 from adapters.bundle import BundleFiles
 from adapters.fitting.augment import affine
-from adapters.fitting.exits import fit_depth, ood_note
+from adapters.fitting.early_exits import fit_depth, ood_note
 from adapters.fitting.feature_extractor import FeatureExtractor
 from adapters.fitting.image_folder import LabelledImage
 from adapters.fitting.lora_training import Trained, TrainingInputs, train_lora

@@ -92,7 +92,7 @@ def _planned(
         yield _Planned(manifest, bundle, _bound(wiring, manifest), None, None)
         return
     project = Project.at(options.project) if isinstance(options.project, Path) else options.project
-    tag = planned_tag(project.folder if project else Path(source or ""), name, say) if options.git_tag else None
+    tag = planned_tag(project.folder if project else None, name, say) if options.git_tag else None
     importing = Importing(
         DEFAULT_FLAVOR, wiring.backbone_mirror, wiring.catalog.download, options.target, options.backbone, say
     )

@@ -11,8 +11,8 @@ import pytest
 from registry.answers import Finding
 from registry.api import Registry
 from registry.doctor import examine
-from registry.doctor.serving import check_replicas
-from registry.doctor.storage import check_clock
+from registry.doctor.channels import check_replicas
+from registry.doctor.store import check_clock
 from registry.machine.clock import timestamp
 from registry.names import VersionName
 from registry.retention.notes import Forgotten

@@ -17,7 +17,7 @@ from benchmarks.resampling import RESAMPLES, resampled_separation
 from benchmarks.routing import routing
 from registry.errors import BadInput
 from registry.evidence.results import Measurement, Metric
-from tests.unit.benchmarks.players import Album, Player, pictures
+from tests.unit.benchmarks.predictors import Album, Player, pictures
 
 LABELS = {"leaf": ("rust", "mildew"), "fruit": ("rot", "scab")}
 COUNTS = {("leaf", "rust"): 30, ("leaf", "mildew"): 10, ("fruit", "rot"): 20, ("fruit", "scab"): 20}

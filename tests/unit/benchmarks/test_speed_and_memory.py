@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from adapters import bundle
-from adapters.answer.depth import Depth, write_depth
+from adapters.answer.early_exits import Depth, write_depth
 from adapters.answer.heads import LinearHead
 from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle

@@ -244,7 +244,7 @@ def test_a_label_with_one_image_is_told(sound: Path) -> None:
     write(sound / "tomato" / "train" / "rust" / "only.png", 999)
     warnings = " ".join(report_of(sound).warnings)
     assert "tomato: only one training image: rust" in warnings
-    assert "tomato: no validation image, so nothing is known of these labels: rust" in warnings
+    assert "tomato: no validation image, these labels are not evaluated: rust" in warnings
 
 
 def test_a_label_that_was_not_trained_is_told(sound: Path) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from adapters.answer.depth import Depth
+from adapters.answer.early_exits import Depth
 from adapters.answer.heads import Features, Head
 from adapters.answer.ood import Mahalanobis
 from adapters.answer.stages import Stage
 from adapters.backbone.features import FeatureSpec
-from adapters.fitting.exits import _scores, fit_depth, ood_note
+from adapters.fitting.early_exits import _scores, fit_depth, ood_note
 from adapters.fitting.mahalanobis import DetectorData, fit_mahalanobis
 from adapters.fitting.regression import linear_head
 

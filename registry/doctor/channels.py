@@ -1,4 +1,4 @@
-"""What is served, where a rollback would go, and who serves it."""
+"""Checks of the channels: what is served, where a rollback would go, and the replicas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _READ = "ulora doctor --read-data, once a day"
 
 
 def check_channel(name: str) -> Callable[[Registry], Iterator[Finding]]:
-    """A channel's log, and whether what it serves and would go back to is whole and trusted."""
+    """A channel's log, and whether what it serves and would roll back to is whole and trusted."""
 
     def check(registry: Registry) -> Iterator[Finding]:
         head = registry.channel(name).head()
@@ -30,13 +30,13 @@ def check_channel(name: str) -> Callable[[Registry], Iterator[Finding]]:
 
 
 def check_last_read(registry: Registry) -> Iterator[Finding]:
-    """When this machine last read the bytes that production would go back to: checksums do not see a rotten disk."""
+    """When this machine last read the bytes that production would roll back to: only reading finds a damaged disk."""
     target = _target(registry.channel("production").head())
     if target is None:
         return
     last = registry.wiring.last_reads.find(target.manifest_sha256)
     if last is None:
-        yield Finding("rollback target", "warning", f"this machine never read all of {target.version}", _READ)
+        yield Finding("rollback target", "warning", f"this machine has never read all of {target.version}", _READ)
         return
     hours = last.age.total_seconds() / 3600
     detail = f"all of {target.version} was read {hours:.0f} h ago"
@@ -50,7 +50,7 @@ def check_last_read(registry: Registry) -> Iterator[Finding]:
 
 
 def read_now(registry: Registry) -> Iterator[Finding]:
-    """Read all bytes of what production serves and of what it would go back to."""
+    """Read all bytes of what production serves and of what it would roll back to."""
     for role, pointer in _roles(registry.channel("production").head()):
         if pointer is not None:
             checked = registry.verify(pointer.version, read_data=True)
@@ -59,7 +59,7 @@ def read_now(registry: Registry) -> Iterator[Finding]:
 
 
 def check_notes(registry: Registry) -> Iterator[Finding]:
-    """Versions that are needed and forgotten at once."""
+    """Versions that are needed although they were forgotten."""
     forgotten = set(registry.wiring.forgotten.versions())
     whys: dict[str, list[str]] = {}
     for hold in holds(registry.store, registry.model) if forgotten else ():
@@ -71,7 +71,7 @@ def check_notes(registry: Registry) -> Iterator[Finding]:
 
 
 def _way_back(registry: Registry, version: str) -> tuple[str, str]:
-    """How whole a forgotten version is, and what brings it back."""
+    """Whether a forgotten version still has all its files, and what brings it back."""
     try:
         registry.remember(version, dry_run=True)
     except UloraError as error:
@@ -80,16 +80,16 @@ def _way_back(registry: Registry, version: str) -> tuple[str, str]:
 
 
 def check_replicas(registry: Registry) -> Iterator[Finding]:
-    """What the replicas last said, against the channels."""
+    """Compare what the replicas last reported with the channels."""
     for channel in registry.status().channels:
         for replica in channel.replicas:
-            troubles = list(_troubles(channel, replica))
-            detail = f"{replica.version} at generation {replica.generation}: {'; '.join(troubles) or replica.state}"
-            level, fix = ("warning", "look at its log; `ulora status` again") if troubles else ("ok", "")
+            problems = list(_problems(channel, replica))
+            detail = f"{replica.version} at generation {replica.generation}: {'; '.join(problems) or replica.state}"
+            level, fix = ("warning", "look at its log; `ulora status` again") if problems else ("ok", "")
             yield Finding(f"replica {replica.id}", level, detail, fix)
 
 
-def _troubles(channel: ChannelStatus, replica: ReplicaStatus) -> Iterator[str]:
+def _problems(channel: ChannelStatus, replica: ReplicaStatus) -> Iterator[str]:
     if replica.state == "silent":
         yield f"silent for {replica.age:.0f} s"
     elif replica.state != "serving":
@@ -126,7 +126,7 @@ def _finding(subject: str, detail: str, bad: tuple[BadFile, ...], fix: str) -> F
 
 
 def _roles(head: Record | None) -> tuple[tuple[str, Pointer | None], ...]:
-    """What a channel serves and would go back to, each by the name of its role."""
+    """What a channel serves and would roll back to, by the name of its role."""
     return ("stable", head.stable if head else None), ("rollback target", _target(head))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from adapters.answer.depth import Depth
+from adapters.answer.early_exits import Depth
 from adapters.answer.heads import Features, Head
 from adapters.answer.ood import Mahalanobis
 from adapters.answer.stages import Stage

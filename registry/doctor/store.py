@@ -1,4 +1,4 @@
-"""Is the store what the promises need, and what may this identity do there?"""
+"""Checks of the store: conditional writes, rights, bucket rules, the clock, garbage."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from registry.store import layout
 from registry.store.marks import read_marks
 
 _SKEW = 60.0
-"""Seconds of a clock's error from which times in records mislead. S3 itself refuses from 15 minutes on."""
+"""Seconds by which a clock may be wrong before times in records are misleading. S3 itself refuses 15 minutes."""
 _DAY = 86400.0
 _MAX_VERSIONS, _MAX_BLOBS = 300, 20_000
-"""In stores with more, garbage is not counted by the way."""
+"""In stores with more, garbage is not counted here."""
 
 
 def check_store(registry: Registry) -> Iterator[Finding]:
@@ -27,14 +27,19 @@ def check_store(registry: Registry) -> Iterator[Finding]:
         store.check_writable()
         store.probe()
     except StoreDenied as error:
-        store.get(layout.FORMAT_KEY)  # who may not even read can't go on
-        yield Finding("store", "warning", f"conditional writes could not be tried: {error}", "as one who may write")
+        store.get(layout.FORMAT_KEY)  # raises if this identity may not even read
+        yield Finding(
+            "store",
+            "warning",
+            f"conditional writes could not be tried: {error}",
+            "run it as an identity that may write",
+        )
         return
     yield Finding("store", "ok", f"{store.url} honours conditional writes and lists in order")
 
 
 def check_rights(registry: Registry) -> Iterator[Finding]:
-    """What this identity may do; less than everything is no trouble, but good to know."""
+    """What this identity may do. Missing rights are reported, but are not an error."""
     registry.wiring.note_caller()
     rights = vars(registry.store.rights())
     words = {True: "may {}", False: "may not {}", None: "can't say whether it may {}"}
@@ -42,7 +47,7 @@ def check_rights(registry: Registry) -> Iterator[Finding]:
 
 
 def check_bucket(registry: Registry) -> Iterator[Finding]:
-    """Rules of the bucket that would take objects away, and whether it keeps what is deleted."""
+    """Bucket rules that delete objects, and whether the bucket keeps deleted objects."""
     try:
         rules = registry.store.lifecycle()
     except UloraError as error:
@@ -50,7 +55,7 @@ def check_bucket(registry: Registry) -> Iterator[Finding]:
     else:
         for rule in rules:
             detail = f"the rule {rule.id or '(unnamed)'} {rule.does} below {rule.prefix or 'everything'}"
-            yield Finding("lifecycle", "error", f"{detail}: versions and logs would go", "take the rule away")
+            yield Finding("lifecycle", "error", f"{detail}: it would delete versions and logs", "remove the rule")
         if not rules:
             yield Finding("lifecycle", "ok", "no rule expires objects of this store")
     try:
@@ -73,7 +78,7 @@ def check_clock(registry: Registry) -> Iterator[Finding]:
 
 
 def check_garbage(registry: Registry) -> Iterator[Finding]:
-    """Blobs that nothing refers to, and uploads that never finished: a waste of space, and no more."""
+    """Blobs that nothing refers to, and uploads that never finished. They only waste space."""
     yield from _check_uploads(registry)
     store = registry.store
     models = list(store.folders(layout.MODELS_PREFIX))
@@ -86,7 +91,7 @@ def check_garbage(registry: Registry) -> Iterator[Finding]:
         referenced = References(store, registry.blobs)()
         marked = read_marks(store).marked
     except IntegrityError as error:
-        detail = f"can't be told from what is needed, so none is collected: {error}"
+        detail = f"it is unknown what is needed, so nothing is deleted: {error}"
         yield Finding("garbage", "error", detail, error.hint)
         return
     orphans = [info for info in blobs if info.key.rpartition("/")[2] not in referenced]
@@ -102,4 +107,4 @@ def _check_uploads(registry: Registry) -> Iterator[Finding]:
         yield Finding("uploads", "ok", f"could not be asked: {error}")
         return
     if old:
-        yield Finding("uploads", "warning", f"{len(old)} never finished, and take up space", "ulora store gc")
+        yield Finding("uploads", "warning", f"{len(old)} never finished, and waste space", "ulora store gc")

@@ -1,4 +1,4 @@
-"""What stands around the store: MLflow, git, a tree on this disk, this machine."""
+"""Checks of MLflow, of git tags, of a restored tree, and of this machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from registry.versions.manifest import Manifest
 
 _LOW_DISK = 2 * 1024**3
 _MAX_TAGGED = 100
-"""Of so many versions, the last in the order of names, the git tags are looked for."""
+"""How many versions have their git tags checked: the last ones in the order of names."""
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TREE = Path("current")
 
 
 def check_catalog(registry: Registry) -> Iterator[Finding]:
-    """Whether MLflow answers, shows what is true, and has requests that wait."""
+    """Whether MLflow answers, shows what the store says, and has requests that wait."""
     if registry.settings.tracking_uri is None:
         yield Finding("MLflow", "warning", "no tracking server is set", "set MLFLOW_TRACKING_URI")
         return
@@ -37,11 +37,15 @@ def check_catalog(registry: Registry) -> Iterator[Finding]:
         yield Finding("MLflow", "warning", f"a request waits: {request}", "ulora reconcile, or leave --watch running")
     todo = [f"{version} is not logged" for version in drift.logged] + list(drift.changes)
     if todo:
-        yield Finding("MLflow", "warning", f"does not show what is true: {'; '.join(todo[:3])}", "ulora reconcile")
+        yield Finding(
+            "MLflow", "warning", f"does not show what the store says: {'; '.join(todo[:3])}", "ulora reconcile"
+        )
     elif not drift.skipped:
-        yield Finding("MLflow", "ok", "shows what is true")
+        yield Finding("MLflow", "ok", "shows what the store says")
     for skipped in drift.skipped:
-        yield Finding("MLflow", "warning", f"left alone: {skipped}", "ulora reconcile, or --adopt if it should be ours")
+        yield Finding(
+            "MLflow", "warning", f"left alone: {skipped}", "ulora reconcile, or with --adopt if ulora should manage it"
+        )
 
 
 def check_tags(registry: Registry) -> Iterator[Finding]:
@@ -54,7 +58,7 @@ def check_tags(registry: Registry) -> Iterator[Finding]:
         try:
             return registry.manifest(name)
         except IntegrityError:
-            return None  # said elsewhere
+            return None  # `verify` reports it
 
     names = [str(name) for name in registry.bindings.names()[-_MAX_TAGGED:]]
     for manifest in filter(None, in_parallel(read, names)):
@@ -70,14 +74,14 @@ def check_tags(registry: Registry) -> Iterator[Finding]:
 
 
 def check_restore(registry: Registry) -> Iterator[Finding]:
-    """A restore into the usual place, here, that was killed."""
+    """Whether a restore into `current`, in this folder, was interrupted."""
     if is_unfinished(_TREE):
-        fix = "run the same `ulora restore` again: it finishes or clears away"
+        fix = "run the same `ulora restore` again: it finishes or undoes it"
         yield Finding("restore", "warning", f"a restore of {_TREE}/ did not finish, or runs right now", fix)
 
 
 def check_machine(registry: Registry) -> Iterator[Finding]:
-    """Room for the cache, and what killed processes left."""
+    """Free disk space for the cache, and temporary folders of killed processes."""
     if left := remove_abandoned():
         yield Finding("machine", "ok", f"{left} temporary folders of killed processes were removed")
     folder = registry.settings.cache
@@ -86,5 +90,5 @@ def check_machine(registry: Registry) -> Iterator[Finding]:
     if not os.access(existing, os.W_OK):
         yield Finding("disk", "error", f"the cache {folder} can't be written", "set ULORA_CACHE")
         return
-    level, fix = ("ok", "") if free > _LOW_DISK else ("warning", "free some")
+    level, fix = ("ok", "") if free > _LOW_DISK else ("warning", "free some disk space")
     yield Finding("disk", level, f"{free / 1e9:.1f} GB free for the cache {folder}", fix)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.answer.depth import Depth, read_depth, write_depth
+from adapters.answer.early_exits import Depth, read_depth, write_depth
 from adapters.answer.heads import LinearHead
 from adapters.answer.ood import Mahalanobis
 from adapters.answer.stages import Stage
