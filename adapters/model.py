@@ -1,79 +1,86 @@
-"""The MLflow model of a version, as code: MLflow stores this file's text and runs it, nothing is pickled.
+"""A version of the flavor `dino-lora` as an MLflow model: a table of images in, a table of predictions out.
 
-Its one artifact, `bundle`, is the version's folder: every file at its manifest path, and `version.json`, the manifest.
-Files are hashed before they are used. That finds accidents, not attackers: MLflow runs what it stores.
+Stable: models logged in MLflow import exactly `load_model` from this module and call `predict` on what it returns. They
+never move, and they keep their arguments and their meaning.
+
+The entry point group `ulora.models` names this module. `CODE` is the file that MLflow stores as the model's code. The
+model's one artifact, `bundle`, is the version's folder: every file at its manifest path, and `version.json`, the
+manifest. Its files are hashed before they are used. That finds accidents, not attackers: MLflow runs stored code.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+
+from registry.errors import BadInput, CorruptBlob, MissingBlob, MissingDependency
+from registry.versions.manifest import Manifest
 
 if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
     from adapters.answer.loaded import LoadedVersion
-    from registry.versions.manifest import Manifest
 
+CODE = Path(__file__).with_name("model_code.py")
 MANIFEST = "version.json"
-ARTIFACT = "bundle"
-"""The artifact's key in `context.artifacts`."""
 
 
-class DinoLora(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """A version behind `mlflow.pyfunc`: a table of images in, a table of predictions out."""
+class TableModel:
+    """A loaded version that takes and returns tables."""
 
-    _version: LoadedVersion | None = None
+    def __init__(self, version: LoadedVersion) -> None:
+        self._version = version
 
-    def load_context(self, context: Any) -> None:
-        """Check the version's files against its manifest, load it, and check its recorded outputs.
-
-        Raises:
-            CorruptBlob, MissingBlob: a file is not what the manifest says.
-            MissingDependency: `adapters` is not ours.
-            As `adapters.answer.loading.load`.
-        """
-        _check_adapters_is_ours()
-        from adapters.answer.loading import load
-
-        manifest, files = _checked_files(Path(context.artifacts[ARTIFACT]))
-        self._version = load(manifest, files)
-        self._version.self_test()
-
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Answer for each row.
+    def predict(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Predict for each row.
 
         Args:
-            model_input: column `image`, a file's bytes or their base64; optional column `target`, the router chooses
-                where it is missing or empty.
+            table: column `image`, a file's bytes or their base64; optional column `target`, the router chooses where it
+                is missing or empty.
 
         Returns:
-            One row each: version, target, label, confidence, ood_score, is_ood, outcome, target_confidence. What there
-            is none of is an empty text, and a score of -1.
+            One row each: version, target, label, confidence, ood_score, is_ood, outcome, target_confidence. A missing
+            text is empty, a missing score is -1.
 
         Raises:
             BadInput: there is no column `image`.
         """
-        from registry.errors import BadInput
-
-        if self._version is None:
-            raise RuntimeError("MLflow calls load_context before predict")
-        if "image" not in model_input.columns:
+        if "image" not in table.columns:
             raise BadInput("the input has no column `image`", hint="send a table with the column image, base64 text")
-        images = [_image_bytes(value) for value in model_input["image"]]
-        named = model_input["target"] if "target" in model_input.columns else [None] * len(images)
+        images = [_image_bytes(value) for value in table["image"]]
+        named = table["target"] if "target" in table.columns else [None] * len(images)
         targets = [value if isinstance(value, str) and value else None for value in named]
         return pd.DataFrame([_row(prediction) for prediction in self._version.predict(images, targets)])
 
 
+def load_model(folder: str) -> TableModel:
+    """Check the files of a version's folder against its manifest, load it, and run its self-test.
+
+    Raises:
+        CorruptBlob, MissingBlob: a file is not what the manifest says.
+        MissingDependency: another package is imported as `adapters`.
+        BackboneNotFound, BadWeights, LoadFailed, SelfTestFailed: see `adapters.answer.loaded.load`.
+    """
+    _check_adapters_is_ours()
+    from adapters.answer.loading import load
+
+    manifest, files = _checked_files(Path(folder))
+    version = load(manifest, files)
+    version.self_test()
+    return TableModel(version)
+
+
 def signature() -> ModelSignature:
     """The model's input and output columns."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
     inputs = [ColSpec(DataType.string, "image"), ColSpec(DataType.string, "target", required=False)]
     texts, numbers = ("version", "target", "label", "outcome"), ("confidence", "ood_score", "target_confidence")
     outputs = [ColSpec(DataType.string, name) for name in texts]
@@ -82,7 +89,7 @@ def signature() -> ModelSignature:
 
 
 def input_example() -> pd.DataFrame:
-    """One row that the model takes: a tiny PNG in base64, no target."""
+    """One row that the model accepts: a tiny PNG in base64, no target."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -91,24 +98,20 @@ def input_example() -> pd.DataFrame:
 
 
 def _checked_files(folder: Path) -> tuple[Manifest, dict[str, Path]]:
-    import hashlib
-
-    from registry.errors import CorruptBlob, MissingBlob
-    from registry.versions.manifest import Manifest
-
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     files = {entry.path: folder / entry.path for entry in manifest.files}
     for entry in manifest.files:
         path = files[entry.path]
         if not path.is_file():
             raise MissingBlob(
-                f"{manifest.version}: the model's artifacts lack {entry.path}", hint="run ulora reconcile"
+                f"{manifest.version}: {entry.path} is missing among the model's artifacts",
+                hint=f"load it from the store instead: registry.load({manifest.version!r})",
             )
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                 raise CorruptBlob(
-                    f"{manifest.version}: {entry.path} among the model's artifacts is not what the manifest says",
-                    hint="load it from the store instead: ulora verify tells whether that copy is whole",
+                    f"{manifest.version}: {entry.path} among the model's artifacts does not match the manifest",
+                    hint="load it from the store instead; `ulora verify` checks that copy",
                 )
     return manifest, files
 
@@ -119,7 +122,7 @@ def _image_bytes(value: Any) -> bytes:
     try:
         return base64.b64decode(str(value), validate=True)
     except (binascii.Error, ValueError):
-        return b""  # no image: the row's outcome will say so
+        return b""  # not an image: the row's outcome says so
 
 
 def _row(prediction: Any) -> dict[str, Any]:
@@ -137,19 +140,11 @@ def _row(prediction: Any) -> dict[str, Any]:
 
 
 def _check_adapters_is_ours() -> None:
-    from registry.errors import MissingDependency
+    """Two packages installed into one folder `adapters` leave this module in place, but not the rest of it."""
+    import adapters
 
-    try:
-        import adapters
-    except ImportError as error:
-        raise MissingDependency(
-            "this model needs the package ulora-registry", hint="pip install 'ulora-registry[dino,mlflow]'"
-        ) from error
     if getattr(adapters, "DISTRIBUTION", None) != "ulora-registry":
         raise MissingDependency(
             f"another package is imported as `adapters`, from {adapters.__file__}",
-            hint="uninstall the other one (pip uninstall adapters), or use an environment of its own",
+            hint="pip uninstall adapters, then pip install --force-reinstall --no-deps ulora-registry",
         )
-
-
-mlflow.models.set_model(DinoLora())

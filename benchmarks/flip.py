@@ -46,7 +46,7 @@ from registry.devstack.s3_server import S3Server
 from registry.errors import NotNow
 from registry.machine import clock
 from registry.names import VersionName
-from registry.serving.live import Live, LiveOptions
+from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import Loader
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
@@ -135,9 +135,9 @@ class TimedLive(Live):
         super().__init__(*arguments, **more)
         self.flips: list[float] = []
 
-    def _settle(self) -> None:
+    def _serve_goal(self) -> None:
         before = self._serving
-        took = timed(super()._settle)
+        took = timed(super()._serve_goal)
         if self._serving is not before:
             self.flips.append(took)
 

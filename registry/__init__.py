@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from registry.channels.channel import RollbackOptions
     from registry.errors import UloraError
     from registry.names import VersionName
-    from registry.serving.live import Live
+    from registry.serving.follow import Live
     from registry.settings import Settings
     from registry.versions.bundle import ReleaseNotes
 
 __all__ = ["Live", "Registry", "ReleaseNotes", "RollbackOptions", "Settings", "UloraError", "VersionName"]
 
 _HOMES = {
-    "Live": "registry.serving.live",
+    "Live": "registry.serving.follow",
     "Registry": "registry.api",
     "Settings": "registry.settings",
     "ReleaseNotes": "registry.versions.bundle",

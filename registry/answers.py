@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from registry.channels.channel import Rollback
     from registry.channels.record import Record
-    from registry.evidence.gates import Verdict
+    from registry.evidence.verdict import Verdict
     from registry.serving.fleet import Replica
     from registry.versions.manifest import Manifest
 

@@ -15,15 +15,15 @@ from registry.wiring import Wiring
 if TYPE_CHECKING:
     from registry.answers import Change, Created, Listed, Reconciled, Signed, Status, Verification, VerificationReport
     from registry.breakglass.write_script import Script
-    from registry.catalog.log import Catalog
+    from registry.catalog.client import Catalog
     from registry.catalog.reconciler import Reconciler
     from registry.channels.record import Record
-    from registry.evidence.gates import Verdict
     from registry.evidence.results import Evidence
+    from registry.evidence.verdict import Verdict
     from registry.progress import OpenProgress, Progress
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected, RetentionRule
-    from registry.serving.live import Live, LiveOptions
+    from registry.serving.follow import Live, LiveOptions
     from registry.serving.loaders import Loaded
     from registry.store.blobs import Blobs
     from registry.store.objects import ObjectStore

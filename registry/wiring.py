@@ -22,7 +22,7 @@ from registry.store.stored import Encryption
 from registry.versions.bindings import Bindings
 
 if TYPE_CHECKING:
-    from registry.catalog.log import Catalog
+    from registry.catalog.client import Catalog
     from registry.evidence.ledger import Ledger
     from registry.integrity.lastread import LastReads
     from registry.retention.notes import Forgotten, Notes, Pin
@@ -131,7 +131,7 @@ class Wiring:
     @cached_property
     def catalog(self) -> Catalog:
         """The MLflow server. Every use of it may raise `CatalogUnreachable`."""
-        from registry.catalog.log import Catalog
+        from registry.catalog.client import Catalog
 
         return Catalog(self.settings.tracking_uri, self.settings.aliases)
 

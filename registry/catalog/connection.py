@@ -1,7 +1,7 @@
-"""Talking to an MLflow server: bounded in time, quiet, and with this package's errors.
+"""Conversations with an MLflow server, with time limits, without output, and with this package's errors.
 
-MLflow takes its limits from environment variables at each request, retries for minutes by default, and prints. All
-of that is process-wide, so one lock lets one conversation at a time change it and put it back.
+MLflow reads its time limits from environment variables at each request, retries for minutes by default, and prints.
+All of that is process-wide, so a lock lets only one conversation at a time change these settings and restore them.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _DOWN = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", 
 _DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _MESSAGE_LENGTH = 300
 _REASONS = ("Connection refused", "Name or service not known", "timed out")
-"""What people need of the long texts that contain them."""
+"""The part of a long error text that is shown, if it contains one of these."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a conversation waits.
+    """The time limits of a conversation.
 
     Attributes:
         timeout: seconds that one request may take.
-        retries: how often a failing one is sent again.
-        turn: seconds to wait while another thread of this process talks to MLflow.
+        retries: how often a failed request is sent again.
+        turn: seconds to wait for another thread of this process that is using MLflow.
     """
 
     timeout: int
@@ -55,15 +55,15 @@ class Limits:
 PATIENT = Limits(timeout=20, retries=2, turn=60)
 PING = Limits(timeout=3, retries=0, turn=60)
 HASTY = Limits(timeout=2, retries=0, turn=5)
-"""For work that its caller may walk away from: what goes on behind our back ends within seconds."""
+"""For work whose caller may stop waiting for it: it ends within seconds."""
 
 
 class Connection:
-    """How to reach one MLflow server. Opens nothing until it is used.
+    """The connection to one MLflow server. Opens nothing until it is used.
 
     Attributes:
-        uri: the tracking URI, None when there is no server.
-        limits: how long each conversation waits.
+        uri: the tracking URI, None if there is no server.
+        limits: the time limits of each conversation.
     """
 
     def __init__(self, uri: str | None, limits: Limits = PATIENT) -> None:
@@ -72,7 +72,7 @@ class Connection:
 
     @property
     def name(self) -> str:
-        """The address as messages may show it, without a password."""
+        """The address without the password, for messages."""
         if self.uri is None:
             return "(none)"
         parts = urlsplit(self.uri)
@@ -80,20 +80,20 @@ class Connection:
 
     @contextmanager
     def open(self, limits: Limits | None = None) -> Iterator[MlflowClient]:
-        """A client for one conversation, whose failures become this package's errors.
+        """A client for one conversation, whose exceptions become errors of this package.
 
         Args:
-            limits: other ones than the connection's.
+            limits: those of the connection by default.
 
         Raises:
-            CatalogUnreachable: there is no server, it does not answer, or other threads talk to MLflow all the time.
+            CatalogUnreachable: there is no server, it does not answer, or another thread uses MLflow for too long.
             CatalogRefused: it answers, and refuses.
             MissingDependency: MLflow is not installed.
         """
         if self.uri is None:
             raise CatalogUnreachable(
                 "no MLflow tracking server is set",
-                hint="set MLFLOW_TRACKING_URI or --tracking-uri; `create` and `measure` run without it with --offline",
+                hint="set MLFLOW_TRACKING_URI or --tracking-uri; with --offline `create` and `measure` do not need it",
             )
         with _turn(limits or self.limits):
             client = _client(self.uri)
@@ -118,7 +118,7 @@ class Connection:
         if code in _DOWN:
             return CatalogUnreachable(
                 f"the MLflow server {self.name} does not answer: {detail}",
-                hint="start it or wait; --offline does without and `ulora reconcile` catches up later",
+                hint="start it or wait; or use --offline, and run `ulora reconcile` later",
             )
         denied = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return CatalogRefused(
@@ -126,8 +126,8 @@ class Connection:
         )
 
 
-def _give_a_home() -> None:
-    """MLflow can't be imported by a user without a home folder, as containers have them."""
+def _ensure_home() -> None:
+    """Set HOME for users without a home folder, as in some containers: MLflow can't be imported without it."""
     try:
         Path.home()
     except RuntimeError:
@@ -135,7 +135,7 @@ def _give_a_home() -> None:
 
 
 def _client(uri: str) -> MlflowClient:
-    _give_a_home()
+    _ensure_home()
     try:
         from mlflow import MlflowClient
     except ImportError as error:
@@ -147,14 +147,14 @@ def _client(uri: str) -> MlflowClient:
 
 @contextmanager
 def _turn(limits: Limits) -> Iterator[None]:
-    """Have MLflow's process-wide settings to ourselves.
+    """Lock MLflow's process-wide settings, and change them for one conversation.
 
-    They never name the server: clients are told it, and whoever reads MLFLOW_TRACKING_URI meanwhile gets its own.
+    MLFLOW_TRACKING_URI is not among them: the client gets the server's address as an argument.
     """
     if not _LOCK.acquire(timeout=limits.turn):
         raise CatalogUnreachable(
-            f"another thread of this process has talked to MLflow for more than {limits.turn:g} s",
-            hint="try again; `ulora reconcile` catches up later",
+            f"another thread of this process has been using MLflow for more than {limits.turn:g} s",
+            hint="try again, or run `ulora reconcile` later",
         )
     try:
         with _environment(
@@ -186,7 +186,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    # After MLflow's import, which sets levels and filters of its own. Some of its code lifts the filters again.
+    # Only after MLflow's import, which sets its own levels and filters. Some of its code resets the filters.
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -202,4 +202,4 @@ def _silence() -> Iterator[None]:
 
 
 def _drop(*_: Any, **__: Any) -> None:
-    """Show a warning to nobody."""
+    """Ignore a warning."""

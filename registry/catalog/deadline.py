@@ -1,4 +1,4 @@
-"""A limit in time around work that may hang."""
+"""A time limit for calls that may hang."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 
 def within(seconds: float, act: Callable[[], object]) -> None:
-    """Run `act` in a thread of its own and wait for it at most so long. It may go on behind our back after that.
+    """Call `act` in its own thread and wait for it at most so long. After that it may still be running.
 
     Raises:
-        TimeoutError: it was not done in time.
-        Exception: whatever it raised.
+        TimeoutError: it has not returned in time.
+        Exception: the one that it raised.
     """
     failures: list[BaseException] = []
 

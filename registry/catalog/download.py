@@ -1,4 +1,4 @@
-"""Get a registered model's files out of MLflow."""
+"""Download the files of a registered version from MLflow."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
 def download(connection: Connection, uri: str, folder: Path) -> Path:
-    """Download `models:/NAME/7` or `models:/NAME@alias` into a folder that does not exist yet; returns where it lies.
+    """Download `models:/NAME/7` or `models:/NAME@alias` into a folder that does not exist yet; returns its path.
 
     Raises:
-        BadInput: the URI does not read so.
+        BadInput: the URI is invalid.
         VersionNotFound: MLflow has no such version.
-        CatalogRefused: its files lie on this machine's disk or somewhere odd by the server's word alone, which may name
-            any file.
+        CatalogRefused: its files are neither behind the server nor in a bucket; see `check_remote`.
         CatalogUnreachable: MLflow does not answer.
     """
     match = _URI.fullmatch(uri)
     if match is None:
         raise BadInput(
-            f"{uri[:200]!r} names no version", hint="for example models:/aads-ulora/7 or models:/aads-ulora@champion"
+            f"{uri[:200]!r} is not the URI of a version",
+            hint="for example models:/aads-ulora/7 or models:/aads-ulora@champion",
         )
     name, number, alias = match.groups()
     check_model(name)
     if connection.uri is None:
         raise CatalogUnreachable(
-            f"no MLflow tracking server is set that {uri} could come from",
+            f"no MLflow tracking server is set to get {uri} from",
             hint="set MLFLOW_TRACKING_URI or pass --tracking-uri",
         )
     folder.mkdir(parents=True)
@@ -50,10 +50,10 @@ def download(connection: Connection, uri: str, folder: Path) -> Path:
 
         location = _location(client, _find(client, name, number, alias, uri))
         check_remote(location, connection, uri)
-        place = mlflow.artifacts.download_artifacts(
+        path = mlflow.artifacts.download_artifacts(
             artifact_uri=location, dst_path=str(folder), tracking_uri=connection.uri, registry_uri=connection.uri
         )
-    return Path(place)
+    return Path(path)
 
 
 def _find(client: MlflowClient, name: str, number: str | None, alias: str | None, uri: str) -> Any:
@@ -70,10 +70,10 @@ def _find(client: MlflowClient, name: str, number: str | None, alias: str | None
 
 
 def _location(client: MlflowClient, version: Any) -> str:
-    """Where a version's files lie, as no other name of them: a name may lead to another name.
+    """The location of a version's files. Its source may be another URI of MLflow, whose source is followed.
 
     Raises:
-        CatalogRefused: they lead nowhere.
+        CatalogRefused: there are too many of them.
     """
     location = str(client.get_model_version_download_uri(version.name, str(version.version)))
     if str(version.source).startswith(_LOGGED):
@@ -89,11 +89,11 @@ def _location(client: MlflowClient, version: Any) -> str:
             location = _of_model(client, location)
         else:
             return location
-    raise CatalogRefused(f"the source of {version.name} {version.version} leads from name to name: {location[:200]}")
+    raise CatalogRefused(f"the source of {version.name} {version.version} has too many indirections: {location[:200]}")
 
 
 def _of_run(client: MlflowClient, path: str) -> str:
-    """Where an artifact of a run lies; what MLflow 3 logged as a model lies with that."""
+    """The location of a run's artifact. A model that MLflow 3 logged in the run has a location of its own."""
     run_id, _, inner = path.partition("/")
     run = client.get_run(run_id)
     name, _, rest = inner.partition("/")
@@ -107,35 +107,37 @@ def _of_run(client: MlflowClient, path: str) -> str:
 def _of_model(client: MlflowClient, uri: str) -> str:
     match = _URI.fullmatch(uri)
     if match is None:
-        raise CatalogRefused(f"a version's source is {uri[:200]!r}, which names no version")
+        raise CatalogRefused(f"a version's source is {uri[:200]!r}, which is not the URI of a version")
     name, number, alias = match.groups()
     return str(_find(client, name, number, alias, uri).source)
 
 
-def _below(place: str, inner: str) -> str:
-    parts = urlsplit(place)
-    return parts._replace(path=f"{parts.path.rstrip('/')}/{inner}").geturl() if inner else place
+def _below(location: str, inner: str) -> str:
+    parts = urlsplit(location)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{inner}").geturl() if inner else location
 
 
 def check_remote(location: str, connection: Connection, uri: str) -> None:
-    """A version's source is what anybody with access to the server wrote there: never read this disk because of it, nor
-    ask servers of its choice.
+    """Check that files are behind the MLflow server or in a bucket.
+
+    Anybody with access to the server can set a version's source: it must not make this process read local files or
+    connect to other servers.
 
     Args:
-        location: where the files of `uri` lie.
+        location: of the files of `uri`.
 
     Raises:
-        CatalogRefused: that is on a disk by the word of a server, or neither behind that server nor in a bucket.
+        CatalogRefused: they are on a local disk although the catalog is on a server, or on another server.
     """
     parts, tracking = urlsplit(location), urlsplit(str(connection.uri))
     if parts.scheme in _BUCKETS:
         return
     if parts.scheme in _OWN_DISK:
-        if tracking.scheme in (*_OWN_DISK, "sqlite"):  # people keep the whole catalog on this disk
+        if tracking.scheme in (*_OWN_DISK, "sqlite"):  # the whole catalog is on this disk
             return
         raise CatalogRefused(
-            f"the files of {uri} lie at {location[:200]}, on the server's own disk and not behind the server",
-            hint="start the MLflow server with --artifacts-destination, or give --from the folder itself",
+            f"the files of {uri} are at {location[:200]}, a path on a disk, which the server does not serve",
+            hint="start the MLflow server with --artifacts-destination, or pass the folder with --from",
         )
     is_same = _host(parts.netloc) == _host(tracking.netloc)
     if (parts.scheme == "mlflow-artifacts" and (is_same or not parts.netloc)) or (
@@ -143,8 +145,8 @@ def check_remote(location: str, connection: Connection, uri: str) -> None:
     ):
         return
     raise CatalogRefused(
-        f"the files of {uri} lie at {location[:200]}, neither behind the MLflow server nor in a bucket",
-        hint="download them yourself, and give --from the folder",
+        f"the files of {uri} are at {location[:200]}, neither behind the MLflow server nor in a bucket",
+        hint="download them yourself, and pass the folder with --from",
     )
 
 

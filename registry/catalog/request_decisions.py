@@ -1,4 +1,4 @@
-"""What becomes of a promotion that somebody asked for in MLflow: the gates decide, the log remembers."""
+"""Decide on a promotion that was requested in MLflow: by the gates, and by what the channel's log says since."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry.names import VersionName
 from registry.versions.bindings import Bindings
 
 _TRIES = 3
-_BROUGHT = ("promote", "advance")
+_PROMOTES = ("promote", "advance")
 
 
 class Promote(Protocol):
@@ -29,9 +29,9 @@ class RequestDecider:
     """Decides on requests by the gates, as `ulora promote` does.
 
     Attributes:
-        who: shown while a request is decided.
-        channel: gives the log of a channel.
-        promote: `Registry.promote`, signed as what it is: asked for in MLflow, by nobody knows whom.
+        who: shown in the claim while a request is decided.
+        channel: returns the log of a channel.
+        promote: `Registry.promote`, with an author that says that the request came from MLflow.
     """
 
     who: str
@@ -40,40 +40,42 @@ class RequestDecider:
     promote: Promote
 
     def generation(self, channel: str) -> int:
-        """The channel's newest generation, 0 while it is empty, and where it can't be read: `decide` says so then."""
+        """The channel's newest generation; 0 if it is empty, or can't be read: `decide` then answers with the error."""
         try:
             head = self.channel(channel).head()
         except IntegrityError:
             return 0
         return head.generation if head else 0
 
-    def decide(self, request: Request, taken: int) -> str:
-        """Promote as the generation after `taken`, or refuse; or what the log says that became of it meanwhile.
+    def decide(self, request: Request, claimed: int) -> str:
+        """Promote a request's version as the generation after `claimed`, unless the log already has the outcome.
+
+        Returns words that begin with `promoted` or `refused`.
 
         Raises:
-            Unreachable: it can't be decided now.
+            Unreachable: it can't be decided now; the request stays claimed.
         """
-        return self._in_words(request, taken, self._promoted)
+        return self._outcome(request, claimed, self._promote)
 
-    def recall(self, request: Request, taken: int) -> str:
-        """What the log says that became of a request that was being taken at a generation; nothing is promoted.
+    def look_up(self, request: Request, claimed: int) -> str:
+        """The outcome of a request that a reconciler began to claim at a generation; nothing is promoted.
 
         Raises:
-            Unreachable: it can't be read now.
+            Unreachable: the log can't be read now.
         """
-        return self._in_words(request, taken, _interrupted)
+        return self._outcome(request, claimed, _interrupted)
 
-    def _in_words(self, request: Request, taken: int, act: Callable[[Request, int], str]) -> str:
-        """What the log says that became of a request, else what comes of `act`."""
+    def _outcome(self, request: Request, claimed: int, act: Callable[[Request, int], str]) -> str:
+        """The outcome that the log has, else the result of `act`."""
         try:
             for _ in range(_TRIES):
-                if told := self._told_by_log(request, taken):
-                    return told
+                if outcome := self._outcome_in_log(request, claimed):
+                    return outcome
                 try:
-                    return act(request, taken)
+                    return act(request, claimed)
                 except ChannelMoved:
-                    continue  # now the log says by whom
-            return "refused the channel moves all the time; ask again later"
+                    continue  # now the log says who moved it
+            return "refused the channel was moved several times meanwhile; request it again later"
         except GateRefused as error:
             return f"refused {_reasons(error)}"
         except StoreDenied as error:
@@ -82,35 +84,37 @@ class RequestDecider:
             raise
         except UloraError as error:
             return f"refused {error}"
-        except Exception as error:  # by something that came after the commit: then the log says so
-            return self._told_by_log(request, taken) or f"refused unexpected {type(error).__name__}: {error}"
+        except Exception as error:  # if it was raised after the commit, the log has the outcome
+            return self._outcome_in_log(request, claimed) or f"refused unexpected {type(error).__name__}: {error}"
 
-    def _told_by_log(self, request: Request, taken: int) -> str:
-        """What the log says of a request that was taken at a generation; empty where it still stands there."""
+    def _outcome_in_log(self, request: Request, claimed: int) -> str:
+        """The outcome of a request by the records since a generation; empty if there are none."""
         channel = self.channel(request.channel)
         head = channel.head()
-        if head is None or head.generation <= taken:
+        if head is None or head.generation <= claimed:
             return ""
-        since = channel.history(head.generation - taken)
+        since = channel.history(head.generation - claimed)
         for record in reversed(since):
-            if record.action in _BROUGHT and record.stable and record.stable.version == request.version:
+            if record.action in _PROMOTES and record.stable and record.stable.version == request.version:
                 left = "" if request.version in head.live() else f"; left since by {_what(head)}"
                 return f"promoted {_what(record)}{left}"
         return f"refused {request.channel} was moved meanwhile, by {_what(since[-1])}; {_again(request)}"
 
-    def _promoted(self, request: Request, taken: int) -> str:
+    def _promote(self, request: Request, claimed: int) -> str:
         name = request.version or ""
         if self.versions.get(VersionName.parse(name)).content_sha256 != request.content_sha256:
-            raise BadInput(f"#{request.number} in MLflow says that it is {name}, but not with what {name} holds here")
+            raise BadInput(
+                f"#{request.number} in MLflow has the name {name}, but not the content of {name} in this store"
+            )
         reason = f"asked for in MLflow: alias {request.alias} on its version {request.number}"
-        change = self.promote(name, request.channel, PromoteOptions(expected=taken), reason=reason)
+        change = self.promote(name, request.channel, PromoteOptions(expected=claimed), reason=reason)
         if not change.changed:
-            return f"promoted it was stable already, generation {change.generation}"
+            return f"promoted it was already stable, generation {change.generation}"
         return f"promoted generation {change.generation}"
 
 
-def _interrupted(request: Request, taken: int) -> str:
-    return f"refused it was moved, taken back or interrupted while it was taken; {_again(request)}"
+def _interrupted(request: Request, claimed: int) -> str:
+    return f"refused it was changed, withdrawn or interrupted while it was being claimed; {_again(request)}"
 
 
 def _again(request: Request) -> str:
@@ -122,6 +126,6 @@ def _what(record: Record) -> str:
 
 
 def _reasons(error: GateRefused) -> str:
-    """Every rule that was not met, as the message names only the first ones."""
+    """Every rule that was not met; the error's message has only the first ones."""
     refusals = getattr(error.verdict, "refusals", ())
     return "; ".join(check.reason for check in refusals) or str(error)

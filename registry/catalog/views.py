@@ -1,80 +1,78 @@
-"""How evidence and channels are shown in MLflow: what the catalog needs to know of them."""
+"""What MLflow is to show of the channels, read from their logs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
-from registry.catalog.log import Result
-from registry.catalog.mirror import ChannelView
 from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BadManifest, BrokenChain, IntegrityError
-from registry.evidence.results import Evidence
 from registry.names import CHANNELS
 
 
-def evidence_result(evidence: Evidence, plot: bytes | None) -> Result:
-    """Some evidence as MLflow is to show it."""
-    return Result(
-        benchmark=evidence.benchmark,
-        evidence_sha256=evidence.sha256,
-        metrics={
-            f"{metric.name}.{metric.target}" if metric.target else metric.name: metric.value
-            for metric in evidence.metrics
-            if metric.value is not None
-        },
-        params={  # with a prefix: inside `mlflow run` the run has parameters of its own already
-            "ulora.version": evidence.version,
-            "ulora.device": evidence.device,
-            "ulora.runtime": evidence.runtime,
-            "ulora.data": evidence.data.name,
-            "ulora.data_sha256": evidence.data.sha256,
-            "ulora.n": str(evidence.data.n),
-        },
-        plots={f"{evidence.benchmark}.png": plot} if plot else {},
-    )
+@dataclass(frozen=True)
+class ChannelView:
+    """What the mirror needs of one channel. Versions are names, e.g. `v5.5.4-dinov3`.
 
+    Attributes:
+        generation: the generation that was read; 0 for an empty channel.
+        stable, canary: what it serves, and the version on trial.
+        formerly: versions that were stable or canary in it; None if only its newest record was read, and then a
+            version with a stage in MLflow that no channel serves counts as formerly promoted.
+        withdrawn: versions that it was rolled back from.
+        problem: why the channel can't be read; what MLflow shows of it is not changed.
+    """
 
-def channel_view(name: str, records: Sequence[Record]) -> ChannelView:
-    """A channel as the mirror needs it, from some of its records, newest first."""
-    head = records[0] if records else None
-    return ChannelView(
-        channel=name,
-        generation=head.generation if head else 0,
-        stable=head.stable.version if head and head.stable else None,
-        canary=head.canary.version if head and head.canary else None,
-        formerly=frozenset(version for record in records for version in record.live()),
-        withdrawn=frozenset(head.withdrawn if head else ()),
-    )
+    channel: str
+    generation: int
+    stable: str | None = None
+    canary: str | None = None
+    formerly: frozenset[str] | None = frozenset()
+    withdrawn: frozenset[str] = frozenset()
+    problem: str = ""
+
+    @classmethod
+    def of(cls, channel: str, records: Sequence[Record]) -> Self:
+        """The view of a channel from its newest records, newest first."""
+        head = records[0] if records else None
+        return cls(
+            channel=channel,
+            generation=head.generation if head else 0,
+            stable=head.stable.version if head and head.stable else None,
+            canary=head.canary.version if head and head.canary else None,
+            formerly=frozenset(version for record in records for version in record.live()),
+            withdrawn=frozenset(head.withdrawn if head else ()),
+        )
 
 
 @dataclass(frozen=True)
-class Views:
-    """What the mirror needs to know of the channels. One that can't be read is noted in `damaged`, by its name."""
+class ChannelViews:
+    """Reads the views of all mirrored channels. The problem of one that can't be read is added to `damaged`."""
 
     channel: Callable[[str], Channel]
 
-    def whole(self, damaged: dict[str, str]) -> list[ChannelView]:
-        """From their whole logs; from its end where a log is broken."""
+    def from_logs(self, damaged: dict[str, str]) -> list[ChannelView]:
+        """From the whole logs; from the newest record where a log is broken."""
 
         def view(name: str) -> ChannelView:
             try:
-                return channel_view(name, self.channel(name).history())
+                return ChannelView.of(name, self.channel(name).history())
             except (BrokenChain, BadManifest) as error:
                 damaged[name] = str(error)
-                return self._end(name, damaged)
+                return self._from_newest_record(name, damaged)
 
         return [view(name) for name in CHANNELS]
 
-    def ends(self, damaged: dict[str, str]) -> list[ChannelView]:
-        """From their newest records only, whose cost does not grow with the logs."""
-        return [self._end(name, damaged) for name in CHANNELS]
+    def from_newest_records(self, damaged: dict[str, str]) -> list[ChannelView]:
+        """From the newest records only; the cost does not grow with the logs."""
+        return [self._from_newest_record(name, damaged) for name in CHANNELS]
 
-    def _end(self, name: str, damaged: dict[str, str]) -> ChannelView:
+    def _from_newest_record(self, name: str, damaged: dict[str, str]) -> ChannelView:
         try:
             head = self.channel(name).head()
         except IntegrityError as error:
             damaged[name] = str(error)
             return ChannelView(name, generation=0, problem=f"{name} can't be read: {error}")
-        return replace(channel_view(name, [head] if head else []), formerly=None)
+        return replace(ChannelView.of(name, [head] if head else []), formerly=None)

@@ -1,4 +1,4 @@
-"""`reconcile --watch`: the same again and again, through outages, until somebody says stop."""
+"""`reconcile --watch`: reconcile again and again until stopped, also through outages."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from registry.catalog.reconciler import Reconciler
 from registry.errors import BadInput
 from registry.names import VersionName
 
-Result = TypeVar("Result")
-_LONGEST_PAUSE = 60.0
+T = TypeVar("T")
+_MAX_PAUSE = 60.0
 """Seconds between tries in a long outage, unless `every` is longer."""
 _SETTLED = timedelta(minutes=1)
-_ENDING = 10.0
-"""Seconds that the end of a `Watch` waits for a round; after that it goes on behind our back and can do no harm."""
-_THOROUGH = 30
-"""Of so many rounds one looks at every version and the whole logs, whether or not there seems to be anything new."""
+_CLOSE_SECONDS = 10.0
+"""Seconds that the end of a `Watch` waits for a running round. One that takes longer goes on, which is harmless."""
+_FULL_EVERY = 30
+"""After so many rounds there is a full one, which reads every version and the whole logs, even if nothing is new."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """When to look again.
+class LoopControl:
+    """When a loop runs its next round, and when it ends.
 
     Attributes:
         every: seconds between two rounds.
-        stop: once set, the loop ends after the round that runs.
+        stop: once set, the loop ends after the running round.
         wake: once set, the next round begins at once, also in an outage.
     """
 
@@ -38,18 +38,18 @@ class Pace:
     wake: threading.Event = field(default_factory=threading.Event)
 
     def end(self) -> None:
-        """Stop, and do not wait for the pause to be over."""
+        """Stop, without waiting for the end of the pause."""
         self.stop.set()
         self.wake.set()
 
 
 class Watch:
-    """Reconciles in a thread of its own. A context manager; at its end the round that runs is waited for."""
+    """A context manager that reconciles in its own thread. At its end it waits for the running round."""
 
-    def __init__(self, reconciler: Reconciler, pace: Pace, done: Callable[[Reconciled], None]) -> None:
-        self._pace = pace
+    def __init__(self, reconciler: Reconciler, control: LoopControl, done: Callable[[Reconciled], None]) -> None:
+        self._control = control
         self._thread = threading.Thread(
-            target=keep_reconciled, args=(reconciler, pace, done, _say_nothing), name="ulora-watch", daemon=True
+            target=reconcile_repeatedly, args=(reconciler, control, done, _ignore), name="ulora-watch", daemon=True
         )
 
     def __enter__(self) -> Self:
@@ -57,69 +57,70 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pace.end()
-        self._thread.join(_ENDING)
+        self._control.end()
+        self._thread.join(_CLOSE_SECONDS)
 
 
-def _say_nothing(error: Exception, pause: float) -> None:
-    """A server that is away is no news where nobody looks."""
+def _ignore(error: Exception, pause: float) -> None:
+    """A `failed` that reports nothing."""
 
 
-def keep_reconciled(
+def reconcile_repeatedly(
     reconciler: Reconciler,
-    pace: Pace,
+    control: LoopControl,
     done: Callable[[Reconciled], None],
     failed: Callable[[Exception, float], None],
 ) -> None:
-    """Reconcile until `pace.stop`, one round at a time: thoroughly at first, after an outage, when there are other
-    versions than before, and now and then; else by a glance at requests, stages and aliases.
+    """Reconcile until `control.stop`. A round is a full one at first, after an outage, if there are new versions, and
+    now and then; else a quick one.
 
-    What was created within the last minute is left to its creator, who logs it in MLflow right now.
+    Versions that were created within the last minute are left to their creator, who is logging them in MLflow.
 
     Args:
-        done: told what a round did.
-        failed: told of a failure and the seconds to the next try.
+        done: called with the result of each round.
+        failed: called with an error and the seconds until the next try.
     """
     seen: list[VersionName] = []
 
-    def look(rounds: int) -> Reconciled:
+    def round_(number: int) -> Reconciled:
         names = reconciler.bindings.settled(_SETTLED)
-        if rounds % _THOROUGH and names == seen:
-            return reconciler.glance()
+        if number % _FULL_EVERY and names == seen:
+            return reconciler.reconcile_quickly()
         reconciled = replace(reconciler, names=lambda: names).reconcile()
         seen[:] = names
         return reconciled
 
-    keep_doing(look, pace, done, failed)
+    repeat(round_, control, done, failed)
 
 
-def keep_doing(
-    act: Callable[[int], Result],
-    pace: Pace,
-    done: Callable[[Result], None],
+def repeat(
+    act: Callable[[int], T],
+    control: LoopControl,
+    done: Callable[[T], None],
     failed: Callable[[Exception, float], None],
 ) -> None:
-    """Call `act` with the number of rounds since the start or the last failure, one at a time.
+    """Call `act` until `control.stop`, with the number of rounds since the start or the last failure.
 
-    Failures in a row make the pauses longer, up to a minute or `every`. Errors that are none of this package's are
-    failures too: what runs for weeks must not end for a surprise. What can't be meant ends the first round.
+    After repeated failures the pauses become longer, up to a minute or `every`. Any exception is a failure, so that an
+    unexpected error does not end a loop that runs for weeks. An invalid setting (`BadInput`) is raised in the first
+    round.
 
     Args:
-        done: told what a round did.
-        failed: told of a failure and the seconds to the next try.
+        done: called with the result of each round.
+        failed: called with an error and the seconds until the next try.
     """
     rounds, failures = 0, 0
-    while not pace.stop.is_set():
-        pace.wake.clear()
+    while not control.stop.is_set():
+        control.wake.clear()
         try:
             done(act(rounds))
             rounds, failures = rounds + 1, 0
-            pause = pace.every
+            pause = control.every
         except Exception as error:
             if isinstance(error, BadInput) and not rounds and not failures:
                 raise
             rounds, failures = 0, failures + 1
-            pause = min(pace.every * 2.0**failures, max(_LONGEST_PAUSE, pace.every))
+            pause = min(control.every * 2.0**failures, max(_MAX_PAUSE, control.every))
             failed(error, pause)
-        if not pace.stop.is_set():
-            pace.wake.wait(pause)
+        if not control.stop.is_set():
+            control.wake.wait(pause)

@@ -31,7 +31,7 @@ def dev_command(out: Output, *, root: Path) -> None:
       ulora dev                      # in one terminal; paste its exports into another
     """
     from registry.api import Registry
-    from registry.catalog.watch import Pace, Watch
+    from registry.catalog.watch import LoopControl, Watch
     from registry.devstack.stack import Stack
     from registry.settings import Settings
 
@@ -42,6 +42,6 @@ def dev_command(out: Output, *, root: Path) -> None:
         registry.store.initialise()
         exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in stack.env.items())
         out.answer(stack.env, f"{exports}\n\n# MLflow: {stack.env['MLFLOW_TRACKING_URI']}   stop with Ctrl-C")
-        with Watch(registry.reconciler(), Pace(_WATCH_SECONDS), done=lambda reconciled: None):
+        with Watch(registry.reconciler(), LoopControl(_WATCH_SECONDS), done=lambda reconciled: None):
             wait_for_signal()
     out.note("stopped; the data stays in " + str(root))

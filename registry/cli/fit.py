@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,14 @@ import click
 
 from registry.cli.options import device_option, dry_run_option, folder, json_option
 from registry.cli.output import Output, table
-from registry.errors import BadSetting, MissingDependency, Unreachable
+from registry.errors import BadSetting, Unreachable
+from registry.plugins import FIT, plugin
 from registry.versions.bundle import DEFAULT_FLAVOR
 
 if TYPE_CHECKING:
     from registry.versions.backbones import FetchBlob
     from registry.versions.manifest import BackboneRef
 
-GROUP = "ulora.fit"
-"""The entry point group that maps a flavor to what prepares its fits: `(data, backbone, out, settings, *, targets,
-fetch, known) -> fit`, where `fit.plan` is a document of what would be done, `fit.run(progress)` does it and gives what
-has `.folder`, `.document` and `.warnings`, and settings are those of the command, by name."""
-
-_EXTRA = "pip install 'ulora-registry[dino]'"
 _SPLITS = ("train", "val", "test")
 
 
@@ -115,17 +109,15 @@ def fit_command(
 
 
 def _preparer() -> Callable[..., Any]:
-    """What prepares a fit, imported now.
+    """What prepares a fit: `(data, backbone, out, settings, *, targets, fetch, known) -> fit`.
+
+    `fit.plan` is a document of what would be done; `fit.run(progress)` does it and returns an object with `folder`,
+    `document` and `warnings`. The settings are those of the command, by name.
 
     Raises:
-        MissingDependency: it is not installed, or lacks a package.
+        MissingDependency: it is not installed, or a package that it needs is not.
     """
-    for point in entry_points(group=GROUP, name=DEFAULT_FLAVOR):
-        try:
-            return point.load()  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
-            raise MissingDependency(f"{point.value} can't be imported: {error}", hint=_EXTRA) from error
-    raise MissingDependency(f"nothing is installed that fits versions of flavor {DEFAULT_FLAVOR}", hint=_EXTRA)
+    return plugin(FIT, DEFAULT_FLAVOR)  # type: ignore[no-any-return]
 
 
 def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[BackboneRef], FetchBlob | None]:

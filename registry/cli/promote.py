@@ -19,7 +19,7 @@ from registry.cli.output import Output, change_sentence, table
 if TYPE_CHECKING:
     from registry.api import Registry
     from registry.channels.channel import PromoteOptions
-    from registry.evidence.gates import Verdict
+    from registry.evidence.verdict import Verdict
 
 _SIGNS = {"pass": "ok", "fail": "FAIL", "inconclusive": "?"}
 

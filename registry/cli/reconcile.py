@@ -98,10 +98,10 @@ def _watch(registry: Registry, out: Output, every: float, *, adopt: bool) -> Non
     """Reconcile until Ctrl-C or SIGTERM."""
     if registry.settings.tracking_uri is None:
         raise BadSetting("no MLflow tracking server is set", hint="set MLFLOW_TRACKING_URI or pass --tracking-uri")
-    from registry.catalog.watch import Pace, keep_reconciled
+    from registry.catalog.watch import LoopControl, reconcile_repeatedly
 
-    pace, lines = Pace(every), _NewLines(out)
-    with stopping(pace.end):
+    control, lines = LoopControl(every), _NewLines(out)
+    with stopping(control.end):
         out.event({"watching": registry.model}, f"watching {registry.model}; Ctrl-C stops it")
-        keep_reconciled(registry.reconciler(adopt=adopt), pace, lines.done, lines.failed)
+        reconcile_repeatedly(registry.reconciler(adopt=adopt), control, lines.done, lines.failed)
     out.note("stopped")

@@ -11,7 +11,7 @@ from registry.cli.output import Output
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.serving.live import LiveOptions
+    from registry.serving.follow import LiveOptions
 
 
 @click.command("serve", short_help="Answer predictions over HTTP, following a channel.")

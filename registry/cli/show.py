@@ -15,7 +15,7 @@ from registry.names import CHANNELS
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.evidence.gates import Verdict
+    from registry.evidence.verdict import Verdict
     from registry.retention.notes import Forgotten
     from registry.versions.manifest import Manifest
 

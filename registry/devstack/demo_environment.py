@@ -16,7 +16,7 @@ from typing import Any
 
 from registry.api import Registry
 from registry.catalog import mirror
-from registry.catalog.watch import Pace, Watch
+from registry.catalog.watch import LoopControl, Watch
 from registry.devstack.digits import FEW, write_digits, write_photo_crops
 from registry.devstack.processes import Finished, Fit, isolated_env, ulora
 from registry.devstack.replica import Replica
@@ -24,7 +24,7 @@ from registry.devstack.stack import Stack
 from registry.devstack.timeline import RequestCount, Screen, Timeline
 from registry.devstack.traffic import Answer, Client, Question, SteadyLoad, raise_if_failed
 from registry.errors import BadInput, UloraError
-from registry.evidence.measuring import open_data
+from registry.evidence.measure import open_data
 from registry.evidence.policy import load_policy
 from registry.formats import canonical
 from registry.names import VersionName
@@ -51,7 +51,7 @@ class DemoEnvironment:
         env: the environment of every process of the demo, this one included. The addresses come with `start_stack`.
         fits: the fits that run or ran, by the version that they are for.
         questions: what the traffic asks, in a fixed random order.
-        mirrored: what was changed in MLflow by the reconciler that watches; `pace` is its own.
+        mirrored: what was changed in MLflow by the reconciler that watches; `watch_control` is its own.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class DemoEnvironment:
     fits: dict[str, Fit] = field(default_factory=dict)
     questions: list[Question] = field(default_factory=list)
     mirrored: list[str] = field(default_factory=list)
-    pace: Pace = field(default_factory=lambda: Pace(_WATCH_SECONDS))
+    watch_control: LoopControl = field(default_factory=lambda: LoopControl(_WATCH_SECONDS))
     _registry: Registry | None = None
     _replica: Replica | None = None
     _load: SteadyLoad | None = None
@@ -197,13 +197,13 @@ class DemoEnvironment:
     def watch(self) -> None:
         """Start to reconcile MLflow again and again, in the background."""
         self.ending.enter_context(
-            Watch(self.registry.reconciler(), self.pace, lambda done: self.mirrored.extend(done.changes))
+            Watch(self.registry.reconciler(), self.watch_control, lambda done: self.mirrored.extend(done.changes))
         )
 
     def healed(self) -> tuple[str, ...]:
         """What the reconciler changes in MLflow once that is back; empty if it changes nothing in time."""
         deadline = time.monotonic() + _HEALING_SECONDS
-        self.pace.wake.set()
+        self.watch_control.wake.set()
         while not self.mirrored and time.monotonic() < deadline:
             time.sleep(0.05)
         return tuple(self.mirrored)
@@ -251,7 +251,7 @@ class DemoEnvironment:
 
     def catalog_text(self) -> str:
         """Each version's stage and aliases, as MLflow shows them."""
-        shown = mirror.shown(self.registry.catalog, self.registry.model)
+        shown = mirror.read_state(self.registry.catalog, self.registry.model)
         lines = []
         for each in shown.versions:
             ours = [name for name in self.registry.catalog.aliases.values() if shown.aliases.get(name) == each.number]

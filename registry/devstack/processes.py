@@ -10,14 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from registry.devstack.ports import HOST
-from registry.errors import MissingDependency, UloraError
+from registry.errors import UloraError
+from registry.plugins import TRAINERS, entry_point
 
-TRAINERS = "ulora.trainers"
-"""The entry point group that maps a flavor to the module that fits it; see `adapters.demo` for its arguments."""
 _COMMAND_SECONDS = 900
 _POLL_SECONDS = 0.2
 
@@ -67,7 +65,7 @@ class Fit:
         self._log = folder / f"fit-{len(list(folder.iterdir()))}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _trainer(flavor), *words],
+                [sys.executable, "-m", entry_point(TRAINERS, flavor).module, *words],
                 env=dict(env), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 process_group=0,
             )  # fmt: skip
@@ -109,14 +107,6 @@ class Fit:
         for line in self._process.stdout:
             stage, done, total = line.split()
             self.progress = f"{stage} {done} of {total}"
-
-
-def _trainer(flavor: str) -> str:
-    for point in entry_points(group=TRAINERS, name=flavor):
-        return point.module
-    raise MissingDependency(
-        f"nothing is installed that fits versions of flavor {flavor}", hint="pip install 'ulora-registry[demo]'"
-    )
 
 
 def isolated_env(own: Mapping[str, str]) -> dict[str, str]:

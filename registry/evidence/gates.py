@@ -1,14 +1,13 @@
-"""Gates: a policy's rules on recorded evidence give a verdict. Pure functions: nothing here reads a store or a clock.
+"""Gates: judge a version by a policy's rules and its recorded evidence. Pure functions: no store, no clock.
 
-How one check comes out:
+The outcome of a check:
 
-* the metric was not measured, or is not a number: fail, with its name and the benchmark to run;
-* a relative rule and no stable version, or a stable without this target: pass, with a note;
-* a relative rule and a stable that was not measured on the same data: inconclusive, "measure <stable> first";
-* fewer samples than the rule's `min_n`: inconclusive, with the n that would decide; but fail where the whole interval
-  is already on the wrong side of the bound;
-* otherwise the observed value decides. The interval is shown beside it: a pass whose interval still reaches over the
-  bound says so.
+* the metric was not measured, or is NaN: fail, with its name and the benchmark to run;
+* the rule is relative, and there is no stable version, or it does not have this target: pass, with a note;
+* the rule is relative, and stable was not measured on the same data: inconclusive, "measure <stable> first";
+* there are fewer samples than the rule's `min_n`: inconclusive, with the n that would decide; but fail if the whole
+  interval is on the wrong side of the bound;
+* otherwise the observed value decides. A pass whose interval contains the bound says so.
 
 A verdict fails if any check fails, else is inconclusive if any check is, else passes.
 """
@@ -18,18 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
-
-from pydantic import Field
+from typing import Self
 
 from registry.evidence.policy import Policy, Rule
-from registry.evidence.results import PROPORTION, Evidence, Metric, Model, Number, UtcTime, Version
+from registry.evidence.results import PROPORTION, Evidence, Metric
 from registry.evidence.stats import n_that_decides
-from registry.formats.document import Document, DocumentPart, Sha256
+from registry.evidence.verdict import Check, Outcome, Verdict
 from registry.names import VersionName
 from registry.versions.manifest import Manifest
-
-Outcome = Literal["pass", "fail", "inconclusive"]
 
 _BENCHMARK_OF = {
     "accuracy": "accuracy",
@@ -45,7 +40,7 @@ _ADAPTERS = "adapters/"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version as the gates see it: its name, its content, and the targets that must have been measured."""
+    """The version that is judged, or compared with: its name, content, and targets."""
 
     model: str
     version: VersionName
@@ -61,90 +56,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Past:
-    """That a version was stable in a channel, as its log says.
+    """Proof that a version was stable in a channel.
 
     Attributes:
         channel: the channel.
         content_sha256: the content that was stable there.
-        record_sha256: the record that made it so, which stands in the channel's chain.
-        withdrawn: whether it was withdrawn since.
+        record_sha256: the record of the channel's log that made it stable.
+        withdrawn: whether the channel was rolled back from it since.
     """
 
     channel: str
     content_sha256: str
     record_sha256: str
     withdrawn: bool = False
-
-
-class Check(DocumentPart):
-    """One rule's outcome for one target, or for the aggregate.
-
-    Attributes:
-        metric: what was looked at; `past` is the check that the version was stable in the required channel.
-        rule: the rule, as in the policy.
-        target: the target; None is the aggregate. The worst target's name where the rule is `per: worst`.
-        observed: the value, None where there is none. `low` and `high` are its interval, `n` its samples.
-        bound: what it was compared with; for a relative rule stable's value with the allowance added.
-        outcome: `pass`, `fail` or `inconclusive`.
-        reason: one line that says why.
-        evidence: digest of the evidence looked at.
-        stable_evidence: digest of stable's evidence, for a relative rule.
-    """
-
-    metric: str = Field(max_length=100)
-    rule: dict[str, Any]
-    target: str | None = Field(default=None, max_length=200)
-    observed: Number | None = None
-    low: Number | None = None
-    high: Number | None = None
-    n: int | None = Field(default=None, ge=0)
-    bound: Number | None = None
-    outcome: Outcome
-    reason: str = Field(max_length=4000)
-    evidence: Sha256 | None = None
-    stable_evidence: Sha256 | None = None
-
-
-class Verdict(Document):
-    """A judgement with all that it rests on. Refusals are kept too.
-
-    Attributes:
-        checks: every rule's outcome, in the policy's order.
-        policy: digest of the policy.
-        stable: the version that relative rules compared with.
-        timestamp: when it was judged, UTC, ISO 8601.
-        who: who asked.
-        forced: why it went ahead all the same; empty where it was not forced.
-    """
-
-    LIMIT: ClassVar[int] = 4 * 1024 * 1024
-
-    format: Literal[1]
-    model: Model
-    version: Version
-    content_sha256: Sha256
-    channel: str = Field(max_length=100)
-    outcome: Outcome
-    checks: tuple[Check, ...] = Field(max_length=100_000)
-    policy: Sha256
-    stable: Version | None = None
-    timestamp: UtcTime
-    who: str = Field(default="", max_length=500)
-    forced: str = Field(default="", max_length=4000)
-
-    @property
-    def allows(self) -> bool:
-        """Whether the channel may take the version: it passed, or was forced with a reason."""
-        return self.outcome == "pass" or bool(self.forced)
-
-    @property
-    def refusals(self) -> tuple[Check, ...]:
-        """The checks that did not pass, failures before the inconclusive."""
-        return tuple(check for outcome in ("fail", "inconclusive") for check in self.checks if check.outcome == outcome)
-
-    def force(self, reason: str) -> Self:
-        """The same verdict, forced: its outcome stays what it was, and the reason is kept with it."""
-        return self.model_copy(update={"forced": reason[:4000]})
 
 
 @dataclass(frozen=True)
@@ -154,8 +78,8 @@ class GateInputs:
     Attributes:
         channel: the channel that would take the version.
         candidate: the version.
-        evidence: what was measured. Evidence of another content never counts, whatever version it names.
-        past: its past in the channel that the policy requires, None where it has none.
+        evidence: of the version. Evidence of other content never counts, even if it has the same version name.
+        past: proof that it was stable in the channel that the policy requires, None if it was not.
         withdrawn: whether the channel was rolled back from it, and it was not promoted since.
         stable: the version that relative rules compare with: the channel's stable, None where there is none.
         stable_evidence: what was measured of it.
@@ -228,7 +152,7 @@ def _check_past(required: str | None, candidate: Candidate, past: Past | None) -
 
 @dataclass(frozen=True)
 class _Sample:
-    """What a rule looks at: a metric and where it was found, or nothing."""
+    """The metric that a rule checks and the evidence that holds it, or neither."""
 
     target: str | None
     metric: Metric | None = None
@@ -251,7 +175,7 @@ def _check_rule(
 
 
 def _newest_with(rule: Rule, evidence: Sequence[Evidence]) -> Evidence | None:
-    """The newest evidence that holds the rule's metric and was taken where the rule says."""
+    """The newest evidence that holds the rule's metric, on the rule's device and runtime."""
     return next(
         (
             one
@@ -265,12 +189,12 @@ def _newest_with(rule: Rule, evidence: Sequence[Evidence]) -> Evidence | None:
 
 
 def _sample(rule: Rule, source: Evidence | None, targets: Sequence[str]) -> list[_Sample]:
-    """What the rule looks at: the aggregate, each target, or one number made of all targets."""
+    """The metrics that the rule checks: the aggregate, each target, or one number made of all targets."""
     scope: Sequence[str | None] = targets if rule.per != "all" and targets else (None,)
     samples = [_Sample(target, source.metric(rule.metric, target) if source else None, source) for target in scope]
     if rule.per in ("all", "target"):
         return samples
-    # A worst or a mean over the targets that happen to be there would hide the ones that are not.
+    # The worst or the mean of the measured targets would hide those that were not measured.
     missing = [sample for sample in samples if sample.value is None]
     if missing:
         return missing
@@ -312,7 +236,7 @@ def _check_relative(
 
 
 def _base(rule: Rule, sample: _Sample, others: Sequence[_Sample]) -> float | None:
-    """Stable's value that a sample is compared with; None where it was not measured."""
+    """Stable's value that a sample is compared with; None if it was not measured."""
     if rule.per in ("worst", "mean"):
         return others[0].value
     return next((other.value for other in others if other.target == sample.target), None)
@@ -330,7 +254,7 @@ def _check_sample(rule: Rule, candidate: Candidate, sample: _Sample, bound: floa
 
 
 def _compare(rule: Rule, metric: Metric, value: float, bound: float) -> tuple[Outcome, str]:
-    """The outcome of a number against its bound, and the end of a sentence that says why."""
+    """The outcome of comparing a value with its bound, and the end of the sentence that says why."""
     side = 1 if rule.wants_more else -1
     holds = side * value >= side * bound
     worse, better = (metric.low, metric.high) if rule.wants_more else (metric.high, metric.low)
@@ -371,7 +295,7 @@ def _check(rule: Rule, sample: _Sample, outcome: Outcome, reason: str, *, bound:
 
 
 def benchmark_of(metric: str) -> str:
-    """The name of the shipped benchmark that measures a metric; the metric's own first word where none is known."""
+    """The name of the benchmark that measures a metric; the metric's first word if none is known."""
     return _BENCHMARK_OF.get(metric, metric.split("_", 1)[0])
 
 
@@ -381,7 +305,7 @@ def _where(rule: Rule) -> str:
 
 
 def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
-    """What to do about a missing number; the benchmark may have noted the cause under the metric's name."""
+    """What to do about a missing value. The benchmark may have noted the cause under the metric's name."""
     cause = sample.source.notes.get(rule.metric) if sample.source and sample.metric else None
     then = f"{str(cause)[:300]}, then " if cause else ""
     return f"{then}run `{_measure(rule, candidate)}`"

@@ -1,4 +1,4 @@
-"""Where evidence, verdicts and passes are kept: create-only objects in the store, named by their own digests."""
+"""Evidence, verdicts and passes in the store: create-only objects, named by their own digests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pydantic import Field
 from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BadManifest, IntegrityError, ObjectNotFound
-from registry.evidence.gates import Past, Verdict
+from registry.evidence.gates import Past
 from registry.evidence.results import Evidence
+from registry.evidence.verdict import Verdict
 from registry.formats.document import Document, Sha256
 from registry.names import VersionName
 from registry.parallel import in_parallel
@@ -21,7 +22,7 @@ Kind = TypeVar("Kind", bound=Document)
 
 
 class Passed(Document):
-    """A note that a version became stable in a channel by a record. It counts only if that record stands in the log."""
+    """A note that a record made a version stable in a channel. It counts only if the log has that record."""
 
     LIMIT: ClassVar[int] = 64 * 1024
 
@@ -40,21 +41,21 @@ class Ledger:
         self._model = model
 
     def add(self, evidence: Evidence) -> str:
-        """Keep some evidence; return its digest."""
+        """Store evidence; return its digest."""
         self._store.create(layout.evidence(self._model, evidence.version, evidence.sha256), evidence.to_bytes())
         return evidence.sha256
 
     def evidence(self, version: VersionName) -> list[Evidence]:
-        """All evidence of a version, oldest first. What this release can't read counts as not measured."""
+        """All evidence of a version, oldest first, without what this release can't read."""
         found = self._read_all(layout.evidence(self._model, str(version)), Evidence)
         return sorted(found, key=lambda one: one.order)
 
     def benchmarks(self, version: VersionName) -> tuple[str, ...]:
-        """The names of the benchmarks that a version has evidence of."""
+        """The names of the benchmarks that a version has evidence from."""
         return tuple(sorted({one.benchmark for one in self.evidence(version)}))
 
     def add_verdict(self, verdict: Verdict) -> str:
-        """Keep a verdict, also one that refuses; return its digest."""
+        """Store a verdict, also one that refuses; return its digest."""
         self._store.create(layout.verdict(self._model, verdict.sha256), verdict.to_bytes())
         return verdict.sha256
 
@@ -62,13 +63,13 @@ class Ledger:
         """A verdict by its digest.
 
         Raises:
-            ObjectNotFound: there is none.
+            ObjectNotFound: there is no verdict with this digest.
         """
         key = layout.verdict(self._model, sha256)
         return Verdict.parse(self._store.get(key, Verdict.LIMIT).body, key)
 
     def add_pass(self, record: Record, content_sha256: str) -> None:
-        """Note that `record`, about to be committed, makes its stable version pass the channel."""
+        """Note that `record`, which is about to be committed, makes its version stable in the channel."""
         if record.stable is None:
             return
         name = record.stable.version
@@ -79,13 +80,13 @@ class Ledger:
         self._store.create(layout.passed(self._model, record.channel, name, record.sha256), note.to_bytes())
 
     def past(self, channel: Channel, version: VersionName) -> Past | None:
-        """A version's past in a channel: the newest of its passes whose record stands in the channel's log.
+        """Proof that a version was stable in a channel: by the newest of its passes whose record is in the log.
 
-        None where it has none, or the log can't be read: nothing is proven then.
+        None if there is none, or the log can't be read.
         """
         notes = self._read_all(layout.passed(self._model, channel.name, str(version)), Passed)
         for note in sorted(notes, key=lambda note: note.generation, reverse=True):
-            if _stands(channel, note):
+            if _is_in_log(channel, note):
                 try:
                     head = channel.head()
                 except IntegrityError:
@@ -95,8 +96,8 @@ class Ledger:
         return None
 
     def _read_all(self, folder: str, kind: type[Kind]) -> list[Kind]:
-        """The documents in a folder; those that are damaged or of a newer format are left out, so that they block
-        nothing: what they would have shown is then missing, and the gates say so."""
+        """The documents in a folder, without those that are damaged or of a newer format: what they would have shown is
+        missing then, and the gates say so."""
 
         def read(key: str) -> Kind | None:
             try:
@@ -108,7 +109,7 @@ class Ledger:
         return [document for document in found if document is not None]
 
 
-def _stands(channel: Channel, note: Passed) -> bool:
+def _is_in_log(channel: Channel, note: Passed) -> bool:
     try:
         return channel.read(note.generation).sha256 == note.record_sha256
     except (ObjectNotFound, IntegrityError):

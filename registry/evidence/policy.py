@@ -1,4 +1,4 @@
-"""Gate policies: what a version must have measured before a channel may serve it. Data, never an expression language.
+"""Gate policies: the rules that a version must meet before a channel may serve it. Data, not an expression language.
 
 A policy is a YAML file (see docs/policy.md and `default_policy.yaml`). Errors name the line and the field.
 """
@@ -28,26 +28,25 @@ Text = Annotated[str, Field(max_length=2000)]
 
 
 class _PolicyPart(BaseModel):
-    # Unknown fields are refused here, unlike in stored documents: a rule with a mistyped field would gate nothing.
+    # Unknown fields are refused, unlike in stored documents: a rule with a mistyped field would check nothing.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Rule(_PolicyPart):
-    """What is asked of one metric. At most one bound; with none, the metric must have been measured and be a number.
+    """A rule on one metric, with at most one bound; without one, the metric must have been measured and be a number.
 
     Attributes:
         metric: the metric's name, e.g. `accuracy`.
-        min: the least that is allowed.
-        max: the most that is allowed.
-        max_increase: how much more than stable's is allowed, in the metric's unit.
-        max_decrease: how much less than stable's is allowed.
-        per: `all` the aggregate over all targets; `target` every target by itself; `worst` the worst target; `mean` the
-            plain mean over targets.
-        min_n: below so many samples the check can't pass: it is inconclusive, or fails where the samples there are
-            already decide against it.
-        device: measured on this device only, e.g. `cpu`; any where it is not given.
-        runtime: measured by this runtime only, e.g. `torch-fp32`; any where it is not given.
-        why: the reason for the rule, shown where it refuses.
+        min: the smallest allowed value.
+        max: the largest allowed value.
+        max_increase: how much it may be above stable's value, in the metric's unit.
+        max_decrease: how much it may be below stable's value.
+        per: `all` checks the aggregate over all targets; `target` each target; `worst` the worst target; `mean` the
+            mean over the targets.
+        min_n: with fewer samples the check can't pass: it is inconclusive, or fails if they already decide against it.
+        device: counts only what was measured on this device, e.g. `cpu`; any device if left out.
+        runtime: counts only what this runtime computed, e.g. `torch-fp32`; any runtime if left out.
+        why: the reason for the rule, shown when it refuses.
     """
 
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")
@@ -99,7 +98,7 @@ Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 
 
 class ChannelPolicy(_PolicyPart):
-    """What one channel asks.
+    """The rules of one channel.
 
     Attributes:
         requires: a channel in which the version must have been stable before.
@@ -113,7 +112,7 @@ class ChannelPolicy(_PolicyPart):
 
 
 class Policy(_PolicyPart):
-    """What every channel asks of a version."""
+    """The rules of all channels."""
 
     format: Literal[1]
     channels: dict[str, ChannelPolicy]
@@ -121,8 +120,8 @@ class Policy(_PolicyPart):
     def rules_for(self, channel: str, version: VersionName) -> tuple[Rule, ...]:
         """The rules for a version in a channel.
 
-        All defaults and all rules of the suffix's words hold together, except that a suffix's `min` or `max` takes the
-        place of the defaults' `min` or `max` on the same metric. Scratch channels (`drill-…`) have no rules.
+        These are the defaults and the rules of the suffix's words, except that a `min` or `max` of a suffix replaces
+        the `min` or `max` of the defaults for the same metric. Scratch channels (`drill-…`) have no rules.
         """
         asked = self._of(channel)
         special = [rule for word in sorted(version.suffix_words) for rule in asked.by_suffix.get(word, ())]
@@ -136,7 +135,7 @@ class Policy(_PolicyPart):
 
     @property
     def digest(self) -> str:
-        """The sha256 of what the policy says; comments and order in the file do not count."""
+        """The sha256 of the policy's content; comments and order in the file do not count."""
         return canonical.digest(self.model_dump(mode="json"))
 
     def _of(self, channel: str) -> ChannelPolicy:
@@ -146,7 +145,7 @@ class Policy(_PolicyPart):
     def _covers_the_channels(self) -> Self:
         if sorted(self.channels) != sorted(CHANNELS):
             names = " and ".join(CHANNELS)
-            raise ValueError(f"channels must be exactly {names}; `{{}}` asks nothing of one")
+            raise ValueError(f"channels must be exactly {names}; `{{}}` is a channel without rules")
         for name, channel in self.channels.items():
             if channel.requires is not None and (name, channel.requires) != ("production", "staging"):
                 raise ValueError(f"{name} can't require {channel.requires!r}; only production can, and only staging")
@@ -154,7 +153,7 @@ class Policy(_PolicyPart):
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """Read a policy file; None is the default policy.
+    """Read a policy file; the default policy if `path` is None.
 
     Raises:
         BadPolicy: it can't be read, or does not follow the format; the message names the line and the field.
@@ -196,7 +195,7 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: no aliases (a few of them unfold into gigabytes), no depths, and no key given twice."""
+    """Safe YAML: no aliases (a few of them expand to gigabytes), limited depth, and no repeated keys."""
 
     _depth = 0
 
@@ -209,7 +208,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(node, yaml.MappingNode):
-            _refuse_twins(node)
+            _refuse_repeated_keys(node)
         return node
 
 
@@ -224,18 +223,18 @@ def _compose(text: str) -> yaml.Node:
     return node
 
 
-def _refuse_twins(node: yaml.MappingNode) -> None:
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
     seen: set[str] = set()
     for key, _ in node.value:
         if key.value in seen if isinstance(key, yaml.ScalarNode) else True:
             raise yaml.MarkedYAMLError(
-                problem=f"key {key.value!r} is no text or given twice", problem_mark=key.start_mark
+                problem=f"key {key.value!r} is repeated or is not a string", problem_mark=key.start_mark
             )
         seen.add(key.value)
 
 
 def _line_of(node: yaml.Node, place: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of `place` that the file has."""
+    """The line of the deepest part of `place` that is in the file."""
     for part in place:
         inner = _child(node, part)
         if inner is None:

@@ -1,10 +1,10 @@
-"""What a benchmark measured: metrics with their intervals, and the evidence that keeps them.
+"""The results of benchmarks: metrics with their intervals, and the evidence that holds them.
 
-Evidence is immutable and keeps these laws:
+Evidence is immutable, and:
 
 * it is stored under the sha256 of its canonical bytes (`Evidence.sha256`);
-* it speaks of one content (`content_sha256`), one benchmark, one device, one runtime and one set of test data;
-* no number in it is NaN or infinite: a metric that is not a number has the value None.
+* it is about one content (`content_sha256`), one benchmark, one device, one runtime and one set of test data;
+* no number in it is NaN or infinite: the value of such a metric is None.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from registry.names import VersionName, check_model, check_target
 
 MAX_METRICS = 10_000
 PROPORTION = "proportion"
-"""The unit of a metric that is a share of `n` independent trials: sample sizes can be worked out for it."""
+"""The unit of a metric that is a proportion of `n` independent samples: the n that decides can be computed."""
 
 
 def check_utc(text: str) -> str:
     """Return an ISO 8601 time in UTC unchanged.
 
     Raises:
-        ValueError: it is no such time, or says no time zone, or another one.
+        ValueError: it is not such a time, or has no time zone, or another one.
     """
     if datetime.fromisoformat(text).utcoffset() != timedelta(0):
         raise ValueError(f"{text!r} is not in UTC")
@@ -39,7 +39,7 @@ def check_utc(text: str) -> str:
 
 
 def named(check: Callable[[str], object]) -> AfterValidator:
-    """A check of `registry.names` as a validator: inside a stored document a bad name is a bad document."""
+    """A check of `registry.names` as a validator: a document with an invalid name is an invalid document."""
 
     def validate(text: str) -> str:
         try:
@@ -52,9 +52,9 @@ def named(check: Callable[[str], object]) -> AfterValidator:
 
 
 UtcTime = Annotated[str, Field(max_length=40), AfterValidator(check_utc)]
-Version = Annotated[str, named(VersionName.parse)]
-Model = Annotated[str, named(check_model)]
-Target = Annotated[str, Field(max_length=200), named(check_target)]
+VersionText = Annotated[str, named(VersionName.parse)]
+ModelName = Annotated[str, named(check_model)]
+TargetName = Annotated[str, Field(max_length=200), named(check_target)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -64,11 +64,11 @@ class Metric(DocumentPart):
 
     Attributes:
         name: what was measured, e.g. `accuracy`.
-        value: the number, or None where it came out as no number.
-        low: lower end of its 95% interval, None where there is none.
+        value: the number, None if it is NaN or infinite.
+        low: lower end of its 95% interval, None if it has none.
         high: upper end.
-        n: samples behind it: images, or repetitions for a latency. The smaller class where two are compared.
-        target: the target that it holds for; None is the aggregate over all.
+        n: number of samples: images, or repetitions for a latency. Of the smaller class where two are compared.
+        target: the target; None is the aggregate over all targets.
         unit: `proportion`, `area`, `ms`, `MB`, `1/s` …
     """
 
@@ -77,7 +77,7 @@ class Metric(DocumentPart):
     low: Number | None = None
     high: Number | None = None
     n: int = Field(ge=0)
-    target: Target | None = None
+    target: TargetName | None = None
     unit: str = Field(default="", max_length=40)
 
     @classmethod
@@ -99,7 +99,7 @@ class Metric(DocumentPart):
 
     @classmethod
     def proportion(cls, name: str, successes: int, n: int, *, target: str | None = None) -> Self:
-        """A share of n trials with its Wilson interval; None where nothing was tried."""
+        """A proportion of n samples with its Wilson interval; the value is None if n is 0."""
         interval = wilson(successes, n)
         value = successes / n if n else None
         return cls.of(name, value, n=n, low=interval.low, high=interval.high, target=target, unit=PROPORTION)
@@ -112,10 +112,10 @@ class Measurement:
     Attributes:
         metrics: the numbers.
         data_sha256: digest of the test data.
-        data_name: what people call the test data.
-        data_n: how many test images there were.
-        plot: a PNG worth looking at, or None.
-        notes: short facts beside the numbers, e.g. the data set that stood for out-of-distribution images.
+        data_name: the name of the test data.
+        data_n: the number of test images.
+        plot: a plot (PNG), or None.
+        notes: short facts, e.g. the data set that was used as out-of-distribution images.
     """
 
     metrics: tuple[Metric, ...]
@@ -143,7 +143,7 @@ class BenchmarkRun:
 
 
 class MeasuredOn(DocumentPart):
-    """The test data behind some evidence: its digest, name, and number of images."""
+    """The test data of some evidence: its digest, name, and number of images."""
 
     name: Word
     sha256: Sha256
@@ -151,14 +151,14 @@ class MeasuredOn(DocumentPart):
 
 
 class Evidence(Document):
-    """One benchmark's result for one version. See the module's docstring for the laws it keeps.
+    """One benchmark's result for one version. See the module's docstring for what always holds.
 
     Attributes:
-        device: what it ran on, e.g. `cpu` or `cuda:0`.
-        runtime: what ran it, e.g. `torch-fp32`.
-        timestamp: when it was finished, UTC, ISO 8601.
+        device: the device, e.g. `cpu` or `cuda:0`.
+        runtime: the runtime that computed it, e.g. `torch-fp32`.
+        timestamp: when it ended, UTC, ISO 8601.
         seconds: how long the benchmark took.
-        libraries: versions of the packages that took part.
+        libraries: versions of the packages that were used.
         who: who measured.
         notes: the measurement's notes.
     """
@@ -167,8 +167,8 @@ class Evidence(Document):
 
     format: Literal[1]
     benchmark: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")
-    model: Model
-    version: Version
+    model: ModelName
+    version: VersionText
     content_sha256: Sha256
     metrics: tuple[Metric, ...] = Field(max_length=MAX_METRICS)
     data: MeasuredOn
@@ -182,7 +182,7 @@ class Evidence(Document):
 
     @classmethod
     def of(cls, measurement: Measurement, run: BenchmarkRun) -> Self:
-        """The evidence that keeps a measurement.
+        """The evidence that holds a measurement.
 
         Raises:
             pydantic.ValidationError: a field is out of its bounds, which is an error of the benchmark.
@@ -206,7 +206,7 @@ class Evidence(Document):
 
     @property
     def order(self) -> tuple[datetime, str]:
-        """Sorts evidence from the oldest to the newest; the digest settles ties the same way everywhere."""
+        """The sort key from the oldest to the newest; the digest makes the order of equal times the same everywhere."""
         return datetime.fromisoformat(self.timestamp), self.sha256
 
     def metric(self, name: str, target: str | None = None) -> Metric | None:
@@ -222,7 +222,7 @@ class Evidence(Document):
 
 
 def newest(evidence: Iterable[Evidence]) -> dict[tuple[str, str, str], Evidence]:
-    """The newest evidence by (benchmark, device, runtime). Keep to one content first: this does not look at it."""
+    """The newest evidence by (benchmark, device, runtime). All of it must be about one content: this is not checked."""
     return {(one.benchmark, one.device, one.runtime): one for one in sorted(evidence, key=lambda one: one.order)}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from registry.answers import Documents
 from registry.channels.channel import Channel
 from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound
-from registry.evidence.gates import Verdict
 from registry.evidence.ledger import Passed
 from registry.evidence.results import Evidence
+from registry.evidence.verdict import Verdict
 from registry.formats import canonical
 from registry.names import is_version_name
 from registry.parallel import in_parallel

@@ -1,1 +1,1 @@
-"""Serving: follow a channel, answer by exactly one version at a time, say so over HTTP and in heartbeats."""
+"""Serving: follow a channel, answer each request with exactly one version, over HTTP, and write heartbeats."""

@@ -1,15 +1,15 @@
-"""A small HTTP service on a followed channel. Every answer says its version, in JSON and as `X-Ulora-Version`.
+"""The HTTP service of a replica. Every answer names its version, in JSON and as the header `X-Ulora-Version`.
 
 | request | answer |
 |---|---|
 | `POST /predict` | the prediction; a multipart field `image`, or the image as the body; optional `target`, `key` |
-| `GET /health` | 200 when it should be asked, 503 when not |
-| `GET /version` | what answers, and since when |
-| `POST /-/refresh` | 202: it looks at the log now |
+| `GET /health` | 200 if requests should be sent here, else 503 |
+| `GET /version` | the version that answers, and since when |
+| `POST /-/refresh` | 202: the log is read now |
 
 With `ULORA_INSTANCE` set, every answer repeats it as `X-Ulora-Instance`.
-Errors are `{"error": …, "message": …, "hint": …}` as everywhere. Importing this module needs the `serve` extra; without
-it the import raises `MissingDependency`.
+Errors are `{"error": …, "message": …, "hint": …, "version": …}`. This module needs the `serve` extra: without it the
+import raises `MissingDependency`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from registry.errors import BadImage, BadInput, BadSetting, MissingDependency, ReplicaClosed, UloraError
 from registry.names import check_target
-from registry.serving.live import Live
+from registry.serving.follow import Live
 
 try:
     import python_multipart  # noqa: F401  Starlette looks for it only when the first form arrives
@@ -70,14 +70,14 @@ _BODY = {
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Input:
     image: bytes
     target: str | None
     key: str | None
 
 
 class _Refused(Exception):
-    """A request that is answered with an error of HTTP's own."""
+    """A request that is answered with this HTTP status and error."""
 
     def __init__(self, status: int, error: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -85,8 +85,8 @@ class _Refused(Exception):
 
 
 def create_app(live: Live) -> FastAPI:
-    """The application that answers for `live`, which its caller starts and closes."""
-    app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel names")
+    """The ASGI application of `live`, which the caller starts and closes."""
+    app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
     app.state.live = live
     app.add_api_route("/predict", predict, methods=["POST"], openapi_extra=_BODY)
     app.add_api_route("/health", health, methods=["GET"])
@@ -100,15 +100,15 @@ def create_app(live: Live) -> FastAPI:
 def serve(
     live: Live, host: str = "127.0.0.1", port: int = 8000, *, started: Callable[[str], None] = lambda url: None
 ) -> None:
-    """Answer on `host` and `port` until Ctrl-C or SIGTERM, then finish the requests that run and return.
+    """Serve on `host` and `port` until Ctrl-C or SIGTERM, then finish the running requests and return.
 
     Args:
-        live: a started replica; its caller closes it.
+        live: a started replica; the caller closes it.
         port: 0 for any free one.
-        started: told the address, once requests are answered and a signal ends it.
+        started: called with the URL once requests are answered and signals are handled.
 
     Raises:
-        BadSetting: the port is taken, or the host is not this machine's.
+        BadSetting: the port is in use, or the host is not an address of this machine.
     """
     config = uvicorn.Config(
         create_app(live), log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False,
@@ -116,46 +116,46 @@ def serve(
     )  # fmt: skip
     with _listen(host, port) as listener:
         server = _Server(config, lambda: started(f"http://{_in_url(host)}:{listener.getsockname()[1]}"))
-        # uvicorn ends cleanly and then sends itself the signal again.
+        # uvicorn shuts down cleanly and then raises the signal again.
         with _sigterm_ends(server), suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
-    """uvicorn's server, which tells when it has started."""
+    """uvicorn's server, which calls `started` when it has started."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._tell = started
+        self._started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._tell()
+        self._started()
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
 
 
 async def predict(request: Request) -> JSONResponse:
-    """Answer for one image."""
+    """Predict for one image."""
     live: Live = request.app.state.live
-    question = await _read_question(request)
-    prediction = await run_in_threadpool(live.predict, question.image, question.key, question.target)
+    given = await _read_input(request)
+    prediction = await run_in_threadpool(live.predict, given.image, given.key, given.target)
     if prediction.outcome == "corrupt_image":
-        detail = str(prediction.to_dict().get("detail") or "these bytes are no image")
-        refused = {"error": BadImage.__name__, "message": detail, "hint": "send a whole image file"}
+        detail = str(prediction.to_dict().get("detail") or "these bytes are not an image")
+        refused = {"error": BadImage.__name__, "message": detail, "hint": "send a complete image file"}
         return _answer(400, refused, prediction.version)
     return _answer(200, prediction.to_dict(), prediction.version)
 
 
 async def health(request: Request) -> JSONResponse:
-    """How this replica is."""
+    """The health of this replica."""
     state = request.app.state.live.health()
     return _answer(200 if state.ready else 503, {**asdict(state), "ready": state.ready}, state.version)
 
 
 async def version(request: Request) -> JSONResponse:
-    """What answers, and since when."""
+    """The version that answers, and since when."""
     serving = request.app.state.live.serving
     document = {
         "model": serving.record.model,
@@ -168,7 +168,7 @@ async def version(request: Request) -> JSONResponse:
 
 
 async def refresh(request: Request) -> JSONResponse:
-    """Look at the log now: a hint, of which many in a row are one look."""
+    """Read the log now; many requests in a row are one read."""
     live: Live = request.app.state.live
     live.refresh()
     return _answer(202, {"generation": live.record.generation}, live.version)
@@ -199,26 +199,27 @@ def _as_refused(error: Exception) -> _Refused:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-async def _read_question(request: Request) -> _Question:
-    """The image and what goes with it, from either form of body.
+async def _read_input(request: Request) -> _Input:
+    """Read the image and its fields, from either kind of body.
 
     Raises:
-        _Refused, BadInput.
+        _Refused: the body is too large, or of an unknown content type.
+        BadInput: the body has no image, or a field is invalid.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind.startswith("image/"):
-        return _question(await _read_body(request, MAX_IMAGE), dict(request.query_params))
+        return _checked_input(await _read_body(request, MAX_IMAGE), dict(request.query_params))
     if kind == "multipart/form-data":
         form = await _read_form(request, await _read_body(request, MAX_IMAGE + _MAX_FORM))
         image = form.get("image")
         if not hasattr(image, "read"):
             raise BadInput("the form has no file field `image`", hint=_HINT)
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        return _question(await image.read(), {**request.query_params, **fields})
-    raise _Refused(415, "BadInput", f"a body of type {kind[:80] or 'unknown'} is not understood", _HINT)
+        return _checked_input(await image.read(), {**request.query_params, **fields})
+    raise _Refused(415, "BadInput", f"the content type {kind[:80] or '(none)'} is not supported", _HINT)
 
 
-def _question(image: bytes, fields: dict[str, str]) -> _Question:
+def _checked_input(image: bytes, fields: dict[str, str]) -> _Input:
     if len(image) > MAX_IMAGE:
         raise _too_large()
     if not image:
@@ -226,11 +227,11 @@ def _question(image: bytes, fields: dict[str, str]) -> _Question:
     target, key = fields.get("target") or None, fields.get("key") or None
     if key is not None and len(key) > MAX_KEY:
         raise BadInput(f"the key has {len(key)} characters, more than {MAX_KEY}", hint="send a shorter key")
-    return _Question(image, check_target(target) if target else None, key)
+    return _Input(image, check_target(target) if target else None, key)
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """The whole body, refused as soon as it is known to be over `limit` bytes."""
+    """Read the whole body; refuse it as soon as it is known to be larger than `limit` bytes."""
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large()
@@ -241,12 +242,12 @@ async def _read_body(request: Request, limit: int) -> bytes:
             if len(body) > limit:
                 raise _too_large()
     except ClientDisconnect as error:
-        raise BadInput("the client went away before its image was whole") from error
+        raise BadInput("the client closed the connection before the whole image was received") from error
     return bytes(body)
 
 
 async def _read_form(request: Request, body: bytes) -> Any:
-    """Parse a multipart body that was read whole, and so bounded, before."""
+    """Parse a multipart body that was read completely, up to the limit."""
 
     async def replay() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -254,7 +255,7 @@ async def _read_form(request: Request, body: bytes) -> Any:
     try:
         return await Request(request.scope, replay).form(max_files=1, max_fields=8, max_part_size=_MAX_FORM)
     except HTTPException as error:
-        raise BadInput(f"the form does not parse: {error.detail}", hint=_HINT) from error
+        raise BadInput(f"the form can't be parsed: {error.detail}", hint=_HINT) from error
 
 
 def _too_large() -> _Refused:
@@ -277,7 +278,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise BadSetting(
             f"can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}",
-            hint="another server has it, or the host is not this machine's: choose another --port or --host",
+            hint="the port is in use, or the host is not an address of this machine: choose another --port or --host",
         ) from error
 
 
@@ -287,9 +288,9 @@ def _in_url(host: str) -> str:
 
 @contextmanager
 def _sigterm_ends(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGTERM, which orchestrators send, end a server as Ctrl-C does, so that what stands around it can close.
+    """Let SIGTERM, which orchestrators send, end the server as Ctrl-C does, so that the caller can clean up.
 
-    Also before uvicorn listens to signals, and when it sends itself, at its end, the one that it got.
+    This also covers the time before uvicorn handles signals, and the signal that it raises again at its end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

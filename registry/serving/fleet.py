@@ -1,7 +1,7 @@
-"""Heartbeats: what each replica of a channel says of itself, in an object of its own.
+"""Heartbeats: the state of each replica of a channel, written by the replica to its own object in the store.
 
-They are for people, for `--wait` and for the garbage collector. Following a channel never needs them: a replica that
-may not write serves all the same.
+People, `--wait` and the garbage collector read them. Following a channel does not need them: a replica that may not
+write to the store still serves.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from registry.store import layout
 from registry.store.objects import ObjectStore
 
 EVERY = 10.0
-"""Seconds between two heartbeats of a replica to which nothing happens."""
+"""Seconds between two heartbeats of a replica whose state does not change."""
 SILENT_AFTER = 3.5 * EVERY
-"""Seconds after which nobody waits any more for a replica that says nothing."""
+"""Seconds without a heartbeat after which `--wait` no longer waits for a replica."""
 GONE_AFTER = 3600.0
-"""Seconds after which a replica that says nothing counts as gone without a goodbye, and is no longer shown."""
+"""Seconds without a heartbeat after which a replica counts as ended, and is no longer shown."""
 MAX_REPLICAS = 10_000
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+_FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0
 
 
 class Heartbeat(Document):
-    """What a replica says of itself.
+    """The state of a replica.
 
     Attributes:
-        id: the replica's own; a process that follows twice is two replicas.
-        runtime: what computes its answers; empty before it answers by the version's own choice.
-        generation: of the record that it serves, 0 before the first; `newest` is the last one it has seen.
+        id: identifies the replica; a process that follows twice has two.
+        runtime: the runtime that computes its answers; empty before the first version, if none was requested.
+        generation: of the record that it serves, 0 before the first; `newest` is the newest that it has read.
         rollback_ready: whether the next rollback target is in its memory.
-        resident: the versions in its memory: what the garbage collector must leave.
-        error: why it does not serve the newest record, or another trouble; empty when all is well.
+        resident: the versions in its memory, which the garbage collector must not delete.
+        error: why it does not serve the newest record, or another problem; empty if there is none.
         when: UTC, ISO 8601, by the replica's clock.
     """
 
@@ -70,25 +70,25 @@ class Heartbeat(Document):
 
 @dataclass(frozen=True)
 class Replica:
-    """A replica as its heartbeat shows it. `age` is in seconds, by the server's clock."""
+    """A replica and its last heartbeat, which is `age` seconds old by the store's clock."""
 
     heartbeat: Heartbeat
     age: float
 
     @property
     def silent(self) -> bool:
-        """Whether it has said nothing for so long that something is wrong with it."""
+        """Whether its heartbeat is so old that something is wrong with it."""
         return self.age > SILENT_AFTER
 
     @property
     def gone(self) -> bool:
-        """Whether it has said nothing for so long that its process has ended without a goodbye."""
+        """Whether its heartbeat is so old that its process has ended without deleting it."""
         return self.age > GONE_AFTER
 
 
 @dataclass(frozen=True)
 class Followed:
-    """Which replicas serve a generation (or a later one), which do not yet, and which say nothing."""
+    """The replicas that serve a generation (or a later one), those that do not yet, and those that are silent."""
 
     followed: tuple[Replica, ...]
     behind: tuple[Replica, ...]
@@ -96,19 +96,19 @@ class Followed:
 
 
 def replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
-    """The replicas of a channel, by id, without those that are gone. What is no heartbeat is left out.
+    """The replicas of a channel, by id, without those that are gone. Objects that are not heartbeats are left out.
 
     Raises:
-        StoreUnreachable, StoreDenied.
+        StoreUnreachable, StoreDenied: the heartbeats can't be read.
     """
     return [replica for replica in all_replicas(store, model, channel) if not replica.gone]
 
 
 def all_replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
-    """The replicas of a channel, by id, also those that are gone. What is no heartbeat is left out.
+    """The replicas of a channel, by id, with those that are gone. Objects that are not heartbeats are left out.
 
     Raises:
-        StoreUnreachable, StoreDenied.
+        StoreUnreachable, StoreDenied: the heartbeats can't be read.
     """
     keys = [info.key for info in islice(store.list(layout.replicas(model, channel)), MAX_REPLICAS)]
     return sorted(_read(store, keys), key=lambda replica: replica.heartbeat.id)
@@ -117,31 +117,31 @@ def all_replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
 def wait_for_replicas(store: ObjectStore, model: str, channel: str, generation: int, timeout: float = 30.0) -> Followed:
     """Wait until every replica that is not silent serves `generation`, at most `timeout` seconds.
 
-    Only those that are behind are read again, less and less often: a large fleet does not flood the store. One that
-    comes meanwhile is not waited for: it begins with the newest record.
+    Only the heartbeats of replicas that are behind are read again, less and less often, so that a large fleet does not
+    flood the store. A replica that starts meanwhile begins with the newest record, so it need not be waited for.
 
     Raises:
-        BadInput: `timeout` is negative or no number.
-        StoreUnreachable, StoreDenied.
+        BadInput: `timeout` is negative or NaN.
+        StoreUnreachable, StoreDenied: the heartbeats can't be read.
     """
-    if not timeout >= 0:  # NaN neither
+    if not timeout >= 0:  # also refuses NaN
         raise BadInput(f"can't wait for {timeout} seconds", hint="give a number of seconds, 0 or more")
     deadline = time.monotonic() + timeout
     state = _sort(replicas(store, model, channel), generation)
     pause = _FIRST_PAUSE
     while state.behind and (left := deadline - time.monotonic()) > 0:
         time.sleep(min(pause, left))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, _MAX_PAUSE)
         again = _read(store, [layout.replica(model, channel, replica.heartbeat.id) for replica in state.behind])
         state = _sort([*state.followed, *again, *state.silent], generation)
     return state
 
 
 class Heartbeats:
-    """One replica's heartbeat: written on every change and every few seconds, removed at the end.
+    """Writes one replica's heartbeat on every change and every few seconds, and deletes it at the end.
 
-    A thread of its own writes it, so that a slow write delays neither following nor answering. A refused write ends it:
-    the replica serves on without, and `note` says so.
+    It has its own thread, so that a slow write delays neither following nor answering. After a denied write no more are
+    written: the replica serves on without a heartbeat, and `note` says so.
     """
 
     def __init__(self, store: ObjectStore, model: str, channel: str, *, every: float = EVERY) -> None:
@@ -154,27 +154,27 @@ class Heartbeats:
         self._thread: threading.Thread | None = None
         self.note = ""
 
-    def start(self, say: Callable[[str], Heartbeat]) -> None:
-        """Begin; `say` is given the replica's id and returns what it has to say at this moment."""
-        self._thread = threading.Thread(target=self._run, args=(say,), name="ulora-heartbeats", daemon=True)
+    def start(self, heartbeat: Callable[[str], Heartbeat]) -> None:
+        """Start writing; `heartbeat` is called with the replica's id and returns its present heartbeat."""
+        self._thread = threading.Thread(target=self._run, args=(heartbeat,), name="ulora-heartbeats", daemon=True)
         self._thread.start()
 
     def changed(self) -> None:
-        """Something happened that others should hear of soon."""
+        """Write the heartbeat now, because the state changed."""
         self._due.set()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Remove the heartbeat; returns when that is done, or after `timeout` seconds."""
+        """Delete the heartbeat; returns when that is done, or after `timeout` seconds."""
         self._closing.set()
         self._due.set()
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def _run(self, say: Callable[[str], Heartbeat]) -> None:
+    def _run(self, heartbeat: Callable[[str], Heartbeat]) -> None:
         while not self._closing.is_set():
             self._due.clear()
             try:
-                self._store.overwrite(self._key, say(self.id).to_bytes())
+                self._store.overwrite(self._key, heartbeat(self.id).to_bytes())
                 self.note = ""
             except StoreDenied as error:
                 self.note = f"no heartbeats: {error}"
@@ -200,7 +200,7 @@ def _read_one(store: ObjectStore, key: str) -> Replica | None:
         stored = store.get(key, Heartbeat.LIMIT)
         heartbeat = Heartbeat.parse(stored.body, key)
     except (ObjectNotFound, BadManifest):
-        # Said goodbye between the listing and now, or written by something else: neither may stop a rollback.
+        # Deleted since the listing, or written by something else: neither may make a rollback fail.
         return None
     return Replica(heartbeat, stored.age) if key.endswith(f"/{heartbeat.id}.json") else None
 

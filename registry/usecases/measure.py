@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from registry.catalog.views import evidence_result
-from registry.evidence.measuring import find_benchmarks, open_data
-from registry.evidence.measuring import measure as run_benchmark
+from registry.catalog.runs import EvidenceRun
+from registry.evidence.measure import find_benchmarks, open_data
+from registry.evidence.measure import measure as run_benchmark
 from registry.evidence.results import Evidence
 from registry.usecases.options import MeasureOptions
 from registry.usecases.serve import load
@@ -29,7 +29,7 @@ def measure(
         evidence, plot = run_benchmark(name, benchmark, manifest, loaded, images, who=wiring.settings.who)
         wiring.ledger.add(evidence)
         if not offline:
-            wiring.catalog.record_evidence(manifest, evidence_result(evidence, plot))
+            wiring.catalog.record_evidence(manifest, EvidenceRun.of(evidence, plot))
         kept.append(evidence)
         on_done(evidence)
     return kept

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from registry.breakglass.write_script import Script
+from registry.catalog import tags as tag_names
 from registry.catalog.deadline import within
-from registry.catalog.log import VERDICT_TAG
 from registry.catalog.mirror import mirror as mirror_channels
-from registry.catalog.views import Views
-from registry.evidence.gates import Verdict
+from registry.catalog.views import ChannelViews
+from registry.evidence.verdict import Verdict
 from registry.versions.bindings import Binding
 from registry.wiring import Wiring
 
@@ -25,12 +25,13 @@ def mirror(
     if wiring.settings.tracking_uri is None:
         return ()
     catalog = wiring.catalog.hasty()
+    views = ChannelViews(wiring.channel)
     left: list[str] = []
 
     def show() -> None:
-        left.extend(mirror_channels(catalog, wiring.model, lambda: Views(wiring.channel).ends({})).skipped)
+        left.extend(mirror_channels(catalog, wiring.model, lambda: views.from_newest_records({})).skipped)
         if verdict:
-            tags = {f"{VERDICT_TAG}.{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
+            tags = {f"{tag_names.VERDICT}{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
             catalog.set_tags(wiring.model, verdict.version, verdict.content_sha256, tags)
         for script in scripts:
             catalog.add_file(wiring.model, script.version, script.content_sha256, script.name, script.body)

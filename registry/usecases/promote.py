@@ -11,9 +11,10 @@ from registry.catalog.deadline import within
 from registry.channels.channel import PromoteOptions
 from registry.channels.record import ChannelPosition, Record, promoted
 from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, UloraError
-from registry.evidence.gates import Candidate, GateInputs, Verdict
+from registry.evidence.gates import Candidate, GateInputs
 from registry.evidence.gates import judge as judge_by_policy
 from registry.evidence.policy import load_policy
+from registry.evidence.verdict import Verdict
 from registry.machine import clock
 from registry.names import CHANNELS, VersionName
 from registry.retention.notes import check_remembered

@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry.answers import Change
 from registry.catalog.reconciler import Reconciler
 from registry.catalog.request_decisions import RequestDecider
-from registry.catalog.views import Views
+from registry.catalog.views import ChannelViews
 from registry.channels.channel import PromoteOptions
 from registry.machine import identity
 from registry.usecases.mirror import log_version
@@ -22,8 +22,9 @@ def reconciler(wiring: Wiring, *, adopt: bool = False) -> Reconciler:
         return promote(on_request, version, channel, options, reason=reason)
 
     return Reconciler(
-        wiring.model, wiring.catalog, wiring.bindings, wiring.bindings.names, wiring.ledger, Views(wiring.channel),
-        desk=RequestDecider(wiring.settings.who, wiring.channel, wiring.bindings, promote_requested),
+        wiring.model, wiring.catalog, wiring.bindings, wiring.bindings.names, wiring.ledger,
+        ChannelViews(wiring.channel),
+        decider=RequestDecider(wiring.settings.who, wiring.channel, wiring.bindings, promote_requested),
         log=lambda binding: log_version(wiring, binding, None),
         script=lambda pointer: script_of(wiring, wiring.bindings.manifest(pointer), "production"),
         forgotten=lambda: set(wiring.forgotten.versions()),

@@ -7,7 +7,7 @@ from functools import partial
 
 from registry.names import VersionName, check_channel
 from registry.serving.fleet import Heartbeats
-from registry.serving.live import Live, LiveOptions
+from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import Loaded, LoadOptions, load_version
 from registry.usecases.checks import check_followed, check_trusted
 from registry.wiring import Wiring

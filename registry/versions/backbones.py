@@ -28,7 +28,7 @@ from registry.errors import (
 from registry.formats.document import Document, first_problem
 from registry.machine import clock
 from registry.parallel import in_parallel
-from registry.plugins import plugin
+from registry.plugins import BACKBONES, plugin
 from registry.progress import Progress, no_progress
 from registry.store import layout
 from registry.store.blobs import Blobs
@@ -37,7 +37,6 @@ from registry.store.publishing import publish
 from registry.versions.manifest import BackboneRef, FileEntry
 from registry.versions.weights import read_header
 
-GROUP = "ulora.backbones"
 _EXTRA = "pip install 'ulora-registry[dino]'"
 
 FetchBlob = Callable[[str], Path | None]
@@ -221,7 +220,7 @@ def find_backbone(
         BadWeights: its weights are not a valid safetensors file, or do not fit its configuration.
         MissingDependency: no installed package supports backbones of this flavor.
     """
-    resolve = plugin(GROUP, flavor)
+    resolve = plugin(BACKBONES, flavor)
     try:
         ref, weights = resolve(spec, revision=revision)
     except ModuleNotFoundError as error:

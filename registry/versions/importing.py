@@ -18,13 +18,12 @@ from typing import Any, Protocol
 from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors
 from registry.formats import canonical
 from registry.machine.scratch import scratch
-from registry.plugins import plugin
+from registry.plugins import IMPORTERS, plugin
 from registry.progress import Say, say_nothing
 from registry.versions.backbones import BackboneMirror
 from registry.versions.bundle import ReleaseNotes, read_bundle
 from registry.versions.manifest import BackboneRef, Manifest, check_path
 
-GROUP = "ulora.importers"
 MODELS = "models:/"
 MANIFEST = "version.json"
 _EXTRA = "pip install 'ulora-registry[dino]'"
@@ -178,7 +177,7 @@ def _convert(folder: Path | str, scratch_folder: Path, importing: Importing) -> 
     known = [each.backbone for each in importing.mirror.all()]
     options = {"target": importing.target, "backbone": importing.backbone}
     try:
-        convert: Importer = plugin(GROUP, importing.flavor)
+        convert: Importer = plugin(IMPORTERS, importing.flavor)
         imported = convert(Path(folder), bundle, **options, known=known, say=say)
     except ModuleNotFoundError as error:
         raise MissingDependency(

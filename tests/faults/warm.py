@@ -177,18 +177,19 @@ def _hurry() -> None:
     """Time-outs of fractions of a second, for servers that never answer."""
     from botocore.config import Config
 
-    from registry.catalog import connection, log
-    from registry.store import client
+    from registry.catalog import client as catalog_client
+    from registry.catalog import connection
+    from registry.store import client as store_client
 
     def hasty(**options: Any) -> Config:
         if "read_timeout" in options:
             options["read_timeout"] = 0.5
         return Config(**options)
 
-    client.Config = hasty
+    store_client.Config = hasty
     short = connection.Limits(timeout=1, retries=0, turn=60)
-    log.PING = log.HASTY = short
-    log.Catalog.__init__.__defaults__ = (*log.Catalog.__init__.__defaults__[:-1], short)
+    catalog_client.PING = catalog_client.HASTY = short
+    catalog_client.Catalog.__init__.__defaults__ = (*catalog_client.Catalog.__init__.__defaults__[:-1], short)
 
 
 class _Countdown:

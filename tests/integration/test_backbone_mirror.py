@@ -15,7 +15,7 @@ from adapters.backbone.locate import TINY
 from adapters.backbone.resolve import ref_of_folder
 from registry.api import Registry
 from registry.errors import BackboneNotFound, BadManifest, CorruptBlob, MissingBlob
-from registry.serving.live import LiveOptions
+from registry.serving.follow import LiveOptions
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import FetchBlob

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from registry.catalog.client import Catalog
 from registry.catalog.connection import HASTY
-from registry.catalog.log import Catalog, Result
+from registry.catalog.runs import EvidenceRun
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
 from registry.formats.canonical import sha256
 from tests.servers import flavor
@@ -24,7 +25,7 @@ from tests.servers.proxy import Proxy
 ANY = "0" * 64
 _LOG_IN_ANOTHER_PROCESS = """
 import sys, pathlib
-from registry.catalog.log import Catalog
+from registry.catalog.client import Catalog
 from tests.servers import flavor
 folder, url, model = pathlib.Path(sys.argv[1]), *sys.argv[2:]
 manifest, files = flavor.make_version(folder, model, "v1.0.0-dinov3", "a", description="a first one")
@@ -63,9 +64,7 @@ def register_unmanaged(catalog: Catalog, model: str) -> None:
     theirs.create_model_version(model, f"models:/{logged.model_id}", model_id=logged.model_id, await_creation_for=0)
 
 
-def test_a_logged_version_has_its_tags_description_alias_and_a_page(
-    catalog: Catalog, tmp_path: Path, model: str
-) -> None:
+def test_a_logged_version_has_tags_description_alias_and_page(catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, logged = log(catalog, tmp_path, model)
     found = client(catalog).get_model_version_by_alias(model, "v1_0_0-dinov3")
     assert int(found.version) == logged.number == 1
@@ -82,9 +81,7 @@ def test_a_logged_version_has_its_tags_description_alias_and_a_page(
     assert logged.url == f"{catalog.connection.uri}/#/models/{model}/versions/1"
 
 
-def test_a_logged_version_loads_by_plain_pyfunc_and_knows_signature_and_requirements(
-    catalog: Catalog, tmp_path: Path, model: str
-) -> None:
+def test_a_logged_version_loads_by_plain_pyfunc(catalog: Catalog, tmp_path: Path, model: str) -> None:
     import mlflow
     import pandas
 
@@ -106,9 +103,7 @@ def test_logging_the_same_version_again_changes_nothing(catalog: Catalog, tmp_pa
     assert len(catalog.versions(model)) == 1
 
 
-def test_two_versions_with_equal_content_have_numbers_artifacts_evidence_and_tags_of_their_own(
-    catalog: Catalog, tmp_path: Path, model: str
-) -> None:
+def test_versions_with_equal_content_share_nothing_in_mlflow(catalog: Catalog, tmp_path: Path, model: str) -> None:
     import mlflow
     import pandas
 
@@ -121,7 +116,7 @@ def test_two_versions_with_equal_content_have_numbers_artifacts_evidence_and_tag
     loaded = mlflow.pyfunc.load_model(f"models:/{model}@v1_0_1")
     assert list(loaded.predict(pandas.DataFrame({"path": ["version.json"]}))["text"]) == [second.to_bytes().decode()]
 
-    catalog.record_evidence(second, Result("ood", ANY, {"ood_auroc": 0.5}))
+    catalog.record_evidence(second, EvidenceRun("ood", ANY, {"ood_auroc": 0.5}))
     catalog.set_tags(model, second.version, second.content_sha256, {"ulora.verdict": "pass"})
     assert catalog.find(model, first.version, first.content_sha256) == one
     changed = dict(catalog.find(model, second.version, second.content_sha256).tags)
@@ -129,7 +124,7 @@ def test_two_versions_with_equal_content_have_numbers_artifacts_evidence_and_tag
     assert not client(catalog).get_logged_model(one.model_id).metrics
 
 
-def test_what_a_crash_left_of_a_version_is_not_taken_for_another_one_with_equal_content(
+def test_a_model_left_by_a_crash_is_not_used_for_another_version(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
     mlflow_proxy.next(faults.refuse, containing="/model-versions/create", times=99)
@@ -139,7 +134,7 @@ def test_what_a_crash_left_of_a_version_is_not_taken_for_another_one_with_equal_
     assert client(catalog).get_logged_model(logged.model_id).name == "v1_0_1"
 
 
-def test_a_crash_between_logging_and_registering_is_finished_without_logging_again(
+def test_a_crash_before_registering_logs_the_model_once(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
     mlflow_proxy.next(faults.refuse, containing="/model-versions/create", times=99)
@@ -173,7 +168,7 @@ def test_a_registration_whose_reply_is_lost_leaves_one_version(
 def test_of_two_who_log_at_once_the_first_to_register_wins(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
-    # Another process is held at its registration until we have registered: the race, without luck.
+    # Another process is stopped before it registers until this one has registered: the race happens in every run.
     stall = faults.Stall()
     mlflow_proxy.next(stall, containing="/model-versions/create")
     other = subprocess.Popen(
@@ -202,12 +197,10 @@ def test_an_alias_that_another_version_holds_is_not_taken(catalog: Catalog, tmp_
     assert theirs.get_registered_model(model).aliases == {"v1_0_0-dinov3": "1"}
 
 
-def test_evidence_becomes_a_run_on_the_logged_model_and_tags_on_the_version(
-    catalog: Catalog, tmp_path: Path, model: str
-) -> None:
+def test_evidence_becomes_a_run_and_tags_of_the_version(catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, logged = log(catalog, tmp_path, model)
     metrics = {"ood_auroc": 0.9612345678, "ood_fpr95": float("nan")}
-    result = Result("ood", ANY, metrics, {"device": "cpu"}, {"ood.png": b"png"})
+    result = EvidenceRun("ood", ANY, metrics, {"device": "cpu"}, {"ood.png": b"png"})
     run_id = catalog.record_evidence(manifest, result)
     run = client(catalog).get_run(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "v1.0.0-dinov3 ood")
@@ -224,14 +217,14 @@ def test_evidence_becomes_a_run_on_the_logged_model_and_tags_on_the_version(
 
 def test_the_same_evidence_is_recorded_once(catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, _ = log(catalog, tmp_path, model)
-    result = Result("accuracy", ANY, {"accuracy": 0.9})
+    result = EvidenceRun("accuracy", ANY, {"accuracy": 0.9})
     assert catalog.record_evidence(manifest, result) == catalog.record_evidence(manifest, result)
 
 
-def test_evidence_and_tags_for_a_version_that_is_not_there_say_so(catalog: Catalog, tmp_path: Path, model: str) -> None:
+def test_evidence_and_tags_need_a_registered_version(catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, _ = flavor.make_version(tmp_path, model, "v1.0.0", "a")
     with pytest.raises(VersionNotFound, match=model):
-        catalog.record_evidence(manifest, Result("ood", ANY, {}))
+        catalog.record_evidence(manifest, EvidenceRun("ood", ANY, {}))
     with pytest.raises(VersionNotFound) as missing:
         catalog.set_tags(model, manifest.version, manifest.content_sha256, {"ulora.verdict": "pass"})
     assert "reconcile" in missing.value.hint
@@ -302,17 +295,17 @@ def test_a_failing_server_is_unreachable(mlflow_proxy: Proxy) -> None:
         Catalog(mlflow_proxy.url).ping()
 
 
-def test_a_conversation_prints_nothing_and_leaves_the_environment_as_it_was(
+def test_a_conversation_is_silent_and_restores_the_environment(
     catalog: Catalog, tmp_path: Path, model: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = dict(os.environ)
     manifest, _ = log(catalog, tmp_path, model)
-    catalog.record_evidence(manifest, Result("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
+    catalog.record_evidence(manifest, EvidenceRun("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_catalog_talks_to_its_own_server_whatever_the_environment_says(
+def test_a_catalog_ignores_the_servers_of_the_environment(
     mlflow_server, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, dead_address: str
 ) -> None:
     other = dead_address
@@ -322,12 +315,12 @@ def test_a_catalog_talks_to_its_own_server_whatever_the_environment_says(
     with catalog.connection.open():
         assert os.environ["MLFLOW_TRACKING_URI"] == other
     manifest, _ = log(catalog, tmp_path, model)
-    catalog.record_evidence(manifest, Result("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
+    catalog.record_evidence(manifest, EvidenceRun("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
     assert len(catalog.versions(model)) == 1
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("ml")]
 
 
-def test_a_thread_that_talks_for_ever_does_not_keep_others_waiting_for_ever(catalog: Catalog) -> None:
+def test_a_thread_that_never_ends_does_not_block_the_others(catalog: Catalog) -> None:
     inside, done = threading.Event(), threading.Event()
 
     def talk() -> None:

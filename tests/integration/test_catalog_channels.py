@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
+from registry.catalog.client import Catalog
 from registry.catalog.connection import PATIENT
-from registry.catalog.log import Catalog
 from tests.servers import flavor
 from tests.support.registries import open_registry
 
@@ -47,9 +47,7 @@ def equal_pair(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return "v1.0.0", "v1.0.1"
 
 
-def test_the_second_of_two_versions_with_equal_content_is_promoted_listed_and_shown_as_itself(
-    registry: Registry, equal_pair: tuple[str, str]
-) -> None:
+def test_versions_with_equal_content_are_shown_as_themselves(registry: Registry, equal_pair: tuple[str, str]) -> None:
     import mlflow
 
     first, second = equal_pair
@@ -69,15 +67,13 @@ def test_the_second_of_two_versions_with_equal_content_is_promoted_listed_and_sh
     assert (left.logged, left.changes, left.skipped) == ((), (), ())
 
 
-def test_a_mirror_of_a_server_that_never_answers_leaves_the_process_fit_to_talk_to_another(
-    registry: Registry, black_hole: str, tmp_path: Path
-) -> None:
+def test_a_silent_server_does_not_block_the_use_of_another(registry: Registry, black_hole: str, tmp_path: Path) -> None:
     registry.catalog.ping()
     before = dict(os.environ)
     lost = open_registry(tmp_path / "lost", registry.settings.store, registry.model, tracking_uri=black_hole)
     (note,) = lost.mirror()
     assert "does not answer: timed out" in note
     assert dict(os.environ) == before
-    # One that waits for nobody: it would be refused if the mirror's thread still had its turn.
+    # Without waiting: this would fail if the mirror's thread still had the lock.
     assert Catalog(registry.settings.tracking_uri, limits=replace(PATIENT, turn=0)).versions(registry.model) == ()
     registry.catalog.ping()

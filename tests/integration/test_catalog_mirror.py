@@ -1,4 +1,4 @@
-"""The mirror against a real MLflow: its stages and aliases follow the channels, and others' versions are left alone."""
+"""The mirror on a real MLflow: its stages and aliases follow the channels, and unmanaged versions are not changed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 
-from registry.catalog.log import Catalog
-from registry.catalog.mirror import ChannelView, mirror, preview
+from registry.catalog.client import Catalog
+from registry.catalog.mirror import mirror, preview
+from registry.catalog.views import ChannelView
 from registry.errors import CatalogUnreachable, NotNow
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
@@ -28,7 +29,7 @@ def client(catalog: Catalog):
 
 
 def register(catalog: Catalog, model: str, *versions: str | None) -> None:
-    """Register versions as `Catalog.log` tags them, without logging artifacts; None is one that others registered."""
+    """Register versions as `Catalog.log` tags them, without logging artifacts; None is an unmanaged one."""
     theirs = client(catalog)
     theirs.create_registered_model(model)
     logged = theirs.create_logged_model(theirs.create_experiment(f"{model}-{uuid.uuid4().hex}"))
@@ -94,7 +95,7 @@ def test_a_preview_writes_nothing(catalog: Catalog, model: str) -> None:
     assert aliases(catalog, model) == {}
 
 
-def test_a_channel_that_moves_meanwhile_is_followed_until_it_stands_still(catalog: Catalog, model: str) -> None:
+def test_a_mirror_repeats_until_the_channels_stop_moving(catalog: Catalog, model: str) -> None:
     register(catalog, model, V1, V2, V3)
     reads = iter([views(V1, generation=1), views(V2, generation=2), views(V3, generation=3), views(V3, generation=3)])
     mirror(catalog, model, lambda: next(reads))
@@ -119,7 +120,7 @@ def test_stages_and_aliases_moved_by_hand_are_put_back(catalog: Catalog, model: 
     assert aliases(catalog, model) == {"champion": 1, "staging": 2}
 
 
-def test_an_unmanaged_version_is_never_changed_archived_or_robbed_of_its_alias(catalog: Catalog, model: str) -> None:
+def test_the_mirror_never_changes_an_unmanaged_version(catalog: Catalog, model: str) -> None:
     register(catalog, model, None, V1)
     theirs = client(catalog)
     theirs.transition_model_version_stage(model, "1", "Production")
@@ -132,7 +133,7 @@ def test_an_unmanaged_version_is_never_changed_archived_or_robbed_of_its_alias(c
     assert len(done.skipped) == 2
 
 
-def test_an_unmanaged_version_is_taken_over_when_that_is_asked_for(catalog: Catalog, model: str) -> None:
+def test_an_unmanaged_version_is_adopted_on_request(catalog: Catalog, model: str) -> None:
     register(catalog, model, None, V1)
     client(catalog).transition_model_version_stage(model, "1", "Production")
     client(catalog).set_registered_model_alias(model, "champion", "1")

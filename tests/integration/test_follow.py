@@ -1,4 +1,4 @@
-"""Following a channel on a real store: what changes, what serves on, and what is said about it."""
+"""Following a channel on a real store: switches, failures, and the health that is reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from registry.devstack.s3_server import S3Server
 from registry.errors import ChannelEmpty, CorruptBlob, LoadFailed, ReplicaClosed, SelfTestFailed, StoreUnreachable
-from registry.serving.live import Live, LiveOptions
+from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import Loader, LoadOptions, load_version
 from registry.store import layout
 from registry.store.objects import ObjectStore
@@ -26,7 +26,7 @@ WEIGHTS = "adapters/low/adapter_model.safetensors"
 
 @dataclass
 class Workshop:
-    """A loader that notes what it loads, fails on demand, and waits at a gate on demand."""
+    """A loader that records what it loads, and fails or waits on demand."""
 
     loads: list[str] = field(default_factory=list)
     broken: dict[str, Exception] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def test_what_no_rollback_needs_leaves_memory(shop: Shop, two_versions: Live) ->
     shop.promote("v1.2.0")
     wait_until(lambda: two_versions.health().resident == ("v1.1.0", "v1.2.0"))
     shop.rollback()
-    # The version just left stays too, so that going forward again is as quick as going back.
+    # The version served before stays too, so that undoing a rollback is as fast as a rollback.
     wait_until(lambda: two_versions.health().resident == ("v1.0.0", "v1.1.0", "v1.2.0"))
 
 
@@ -149,7 +149,7 @@ def test_a_request_keeps_the_version_that_it_began_with(shop: Shop, two_versions
     assert pinned.route("user-7").predict([b"leaf"])[0].version == "v1.1.0"
 
 
-def test_a_corrupt_blob_is_refused_and_the_live_version_serves_on(shop: Shop, two_versions: Live) -> None:
+def test_a_corrupt_blob_is_refused_and_the_old_version_stays(shop: Shop, two_versions: Live) -> None:
     shop.release("v1.2.0")
     repair = shop.flip_a_byte("v1.2.0", WEIGHTS)
     shop.promote("v1.2.0")
@@ -244,7 +244,7 @@ def test_a_log_that_was_rewritten_is_not_taken_for_the_one_seen(shop: Shop, two_
     assert two_versions.version == "v1.1.0"
 
 
-def test_a_hint_makes_it_look_and_a_flood_of_hints_is_a_few_looks(shop: Shop, store_url: str, proxy: Proxy) -> None:
+def test_refresh_reads_the_log_and_many_calls_are_few_reads(shop: Shop, store_url: str, proxy: Proxy) -> None:
     shop.release("v1.0.0")
     shop.release("v1.1.0")
     shop.promote("v1.0.0")
@@ -293,7 +293,7 @@ def test_a_forked_process_is_refused_and_leaves_its_parent_alone(two_versions: L
     assert two_versions.predict(b"leaf").version == "v1.1.0"
 
 
-def test_without_its_store_it_serves_on_and_says_how_old_its_knowledge_is(
+def test_without_the_store_it_serves_on_and_says_so(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = S3Server(tmp_path / "s3")

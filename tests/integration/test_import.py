@@ -313,7 +313,7 @@ def test_models_that_can_t_be_had(catalogued: Registry, registry: Registry, mode
     with pytest.raises(VersionNotFound, match="@champion"):
         catalogued.create("v1.0.0", f"models:/{model}@champion", offline=True)
     for uri in (f"models:/{model}", "models:/a/../b", "models:/a/Production"):
-        with pytest.raises(BadInput, match="names no version"):
+        with pytest.raises(BadInput, match="is not the URI of a version"):
             catalogued.create("v1.0.0", uri, offline=True)
     with pytest.raises(CatalogUnreachable):
         registry.create("v1.0.0", "models:/plants/1", offline=True)

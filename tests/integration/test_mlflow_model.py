@@ -64,7 +64,7 @@ def same(rows: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> None:
                 assert row[name] == pytest.approx(value, abs=1e-4)
 
 
-def test_both_families_load_in_one_process_and_answer_as_their_versions_do(released: Registry) -> None:
+def test_both_families_load_in_one_process_and_predict_the_same(released: Registry) -> None:
     import mlflow
     import pandas
 
@@ -188,9 +188,7 @@ def served(released: Registry, site: Path, tmp_path: Path, mlflow_server: Tracki
         server.kill()
 
 
-def test_mlflow_serves_a_version_outside_the_checkout_and_without_the_hub(
-    released: Registry, served: tuple[str, Path]
-) -> None:
+def test_mlflow_serves_a_version_from_the_installed_package(released: Registry, served: tuple[str, Path]) -> None:
     url, log = served
     body = json.dumps({"dataframe_split": table(IMAGES)}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})

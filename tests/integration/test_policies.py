@@ -20,7 +20,7 @@ from registry.errors import StoreDenied
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.names import VersionName
 from registry.retention.forget import RetentionRule
-from registry.serving.live import LiveOptions
+from registry.serving.follow import LiveOptions
 from registry.store import layout, objects
 from registry.store.blobs import hash_file
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy

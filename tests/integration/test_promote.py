@@ -10,7 +10,7 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions
 from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, VersionNotFound
-from registry.evidence.gates import Verdict
+from registry.evidence.verdict import Verdict
 from registry.store import layout
 from tests.support.registries import bind, create, file_of, flip_a_byte, listing, open_registry
 

@@ -1,4 +1,4 @@
-"""MLflow away and back: what was made and moved without it is shown there by `reconcile`."""
+"""After an outage of MLflow `reconcile` shows what was created and promoted without it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_dry_run_says_what_is_missing_and_changes_nothing(online: Registry) ->
     assert online.catalog.versions(online.model) == ()
 
 
-def test_what_happened_offline_is_shown_and_a_rollback_without_mlflow_too(offline: Registry, online: Registry) -> None:
+def test_what_happened_offline_is_shown_by_reconcile(offline: Registry, online: Registry) -> None:
     done = online.reconcile()
     assert done.logged == ("v1.0.0-dinov3", "v2.0.0-dinov3")
     stages, aliases = shown(online)
@@ -80,7 +80,7 @@ def test_without_mlflow_there_is_nothing_to_reconcile_with(offline: Registry) ->
     assert [listed.catalog_number for listed in offline.versions()] == [None, None]
 
 
-def test_a_damaged_version_does_not_keep_the_others_from_being_shown(online: Registry) -> None:
+def test_a_damaged_version_does_not_hide_the_others(online: Registry) -> None:
     binding = online.bindings.get(VersionName.parse("v1.0.0-dinov3"))
     online.store.overwrite(layout.blob(binding.manifest_sha256), b"{}")
     online.store.overwrite(layout.version(online.model, "v9.9.9"), b"junk")

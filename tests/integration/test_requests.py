@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
-from registry.catalog import requests
-from registry.catalog.mirror import HINT_TAG
+from registry.catalog import requests, tags
+from registry.catalog.request_answers import answer_all, answer_one
 from registry.catalog.request_decisions import RequestDecider
-from registry.catalog.watch import Pace, keep_reconciled
+from registry.catalog.watch import LoopControl, reconcile_repeatedly
 from registry.errors import CatalogUnreachable, StoreUnreachable
 from registry.store import layout
 from tests.servers import proxy as faults
@@ -57,12 +57,12 @@ def ask(registry: Registry, version: str, channel: str = "production") -> None:
     client(registry).set_registered_model_alias(registry.model, f"request-{channel}", str(NUMBERS[version]))
 
 
-def tags(registry: Registry, version: str) -> dict[str, str]:
+def tags_of(registry: Registry, version: str) -> dict[str, str]:
     return dict(client(registry).get_model_version(registry.model, str(NUMBERS[version])).tags)
 
 
 def answer(registry: Registry, version: str, channel: str = "production") -> str:
-    return tags(registry, version).get(f"ulora.request.{channel}", "")
+    return tags_of(registry, version).get(f"ulora.request.{channel}", "")
 
 
 def aliases(registry: Registry) -> dict[str, int]:
@@ -91,7 +91,7 @@ def test_a_request_is_promoted_once_and_answered(registry: Registry) -> None:
     assert generations(registry) == [V1, V2]
 
 
-def test_a_request_that_the_gates_refuse_leaves_every_rule_as_a_tag(registry: Registry, tmp_path: Path) -> None:
+def test_a_request_refused_by_gates_is_answered_with_all_rules(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "strict.yaml").write_text(STRICT)
     strict = Registry(settings=replace(registry.settings, policy=tmp_path / "strict.yaml"))
     ask(strict, V2)
@@ -104,7 +104,7 @@ def test_a_request_that_the_gates_refuse_leaves_every_rule_as_a_tag(registry: Re
     ask(strict, V2, "staging")
     strict.reconcile()
     assert answer(registry, V2, "staging").startswith("promoted")
-    assert len([name for name in tags(registry, V2) if name.startswith("ulora.request.")]) == 2
+    assert len([name for name in tags_of(registry, V2) if name.startswith("ulora.request.")]) == 2
 
 
 def test_a_dry_run_answers_nothing(registry: Registry) -> None:
@@ -123,7 +123,7 @@ def test_what_was_rolled_back_does_not_come_back_by_a_request(registry: Registry
     assert generations(registry) == [V1, V2, V1]
 
 
-def test_a_request_on_a_version_of_others_is_refused_without_touching_it(registry: Registry) -> None:
+def test_a_request_for_an_unmanaged_version_is_refused(registry: Registry) -> None:
     register_one(
         registry, None, client(registry).get_model_version(registry.model, "1").source.removeprefix("models:/")
     )
@@ -140,10 +140,10 @@ def test_a_request_on_a_version_of_others_is_refused_without_touching_it(registr
     assert generations(registry) == [V1]
 
 
-def test_a_version_of_another_store_with_the_same_name_is_not_promoted(registry: Registry) -> None:
+def test_an_equal_name_with_other_content_is_not_promoted(registry: Registry) -> None:
     client(registry).set_model_version_tag(registry.model, "2", "ulora.content_sha256", "0" * 64)
     ask(registry, V2)
-    told = requests.answer_all(registry.catalog, registry.model, registry.reconciler().desk).told
+    told = answer_all(registry.catalog, registry.model, registry.reconciler().decider).answers
     assert told[0].startswith(f"{V2} for production: refused")
     assert generations(registry) == [V1]
 
@@ -153,20 +153,20 @@ class Dies(BaseException):
 
 
 def dying(registry: Registry, *, after_commit: bool) -> RequestDecider:
-    """A desk whose process dies once it has taken a request: before it promotes, or right after."""
-    desk = registry.reconciler().desk
+    """A decider whose process dies once it has claimed a request: before it promotes, or right after."""
+    decider = registry.reconciler().decider
 
     def promote(*words: Any, **options: Any) -> Any:
         if after_commit:
             registry.promote(*words, **options)
         raise Dies
 
-    return replace(desk, promote=promote)
+    return replace(decider, promote=promote)
 
 
 def crash(registry: Registry, *, after_commit: bool) -> None:
     with pytest.raises(Dies):
-        requests.answer_all(registry.catalog, registry.model, dying(registry, after_commit=after_commit))
+        answer_all(registry.catalog, registry.model, dying(registry, after_commit=after_commit))
 
 
 def test_a_crash_before_the_promotion_is_finished_by_the_next(registry: Registry) -> None:
@@ -207,16 +207,14 @@ def test_a_crash_then_another_promotion_is_refused(registry: Registry) -> None:
     assert generations(registry) == [V1, V3]
 
 
-def test_what_was_taken_back_while_it_was_being_taken_is_not_promoted_and_what_stands_is(
-    registry: Registry, mlflow_proxy: Proxy
-) -> None:
+def test_a_request_withdrawn_during_the_claim_is_not_promoted(registry: Registry, mlflow_proxy: Proxy) -> None:
     through = Registry(settings=replace(registry.settings, tracking_uri=mlflow_proxy.url))
 
     def crash_before_the_alias_is_removed() -> None:
         ask(registry, V2)
         mlflow_proxy.next(faults.refuse, method="DELETE", containing="/registered-models/alias")
         with pytest.raises(CatalogUnreachable):
-            requests.answer_all(through.catalog.hasty(), registry.model, through.reconciler().desk)
+            answer_all(through.catalog.hasty(), registry.model, through.reconciler().decider)
         assert answer(registry, V2).startswith("taking")
         assert aliases(registry)["request-production"] == 2
 
@@ -233,7 +231,7 @@ def test_what_was_taken_back_while_it_was_being_taken_is_not_promoted_and_what_s
     assert answer(registry, V2).startswith("promoted")
 
 
-def test_a_surprise_is_answered_from_the_log_and_keeps_no_other_request_from_its_answer(registry: Registry) -> None:
+def test_an_unexpected_error_is_answered_from_the_log(registry: Registry) -> None:
     def promote(version: str, channel: str, **options: Any) -> Any:
         if channel == "production":
             registry.promote(version, channel, **options)
@@ -241,22 +239,22 @@ def test_a_surprise_is_answered_from_the_log_and_keeps_no_other_request_from_its
 
     ask(registry, V2)
     ask(registry, V3, "staging")
-    desk = replace(registry.reconciler().desk, promote=promote)
-    requests.answer_all(registry.catalog, registry.model, desk)
+    decider = replace(registry.reconciler().decider, promote=promote)
+    answer_all(registry.catalog, registry.model, decider)
     assert "generation 2 (promote by ops)" in answer(registry, V2)
     assert "unexpected ZeroDivisionError: by chance" in answer(registry, V3, "staging")
     assert answer(registry, V3, "staging").startswith("refused")
 
 
-def test_a_store_that_is_away_leaves_the_request_taken_for_the_next_time(registry: Registry, dead_address: str) -> None:
+def test_with_the_store_down_a_request_stays_claimed(registry: Registry, dead_address: str) -> None:
     ask(registry, V2)
     away = open_registry(
         registry.settings.cache.parent / "away", registry.settings.store, registry.model,
         endpoint_url=dead_address,
     )  # fmt: skip
-    desk = replace(registry.reconciler().desk, promote=away.promote)
+    decider = replace(registry.reconciler().decider, promote=away.promote)
     with pytest.raises(StoreUnreachable):
-        requests.answer_all(registry.catalog, registry.model, desk)
+        answer_all(registry.catalog, registry.model, decider)
     assert answer(registry, V2).startswith("taken")
     registry.reconcile()
     assert answer(registry, V2).startswith("promoted")
@@ -264,19 +262,22 @@ def test_a_store_that_is_away_leaves_the_request_taken_for_the_next_time(registr
 
 def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> None:
     ask(registry, V2)
-    desks = [registry.reconciler().desk, Registry(settings=registry.settings).reconciler().desk]
+    deciders = [registry.reconciler().decider, Registry(settings=registry.settings).reconciler().decider]
     together = threading.Barrier(2)
 
-    def meeting(desk: RequestDecider) -> RequestDecider:
+    def meeting(decider: RequestDecider) -> RequestDecider:
         def promote(*words: Any, **options: Any) -> Any:
             together.wait(300)  # both have taken it
-            return desk.promote(*words, **options)
+            return decider.promote(*words, **options)
 
-        return replace(desk, promote=promote)
+        return replace(decider, promote=promote)
 
     first = requests.pending(registry.catalog, registry.model)[0]
     told: list[str] = []
-    threads = [threading.Thread(target=lambda desk=desk: told.append(meeting(desk).decide(first, 1))) for desk in desks]
+    threads = [
+        threading.Thread(target=lambda decider=decider: told.append(meeting(decider).decide(first, 1)))
+        for decider in deciders
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -286,35 +287,35 @@ def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> No
     assert len(told) == 2
 
 
-def test_a_request_that_was_moved_on_before_it_was_taken_is_left(registry: Registry) -> None:
+def test_a_request_moved_before_the_claim_is_ignored(registry: Registry) -> None:
     ask(registry, V2)
-    desk = registry.reconciler().desk
+    decider = registry.reconciler().decider
     first = requests.pending(registry.catalog, registry.model)[0]
     ask(registry, V3)
-    assert requests._answer(registry.catalog, registry.model, first, desk) == ""
+    assert answer_one(registry.catalog, registry.model, first, decider) == ""
     assert answer(registry, V2) == ""
     registry.reconcile()
     assert generations(registry) == [V1, V3]
 
 
-def test_a_request_that_was_taken_back_before_it_was_taken_is_left(registry: Registry) -> None:
+def test_a_request_withdrawn_before_the_claim_is_ignored(registry: Registry) -> None:
     ask(registry, V2)
     first = requests.pending(registry.catalog, registry.model)[0]
     client(registry).delete_registered_model_alias(registry.model, "request-production")
-    assert requests._answer(registry.catalog, registry.model, first, registry.reconciler().desk) == ""
+    assert answer_one(registry.catalog, registry.model, first, registry.reconciler().decider) == ""
     assert generations(registry) == [V1]
 
 
-def test_a_channel_that_moves_while_a_request_is_decided_is_not_overrun(registry: Registry) -> None:
+def test_a_request_never_overwrites_a_move_made_meanwhile(registry: Registry) -> None:
     ask(registry, V2)
-    desk = registry.reconciler().desk
+    decider = registry.reconciler().decider
 
     def promote(*words: Any, **options: Any) -> Any:
         if len(generations(registry)) == 1:
             registry.promote(V3, "production")
-        return desk.promote(*words, **options)
+        return decider.promote(*words, **options)
 
-    requests.answer_all(registry.catalog, registry.model, replace(desk, promote=promote))
+    answer_all(registry.catalog, registry.model, replace(decider, promote=promote))
     assert generations(registry) == [V1, V3]
     assert "generation 2 (promote by ops)" in answer(registry, V2)
 
@@ -330,27 +331,25 @@ def test_a_slow_reconciler_does_not_repeat_what_another_has_done(registry: Regis
             registry.promote(V3, "production")
             return super().generation(channel)
 
-    slow = Slow(**vars(registry.reconciler().desk))
-    assert requests.answer_all(registry.catalog, registry.model, slow).told == ()
+    slow = Slow(**vars(registry.reconciler().decider))
+    assert answer_all(registry.catalog, registry.model, slow).answers == ()
     assert generations(registry) == [V1, V2, V3]
 
 
-def test_an_alias_moved_by_hand_goes_back_with_a_hint_that_an_answer_removes(registry: Registry) -> None:
+def test_an_alias_moved_by_hand_is_moved_back_with_a_hint(registry: Registry) -> None:
     registry.reconcile()
     client(registry).set_registered_model_alias(registry.model, "production", "2")
     done = registry.reconcile()
     assert "by hand" in done.changes[0]
     assert aliases(registry) == {"production": 1}
-    assert "request-production" in tags(registry, V2)[HINT_TAG]
+    assert "request-production" in tags_of(registry, V2)[tags.HINT]
     assert generations(registry) == [V1]
     ask(registry, V2)
     registry.reconcile()
-    assert HINT_TAG not in tags(registry, V2)
+    assert tags.HINT not in tags_of(registry, V2)
 
 
-def test_a_mirror_that_fell_behind_is_not_taken_for_a_hand_nor_for_a_request(
-    registry: Registry, dead_address: str
-) -> None:
+def test_a_late_mirror_is_not_a_manual_change_or_a_request(registry: Registry, dead_address: str) -> None:
     registry.reconcile()
     offline = Registry(settings=replace(registry.settings, tracking_uri=dead_address))
     for version in (V2, V3, V2):
@@ -360,7 +359,7 @@ def test_a_mirror_that_fell_behind_is_not_taken_for_a_hand_nor_for_a_request(
     assert registry.history() == before
     assert done.requests == ()
     assert any("alias production: 1 -> 2" in change for change in done.changes)
-    assert all(HINT_TAG not in tags(registry, version) for version in NUMBERS)
+    assert all(tags.HINT not in tags_of(registry, version) for version in NUMBERS)
 
 
 def test_a_junk_end_of_a_log_stops_nothing_else(registry: Registry) -> None:
@@ -376,11 +375,11 @@ def test_a_junk_end_of_a_log_stops_nothing_else(registry: Registry) -> None:
     assert answer(registry, V2).startswith("refused")
 
 
-def watching(registry: Registry, pace: Pace, say: Callable[[str], None]) -> threading.Thread:
+def watching(registry: Registry, control: LoopControl, say: Callable[[str], None]) -> threading.Thread:
     thread = threading.Thread(
-        target=keep_reconciled,
+        target=reconcile_repeatedly,
         args=(
-            registry.reconciler(), pace,
+            registry.reconciler(), control,
             lambda done: say(f"done {done.changes} {done.requests}"), lambda error, pause: say(f"failed {error}"),
         ),
     )  # fmt: skip
@@ -388,9 +387,7 @@ def watching(registry: Registry, pace: Pace, say: Callable[[str], None]) -> thre
     return thread
 
 
-def test_a_watch_outlives_an_outage_and_takes_no_request_from_a_stale_mirror(
-    registry: Registry, mlflow_proxy: Proxy
-) -> None:
+def test_a_watch_survives_an_outage_without_false_requests(registry: Registry, mlflow_proxy: Proxy) -> None:
     registry.reconcile()
     through = Registry(settings=replace(registry.settings, tracking_uri=mlflow_proxy.url))
     mlflow_proxy.next(faults.refuse, times=10**6)
@@ -398,19 +395,19 @@ def test_a_watch_outlives_an_outage_and_takes_no_request_from_a_stale_mirror(
         registry_without = Registry(settings=replace(registry.settings, tracking_uri=None))
         registry_without.promote(version, "production")
     before = registry.history()
-    pace, said = Pace(every=0.05), []
-    thread = watching(through, pace, said.append)
+    control, said = LoopControl(every=0.05), []
+    thread = watching(through, control, said.append)
     try:
         wait_until(lambda: any(line.startswith("failed") for line in said))
         assert aliases(registry) == {"production": 1}
         mlflow_proxy.clear()
-        pace.wake.set()
+        control.wake.set()
         wait_until(lambda: aliases(registry) == {"production": 2})
         assert registry.history() == before
         ask(registry, V3)
         wait_until(lambda: answer(registry, V3).startswith("promoted"))
     finally:
-        pace.end()
+        control.end()
         thread.join(300)
     assert generations(registry) == [V1, V2, V3, V2, V3]
 

@@ -25,7 +25,7 @@ from PIL import Image
 from registry.errors import BadSetting, CorruptBlob
 from registry.serving.app import MAX_IMAGE, _sigterm_ends, create_app, serve
 from registry.serving.fleet import replicas
-from registry.serving.live import Live, LiveOptions
+from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import LoadOptions, Prediction, load_version
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
@@ -66,7 +66,7 @@ def live(shop: Shop) -> Iterator[Live]:
 
 @pytest.fixture
 def quiet(shop: Shop) -> dict[tuple[str, int], Prediction]:
-    """What each version answers for each image when nothing else happens."""
+    """What each version answers for each image without load."""
     answers: dict[tuple[str, int], Prediction] = {}
     for name in FAMILIES:
         loaded = load_version(shop.versions, shop.blobs, shop.pointer(name))
@@ -75,7 +75,7 @@ def quiet(shop: Shop) -> dict[tuple[str, int], Prediction]:
 
 
 class Load:
-    """Threads that keep asking, and every answer that they got."""
+    """Threads that send requests all the time, and all answers that they got."""
 
     def __init__(self, live: Live, threads: int = 4) -> None:
         self._live = live
@@ -241,7 +241,7 @@ def test_bad_requests_get_one_clear_answer(http: httpx.Client) -> None:
     assert problem(http.get("/nowhere")) == (404, "HTTPError")
 
 
-def test_an_announced_image_over_the_bound_is_refused_before_it_is_sent(http: httpx.Client) -> None:
+def test_a_too_large_content_length_is_refused_at_once(http: httpx.Client) -> None:
     for kind in ("image/png", "multipart/form-data; boundary=x"):
         connection = HTTPConnection(http.base_url.host, http.base_url.port, timeout=300)
         connection.request("POST", "/predict", headers={"Content-Type": kind, "Content-Length": str(64 << 20)})
@@ -256,7 +256,7 @@ def test_an_image_over_the_bound_is_refused_while_it_arrives(http: httpx.Client)
 
     try:
         answer = problem(http.post("/predict", content=in_pieces(), headers={"Content-Type": "image/png"}))
-    except httpx.WriteError:  # the server hung up on the rest
+    except httpx.WriteError:  # the server closed the connection before the end
         answer = (413, "BadImage")
     assert answer == (413, "BadImage")
     assert http.get("/health").status_code == 200
@@ -334,6 +334,7 @@ from pathlib import Path
 from registry.serving.app import serve
 from registry.serving.fleet import Heartbeats
 from registry.serving.live import Live, LiveOptions
+from registry.serving.follow import Live
 from registry.store.objects import ObjectStore
 from tests.support.releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
@@ -380,7 +381,7 @@ def test_sigterm_right_after_the_announcement_ends_serving(live: Live) -> None:
         assert len(urls) == 1
 
 
-def test_sigterm_before_the_server_runs_ends_it_as_soon_as_it_does(live: Live) -> None:
+def test_sigterm_before_the_server_runs_still_ends_it(live: Live) -> None:
     server = uvicorn.Server(uvicorn.Config(create_app(live), log_level="error"))
     with _sigterm_ends(server), socket.create_server(("127.0.0.1", 0)) as listener:
         signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Heartbeats on a real store: what a fleet says of itself, and that nobody needs it to."""
+"""Heartbeats on a real store, and that following does not need them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from registry.errors import BadInput
 from registry.serving import fleet
 from registry.serving.fleet import Heartbeats, Replica, all_replicas, replicas, wait_for_replicas
-from registry.serving.live import Live, LiveOptions
+from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import Loader
 from registry.store import layout
 from registry.store.objects import ObjectStore

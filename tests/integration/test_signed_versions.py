@@ -13,7 +13,7 @@ from registry.api import Registry
 from registry.channels.channel import PromoteOptions
 from registry.errors import Conflict, NotTrusted
 from registry.integrity.verify import SIGNATURE, Verifier
-from registry.serving.live import Live, LiveOptions
+from registry.serving.follow import Live, LiveOptions
 from registry.store import layout
 from registry.trust import signatures
 from registry.trust.keys import TrustedKey

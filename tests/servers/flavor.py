@@ -48,7 +48,9 @@ def install(folder: Path) -> None:
     (package / "loaded.py").write_text("def load(manifest, files, **how):\n    return manifest\n")
     (package / "model.py").write_text(_MODEL)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plainflavor\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[ulora.loaders]\nplain = plainflavor.loaded:load\n")
+    (info / "entry_points.txt").write_text(
+        "[ulora.loaders]\nplain = plainflavor.loaded:load\n[ulora.models]\nplain = plainflavor.model\n"
+    )
 
 
 def make_version(

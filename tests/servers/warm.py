@@ -24,7 +24,13 @@ _WARM = (
     *("boto3", "mlflow", "mlflow.pyfunc", "torch", "transformers", "peft", "sklearn.covariance", "PIL.Image"),
     *("adapters.answer.loading", "adapters.model", "adapters.fitting.fit", "adapters.fitting.image_folder"),
     *("benchmarks.accuracy", "benchmarks.latency", "benchmarks.memory", "benchmarks.ood", "benchmarks.routing"),
-    *("registry.api", "registry.catalog.log", "registry.catalog.mirror", "registry.serving.live", "registry.doctor"),
+    *(
+        "registry.api",
+        "registry.catalog.client",
+        "registry.catalog.mirror",
+        "registry.serving.follow",
+        "registry.doctor",
+    ),
 )
 _MAX_REQUEST = 1024 * 1024
 _CLIENT = """#!{python} -IS

@@ -1,3 +1,1 @@
-"""The flavor `files`: snapshots of a project, which hold nothing that predicts."""
-
-DISTRIBUTION = "ulora-registry"
+"""The flavor `files` in MLflow: a snapshot as a logged model, whose artifacts are its files."""

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mlflow
 import pandas as pd
@@ -28,22 +27,20 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def opened(folder: Path) -> model.DinoLora:
-    made = model.DinoLora()
-    made.load_context(SimpleNamespace(artifacts={model.ARTIFACT: str(folder)}))
-    return made
+def opened(folder: Path) -> model.TableModel:
+    return model.load_model(str(folder))
 
 
 def rows(*images: bytes, **columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"image": [base64.b64encode(image).decode() for image in images], **columns})
 
 
-def test_mlflow_saves_it_as_code_and_it_answers_as_the_version_does(folder: Path, tmp_path: Path) -> None:
+def test_mlflow_saves_code_that_predicts_as_the_version_does(folder: Path, tmp_path: Path) -> None:
     saved = tmp_path / "model"
     mlflow.pyfunc.save_model(
         saved,
-        python_model=model.__file__,
-        artifacts={model.ARTIFACT: str(folder)},
+        python_model=str(model.CODE),
+        artifacts={"bundle": str(folder)},
         signature=model.signature(),
         input_example=model.input_example(),
         pip_requirements=["ulora-registry"],  # otherwise MLflow loads the model once more to guess them
@@ -69,28 +66,28 @@ def manifest_of_version(folder: Path) -> object:
 
 def test_the_target_column_is_optional_and_may_have_gaps(folder: Path) -> None:
     made = opened(folder)
-    routed = made.predict(None, rows(png(1)))
-    assert made.predict(None, rows(png(1), target=[float("nan")])).equals(routed)
-    assert made.predict(None, rows(png(1)).assign(target=None)).equals(routed)
+    routed = made.predict(rows(png(1)))
+    assert made.predict(rows(png(1), target=[float("nan")])).equals(routed)
+    assert made.predict(rows(png(1)).assign(target=None)).equals(routed)
 
 
 def test_bytes_do_as_well_as_base64(folder: Path) -> None:
     made = opened(folder)
-    assert made.predict(None, pd.DataFrame({"image": [png(1)]})).equals(made.predict(None, rows(png(1))))
+    assert made.predict(pd.DataFrame({"image": [png(1)]})).equals(made.predict(rows(png(1))))
 
 
 def test_the_input_example_is_answered(folder: Path) -> None:
-    assert opened(folder).predict(None, model.input_example())["outcome"][0] != "corrupt_image"
+    assert opened(folder).predict(model.input_example())["outcome"][0] != "corrupt_image"
 
 
 def test_text_that_is_no_base64_is_a_corrupt_image(folder: Path) -> None:
-    answer = opened(folder).predict(None, pd.DataFrame({"image": ["not base64!"]}))
+    answer = opened(folder).predict(pd.DataFrame({"image": ["not base64!"]}))
     assert list(answer["outcome"]) == ["corrupt_image"]
 
 
 def test_a_table_without_images_is_refused(folder: Path) -> None:
     with pytest.raises(BadInput, match="no column `image`"):
-        opened(folder).predict(None, pd.DataFrame({"picture": ["x"]}))
+        opened(folder).predict(pd.DataFrame({"picture": ["x"]}))
 
 
 def test_a_flipped_byte_among_the_artifacts_is_refused(folder: Path) -> None:
@@ -108,18 +105,22 @@ def test_a_missing_artifact_is_refused(folder: Path) -> None:
         opened(folder)
 
 
-def test_another_package_called_adapters_is_told_apart(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [False, True], ids=["instead of ours", "merged with ours"])
+def test_another_package_named_adapters_is_detected(folder: Path, tmp_path: Path, *, beside: bool) -> None:
     (tmp_path / "foreign" / "adapters").mkdir(parents=True)
-    (tmp_path / "foreign" / "adapters" / "__init__.py").write_text("")
+    (tmp_path / "foreign" / "adapters" / "__init__.py").write_text(
+        f"__path__.append({str(Path(model.__file__).parent)!r})" if beside else ""
+    )
     script = f"""
-import runpy
+import runpy, sys
 from types import SimpleNamespace
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
 from registry.errors import MissingDependency
-names = runpy.run_path({model.__file__!r})
 try:
+    names = runpy.run_path({str(model.CODE)!r})
     names["DinoLora"]().load_context(SimpleNamespace(artifacts={{"bundle": {str(folder)!r}}}))
-except MissingDependency as error:
-    print(error, "|", error.hint)
+except (ImportError, MissingDependency) as error:
+    print(error, getattr(error, "hint", ""))
 """
     root = str(Path(model.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "foreign"), root])}

@@ -21,7 +21,7 @@ def project():
     return load_project(str(PROJECT))
 
 
-def test_there_is_an_entry_point_for_every_benchmark_and_no_other(project) -> None:
+def test_the_project_has_one_entry_point_per_benchmark(project) -> None:
     assert set(project._entry_points) == set(BENCHMARKS)
 
 

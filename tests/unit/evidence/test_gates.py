@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import BadManifest
-from registry.evidence.gates import Candidate, Check, GateInputs, Past, Verdict, benchmark_of, judge
+from registry.evidence.gates import Candidate, GateInputs, Past, benchmark_of, judge
 from registry.evidence.policy import Policy, load_policy, parse_policy
 from registry.evidence.results import Evidence, Measurement, Metric
+from registry.evidence.verdict import Check, Verdict
 from registry.formats import canonical
 from tests.unit.evidence.samples import CONTENT, NOW, STABLE_CONTENT, TARGETS, candidate, evidence, stable
 
@@ -79,7 +80,7 @@ def everything(fpr: float = 0.0) -> list[Evidence]:
 WAS_IN_STAGING = Past("staging", CONTENT, "f" * 64)
 
 
-def test_a_version_that_meets_every_rule_and_was_in_staging_passes() -> None:
+def test_a_version_from_staging_that_meets_every_rule_passes() -> None:
     judged = verdict(load_policy(), *everything(), past=WAS_IN_STAGING)
     assert [check.reason for check in judged.refusals] == []
     assert judged.outcome == "pass"
@@ -93,7 +94,7 @@ def test_one_bad_metric_refuses_and_is_named() -> None:
     assert "0.2, not at most 0.05" in judged.refusals[0].reason
 
 
-def test_nothing_measured_fails_every_rule_and_names_the_benchmarks_to_run() -> None:
+def test_nothing_measured_fails_every_rule_and_names_benchmarks() -> None:
     judged = verdict(load_policy(), past=WAS_IN_STAGING)
     reasons = " ".join(check.reason for check in judged.refusals)
     assert judged.outcome == "fail"
@@ -125,7 +126,7 @@ def test_a_weak_target_does_not_hide_behind_a_strong_one() -> None:
     assert only(verdict(policy_of("metric: accuracy, min: 0.95, per: mean"), found)).outcome == "pass"
 
 
-def test_the_worst_target_is_named_and_which_is_worst_depends_on_the_bound() -> None:
+def test_the_worst_target_is_chosen_by_the_kind_of_bound() -> None:
     found = accuracy(1000, 900)
     lowest = only(verdict(policy_of("metric: accuracy, min: 0.95, per: worst"), found))
     highest = only(verdict(policy_of("metric: accuracy, max: 0.95, per: worst"), found))
@@ -161,7 +162,7 @@ def test_a_metric_that_is_no_number_fails_by_name(rule: str) -> None:
     assert "accuracy is not a number" in check.reason
 
 
-def test_the_cause_of_a_missing_number_is_said_where_the_benchmark_noted_it() -> None:
+def test_the_cause_of_a_missing_number_comes_from_the_notes() -> None:
     metrics = (Metric.of("ood_auroc", None, n=0),)
     found = evidence(
         "ood", measurement=Measurement(metrics, "a" * 64, "digits", 7, notes={"ood_auroc": "no far images"})
@@ -175,7 +176,7 @@ def test_a_rule_without_a_bound_asks_only_for_a_number() -> None:
     assert only(verdict(policy_of("metric: accuracy"))).outcome == "fail"
 
 
-def test_too_few_samples_are_inconclusive_and_the_n_that_decides_is_said() -> None:
+def test_too_few_samples_are_inconclusive_and_name_the_needed_n() -> None:
     few = evidence("accuracy", Metric.proportion("accuracy", 49, 50))
     check = only(verdict(policy_of("metric: accuracy, min: 0.95, min_n: 100"), few))
     assert check.outcome == "inconclusive"
@@ -244,7 +245,7 @@ def test_a_stable_that_was_not_measured_is_inconclusive() -> None:
     assert "`ulora measure v1.0.0 --only latency`" in check.reason
 
 
-def test_a_stable_that_was_measured_on_other_data_is_inconclusive() -> None:
+def test_a_stable_measured_on_other_data_is_inconclusive() -> None:
     theirs = latency(30, content=STABLE_CONTENT, data="9" * 64)
     check = only(verdict(policy_of(SLOWER), latency(20), against=stable(), theirs=(theirs,)))
     assert check.outcome == "inconclusive"

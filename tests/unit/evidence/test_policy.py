@@ -92,7 +92,7 @@ def test_a_suffix_upper_bound_does_not_lift_the_lower_bound() -> None:
     assert set(rules(policy, "v1.0.0-small")) == {"accuracy >= 0.9", "accuracy <= 0.99", "size_mb <= 1"}
 
 
-def test_the_digest_is_of_what_the_policy_says_not_of_how_it_is_written() -> None:
+def test_the_digest_ignores_how_a_policy_is_written() -> None:
     digest = parse_policy(PLAIN.encode()).digest
     rewritten = "# a comment\n" + yaml.safe_dump(yaml.safe_load(PLAIN), default_flow_style=True)
     assert parse_policy(rewritten.encode()).digest == digest
@@ -121,7 +121,7 @@ def test_a_policy_file_that_is_missing_is_named(tmp_path: Path) -> None:
         ("min: 0.9", "per: leaf", r"line 7: .*per"),
         ("metric: size_mb", "metric: Size MB", r"line 13: .*by_suffix\.small\.0\.metric"),
         ("small:", "not-one-word:", r"by_suffix\.not-one-word"),
-        ("small:", "fast:", r"line 12: .*'fast'.* twice"),
+        ("small:", "fast:", r"line 12: .*'fast'.* repeated"),
         ("format: 1", "format: 2", r"line 1: format"),
         ("format: 1", "format: [", r"line \d+: "),
         ("  staging: {}\n", "", r"staging and production"),

@@ -26,7 +26,7 @@ def test_a_field_from_a_later_release_is_kept() -> None:
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True) | st.none())
-def test_a_metric_that_is_no_number_has_no_value_and_can_still_be_stored(value: float | None) -> None:
+def test_nan_and_infinity_are_stored_as_no_value(value: float | None) -> None:
     made = evidence("accuracy", Metric.of("accuracy", value, n=3))
     read = Evidence.parse(made.to_bytes(), "evidence").metric("accuracy")
     assert read is not None

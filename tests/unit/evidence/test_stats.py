@@ -28,7 +28,7 @@ def test_wilson_agrees_with_scipy(count: tuple[int, int], level: float) -> None:
 
 
 @given(counts(), LEVELS)
-def test_wilson_lies_in_the_unit_interval_and_holds_the_proportion(count: tuple[int, int], level: float) -> None:
+def test_wilson_is_within_0_and_1_and_contains_the_proportion(count: tuple[int, int], level: float) -> None:
     k, n = count
     interval = wilson(k, n, level)
     assert 0 <= interval.low <= k / n <= interval.high <= 1
@@ -39,8 +39,8 @@ def test_wilson_of_nothing_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize(("k", "n"), [(-1, 3), (4, 3), (1, 0)])
-def test_wilson_refuses_counts_that_are_no_proportion(k: int, n: int) -> None:
-    with pytest.raises(ValueError, match="no proportion"):
+def test_wilson_refuses_counts_that_are_not_a_proportion(k: int, n: int) -> None:
+    with pytest.raises(ValueError, match="not a proportion"):
         wilson(k, n)
 
 
@@ -51,7 +51,7 @@ def test_wilson_refuses_a_confidence_outside_0_and_1(level: float) -> None:
 
 
 @given(st.floats(0.01, 0.99), st.floats(0.01, 0.99))
-def test_n_that_decides_is_the_first_n_whose_interval_leaves_the_bound_out(proportion: float, bound: float) -> None:
+def test_n_that_decides_is_the_first_n_that_excludes_the_bound(proportion: float, bound: float) -> None:
     if abs(proportion - bound) < 1e-3:
         return
     n = n_that_decides(proportion, bound)
@@ -77,5 +77,5 @@ def test_no_n_decides_when_the_proportion_is_the_bound(proportion: float) -> Non
 
 
 @pytest.mark.parametrize("bound", [0.0, 1.0])
-def test_one_sample_decides_against_a_bound_that_allows_no_exception(bound: float) -> None:
+def test_one_sample_fails_a_bound_without_exceptions(bound: float) -> None:
     assert n_that_decides(0.5, bound) == 1

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from registry.channels.record import Record
 from registry.errors import BadManifest, BadPolicy, BadSetting, BadVersionName, BadWeights
-from registry.evidence.gates import Verdict
 from registry.evidence.ledger import Passed
 from registry.evidence.policy import parse_policy
 from registry.evidence.results import Evidence
+from registry.evidence.verdict import Verdict
 from registry.formats import canonical
 from registry.formats.document import Document
 from registry.names import VersionName

@@ -1,4 +1,4 @@
-"""Heartbeats as documents: written by anybody who may write, so nothing in them is believed before it is checked."""
+"""Heartbeats as documents: anybody who may write to the store writes them, so every field is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in memory: what is wanted, the most urgent first, whatever fails on the way."""
+"""The versions in memory: the wanted ones, the most urgent first, also after failed loads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pointer(number: int) -> Pointer:
 
 @dataclass
 class Shelf:
-    """Loads versions by name, and fails those that it is told to."""
+    """Loads versions by name, and fails on demand."""
 
     broken: set[str] = field(default_factory=set)
     order: list[str] = field(default_factory=list)

@@ -1,25 +1,22 @@
-"""Running benchmarks: find them by name, open the test data, keep what came out as evidence.
+"""Run benchmarks on a version: find them by name, open the test data, make evidence of what they measured.
 
-Benchmarks and data formats belong to the torch side and are found through entry points, so that another kind of model
-needs no change here: the group `ulora.benchmarks` maps a name to a function `(loaded, data) -> Measurement`, the group
-`ulora.data` maps a flavor to a function `(folder) -> data`.
+Benchmarks and data formats are found through entry points, so that another kind of model needs no change here: the
+group `ulora.benchmarks` maps a name to a function `(loaded, data) -> Measurement`, the group `ulora.data` maps a flavor
+to a function `(folder) -> data`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from registry.errors import BadInput, MissingDependency
+from registry import plugins
+from registry.errors import BadInput
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.machine import clock, provenance
 from registry.versions.manifest import Manifest
-
-BENCHMARKS = "ulora.benchmarks"
-DATA = "ulora.data"
 
 Benchmark = Callable[..., Measurement]
 
@@ -28,30 +25,29 @@ def find_benchmarks(only: Sequence[str] = ()) -> dict[str, Benchmark]:
     """The benchmarks with these names, or all that are installed.
 
     Raises:
-        BadInput: there is no benchmark of a name.
+        BadInput: no benchmark has one of the names.
         MissingDependency: one needs a package that is not installed.
     """
-    installed = {point.name: point for point in entry_points(group=BENCHMARKS)}
+    installed = plugins.installed(plugins.BENCHMARKS)
     unknown = [name for name in only if name not in installed]
     if unknown:
-        known = ", ".join(sorted(installed)) or "none is installed"
+        known = ", ".join(installed) or "none is installed"
         raise BadInput(f"there is no benchmark {unknown[0]!r}", hint=f"there are: {known}")
-    return {name: _load(installed[name]) for name in dict.fromkeys(only or sorted(installed))}
+    return {name: plugins.plugin(plugins.BENCHMARKS, name) for name in dict.fromkeys(only or installed)}
 
 
 def open_data(flavor: str, folder: Path | None) -> Any:
     """The test data in a folder, as the flavor's benchmarks take it.
 
     Raises:
-        BadInput: there is no folder.
+        BadInput: no folder is set, or it does not exist.
+        MissingDependency: nothing is installed that reads test data for the flavor.
     """
     if folder is None:
         raise BadInput("no test data is set", hint="pass --data DIR or set ULORA_DATA")
     if not folder.is_dir():
         raise BadInput(f"the test data folder {folder} does not exist", hint="pass --data DIR or set ULORA_DATA")
-    for point in entry_points(group=DATA, name=flavor):
-        return _load(point)(folder)
-    raise MissingDependency(f"nothing installed reads test data for flavor {flavor!r}")
+    return plugins.plugin(plugins.DATA, flavor)(folder)
 
 
 def measure(
@@ -73,12 +69,3 @@ def measure(
         who=who,
     )
     return Evidence.of(measurement, run), measurement.plot
-
-
-def _load(point: Any) -> Any:
-    try:
-        return point.load()
-    except ImportError as error:
-        raise MissingDependency(
-            f"{point.value} can't be imported: {error}", hint="pip install 'ulora-registry[dino]'"
-        ) from error

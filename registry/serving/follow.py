@@ -1,45 +1,47 @@
-"""Follow a channel: answer by the version it names, and change over while requests run.
+"""Follow a channel: answer with the version that it serves, and switch to the next one while requests run.
 
-Three threads besides those that ask: one looks at the log, one loads versions (`residents`), one writes the heartbeat
-(`fleet`). What answers is a single reference to an immutable `Serving`. A request takes that reference once and keeps
-what it got, so it is answered by exactly one version; a change is one assignment, and no request ever waits for it.
+Three threads beside those of the callers: one reads the log, one loads versions (`residents`), one writes the heartbeat
+(`fleet`). What answers is one reference to an immutable `Serving`. A request reads that reference once, so exactly one
+version answers it; a switch is one assignment, so no request ever waits for it.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import ChannelEmpty, ReplicaClosed, first_line
 from registry.machine import clock
-from registry.serving.fleet import Heartbeat, Heartbeats
-from registry.serving.loaders import Loaded, LoadOptions, Prediction, load_version
+from registry.serving.fleet import Heartbeats
+from registry.serving.health import Health, HealthState
+from registry.serving.loaders import (
+    Loaded,
+    LoadOptions,
+    Prediction,
+    load_version,
+)
 from registry.serving.residents import Residents
 from registry.store.blobs import Blobs
 from registry.versions.bindings import Bindings
 from registry.versions.pointer import Pointer
 
-State = Literal["starting", "serving", "stale", "not ready", "closed"]
-"""`stale`: the log could not be read for a while. `not ready`: for so long that others should answer instead."""
-
-_BREATH = 0.05
-"""Seconds at least between two looks, however often `refresh` is called."""
+_MIN_PAUSE = 0.05
+"""Seconds at least between two reads of the log, however often `refresh` is called."""
 _LIST_EVERY = 30
-"""Looks until a listing checks that the log's end is still there: a log put back from a copy shows no other way."""
-_END_SECONDS = 5.0
+"""After so many reads the log is listed: only a listing shows that the log was replaced by an older copy."""
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What answers at one moment. Replaced as a whole, never changed.
+    """What answers at one moment. Immutable: a change of the channel makes a new one.
 
     Attributes:
         since: when it began to answer, UTC, ISO 8601.
@@ -50,43 +52,8 @@ class Serving:
     since: str
 
     def route(self, key: str | None) -> Loaded:
-        """The version that answers a request with this key: the seam where a trial will split the keys."""
+        """The version that answers a request with this key."""
         return self.stable
-
-
-@dataclass(frozen=True)
-class Health:
-    """How a replica is.
-
-    Attributes:
-        version, generation: what answers, and the record that said so; None and 0 before the first.
-        newest: the newest generation that was seen; above `generation` while its version is being loaded.
-        error: why it does not serve the newest record, or another trouble; empty when all is well.
-        rollback_ready: whether the next rollback target is in memory.
-        resident: the versions in memory.
-        last_seen: seconds since the log was last read.
-        runtime: what computes the answers; before the first, what was asked for, None for the flavor's own choice.
-        note: about the heartbeat; empty when it is written or none is asked for.
-    """
-
-    state: State
-    model: str
-    channel: str
-    version: str | None
-    generation: int
-    newest: int
-    error: str
-    rollback_ready: bool
-    resident: tuple[str, ...]
-    last_seen: float
-    device: str
-    runtime: str | None = None
-    note: str = ""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it should be asked."""
-        return self.state in ("serving", "stale")
 
 
 @dataclass(frozen=True)
@@ -94,9 +61,9 @@ class LiveOptions(LoadOptions):
     """How a channel is followed, and how its versions are loaded.
 
     Attributes:
-        poll: seconds between two looks at the log, give or take a tenth.
-        stale_after: seconds without reading the log after which the state is `stale`.
-        max_staleness: seconds after which it is `not ready`. It answers all the same.
+        poll: seconds between two reads of the log, varied at random by 10%.
+        stale_after: seconds without a successful read of the log after which the state is `stale`.
+        max_staleness: seconds after which it is `not ready`. Requests are still answered.
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
     """
 
@@ -107,7 +74,7 @@ class LiveOptions(LoadOptions):
 
 
 class Live:
-    """A followed channel. Threads share it; a forked process may not use it.
+    """A followed channel. Threads may share it; a forked process may not use it.
 
     with Live(channel, versions, blobs) as live:
         prediction = live.predict(image, key=request_id)
@@ -122,7 +89,7 @@ class Live:
         *,
         fleet: Heartbeats | None = None,
     ) -> None:
-        """Nothing is read before `start`, or the `with` that calls it. `fleet` writes this replica's heartbeat."""
+        """Nothing is read before `start`, which a `with` statement calls. `fleet` writes this replica's heartbeat."""
         options = options or LiveOptions()
         self._channel = channel
         self._device = options.device
@@ -135,26 +102,27 @@ class Live:
 
         self._serving: Serving | None = None
         self._goal: Record | None = None
-        self._left: Pointer | None = None
-        self._seen = time.monotonic()
-        self._looks = 1
-        self._trouble = ""
+        self._previous: Pointer | None = None
+        self._last_read = time.monotonic()
+        self._reads_since_list = 1
+        self._log_problem = ""
 
         self._changed = threading.Condition()
-        self._hint = threading.Event()
+        self._read_now = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ulora-follower", daemon=True)
         self._load: Callable[[Pointer], Loaded] = lambda pointer: load_version(versions, blobs, pointer, options)
-        self._residents = Residents(self._load, self._settle, retry=options.retry)
+        self._residents = Residents(self._load, self._serve_goal, retry=options.retry)
 
-    # --- life --------------------------------------------------------------------------------------------------------
+    # --- start and close ---------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
         """Load what the channel serves, then follow it.
 
         Raises:
-            ChannelEmpty: it serves nothing yet.
-            StoreUnreachable, StoreDenied, MissingBlob, CorruptBlob, LoadFailed, SelfTestFailed, …: see `load_version`.
+            ChannelEmpty: it serves no version yet.
+            StoreUnreachable, StoreDenied: the log can't be read.
+            MissingBlob, CorruptBlob, LoadFailed, SelfTestFailed, …: see `load_version`.
         """
         self._check_usable()
         head = self._channel.head()
@@ -164,10 +132,10 @@ class Live:
                 hint=f"`ulora promote VERSION --channel {self._channel.name}` makes one stable",
             )
         if self._fleet:
-            self._fleet.start(self._heartbeat)
+            self._fleet.start(lambda replica_id: self.health().heartbeat(replica_id))
         try:
             self._residents.put(head.stable, self._load(head.stable))
-            self._aim(head)
+            self._set_goal(head)
         except BaseException:
             self.close()
             raise
@@ -176,18 +144,18 @@ class Live:
         return self
 
     def close(self) -> None:
-        """Stop following. Requests that run are answered; later ones get `ReplicaClosed`. Doing it twice is fine."""
+        """Stop following. Running requests are answered; later ones raise `ReplicaClosed`. May be called twice."""
         if os.getpid() != self._process:
             return
         self._closing.set()
-        self._hint.set()
+        self._read_now.set()
         with self._changed:
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join(_END_SECONDS)
-        self._residents.close(_END_SECONDS)
+            self._thread.join(_CLOSE_SECONDS)
+        self._residents.close(_CLOSE_SECONDS)
         if self._fleet:
-            self._fleet.close(_END_SECONDS)
+            self._fleet.close(_CLOSE_SECONDS)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -195,37 +163,37 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # --- questions ---------------------------------------------------------------------------------------------------
+    # --- requests and state ------------------------------------------------------------------------------------------
 
     def predict(self, image: Any, key: str | None = None, target: str | None = None) -> Prediction:
-        """Answer for one image, by exactly one version.
+        """Predict for one image, with exactly one version.
 
         Args:
-            image: an image file's bytes or path, or what else the version's flavor takes.
-            key: what the request belongs to, e.g. a user: requests with one key get one version during a trial.
-            target: the crop (and part) if it is known; None for the router to choose.
+            image: an image file's bytes or path, or another input that the version's flavor takes.
+            key: identifies the user or device: during a trial the same version answers all requests with one key.
+            target: the crop (and part) if it is known; None lets the router choose.
 
         Raises:
-            ReplicaClosed: it was closed, not started, or belongs to another process.
+            ReplicaClosed: it is closed, not started, or belongs to another process.
         """
         return self.predict_batch([image], [target], key)[0]
 
     def predict_batch(
         self, images: Sequence[Any], targets: Sequence[str | None] | None = None, key: str | None = None
     ) -> Sequence[Prediction]:
-        """Answer for each image, in order, all by the same version.
+        """Predict for each image, in order, all with the same version.
 
         Raises:
-            ReplicaClosed: see `predict`.
+            ReplicaClosed: it is closed, not started, or belongs to another process.
         """
         return self.serving.route(key).predict(images, targets)
 
     @property
     def serving(self) -> Serving:
-        """What answers now. Whoever holds it is answered by it, whatever the channel does meanwhile.
+        """What answers now. A caller may keep it: it stays usable when the channel moves.
 
         Raises:
-            ReplicaClosed: see `predict`.
+            ReplicaClosed: it is closed, not started, or belongs to another process.
         """
         self._check_usable()
         if self._serving is None:
@@ -239,11 +207,11 @@ class Live:
 
     @property
     def record(self) -> Record:
-        """The record that is served now."""
+        """The record of the channel that is served now."""
         return self.serving.record
 
     def health(self) -> Health:
-        """How this replica is. Never raises in the process that it belongs to.
+        """The health of this replica. Never raises in the process that it belongs to.
 
         Raises:
             ReplicaClosed: it belongs to another process.
@@ -258,27 +226,27 @@ class Live:
                 version=serving.stable.version if serving else None,
                 generation=serving.record.generation if serving else 0,
                 newest=goal.generation if goal else 0,
-                error=self._error(),
+                error=self._problems(),
                 rollback_ready=self._rollback_ready(),
                 resident=self._residents.names(),
-                last_seen=round(time.monotonic() - self._seen, 3),
+                last_seen=round(time.monotonic() - self._last_read, 3),
                 device=self._device,
                 runtime=serving.stable.runtime if serving else self._runtime,
                 note=self._fleet.note if self._fleet else "",
             )
 
     def refresh(self) -> None:
-        """Look at the log now. A hint that costs next to nothing: many of them in a row are one look."""
+        """Read the log now, in its own thread. Cheap: many calls in a row are one read."""
         self._check_usable()
-        self._hint.set()
+        self._read_now.set()
 
     def wait_for(
         self, *, version: str | None = None, generation: int | None = None, timeout: float | None = None
     ) -> bool:
-        """Wait until a version answers, or a generation (or a later one) is served; both if both are given.
+        """Wait until a version answers, or a generation (or a later one) is served, or both if both are given.
 
         Returns:
-            False when `timeout` seconds passed first, or the replica was closed.
+            False if `timeout` seconds passed first, or the replica was closed.
         """
         self._check_usable()
 
@@ -296,51 +264,52 @@ class Live:
 
     def _follow(self) -> None:
         while not self._closing.is_set():
-            looked = time.monotonic()
-            self._look()
-            if self._hint.wait(self._poll * random.uniform(0.9, 1.1)):  # noqa: S311  spreads the load, no secret
-                self._closing.wait(max(0.0, looked + _BREATH - time.monotonic()))
-            self._hint.clear()
+            started = time.monotonic()
+            self._read_log()
+            if self._read_now.wait(self._poll * random.uniform(0.9, 1.1)):  # noqa: S311  spreads the load, no secret
+                self._closing.wait(max(0.0, started + _MIN_PAUSE - time.monotonic()))
+            self._read_now.clear()
 
-    def _look(self) -> None:
-        """Read the log's end and go there. Nothing that happens here ends the following."""
+    def _read_log(self) -> None:
+        """Read the newest record and make it the goal. No error ends the thread."""
         try:
-            newest = self._newest()
+            newest = self._newest_record()
         except Exception as error:
-            self._set_trouble(f"the log can't be read: {first_line(error)}")
-            self._looks = 0
+            self._set_log_problem(f"the log can't be read: {first_line(error)}")
+            self._reads_since_list = 0
             return
-        self._seen = time.monotonic()
-        self._looks = (self._looks + 1) % _LIST_EVERY
-        self._aim(newest)
+        self._last_read = time.monotonic()
+        self._reads_since_list = (self._reads_since_list + 1) % _LIST_EVERY
+        self._set_goal(newest)
 
-    def _newest(self) -> Record | None:
-        """The newest record: by GET of the next generation, or by LIST after an outage."""
+    def _newest_record(self) -> Record | None:
+        """The newest record: by GET of the next generation, or by LIST after an error and now and then."""
         newest = self._goal
-        if newest is None or self._looks == 0:
+        if newest is None or self._reads_since_list == 0:
             return self._channel.head()
         while record := self._channel.next(newest.generation):
             newest = record
         return newest
 
-    def _aim(self, newest: Record | None) -> None:
-        """Make a record the goal, unless the log went backwards."""
+    def _set_goal(self, newest: Record | None) -> None:
+        """Make a record the goal, unless the log is shorter than before or has another history."""
         goal = self._goal
         if goal and (newest is None or newest.generation < goal.generation or _differs(newest, goal)):
             end = newest.generation if newest else 0
-            self._looks = 0
-            self._set_trouble(
+            self._reads_since_list = 0
+            self._set_log_problem(
                 f"regressed: the log ends at generation {end} with another history than the one seen up to generation "
                 f"{goal.generation}, which is still served"
             )
             return
-        self._set_trouble("")
+        self._set_log_problem("")
         if newest and (goal is None or newest.generation > goal.generation):
             self._goal = newest
-            self._settle()
+            self._serve_goal()
 
-    def _settle(self) -> None:
-        """Serve the goal if its version is in memory, then say what else should be. After every change of either."""
+    def _serve_goal(self) -> None:
+        """Serve the goal if its version is in memory, and request the versions to load. Called after every change of
+        the goal or of the versions in memory."""
         with self._changed:
             goal, serving = self._goal, self._serving
             if goal is None or goal.stable is None or self._closing.is_set():
@@ -348,26 +317,27 @@ class Live:
             loaded = self._residents.get(goal.stable)
             if loaded and (serving is None or goal.generation > serving.record.generation):
                 self._serving = Serving(goal, loaded, clock.timestamp())
-                self._left = _stable(serving) if _stable(serving) != goal.stable else self._left
+                self._previous = _stable(serving) if _stable(serving) != goal.stable else self._previous
                 self._changed.notify_all()
             self._residents.want(self._needed(goal))
         if self._fleet:
             self._fleet.changed()
 
-    # --- parts -------------------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     def _needed(self, goal: Record) -> list[Pointer]:
-        """What should be in memory, the most urgent first.
+        """The versions that should be in memory, the most urgent first.
 
-        What should answer and what a rollback from there needs; the same of what answers meanwhile, so that a load that
-        takes long or fails leaves the way back open; and what answered last, so that going forward again is as quick.
+        The goal's version and its rollback target; the same of the record that is served now, so that a rollback is
+        fast while the goal is loading or can't be loaded; and the version served before, so that undoing a rollback is
+        fast as well.
         """
         records = [goal, *([self._serving.record] if self._serving else [])]
         wanted = [pointer for record in records for pointer in (record.stable, *record.rollback_targets()[:1])]
-        return [pointer for pointer in (*wanted, self._left) if pointer]
+        return [pointer for pointer in (*wanted, self._previous) if pointer]
 
-    def _state(self) -> State:
-        age = time.monotonic() - self._seen
+    def _state(self) -> HealthState:
+        age = time.monotonic() - self._last_read
         if self._closing.is_set():
             return "closed"
         if self._serving is None:
@@ -376,10 +346,10 @@ class Live:
             return "not ready"
         return "stale" if age > self._stale_after else "serving"
 
-    def _error(self) -> str:
+    def _problems(self) -> str:
         goal = self._goal
         wanted = (goal.stable, *goal.rollback_targets()[:1]) if goal else ()
-        problems = [self._trouble, *(self._residents.problem(pointer) for pointer in wanted if pointer)]
+        problems = [self._log_problem, *(self._residents.problem(pointer) for pointer in wanted if pointer)]
         return "; ".join(problem for problem in problems if problem)
 
     def _rollback_ready(self) -> bool:
@@ -388,30 +358,11 @@ class Live:
             return False
         return self._residents.get(goal.rollback_targets()[0]) is not None
 
-    def _set_trouble(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            self._trouble = trouble
+    def _set_log_problem(self, problem: str) -> None:
+        if problem != self._log_problem:
+            self._log_problem = problem
             if self._fleet:
                 self._fleet.changed()
-
-    def _heartbeat(self, replica_id: str) -> Heartbeat:
-        health = self.health()
-        return Heartbeat(
-            format=1,
-            id=replica_id,
-            host=socket.gethostname()[:255],
-            pid=self._process,
-            device=health.device[:100],
-            runtime=(health.runtime or "")[:100],
-            state=health.state,
-            version=health.version or "",
-            generation=health.generation,
-            newest=health.newest,
-            rollback_ready=health.rollback_ready,
-            resident=health.resident,
-            error=health.error[:1000],
-            when=clock.timestamp(),
-        )
 
     def _check_usable(self) -> None:
         self._check_process()
@@ -421,8 +372,8 @@ class Live:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise ReplicaClosed(
-                f"this replica of {self._channel.name} belongs to process {self._process}: its threads did not follow "
-                "the fork",
+                f"this replica of {self._channel.name} belongs to process {self._process}: its threads do not exist "
+                "after a fork",
                 hint="call `registry.follow(…)` in each worker, after the fork",
             )
 

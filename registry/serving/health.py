@@ -1,0 +1,69 @@
+"""What a replica says about itself: to `GET /health`, to the caller of `Live.health`, and in its heartbeat."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from registry.serving.fleet import Heartbeat
+
+HealthState = Literal["starting", "serving", "stale", "not ready", "closed"]
+"""`stale`: the log could not be read for some time. `not ready`: for so long that other replicas should answer."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The health of a replica.
+
+    Attributes:
+        version, generation: what answers, and the generation of its record; None and 0 before the first.
+        newest: the newest generation that was read; above `generation` while its version is being loaded.
+        error: why the newest record is not served, or another problem; empty if there is none.
+        rollback_ready: whether the next rollback target is in memory.
+        resident: the versions in memory.
+        last_seen: seconds since the log was last read.
+        runtime: the runtime that computes the answers; before the first version the requested one, None for the
+            flavor's own choice.
+        note: a problem with the heartbeat; empty if it is written or not wanted.
+    """
+
+    state: HealthState
+    model: str
+    channel: str
+    version: str | None
+    generation: int
+    newest: int
+    error: str
+    rollback_ready: bool
+    resident: tuple[str, ...]
+    last_seen: float
+    device: str
+    runtime: str | None = None
+    note: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent to this replica."""
+        return self.state in ("serving", "stale")
+
+    def heartbeat(self, replica_id: str) -> Heartbeat:
+        """The heartbeat of this process that says the same."""
+        return Heartbeat(
+            format=1,
+            id=replica_id,
+            host=socket.gethostname()[:255],
+            pid=os.getpid(),
+            device=self.device[:100],
+            runtime=(self.runtime or "")[:100],
+            state=self.state,
+            version=self.version or "",
+            generation=self.generation,
+            newest=self.newest,
+            rollback_ready=self.rollback_ready,
+            resident=self.resident,
+            error=self.error[:1000],
+            when=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
