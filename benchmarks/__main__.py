@@ -27,10 +27,10 @@ _RUNTIME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", metavar="NAME")
 @click.option("--version", required=True, help="The version to measure, e.g. v5.5.4-dinov3.")
-@click.option("--model", default="", help="The registered model; the setting `model` when left out.")
-@click.option("--data", default="", help="Folder of images, DIR/crop/disease/*; the setting `data` when left out.")
+@click.option("--model", default="", help="The registered model; the setting `model` by default.")
+@click.option("--data", default="", help="Folder of images, DIR/crop/disease/*; the setting `data` by default.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run it, e.g. cuda:0.")
-@click.option("--runtime", default="", help="What computes it, e.g. torch-fp32; the version's default when left out.")
+@click.option("--runtime", default="", help="What computes it, e.g. torch-fp32; the version's default by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print the evidence as JSON.")
 def main(*, name: str, version: str, model: str, data: str, device: str, runtime: str, as_json: bool) -> None:
     """Run the benchmark NAME (accuracy, routing, ood, latency, memory) on a version and keep the evidence."""

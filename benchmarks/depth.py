@@ -79,7 +79,7 @@ Examples:
     type=click.Choice(["vit-b", "tiny", ""]),
     default="vit-b",
     show_default=True,
-    help="The backbone that latency is measured on too, with as many images leaving early; empty for none.",
+    help="The backbone that latency is measured on too, with the same shares of images leaving early; empty for none.",
 )
 @option_rounds(20)
 @option_threads

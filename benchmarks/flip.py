@@ -252,9 +252,9 @@ def _bind(versions: Bindings, blobs: Blobs, name: str, place: Path) -> Pointer:
 def _embedded_store(folder: Path) -> Iterator[ObjectStore]:
     """An S3 server for this process, with its credentials in the environment."""
     server = S3Server(folder / "s3")
-    before = {name: os.environ.get(name) for name in server.env}
+    before: dict[str, str | None] = {}
     try:
-        server.start()
+        before = {name: os.environ.get(name) for name in server.start().env}
         os.environ.update(server.env)
         store = ObjectStore(f"s3://{server.bucket}/benchmark")
         store.initialise()

@@ -99,7 +99,7 @@ class Contender:
 )
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="For each runtime.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=11, show_default=True, help="Timed rounds.")
-@click.option("--only", multiple=True, help="A runtime to measure; all when left out. May be repeated.")
+@click.option("--only", multiple=True, help="A runtime to measure; all by default. May be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(*, size: str, family: str, threads: int, rounds: int, only: Sequence[str], as_json: bool) -> None:
     """Compare the runtimes' speed and features with those of torch in float32."""

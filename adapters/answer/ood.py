@@ -131,7 +131,7 @@ def read_detector(files: BundleFiles, folder: str, hidden_size: int, depth: int,
     kind = document.get("kind")
     if kind == "mahalanobis":
         return _read_mahalanobis(document, tensors, hidden_size, depth, path)
-    from adapters.answer.ood_imported import READERS  # which few bundles need
+    from adapters.answer.ood_imported import READERS  # imported on first use, because few bundles need it
 
     if not isinstance(kind, str) or kind not in READERS:
         raise BadManifest(f"{path}: a detector of kind {str(kind)[:40]!r} is not known to this release")

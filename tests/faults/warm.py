@@ -103,7 +103,7 @@ def _load() -> None:
     from registry.retention import prune
     from registry.store import client, marks, objects
 
-    tests = ("tests.support.commands", "tests.faults.scenarios")
+    tests = ("tests.support.run_ulora", "tests.faults.scenarios")
     modules = {found.name for found in pkgutil.walk_packages(registry.__path__, "registry.")} - _NOT_LOADED
     for name in sorted({*modules, "mlflow.pyfunc", "adapters.model", *tests}):
         importlib.import_module(name)
@@ -162,7 +162,7 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
         module, _, name = job["act"].partition(":")
         getattr(importlib.import_module(module), name)(*job.get("arguments", ()))
         return {"code": 0}
-    from tests.support.commands import ulora
+    from tests.support.run_ulora import ulora
 
     done = ulora(*job["words"])
     said: dict[str, Any] = {"code": done.code, "out": done.out, "err": done.err[-2000:]}

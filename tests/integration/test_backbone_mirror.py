@@ -21,10 +21,10 @@ from registry.store.objects import ObjectStore
 from registry.versions.backbones import FetchBlob
 from registry.versions.manifest import Manifest
 from tests.support.bundles import noise, write_bundle
-from tests.support.commands import complains, ulora
-from tests.support.foreign import edit_json
+from tests.support.echo_releases import Echo, Shop
+from tests.support.other_adapter_layouts import edit_json
 from tests.support.registries import listing, open_registry
-from tests.support.releases import Echo, Shop
+from tests.support.run_ulora import complains, ulora
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from PIL import Image
 
 from registry.api import Registry
 from registry.store import layout
-from tests.servers.forgetful import ForgetfulServer
+from tests.servers.without_conditions import ForgetfulServer
 from tests.support.bundles import noise
-from tests.support.commands import complains, ulora
 from tests.support.registries import create, file_of, listing, open_registry, small_bundle
+from tests.support.run_ulora import complains, ulora
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 

@@ -18,9 +18,9 @@ from registry.catalog.connection import HASTY
 from registry.catalog.runs import EvidenceRun
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
 from registry.formats.canonical import sha256
-from tests.servers import flavor
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
+from tests.support import flavor_package
 
 ANY = "0" * 64
 _LOG_IN_ANOTHER_PROCESS = """
@@ -28,7 +28,7 @@ import sys, pathlib
 from registry.catalog.client import Catalog
 from tests.servers import flavor
 folder, url, model = pathlib.Path(sys.argv[1]), *sys.argv[2:]
-manifest, files = flavor.make_version(folder, model, "v1.0.0-dinov3", "a", description="a first one")
+manifest, files = flavor_package.make_version(folder, model, "v1.0.0-dinov3", "a", description="a first one")
 print(Catalog(url).log(manifest, "0" * 64, files).number)
 """
 
@@ -40,12 +40,12 @@ def catalog(tracking_uri: str) -> Catalog:
 
 @pytest.fixture(autouse=True)
 def plain_flavor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flavor.install(tmp_path / "site")
+    flavor_package.install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
 
 
 def log(catalog: Catalog, folder: Path, model: str, version: str = "v1.0.0-dinov3", text: str = "a"):
-    manifest, files = flavor.make_version(folder, model, version, text, description="a first one")
+    manifest, files = flavor_package.make_version(folder, model, version, text, description="a first one")
     return manifest, catalog.log(manifest, sha256(manifest.to_bytes()), files)
 
 
@@ -222,7 +222,7 @@ def test_the_same_evidence_is_recorded_once(catalog: Catalog, tmp_path: Path, mo
 
 
 def test_evidence_and_tags_need_a_registered_version(catalog: Catalog, tmp_path: Path, model: str) -> None:
-    manifest, _ = flavor.make_version(tmp_path, model, "v1.0.0", "a")
+    manifest, _ = flavor_package.make_version(tmp_path, model, "v1.0.0", "a")
     with pytest.raises(VersionNotFound, match=model):
         catalog.record_evidence(manifest, EvidenceRun("ood", ANY, {}))
     with pytest.raises(VersionNotFound) as missing:
@@ -249,7 +249,7 @@ def test_a_deleted_experiment_is_refused_with_what_to_do(catalog: Catalog, tmp_p
 
 
 def test_a_flavor_that_nobody_installed_says_what_to_install(catalog: Catalog, tmp_path: Path, model: str) -> None:
-    manifest, files = flavor.make_version(tmp_path, model, "v1.0.0", "a")
+    manifest, files = flavor_package.make_version(tmp_path, model, "v1.0.0", "a")
     unknown = manifest.model_copy(update={"flavor": "nobody-has-this"})
     with pytest.raises(MissingDependency, match="nobody-has-this"):
         catalog.log(unknown, ANY, files)

@@ -14,6 +14,8 @@ from registry.api import Registry
 from registry.catalog.client import Catalog
 from registry.catalog.connection import PATIENT
 from tests.servers import flavor
+from registry.catalog.log import Catalog
+from tests.support import flavor_package
 from tests.support.registries import open_registry
 
 
@@ -36,10 +38,10 @@ def black_hole() -> Iterator[str]:
 @pytest.fixture
 def equal_pair(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Two versions of one content, in MLflow."""
-    flavor.install(tmp_path / "site")
+    flavor_package.install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     for name in ("v1.0.0", "v1.0.1"):
-        manifest, files = flavor.make_version(tmp_path, registry.model, name, "the same")
+        manifest, files = flavor_package.make_version(tmp_path, registry.model, name, "the same")
         for path in files.values():
             registry.blobs.put(path.read_bytes())
         registry.bindings.bind(manifest, registry.blobs.put(manifest.to_bytes()))

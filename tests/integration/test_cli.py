@@ -14,8 +14,8 @@ import pytest
 
 from registry.api import Registry
 from registry.store import layout
-from tests.support.commands import Finished, complains, ulora
 from tests.support.registries import bind, create, file_of, flip_a_byte, listing, open_registry, small_bundle
+from tests.support.run_ulora import Finished, complains, ulora
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 

@@ -18,9 +18,9 @@ from registry.store import layout
 from registry.usecases.options import CreateOptions
 from registry.versions.compose import component_files, composed_name
 from tests.support.bundles import add_goldens, noise, write_bundle
-from tests.support.commands import complains, ulora
 from tests.support.registries import listing, open_registry
-from tests.support.trees import write_tree
+from tests.support.run_ulora import complains, ulora
+from tests.support.working_trees import write_tree
 
 LOW, MID = "adapters/low", "adapters/mid"
 

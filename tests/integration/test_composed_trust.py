@@ -14,8 +14,8 @@ from registry.names import VersionName
 from registry.trust.admission import Admission
 from registry.versions.compose import ComponentFiles, compose
 from registry.versions.manifest import Component, FileEntry, Manifest
-from tests.support.keys import Pair, key_pair
 from tests.support.registries import listing, open_registry
+from tests.support.signing_keys import Pair, key_pair
 
 TOMATO, POTATO = "adapters/tomato", "adapters/potato"
 

@@ -20,9 +20,9 @@ from registry.serving.fleet import Heartbeat
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import Component, Manifest
-from tests.support.calendars import open_calendar
-from tests.support.commands import ulora
 from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry
+from tests.support.run_ulora import ulora
+from tests.support.store_with_clock import open_calendar
 
 V1, V2 = "v1.0.0", "v1.1.0"
 WEIGHTS = "adapters/low/adapter_model.safetensors"

@@ -14,7 +14,10 @@ from registry.store import layout, uploads
 from registry.store.objects import ObjectStore
 from registry.store.stored import Encryption
 from tests.servers.recorder import Sent, record
+from registry.store import layout, objects
+from registry.store.objects import Encryption, ObjectStore
 from tests.support.registries import create, open_registry
+from tests.support.sent_requests import Sent, record
 
 ASKED, KEY = "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"
 WRITES = {"PutObject", "CreateMultipartUpload"}

@@ -16,8 +16,10 @@ import pytest
 
 from adapters.answer.loading import load_bundle
 from tests.support.blotches import write_blotches
+from adapters.answer.loaded import load_bundle
 from tests.support.bundles import read_bundle
-from tests.support.commands import Finished, complains, ulora
+from tests.support.coloured_images import write_blotches
+from tests.support.run_ulora import Finished, complains, ulora
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import Manifest
 from tests.servers.proxy import Proxy
-from tests.support.releases import Echo, Shop, find_echo, load_echo, wait_until
+from tests.support.echo_releases import Echo, Shop, find_echo, load_echo, wait_until
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 
@@ -297,10 +297,9 @@ def test_without_the_store_it_serves_on_and_says_so(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = S3Server(tmp_path / "s3")
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
     try:
-        server.start()
+        for name, value in server.start().env.items():
+            monkeypatch.setenv(name, value)
         shop = Shop(ObjectStore(f"s3://{server.bucket}/mine"), model, tmp_path)
         shop.release("v1.0.0")
         shop.release("v1.1.0")

@@ -11,7 +11,7 @@ from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import FileEntry
-from tests.servers.endless import EndlessServer
+from tests.servers.endless_body import EndlessServer
 
 ENOUGH = 32 * 1024 * 1024
 """Bytes that buffers on the way may take in."""

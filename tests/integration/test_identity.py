@@ -15,8 +15,8 @@ from registry.devstack.s3_server import S3Server
 from registry.machine import identity
 from registry.settings import Settings
 from tests.servers.proxy import Proxy
-from tests.support.commands import ulora
 from tests.support.registries import bind, write_policy
+from tests.support.run_ulora import ulora
 
 
 @pytest.fixture

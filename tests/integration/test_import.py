@@ -21,9 +21,9 @@ from registry.errors import BadBundle, BadInput, CatalogRefused, CatalogUnreacha
 from registry.usecases.options import CreateOptions
 from registry.versions.bundle import ReleaseNotes
 from tests.support.bundles import write_bundle
-from tests.support.commands import complains, ulora
-from tests.support.foreign import IMAGES, LABELS, edit_json, write_peft, write_phase, write_release
+from tests.support.other_adapter_layouts import IMAGES, LABELS, edit_json, write_peft, write_phase, write_release
 from tests.support.registries import create, listing, open_registry
+from tests.support.run_ulora import complains, ulora
 
 PHASE = "models/tomato/phase3_conec_lora_adapter"
 OLD = {

@@ -24,10 +24,10 @@ from registry.serving.follow import LiveOptions
 from registry.store import layout, objects
 from registry.store.blobs import hash_file
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
-from tests.servers.recorder import Sent, record
-from tests.support.keys import key_pair
+from tests.support.echo_releases import load_echo, wait_until
 from tests.support.registries import create, open_registry
-from tests.support.releases import load_echo, wait_until
+from tests.support.sent_requests import Sent, record
+from tests.support.signing_keys import key_pair
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
 ROLES = ("publisher", "measurer", "promoter", "replica", "gc")

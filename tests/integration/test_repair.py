@@ -21,7 +21,9 @@ from registry.store.blobs import hash_file
 from registry.store.uploads import PART_BYTES
 from registry.usecases.options import VerifyOptions
 from tests.support.commands import complains, ulora
+from registry.store.objects import PART_BYTES
 from tests.support.registries import create, file_of, flip_a_byte, listing, open_registry
+from tests.support.run_ulora import complains, ulora
 
 WEIGHTS, CONFIG = "adapters/low/adapter_model.safetensors", "config/preprocessing.json"
 V1, V2 = "v1.0.0", "v1.1.0"

@@ -23,10 +23,10 @@ from registry.errors import CatalogUnreachable, StoreUnreachable
 from registry.store import layout
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
-from tests.support.commands import ulora
-from tests.support.registering import client, register, register_one
+from tests.support.echo_releases import wait_until
+from tests.support.mlflow_versions import client, register, register_one
 from tests.support.registries import bind, open_registry
-from tests.support.releases import wait_until
+from tests.support.run_ulora import ulora
 
 V1, V2, V3 = "v1.0.0", "v1.1.0", "v2.0.0-dinov3"
 NUMBERS = {V1: 1, V2: 2, V3: 3}

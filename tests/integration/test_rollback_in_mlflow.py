@@ -7,8 +7,8 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 
+from tests.support.echo_releases import wait_until
 from tests.support.registries import create, open_registry
-from tests.support.releases import wait_until
 
 
 def test_a_composed_version_is_logged_later_and_a_script_is_an_artifact_of_the_version_it_goes_to(

@@ -31,8 +31,8 @@ from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.versions.bundle import DEFAULT_FLAVOR
 from tests.support.bundles import write_bundle
-from tests.support.releases import Shop, find_echo, load_echo, wait_until
-from tests.support.rights import no_right_to_write
+from tests.support.echo_releases import Shop, find_echo, load_echo, wait_until
+from tests.support.unwritable_folder import no_right_to_write
 
 FAMILIES = {"v5.5.3-performance": "dinov2", "v5.5.4-dinov3": "dinov3"}
 V2, V3 = FAMILIES
@@ -336,7 +336,7 @@ from registry.serving.fleet import Heartbeats
 from registry.serving.live import Live, LiveOptions
 from registry.serving.follow import Live
 from registry.store.objects import ObjectStore
-from tests.support.releases import Shop, find_echo
+from tests.support.echo_releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 heartbeats = Heartbeats(shop.store, shop.model, "production")
 with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo), fleet=heartbeats) as live:

@@ -18,7 +18,7 @@ from registry.serving.loaders import Loader
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from tests.servers.proxy import Exchange, Proxy, Reply
-from tests.support.releases import Shop, find_echo, load_echo, wait_until
+from tests.support.echo_releases import Shop, find_echo, load_echo, wait_until
 
 DENIED = Reply(403, [("Content-Type", "application/xml")], b"<Error><Code>AccessDenied</Code></Error>")
 

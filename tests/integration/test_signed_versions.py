@@ -18,10 +18,10 @@ from registry.store import layout
 from registry.trust import signatures
 from registry.trust.keys import TrustedKey
 from registry.versions.manifest import Manifest
-from tests.support.commands import complains, ulora
-from tests.support.keys import Pair, key_pair
+from tests.support.echo_releases import Shop, find_echo, wait_until
 from tests.support.registries import bind, create, listing, open_registry, write_policy
-from tests.support.releases import Shop, find_echo, wait_until
+from tests.support.run_ulora import complains, ulora
+from tests.support.signing_keys import Pair, key_pair
 
 
 @pytest.fixture(scope="module")

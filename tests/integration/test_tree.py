@@ -15,7 +15,8 @@ from registry.tree.snapshot import Project
 from registry.usecases.options import CreateOptions
 from tests.support.commands import complains, ulora
 from tests.support.registries import flip_a_byte, open_registry, small_bundle, write_policy
-from tests.support.trees import tree_of, write_tree
+from tests.support.run_ulora import complains, ulora
+from tests.support.working_trees import tree_of, write_tree
 
 PROJECT = {"app.py": "one", "bin/run*": "run", "config/app.yaml": "threshold: 1\n", ".gitignore": "*.log\n"}
 

@@ -16,7 +16,7 @@ from registry.formats.canonical import sha256
 from registry.names import VersionName
 from registry.retention.forget import RetentionRule
 from registry.store import layout
-from tests.support.calendars import has, open_calendar, release
+from tests.support.store_with_clock import has, open_calendar, release
 
 NUMBERS = st.integers(1, 5)
 

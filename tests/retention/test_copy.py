@@ -24,9 +24,9 @@ from registry.store import layout
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.bindings import Binding
 from registry.versions.manifest import BackboneRef, FileEntry, Manifest
-from tests.support.calendars import Calendar, has, manifest_of, open_calendar, release
-from tests.support.commands import complains, ulora
 from tests.support.registries import bind, listing
+from tests.support.run_ulora import complains, ulora
+from tests.support.store_with_clock import Calendar, has, manifest_of, open_calendar, release
 
 WEIGHTS = b"the weights of a backbone"
 

@@ -33,9 +33,9 @@ from registry.store import layout, marks
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.manifest import BackboneRef
-from tests.support.calendars import Calendar, has, manifest_of, open_calendar, release
-from tests.support.commands import complains, ulora
 from tests.support.registries import bind, create, listing, small_bundle
+from tests.support.run_ulora import complains, ulora
+from tests.support.store_with_clock import Calendar, has, manifest_of, open_calendar, release
 
 KEEP_ONE = RetentionRule(keep=1)
 HOURS_24 = timedelta(hours=24)

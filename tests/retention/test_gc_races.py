@@ -25,8 +25,8 @@ from registry.retention.forget import RetentionRule
 from registry.retention.prune import Prune
 from registry.retention.references import References
 from tests.servers.proxy import Exchange, Proxy
-from tests.support.calendars import Calendar, has, manifest_of, open_calendar, release
 from tests.support.registries import bind
+from tests.support.store_with_clock import Calendar, has, manifest_of, open_calendar, release
 
 NAME, FILE = "v1.0.0", b"both want it"
 CONTESTED = re.compile(r"gc\.json|/forgotten/|/channels/|folders models/|[^g]..\S* (blobs/|\S*/versions/)")

@@ -16,8 +16,8 @@ from registry.store import layout
 from registry.versions.compose import component_files
 from registry.versions.manifest import BackboneRef, Component, FileEntry, Manifest
 from tests.servers.proxy import Proxy, refuse, swallow_reply
-from tests.support.commands import ulora
 from tests.support.registries import listing, open_registry
+from tests.support.run_ulora import ulora
 
 TOMATO, POTATO = "adapters/tomato", "adapters/potato"
 DINOV2, DINOV3 = "2" * 64, "3" * 64

@@ -13,8 +13,8 @@ from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow, Ver
 from registry.names import VersionName
 from registry.store import layout
 from registry.store.objects import ObjectStore
+from tests.support.echo_releases import Shop
 from tests.support.registries import bind, open_registry
-from tests.support.releases import Shop
 
 AGAIN = RollbackOptions(again=True)
 

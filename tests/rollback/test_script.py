@@ -31,8 +31,8 @@ from registry.names import VersionName
 from registry.store import layout
 from registry.versions.pointer import Pointer
 from tests.servers.proxy import Proxy, Reply, cut_body, fail_after_applying, refuse, swallow_reply
-from tests.support.commands import complains, ulora
 from tests.support.registries import bind, create, listing, open_registry
+from tests.support.run_ulora import complains, ulora
 
 ALONE = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six.py", "urllib3")
 """What boto3 consists of, in a folder of installed packages."""

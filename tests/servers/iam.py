@@ -16,7 +16,7 @@ from typing import Any
 import boto3
 
 from registry.devstack.s3_server import S3Server
-from tests.servers.recorder import Sent
+from tests.support.sent_requests import Sent
 
 _ACTIONS = {
     "PutObject": "s3:PutObject", "CreateMultipartUpload": "s3:PutObject", "UploadPart": "s3:PutObject",

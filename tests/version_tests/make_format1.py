@@ -35,7 +35,7 @@ from registry.usecases.options import CreateOptions
 from registry.versions.bundle import ReleaseNotes
 from registry.versions.manifest import Manifest
 from tests.support.bundles import add_goldens, png, write_bundle
-from tests.support.keys import certified, key_pair
+from tests.support.signing_keys import certified, key_pair
 
 MODEL = "golden"
 PART = "adapters/low"

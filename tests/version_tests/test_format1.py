@@ -20,8 +20,8 @@ from registry.settings import Settings
 from registry.store import layout
 from registry.versions.bundle import read_bundle
 from tests.support.bundles import png
-from tests.support.commands import ulora
 from tests.support.registries import write_policy
+from tests.support.run_ulora import ulora
 
 HERE = Path(__file__).parent / "format1"
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_bytes())

@@ -31,7 +31,7 @@ from benchmarks.footprint import Footprint
 from benchmarks.synthetic import MODULES, SyntheticBackbone, files_of, made_of, make_backbone, write_bundle
 from registry.errors import BadInput, LoadFailed
 from registry.store.objects import ObjectStore
-from tests.support.blotches import write_blotches
+from tests.support.coloured_images import write_blotches
 
 TARGETS = ("apple", "grape")
 

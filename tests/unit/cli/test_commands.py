@@ -14,7 +14,7 @@ import pytest
 from registry.cli.main import EXIT_STATUS, cli
 from registry.cli.output import Output, facts, fail, table
 from registry.errors import NotNow
-from tests.support.commands import complains, ulora
+from tests.support.run_ulora import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
 COMMANDS += ["sign", "restore", "switch", "rollback-script", "store", "backbone", "fit", "reconcile", "doctor"]

@@ -14,9 +14,9 @@ from registry.devstack.s3_server import S3Server
 from registry.devstack.server import Server
 from registry.devstack.stack import Stack
 from registry.errors import BadSetting, CatalogUnreachable, NotNow, StoreUnreachable, UloraError
-from tests.servers.forgetful import ForgetfulServer
+from tests.servers.without_conditions import ForgetfulServer
 from tests.servers.yes_server import YesServer
-from tests.support.rights import no_right_to_write
+from tests.support.unwritable_folder import no_right_to_write
 
 # A process whose child kills it before it gives the right answer: the port answers, and the process has ended.
 _ANSWER_FOR_A_DEAD_PARENT = """

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from registry.serving.residents import Residents
 from registry.versions.pointer import Pointer
-from tests.support.releases import Echo, wait_until
+from tests.support.echo_releases import Echo, wait_until
 
 
 def pointer(number: int) -> Pointer:

@@ -11,8 +11,8 @@ import pytest
 from registry.tree.restore import is_unfinished, recover, restore, undo
 from registry.tree.restore_target import swap_atomically, swap_in_two_steps
 from registry.tree.switch import current, switch
-from tests.support.dying import count_of, killed_at, some_steps
-from tests.support.trees import Content, Shelf, tree_of, write_tree
+from tests.support.kill_at_step import count_of, killed_at, some_steps
+from tests.support.working_trees import Content, Shelf, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "config/a.yaml": "a", "gone/x": "x"}
 MINE: Content = {"app.py": "my edit", "logs/mine": "mine"}

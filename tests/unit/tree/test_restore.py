@@ -17,6 +17,9 @@ from registry.tree.restore import is_unfinished, recover, restore, undo
 from registry.tree.restore_target import RestoreTarget, swap_atomically, swap_in_two_steps
 from registry.tree.safe_folder import SafeFolder
 from tests.support.trees import Content, Shelf, tree_of, write_tree
+from registry.tree.folders import Folder
+from registry.tree.restore import RestoreTarget, at_once, in_two_steps, is_unfinished, recover, restore, undo
+from tests.support.working_trees import Content, Shelf, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "bin/run*": "run", "config/a.yaml": "a", "gone/x": "x"}
 NEW: Content = {"app.py": "new", "bin/run*": "run", "config/a.yaml": "b", "config/b.yaml": "b"}

@@ -20,7 +20,7 @@ from registry.tree.restore import RestoreRequest, restore
 from registry.tree.snapshot import Project, read_project
 from registry.tree.switch import switch
 from registry.versions.manifest import Manifest
-from tests.support.trees import Content, Shelf, tree_of, write_tree
+from tests.support.working_trees import Content, Shelf, tree_of, write_tree
 
 SECRETS = {
     "key.txt": "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blbg==\n",

@@ -10,7 +10,7 @@ import pytest
 
 from registry.errors import BadInput, BadManifest, CorruptBlob, NotFound, NotNow, UnsafePath
 from registry.tree.switch import current, switch
-from tests.support.trees import Shelf, tree_of, write_tree
+from tests.support.working_trees import Shelf, tree_of, write_tree
 
 ONE = {"app.py": "one", "bin/run*": "run"}
 TWO = {"app.py": "two", "bin/run*": "run"}

@@ -18,6 +18,8 @@ from registry.errors import BadInput, BadSetting, MissingDependency, NotTrusted
 from registry.trust.keys import SigningKey, TrustedKey
 from registry.trust.signing import Trust, is_signed_by
 from tests.support.keys import Pair, certified, key_pair, rsa_pair
+from registry.trust.signing import SigningKey, Trust, TrustedKey, is_signed_by
+from tests.support.signing_keys import Pair, certified, key_pair, rsa_pair
 
 MANIFEST = b'{"version":"v1.0.0"}'
 

@@ -20,7 +20,7 @@ import pytest
 from adapters.backbone.locate import TINY
 from adapters.backbone.resolve import ref_of_folder
 from registry.store.blobs import hash_file
-from tests.servers.hub import COMMIT, Hub
+from tests.servers.model_hub import COMMIT, Hub
 
 VITB16 = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 VIT7B16 = "facebook/dinov3-vit7b16-pretrain-lvd1689m"

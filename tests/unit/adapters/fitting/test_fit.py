@@ -36,8 +36,8 @@ from adapters.fitting.target_images import choose_images, decode
 from adapters.fitting.work_folder import Checkpoint, open_work_folder, work_folder_of
 from registry.errors import BackboneNotFound, BadInput, NotNow
 from registry.versions.bundle import read_bundle as read_as_registry
-from tests.support.blotches import COUNTS, write_blotches
 from tests.support.bundles import read_bundle
+from tests.support.coloured_images import COUNTS, write_blotches
 
 BACKBONE = TINY / "dinov3-tiny"
 

@@ -54,7 +54,7 @@ def warm_ulora(folder: Path) -> Iterator[Path]:
     client.write_text(_CLIENT.format(python=sys.executable, address=str(address)))
     client.chmod(0o755)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    serving = [sys.executable, "-m", "tests.servers.warm", str(address)]
+    serving = [sys.executable, "-m", "tests.servers.warm_ulora", str(address)]
     with subprocess.Popen(serving, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
