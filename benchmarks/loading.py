@@ -97,7 +97,7 @@ def _measure(name: str, adapter: AdapterCase, folder: Path, rounds: int) -> Resu
         folder / "adapter", backbone, MODULES[adapter.modules][backbone.ref.family], adapter.rank, seed=1
     )
     weights = place / bundle.ADAPTER_WEIGHTS
-    loader = _Loader(backbone, place)
+    loader = _AdapterLoader(backbone, place)
     turns: dict[str, Callable[[], object]] = {
         "read": weights.read_bytes,
         "ours, into a free slot": loader.into_free_slot,
@@ -128,7 +128,7 @@ def _figures(name: str, size: int, times: dict[str, Times]) -> dict[str, float]:
     return {f"{name}: {what}": value for what, value in figures.items()}
 
 
-class _Loader:
+class _AdapterLoader:
     """Loads one adapter, as `adapters.answer.components` does, into a bank without other adapters."""
 
     def __init__(self, backbone: SyntheticBackbone, folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from adapters.bank.pages import Page, Slot, Stack
+from adapters.bank.pages import ModuleSlots, Page, Slot
 
 
 class BatchAdapters:
@@ -47,7 +47,7 @@ class _PageRows:
     index: torch.Tensor
     slots: list[Slot]
 
-    def change(self, stack: Stack, linear: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    def change(self, stack: ModuleSlots, linear: nn.Linear, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         before = outputs[self.rows]
         a, b = (stacked[self.index].to(inputs.dtype) for stacked in (stack.a, stack.b))
         low = torch.bmm(inputs[self.rows], a.transpose(1, 2)) * stack.scale[self.index, None, None].to(inputs.dtype)

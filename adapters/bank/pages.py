@@ -44,7 +44,7 @@ class DoraStack:
 
 
 @dataclass(frozen=True)
-class Stack:
+class ModuleSlots:
     """All slots of a page at one linear module: float32 views of the page's memory.
 
     Attributes:
@@ -77,7 +77,7 @@ class Page:
         names = list(dict.fromkeys(name for name, _ in layout.shapes))
         self.rows = torch.empty(capacity, whole.size, device=device)
         self.scales = torch.empty(capacity, len(names), device=device)
-        self.stacks = _stacks(names, whole.split(self.rows), self.scales)
+        self.stacks = _module_slots(names, whole.split(self.rows), self.scales)
         self.slot_bytes = 4 * (whole.size + len(names))
         self.free = deque(range(capacity))  # append and popleft are atomic: no lock is needed
 
@@ -102,12 +102,14 @@ class Page:
         self.scales[index].copy_(torch.tensor([scales[name] for name in self.stacks]))
 
 
-def _stacks(names: Sequence[str], tensors: Mapping[TensorKey, torch.Tensor], scales: torch.Tensor) -> dict[str, Stack]:
+def _module_slots(
+    names: Sequence[str], tensors: Mapping[TensorKey, torch.Tensor], scales: torch.Tensor
+) -> dict[str, ModuleSlots]:
     def dora(name: str) -> DoraStack | None:
         return DoraStack(tensors[name, "gain"], tensors[name, "magnitude"]) if (name, "gain") in tensors else None
 
     return {
-        name: Stack(tensors[name, "a"], tensors[name, "b"], scale, dora(name))
+        name: ModuleSlots(tensors[name, "a"], tensors[name, "b"], scale, dora(name))
         for name, scale in zip(names, scales.unbind(dim=1), strict=True)
     }
 

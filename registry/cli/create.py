@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _CreateRun:
     """How `ulora create` runs, besides what it creates."""
 
     offline: bool
@@ -79,10 +79,10 @@ def _read_components(context: click.Context, parameter: click.Parameter, given: 
 @lazy_registry_options
 @options_as("registry.versions.bundle:ReleaseNotes", "release_notes")
 @options_as(CreateOptions)
-@options_as(_Run, "run")
+@options_as(_CreateRun, "run")
 def create_command(
     open_registry: Callable[[], Registry], out: Output, *, version: str, source: str | None, options: CreateOptions,
-    run: _Run,
+    run: _CreateRun,
 ) -> None:  # fmt: skip
     """Create a version from SRC: its files go to the store, its name is bound to them for good, MLflow shows it.
 

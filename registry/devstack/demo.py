@@ -16,7 +16,7 @@ from pathlib import Path
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.devstack.demo_environment import FIXED, IN_PEFT, DemoEnvironment
-from registry.devstack.demo_result import Corruption, DemoResult, Import, Incident, Race, Refusal, Runtime
+from registry.devstack.demo_result import Corruption, DemoResult, Import, Incident, Race, Refusal, RuntimeComparison
 from registry.devstack.processes import Finished
 from registry.devstack.timeline import Screen, drawn
 from registry.devstack.traffic import accuracy, largest_difference
@@ -88,7 +88,7 @@ def run(
 @dataclass(frozen=True)
 class _Acts:
     imported: Import
-    runtime: Runtime
+    runtime: RuntimeComparison
     refusal: Refusal
     race: Race
     incident: Incident
@@ -211,7 +211,7 @@ def _old_adapter(demo: DemoEnvironment) -> Import:
     return Import(IMPORTED, target, len(images), difference)
 
 
-def _another_runtime(demo: DemoEnvironment) -> Runtime:
+def _another_runtime(demo: DemoEnvironment) -> RuntimeComparison:
     """What the fit found out about another runtime and about depth, and what the release answers with it."""
     verdict = demo.document(SECOND, "config/runtimes.json")[RUNTIME]
     demo.report(
@@ -232,7 +232,7 @@ def _another_runtime(demo: DemoEnvironment) -> Runtime:
     mean = sum(blocks) / max(len(blocks), 1)
     modes = ", ".join(f"{target} {mode}" for target, mode in depth.items())
     demo.report(f"takes {mean:.2f} blocks a request", SECOND, f"what held-out images recommend: {modes}")
-    return Runtime(RUNTIME, verdict["passes"], verdict["cosine"], len(images), same, mean, depth)
+    return RuntimeComparison(RUNTIME, verdict["passes"], verdict["cosine"], len(images), same, mean, depth)
 
 
 # --- act 3 -----------------------------------------------------------------------------------------------------------

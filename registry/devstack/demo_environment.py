@@ -18,11 +18,11 @@ from registry.api import Registry
 from registry.catalog import mirror
 from registry.catalog.watch import LoopControl, Watch
 from registry.devstack.digits import FEW, write_digits, write_photo_crops
-from registry.devstack.processes import Finished, Fit, isolated_env, ulora
-from registry.devstack.replica import Replica
+from registry.devstack.processes import Finished, FitProcess, isolated_env, ulora
+from registry.devstack.replica_server import ReplicaServer
 from registry.devstack.stack import Stack
 from registry.devstack.timeline import RequestCount, Screen, Timeline
-from registry.devstack.traffic import Answer, Client, Question, SteadyLoad, raise_if_failed
+from registry.devstack.traffic import Client, ClientReply, Question, SteadyLoad, raise_if_failed
 from registry.errors import BadInput, UloraError
 from registry.evidence.measure import open_data
 from registry.evidence.policy import load_policy
@@ -61,12 +61,12 @@ class DemoEnvironment:
     timeline: Timeline
     screen: Screen
     ending: ExitStack
-    fits: dict[str, Fit] = field(default_factory=dict)
+    fits: dict[str, FitProcess] = field(default_factory=dict)
     questions: list[Question] = field(default_factory=list)
     mirrored: list[str] = field(default_factory=list)
     watch_control: LoopControl = field(default_factory=lambda: LoopControl(_WATCH_SECONDS))
     _registry: Registry | None = None
-    _replica: Replica | None = None
+    _replica: ReplicaServer | None = None
     _load: SteadyLoad | None = None
 
     @classmethod
@@ -135,7 +135,7 @@ class DemoEnvironment:
 
     def serve(self) -> None:
         """Start the replica that follows production, and the traffic on it."""
-        self._replica = Replica(self.folder / "serve", self.env)
+        self._replica = ReplicaServer(self.folder / "serve", self.env)
         self.ending.callback(self._replica.stop)
         self._replica.start()
         self._load = load = self.ending.enter_context(SteadyLoad(self._replica.url, self.questions))
@@ -220,7 +220,7 @@ class DemoEnvironment:
         """
         self.fits[version].wait(self.check)
 
-    def ask_fixed(self) -> list[Answer]:
+    def ask_fixed(self) -> list[ClientReply]:
         """The replica's answers to the fixed questions."""
         with closing(Client(self.load.url)) as client:
             answers = [client.ask(question) for question in self.questions[:FIXED]]
@@ -282,7 +282,7 @@ class DemoEnvironment:
         return "\n".join(lines)
 
     def _start_fit(self, version: str, *words: str) -> None:
-        self.fits[version] = fit = Fit(DEFAULT_FLAVOR, list(words), self.env, self.folder / "fits" / version)
+        self.fits[version] = fit = FitProcess(DEFAULT_FLAVOR, list(words), self.env, self.folder / "fits" / version)
         self.ending.callback(fit.stop)
 
 

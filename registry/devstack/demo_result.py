@@ -32,7 +32,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class RuntimeComparison:
     """Act 2: the gate of another runtime, and what the release answers with it.
 
     Attributes:
@@ -108,7 +108,7 @@ class DemoResult:
     failures: int
     versions: Mapping[str, int]
     imported: Import
-    runtime: Runtime
+    runtime: RuntimeComparison
     refusal: Refusal
     race: Race
     incident: Incident

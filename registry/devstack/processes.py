@@ -57,7 +57,7 @@ def ulora(*words: str, env: Mapping[str, str], cwd: Path, check: Callable[[], No
             process.kill()
 
 
-class Fit:
+class FitProcess:
     """A fit that runs in a process of its own, on one core. `progress` says how far it is."""
 
     def __init__(self, flavor: str, words: list[str], env: Mapping[str, str], folder: Path) -> None:

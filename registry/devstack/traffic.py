@@ -38,7 +38,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ClientReply:
     """What came back.
 
     Attributes:
@@ -67,7 +67,7 @@ class Client:
         """Close the connection; the next question opens it again."""
         self._connection.close()
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question) -> ClientReply:
         """Ask once, without a second try. Never raises: anything but a whole answer of a version is a failed one."""
         if time.monotonic() - self._used > _IDLE:
             self.close()
@@ -77,7 +77,7 @@ class Client:
             body = reply.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            return Answer(time.monotonic(), "", False, {}, f"no answer: {type(error).__name__}: {error}")
+            return ClientReply(time.monotonic(), "", False, {}, f"no answer: {type(error).__name__}: {error}")
         finally:
             self._used = time.monotonic()
         document = _object(body)
@@ -85,7 +85,7 @@ class Client:
         is_whole = reply.status == http.client.OK and version
         problem = "" if is_whole else f"status {reply.status}, body {body[:_MAX_BODY].decode('utf-8', 'replace')!r}"
         is_right = (document.get("target"), document.get("label")) == (question.target, question.label)
-        return Answer(self._used, version, is_right, document, problem)
+        return ClientReply(self._used, version, is_right, document, problem)
 
 
 class SteadyLoad:
@@ -98,7 +98,7 @@ class SteadyLoad:
         self.url = url
         self._questions = itertools.cycle(questions)
         self._pause = clients / rate
-        self._answers: list[Answer] = []
+        self._answers: list[ClientReply] = []
         self._arrived = threading.Condition()
         self._stop = threading.Event()
         delays = [number / rate for number in range(clients)]
@@ -119,12 +119,12 @@ class SteadyLoad:
             thread.join()
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[ClientReply]:
         """All answers so far, in the order they came in."""
         with self._arrived:
             return list(self._answers)
 
-    def failures(self) -> list[Answer]:
+    def failures(self) -> list[ClientReply]:
         """The failed ones."""
         return [answer for answer in self.answers if answer.problem]
 
@@ -141,11 +141,11 @@ class SteadyLoad:
         """How many answers each version gave."""
         return Counter(answer.version for answer in self.answers if answer.version)
 
-    def by(self, version: str, since: float = 0.0) -> list[Answer]:
+    def by(self, version: str, since: float = 0.0) -> list[ClientReply]:
         """A version's answers that came in after a moment of `time.monotonic`."""
         return [answer for answer in self.answers if answer.version == version and answer.at > since]
 
-    def wait_for(self, version: str, since: float, count: int = 1, seconds: float = 180.0) -> list[Answer]:
+    def wait_for(self, version: str, since: float, count: int = 1, seconds: float = 180.0) -> list[ClientReply]:
         """A version's first `count` answers after a moment.
 
         Raises:
@@ -185,7 +185,7 @@ class SteadyLoad:
             return next(self._questions)
 
 
-def raise_if_failed(answer: Answer, name: str = "a request") -> None:
+def raise_if_failed(answer: ClientReply, name: str = "a request") -> None:
     """Raise the reason why an answer counts as failed, if it does.
 
     Raises:
@@ -195,12 +195,12 @@ def raise_if_failed(answer: Answer, name: str = "a request") -> None:
         raise UloraError(f"{name} failed: {answer.problem}")
 
 
-def accuracy(answers: Sequence[Answer]) -> float:
+def accuracy(answers: Sequence[ClientReply]) -> float:
     """The share that is right, 0 of none."""
     return sum(answer.is_right for answer in answers) / max(len(answers), 1)
 
 
-def largest_difference(before: Sequence[Answer], after: Sequence[Answer]) -> float:
+def largest_difference(before: Sequence[ClientReply], after: Sequence[ClientReply]) -> float:
     """By how much answers to the same questions differ: 0 for equal ones, infinity if a decision changed.
 
     The decisions are version, target, label, outcome and the OOD flag; the numbers are probabilities and scores.
@@ -208,7 +208,7 @@ def largest_difference(before: Sequence[Answer], after: Sequence[Answer]) -> flo
     return max(_difference(one, other) for one, other in zip(before, after, strict=True))
 
 
-def _difference(one: Answer, other: Answer) -> float:
+def _difference(one: ClientReply, other: ClientReply) -> float:
     if one.problem or other.problem or any(one.document.get(name) != other.document.get(name) for name in _DECISIONS):
         return math.inf
     before, after = _numbers(one.document), _numbers(other.document)

@@ -194,7 +194,7 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
         raise _bad(what, f"{field}: {said}" if field else said, _line_of(node, place)) from error
 
 
-class _Loader(yaml.SafeLoader):
+class _PolicyLoader(yaml.SafeLoader):
     """Safe YAML: no aliases (a few of them expand to gigabytes), limited depth, and no repeated keys."""
 
     _depth = 0
@@ -213,7 +213,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _compose(text: str) -> yaml.Node:
-    loader = _Loader(text)
+    loader = _PolicyLoader(text)
     try:
         node = loader.get_single_node()
     finally:

@@ -54,7 +54,7 @@ def verify_all(
     sample, source = _sample(options), options.repair_from
     verifier = _verifier(wiring, sample)
     repairer = _repairer(wiring, verifier, source, dry_run=dry_run, tell=tell) if source else None
-    run = _Run(wiring, sample, verifier, repairer, tell)
+    run = _VerifyRun(wiring, sample, verifier, repairer, tell)
     names = [str(name) for name in wiring.bindings.names()] if versions is None else versions
     report = VerificationReport(
         versions=tuple(run.version(name, progress or open_no_progress) for name in names),
@@ -72,7 +72,7 @@ def verify_all(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _VerifyRun:
     """One run of `verify_all`: every finding is passed to `tell` as soon as it is known."""
 
     wiring: Wiring

@@ -1,4 +1,4 @@
-"""Backbones in the store: added once, listed, and enough for a machine that has them nowhere else."""
+"""Backbones in the store: added once, listed, and loaded where no local copy exists."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def truncate(path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_sound_backbone_is_not_mirrored(
+def test_a_damaged_backbone_is_not_added(
     registry: Registry, own: Path, spoil: Callable[[Path], object], code: int, says: str
 ) -> None:
     before = listing(registry)
@@ -158,7 +158,7 @@ def test_damaged_weights_are_never_loaded(registry: Registry, own: Path, tmp_pat
     assert "ulora verify --all --repair" in raised.value.hint
 
 
-def test_a_damaged_note_hides_no_other_backbone(registry: Registry, own: Path) -> None:
+def test_a_damaged_document_hides_no_other_backbone(registry: Registry, own: Path) -> None:
     added = registry.add_backbone(own)
     for key, body in {layout.backbone("0" * 64): b"{", layout.backbone("1" * 64): added.mirrored.to_bytes()}.items():
         registry.store.overwrite(key, body)

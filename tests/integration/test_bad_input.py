@@ -266,7 +266,7 @@ def test_what_is_damaged_in_the_store(registry: Registry, tmp_path: Path) -> Non
         complains(ulora(*words), 6, head)
 
 
-def test_a_damaged_log_of_one_channel_hides_nothing_of_the_others(registry: Registry, tmp_path: Path) -> None:
+def test_a_damaged_channel_does_not_hide_the_others(registry: Registry, tmp_path: Path) -> None:
     create(registry, "v1.0.0", tmp_path)
     registry.promote("v1.0.0", "staging")
     registry.promote("v1.0.0", "production")
@@ -281,6 +281,6 @@ def test_a_damaged_log_of_one_channel_hides_nothing_of_the_others(registry: Regi
     assert ulora("show", "v1.0.0", "--json").document["tested"] is False
 
 
-def test_wishes_that_contradict_themselves(registry: Registry) -> None:
+def test_rollback_options_that_contradict_each_other(registry: Registry) -> None:
     complains(ulora("rollback", "--from", "v1.0.0", "--to", "v1.0.0"), 2, "v1.0.0")
-    complains(ulora("rollback", "--from", "v1.0.0", "--expected", "1"), 2, "give one")
+    complains(ulora("rollback", "--from", "v1.0.0", "--expected", "1"), 2, "give either")

@@ -13,8 +13,6 @@ import pytest
 from registry.api import Registry
 from registry.catalog.client import Catalog
 from registry.catalog.connection import PATIENT
-from tests.servers import flavor
-from registry.catalog.log import Catalog
 from tests.support import flavor_package
 from tests.support.registries import open_registry
 

@@ -1,4 +1,4 @@
-"""A version made of another one, but for a component on disk: what travels, what is refused, and that it answers."""
+"""A version composed of another one and a component on disk: uploads, refusals, predictions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def compose(
     return registry.create(version, options=options, offline=True, dry_run=dry_run)
 
 
-def test_only_the_component_travels_and_the_whole_answers(registry: Registry, bundles: dict[str, Path]) -> None:
+def test_only_the_component_is_uploaded(registry: Registry, bundles: dict[str, Path]) -> None:
     low = bundles["second"] / LOW
     created = compose(registry, "v1.1.0", "v1.0.0", {LOW: low})
     first, second = registry.manifest("v1.0.0"), registry.manifest("v1.1.0")

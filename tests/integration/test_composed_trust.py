@@ -1,4 +1,4 @@
-"""A composed version is trusted if it can be made again from versions that are; nothing else makes it trusted."""
+"""A composed version is trusted if composing it again from trusted versions gives the same version."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_other_fields_with_signed_content_are_not_trusted(registry: Registry, ou
     admission(registry, ours).check(told(made))
 
 
-def test_two_versions_do_not_vouch_for_each_other(registry: Registry, ours: Pair) -> None:
+def test_two_versions_do_not_make_each_other_trusted(registry: Registry, ours: Pair) -> None:
     one = composed(registry)
     other = compose(one, [ComponentFiles.of(registry.manifest("v1.0.0"), TOMATO)]).manifest("2026-11-21T13:00:00Z")
     vouched = {"version": other.version, "content_sha256": other.content_sha256}

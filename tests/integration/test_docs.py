@@ -20,14 +20,10 @@ from mlflow import MlflowClient
 from adapters.demo import write_peft_folder
 from registry.api import Registry
 from registry.cli.reference import page as commands_page
-from tests.servers.warm import warm_ulora
-from tests.support.bundles import png, write_bundle
-from tests.support.foreign import write_phase
-from tests.support.images import write_images
-from tests.support.pages import GENERATED, ROOT, Block, blocks, name_of, pages
 from tests.servers.warm_ulora import warm_ulora
-from tests.support.bundles import write_bundle
+from tests.support.bundles import png, write_bundle
 from tests.support.other_adapter_layouts import write_phase
+from tests.support.pages import GENERATED, ROOT, Block, blocks, name_of, pages
 from tests.support.random_images import write_images
 from tests.support.registries import flip_a_byte, write_policy
 

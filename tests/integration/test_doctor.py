@@ -52,7 +52,7 @@ def one(registry: Registry, subject: str) -> Finding:
     return finding
 
 
-def test_a_sound_registry_has_no_errors_and_every_trouble_says_what_to_run(registry: Registry) -> None:
+def test_a_sound_registry_has_no_errors_and_warnings_have_a_fix(registry: Registry) -> None:
     findings = {finding.subject: finding for finding in examine(registry)}
     assert not [finding for finding in findings.values() if finding.level == "error"]
     assert all(finding.fix for finding in findings.values() if finding.level != "ok")
@@ -90,7 +90,7 @@ def test_the_rollback_target_is_to_be_read_daily(registry: Registry) -> None:
     assert one(registry, "rollback target").level == "warning"
 
 
-def test_a_target_that_was_found_bad_stays_an_error_until_it_is_read_again(registry: Registry, tmp_path: Path) -> None:
+def test_a_bad_target_stays_an_error_until_it_is_read_again(registry: Registry, tmp_path: Path) -> None:
     flip_a_byte(registry, V1, WEIGHTS)
     assert ulora("verify", V1, "--read-data").code == 6
     bad = one(registry, "rollback target")
@@ -147,7 +147,7 @@ def test_something_needed_that_is_forgotten_is_an_error(registry: Registry) -> N
     assert f"ulora create {V1}" in one(registry, "notes").fix
 
 
-def test_garbage_is_counted_and_what_keeps_it_from_that_is_an_error(registry: Registry) -> None:
+def test_garbage_is_counted_or_the_reason_why_not_is_an_error(registry: Registry) -> None:
     registry.blobs.put(b"nobody refers to this")
     assert one(registry, "garbage").detail.startswith("1 blobs that nothing refers to")
     junk = layout.replica(registry.model, "production", "x")
@@ -191,7 +191,7 @@ def test_a_replica_is_said_to_be_behind_unready_or_silent(registry: Registry) ->
     assert "out of memory" in told["replica failing"].detail
 
 
-def test_a_git_tag_that_a_version_asks_for_is_missed_in_its_repository(registry: Registry, tmp_path: Path) -> None:
+def test_a_missing_git_tag_of_a_version_is_reported(registry: Registry, tmp_path: Path) -> None:
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout.strip()

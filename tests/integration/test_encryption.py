@@ -1,4 +1,4 @@
-"""Encryption in the store is asked for with every write, whichever it is, and with nothing else."""
+"""Every write to the store asks for encryption, and no other request does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from registry.formats.canonical import sha256
 from registry.store import layout, uploads
 from registry.store.objects import ObjectStore
 from registry.store.stored import Encryption
-from tests.servers.recorder import Sent, record
-from registry.store import layout, objects
-from registry.store.objects import Encryption, ObjectStore
 from tests.support.registries import create, open_registry
 from tests.support.sent_requests import Sent, record
 

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 
 from adapters.answer.loading import load_bundle
-from tests.support.blotches import write_blotches
-from adapters.answer.loaded import load_bundle
 from tests.support.bundles import read_bundle
 from tests.support.coloured_images import write_blotches
 from tests.support.run_ulora import Finished, complains, ulora
@@ -96,7 +94,7 @@ def test_a_dry_run_says_what_would_be_fitted_and_writes_nothing(images: Path) ->
         (["--out", "."], 2, "exists already"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_a_hint(
+def test_invalid_fit_options_are_refused_with_a_hint(
     words: Sequence[object], code: int, says: str, images: Path
 ) -> None:
     complains(fit(images, "bundle", *words), code, says)

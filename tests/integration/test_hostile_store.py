@@ -1,4 +1,4 @@
-"""A server that sends more than was announced, or does not announce it, costs no memory and gives nothing."""
+"""A server that sends more than it announced, or announces no size, uses no memory and is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENOUGH = 32 * 1024 * 1024
 
 
 @pytest.mark.usefixtures("s3_env")
-def test_an_answer_without_end_is_not_read(tmp_path: Path) -> None:
+def test_an_endless_answer_is_not_read(tmp_path: Path) -> None:
     with EndlessServer() as server:
         store = ObjectStore("s3://bucket/prefix", endpoint_url=server.url)
         with pytest.raises(BadManifest, match="of unknown length"):

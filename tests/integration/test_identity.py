@@ -98,7 +98,7 @@ def test_what_the_environment_says_goes_before_what_is_kept(
     assert proxy.requests == []
 
 
-def test_other_credentials_are_somebody_else_and_no_key_is_kept(
+def test_other_credentials_have_their_own_answer(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, s3: S3Server
 ) -> None:
     registry.wiring.note_caller()

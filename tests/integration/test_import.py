@@ -1,4 +1,4 @@
-"""`create` on a real store and a real MLflow, given something else than a bundle."""
+"""`create` on a real store and a real MLflow, from sources that are not bundles."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_paths_that_were_written_on_windows_are_understood(registry: Registry, t
 
 
 @pytest.mark.parametrize("option", ["--target", "--backbone"])
-def test_what_a_bundle_says_itself_can_t_be_said_besides(registry: Registry, tmp_path: Path, option: str) -> None:
+def test_options_that_a_bundle_decides_are_refused(registry: Registry, tmp_path: Path, option: str) -> None:
     write_bundle(tmp_path / "bundle", targets=("low",))
     complains(ulora("create", "v1.0.0", "--from", tmp_path / "bundle", "--offline", option, "x"), 2, f"omit {option}")
     assert registry.bindings.names() == []
@@ -307,7 +307,7 @@ def test_a_disk_behind_other_names_is_not_read_either(catalogued: Registry, mode
             catalogued.create("v1.0.0", f"models:/{name}/1", CreateOptions(target="maize"), offline=True)
 
 
-def test_models_that_can_t_be_had(catalogued: Registry, registry: Registry, model: str) -> None:
+def test_models_that_can_t_be_downloaded_are_refused(catalogued: Registry, registry: Registry, model: str) -> None:
     with pytest.raises(VersionNotFound, match=f"no models:/{model}/9"):
         catalogued.create("v1.0.0", f"models:/{model}/9", offline=True)
     with pytest.raises(VersionNotFound, match="@champion"):

@@ -189,7 +189,7 @@ def test_a_role_creates_nothing_that_is_another_s_to_create(cast: Cast, role: st
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nobody_deletes_what_happened(cast: Cast, role: str) -> None:
+def test_no_role_deletes_history(cast: Cast, role: str) -> None:
     for kind in (layout.channel(MODEL, "production"), layout.versions(MODEL), layout.evidence(MODEL, "v1.0.0")):
         key = cast["admin"].store.first(kind)
         assert key
@@ -269,7 +269,7 @@ def test_blobs_and_marks_are_replaced_only_knowingly(cast: Cast, key: str) -> No
     assert may(cast, "s3:DeleteObject", key, principal=GC_ROLE)
 
 
-def test_heartbeats_come_and_go_and_nothing_travels_in_the_clear(cast: Cast) -> None:
+def test_heartbeats_can_be_deleted_and_plain_http_is_refused(cast: Cast) -> None:
     heartbeat = layout.replica(MODEL, "production", "one")
     assert may(cast, "s3:PutObject", heartbeat)
     assert may(cast, "s3:DeleteObject", heartbeat)

@@ -60,7 +60,7 @@ def test_what_is_stable_already_is_left_alone(registry: Registry) -> None:
     assert listing(registry) == before
 
 
-def test_a_refusal_names_the_rules_keeps_the_verdict_and_moves_nothing(registry: Registry, tmp_path: Path) -> None:
+def test_a_refusal_names_the_rules_and_keeps_the_verdict(registry: Registry, tmp_path: Path) -> None:
     create(registry, "v1.0.0", tmp_path)
     strict = under(registry, tmp_path, None)
     with pytest.raises(GateRefused, match=r"staging refuses v1\.0\.0 .*accuracy") as refused:
@@ -87,7 +87,7 @@ def test_a_forced_promotion_needs_a_reason_and_says_so_for_ever(registry: Regist
     assert registry.wiring.ledger.verdict(record.verdict or "").forced == "incident 42"
 
 
-def test_a_reason_that_does_not_fit_is_refused_before_anything_is_written(registry: Registry, tmp_path: Path) -> None:
+def test_a_reason_that_is_too_long_is_refused_before_any_write(registry: Registry, tmp_path: Path) -> None:
     bind(registry, "v1.0.0")
     before = listing(registry)
     strict = under(registry, tmp_path, None)
@@ -177,7 +177,7 @@ def test_what_does_not_exist_is_not_promoted(registry: Registry) -> None:
         registry.promote("v1.0.0", "prod")
 
 
-def test_with_mlflow_down_the_log_moves_and_a_note_says_what_is_left(
+def test_with_mlflow_down_the_log_moves_and_a_note_says_so(
     registry: Registry, tmp_path: Path, dead_address: str
 ) -> None:
     bind(registry, "v1.0.0")
@@ -190,9 +190,7 @@ def test_with_mlflow_down_the_log_moves_and_a_note_says_what_is_left(
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////proc/no/such.db", "nonsense://x", "/proc/no/such"])
-def test_no_trouble_with_mlflow_makes_a_promotion_that_happened_look_like_a_failure(
-    registry: Registry, tmp_path: Path, uri: str
-) -> None:
+def test_no_error_of_mlflow_makes_a_promotion_look_failed(registry: Registry, tmp_path: Path, uri: str) -> None:
     bind(registry, "v1.0.0")
     other = open_registry(tmp_path / "other", registry.settings.store, registry.model, tracking_uri=uri)
     change = other.promote("v1.0.0", "production")

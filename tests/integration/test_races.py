@@ -1,4 +1,4 @@
-"""Several at once, in threads and in processes: one wins, nobody is overwritten, and nobody goes back twice."""
+"""Concurrent writers in threads and processes: one wins, nothing is overwritten, a rollback happens once."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def desk(registry: Registry, folder: Path, who: str, **options: str) -> Registry
     return open_registry(folder / who, registry.settings.store, registry.model, who=who, **options)
 
 
-def test_of_two_promoters_one_wins_and_the_other_is_told_who(registry: Registry, tmp_path: Path) -> None:
+def test_of_two_promoters_one_wins(registry: Registry, tmp_path: Path) -> None:
     bind(registry, "v1.0.0", "v2.0.0")
     ann, bob = desk(registry, tmp_path, "ann"), desk(registry, tmp_path, "bob")
     found = together(
@@ -233,7 +233,7 @@ def test_a_record_that_was_removed_breaks_the_chain(chain: Channel, store_url: s
         chain.history()
 
 
-def test_a_beginning_that_was_removed_breaks_the_chain(chain: Channel, store_url: str) -> None:
+def test_a_removed_first_record_breaks_the_chain(chain: Channel, store_url: str) -> None:
     ObjectStore(store_url).delete(key_of(chain, 1))
     with pytest.raises(BrokenChain, match="begins at generation 2"):
         chain.history()

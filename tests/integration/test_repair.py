@@ -20,8 +20,6 @@ from registry.store import layout
 from registry.store.blobs import hash_file
 from registry.store.uploads import PART_BYTES
 from registry.usecases.options import VerifyOptions
-from tests.support.commands import complains, ulora
-from registry.store.objects import PART_BYTES
 from tests.support.registries import create, file_of, flip_a_byte, listing, open_registry
 from tests.support.run_ulora import complains, ulora
 

@@ -11,7 +11,7 @@ from tests.support.echo_releases import wait_until
 from tests.support.registries import create, open_registry
 
 
-def test_a_composed_version_is_logged_later_and_a_script_is_an_artifact_of_the_version_it_goes_to(
+def test_reconcile_logs_a_composed_version_and_the_script(
     store_url: str, model: str, tmp_path: Path, tracking_uri: str, dead_address: str
 ) -> None:
     offline = open_registry(tmp_path, store_url, model, tracking_uri=dead_address)

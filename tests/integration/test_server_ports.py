@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from registry.devstack.mlflow_server import MlflowServer
-from registry.devstack.replica import Replica
+from registry.devstack.replica_server import ReplicaServer
 from registry.devstack.s3_server import S3Server
 from registry.devstack.server import Server, request
 from registry.errors import StoreUnreachable
@@ -56,7 +56,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     make: dict[str, MakeServer] = {
         "s3": lambda: S3Server(tmp_path / "s3"),
         "mlflow": lambda: MlflowServer(tmp_path / "mlflow"),
-        "replica": lambda: Replica(tmp_path / "serve", request.getfixturevalue("released_env")),
+        "replica": lambda: ReplicaServer(tmp_path / "serve", request.getfixturevalue("released_env")),
     }
     server = make[request.param]()
     yield server

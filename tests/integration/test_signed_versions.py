@@ -1,4 +1,4 @@
-"""With trusted keys set, what none of them signed is neither verified, promoted, loaded, served nor replaced."""
+"""With trusted keys set, versions without their signature are not verified, promoted, loaded or served."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_dry_run_signs_nothing(registry: Registry, ours: Pair) -> None:
     assert listing(registry) == before
 
 
-def test_what_holds_other_content_than_expected_is_not_signed(registry: Registry, ours: Pair) -> None:
+def test_other_content_than_expected_is_not_signed(registry: Registry, ours: Pair) -> None:
     content = registry.manifest("v1.0.0").content_sha256
     assert registry.sign("v1.0.0", ours.key, content_sha256=content[:12]).is_new
     for wrong in ("0" * 64, content[:8]):
@@ -111,7 +111,7 @@ def test_a_signature_of_another_version_or_model_is_ignored(
             trusting(place, ours).trusted_manifest(version)
 
 
-def test_garbage_beside_a_signature_is_passed_over_and_bounded(registry: Registry, ours: Pair) -> None:
+def test_invalid_signatures_are_skipped_and_limited(registry: Registry, ours: Pair) -> None:
     folder = layout.signature(registry.model, "v1.0.0")
     registry.store.create(f"{folder}{'f' * 64}.json", b"{}")
     registry.store.create(f"{folder}{'e' * 64}.json", b"x" * 100_000)

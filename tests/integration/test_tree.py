@@ -13,7 +13,6 @@ from registry.api import Registry
 from registry.errors import LoadFailed, UloraError
 from registry.tree.snapshot import Project
 from registry.usecases.options import CreateOptions
-from tests.support.commands import complains, ulora
 from tests.support.registries import flip_a_byte, open_registry, small_bundle, write_policy
 from tests.support.run_ulora import complains, ulora
 from tests.support.working_trees import tree_of, write_tree
@@ -80,7 +79,7 @@ def test_a_bundle_with_a_project_restores_by_component(here: Path, tmp_path: Pat
     assert {path.split("/")[0] for path in found} == {"adapters", "project"}
 
 
-def test_wrong_wishes_are_refused_by_name(here: Path) -> None:
+def test_wrong_options_are_refused_with_a_hint(here: Path) -> None:
     created("v1.0.0")
     (here / "link").symlink_to("project")
     complains(ulora("restore"), 2, "--undo")

@@ -57,9 +57,7 @@ def test_a_rollback_is_a_listing_a_read_and_a_write(registry: Registry, proxy: P
     assert calls(proxy, lambda: registry.rollback(options=RollbackOptions(again=True))) == three
 
 
-def test_a_rollback_by_a_process_that_has_just_started_costs_no_more(
-    registry: Registry, proxy: Proxy, tmp_path: Path
-) -> None:
+def test_a_rollback_by_a_new_process_costs_no_more(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
     bind(registry, *map(version, range(2)))
     for number in range(2):
         registry.promote(version(number), "production")
@@ -67,7 +65,7 @@ def test_a_rollback_by_a_process_that_has_just_started_costs_no_more(
     assert calls(proxy, fresh.rollback) == ["LIST", "GET channels", "PUT channels"]
 
 
-def test_a_rollback_of_a_part_sends_a_manifest_a_name_and_a_record_and_no_file(
+def test_a_partial_rollback_writes_three_documents_and_no_file(
     registry: Registry, proxy: Proxy, tmp_path: Path
 ) -> None:
     for number in range(2):
@@ -91,7 +89,7 @@ def test_a_poll_of_an_unchanged_channel_is_one_read(registry: Registry, proxy: P
     assert log.next(1) is None
 
 
-def test_what_moves_a_channel_costs_the_same_with_few_versions_and_with_many(registry: Registry, proxy: Proxy) -> None:
+def test_changes_of_a_channel_cost_the_same_with_many_versions(registry: Registry, proxy: Proxy) -> None:
     bind(registry, *map(version, range(FEW)))
     for number in range(3):
         registry.promote(version(number), "production")
@@ -123,9 +121,7 @@ def test_an_unchanged_bundle_sends_no_byte(registry: Registry, proxy: Proxy, tmp
     assert [method for method, _ in proxy.requests if method not in ("GET", "HEAD")] == []
 
 
-def test_a_version_that_shares_its_files_sends_what_changed_and_two_documents(
-    registry: Registry, proxy: Proxy, tmp_path: Path
-) -> None:
+def test_a_version_uploads_what_changed_and_two_documents(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "bundle")
     registry.create("v1.0.0", bundle, offline=True)
     (bundle / "config/inference.json").write_text('{"changed":true}')
@@ -166,7 +162,7 @@ def test_a_list_costs_three_reads_a_version_and_no_file(registry: Registry, prox
     assert asked["LIST"] <= FEW + 4
 
 
-def test_the_log_of_a_channel_is_read_once_when_its_history_is_verified(registry: Registry, proxy: Proxy) -> None:
+def test_verifying_the_history_reads_each_record_once(registry: Registry, proxy: Proxy) -> None:
     bind(registry, version(0), version(1))
     for number in (0, 1, 0, 1):
         registry.promote(version(number), "production")

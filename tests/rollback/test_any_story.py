@@ -254,7 +254,7 @@ def version(found: Pointer | None) -> str | None:
     return found.version if found else None
 
 
-def test_any_story_goes_as_the_rules_say(store_url: str) -> None:
+def test_random_changes_follow_the_rules(store_url: str) -> None:
     Told = type("Told", (Story,), {"store": ObjectStore(store_url)})
     # Told as it was found: to find the shortest one like it would take minutes on a real store.
     few = settings(

@@ -1,4 +1,4 @@
-"""A rollback of some components on a real store: what is composed, what is refused, and that two people get one."""
+"""Partial rollback on a real store: what is composed, what is refused, and that two people get the same version."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def parts(registry: Registry, version: str) -> dict[str, str]:
     return {file.path.removesuffix("/weights"): registry.blobs.read(file.sha256).split()[-1].decode() for file in files}
 
 
-def test_the_live_version_goes_on_but_for_the_component(registry: Registry) -> None:
+def test_only_the_named_component_changes(registry: Registry) -> None:
     change = registry.rollback(only=[TOMATO], reason="flags healthy leaves")
     assert (change.action, change.changed, change.previous) == ("rollback", True, "v2.0.0-b")
     assert change.version.startswith("v2.0.0-b.p")
@@ -107,7 +107,7 @@ def test_a_composed_version_names_its_sources_and_its_content(registry: Registry
     assert composed.files_modified == (f"{POTATO}/weights", f"{TOMATO}/weights")
 
 
-def test_no_file_travels_and_nothing_but_s3_is_asked(registry: Registry, tmp_path: Path, dead_address: str) -> None:
+def test_no_file_is_uploaded_and_only_s3_is_used(registry: Registry, tmp_path: Path, dead_address: str) -> None:
     other = open_registry(
         tmp_path / "other", registry.settings.store, registry.model, tracking_uri=dead_address, who="someone else"
     )
@@ -209,7 +209,7 @@ def test_an_equal_component_is_not_rolled_back(registry: Registry) -> None:
     assert registry.rollback(only=[POTATO], options=RollbackOptions(to="v1.0.0-a")).changed
 
 
-def test_a_bare_one_right_after_another_rollback_is_refused(registry: Registry) -> None:
+def test_a_partial_rollback_right_after_another_is_refused(registry: Registry) -> None:
     make(registry, "v3.0.0")
     registry.promote("v3.0.0", "production")
     registry.rollback()
@@ -253,7 +253,7 @@ def test_a_promotion_meanwhile_is_not_rolled_back_unseen(registry: Registry, pro
     assert now(registry)[0] == "v3.0.0"
 
 
-def test_while_a_canary_runs_it_waits(registry: Registry) -> None:
+def test_while_a_canary_runs_it_is_refused(registry: Registry) -> None:
     make(registry, "v3.0.0")
     log = registry.channel("production")
     head, pointer = log.head(), registry.bindings.get(VersionName.parse("v3.0.0")).pointer
@@ -300,7 +300,7 @@ def test_a_component_needs_its_own_preprocessing(registry: Registry) -> None:
         ("adapters/onion", "v1.0.0-a has no"),
     ],
 )
-def test_what_can_t_be_taken_alone_is_refused(registry: Registry, only: str, says: str) -> None:
+def test_a_component_that_can_t_be_replaced_alone_is_refused(registry: Registry, only: str, says: str) -> None:
     with pytest.raises(BadInput, match=says) as refused:
         registry.rollback(only=[only])
     assert refused.value.hint
@@ -315,7 +315,7 @@ def test_a_component_that_the_live_version_lost_comes_back(registry: Registry) -
     assert component_files(composed, POTATO) == component_files(registry.manifest("v3.0.0"), POTATO)
 
 
-def test_without_an_earlier_version_there_is_nothing_to_take(registry: Registry) -> None:
+def test_without_an_earlier_version_it_is_refused(registry: Registry) -> None:
     registry.rollback()
     with pytest.raises(NotNow, match="a test rolled production back"):
         registry.rollback(only=[TOMATO])

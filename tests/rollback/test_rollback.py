@@ -1,4 +1,4 @@
-"""Rollback on a real store: what it leaves, when it refuses, and that the same one twice is one."""
+"""Rollback on a real store: the resulting state, refusals, and that a repetition is one rollback."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from adapters.importing import ImportResult, convert
 from registry.formats.canonical import sha256
 from registry.versions.bundle import read_bundle
 from tests.support.bundles import read_bundle as files_of
-from tests.support.foreign import edit_json
+from tests.support.other_adapter_layouts import edit_json
 
 PHASE = "phase3_conec_lora_adapter"
 

@@ -1,4 +1,4 @@
-"""Names: what reads as one, their order, and their form as an alias."""
+"""Names: parsing, order, and the MLflow alias."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_any_text_is_a_name_or_is_refused_with_an_example(text: str) -> None:
         "latest", "v5",
     ],
 )  # fmt: skip
-def test_what_is_nearly_a_name_is_refused(text: str) -> None:
+def test_almost_valid_names_are_refused(text: str) -> None:
     with pytest.raises(BadVersionName):
         VersionName.parse(text)
 
@@ -68,7 +68,7 @@ def test_the_alias_is_one_that_mlflow_takes(name: VersionName) -> None:
     assert name.alias.startswith(f"v{name.major}_{name.minor}_{name.patch}")
 
 
-def test_a_suffix_falls_into_the_words_that_policies_go_by() -> None:
+def test_a_suffix_is_split_into_words_for_policies() -> None:
     assert VersionName.parse("v1.0.0-ood-v2.router").suffix_words == {"ood", "v2", "router"}
     assert VersionName.parse("v1.0.0").suffix_words == frozenset()
 
@@ -79,7 +79,7 @@ def test_channels_are_staging_production_and_drills(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Staging", "prod", "drill-", "drill-A", "staging/../x", "drill-" + "a" * 41])
-def test_no_other_name_is_a_channels(name: str) -> None:
+def test_no_other_name_is_a_channel(name: str) -> None:
     with pytest.raises(BadInput, match="channel"):
         check_channel(name)
 

@@ -17,9 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_arguments_win_over_the_environment_which_wins_over_the_file(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arguments_then_the_environment_then_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "ulora.toml").write_text('store = "s3://file/a"\nmodel = "file"\ntracking_uri = "http://file"\n')
     assert Settings.load().store == "s3://file/a"
     monkeypatch.setenv("ULORA_STORE", "s3://env/a")
@@ -97,7 +95,7 @@ def test_trusted_keys_are_a_list_of_files_from_either_place(folder: Path, monkey
     ["trusted_keys = []", "trusted_keys = 'a.pem'", "trusted_keys = [5]", "trusted_keys = ['']",
      "minimum_version = '5'", "sse = 'DES'", "sse_kms_key_id = 'key'", "sse = 'AES256'\nsse_kms_key_id = 'key'"],
 )  # fmt: skip
-def test_a_protection_that_can_not_be_meant_is_refused_and_not_left_out(folder: Path, text: str) -> None:
+def test_an_invalid_security_setting_is_refused_not_ignored(folder: Path, text: str) -> None:
     (folder / "ulora.toml").write_text(text)
     with pytest.raises(BadInput):
         Settings.load(store="s3://b")

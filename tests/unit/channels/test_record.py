@@ -1,4 +1,4 @@
-"""The rules of a channel, on pure functions, against a plain model of them."""
+"""The rules of a channel as pure functions, compared with a simple model."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_record_says_who_when_why_and_on_what_verdict() -> None:
     assert (back.who, back.verdict) == ("me@here", None)
 
 
-def test_two_records_of_the_same_wish_have_different_bytes() -> None:
+def test_two_records_with_the_same_meaning_have_different_bytes() -> None:
     at = place("v1.0.0")
     one, two = (promoted(at, pointer("v2.0.0"), ME, None) for _ in range(2))
     assert one.to_bytes() != two.to_bytes()
@@ -179,7 +179,7 @@ def test_a_record_over_its_bound_is_refused() -> None:
 
 @dataclass
 class Model:
-    """The rules again, as plainly as they can be said."""
+    """A simple model of the rules."""
 
     stable: str | None = None
     stack: list[str] = field(default_factory=list)
@@ -198,7 +198,7 @@ class Model:
 
 
 class ChannelMachine(RuleBasedStateMachine):
-    """Any story of promotions and rollbacks ends where the model says, by a chain that holds."""
+    """Any sequence of promotions and rollbacks has the state of the model and a valid chain."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from registry.devstack.mlflow_server import MlflowServer
-from registry.devstack.replica import Replica
+from registry.devstack.replica_server import ReplicaServer
 from registry.devstack.s3_server import S3Server
 from registry.devstack.server import Server
 from registry.devstack.stack import Stack
@@ -39,7 +39,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 def servers(folder: Path) -> list[Server]:
     """One of each class."""
-    return [S3Server(folder / "s3"), MlflowServer(folder / "mlflow"), Replica(folder / "serve", {})]
+    return [S3Server(folder / "s3"), MlflowServer(folder / "mlflow"), ReplicaServer(folder / "serve", {})]
 
 
 @pytest.fixture(params=[0, 1, 2], ids=["s3", "mlflow", "replica"])

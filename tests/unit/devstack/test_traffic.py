@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from registry.devstack.traffic import Answer, Question, SteadyLoad, accuracy, largest_difference
+from registry.devstack.traffic import ClientReply, Question, SteadyLoad, accuracy, largest_difference
 from registry.errors import UloraError
 
 QUESTION = Question(b"image", "tomato", "rust")
@@ -138,8 +138,8 @@ def test_a_failed_answer_equals_nothing() -> None:
     assert largest_difference([failed], [failed]) == math.inf
 
 
-def answer(**changed: object) -> Answer:
-    return Answer(1.0, "v1.0.0", True, {**RIGHT, **changed})
+def answer(**changed: object) -> ClientReply:
+    return ClientReply(1.0, "v1.0.0", True, {**RIGHT, **changed})
 
 
 def until(holds, seconds: float = 180) -> None:

@@ -1,4 +1,4 @@
-"""Canonical JSON: one byte form of a document, and strict, bounded reading."""
+"""Canonical JSON: one byte representation of a document, and strict, limited parsing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_byte_form_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_numbers_that_json_has_not_are_not_written(number: float) -> None:
+def test_nan_and_infinity_are_not_written(number: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical.encode({"a": number})
 
@@ -58,7 +58,7 @@ def test_numbers_that_json_has_not_are_not_written(number: float) -> None:
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_is_ambiguous_or_endless_is_refused(data: bytes, says: str) -> None:
+def test_ambiguous_or_infinite_values_are_refused(data: bytes, says: str) -> None:
     with pytest.raises(BadManifest, match=says):
         canonical.decode(data, "the thing")
 

@@ -1,4 +1,4 @@
-"""The note of who acts: written for these credentials, believed only if it is whole, never a reason to fail."""
+"""The saved answer of who acts: used for the same credentials only, ignored if damaged, never an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def kept(cache: Path) -> Path:
     return place
 
 
-def test_what_is_noted_is_claimed_by_the_same_credentials_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_answer_is_used_with_the_same_credentials_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert identity.is_due(tmp_path, None)
     identity.save(tmp_path, None, ARN)
     assert identity.claimed(tmp_path, None) == ARN
@@ -27,7 +27,7 @@ def test_what_is_noted_is_claimed_by_the_same_credentials_only(tmp_path: Path, m
     assert "@" in identity.claimed(tmp_path, None)
 
 
-def test_a_name_that_no_record_could_hold_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_too_long_for_a_record_is_shortened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULORA_WHO", "\udcff" + "x" * 300)
     assert Author(identity.claimed(tmp_path, None)).who == "?" + "x" * 255
 
@@ -38,14 +38,14 @@ def test_a_name_that_no_record_could_hold_is_cut(tmp_path: Path, monkeypatch: py
      b'{"arn": "arn:a", "asked": "x", "asked": 1}'],
     ids=lambda garbage: str(garbage[:20]),
 )  # fmt: skip
-def test_a_damaged_note_is_none(tmp_path: Path, garbage: bytes) -> None:
+def test_a_damaged_answer_is_ignored(tmp_path: Path, garbage: bytes) -> None:
     identity.save(tmp_path, None, ARN)
     kept(tmp_path).write_bytes(garbage)
     assert "@" in identity.claimed(tmp_path, None)
     assert identity.is_due(tmp_path, None)
 
 
-def test_a_folder_that_can_not_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "identities").write_text("in the way")
     identity.save(tmp_path, None, ARN)
     assert "@" in identity.claimed(tmp_path, None)

@@ -1,4 +1,4 @@
-"""Temporary folders of killed processes are cleared away; those of living ones, and of others, are not."""
+"""Temporary folders of killed processes are removed; those of running processes and other users are not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def left(folder: Path, name: str, when: float = YESTERDAY) -> Path:
     return place
 
 
-def test_an_old_folder_of_a_killed_process_goes_and_others_stay(temporary: Path) -> None:
+def test_an_old_folder_of_a_killed_process_is_removed(temporary: Path) -> None:
     gone = left(temporary, "ulora-log-a")
     kept = [left(temporary, "ulora-log-new", time.time()), left(temporary, "mine")]
     target = left(temporary, "elsewhere")

@@ -1,4 +1,4 @@
-"""`restore` and `undo` on real folders: what is kept, what goes into the stash, what is refused."""
+"""`restore` and `undo` on real folders: what is kept, what is stashed, what is refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from registry.errors import BadInput, CorruptBlob, NotFound, NotNow, UnsafePath
 from registry.tree.restore import is_unfinished, recover, restore, undo
 from registry.tree.restore_target import RestoreTarget, swap_atomically, swap_in_two_steps
 from registry.tree.safe_folder import SafeFolder
-from tests.support.trees import Content, Shelf, tree_of, write_tree
-from registry.tree.folders import Folder
-from registry.tree.restore import RestoreTarget, at_once, in_two_steps, is_unfinished, recover, restore, undo
 from tests.support.working_trees import Content, Shelf, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "bin/run*": "run", "config/a.yaml": "a", "gone/x": "x"}
@@ -47,7 +44,7 @@ def test_a_version_is_restored_with_its_modes_into_a_new_folder(shelf: Shelf, ta
     assert [file.path for file in done.added] == ["app.py", "bin/run", "config/a.yaml", "gone/x"]
 
 
-def test_a_dry_run_tells_all_and_touches_nothing(shelf: Shelf, target: Path) -> None:
+def test_a_dry_run_reports_all_changes_and_writes_nothing(shelf: Shelf, target: Path) -> None:
     planned = restore(shelf.order("v1.0.0", OLD), target, dry_run=True)
     assert len(planned.added) == 4
     assert not planned.done
@@ -55,7 +52,7 @@ def test_a_dry_run_tells_all_and_touches_nothing(shelf: Shelf, target: Path) -> 
     assert shelf.fetched == []
 
 
-def test_only_what_a_restore_put_there_is_removed(shelf: Shelf, target: Path) -> None:
+def test_only_files_of_an_earlier_restore_are_removed(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
     write_tree(target, {"data/images.bin": "mine", "logs/today": "mine", "config/local.yaml": "mine"})
     (target / "empty").mkdir()
@@ -69,7 +66,7 @@ def test_only_what_a_restore_put_there_is_removed(shelf: Shelf, target: Path) ->
     assert (done.unchanged, done.edited) == (1, ())
 
 
-def test_what_is_kept_is_the_very_same_file(shelf: Shelf, target: Path) -> None:
+def test_kept_files_are_the_same_inodes(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
     with (target / "today.log").open("w") as log:
         log.write("before, ")
@@ -117,7 +114,7 @@ def test_a_file_that_only_lost_its_mode_is_changed(shelf: Shelf, target: Path) -
     assert tree_of(target) == OLD
 
 
-def test_edits_stay_in_the_stash_and_what_a_version_has_does_not(shelf: Shelf, target: Path) -> None:
+def test_only_edits_stay_in_the_stash(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
     write_tree(target, {"app.py": "my edit"})
     edited = restore(shelf.order("v2.0.0", NEW), target)
@@ -130,7 +127,7 @@ def test_edits_stay_in_the_stash_and_what_a_version_has_does_not(shelf: Shelf, t
     assert (target / "app.py").read_text() == "my edit"
 
 
-def test_an_unknown_undo_names_those_there_are(shelf: Shelf, target: Path) -> None:
+def test_an_unknown_undo_lists_the_known_ones(shelf: Shelf, target: Path) -> None:
     with pytest.raises(NotFound):
         undo("20200101T000000-0000", target)
     assert not target.parent.exists()
@@ -140,7 +137,7 @@ def test_an_unknown_undo_names_those_there_are(shelf: Shelf, target: Path) -> No
     assert (done.undo or "?") in refused.value.hint
 
 
-def test_only_restores_just_that(shelf: Shelf, target: Path) -> None:
+def test_only_restores_the_named_files(shelf: Shelf, target: Path) -> None:
     restore(shelf.order("v1.0.0", OLD), target)
     done = restore(shelf.order("v2.0.0", NEW, "./config/"), target)
     assert tree_of(target) == {**OLD, "config/a.yaml": "b", "config/b.yaml": "b"}
@@ -157,7 +154,7 @@ def test_only_removes_files_in_the_named_folders_alone(shelf: Shelf, target: Pat
 
 
 @pytest.mark.parametrize("only", ["conf", "config/a", "config/a.yaml/", "nothing", "../config", "/config", "*"])
-def test_only_what_is_there_can_be_named(shelf: Shelf, target: Path, only: str) -> None:
+def test_only_refuses_names_that_match_nothing(shelf: Shelf, target: Path, only: str) -> None:
     if only == "config/a.yaml/":  # a file with a slash is that file
         restore(shelf.order("v1.0.0", OLD, only), target)
         assert tree_of(target) == {"config/a.yaml": "a"}
@@ -188,7 +185,7 @@ def test_a_file_replaces_a_folder_and_a_folder_a_file(shelf: Shelf, target: Path
 
 
 @pytest.mark.parametrize("place", ["app.py", "config", "bin"])
-def test_a_link_in_the_way_is_refused_and_followed_by_nobody(shelf: Shelf, target: Path, place: str) -> None:
+def test_a_link_in_the_way_is_refused_and_not_followed(shelf: Shelf, target: Path, place: str) -> None:
     outside = write_tree(target.parent / "outside", {"a.yaml": "theirs", "run": "theirs"})
     write_tree(target, {"mine": "mine"})
     (target / place).symlink_to(outside if place != "app.py" else outside / "run")
@@ -259,7 +256,7 @@ def test_a_damaged_blob_leaves_the_tree_as_it_was(shelf: Shelf, target: Path) ->
     assert sorted(path.name for path in (target.parent / ".current.ulora").iterdir()) == ["lock", "stash"]
 
 
-def test_a_second_restore_at_the_same_time_is_told_so(shelf: Shelf, target: Path) -> None:
+def test_a_second_restore_at_the_same_time_is_refused(shelf: Shelf, target: Path) -> None:
     order = shelf.order("v1.0.0", OLD)
     refused = []
 
@@ -336,9 +333,7 @@ def test_modes_and_owners_of_folders_are_kept(shelf: Shelf, target: Path) -> Non
     reason="needs root, to become somebody else, and a system where nobody links other people's files",
 )
 @pytest.mark.parametrize("theirs", ["app.log", "logs"])
-def test_what_is_somebody_else_s_never_becomes_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str
-) -> None:
+def test_files_of_other_users_keep_their_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str) -> None:
     monkeypatch.chdir(tmp_path)
     shelf, target = Shelf(Path("shelf")), Path("current")
     order = shelf.order("v1.0.0", OLD)

@@ -1,4 +1,4 @@
-"""What a snapshot takes of a project's folder, what it leaves out, and what it refuses."""
+"""Snapshots: which files of a project are included, excluded and refused."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_gitignore_files_count_for_their_folder_and_below(tmp_path: Path) -> Non
         assert sorted(listed) == expected, "as git itself would have it"
 
 
-def test_links_are_left_out_and_told(tmp_path: Path) -> None:
+def test_links_are_excluded_and_reported(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a.py": "a"})
     (tmp_path / "data").symlink_to("/mnt/data")
     os.mkfifo(tmp_path / "queue")
@@ -130,7 +130,7 @@ def test_every_file_that_holds_credentials_is_named(tmp_path: Path) -> None:
     check_credentials(paths, list(SECRETS))
 
 
-def test_a_folder_that_holds_nothing_to_take_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_files_to_include_is_refused(tmp_path: Path) -> None:
     write_tree(tmp_path, {"x.pyc": "x"})
     with pytest.raises(BadBundle):
         Project.at(tmp_path)
@@ -139,7 +139,7 @@ def test_a_folder_that_holds_nothing_to_take_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("a\nb",), ("Read.me", "read.me"), ("trailing.",)])
-def test_names_that_no_version_can_have_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_file_names_that_a_version_can_not_have_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     write_tree(tmp_path, dict.fromkeys(names, ""))
     with pytest.raises(BadBundle):
         Project.at(tmp_path)
@@ -178,7 +178,7 @@ def test_a_tag_on_another_commit_is_refused_before_anything(repository: Path) ->
         GitTag.planned(repository, VersionName.parse("v1.0.0"))
 
 
-def test_a_dirty_tree_is_told(repository: Path) -> None:
+def test_a_dirty_tree_is_reported(repository: Path) -> None:
     told: list[str] = []
     planned_tag(repository, VersionName.parse("v1.0.0"), told.append)
     assert told == []

@@ -1,4 +1,4 @@
-"""`switch`: versions beside each other, and a link that is moved between them."""
+"""`switch`: several versions in one folder, and a link that is switched between them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_current_is_a_relative_link_to_a_whole_version(shelf: Shelf, root: Path)
     assert current(root).ok
 
 
-def test_switching_back_fetches_nothing_and_tells_what_it_was(shelf: Shelf, root: Path) -> None:
+def test_switching_back_downloads_nothing(shelf: Shelf, root: Path) -> None:
     switch(shelf.manifest("v1.0.0", ONE), root, shelf.fetch)
     switch(shelf.manifest("v2.0.0", TWO), root, shelf.fetch)
     shelf.fetched.clear()
@@ -90,7 +90,7 @@ def test_current_is_there_for_every_reader_during_200_switches(shelf: Shelf, roo
     assert set(seen) == {"one", "two"}
 
 
-def test_a_real_folder_called_current_is_left_alone(shelf: Shelf, root: Path) -> None:
+def test_a_real_folder_named_current_is_not_changed(shelf: Shelf, root: Path) -> None:
     root = root / "my place"
     write_tree(root, {"current/mine": "mine"})
     with pytest.raises(BadInput) as refused:
@@ -129,7 +129,7 @@ def test_a_damaged_blob_leaves_current_as_it_was(shelf: Shelf, root: Path) -> No
     assert [path.name for path in (root / "versions").iterdir()] == ["v1.0.0"]
 
 
-def test_two_at_once_are_told_so(shelf: Shelf, root: Path) -> None:
+def test_a_second_switch_at_the_same_time_is_refused(shelf: Shelf, root: Path) -> None:
     manifest = shelf.manifest("v1.0.0", ONE)
 
     def fetch(files: object) -> dict[str, Path]:
@@ -148,7 +148,7 @@ def test_a_version_with_a_version_json_of_its_own_keeps_it(shelf: Shelf, root: P
     assert current(root).ok
 
 
-def test_what_is_there_is_told_or_why_not(shelf: Shelf, root: Path) -> None:
+def test_current_reports_the_version_or_the_problem(shelf: Shelf, root: Path) -> None:
     with pytest.raises(NotFound):
         current(root)
     switch(shelf.manifest("v1.0.0", ONE), root, shelf.fetch)

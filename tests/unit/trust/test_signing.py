@@ -1,4 +1,4 @@
-"""Signatures: only what a trusted key says of these very bytes counts, whatever else is put beside them."""
+"""Signatures: only those of a trusted key on exactly these bytes are accepted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from model_signing import hashing, signing
 from registry.errors import BadInput, BadSetting, MissingDependency, NotTrusted
 from registry.trust.keys import SigningKey, TrustedKey
 from registry.trust.signing import Trust, is_signed_by
-from tests.support.keys import Pair, certified, key_pair, rsa_pair
-from registry.trust.signing import SigningKey, Trust, TrustedKey, is_signed_by
 from tests.support.signing_keys import Pair, certified, key_pair, rsa_pair
 
 MANIFEST = b'{"version":"v1.0.0"}'
@@ -90,7 +88,7 @@ def test_unsigned_versions_are_refused_naming_the_trusted_keys(ours: Pair, their
     assert not trusts([theirs.trusted], MANIFEST, signature)
 
 
-def test_a_signature_is_on_these_very_bytes(ours: Pair, signature: bytes) -> None:
+def test_a_signature_is_valid_for_exactly_these_bytes(ours: Pair, signature: bytes) -> None:
     assert trusts([ours.trusted], MANIFEST, signature)
     assert not trusts([ours.trusted], MANIFEST + b" ", signature)
     assert not trusts([ours.trusted], b"", signature)
@@ -113,7 +111,7 @@ def test_a_signature_is_on_these_very_bytes(ours: Pair, signature: bytes) -> Non
         lambda bundle: bundle.pop("dsseEnvelope"),
     ],
 )
-def test_a_bundle_that_is_not_quite_one_counts_for_nothing(
+def test_a_bundle_with_other_fields_is_ignored(
     ours: Pair, signature: bytes, change: Callable[[dict[str, Any]], None]
 ) -> None:
     assert not trusts([ours.trusted], MANIFEST, changed(signature, change))
@@ -147,7 +145,7 @@ def test_a_damaged_byte_neither_crashes_nor_trusts_other_bytes(
 
 @settings(max_examples=50)
 @given(st.binary(max_size=200) | st.just(b'{"a":' * 10_000))
-def test_garbage_is_no_signature(ours: Pair, garbage: bytes) -> None:
+def test_invalid_bytes_are_not_a_signature(ours: Pair, garbage: bytes) -> None:
     assert not trusts([ours.trusted], MANIFEST, garbage)
 
 

@@ -1,4 +1,4 @@
-"""Names bound to manifests on a real store: once, for ever, and never to what another key says."""
+"""Bindings of version names on a real store: a name is bound once and never changes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_binding_equal_content_again_keeps_the_first_manifest(
     assert versions.manifest(versions.get(V1).pointer).timestamp == "first"
 
 
-def test_a_name_takes_no_other_content(store: ObjectStore, tmp_path: Path, versions: Bindings) -> None:
+def test_a_bound_name_refuses_other_content(store: ObjectStore, tmp_path: Path, versions: Bindings) -> None:
     bind(store, tmp_path, versions, manifest())
     with pytest.raises(VersionExists, match=r"v1\.0\.0 exists with other content") as error:
         bind(store, tmp_path, versions, manifest(flavor="b"))
@@ -63,7 +63,7 @@ def test_a_name_takes_no_other_content(store: ObjectStore, tmp_path: Path, versi
     assert "next name" in error.value.hint
 
 
-def test_names_are_listed_in_their_order_and_strangers_left_out(
+def test_names_are_listed_in_order_without_other_objects(
     store: ObjectStore, tmp_path: Path, versions: Bindings
 ) -> None:
     for name in (VersionName(1, 10, 0), VersionName(1, 9, 0, "x"), VersionName(1, 9, 0)):
@@ -107,7 +107,7 @@ def test_a_binding_that_is_damaged_is_refused(store: ObjectStore, versions: Bind
         versions.get(V1)
 
 
-def test_a_blob_that_is_no_manifest_is_refused(store: ObjectStore, versions: Bindings, tmp_path: Path) -> None:
+def test_a_blob_that_is_not_a_manifest_is_refused(store: ObjectStore, versions: Bindings, tmp_path: Path) -> None:
     digest = Blobs(store, tmp_path).put(canonical.encode({"format": 1}))
     with pytest.raises(BadManifest, match=r"the manifest of v1\.0\.0"):
         versions.manifest(Pointer(version="v1.0.0", manifest_sha256=digest))

@@ -1,4 +1,4 @@
-"""A bundle on disk: read whole, or refused with the file's name before anything is uploaded."""
+"""A bundle on disk: read completely, or refused with the file's name before anything is uploaded."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def other_backbone(bundle: Path) -> None:
         (listen, "neither a file nor a folder"),
     ],
 )
-def test_what_can_not_become_a_version_is_refused_by_name(bundle: Path, act: Callable[[Path], None], says: str) -> None:
+def test_an_invalid_bundle_is_refused_with_the_file_name(bundle: Path, act: Callable[[Path], None], says: str) -> None:
     act(bundle)
     with pytest.raises(UloraError, match=says) as refused:
         read_bundle(bundle)
@@ -132,7 +132,7 @@ def test_what_can_not_become_a_version_is_refused_by_name(bundle: Path, act: Cal
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_truncated_weights_are_refused_by_name(bundle: Path, keep: int) -> None:
+def test_truncated_weights_are_refused_with_the_file_name(bundle: Path, keep: int) -> None:
     data = (bundle / WEIGHTS).read_bytes()
     (bundle / WEIGHTS).write_bytes(data[:keep])
     with pytest.raises(BadWeights, match=r"adapter_model\.safetensors"):
@@ -158,7 +158,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(bundle: Path, act: Call
         read_bundle(bundle, progress=lambda done: act(bundle / "project/log.txt"))
 
 
-def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadBundle, match="is not a folder"):
         read_bundle(tmp_path / "missing")
 
@@ -188,7 +188,7 @@ def test_a_version_says_what_changed_against_its_parent(bundle: Path, tmp_path: 
 @pytest.mark.parametrize(
     "release_notes", [ReleaseNotes("x" * 70_000), ReleaseNotes(changes={"loss": float("nan")})], ids=["long", "NaN"]
 )
-def test_release_notes_that_do_not_fit_are_the_callers_mistake(bundle: Path, release_notes: ReleaseNotes) -> None:
+def test_invalid_release_notes_are_bad_input(bundle: Path, release_notes: ReleaseNotes) -> None:
     with pytest.raises(BadInput, match=r"v1\.0\.0"):
         describe(
             "m", VersionName(1, 0, 0), read_bundle(bundle), source=bundle, release_notes=release_notes, parent=None

@@ -1,4 +1,4 @@
-"""The manifest: its laws hold for every version that can be made, and nothing else is read."""
+"""The manifest: every valid manifest keeps its guarantees, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_digest_of_a_content_is_pinned() -> None:
     description=st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
     version=st.sampled_from(["v1.0.0", "v2.0.0-x"]),
 )
-def test_what_is_said_about_a_content_is_no_part_of_its_digest(timestamp: str, description: str, version: str) -> None:
+def test_release_notes_do_not_change_the_content_digest(timestamp: str, description: str, version: str) -> None:
     changed = FIELDS | {"timestamp": timestamp, "description": description, "version": version}
     assert Manifest.make(**changed).content_sha256 == Manifest.make(**FIELDS).content_sha256
 
@@ -128,7 +128,7 @@ def test_a_copy_with_other_fields_has_other_bytes() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_manifest_that_breaks_a_law_is_refused_by_name(change: dict[str, Any], says: str) -> None:
+def test_an_invalid_manifest_is_refused_with_the_reason(change: dict[str, Any], says: str) -> None:
     refused(document(**change), says)
 
 
@@ -157,7 +157,7 @@ def test_a_path_that_could_lead_elsewhere_is_refused(path: str) -> None:
 
 
 @given(st.text(max_size=30) | st.text("a./\\ :gitGIT\u0301", max_size=12))
-def test_a_path_that_passes_stays_below_any_folder(path: str) -> None:
+def test_an_accepted_path_stays_below_any_folder(path: str) -> None:
     try:
         check_path(path)
     except ValueError:
@@ -181,7 +181,7 @@ def test_paths_that_collide_on_some_system_are_refused(paths: list[str]) -> None
     refused(document(files=[file(path) for path in sorted(paths)]), "same|folder")
 
 
-def test_more_is_not_said_than_a_manifest_may_hold() -> None:
+def test_fields_over_their_limits_are_refused() -> None:
     for bad in ({"description": "x" * 70_000}, {"changes": {"a": float("nan")}}, {"changes": {"a": {1}}}):
         with pytest.raises(BadManifest, match="the new manifest"):
             Manifest.make(**FIELDS, **bad)

@@ -1,4 +1,4 @@
-"""Weights: digests from safetensors headers alone, and every way in which a file can lie."""
+"""Weights: digests from safetensors headers alone, and invalid files of every kind."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_file_cut_anywhere_is_refused(file: Path, cut: int) -> None:
     ],
     ids=lambda data: repr(data[8:48]),
 )
-def test_a_header_that_lies_is_refused(file: Path, data: bytes) -> None:
+def test_a_wrong_header_is_refused(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     with pytest.raises(BadWeights, match=r"x\.safetensors"):
         read_header(file)

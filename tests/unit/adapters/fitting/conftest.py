@@ -9,8 +9,8 @@ from adapters.answer.loading import load_bundle
 from adapters.backbone.locate import TINY
 from adapters.fitting.fit import FitReport, fit
 from adapters.fitting.image_folder import ImageFolder
-from tests.support.blotches import write_blotches
 from tests.support.bundles import read_bundle
+from tests.support.coloured_images import write_blotches
 
 BACKBONE = TINY / "dinov3-tiny"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.foreign import write_peft, write_phase, write_release
+from tests.support.other_adapter_layouts import write_peft, write_phase, write_release
 
 
 @pytest.fixture

@@ -25,8 +25,16 @@ from adapters.bundle import BundleFiles
 from adapters.importing import convert
 from registry.errors import BackboneNotFound, BadBundle, BadInput, BadWeights
 from tests.support.bundles import read_bundle as files_of
-from tests.support.foreign import IMAGES, LABELS, Reading, edit_json, write_peft, write_phase, write_release
 from tests.support.importing import PHASE, RELEASE, digests, edited, taken_in
+from tests.support.other_adapter_layouts import (
+    IMAGES,
+    LABELS,
+    Reading,
+    edit_json,
+    write_peft,
+    write_phase,
+    write_release,
+)
 
 
 def answers_as(version: LoadedVersion, target: str, reading: Reading, *, is_ratio: bool) -> None:

@@ -10,8 +10,8 @@ import pytest
 from adapters.importing import convert
 from registry.errors import BadBundle, BadInput
 from tests.support.bundles import write_bundle
-from tests.support.foreign import write_phase
 from tests.support.importing import PHASE, RELEASE, taken_in
+from tests.support.other_adapter_layouts import write_phase
 
 # --- what is found ---------------------------------------------------------------------------------------------------
 

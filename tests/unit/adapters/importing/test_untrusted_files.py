@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from adapters.importing import convert, untrusted_files
 from adapters.importing.untrusted_files import by_class
 from registry.errors import BadBundle, BadInput, BadWeights, UloraError
-from tests.support.foreign import LABELS, edit_json
 from tests.support.importing import edited, taken_in
+from tests.support.other_adapter_layouts import LABELS, edit_json
 
 
 class Hostile:

@@ -12,7 +12,7 @@ from registry.devstack.server import Server
 from registry.errors import LoadFailed, UloraError
 
 
-class Replica(Server):
+class ReplicaServer(Server):
     """`ulora serve` on the channel production."""
 
     name: ClassVar[str] = "serve"
