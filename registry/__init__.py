@@ -6,7 +6,7 @@
     with registry.follow("production") as live:
         prediction = live.predict(image, key=request_id)
 
-Importing this package loads nothing heavy: each public name is imported when it is first used.
+Importing this package is fast: each public name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -16,23 +16,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.channels.channel import RollbackOptions
+    from registry.channels.channel import PromoteOptions, RollbackOptions
     from registry.errors import UloraError
     from registry.names import VersionName
-    from registry.serving.follow import Live
+    from registry.serving.follow import Live, LiveOptions
     from registry.settings import Settings
+    from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.versions.bundle import ReleaseNotes
 
-__all__ = ["Live", "Registry", "ReleaseNotes", "RollbackOptions", "Settings", "UloraError", "VersionName"]
+__all__ = [
+    "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
+    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "UloraError", "VerifyOptions", "VersionName",
+]  # fmt: skip
 
 _HOMES = {
+    "CopyOptions": "registry.usecases.options",
+    "CreateOptions": "registry.usecases.options",
     "Live": "registry.serving.follow",
+    "LiveOptions": "registry.serving.follow",
+    "MeasureOptions": "registry.usecases.options",
+    "PromoteOptions": "registry.channels.channel",
     "Registry": "registry.api",
     "Settings": "registry.settings",
     "ReleaseNotes": "registry.versions.bundle",
     "UloraError": "registry.errors",
-    "VersionName": "registry.names",
+    "RestoreOptions": "registry.usecases.options",
     "RollbackOptions": "registry.channels.channel",
+    "VerifyOptions": "registry.usecases.options",
+    "VersionName": "registry.names",
 }
 
 

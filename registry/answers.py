@@ -1,4 +1,4 @@
-"""What the API answers: frozen dataclasses that print well and turn into JSON as they are."""
+"""The API's return values: frozen dataclasses, which the command line prints as text or JSON."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Created:
-    """A version that was created, or that was there already with equal content.
+    """A version that was created, or that existed already with the same content.
 
     Attributes:
-        is_new: False when the name had this content already: nothing was done.
-        files: how many files it has; `size` their bytes; `uploaded` the bytes that travelled.
-        catalog_number: the version's number in MLflow, None when MLflow was left out.
+        is_new: False if the name had this content already.
+        files: how many files it has; `size` their bytes; `uploaded` the bytes that were sent.
+        catalog_number: the version's number in MLflow, None if MLflow was left out.
         brought_back: whether it had been forgotten.
-        is_unchanged: nothing was created, as `version`, the newest of its kind, has this content.
+        is_unchanged: nothing was created, because `version`, the newest of its flavor, has this content.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Created:
 
     @classmethod
     def of(cls, manifest: Manifest, *, is_new: bool, uploaded: int = 0, catalog_number: int | None = None) -> Self:
-        """What became of a version with this manifest."""
+        """The result for a version with this manifest."""
         return cls(
             model=manifest.model,
             version=manifest.version,
@@ -75,7 +75,7 @@ class Listed:
 
     @classmethod
     def unreadable(cls, version: str, problem: str) -> Self:
-        """A version of which nothing but its name is known."""
+        """A version that can't be read: only its name is known."""
         return cls(version, f"can't be read: {problem}", "", 0, 0, (), (), None, (), problem)
 
 
@@ -84,11 +84,11 @@ class Change:
     """What a promotion or rollback did to a channel.
 
     Attributes:
-        action: `promote`, `rollback` or `abort`, done or (with `changed` False) only planned; `none` where there is
+        action: `promote`, `rollback` or `abort`, done or (with `changed` False) only planned; `none` if there is
             nothing to do.
         changed: whether the log moved.
         version: what the channel serves now; `previous` what it served before.
-        verdict: the judgement it rests on, None for a rollback.
+        verdict: the verdict that allowed it, None for a rollback.
         notes: what else the caller should know, e.g. that MLflow was down.
     """
 
@@ -133,7 +133,7 @@ class Change:
 
     @classmethod
     def unneeded(cls, head: Record, note: str) -> Self:
-        """Nothing to do: the channel is where it should be."""
+        """Nothing to do: the channel serves what it should already."""
         return replace(cls.of(head, head, changed=False, notes=(note,)), action="none")
 
     @classmethod
@@ -148,7 +148,7 @@ class Change:
 
 @dataclass(frozen=True)
 class ReplicaStatus:
-    """What a replica last said of itself. `age` is in seconds, by the store's clock."""
+    """What a replica last reported. `age` is in seconds, by the store's clock."""
 
     id: str
     version: str
@@ -160,7 +160,7 @@ class ReplicaStatus:
 
     @classmethod
     def of(cls, replica: Replica) -> Self:
-        """What a replica's heartbeat says; one that has said nothing for long is `silent`."""
+        """The status in a replica's heartbeat; `silent` if the heartbeat is old."""
         said = replica.heartbeat
         return cls(
             id=said.id,
@@ -237,8 +237,8 @@ class Verification:
     """What `verify` found of one version.
 
     Attributes:
-        read: all bytes were read, not only the store's checksums asked; `bytes_read` how many were in this call.
-        note: what else is to be known, e.g. that it was forgotten.
+        read: whether all bytes were read, instead of asking for checksums; `bytes_read` how many in this call.
+        note: what else the caller should know, e.g. that it was forgotten.
     """
 
     version: str
@@ -251,17 +251,17 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every file is there and is what its name says."""
+        """Whether every file is there and has the right digest."""
         return not self.bad
 
 
 @dataclass(frozen=True)
 class Mended:
-    """A bad blob and what became of it.
+    """A bad blob, and whether it was repaired.
 
     Attributes:
-        problem: confirmed by reading: `missing`, `corrupt`, `unproven`; empty where it turned out to be good.
-        source: the file that it is replaced from; empty where no copy was found.
+        problem: confirmed by reading: `missing`, `corrupt`, `unproven`; empty if it is good.
+        source: the file that it is replaced from; empty if no copy was found.
         done: whether it is good now.
     """
 
@@ -337,7 +337,7 @@ class Signed:
     Attributes:
         key: fingerprint of the public key: sha256 of its PEM form, in hex, as the signature names it.
         signature_sha256: names the signature in the store; empty for one that was only planned.
-        is_new: False when this key had signed it already.
+        is_new: False if this key had signed it already.
     """
 
     model: str
@@ -354,7 +354,7 @@ class Reconciled:
 
     Attributes:
         damaged: versions and channels that could not be read from the store, and why.
-        requests: what people asked for there, and what became of it.
+        requests: what was requested there, and the results.
     """
 
     logged: tuple[str, ...]

@@ -21,7 +21,10 @@ BACKBONES: Final = "ulora.backbones"
 IMPORTERS: Final = "ulora.importers"
 """Flavor -> what converts adapters of other layouts; see `registry.versions.importing`."""
 FIT: Final = "ulora.fit"
-"""Flavor -> what prepares a fit; see `registry.cli.fit`."""
+"""Flavor -> what prepares a fit: `(data, backbone, out, settings, *, targets, fetch, known) -> fit`.
+
+`fit.plan` is a document of what would be done; `fit.run(progress)` does it and returns an object with `folder`,
+`document` and `warnings`. The settings are those of `ulora fit`, by name."""
 TRAINERS: Final = "ulora.trainers"
 """Flavor -> the module that fits the demo's versions; see `registry.devstack.processes`."""
 BENCHMARKS: Final = "ulora.benchmarks"

@@ -23,14 +23,14 @@ _SPLITS = ("train", "val", "test")
 
 
 class _Names(click.ParamType[list[str]]):
-    """Names with commas between them."""
+    """Names separated by commas."""
 
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         names = [name.strip() for name in value.split(",")]
         if not all(names):
-            self.fail(f"{value!r} is no list of names with commas between them", param, ctx)
+            self.fail(f"{value!r} is not a list of names separated by commas", param, ctx)
         return names
 
 
@@ -55,7 +55,7 @@ class _Names(click.ParamType[list[str]]):
     "--modules", type=_Names(), metavar="M,N", help="What it is put on; or all-linear. [default: q_proj,v_proj]"
 )
 @click.option("--head", type=click.Choice(["cls", "cls+mean", "fusion"]), help="[default: cls+mean]")
-@click.option("--epochs", type=int, metavar="N", help="How often each training image is seen. [default: 2]")
+@click.option("--epochs", type=int, metavar="N", help="How often each training image is used. [default: 2]")
 @click.option("--seed", type=int, metavar="N", help="Of everything random. [default: 0]")
 @click.option("--depth", type=click.Choice(["full", "dynamic", "static", "auto"]), help="[default: full]")
 @click.option("--false-alarm-rate", type=float, metavar="P", help="Of in-distribution images. [default: 0.03]")
@@ -78,8 +78,8 @@ def fit_command(
     """Fit per target a LoRA, a head and an OOD detector, and a router over all; write them as a bundle.
 
     Training images train; validation images set thresholds; test images are only reported on. A folder that is not
-    split is split 70/14/16 by the images' bytes. The same seed gives the same files. Interrupted, the same command goes
-    on where it was.
+    split is split 70/14/16 by the images' bytes. The same seed gives the same files. After an interruption the same
+    command goes on where it stopped.
 
     --depth dynamic puts exits at earlier blocks and static cuts later ones off, if held-out images show that accuracy
     loses at most 0.5 points; auto takes what they recommend, so that other targets' images are told apart as well as
@@ -93,7 +93,9 @@ def fit_command(
     """
     with out.warnings_as_notes():
         known, fetch = _mirror(store, backbone, out)
-        fit = _preparer()(data, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch)
+        fit = plugin(FIT, DEFAULT_FLAVOR)(
+            data, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch
+        )
     if dry_run:
         out.answer(fit.plan, _plan_text(fit.plan, out_folder))
         _warn(out, fit.plan["data"]["warnings"])
@@ -102,26 +104,14 @@ def fit_command(
         with _bars(out) as progress:
             report = fit.run(progress)
     except KeyboardInterrupt:
-        out.note("what is done is kept: the same command goes on from there")
+        out.note("the finished steps are kept: the same command goes on from there")
         raise
     out.answer({"folder": report.folder, **report.document}, _report_text(report.document, out_folder))
     _warn(out, report.warnings)
 
 
-def _preparer() -> Callable[..., Any]:
-    """What prepares a fit: `(data, backbone, out, settings, *, targets, fetch, known) -> fit`.
-
-    `fit.plan` is a document of what would be done; `fit.run(progress)` does it and returns an object with `folder`,
-    `document` and `warnings`. The settings are those of the command, by name.
-
-    Raises:
-        MissingDependency: it is not installed, or a package that it needs is not.
-    """
-    return plugin(FIT, DEFAULT_FLAVOR)  # type: ignore[no-any-return]
-
-
 def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[BackboneRef], FetchBlob | None]:
-    """The backbones of the store and what fetches them; nothing if there is no store, or no need of one."""
+    """The backbones of the store and what fetches them; nothing if no store is set or needed."""
     if Path(backbone).is_dir():
         return (), None
     from registry.api import Registry
@@ -207,7 +197,7 @@ def _rate(numbers: dict[str, Any], name: str) -> str:
 
 
 def _depth(one: dict[str, Any]) -> str:
-    """How deep a target goes, and what is recommended if that is something else."""
+    """How many blocks a target uses, and what is recommended if that differs."""
     blocks, report = f"{one['val']['mean_blocks']:.2f}", one.get("depth")
     if not report:
         return blocks

@@ -23,7 +23,7 @@ _MAX_CELL = 60
 
 
 class Output:
-    """Where a command's answer goes. With `as_json` only `answer` prints."""
+    """Prints what a command answers. With `as_json` only documents are printed."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -37,7 +37,7 @@ class Output:
         _echo(json.dumps(document, default=_plain, ensure_ascii=False) if self.as_json else _visible(text))
 
     def say(self, text: str) -> None:
-        """A line for people, left out with --json."""
+        """A line of text; left out with --json."""
         if not self.as_json:
             _echo(_visible(text))
 
@@ -50,7 +50,7 @@ class Output:
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Show what the torch side warns of as notes."""
+        """Print Python warnings, which come from the torch side, as notes."""
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
             self.note(str(message))
@@ -62,7 +62,7 @@ class Output:
 
     @contextmanager
     def progress(self, total: int, label: str) -> Iterator[Callable[[int], None]]:
-        """A progress bar over `total` bytes on a terminal, nothing elsewhere; yields what is told of bytes done."""
+        """A bar over `total` bytes on a terminal, nothing elsewhere; yields a function to call with the bytes done."""
         if self.as_json or not sys.stderr.isatty() or total == 0:
             yield lambda done: None
             return
@@ -76,7 +76,7 @@ def to_json(document: Any) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns under a header, aligned with spaces. Long cells are cut, but for the last column's."""
+    """Columns under a header, aligned with spaces. Long cells are cut, except in the last column."""
     last = len(header) - 1
     cells = [
         list(header),
@@ -118,13 +118,13 @@ def some(names: Iterable[str]) -> str:
 
 
 def megabytes(size: int) -> str:
-    """A size in bytes as people read it."""
+    """A size in bytes, as megabytes."""
     return f"{size / 1e6:.2f} MB"
 
 
 def _echo(text: str) -> None:
-    """Print a line. A reader who has gone, or a full disk behind a redirection, must change neither what the command
-    does nor how it exits: the rest of the output is dropped."""
+    """Print a line. If the reader has closed the pipe or the disk is full, the rest of the output is dropped: that must
+    change neither what the command does nor its exit code."""
     try:
         click.echo(text)
     except OSError as error:
@@ -140,7 +140,7 @@ def complain(text: str, color: str | None = None) -> None:
 
 
 def _to_stderr(line: str) -> None:
-    """Print a line; if nobody can read it, the exit code still says it."""
+    """Print a line on standard error. If that fails, the exit code is still right."""
     try:
         click.echo(line, err=True)
     except OSError:
@@ -169,7 +169,7 @@ def _cell(value: object, limit: int = _MAX_CELL) -> str:
 
 
 def _visible(text: str) -> str:
-    """A text without what a terminal would obey, but for its lines: names, reasons and file names are others' words."""
+    """A text without control characters, except line ends: names and reasons may come from anybody."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 

@@ -32,7 +32,7 @@ from registry.devstack.ports import HOST, Ports
 from registry.errors import BadSetting, NotNow, UloraError, disk_errors
 
 INSTANCE_HEADER = "X-Ulora-Instance"
-_START_SECONDS = 180.0
+_START_SECONDS = 300.0
 _START_TRIES = 5
 _STOP_SECONDS = 10.0
 _TAKEN_SECONDS = 1.0

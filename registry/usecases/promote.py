@@ -52,7 +52,8 @@ def promote(
     check_remembered(wiring.forgotten, version)
     check_servable(wiring, wiring.bindings.manifest(binding.pointer))
     verdict = judge(wiring, version, channel)
-    verdict = verdict.force(reason) if options.force and not verdict.allows else verdict
+    if options.force and not verdict.allows:
+        verdict = verdict.force(reason)
     position = ChannelPosition(wiring.model, channel, head)
     record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
     if dry_run:

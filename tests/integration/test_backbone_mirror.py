@@ -214,7 +214,7 @@ def test_a_name_of_older_documents_is_explained(registry: Registry) -> None:
     done = ulora("backbone", "add", "facebook/dinov3-base", "--json")
     note, error = (json.loads(line) for line in done.err.splitlines())
     assert (done.code, error["error"]) == (5, "BackboneNotFound")
-    assert "facebook/dinov3-vitb16-pretrain-lvd1689m is meant" in note["note"]
+    assert "facebook/dinov3-vitb16-pretrain-lvd1689m is used instead" in note["note"]
     assert "facebook/dinov3-vitb16-pretrain-lvd1689m" in error["hint"]
 
 

@@ -157,12 +157,8 @@ def test_mlflow_gets_the_version_once(registry: Registry, bundle: Path, tmp_path
 
 def test_the_list_says_where_a_version_is_live_or_withdrawn(registry: Registry, tmp_path: Path) -> None:
     for name in ("v1.10.0", "v1.9.0"):
-        registry.create(
-            name,
-            small_bundle(tmp_path / name, seed=len(name)),
-            offline=True,
-            release_notes=ReleaseNotes(f"it is {name}"),
-        )
+        options = CreateOptions(release_notes=ReleaseNotes(f"it is {name}"))
+        registry.create(name, small_bundle(tmp_path / name, seed=len(name)), options, offline=True)
         registry.promote(name, "production")
     registry.promote("v1.10.0", "staging")
     registry.rollback()

@@ -232,9 +232,9 @@ def test_a_request_withdrawn_during_the_claim_is_not_promoted(registry: Registry
 
 
 def test_an_unexpected_error_is_answered_from_the_log(registry: Registry) -> None:
-    def promote(version: str, channel: str, **options: Any) -> Any:
+    def promote(version: str, channel: str, *words: Any, **options: Any) -> Any:
         if channel == "production":
-            registry.promote(version, channel, **options)
+            registry.promote(version, channel, *words, **options)
         raise ZeroDivisionError("by chance")
 
     ask(registry, V2)

@@ -8,9 +8,10 @@ import pytest
 
 from registry.answers import BadFile
 from registry.api import Registry
-from registry.errors import CorruptBlob, MissingBlob, VersionNotFound
+from registry.errors import BadInput, CorruptBlob, MissingBlob, VersionNotFound
 from registry.names import VersionName
 from registry.store import layout
+from registry.usecases.options import VerifyOptions
 from tests.support.registries import create, file_of, flip_a_byte, open_registry
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
@@ -100,3 +101,24 @@ def test_a_damaged_manifest_names_its_version(registry: Registry) -> None:
 def test_a_version_that_is_not_there_is_not_found(registry: Registry) -> None:
     with pytest.raises(VersionNotFound):
         registry.verify("v9.0.0")
+
+
+def test_all_verifies_everything_and_tells_each_result_as_it_comes(registry: Registry) -> None:
+    flip_a_byte(registry, "v1.0.0", WEIGHTS)
+    told: list[object] = []
+    report = registry.verify_all(tell=told.append)
+    assert [type(each).__name__ for each in told] == [
+        "Verification", "ChainCheck", "ChainCheck", "Documents", "GarbageCheck",
+    ]  # fmt: skip
+    assert told == [*report.versions, *report.chains, report.documents, report.garbage]
+    assert report.problems == [f"v1.0.0 {WEIGHTS} (corrupt)"]
+    assert report.seed is None
+
+
+def test_a_share_is_read_and_can_be_read_again_by_its_seed(registry: Registry) -> None:
+    report = registry.verify_all(["v1.0.0"], VerifyOptions(share=0.01))
+    again = registry.verify_all(["v1.0.0"], VerifyOptions(share=0.01, seed=report.seed))
+    assert 0 < report.versions[0].bytes_read == again.versions[0].bytes_read < report.versions[0].size
+    assert (report.chains, report.documents, report.garbage) == ((), None, None)
+    with pytest.raises(BadInput, match="--read-data"):
+        VerifyOptions(read_data=True, share=0.01)

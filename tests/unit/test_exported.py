@@ -10,7 +10,10 @@ import pytest
 import registry
 from registry import errors
 
-PUBLIC = ["Live", "Registry", "ReleaseNotes", "RollbackOptions", "Settings", "UloraError", "VersionName"]
+PUBLIC = [
+    "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
+    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "UloraError", "VerifyOptions", "VersionName",
+]  # fmt: skip
 HEAVY = [
     "torch",
     "transformers",

@@ -65,7 +65,7 @@ def test_ambiguous_or_infinite_values_are_refused(data: bytes, says: str) -> Non
 
 def test_a_document_over_its_limit_is_refused_before_parsing() -> None:
     assert canonical.decode(b'{"a":1}', "x", limit=7) == {"a": 1}
-    with pytest.raises(BadManifest, match="8 bytes, more than the 7"):
+    with pytest.raises(BadManifest, match="8 bytes, more than the allowed 7"):
         canonical.decode(b'{"a":12}', "x", limit=7)
 
 

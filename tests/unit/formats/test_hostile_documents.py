@@ -280,5 +280,5 @@ def test_a_file_of_any_size_costs_no_more_than_its_bound(tmp_path: Path) -> None
     path = tmp_path / "large.json"
     with path.open("wb") as file:
         file.truncate(1 << 34)
-    with pytest.raises(BadManifest, match="larger than the 1000 bytes"):
+    with pytest.raises(BadManifest, match="larger than the allowed 1000 bytes"):
         canonical.read_file(path, "it", 1000)
