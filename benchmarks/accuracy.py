@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks import plots
+from benchmarks.bootstrap import resampled_counts
 from benchmarks.inputs import Data, Model, Progress, batches, left_out, name_of, test_images
-from benchmarks.resampling import resampled_counts
 from registry.evidence.results import Measurement, Metric
 
 NO_ANSWER = "(none)"

@@ -25,7 +25,7 @@ import click
 
 from adapters import bundle
 from adapters.answer.loading import FLAVOR, load
-from adapters.bank.pages import Page
+from adapters.bank.slots import Page
 from benchmarks.baselines.peft import PeftBaseline
 from benchmarks.comparison import (
     Budget,

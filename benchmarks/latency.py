@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import plots
+from benchmarks.bootstrap import quantile_interval
 from benchmarks.inputs import Data, Model, Progress, name_of, sample, test_images
-from benchmarks.resampling import quantile_interval
 from registry.evidence.results import Measurement, Metric
 
 WARM_UP = 10

@@ -19,8 +19,8 @@ import click
 import torch
 
 from adapters import bundle
-from adapters.bank.pages import Bank, Slot
 from adapters.bank.peft_files import read_adapter
+from adapters.bank.slots import Bank, Slot
 from benchmarks.baselines.peft import PeftBaseline
 from benchmarks.comparison import (
     Budget,

@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 import torch
 
-from adapters.bank.pages import Slot
 from adapters.bank.peft_files import read_adapter
+from adapters.bank.slots import Slot
 from adapters.runtimes.interface import Runtime
 from adapters.runtimes.open_runtime import open_runtime
 from benchmarks.baselines.peft import PeftBaseline

@@ -17,8 +17,8 @@ import numpy as np
 
 from adapters.fitting.ood_metrics import ScoreCounts, auroc_interval
 from benchmarks import plots
+from benchmarks.bootstrap import interval, resampled_separation
 from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
-from benchmarks.resampling import interval, resampled_separation
 from registry.evidence.results import PROPORTION, Measurement, Metric
 from registry.evidence.stats import CONFIDENCE, Interval, wilson
 from registry.formats import canonical

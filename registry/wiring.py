@@ -17,8 +17,8 @@ from registry.machine import identity
 from registry.names import VersionName, check_channel
 from registry.settings import Settings
 from registry.store.blobs import Blobs
+from registry.store.object_info import Encryption
 from registry.store.objects import ObjectStore
-from registry.store.stored import Encryption
 from registry.versions.bindings import Bindings
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from adapters.answer.ood import read_detector
 from adapters.answer.stages import Stage
 from adapters.backbone.families import family_named
 from adapters.backbone.preprocess import Preprocessing
-from adapters.bank.pages import Slot
 from adapters.bank.peft_files import read_adapter
+from adapters.bank.slots import Slot
 from adapters.bundle import BundleFiles
 from adapters.runtimes.interface import REFERENCE, Runtime
 from registry.errors import BadManifest, BadWeights, MissingBlob, first_line

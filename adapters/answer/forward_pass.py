@@ -9,7 +9,7 @@ import torch
 
 from adapters.answer.stages import Answer, Stage
 from adapters.backbone.features import FeatureSpec
-from adapters.bank.pages import Slot
+from adapters.bank.slots import Slot
 from adapters.runtimes.interface import ForwardPass, Runtime
 
 

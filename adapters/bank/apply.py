@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from adapters.bank.pages import ModuleSlots, Page, Slot
+from adapters.bank.slots import ModuleSlots, Page, Slot
 
 
 class BatchAdapters:

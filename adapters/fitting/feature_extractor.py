@@ -12,7 +12,7 @@ from adapters.answer.batching import MAX_BATCH
 from adapters.answer.heads import Features
 from adapters.backbone.features import FeatureSpec
 from adapters.backbone.preprocess import Preprocessing
-from adapters.bank.pages import Slot
+from adapters.bank.slots import Slot
 from adapters.fitting.lora_training import Progress
 from adapters.runtimes.interface import Runtime
 

@@ -18,8 +18,8 @@ from adapters.answer.stages import Stage
 from adapters.backbone.families import family_named
 from adapters.backbone.features import FeatureSpec
 from adapters.backbone.locate import FetchWeights
-from adapters.bank.pages import Slot
 from adapters.bank.peft_files import read_adapter, write_config
+from adapters.bank.slots import Slot
 from adapters.bundle import BundleFiles
 from adapters.fitting.augment import affine
 from adapters.fitting.early_exits import fit_depth, ood_note

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from adapters.bank.pages import Bank, Slot
+from adapters.bank.slots import Bank, Slot
 from registry.versions.manifest import BackboneRef
 
 REFERENCE = "torch-fp32"

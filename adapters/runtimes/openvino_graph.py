@@ -1,7 +1,7 @@
 """Build OpenVINO graphs of a backbone's blocks, in which the adapter is an input.
 
 A graph computes consecutive blocks for one image. Its weights are constants. Its inputs are the tokens and, for every
-linear module that adapters may change, A, B and scale of a LoRA and a DoRA's gain (see `adapters.bank.pages`). For a
+linear module that adapters may change, A, B and scale of a LoRA and a DoRA's gain (see `adapters.bank.slots`). For a
 module that the current adapter does not change, B is zero and the gain is one, so that its outputs stay the same bit
 for bit.
 """
@@ -19,7 +19,7 @@ from torch import nn
 from registry.errors import BadInput, MissingDependency
 
 if TYPE_CHECKING:
-    from adapters.bank.pages import Slot
+    from adapters.bank.slots import Slot
 
 _ACTIVATIONS = {"GELUActivation": ("gelu", "erf"), "SiLUActivation": ("swish",)}
 """The class in transformers -> the operation in OpenVINO, and its arguments."""

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from adapters.backbone.features import pool
-from adapters.bank.pages import Slot
+from adapters.bank.slots import Slot
 from adapters.runtimes.openvino_graph import AdaptedModules, Precision, build_graph, check_supported, openvino_package
 from adapters.runtimes.torch_runtime import TorchRuntime
 from registry.errors import BadInput

@@ -13,7 +13,7 @@ from torch import nn
 from adapters.backbone.families import Family, family_named
 from adapters.backbone.features import pool
 from adapters.bank.apply import BatchAdapters
-from adapters.bank.pages import Bank, Slot
+from adapters.bank.slots import Bank, Slot
 from adapters.runtimes.interface import REFERENCE, Runtime
 from registry.versions.manifest import BackboneRef
 

@@ -287,19 +287,8 @@ def _incident(demo: DemoEnvironment, race: Race) -> Incident:
     demo.stack.mlflow.kill()
     demo.report("the MLflow server was killed")
 
-    again = Registry(settings=replace(registry.settings, who=race.loser))
-    again.promote(_PROMOTERS[race.loser], "staging", reason="nobody needs the one before")
-    demo.report(
-        f"promoted to staging by {race.loser}, who looked again", _PROMOTERS[race.loser], "MLflow is not needed"
-    )
-
-    change = registry.promote(BAD, "production", PromoteOptions(force=True), reason="the release is due today")
-    moved = time.monotonic()
-    demo.report("forced into production", BAD, f"the record says: {change.reason}")
-    demo.timeline.show("\n".join(f"note: {note}" for note in change.notes))
-    bad = accuracy(load.wait_for(BAD, moved, _SAMPLE))
-    demo.report(f"live accuracy fell from {good:.1%} to {bad:.1%}", BAD, f"of {_SAMPLE} answers each")
-    _expect(bad < good, "the bad version answers worse")
+    _promote_again(demo, race)
+    bad = _force_the_bad_version(demo, good)
 
     called = time.monotonic()
     registry.rollback(reason="accuracy fell", options=RollbackOptions(leave=BAD))
@@ -322,6 +311,26 @@ def _incident(demo: DemoEnvironment, race: Race) -> Incident:
 
     healed = _bring_mlflow_back(demo)
     return Incident(good, bad, better, moved - called, first.at - moved, late, difference, healed)
+
+
+def _promote_again(demo: DemoEnvironment, race: Race) -> None:
+    """Whoever lost the race looks again and promotes, without MLflow."""
+    version = _PROMOTERS[race.loser]
+    again = Registry(settings=replace(demo.registry.settings, who=race.loser))
+    again.promote(version, "staging", reason="nobody needs the one before")
+    demo.report(f"promoted to staging by {race.loser}, who looked again", version, "MLflow is not needed")
+
+
+def _force_the_bad_version(demo: DemoEnvironment, good: float) -> float:
+    """Promote the bad version against the gates; the accuracy of its answers."""
+    change = demo.registry.promote(BAD, "production", PromoteOptions(force=True), reason="the release is due today")
+    moved = time.monotonic()
+    demo.report("forced into production", BAD, f"the record says: {change.reason}")
+    demo.timeline.show("\n".join(f"note: {note}" for note in change.notes))
+    bad = accuracy(demo.load.wait_for(BAD, moved, _SAMPLE))
+    demo.report(f"live accuracy fell from {good:.1%} to {bad:.1%}", BAD, f"of {_SAMPLE} answers each")
+    _expect(bad < good, "the bad version answers worse")
+    return bad
 
 
 def _bring_mlflow_back(demo: DemoEnvironment) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from registry.api import Registry
 from registry.errors import IntegrityError, StoreDenied, UloraError
 from registry.retention.references import References
 from registry.store import layout
-from registry.store.marks import read_marks
+from registry.store.gc_marks import read_marks
 
 _SKEW = 60.0
 """Seconds by which a clock may be wrong before times in records are misleading. S3 itself refuses 15 minutes."""

@@ -18,7 +18,7 @@ from registry.retention.references import References
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
 from registry.store.blobs import Blobs
-from registry.store.marks import read_marks
+from registry.store.gc_marks import read_marks
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import BackboneMirror
 from registry.versions.manifest import FileEntry

@@ -35,10 +35,10 @@ from registry.retention.notes import forgotten_notes
 from registry.store import layout
 from registry.store.blobs import Described, hash_file
 from registry.store.folder import Folder
+from registry.store.object_info import Encryption
 from registry.store.objects import ObjectStore
 from registry.store.publishing import Local, publish
 from registry.store.storage import Storage
-from registry.store.stored import Encryption
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.bindings import Binding
 from registry.versions.manifest import FileEntry, Manifest

@@ -21,7 +21,7 @@ from registry.retention.prune import GRACE, Prune, Pruned
 from registry.retention.references import References, holds
 from registry.store import layout
 from registry.store.blobs import Blobs
-from registry.store.marks import unmark
+from registry.store.gc_marks import unmark
 from registry.store.objects import ObjectStore
 from registry.versions.bindings import Bindings
 from registry.versions.manifest import Manifest

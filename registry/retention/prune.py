@@ -1,8 +1,8 @@
 """Prune: delete blobs that nothing refers to, in two passes at least a grace period apart, while others create versions
 that may need them.
 
-`gc.json` (`registry.store.marks`) says which blobs are marked for deletion and since when (by the server's clock), and
-which a sweep is deleting at this moment. It is only ever swapped under the condition that it is what was read, so two
+`gc.json` (`registry.store.gc_marks`) says which blobs are marked for deletion and since when (by the server's clock),
+and which a sweep is deleting at this moment. It is only ever swapped under the condition that it is what was read, so two
 sweeps can't interleave.
 
 A sweep                                             A creator (`registry.store.publishing`)
@@ -46,9 +46,9 @@ from registry.errors import KeyExists, NotNow, StoreUnreachable, UloraError
 from registry.parallel import in_parallel
 from registry.progress import Say, say_nothing
 from registry.store import layout
-from registry.store.marks import MAX_MARKED, RUN_AGAIN, Marks, MarksRead, is_older_than_mark, read_marks
+from registry.store.gc_marks import MAX_MARKED, RUN_AGAIN, Marks, MarksRead, is_older_than_mark, read_marks
+from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
-from registry.store.stored import ObjectInfo
 
 GRACE = timedelta(hours=24)
 LEASE_MARGIN = timedelta(minutes=2)

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from registry.errors import UloraError
 from registry.store.client import S3Client
-from registry.store.stored import LifecycleRule
+from registry.store.object_info import LifecycleRule
 
 _UNREADABLE_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 

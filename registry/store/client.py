@@ -40,7 +40,7 @@ from registry.errors import (
     UloraError,
     first_line,
 )
-from registry.store.stored import Encryption
+from registry.store.object_info import Encryption
 
 _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
 """No part of a prefix is empty or begins with a dot: some servers would take `..` for the folder above."""

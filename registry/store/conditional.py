@@ -21,8 +21,8 @@ from hashlib import sha256
 
 from registry.errors import KeyExists, ObjectNotFound, OutcomeUnknown, StoreDenied, StoreUnreachable
 from registry.store.client import S3Client, base64_text
+from registry.store.object_info import StoredObject
 from registry.store.reading import ObjectReader
-from registry.store.stored import StoredObject
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 

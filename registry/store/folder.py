@@ -19,7 +19,7 @@ from registry.formats import canonical
 from registry.progress import Progress, no_progress
 from registry.store import layout
 from registry.store.blobs import hash_file
-from registry.store.stored import ObjectInfo, StoredObject
+from registry.store.object_info import ObjectInfo, StoredObject
 
 _CHUNK = 1024 * 1024
 _PART = ".part"

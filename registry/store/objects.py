@@ -11,9 +11,9 @@ from registry.progress import Progress, no_progress
 from registry.store.bucket import Bucket
 from registry.store.client import S3Client
 from registry.store.conditional import ConditionalWriter
+from registry.store.object_info import Contents, Encryption, LifecycleRule, ObjectInfo, Rights, StoredObject
 from registry.store.probe import StoreProbe
 from registry.store.reading import ObjectReader
-from registry.store.stored import Contents, Encryption, LifecycleRule, ObjectInfo, Rights, StoredObject
 from registry.store.uploads import Uploader
 
 

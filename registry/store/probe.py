@@ -19,8 +19,8 @@ from registry.formats import canonical
 from registry.store import layout
 from registry.store.client import CONDITION_FAILED
 from registry.store.conditional import ConditionalWriter
+from registry.store.object_info import Rights
 from registry.store.reading import ObjectReader
-from registry.store.stored import Rights
 
 
 class StoreProbe:

@@ -15,7 +15,7 @@ from registry.errors import BadManifest, CorruptBlob, ObjectNotFound
 from registry.formats import canonical
 from registry.progress import Progress
 from registry.store.client import S3Client
-from registry.store.stored import Contents, ObjectInfo, StoredObject, answered_at
+from registry.store.object_info import Contents, ObjectInfo, StoredObject, answered_at
 
 _CHUNK = 1024 * 1024
 _TRIES = 3

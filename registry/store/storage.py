@@ -8,7 +8,7 @@ from typing import Protocol
 
 from registry.formats import canonical
 from registry.progress import Progress
-from registry.store.stored import ObjectInfo, StoredObject
+from registry.store.object_info import ObjectInfo, StoredObject
 
 
 class Storage(Protocol):

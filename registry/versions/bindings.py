@@ -21,8 +21,8 @@ from registry.formats.document import Document, Sha256
 from registry.names import VersionName, is_version_name
 from registry.store import layout
 from registry.store.blobs import Blobs
+from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
-from registry.store.stored import ObjectInfo
 from registry.versions.manifest import Manifest
 from registry.versions.pointer import Pointer
 

@@ -101,7 +101,7 @@ def _load() -> None:
 
     import registry
     from registry.retention import prune
-    from registry.store import client, marks, objects
+    from registry.store import client, objects
 
     tests = ("tests.support.run_ulora", "tests.faults.scenarios")
     modules = {found.name for found in pkgutil.walk_packages(registry.__path__, "registry.")} - _NOT_LOADED
@@ -114,7 +114,7 @@ def _load() -> None:
     standard.ExponentialBackoff._DEFAULT_BACKOFF_CONFIG["throttling_base_scale"] = 0.05
     objects.ObjectStore.__init__.__kwdefaults__["deadline"] = 4.0
     os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"] = "0"
-    marks.LEASE, prune.LEASE_MARGIN = timedelta(seconds=3), timedelta(seconds=1)
+    gc_marks.LEASE, prune.LEASE_MARGIN = timedelta(seconds=3), timedelta(seconds=1)
 
 
 def _in_child(job: dict[str, Any], answers: TextIO) -> None:

@@ -11,8 +11,8 @@ from registry.api import Registry
 from registry.errors import OutcomeUnknown, Unreachable
 from registry.formats.canonical import sha256
 from registry.store import layout, uploads
+from registry.store.object_info import Encryption
 from registry.store.objects import ObjectStore
-from registry.store.stored import Encryption
 from tests.support.registries import create, open_registry
 from tests.support.sent_requests import Sent, record
 

@@ -173,7 +173,7 @@ def test_a_snapshot_can_be_promoted_but_not_served(
     with pytest.raises(LoadFailed, match="snapshot of files"):
         registry.load("v1.0.0")
     logged = mlflow.pyfunc.load_model(f"models:/{model}@staging")
-    with pytest.raises(UloraError, match="can.t predict"):
+    with pytest.raises(UloraError, match="can't predict"):
         logged.predict(pd.DataFrame({"nothing": ["x"]}))
     assert registry.restore("v1.0.0", tmp_path / "back").done
     assert tree_of(tmp_path / "back") == PROJECT

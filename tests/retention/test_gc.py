@@ -29,7 +29,7 @@ from registry.retention import prune
 from registry.retention.forget import RetentionRule
 from registry.retention.notes import Pin, pins
 from registry.serving.fleet import Heartbeat
-from registry.store import layout, marks
+from registry.store import gc_marks, layout
 from registry.store.objects import ObjectStore
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.manifest import BackboneRef
@@ -338,7 +338,7 @@ def test_of_two_collections_at_once_only_one_deletes(registry: Registry, calenda
     registry.blobs.put(b"garbage")
     months_later(calendar, passes=1, registry=registry)
     other = ObjectStore(calendar.url)
-    calendar.before("swap", lambda: other.swap(layout.GC_KEY, marks.Marks.of({}, "other").to_bytes(), etag(other)))
+    calendar.before("swap", lambda: other.swap(layout.GC_KEY, gc_marks.Marks.of({}, "other").to_bytes(), etag(other)))
     with pytest.raises(NotNow, match="was first"):
         months_later(calendar, passes=1, registry=registry)
     assert has(registry, b"garbage")
@@ -349,7 +349,7 @@ def test_an_overtaken_collection_says_how_much_it_has_deleted(registry: Registry
     months_later(calendar, passes=1, registry=registry)
 
     def overtake() -> None:
-        calendar.overwrite(layout.GC_KEY, marks.Marks.of({}, "other").to_bytes())
+        calendar.overwrite(layout.GC_KEY, gc_marks.Marks.of({}, "other").to_bytes())
 
     calendar.before("delete", lambda: calendar.before("swap", overtake))
     with pytest.raises(NotNow, match="took over; 1 blobs were deleted by this one"):
@@ -358,7 +358,7 @@ def test_an_overtaken_collection_says_how_much_it_has_deleted(registry: Registry
 
 
 def etag(store: ObjectStore) -> str | None:
-    return marks.read_marks(store).etag
+    return gc_marks.read_marks(store).etag
 
 
 def test_the_claim_of_a_dead_sweep_holds_until_its_lease_is_over(
@@ -378,7 +378,7 @@ def test_the_claim_of_a_dead_sweep_holds_until_its_lease_is_over(
     for refused in (lambda: registry.collect_garbage(KEEP_ONE), lambda: release(registry, "v1.0.0", b"garbage")):
         with pytest.raises(NotNow, match="is deleting"):
             refused()
-    monkeypatch.setattr(marks, "LEASE", timedelta(seconds=-1))
+    monkeypatch.setattr(gc_marks, "LEASE", timedelta(seconds=-1))
     release(registry, "v1.0.0", b"garbage")
     months_later(calendar, passes=2, registry=registry)
     assert has(registry, b"garbage")
@@ -390,7 +390,7 @@ def test_when_the_lease_ends_the_rest_is_left_for_the_next_sweep(
     registry.blobs.put(b"garbage")
     months_later(calendar, passes=1, registry=registry)
     with monkeypatch.context() as patch:
-        patch.setattr(prune, "LEASE_MARGIN", marks.LEASE)
+        patch.setattr(prune, "LEASE_MARGIN", gc_marks.LEASE)
         (done,) = months_later(calendar, passes=1, registry=registry)
     assert (done.deleted, done.left) == (0, 1)
 
@@ -415,7 +415,7 @@ def test_within_the_grace_a_forgotten_version_is_remembered(registry: Registry, 
     months_later(calendar, passes=1, registry=registry)
     assert registry.remember("v1.0.0", dry_run=True)
     assert registry.remember("v1.0.0")
-    assert marks.read_marks(calendar).marked == {}
+    assert gc_marks.read_marks(calendar).marked == {}
     months_later(calendar, passes=1, registry=registry, rule=RetentionRule(keep=5))
     assert has(registry, b"old")
     assert registry.promote("v1.0.0", "staging").changed
@@ -486,15 +486,15 @@ def test_everything_can_t_be_forgotten(store_url: str) -> None:
 
 
 def test_what_gc_json_says_is_checked(calendar: Calendar, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = json.loads(marks.Marks.of({"a" * 64: calendar.now()}, "ann").to_bytes())
+    written = json.loads(gc_marks.Marks.of({"a" * 64: calendar.now()}, "ann").to_bytes())
     for wrong in ("yesterday", "2026-11-21T12:00:00"):
         written["marks"][0]["when"] = wrong
         calendar.overwrite(layout.GC_KEY, json.dumps(written).encode())
         with pytest.raises(BadManifest) as refused:
-            marks.read_marks(calendar)
+            gc_marks.read_marks(calendar)
         assert "delete gc.json" in refused.value.hint
         assert isinstance(refused.value, UloraError)
-    two = marks.Marks.of(dict.fromkeys(("a" * 64, "b" * 64), calendar.now()), "ann").to_bytes()
-    monkeypatch.setattr(marks, "MAX_MARKED", 1)
+    two = gc_marks.Marks.of(dict.fromkeys(("a" * 64, "b" * 64), calendar.now()), "ann").to_bytes()
+    monkeypatch.setattr(gc_marks, "MAX_MARKED", 1)
     with pytest.raises(BadManifest, match="more than 1 blobs"):
-        marks.Marks.parse(two, "gc.json")
+        gc_marks.Marks.parse(two, "gc.json")

@@ -16,8 +16,8 @@ from adapters.backbone.locate import TINY
 from adapters.backbone.resolve import ref_of_folder
 from adapters.bank.apply import BatchAdapters
 from adapters.bank.lora_weights import FileTensor, LoraModule, LoraWeights
-from adapters.bank.pages import Slot
 from adapters.bank.peft_files import read_adapter
+from adapters.bank.slots import Slot
 from adapters.bundle import BundleFiles
 from adapters.runtimes.interface import Runtime
 from registry.versions.manifest import BackboneRef

@@ -22,9 +22,9 @@ from registry.api import Registry
 from registry.formats import canonical
 from registry.store import layout
 from registry.store.client import S3Client
+from registry.store.object_info import ObjectInfo, StoredObject
 from registry.store.objects import ObjectStore
 from registry.store.publishing import publish
-from registry.store.stored import ObjectInfo, StoredObject
 from registry.versions.manifest import Component, FileEntry, Manifest
 from tests.support.registries import open_registry
 

@@ -11,9 +11,9 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from adapters.fitting.ood_metrics import ScoreCounts, aupr_in, aupr_out, auroc, auroc_interval, fpr_at_95_tpr
 from benchmarks.accuracy import accuracy, scores
+from benchmarks.bootstrap import RESAMPLES, resampled_separation
 from benchmarks.memory import memory
 from benchmarks.ood import Scores, ood, pooled
-from benchmarks.resampling import RESAMPLES, resampled_separation
 from benchmarks.routing import routing
 from registry.errors import BadInput
 from registry.evidence.results import Measurement, Metric

@@ -30,7 +30,7 @@ from registry.names import VersionName
 from registry.retention.notes import Forgotten, Pin
 from registry.serving.fleet import Heartbeat
 from registry.settings import Settings
-from registry.store.marks import Marks
+from registry.store.gc_marks import Marks
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.bindings import Binding
 from registry.versions.manifest import Manifest

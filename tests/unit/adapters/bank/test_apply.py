@@ -16,8 +16,8 @@ from torch import nn
 from adapters.backbone.build import new_model
 from adapters.backbone.families import family_named
 from adapters.backbone.resolve import ref_of_folder
-from adapters.bank.pages import Bank, Slot
 from adapters.bank.peft_files import read_adapter
+from adapters.bank.slots import Bank, Slot
 from adapters.bundle import BundleFiles
 from adapters.runtimes.open_runtime import open_runtime
 from tests.support.peft_models import (

@@ -19,7 +19,7 @@ from adapters.backbone.families import FAMILIES
 from adapters.backbone.locate import TINY
 from adapters.backbone.resolve import ref_of_folder
 from adapters.bank.lora_weights import LoraModule, LoraWeights
-from adapters.bank.pages import Slot
+from adapters.bank.slots import Slot
 from adapters.runtimes.gate import MIN_COSINE
 from adapters.runtimes.interface import REFERENCE, Runtime
 from adapters.runtimes.open_runtime import RUNTIMES, open_runtime

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.bank.lora_weights import LoraWeights
-from adapters.bank.pages import Bank, Slot
+from adapters.bank.slots import Bank, Slot
 from adapters.runtimes.open_runtime import open_runtime
 from registry.errors import BadWeights
 from tests.support.peft_models import ALL, LINEARS, applied, backbone, peft_model, pixels, read, small_adapter, tokens

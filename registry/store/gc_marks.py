@@ -18,9 +18,9 @@ from registry.errors import BadManifest, KeyExists, NotNow, ObjectNotFound
 from registry.formats.document import Document, DocumentPart, Sha256
 from registry.store import layout
 from registry.store.blobs import Described
+from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
 from registry.store.storage import Storage
-from registry.store.stored import ObjectInfo
 
 LEASE = timedelta(minutes=10)
 """How long a sweep's claim of deletions holds."""
