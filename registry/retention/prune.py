@@ -2,8 +2,8 @@
 that may need them.
 
 `gc.json` (`registry.store.gc_marks`) says which blobs are marked for deletion and since when (by the server's clock),
-and which a sweep is deleting at this moment. It is only ever swapped under the condition that it is what was read, so two
-sweeps can't interleave.
+and which a sweep is deleting at this moment. It is only ever swapped under the condition that it is what was read, so
+two sweeps can't interleave.
 
 A sweep                                             A creator (`registry.store.publishing`)
   S1  reads gc.json, then the server's clock          C1  reads gc.json; waits while one of its blobs is being deleted;

@@ -101,7 +101,7 @@ def _load() -> None:
 
     import registry
     from registry.retention import prune
-    from registry.store import client, objects
+    from registry.store import client, gc_marks, objects
 
     tests = ("tests.support.run_ulora", "tests.faults.scenarios")
     modules = {found.name for found in pkgutil.walk_packages(registry.__path__, "registry.")} - _NOT_LOADED

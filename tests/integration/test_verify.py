@@ -103,7 +103,7 @@ def test_a_version_that_is_not_there_is_not_found(registry: Registry) -> None:
         registry.verify("v9.0.0")
 
 
-def test_all_verifies_everything_and_tells_each_result_as_it_comes(registry: Registry) -> None:
+def test_verify_all_reports_each_result_at_once(registry: Registry) -> None:
     flip_a_byte(registry, "v1.0.0", WEIGHTS)
     told: list[object] = []
     report = registry.verify_all(tell=told.append)
