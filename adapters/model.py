@@ -65,7 +65,7 @@ def load_model(folder: str) -> TableModel:
     Raises:
         CorruptBlob, MissingBlob: a file is not what the manifest says.
         MissingDependency: another package is imported as `adapters`.
-        BackboneNotFound, BadWeights, LoadFailed, SelfTestFailed: see `adapters.answer.loaded.load`.
+        BackboneNotFound, BadWeights, LoadFailed, SelfTestFailed: see `adapters.answer.loading.load`.
     """
     _check_adapters_is_ours()
     from adapters.answer.loading import load

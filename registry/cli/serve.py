@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @device_option
 @runtime_option
 @registry_options
-@options_as("registry.serving.live:LiveOptions")
+@options_as("registry.serving.follow:LiveOptions")
 def serve_command(registry: Registry, out: Output, *, channel: str, host: str, port: int, options: LiveOptions) -> None:
     """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
 

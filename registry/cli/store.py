@@ -153,7 +153,7 @@ def copy_command(
 
     if (to is None) == (source is None):
         raise BadInput("say where to copy to, or where from", hint="--to PLACE, or --from DIR")
-    if options != CopyOptions() and not (to and is_remote(to)):
+    if (options.endpoint_url or options.profile) and not (to and is_remote(to)):
         raise BadInput("--endpoint-url and --to-profile are about the other store", hint="--to s3://BUCKET/PREFIX")
     progress = partial(out.progress, label="copying")
     if source is not None:

@@ -1,6 +1,6 @@
 """Create a version: from a bundle, a project, adapters of another layout, or another version with some parts replaced.
 
-RestoreRequest: describe the content, upload the missing blobs, bind the name (the commit), log the version in MLflow.
+Order: describe the content, upload the missing blobs, bind the name (the commit), log the version in MLflow.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class CreateOptions:
             BadInput: nothing says it, or components are to be replaced without a parent or beside another source.
         """
         if not self.components:
-            if source is None and self.project is None:
+            if not source and self.project is None:
                 raise BadInput(
                     "say what to create it from: --from SRC, --source DIR, or --parent VERSION --set COMPONENT=DIR",
                     hint="`ulora create --help` shows how",

@@ -8,7 +8,6 @@ from functools import partial
 
 from registry.answers import Change
 from registry.channels.channel import RollbackOptions
-from registry.channels.partial_rollback import PartialRollback
 from registry.usecases.checks import check_servable
 from registry.wiring import Wiring
 
@@ -20,6 +19,8 @@ def rollback(
     options = options or RollbackOptions()
     log, author = wiring.channel(channel), wiring.author(reason)
     if only:
+        from registry.channels.partial_rollback import PartialRollback  # not needed in the common case
+
         rolling = PartialRollback(log, wiring.bindings, wiring.blobs, only, partial(check_servable, wiring))
         if dry_run:
             plan = rolling.plan(options)

@@ -8,7 +8,7 @@ from functools import partial
 from registry.names import VersionName, check_channel
 from registry.serving.fleet import Heartbeats
 from registry.serving.follow import Live, LiveOptions
-from registry.serving.loaders import Loaded, LoadOptions, load_version
+from registry.serving.loaders import Loaded, LoadOptions, allow_all, load_version, no_mirror
 from registry.usecases.checks import check_followed, check_trusted
 from registry.wiring import Wiring
 
@@ -23,7 +23,9 @@ def load(wiring: Wiring, version: str, *, device: str, runtime: str | None) -> L
 def follow(wiring: Wiring, channel: str, options: LiveOptions | None) -> Live:
     """Follow a channel; see `Registry.follow`."""
     heartbeats = Heartbeats(wiring.store, wiring.model, check_channel(channel))
-    options = replace(
-        options or LiveOptions(), fetch=wiring.backbone_mirror.fetch, check=partial(check_followed, wiring)
-    )
+    options = options or LiveOptions()
+    if options.fetch is no_mirror:
+        options = replace(options, fetch=wiring.backbone_mirror.fetch)
+    if options.check is allow_all:
+        options = replace(options, check=partial(check_followed, wiring))
     return Live(wiring.channel(channel), wiring.bindings, wiring.blobs, options, fleet=heartbeats)

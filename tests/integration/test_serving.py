@@ -333,8 +333,7 @@ import sys
 from pathlib import Path
 from registry.serving.app import serve
 from registry.serving.fleet import Heartbeats
-from registry.serving.live import Live, LiveOptions
-from registry.serving.follow import Live
+from registry.serving.follow import Live, LiveOptions
 from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

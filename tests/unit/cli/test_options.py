@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from registry import cli
 from registry.channels.channel import RollbackOptions
 from registry.cli.options import options_as
 from registry.errors import BadInput
@@ -45,6 +50,15 @@ def test_a_class_is_imported_by_its_name_when_the_command_runs() -> None:
     assert called(collect, to="v1.0.0") == {"options": RollbackOptions(to="v1.0.0")}
     with pytest.raises(BadInput):
         called(collect, to="v1.0.0", leave="v1.0.0")
+
+
+def test_every_class_that_is_named_as_text_exists() -> None:
+    sources = [path.read_text("utf-8") for path in (Path(cli.__file__).parent).glob("*.py")]
+    named = {text for source in sources for text in re.findall(r'options_as\(\s*"([^"]+)"', source)}
+    assert len(named) >= 5
+    for text in named:
+        module, _, name = text.partition(":")
+        assert dataclasses.is_dataclass(getattr(importlib.import_module(module), name)), text
 
 
 def test_an_object_may_have_the_name_of_one_of_its_fields() -> None:
