@@ -1,7 +1,7 @@
 """How long a replica takes to switch to another version that is in memory: `python -m benchmarks.flip`.
 
-A replica (`registry.serving.follow.Live`) follows a channel on an embedded S3 server; the channel alternates between two
-versions of a ViT-B adapter, both resident. The time of the switch (flip) is measured: from when the replica has read
+A replica (`registry.serving.follow.Live`) follows a channel on an embedded S3 server; the channel alternates between
+two versions of a ViT-B adapter, both resident. The time of the switch (flip) is measured: from when the replica has read
 the new record until it answers with it. `log moved, then answered by it` includes reading the log: an S3 round trip,
 without waiting for the next poll.
 

@@ -38,8 +38,8 @@ PROJECT = {
     "project/requirements.txt": "torch\n",
 }
 SETTINGS = {
-    "an S3 server that does not answer": {"ULORA_S3_ENDPOINT": "http://127.0.0.1:9"},
-    "an MLflow server that does not answer": {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+    "an S3 server that does not answer": {"ULORA_S3_ENDPOINT": "{dead}"},
+    "an MLflow server that does not answer": {"MLFLOW_TRACKING_URI": "{dead}"},
     "a copy in copies/ and ULORA_STORE at a new place": {"ULORA_STORE": "{store}-new"},
 }
 """Variables of a block, by the condition that its page names."""
@@ -118,13 +118,15 @@ def pages_to_run() -> list[Path]:
 
 
 @pytest.mark.parametrize("page", pages_to_run(), ids=name_of)
-def test_what_a_page_shows_runs_as_written(page: Path, request: pytest.FixtureRequest, model: str) -> None:
+def test_what_a_page_shows_runs_as_written(
+    page: Path, request: pytest.FixtureRequest, model: str, dead_address: str
+) -> None:
     name = name_of(page)
     request.getfixturevalue("workplace" if name in FIRST_TIME else "released")
     address = "http://localhost:8000"
     with ExitStack() as servers:
         for block in filter(lambda block: block.is_run_here, blocks(page)):
-            settings = settings_for(block, model)
+            settings = settings_for(block, model, dead_address)
             text = block.text.replace("aads-ulora", model).replace("http://localhost:8000", address)
             for shown, used in STANDS_IN.items():
                 text = text.replace(shown, used)
@@ -137,7 +139,7 @@ def test_what_a_page_shows_runs_as_written(page: Path, request: pytest.FixtureRe
     AFTER.get(name, lambda registry: None)(Registry(model))
 
 
-def settings_for(block: Block, model: str) -> Mapping[str, str]:
+def settings_for(block: Block, model: str, dead: str) -> Mapping[str, str]:
     """The variables of a block under its condition, which is made true."""
     if block.condition == DAMAGE:
         flip_a_byte(Registry(model), V3, "adapters/low/adapter_model.safetensors")
@@ -145,7 +147,10 @@ def settings_for(block: Block, model: str) -> Mapping[str, str]:
         run("ulora reconcile")
     if block.condition in ("", DAMAGE, SHOWN):
         return {}
-    return {name: value.format(store=os.environ["ULORA_STORE"]) for name, value in SETTINGS[block.condition].items()}
+    return {
+        name: value.format(store=os.environ["ULORA_STORE"], dead=dead)
+        for name, value in SETTINGS[block.condition].items()
+    }
 
 
 def after_the_readme(registry: Registry) -> None:

@@ -101,9 +101,11 @@ def test_invalid_fit_options_are_refused_with_a_hint(
     assert list(Path().iterdir()) == []
 
 
-def test_fit_works_without_the_store_on_a_local_backbone(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_works_without_the_store_on_a_local_backbone(
+    images: Path, monkeypatch: pytest.MonkeyPatch, dead_address: str
+) -> None:
     monkeypatch.setenv("ULORA_STORE", "s3://bucket/prefix")
-    monkeypatch.setenv("ULORA_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", dead_address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     done = fit(images, "bundle", "--dry-run")
