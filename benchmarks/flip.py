@@ -1,9 +1,9 @@
 """How long a replica takes to switch to another version that is in memory: `python -m benchmarks.flip`.
 
 A replica (`registry.serving.follow.Live`) follows a channel on an embedded S3 server; the channel alternates between
-two versions of a ViT-B adapter, both resident. The time of the switch (flip) is measured: from when the replica has read
-the new record until it answers with it. `log moved, then answered by it` includes reading the log: an S3 round trip,
-without waiting for the next poll.
+two versions of a ViT-B adapter, both resident. The time of the switch (flip) is measured: from when the replica has
+read the new record until it answers with it. `log moved, then answered by it` includes reading the log: an S3 round
+trip, without waiting for the next poll.
 
 No weights may be copied: the addresses of all tensors, of the bank's pages and of the backbone, are compared before and
 after. The baselines are PEFT's `set_adapter` between loaded adapters, and `hotswap_adapter`, which reads a file and

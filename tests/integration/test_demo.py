@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,10 +52,7 @@ def test_the_demo_has_the_results_that_it_shows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "moment"), [(signal.SIGINT, "S3 and MLflow are up"), (signal.SIGTERM, "began")])
 def test_an_interrupted_demo_ends_its_processes_and_files(tmp_path: Path, number: signal.Signals, moment: str) -> None:
     images = few_digits(tmp_path / "digits")
-    with subprocess.Popen(
-        command("--data", str(images)),
-        env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
-    ) as running:  # fmt: skip
+    with running_demo(tmp_path, images) as running:
         assert running.stdout is not None
         said = next(line for line in running.stdout if moment in line)
 
@@ -72,10 +71,7 @@ def test_an_interrupted_demo_ends_its_processes_and_files(tmp_path: Path, number
 @pytest.mark.timeout(3600)
 def test_a_replica_that_dies_ends_the_demo_with_the_reason(tmp_path: Path) -> None:
     images = few_digits(tmp_path / "digits")
-    with subprocess.Popen(
-        command("--data", str(images)),
-        env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
-    ) as running:  # fmt: skip
+    with running_demo(tmp_path, images) as running:
         assert running.stdout is not None
         said = next(line for line in running.stdout if "the traffic begins" in line)
         os.kill(process_on(said.strip().rpartition(":")[2]), signal.SIGKILL)
@@ -111,6 +107,19 @@ def play(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*words), env=env(tmp_path), capture_output=True, text=True, timeout=3500, check=False)
 
 
+@contextmanager
+def running_demo(tmp_path: Path, images: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demo in a process of its own, which is killed if the test does not wait for its end."""
+    with subprocess.Popen(
+        command("--data", str(images)),
+        env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+    ) as running:  # fmt: skip
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "registry", "demo", *words]
 
@@ -130,13 +139,13 @@ def few_digits(folder: Path) -> Path:
 
 def process_on(port: str) -> int:
     """The replica that was told to use a port."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
     (line,) = (line for line in listed.splitlines() if line.endswith(f" serve --host 127.0.0.1 --port {port}"))
     return int(line.split()[0])
 
 
 def left_behind(tmp_path: Path) -> list[str]:
     """Temporary files, and processes that name their folder."""
-    listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     processes = [line for line in listed.splitlines() if str(tmp_path / "temporary") in line]
     return [*processes, *(str(path) for path in (tmp_path / "temporary").iterdir())]

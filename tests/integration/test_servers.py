@@ -224,5 +224,5 @@ class hold:
 
 
 def processes_naming(folder: Path) -> list[str]:
-    listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(folder) in line and "<defunct>" not in line]

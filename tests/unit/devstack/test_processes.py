@@ -24,5 +24,5 @@ def test_a_command_is_ended_when_the_check_fails(tmp_path: Path) -> None:
 
     with pytest.raises(UloraError, match="a request failed"):
         ulora("dev", "--folder", str(tmp_path / "data"), env=os.environ, cwd=tmp_path, check=check)
-    listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path / "data") not in listed
