@@ -205,8 +205,7 @@ class Registry:
         `on_done` is called with each evidence once it is kept.
 
         Raises:
-            BadInput: no images are set, or there is no benchmark of a name.
-            CatalogUnreachable: MLflow does not answer.
+            BadInput, CatalogUnreachable: no images are set, a benchmark is unknown, or MLflow does not answer.
             BackboneNotFound, LoadFailed, SelfTestFailed, MissingDependency, NotTrusted: see `load`.
         """
         return usecases.measure.measure(self.wiring, version, options, offline=offline, on_done=on_done)

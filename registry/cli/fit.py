@@ -13,7 +13,6 @@ from registry.cli.options import device_option, dry_run_option, folder, json_opt
 from registry.cli.output import Output, table
 from registry.errors import BadSetting, Unreachable
 from registry.plugins import FIT, plugin
-from registry.versions.bundle import DEFAULT_FLAVOR
 
 if TYPE_CHECKING:
     from registry.versions.backbones import FetchBlob
@@ -91,6 +90,8 @@ def fit_command(
       ulora fit --data images/ --backbone dinov3-tiny --out bundle/ --targets tomato,potato --depth auto
       ulora create v5.6.0-dinov2 --from bundle/ --description "fitted again"
     """
+    from registry.versions.bundle import DEFAULT_FLAVOR
+
     with out.warnings_as_notes():
         known, fetch = _mirror(store, backbone, out)
         fit = plugin(FIT, DEFAULT_FLAVOR)(
