@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from registry import usecases
 from registry.channels.channel import Channel, PromoteOptions, RollbackOptions
+from registry.progress import OpenProgress, Progress, Say, ignore, no_progress, say_nothing
 from registry.settings import Settings
 from registry.wiring import Wiring
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from registry.channels.record import Record
     from registry.evidence.results import Evidence
     from registry.evidence.verdict import Verdict
-    from registry.progress import OpenProgress, Progress
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected, RetentionRule
     from registry.serving.follow import Live, LiveOptions
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from registry.versions.backbones import AddedBackbone, Mirrored
     from registry.versions.bindings import Bindings
     from registry.versions.manifest import Manifest
-
-
-def _ignore(_: object) -> None:
-    """What callbacks are by default."""
 
 
 class Registry:
@@ -98,8 +94,8 @@ class Registry:
 
     def create(
         self, version: str, source: Path | str | None = None, options: CreateOptions | None = None, *,
-        offline: bool = False, dry_run: bool = False, progress: Progress = _ignore,
-        say: Callable[[str], None] = _ignore,
+        offline: bool = False, dry_run: bool = False, progress: Progress = no_progress,
+        say: Say = say_nothing,
     ) -> Created:  # fmt: skip
         """Create a version: hash its files, upload the missing blobs, bind the name (the commit), log it in MLflow.
 
@@ -137,13 +133,13 @@ class Registry:
         """
         return usecases.sign.trusted_manifest(self.wiring, version)
 
-    def verify(self, version: str, *, read_data: bool = False, progress: Progress = _ignore) -> Verification:
+    def verify(self, version: str, *, read_data: bool = False, progress: Progress = no_progress) -> Verification:
         """Check every file of a version in the store: by the server's checksums, or by reading all bytes."""
         return usecases.verify.verify(self.wiring, version, read_data=read_data, progress=progress)
 
     def verify_all(
         self, versions: Sequence[str] | None = None, options: VerifyOptions | None = None, *, dry_run: bool = False,
-        tell: Callable[[Checked], None] = _ignore, progress: OpenProgress | None = None,
+        tell: Callable[[Checked], None] = ignore, progress: OpenProgress | None = None,
     ) -> VerificationReport:  # fmt: skip
         """Verify several versions, and repair them if `options` say so. What is bad is reported, and not raised.
 
@@ -198,7 +194,7 @@ class Registry:
 
     def measure(
         self, version: str, options: MeasureOptions | None = None, *, offline: bool = False,
-        on_done: Callable[[Evidence], None] = _ignore,
+        on_done: Callable[[Evidence], None] = ignore,
     ) -> list[Evidence]:  # fmt: skip
         """Run benchmarks on a version; keep the evidence in the store, then show it in MLflow.
 
@@ -321,7 +317,7 @@ class Registry:
 
     def collect_garbage(
         self, rule: RetentionRule | None = None, *, grace: timedelta | None = None, reason: str = "",
-        dry_run: bool = False, say: Callable[[str], None] = _ignore,
+        dry_run: bool = False, say: Say = say_nothing,
     ) -> Collected:  # fmt: skip
         """Forget old versions of this model, then prune the store: mark what is garbage, delete what was marked before.
 

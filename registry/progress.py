@@ -1,8 +1,10 @@
 """How long work reports to its caller. One convention for the whole package; the default is silence.
 
-* `progress: Progress`: called with the number of bytes (or items) done since the last call; the caller knows the total.
-* `open_progress: OpenProgress`: where only the work knows the total: called with it, gives a `Progress` for a `with`.
-* `say: Say`: called with one line of text for a person.
+* `Progress`: called with the number of bytes (or items) done since the last call; the caller knows the total.
+* `OpenProgress`: where only the work knows the total: called with it, gives a `Progress` for a `with`.
+* `Say`: called with one line of text for a person.
+
+A parameter `progress` takes one of the first two, a parameter `say` the third.
 
 Threads call them at the same time.
 """
@@ -28,3 +30,7 @@ def open_no_progress(total: int) -> AbstractContextManager[Progress]:
 
 def say_nothing(line: str) -> None:
     """A `Say` that does nothing."""
+
+
+def ignore(found: object) -> None:
+    """A callback for results, as they are found, that does nothing."""
