@@ -44,7 +44,7 @@ $(VENV)/.installed-demo $(VENV)/.installed-dev: $(VENV)/.installed-%: pyproject.
 	@echo 'installing ulora-registry[$*] and about 150 pinned packages into $(VENV): 2 GB, or 5 with a CUDA build of torch; log: $(VENV)/pip-$*.log'
 	@{ $(PIP) install -c constraints.txt -e '.[$*]'$(if $(filter dev,$*), && $(PIP) install --no-deps -c constraints.txt pytorch-ood); } \
 	    >$(VENV)/pip-$*.log 2>&1 || { status=$$?; cat $(VENV)/pip-$*.log >&2; \
-	    echo 'error: the installation failed; pip said the above (log: $(VENV)/pip-$*.log)' >&2; exit $$status; }
+	    echo 'error: the installation failed; the reason is above (log of pip, if it ran: $(VENV)/pip-$*.log)' >&2; exit $$status; }
 	@touch $@
 
 $(VENV)/.created:

@@ -68,7 +68,6 @@ def run(
         with drawn(screen, demo.live_line):
             acts = _play(demo)
         load = demo.load
-        load.stop()
         result = DemoResult(
             events=tuple(demo.timeline.events),
             requests=len(load.answers),
@@ -111,6 +110,7 @@ def _play(demo: DemoEnvironment) -> _Acts:
             incident = _incident(demo, race)
         with act("A byte flips in the store"):
             corruption = _flipped_byte(demo)
+        demo.load.stop()  # waits for its last requests, which may fail too
         demo.check()
     except BadInput:
         raise

@@ -201,10 +201,15 @@ class DemoEnvironment:
         )
 
     def healed(self) -> tuple[str, ...]:
-        """What the reconciler changes in MLflow once that is back; empty if it changes nothing in time."""
+        """What the reconciler changes in MLflow once that is back; empty if it changes nothing in time.
+
+        Raises:
+            UloraError: a request failed meanwhile.
+        """
         deadline = time.monotonic() + _HEALING_SECONDS
         self.watch_control.wake.set()
         while not self.mirrored and time.monotonic() < deadline:
+            self.check()
             time.sleep(0.05)
         return tuple(self.mirrored)
 

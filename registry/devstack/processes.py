@@ -67,7 +67,7 @@ class FitProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", entry_point(TRAINERS, flavor).module, *words],
                 env=dict(env), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                process_group=0,
+                errors="replace", process_group=0,
             )  # fmt: skip
         self.progress = "starting"
         self._reader = threading.Thread(target=self._read, name="demo-fit", daemon=True)
@@ -87,10 +87,11 @@ class FitProcess:
         Raises:
             UloraError: it failed; the message is its own.
         """
-        while self._reader.is_alive():
-            self._reader.join(_POLL_SECONDS)
+        while self.running:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_POLL_SECONDS)
             check()
-        if self._process.wait() != 0:
+        if self._process.returncode != 0:
             lines = self._log.read_text("utf-8", "replace").strip().splitlines() or ["it printed nothing"]
             raise UloraError(f"a fit failed: {lines[-1][:500]}", hint=f"see {self._log}")
 
@@ -105,8 +106,10 @@ class FitProcess:
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  a pipe was asked for
         for line in self._process.stdout:
-            stage, done, total = line.split()
-            self.progress = f"{stage} {done} of {total}"
+            # Libraries may print too. Every line is read: the fit would wait for ever on a full pipe.
+            match line.split():
+                case [stage, done, total]:
+                    self.progress = f"{stage} {done} of {total}"
 
 
 def isolated_env(own: Mapping[str, str]) -> dict[str, str]:

@@ -20,6 +20,8 @@ BUCKET = "ulora"
 _GRPC_OFFSET = 10_000
 """SeaweedFS opens, for each of its HTTP ports, another one this far above it."""
 
+_PORT_TRIES = 20
+
 
 class S3Server(Server):
     """SeaweedFS with one bucket, keys made on the spot, conditional writes and checksums. Ready = a put succeeds.
@@ -64,6 +66,20 @@ class S3Server(Server):
         # weed writes its options here and prefers them to its arguments at the next start.
         (self.folder / "mini.options").unlink(missing_ok=True)
 
+    def _choose_ports(self) -> None:
+        for _ in range(_PORT_TRIES):
+            super()._choose_ports()
+            # weed can't start on a port whose socket an earlier one left behind and it may not remove.
+            left = self._remove_sockets()
+            if not left:
+                return
+            if self._is_address_known:
+                break
+        names = ", ".join(map(str, left))
+        raise StoreUnreachable(
+            f"the s3 server can't start on its ports: {names} can't be removed", hint=f"remove {names}"
+        )
+
     def _command(self) -> list[str]:
         port = self.port
         return [
@@ -79,9 +95,14 @@ class S3Server(Server):
         return environment_without("AWS_", "S3_", "WEED_") | keys | {"GOMEMLIMIT": "300MiB"}
 
     def _answers(self) -> bool:
-        """Whether the right signature is accepted and a wrong one is not: only who knows the secret key can do both."""
-        wrong = f"{self.secret_key}-wrong"
-        return self._put_status(self.secret_key) == http.client.OK and self._put_status(wrong) == http.client.FORBIDDEN
+        """Whether right signatures are accepted and wrong ones are not.
+
+        A program that gives every request the same answer fails this, and so does one that alternates two answers. It
+        is no proof against a program that means to deceive: that could guess the order.
+        """
+        right, wrong = self.secret_key, f"{self.secret_key}-wrong"
+        expected = ((right, http.client.OK), (wrong, http.client.FORBIDDEN))
+        return all(self._put_status(key) == status for key, status in (*expected, *reversed(expected)))
 
     def _put_status(self, secret_key: str) -> int | None:
         """Put a small object, signed as AWS Signature Version 4 asks, and return the status.
@@ -105,10 +126,16 @@ class S3Server(Server):
         reply = request(self.port, "PUT", path, body, {**headers, "Authorization": f"AWS4-HMAC-SHA256 {credential}"})
         return reply.status if reply else None
 
-    def _remove_sockets(self) -> None:
+    def _remove_sockets(self) -> list[Path]:
+        """Remove weed's sockets for its ports, and return those that can't be removed, as another user's."""
+        left = []
         for number in self._ports.numbers if self._ports else []:
             for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108  weed's fixed place
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError:
+                    left.append(path)
+        return left
 
 
 def _program(name: str, *, hint: str) -> str:

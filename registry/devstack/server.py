@@ -16,9 +16,12 @@ import errno
 import fcntl
 import http.client
 import os
+import re
 import secrets
 import signal
+import socket
 import subprocess
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -29,7 +32,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, Self
 
 from registry.devstack.ports import HOST, Ports
-from registry.errors import BadSetting, NotNow, UloraError, disk_errors
+from registry.errors import BadSetting, MissingDependency, NotNow, UloraError, disk_errors
 
 INSTANCE_HEADER = "X-Ulora-Instance"
 _START_SECONDS = 300.0
@@ -39,6 +42,11 @@ _TAKEN_SECONDS = 1.0
 """How long a child of an ended process, which can't be waited for, may still hold a port."""
 _POLL_SECONDS = 0.02
 _LOG_TAIL_BYTES = 2000
+_REQUEST_SECONDS = 5.0
+_ADDRESS_IN_USE = re.compile(
+    rb"address already in use|cannot assign requested address|port allocation failed|port is in use", re.IGNORECASE
+)
+"""How the servers' logs say that another process had a port."""
 _WATCHDOG = 'read -r _; kill -s KILL -- "-$1"'
 
 
@@ -62,6 +70,7 @@ class Server(ABC):
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._lock: BinaryIO | None = None
+        self._log_start = 0
 
     @property
     def port(self) -> int:
@@ -110,14 +119,14 @@ class Server(ABC):
         return self
 
     def launch(self) -> None:
-        """Start the process without waiting for it; see `wait_ready`.
+        """Start the process without waiting for it; see `wait_ready`. When that fails, nothing is left running or held.
 
         Its ports are new ones until it has been ready once, and the same ever after: clients know them.
 
         Raises:
             NotNow: another server uses the folder.
             BadSetting: the folder can't be made or written.
-            MissingDependency: its program is not installed.
+            MissingDependency: its program, or `sh`, is not installed or can't be run.
             StoreUnreachable, CatalogUnreachable, LoadFailed: another process has taken its ports meanwhile.
         """
         if self.running:
@@ -126,14 +135,19 @@ class Server(ABC):
         self._choose_ports()
         self._instance, self._is_ready = secrets.token_hex(16), False
         command, env = self._command(), self._child_env()
-        with _folder_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
-            self._prepare_folder()
-            log = self.log.open("ab")
-        with log, ThreadPoolExecutor(1) as thread:
-            # A signal's exception comes up in the main thread only, where it could lose a process that was just made.
-            thread.submit(self._spawn, command, env, log, self._lock).result()
+        try:
+            with _folder_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock = _lock(self.folder)
+                self._prepare_folder()
+                log = self.log.open("ab")
+                self._log_start = log.tell()
+            with log, ThreadPoolExecutor(1) as thread:
+                # A signal's exception comes up in the main thread only, where it could lose a process just made.
+                thread.submit(self._spawn, command, env, log, self._lock).result()
+        except BaseException:
+            self._end(signal.SIGKILL)
+            raise
 
     def wait_ready(self, seconds: float = _START_SECONDS) -> None:
         """Return when it answers; one that does not is ended.
@@ -154,7 +168,9 @@ class Server(ABC):
             tail = self._log_tail()
             self.kill()
             taken = self._ports.taken(_TAKEN_SECONDS) if self._ports else []
-            if not taken or self._is_address_known or time.monotonic() > deadline:
+            # The other process may have left the port again: the log says then that it was taken.
+            is_lost = bool(taken) or self._met_taken_port()
+            if not is_lost or self._is_address_known or time.monotonic() > deadline:
                 break
         raise self.failure(
             f"the {self.name} server {problem}{_says_taken(taken)}; its log ends:\n{tail}",
@@ -192,13 +208,18 @@ class Server(ABC):
 
     def _spawn(self, command: list[str], env: Mapping[str, str], log: BinaryIO, lock: BinaryIO) -> None:
         # It holds the lock too: should this process be killed, the folder is free when the server is really gone.
-        self._process = subprocess.Popen(
-            command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
-            pass_fds=[lock.fileno()],
-        )  # fmt: skip
-        self._watchdog = subprocess.Popen(
-            ["sh", "-c", _WATCHDOG, "watchdog", str(self._process.pid)], stdin=subprocess.PIPE, process_group=0
-        )
+        try:
+            self._process = subprocess.Popen(
+                command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                process_group=0, pass_fds=[lock.fileno()],
+            )  # fmt: skip
+            self._watchdog = subprocess.Popen(
+                ["sh", "-c", _WATCHDOG, "watchdog", str(self._process.pid)], stdin=subprocess.PIPE, process_group=0
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            raise MissingDependency(
+                f"the program {error.filename!r} can't be run: {error.strerror}", hint="install it, or repair PATH"
+            ) from error
 
     def _wait_for_answer(self, deadline: float) -> str | None:
         """Wait until it is ready; otherwise return the reason why it is not."""
@@ -241,6 +262,13 @@ class Server(ABC):
             return self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
         return "(no log)"
 
+    def _met_taken_port(self) -> bool:
+        """Whether the log of the last start says that another process had one of the ports."""
+        with suppress(OSError), self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return _ADDRESS_IN_USE.search(log.read()) is not None
+        return False
+
     def _prepare_folder(self) -> None:  # noqa: B027  most have nothing to prepare
         """Called before each start, with the folder locked."""
 
@@ -269,18 +297,39 @@ class Reply:
 
 
 def request(
-    port: int, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    port: int,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    seconds: float = _REQUEST_SECONDS,
 ) -> Reply | None:
-    """Send a request to loopback; None when there is no answer."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    """Send a request to loopback; None when there is no whole answer after some seconds."""
+    deadline = time.monotonic() + seconds
+    connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
     try:
-        connection.request(method, path, body=body, headers=dict(headers or {}))
-        response = connection.getresponse()
+        connection.connect()
+        # The connection's own timeout is one for each read: a server that sends slowly would never reach it.
+        cut = threading.Timer(deadline - time.monotonic(), _shut_down, [connection.sock])
+        cut.start()
+        try:
+            connection.request(method, path, body=body, headers=dict(headers or {}))
+            response = connection.getresponse()
+        finally:
+            cut.cancel()
+        # http.client takes headers that were cut short for whole ones.
+        if time.monotonic() >= deadline:
+            return None
         return Reply(response.status, response.getheader(INSTANCE_HEADER))
     except (OSError, http.client.HTTPException):
         return None
     finally:
         connection.close()
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def environment_without(*prefixes: str) -> dict[str, str]:

@@ -63,6 +63,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shard", type=Shard.parse, default=Shard(), help="which part of --faults=all, e.g. 3/8")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a shard of the sample.
+
+    Raises:
+        pytest.UsageError: `--shard` is given without `--faults=all`.
+    """
+    if config.getoption("--shard", Shard()) != Shard() and config.getoption("--faults", "sample") != ALL:
+        raise pytest.UsageError("--shard needs --faults=all: it is a part of the whole matrix, not of the sample")
+
+
 def pytest_report_header() -> str:
     """The seed, before anything can fail."""
     return f"fault seed: {SEED} (ULORA_FAULT_SEED={SEED} draws the same again)"

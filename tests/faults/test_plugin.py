@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from argparse import ArgumentTypeError
 
 import pytest
@@ -37,3 +39,13 @@ def test_a_sample_has_as_many_cases_as_asked_for() -> None:
     assert sum(count for _, count in drawn) == 140
     assert drawn == sampled(PAIRS, "sample", 140)
     assert drawn != sampled(PAIRS, "acceptance", 140)
+
+
+def test_a_shard_of_the_sample_is_refused() -> None:
+    pytest_here = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    command = [*pytest_here, __file__, "--shard=2/8"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--shard needs --faults=all" in refused.stderr
+    done = subprocess.run([*command, "--faults=all"], capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.OK

@@ -94,6 +94,23 @@ def test_a_first_start_ends_on_a_port_of_its_own(server: Server, others: OtherPr
         assert reply.instance == server._instance
 
 
+@pytest.mark.acceptance
+def test_a_port_that_is_free_at_the_look_was_still_lost(
+    server: Server, others: OtherProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = server.kill
+
+    def leave_and_kill() -> None:
+        others.leave()
+        kill()
+
+    monkeypatch.setattr(server, "kill", leave_and_kill)
+    others.times = 1
+    server.start()
+    (other,) = others.servers
+    assert server.port != other.port
+
+
 def test_a_restart_fails_clearly_while_its_port_is_taken(server: Server, others: OtherProcesses) -> None:
     port = server.start().port
     server.kill()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from registry.devstack import demo as acts
 from registry.devstack.demo_environment import DemoEnvironment
 from registry.devstack.traffic import Question, SteadyLoad
 from registry.errors import UloraError
+from tests.servers.loopback import Loopback
 from tests.servers.yes_server import YesServer
 
 
@@ -59,3 +63,40 @@ def test_a_server_that_ended_is_named_with_its_log(demo: DemoEnvironment, monkey
 def test_there_is_no_registry_before_the_servers_are_up(demo: DemoEnvironment) -> None:
     with pytest.raises(UloraError, match="not started yet"):
         _ = demo.registry
+
+
+_ACTS = (
+    "_two_releases", "_old_adapter", "_another_runtime", "_bad_release", "_two_promoters", "_incident", "_flipped_byte",
+)  # fmt: skip
+
+
+def test_a_last_request_that_fails_ends_the_demo(demo: DemoEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _ACTS:  # they happen elsewhere: this is about what comes after them
+        monkeypatch.setattr(acts, name, lambda *_: None)
+    monkeypatch.setattr(demo.stack.s3, "_command", lambda: [sys.executable, "-c", "raise SystemExit(9)"])
+    demo.stack.s3.launch()
+    arrived = Event()
+
+    class FailsAfterTheActs(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            arrived.set()
+            demo.load._stop.wait(300)
+            self.send_error(500)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    with Loopback(FailsAfterTheActs) as service:
+        demo._load = SteadyLoad(service.url, [Question(b"image", "low", "one")])
+        demo.ending.enter_context(demo._load)
+        assert arrived.wait(300)
+        with pytest.raises(UloraError, match=r"(?s)ended early: request 1 failed: status 500.*s3 server ended with"):
+            acts._play(demo)
+
+
+def test_a_failed_request_ends_the_wait_for_mlflow(demo: DemoEnvironment) -> None:
+    with YesServer() as service:
+        demo._load = demo.ending.enter_context(SteadyLoad(service.url, [Question(b"image", "low", "one")]))
+        with pytest.raises(UloraError, match="request 1 failed"):
+            demo.healed()
+        demo.load.stop()

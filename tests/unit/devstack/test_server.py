@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from registry.devstack.mlflow_server import MlflowServer
 from registry.devstack.replica_server import ReplicaServer
 from registry.devstack.s3_server import S3Server
-from registry.devstack.server import Server
+from registry.devstack.server import Server, request
 from registry.devstack.stack import Stack
-from registry.errors import BadSetting, CatalogUnreachable, NotNow, StoreUnreachable, UloraError
+from registry.errors import BadSetting, CatalogUnreachable, MissingDependency, NotNow, StoreUnreachable, UloraError
+from tests.servers.loopback import Loopback
 from tests.servers.without_conditions import ForgetfulServer
 from tests.servers.yes_server import YesServer
 from tests.support.unwritable_folder import no_right_to_write
@@ -34,6 +39,22 @@ class Handler(BaseHTTPRequestHandler):
 if os.fork():
     time.sleep(300)
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+# Its first process finds the port taken, by a socket that is gone when one looks afterwards; the next one answers.
+_LOSE_THE_PORT_ONCE = """
+import pathlib, socket, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("X-Ulora-Instance", sys.argv[2])
+        self.end_headers()
+address = ("127.0.0.1", int(sys.argv[1]))
+if not pathlib.Path("lost").exists():
+    pathlib.Path("lost").write_text(sys.argv[1])
+    other = socket.create_server(address)
+HTTPServer(address, Handler).serve_forever()
 """
 
 
@@ -73,6 +94,80 @@ def test_a_store_that_accepts_every_signature_is_not_ours(tmp_path: Path, monkey
     with ForgetfulServer(server.port) as other, pytest.raises(StoreUnreachable, match="taken port"):
         server.wait_ready(seconds=0.5)
     assert other.objects == {f"/{server.bucket}/.ready": b"ready"}
+
+
+def test_a_store_that_alternates_two_answers_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = S3Server(tmp_path)
+    run_instead(server, "import time; time.sleep(300)", monkeypatch)
+    server.launch()
+    answers: list[int] = []
+
+    class Alternates(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            answers.append(403 if len(answers) % 2 else 200)
+            self.send_response(answers[-1])
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    with Loopback(Alternates, server.port), pytest.raises(StoreUnreachable, match="taken port"):
+        server.wait_ready(seconds=0.5)
+    assert len(answers) > 4
+
+
+def test_a_port_that_was_taken_and_left_again_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = MlflowServer(tmp_path)
+    program = [sys.executable, "-c", _LOSE_THE_PORT_ONCE]
+    monkeypatch.setattr(server, "_command", lambda: [*program, str(server.port), server._instance])
+    try:
+        server.start()
+        assert server.port != int((tmp_path / "lost").read_text())
+        port = server.port
+        server.kill()
+        # The address is known now: clients have it, so it is never replaced, and its earlier log doesn't count.
+        (tmp_path / "lost").unlink()
+        with pytest.raises(CatalogUnreachable, match=r"(?s)ended with exit status 1 .*[Aa]ddress already in use"):
+            server.start()
+        assert server.start().port == port
+    finally:
+        server.kill()
+
+
+def test_an_old_line_of_the_log_does_not_start_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = MlflowServer(tmp_path)
+    server.log.write_text("bind: address already in use\n")
+    run_instead(server, "print('once', flush=True); raise SystemExit(3)", monkeypatch)
+    with pytest.raises(CatalogUnreachable, match="ended with exit status 3"):
+        server.start()
+    assert server.log.read_text().count("once") == 1
+
+
+def test_a_request_is_bounded_as_a_whole() -> None:
+    done = Event()
+
+    def send_slowly(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Ulora-Instance: it\r\nX-Slow: ")
+            while not done.wait(0.05):
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = Thread(target=send_slowly, args=(listener,))
+        sender.start()
+        answers: list[object] = []
+        port = listener.getsockname()[1]
+        asker = Thread(target=lambda: answers.append(request(port, "GET", "/", seconds=0.3)), daemon=True)
+        asker.start()
+        asker.join(60)
+        done.set()
+        sender.join()
+    assert answers == [None]
 
 
 def test_a_process_that_ended_is_never_ready(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +256,43 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     folder.mkdir()
     with no_right_to_write(folder), pytest.raises(BadSetting, match=r"theirs.* can't hold a server's data"):
         MlflowServer(folder / "mine").launch()
+
+
+def test_a_log_that_cannot_be_opened_leaves_the_folder_free(tmp_path: Path) -> None:
+    server, other = MlflowServer(tmp_path), MlflowServer(tmp_path)
+    server.log.mkdir()
+    with pytest.raises(BadSetting, match="can't hold a server's data"):
+        server.launch()
+    server.log.rmdir()
+    try:
+        other.launch()
+        assert other.running
+    finally:
+        other.kill()
+
+
+def test_a_missing_program_leaves_nothing_running(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_command", lambda: ["/no/such/program"])
+    with pytest.raises(MissingDependency, match="program '/no/such/program' can't be run: No such file"):
+        server.launch()
+    assert not server.running
+    run_instead(server, "import time; time.sleep(300)", monkeypatch)
+    server.launch()
+    assert server.running
+
+
+def test_a_server_without_its_watchdog_is_ended(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(300)"
+    run_instead(server, program, monkeypatch)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingDependency, match="program 'sh' can't be run"):
+        server.launch()
+    assert not server.running
+    assert server._lock is None
+    listed = subprocess.run(["/bin/ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    assert program not in listed
 
 
 def test_a_server_that_never_started_can_be_stopped(tmp_path: Path) -> None:
