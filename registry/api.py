@@ -393,6 +393,7 @@ class Registry:
     def follow(self, channel: str = "production", options: LiveOptions | None = None) -> Live:
         """Serve what a channel names: a new version is loaded beside the live one, then swapped in.
 
-        Use it as a context manager. The errors are those of `registry.serving.follow.Live.start`.
+        Use it as a context manager. `options.check` is asked after the check of trusted keys and `minimum_version`. The
+        errors are those of `registry.serving.follow.Live.start`.
         """
         return usecases.serve.follow(self.wiring, channel, options)

@@ -84,10 +84,3 @@ def convert(
     found = find_adapters(source, target)
     say(f"found {len(found.adapters)} × {found.layout} ({LAYOUTS[found.layout]})")
     return write(found, source, bundle, backbone=backbone, known=known, say=say)
-
-
-def understood() -> str:
-    """The known layouts, for people."""
-    from adapters.importing.layouts import UNDERSTOOD
-
-    return UNDERSTOOD

@@ -108,7 +108,7 @@ class FitProcess:
         for line in self._process.stdout:
             # Libraries may print too. Every line is read: the fit would wait for ever on a full pipe.
             match line.split():
-                case [stage, done, total]:
+                case [stage, done, total] if done.isdigit() and total.isdigit():
                     self.progress = f"{stage} {done} of {total}"
 
 

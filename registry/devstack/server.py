@@ -119,7 +119,7 @@ class Server(ABC):
         return self
 
     def launch(self) -> None:
-        """Start the process without waiting for it; see `wait_ready`. When that fails, nothing is left running or held.
+        """Start the process without waiting for it; see `wait_ready`. When that fails, no process and no lock is left.
 
         Its ports are new ones until it has been ready once, and the same ever after: clients know them.
 
@@ -146,7 +146,7 @@ class Server(ABC):
                 # A signal's exception comes up in the main thread only, where it could lose a process just made.
                 thread.submit(self._spawn, command, env, log, self._lock).result()
         except BaseException:
-            self._end(signal.SIGKILL)
+            self.kill()
             raise
 
     def wait_ready(self, seconds: float = _START_SECONDS) -> None:
@@ -216,7 +216,9 @@ class Server(ABC):
             self._watchdog = subprocess.Popen(
                 ["sh", "-c", _WATCHDOG, "watchdog", str(self._process.pid)], stdin=subprocess.PIPE, process_group=0
             )
-        except (FileNotFoundError, PermissionError) as error:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
+                raise
             raise MissingDependency(
                 f"the program {error.filename!r} can't be run: {error.strerror}", hint="install it, or repair PATH"
             ) from error
@@ -304,7 +306,7 @@ def request(
     headers: Mapping[str, str] | None = None,
     seconds: float = _REQUEST_SECONDS,
 ) -> Reply | None:
-    """Send a request to loopback; None when there is no whole answer after some seconds."""
+    """Send a request to loopback; None when there is no whole head of an answer after some seconds."""
     deadline = time.monotonic() + seconds
     connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from registry.errors import BadInput, BadSetting, MissingDependency
+from registry.errors import BadInput, BadSetting, MissingDependency, first_line
 from registry.formats import canonical
 from registry.trust.statement import (
     MAX_SIGNATURE,
@@ -149,7 +149,7 @@ class SigningKey:
             try:
                 self._configure(signing.Config()).sign(place / "version.json", place / "signature.json")
             except Exception as error:  # the library raises many types
-                raise BadInput(f"{self.certificate or self.key} can't sign: {_first_line(error)}") from error
+                raise BadInput(f"{self.certificate or self.key} can't sign: {first_line(error, 300)}") from error
             signature = (place / "signature.json").read_bytes()
         if len(signature) > MAX_SIGNATURE:
             raise BadInput(
@@ -181,7 +181,3 @@ def _read_key(path: Path, what: str) -> bytes:
     if len(data) > _MAX_KEY:
         raise BadSetting(f"the {what} {path} is larger than {_MAX_KEY} bytes, so it is not a key")
     return data
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -117,7 +117,7 @@ def _content(
 ) -> Iterator[tuple[Bundle, Callable[[ReleaseNotes], ReleaseNotes]]]:
     """The content of a version, and what completes its release notes with those of its source."""
     files = read_project(project, progress) if project else None
-    if source is None:
+    if not source:
         assert project is not None and files is not None  # noqa: S101, PT018  see `check_source`
         refuse_import_options(importing, str(project.folder))
         yield files, lambda release_notes: release_notes

@@ -8,8 +8,9 @@ from functools import partial
 from registry.names import VersionName, check_channel
 from registry.serving.fleet import Heartbeats
 from registry.serving.follow import Live, LiveOptions
-from registry.serving.loaders import Loaded, LoadOptions, allow_all, load_version, no_mirror
+from registry.serving.loaders import Loaded, LoadOptions, load_version, no_mirror
 from registry.usecases.checks import check_followed, check_trusted
+from registry.versions.manifest import Manifest
 from registry.wiring import Wiring
 
 
@@ -23,9 +24,12 @@ def load(wiring: Wiring, version: str, *, device: str, runtime: str | None) -> L
 def follow(wiring: Wiring, channel: str, options: LiveOptions | None) -> Live:
     """Follow a channel; see `Registry.follow`."""
     heartbeats = Heartbeats(wiring.store, wiring.model, check_channel(channel))
-    options = options or LiveOptions()
-    if options.fetch is no_mirror:
-        options = replace(options, fetch=wiring.backbone_mirror.fetch)
-    if options.check is allow_all:
-        options = replace(options, check=partial(check_followed, wiring))
-    return Live(wiring.channel(channel), wiring.bindings, wiring.blobs, options, fleet=heartbeats)
+    wanted = options or LiveOptions()
+
+    def check(manifest: Manifest) -> None:
+        check_followed(wiring, manifest)
+        wanted.check(manifest)
+
+    fetch = wiring.backbone_mirror.fetch if wanted.fetch is no_mirror else wanted.fetch
+    whole = replace(wanted, check=check, fetch=fetch)
+    return Live(wiring.channel(channel), wiring.bindings, wiring.blobs, whole, fleet=heartbeats)

@@ -166,8 +166,6 @@ _RAISED = (1, None)
 """What the command answers to an exception that is not its own."""
 _GARBLED = (1, 6)
 """Bytes that are not whole may be found damaged."""
-_REFUSED = (1,)
-"""A refusal that makes no sense of a server may be reported as it is."""
 
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault

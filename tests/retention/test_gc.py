@@ -38,7 +38,6 @@ from tests.support.run_ulora import complains, ulora
 from tests.support.store_with_clock import Calendar, has, manifest_of, open_calendar, release
 
 KEEP_ONE = RetentionRule(keep=1)
-HOURS_24 = timedelta(hours=24)
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ PROMOTED = re.compile(r"/forgotten/|/channels/")
 """The same beside a promotion, which creates no file and no name."""
 REMEMBERED = re.compile(r"gc\.json|/forgotten/|(head|delete) blobs/")
 """The same beside one who remembers, who writes marks and notes."""
-Stage = tuple[Registry, Calendar]
 Act = Callable[[Registry], object]
 
 

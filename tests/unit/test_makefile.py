@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -23,8 +24,9 @@ def venv(tmp_path: Path) -> Path:
 
 def make(venv: Path) -> subprocess.CompletedProcess[str]:
     """Install into a virtual environment."""
+    env = {name: value for name, value in os.environ.items() if not name.endswith("MAKEFLAGS")}
     command = ["make", f"VENV={venv}", f"{venv}/.installed-demo"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def test_a_failed_installation_shows_what_pip_said(venv: Path) -> None:

@@ -291,7 +291,7 @@ def test_a_server_without_its_watchdog_is_ended(
         server.launch()
     assert not server.running
     assert server._lock is None
-    listed = subprocess.run(["/bin/ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["/bin/ps", "-A", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert program not in listed
 
 
