@@ -26,7 +26,7 @@ ANY = "0" * 64
 _LOG_IN_ANOTHER_PROCESS = """
 import sys, pathlib
 from registry.catalog.client import Catalog
-from tests.servers import flavor
+from tests.support import flavor_package
 folder, url, model = pathlib.Path(sys.argv[1]), *sys.argv[2:]
 manifest, files = flavor_package.make_version(folder, model, "v1.0.0-dinov3", "a", description="a first one")
 print(Catalog(url).log(manifest, "0" * 64, files).number)

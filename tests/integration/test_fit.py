@@ -84,7 +84,7 @@ def test_a_dry_run_says_what_would_be_fitted_and_writes_nothing(images: Path) ->
     ("words", "code", "says"),
     [
         (["--targets", "plum"], 2, "no target 'plum'"),
-        (["--targets", "pear,"], 2, "no list of names"),
+        (["--targets", "pear,"], 2, "not a list of names"),
         (["--rank", 0], 2, "rank 0"),
         (["--modules", "query"], 2, "it has down_proj"),
         (["--depth", "deep"], 2, "--depth"),
