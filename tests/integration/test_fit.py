@@ -113,6 +113,7 @@ def test_fit_works_without_the_store_on_a_local_backbone(
     assert "note: the store's backbones are left out" in done.err
 
 
+@pytest.mark.acceptance
 def test_an_interrupted_fit_says_how_to_go_on_and_goes_on(images: Path, whole: Path) -> None:
     """Ctrl-C as soon as the bar of the second target is there."""
     with on_a_terminal(images, "bundle") as (process, said):
@@ -126,6 +127,7 @@ def test_an_interrupted_fit_says_how_to_go_on_and_goes_on(images: Path, whole: P
     assert bytes_of(Path("bundle")) == bytes_of(whole)
 
 
+@pytest.mark.acceptance
 def test_a_fit_that_was_killed_goes_on_and_gives_the_same_files(images: Path, whole: Path) -> None:
     """Killed when the second target is trained, and nothing of it written but the state of its training."""
     with on_a_terminal(images, "bundle") as (process, said):

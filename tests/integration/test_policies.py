@@ -21,7 +21,7 @@ from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.names import VersionName
 from registry.retention.forget import RetentionRule
 from registry.serving.follow import LiveOptions
-from registry.store import layout, objects
+from registry.store import layout, uploads
 from registry.store.blobs import hash_file
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
 from tests.support.echo_releases import load_echo, wait_until
@@ -108,7 +108,7 @@ def publish(registry: Registry, folder: Path) -> None:
     large = folder / "large"
     large.write_bytes(bytes(FIVE_MIB + 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objects, "PART_BYTES", FIVE_MIB)
+        patch.setattr(uploads, "PART_BYTES", FIVE_MIB)
         registry.blobs.upload({hash_file(large): large})
 
 

@@ -50,7 +50,7 @@ class OtherProcesses:
         self._ending.close()
 
 
-@pytest.fixture(params=["s3", "mlflow", "replica"])
+@pytest.fixture(params=["s3", *(pytest.param(each, marks=pytest.mark.acceptance) for each in ("mlflow", "replica"))])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of each class, which is not started."""
     make: dict[str, MakeServer] = {
