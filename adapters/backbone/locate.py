@@ -89,6 +89,7 @@ def _places(ref: BackboneRef, folders: Sequence[Path | str]) -> Iterator[Path]:
 
 
 def folders_of_environment() -> list[Path]:
+    """The folders that `ULORA_BACKBONES` lists, in its order."""
     return [Path(part) for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
 
 
@@ -127,5 +128,6 @@ def _not_found(ref: BackboneRef, searched: Sequence[str], hint: str) -> Backbone
 
 
 def sha256_of_file(path: Path) -> str:
+    """The sha256 of a file, in hex. Raises OSError if it can't be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

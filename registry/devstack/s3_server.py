@@ -98,7 +98,7 @@ class S3Server(Server):
         """Whether right signatures are accepted and wrong ones are not.
 
         A program that gives every request the same answer fails this, and so does one that alternates two answers. It
-        is no proof against a program that means to deceive: that could guess the order.
+        does not detect a program that is made to imitate this server.
         """
         right, wrong = self.secret_key, f"{self.secret_key}-wrong"
         expected = ((right, http.client.OK), (wrong, http.client.FORBIDDEN))

@@ -202,7 +202,7 @@ def test_what_is_bound_before_the_claim_is_spared(stages: Iterator[Registry]) ->
 
 
 def old_version(registry: Registry) -> None:
-    registry.wiring._is_checked = True  # what is no store yet will do here: a dozen calls less
+    registry.wiring._is_checked = True  # the store needs no check here, which saves a dozen calls
     release(registry, NAME, FILE)
     bind(registry, "v2.0.0")
     calendar_of(registry).days = 31

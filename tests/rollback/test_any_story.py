@@ -22,7 +22,7 @@ NAMES = [f"v{number}.0.0" for number in range(4)]
 WRITERS = ("ann", "bob")
 names = st.sampled_from(NAMES)
 writers = st.sampled_from(WRITERS)
-wishes = st.one_of(
+rollback_options = st.one_of(
     st.just(RollbackOptions()),
     st.builds(RollbackOptions, again=st.booleans(), leave_stable=st.booleans()),
     st.builds(RollbackOptions, leave=names),
@@ -197,7 +197,7 @@ class Story(RuleBasedStateMachine):
             lambda: self.rules.roll_back_in_part(composed),
         )
 
-    @rule(options=wishes, times=st.sampled_from((1, 1, 2)))
+    @rule(options=rollback_options, times=st.sampled_from((1, 1, 2)))
     def roll_back(self, options: RollbackOptions, times: int) -> None:
         for _ in range(times):
             done = self._both(

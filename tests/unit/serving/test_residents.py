@@ -103,11 +103,11 @@ def test_closing_ends_the_thread_and_empties_the_memory(residents: Residents) ->
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=8))
-def test_in_the_end_the_memory_holds_what_was_wanted_last(wishes: list[list[int]]) -> None:
+def test_in_the_end_the_memory_holds_what_was_wanted_last(rollback_options: list[list[int]]) -> None:
     shelf = Shelf()
     residents = Residents(shelf.load, shelf.arrived, retry=0.01)
     residents.start()
-    for options in wishes:
+    for options in rollback_options:
         residents.want([pointer(number) for number in options])
-    wait_until(lambda: residents.names() == tuple(sorted({pointer(number).version for number in wishes[-1]})))
+    wait_until(lambda: residents.names() == tuple(sorted({pointer(number).version for number in rollback_options[-1]})))
     residents.close(10)
