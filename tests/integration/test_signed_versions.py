@@ -174,8 +174,8 @@ def careful(shop: Shop, store_url: str, ours: Pair, tmp_path: Path) -> Registry:
     return trusting(open_registry(tmp_path, store_url, shop.model), ours)
 
 
-def follow(registry: Registry) -> Live:
-    return registry.follow("production", LiveOptions(poll=0.02, retry=0.02, find=find_echo))
+def follow(registry: Registry, **more: Any) -> Live:
+    return registry.follow("production", LiveOptions(poll=0.02, retry=0.02, find=find_echo, **more))
 
 
 def test_a_replica_keeps_its_version_if_the_new_one_is_untrusted(shop: Shop, careful: Registry, ours: Pair) -> None:
@@ -196,6 +196,23 @@ def test_a_replica_does_not_start_on_an_untrusted_version(shop: Shop, careful: R
     shop.promote("v1.0.0")
     with pytest.raises(NotTrusted, match="it is unsigned"), follow(careful):
         pass
+
+
+def test_a_check_of_the_caller_adds_to_that_of_trusted_keys(shop: Shop, careful: Registry, ours: Pair) -> None:
+    asked: list[str] = []
+
+    def check(manifest: Manifest) -> None:
+        asked.append(manifest.version)
+        raise NotTrusted("the caller refuses it")
+
+    shop.promote("v1.0.0")
+    with pytest.raises(NotTrusted, match="it is unsigned"), follow(careful, check=check):
+        pass
+    assert asked == []
+    careful.sign("v1.0.0", ours.key)
+    with pytest.raises(NotTrusted, match="the caller refuses it"), follow(careful, check=check):
+        pass
+    assert asked == ["v1.0.0"]
 
 
 def test_a_replica_refuses_versions_older_than_the_minimum(shop: Shop, careful: Registry, ours: Pair) -> None:
