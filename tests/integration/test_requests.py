@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from tests.servers.proxy import Proxy
 from tests.support.echo_releases import wait_until
 from tests.support.mlflow_versions import client, register, register_one
 from tests.support.registries import bind, open_registry
-from tests.support.run_ulora import ulora
 
 V1, V2, V3 = "v1.0.0", "v1.1.0", "v2.0.0-dinov3"
 NUMBERS = {V1: 1, V2: 2, V3: 3}
@@ -413,27 +413,25 @@ def test_a_watch_survives_an_outage_without_false_requests(registry: Registry, m
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_watches_until_it_is_told_to_stop(
-    registry: Registry, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_watches_until_it_is_told_to_stop(registry: Registry, number: signal.Signals) -> None:
     settings = registry.settings
-    for name, value in {"POLICY": settings.policy, "CACHE": settings.cache, "MODEL": registry.model}.items():
-        monkeypatch.setenv(f"ULORA_{name}", str(value))
-
-    def stop() -> None:
-        try:
-            wait_until(lambda: answer(registry, V2).startswith("promoted"))
-        finally:
-            os.kill(os.getpid(), number)
-
+    assert settings.store
+    assert settings.tracking_uri
+    given = {"STORE": settings.store, "POLICY": settings.policy, "CACHE": settings.cache, "MODEL": registry.model}
+    environment = {**os.environ, **{f"ULORA_{name}": str(value) for name, value in given.items()}}
+    command = [sys.executable, "-m", "registry", "reconcile", "--watch", "--every", "0.2", "--json"]
     ask(registry, V2)
-    before = signal.signal(number, signal.default_int_handler)  # should the command not take it
-    with ThreadPoolExecutor() as threads:
-        stopped = threads.submit(stop)
-        done = ulora("reconcile", "--watch", "--every", "0.2", "--json", "--store", settings.store)
-        stopped.result()
-    assert signal.signal(number, before) is signal.default_int_handler, "it gives signals back"
-    assert done.code == 0, done
-    first, second = (json.loads(line) for line in done.out.splitlines()[:2])
+    with subprocess.Popen(
+        [*command, "--tracking-uri", settings.tracking_uri],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as watching:  # fmt: skip
+        try:
+            wait_until(lambda: answer(registry, V2).startswith("promoted") or watching.poll() is not None)
+            watching.send_signal(number)
+            out, err = watching.communicate(timeout=300)
+        finally:
+            watching.kill()
+    assert watching.returncode == 0, err
+    first, second = (json.loads(line) for line in out.splitlines()[:2])
     assert first == {"watching": registry.model}
     assert second["reconciled"].startswith(f"request of {V2} for production: promoted")

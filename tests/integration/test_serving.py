@@ -23,7 +23,7 @@ import uvicorn
 from PIL import Image
 
 from registry.errors import BadSetting, CorruptBlob
-from registry.serving.app import MAX_IMAGE, _sigterm_ends, create_app, serve
+from registry.serving.app import MAX_IMAGE, create_app, serve
 from registry.serving.fleet import replicas
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import LoadOptions, Prediction, load_version
@@ -368,35 +368,40 @@ def test_a_signal_ends_serving_cleanly(store_url: str, model: str, tmp_path: Pat
         process.communicate()
 
 
-def test_sigterm_right_after_the_announcement_ends_serving(live: Live) -> None:
+_STOPPED_EARLY = """
+import signal, sys
+from pathlib import Path
+from registry.serving import app
+from registry.serving.follow import Live, LiveOptions
+from registry.store.objects import ObjectStore
+from tests.support.echo_releases import Shop, find_echo
+shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+announced = []
+def stop(url=""):
+    announced.append(url)
+    signal.raise_signal(signal.SIGTERM)
+class StoppedBeforeItRuns(app._Server):
+    def run(self, sockets=None):
+        stop()
+        super().run(sockets=sockets)
+with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live:
     for _ in range(5):
-        urls: list[str] = []
-
-        def announced(url: str, urls: list[str] = urls) -> None:
-            urls.append(url)
-            signal.raise_signal(signal.SIGTERM)
-
-        serve(live, port=0, started=announced)
-        assert len(urls) == 1
-
-
-def test_sigterm_before_the_server_runs_still_ends_it(live: Live) -> None:
-    server = uvicorn.Server(uvicorn.Config(create_app(live), log_level="error"))
-    with _sigterm_ends(server), socket.create_server(("127.0.0.1", 0)) as listener:
-        signal.raise_signal(signal.SIGTERM)
-        server.run(sockets=[listener])
-    assert server.started
+        app.serve(live, port=0, started=stop)
+    assert len(announced) == 5
+    app._Server = StoppedBeforeItRuns
+    app.serve(live, port=0, started=announced.append)
+    assert len(announced) == 7, "the server had started and ended"
+print("closed", flush=True)
+"""
 
 
-def test_what_is_announced_answers(live: Live) -> None:
-    answers: list[int] = []
-
-    def announced(url: str) -> None:
-        def ask() -> None:
-            answers.append(httpx.get(f"{url}/version", timeout=300).status_code)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-
-        threading.Thread(target=ask).start()
-
-    serve(live, port=0, started=announced)
-    assert answers == [200]
+def test_sigterm_before_or_right_after_the_start_ends_serving(store_url: str, model: str, tmp_path: Path) -> None:
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    shop.release("v1.0.0")
+    shop.promote("v1.0.0")
+    # in a process of its own: nothing signals the process of the tests
+    done = subprocess.run(
+        [sys.executable, "-c", _STOPPED_EARLY, store_url, model, str(tmp_path)],
+        check=False, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
