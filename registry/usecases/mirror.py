@@ -7,10 +7,10 @@ from pathlib import Path
 
 from registry.breakglass.write_script import Script
 from registry.catalog import tags as tag_names
-from registry.catalog.deadline import within
 from registry.catalog.mirror import mirror as mirror_channels
 from registry.catalog.views import ChannelViews
 from registry.evidence.verdict import Verdict
+from registry.parallel import within
 from registry.versions.bindings import Binding
 from registry.wiring import Wiring
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from registry.answers import Change
 from registry.breakglass.write_script import Script
-from registry.catalog.deadline import within
 from registry.channels.channel import PromoteOptions
 from registry.channels.record import ChannelPosition, Record, promoted
 from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, UloraError
@@ -17,6 +16,7 @@ from registry.evidence.policy import load_policy
 from registry.evidence.verdict import Verdict
 from registry.machine import clock
 from registry.names import CHANNELS, VersionName
+from registry.parallel import within
 from registry.retention.notes import check_remembered
 from registry.store import layout
 from registry.usecases.checks import check_servable

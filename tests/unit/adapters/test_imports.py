@@ -11,6 +11,7 @@ import adapters
 ALLOWED = {
     "registry.errors",
     "registry.formats.canonical",
+    "registry.machine.programs",
     "registry.names",
     "registry.versions.manifest",
     "registry.versions.weights",
