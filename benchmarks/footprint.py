@@ -13,7 +13,6 @@ import ctypes
 import gc
 import json
 import resource
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from typing import TypeVar
 import click
 
 from registry.errors import LoadFailed
+from registry.machine.programs import PIPE, start
 
 ROWS = 8
 _STATUS = Path("/proc/self/status")
@@ -72,11 +72,12 @@ def in_fresh_process(backbone: Path, bundles: Sequence[Path], *, threads: int, r
     """
     options = ["--backbone", str(backbone), "--threads", str(threads), "--rounds", str(rounds)]
     command = [sys.executable, "-m", "benchmarks.footprint", *options, *map(str, bundles)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    with start(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+        out, err = process.communicate()
+    if process.returncode:
+        last = (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise LoadFailed(f"a process that loads {len(bundles)} bundles failed: {last[:400]}")
-    return Footprint(**json.loads(done.stdout))
+    return Footprint(**json.loads(out))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

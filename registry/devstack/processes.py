@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from registry.devstack.ports import HOST
 from registry.errors import UloraError
+from registry.machine.programs import DEVNULL, PIPE, StillRuns, start
 from registry.plugins import TRAINERS, entry_point
 
 _COMMAND_SECONDS = 900
@@ -41,13 +41,13 @@ def ulora(*words: str, env: Mapping[str, str], cwd: Path, check: Callable[[], No
     """
     line = " ".join(["ulora", *words])
     deadline = time.monotonic() + _COMMAND_SECONDS
-    with subprocess.Popen(
+    with start(
         [sys.executable, "-m", "registry", *words],
-        env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=dict(env), cwd=cwd, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True,
     ) as process:  # fmt: skip
         try:
             while True:
-                with suppress(subprocess.TimeoutExpired):
+                with suppress(StillRuns):
                     out, err = process.communicate(timeout=_POLL_SECONDS)
                     return Finished(line, process.returncode, out, err)
                 check()
@@ -64,9 +64,9 @@ class FitProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / f"fit-{len(list(folder.iterdir()))}.log"
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = start(
                 [sys.executable, "-m", entry_point(TRAINERS, flavor).module, *words],
-                env=dict(env), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                env=dict(env), cwd=folder, stdin=PIPE, stdout=PIPE, stderr=log, text=True,
                 errors="replace", process_group=0,
             )  # fmt: skip
         self.progress = "starting"
@@ -88,7 +88,7 @@ class FitProcess:
             UloraError: it failed; the message is its own.
         """
         while self.running:
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(StillRuns):
                 self._process.wait(_POLL_SECONDS)
             check()
         if self._process.returncode != 0:

@@ -20,7 +20,6 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -33,6 +32,7 @@ from typing import BinaryIO, ClassVar, Self
 
 from registry.devstack.ports import HOST, Ports
 from registry.errors import BadSetting, MissingDependency, NotNow, UloraError, disk_errors
+from registry.machine.programs import DEVNULL, PIPE, Process, StillRuns, start
 
 INSTANCE_HEADER = "X-Ulora-Instance"
 _START_SECONDS = 300.0
@@ -67,8 +67,8 @@ class Server(ABC):
         self._ports: Ports | None = None
         self._is_address_known = self._is_ready = False
         self._instance = ""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._process: Process[bytes] | None = None
+        self._watchdog: Process[bytes] | None = None
         self._lock: BinaryIO | None = None
         self._log_start = 0
 
@@ -196,7 +196,7 @@ class Server(ABC):
             return ""
         try:
             code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        except StillRuns:
             return ""
         return f"the {self.name} server ended with exit status {code}; its log ends:\n{self._log_tail()}"
 
@@ -209,12 +209,12 @@ class Server(ABC):
     def _spawn(self, command: list[str], env: Mapping[str, str], log: BinaryIO, lock: BinaryIO) -> None:
         # It holds the lock too: should this process be killed, the folder is free when the server is really gone.
         try:
-            self._process = subprocess.Popen(
-                command, env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            self._process = start(
+                command, env=dict(env), cwd=self.folder, stdin=DEVNULL, stdout=log, stderr=log,
                 process_group=0, pass_fds=[lock.fileno()],
             )  # fmt: skip
-            self._watchdog = subprocess.Popen(
-                ["sh", "-c", _WATCHDOG, "watchdog", str(self._process.pid)], stdin=subprocess.PIPE, process_group=0
+            self._watchdog = start(
+                ["sh", "-c", _WATCHDOG, "watchdog", str(self._process.pid)], stdin=PIPE, process_group=0
             )
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
@@ -245,7 +245,7 @@ class Server(ABC):
         lock, self._lock = self._lock, None
         if process is not None:
             _signal_group(process.pid, first)
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(StillRuns):
                 process.wait(_STOP_SECONDS)
             # Also when the leader is gone: its children may not be. The group's id is not reused while one lives.
             _signal_group(process.pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from pathlib import Path
 from registry.answers import Finding
 from registry.api import Registry
 from registry.errors import IntegrityError
-from registry.machine.provenance import git
+from registry.machine.repository import Repository, opened
 from registry.machine.scratch import remove_abandoned
 from registry.parallel import in_parallel
 from registry.tree.restore import is_unfinished
@@ -50,10 +50,12 @@ def check_catalog(registry: Registry) -> Iterator[Finding]:
 
 def check_tags(registry: Registry) -> Iterator[Finding]:
     """The git tags that versions were made with, for those whose commit this repository has."""
-    here = Path()
-    if git(here, "rev-parse", "--git-dir") is None:
-        return
+    with opened(Path()) as repository:
+        if repository is not None:
+            yield from _tags_of(registry, repository)
 
+
+def _tags_of(registry: Registry, repository: Repository) -> Iterator[Finding]:
     def read(name: str) -> Manifest | None:
         try:
             return registry.manifest(name)
@@ -63,8 +65,9 @@ def check_tags(registry: Registry) -> Iterator[Finding]:
     names = [str(name) for name in registry.bindings.names()[-_MAX_TAGGED:]]
     for manifest in filter(None, in_parallel(read, names)):
         tag, commit = (str(manifest.provenance.get(key) or "") for key in ("git_tag", "git_commit"))
-        if tag and _COMMIT.fullmatch(commit) and git(here, "cat-file", "-e", f"{commit}^{{commit}}") is not None:
-            tagged = git(here, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
+        is_here = _COMMIT.fullmatch(commit) and repository.ask("cat-file", "-e", f"{commit}^{{commit}}") is not None
+        if tag and is_here:
+            tagged = repository.ask("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
             if tagged is None:
                 words = shlex.join(["git", "tag", "-a", tag, "-m", tag, commit])
                 yield Finding("git tags", "warning", f"{tag} of {manifest.version} is missing here", words)

@@ -1,19 +1,52 @@
-"""The one place that starts other programs.
+"""The one place that starts other programs: git, the Python of this installation, and the servers of `devstack`.
 
-Each call names a program of a short list, gives it a clean environment, and has a deadline. What a program reads may
-come from anybody, so nothing that it reads may decide what is run.
+What a program reads may come from anybody, so nothing that it reads may decide what is run. Python runs modules of this
+installation only; git gets a short list of commands and a configuration that nobody else wrote, see
+`registry.machine.repository`; servers are started by `registry/devstack/` alone, on data that they made.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from registry.errors import UloraError
+from registry.errors import BadInput, UloraError
 
+Process = subprocess.Popen
+StillRuns = subprocess.TimeoutExpired
+"""What waiting for a process raises when its time is over."""
+PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
+
+STARTED = ("sh", "weed")
+"""What `start` may run besides the Python of this installation."""
+GIT_COMMANDS = ("cat-file", "check-ref-format", "ls-tree", "rev-parse", "tag", "var")
+"""What git is asked to do. None of them looks at files outside of the repository's own folder, or at attributes."""
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of the longest answer of git that is read: the list of about half a million files."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH")
 """The variables that a program gets from this process's environment."""
+_GIT = {
+    "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_PAGER": "cat", "GIT_EDITOR": "false", "GIT_ALLOW_PROTOCOL": "none", "GIT_ALLOC_LIMIT": "1g",
+}  # fmt: skip
+_GIT_SETTINGS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "tag.gpgSign=false")
+"""Said on the command line too, where no file can say otherwise."""
+
+
+@dataclass(frozen=True)
+class GitAnswer:
+    """What git answered: its exit status, and what it printed."""
+
+    code: int
+    out: bytes
+    err: str
 
 
 def ask_module(module: str, question: bytes, *, seconds: float) -> bytes:
@@ -42,5 +75,64 @@ def ask_module(module: str, question: bytes, *, seconds: float) -> bytes:
     return done.stdout
 
 
+def ask_git(words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str, str]) -> GitAnswer:
+    """Run a git command.
+
+    Args:
+        words: one of `GIT_COMMANDS`, and its arguments.
+        cwd: where it runs.
+        seconds: after which it is killed.
+        env: variables besides those that every program gets.
+
+    Raises:
+        BadInput: git is not installed.
+        TimeoutError: it did not answer in time.
+        UloraError: its answer is longer than MAX_ANSWER.
+    """
+    if words[0] not in GIT_COMMANDS:
+        raise ValueError(f"git {words[0]} is not on the list of what may be run")
+    settings = [word for setting in _GIT_SETTINGS for word in ("-c", setting)]
+    try:
+        process = subprocess.Popen(
+            ["git", "--no-pager", *settings, *words],
+            stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd=cwd, env={**_clean_environment(), **_GIT, **env},
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise BadInput("git is not installed", hint="install git") from error
+    with process:
+        assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018  pipes were asked for
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        try:
+            out = process.stdout.read(MAX_ANSWER + 1)
+            if len(out) > MAX_ANSWER:
+                raise UloraError(f"git {words[0]} answered with more than {MAX_ANSWER} bytes")
+            err = process.stderr.read(MAX_ANSWER).decode("utf-8", "replace")
+            code = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+    if code == -signal.SIGKILL:
+        raise TimeoutError(f"git {words[0]} did not finish within {seconds:g} s")
+    return GitAnswer(code, out, err)
+
+
+def start(command: Sequence[str], **options: Any) -> Process[Any]:
+    """Start a server, its watchdog, or a module of this installation.
+
+    Args:
+        options: those of `subprocess.Popen`.
+
+    Raises:
+        OSError: the program can't be run.
+    """
+    if command[0] != sys.executable and Path(command[0]).name not in STARTED:
+        raise ValueError(f"{command[0]} is not on the list of what may be run")
+    return subprocess.Popen(command, **options)
+
+
 def _clean_environment() -> dict[str, str]:
-    return {name: value for name in _KEPT if (value := os.environ.get(name)) is not None}
+    kept = {name: value for name in _KEPT if (value := os.environ.get(name)) is not None}
+    # An entry that is not absolute would stand for a folder in whatever folder the program runs in.
+    kept["PATH"] = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
+    return kept

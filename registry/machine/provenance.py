@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from registry.errors import UloraError
+from registry.machine.repository import opened
+
 _LIBRARIES = ("ulora-registry", "torch", "transformers", "peft", "mlflow", "boto3", "safetensors", "scikit-learn")
-_GIT_SECONDS = 10
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """The git commit of `folder` and whether it has changes (None outside a repository), the versions of Python and the
-    libraries, and the platform."""
-    commit = git(folder, "rev-parse", "HEAD")
+    """The git commit of `folder`, whether its repository differs from it, the versions of Python and the libraries, and
+    the platform. Outside of a repository the first two are None, and also where they can't be found out."""
+    commit, is_dirty = _git_state(folder)
     return {
         "git_commit": commit,
-        "git_dirty": bool(git(folder, "status", "--porcelain")) if commit else None,
+        "git_dirty": is_dirty,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": libraries(),
@@ -37,12 +38,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def git(folder: Path, *words: str) -> str | None:
-    """The output of a git command, None if it fails or git is not installed."""
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    commit = None
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=_GIT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        with opened(folder) as repository:
+            commit = repository.commit if repository else None
+            return commit, repository.differs(repository.root, commit) if repository and commit else None
+    except (OSError, ValueError, UloraError):
+        return commit, None

@@ -1,17 +1,19 @@
-"""Create an annotated git tag on the commit that a version was made from."""
+"""Create an annotated git tag on the commit that a version was made from.
+
+It is made in the repository without the repository's hooks and settings, see `registry.machine.repository`, and it is
+not signed.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import BadInput, UloraError, VersionExists
+from registry.machine.repository import Repository, committer, opened
 from registry.names import VersionName
-
-_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,21 @@ class GitTag:
             VersionExists: the tag is on another commit.
         """
         name = str(version)
-        if _git(folder, "rev-parse", "--git-dir") is None:
-            raise BadInput(f"{folder} is not in a git repository, so it can't be tagged", hint="omit --git-tag")
-        commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-        if not commit:
-            raise BadInput(f"{folder} has no commit to tag", hint="commit first, or omit --git-tag")
-        if _git(folder, "check-ref-format", f"refs/tags/{name}") is None:
-            raise BadInput(f"git does not allow a tag {name}", hint="choose another name, or omit --git-tag")
-        if not _git(folder, "var", "GIT_COMMITTER_IDENT"):
-            raise BadInput("git has no user name and email", hint="git config user.name …; git config user.email …")
-        tagged = _git(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
-        if tagged and tagged != commit:
-            raise VersionExists(
-                f"the git tag {name} is on another commit ({tagged[:12]}, not {commit[:12]}); nothing was created",
-                hint="choose the next name, or check out that commit",
-            )
-        is_dirty = bool(_git(folder, "status", "--porcelain", "--", "."))
-        return cls(folder, name, commit, is_dirty, exists=bool(tagged))
+        with _repository(folder) as repository:
+            commit = repository.commit
+            if not commit:
+                raise BadInput(f"{folder} has no commit to tag", hint="commit first, or omit --git-tag")
+            if repository.ask("check-ref-format", f"refs/tags/{name}") is None:
+                raise BadInput(f"git does not allow a tag {name}", hint="choose another name, or omit --git-tag")
+            if not committer(folder):
+                raise BadInput("git has no user name and email", hint="git config user.name …; git config user.email …")
+            tagged = repository.ask("rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
+            if tagged and tagged != commit:
+                raise VersionExists(
+                    f"the git tag {name} is on another commit ({tagged[:12]}, not {commit[:12]}); nothing was created",
+                    hint="choose the next name, or check out that commit",
+                )
+            return cls(folder, name, commit, repository.differs(folder, commit), exists=bool(tagged))
 
     def make(self, content_sha256: str) -> None:
         """Create the tag, unless it exists.
@@ -67,10 +67,12 @@ class GitTag:
         """
         if self.exists:
             return
-        done = _run(self.folder, "tag", "-a", self.name, "-m", f"{self.name}\n\ncontent {content_sha256}", self.commit)
-        if done.returncode != 0:
+        words = ("tag", "-a", self.name, "-m", f"{self.name}\n\ncontent {content_sha256}", self.commit)
+        with _repository(self.folder) as repository:
+            done = repository.run(*words, env=committer(self.folder) or {})
+        if done.code != 0:
             raise UloraError(
-                f"{self.name} was created, but git could not tag it: {done.stderr.strip()[:300]}",
+                f"{self.name} was created, but git could not tag it: {done.err.strip()[:300]}",
                 hint="run the same command again: it only creates the tag",
             )
 
@@ -90,21 +92,12 @@ def planned_tag(folder: Path | None, version: VersionName, say: Callable[[str], 
     return tag
 
 
-def _git(folder: Path, *words: str) -> str | None:
-    done = _run(folder, *words)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+@contextmanager
+def _repository(folder: Path) -> Iterator[Repository]:
     try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *words],
-            capture_output=True, text=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise BadInput("git is not installed, so nothing can be tagged", hint="omit --git-tag") from error
-    except subprocess.TimeoutExpired as error:
-        raise UloraError(
-            f"git {words[0]} did not finish within {_SECONDS} s", hint="run the same command again"
-        ) from error
+        with opened(folder) as repository:
+            if repository is None:
+                raise BadInput(f"{folder} is not in a git repository, so it can't be tagged", hint="omit --git-tag")
+            yield repository
+    except (OSError, ValueError) as error:
+        raise UloraError(f"the repository of {folder} can't be read: {error}", hint="omit --git-tag") from error

@@ -1,22 +1,23 @@
 """Take a snapshot of a project's folder: which files are included, excluded or refused.
 
 Excluded are git's own folder, files that `.gitignore` excludes (each one for its folder and below), caches, virtual
-environments, folders that `ulora` wrote, and symbolic links, because a version holds files only. `.gitignore` is read
-by `pathspec`: neither git nor a repository is needed, and the same files give the same snapshot everywhere. It also
-applies to files that git tracks.
+environments, folders that `ulora` wrote, and symbolic links, because a version holds files only. Neither git nor a
+repository is needed, and the same files give the same snapshot everywhere. `.gitignore` also applies to files that git
+tracks.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from registry.errors import BadBundle, BadWeights
+from registry.machine.gitignore import IgnoreRules, is_cache
 from registry.progress import Progress, no_progress
 from registry.tree.layout import FILES_FLAVOR, PROJECT, STATE_FOLDER
 from registry.versions.bundle import Bundle, file_entries, read_component_files
@@ -24,16 +25,8 @@ from registry.versions.compose import ComponentFiles
 from registry.versions.manifest import MAX_FILES, Component, check_path, check_unique
 from registry.versions.weights import weights_sha256
 
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
-
 COMPONENT = PROJECT.rstrip("/")
-_IGNORE_FILE = ".gitignore"
-_CACHES = (
-    ".git", ".hg", ".svn", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox",
-    ".venv", "node_modules", ".ipynb_checkpoints", ".cache", "*.egg-info", ".eggs", "*.pyc", "*.pyo", ".DS_Store",
-    ".import_linter_cache", ".coverage", STATE_FOLDER, ".*.ulora", ".ulora-stash",
-)  # fmt: skip
+_OURS = (STATE_FOLDER, ".*.ulora", ".ulora-stash")
 _RESTORED = f"{STATE_FOLDER}/restored.json"
 _ENVIRONMENT = "pyvenv.cfg"
 _VERSIONS = "versions"
@@ -71,7 +64,7 @@ class Project:
             raise BadBundle(f"{folder} is not a folder", hint="give the folder of a project")
         walk = _ProjectWalk(folder)
         try:
-            walk.enter("", ())
+            walk.enter("", IgnoreRules())
             check_unique(sorted(walk.files))
         except ValueError as error:
             raise BadBundle(f"{folder} can't become a version: {error}", hint="rename or remove that file") from error
@@ -164,19 +157,19 @@ class _ProjectWalk:
         self.links: dict[str, str] = {}
         self.special: list[str] = []
 
-    def enter(self, here: str, specs: tuple[_GitIgnore, ...]) -> None:
+    def enter(self, here: str, rules: IgnoreRules) -> None:
         """Read a folder; `here` is its path, with a `/` at the end."""
         if here.count("/") > _MAX_DEPTH:
             raise BadBundle(f"{self._folder / here} is nested more than {_MAX_DEPTH} folders deep")
         entries = sorted(os.scandir(self._folder / here), key=lambda entry: entry.name)
-        below = (*specs, *_spec_of(entries, here))
+        below = rules.in_folder(here, self._folder / here)
         for entry in entries:
             path = here + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
             if (
-                _is_cache(entry)
+                _is_left_out(entry.name)
                 or (is_folder and _is_generated(entry, here, self._folder))
-                or _ignores(below, path, is_folder)
+                or below.exclude(path, is_folder=is_folder)
             ):
                 self.ignored.append(f"{path}/" if is_folder else path)
             elif entry.is_symlink():
@@ -196,35 +189,8 @@ class _ProjectWalk:
             raise BadBundle(f"{self._folder} has more than {MAX_FILES} files")
 
 
-@dataclass(frozen=True)
-class _GitIgnore:
-    """One `.gitignore` file; `folder` is the folder that it applies to, with a `/` at the end."""
-
-    folder: str
-    spec: GitIgnoreSpec
-
-
-def _spec_of(entries: Sequence[os.DirEntry[str]], here: str) -> Iterator[_GitIgnore]:
-    for entry in entries:
-        if entry.name == _IGNORE_FILE and entry.is_file(follow_symlinks=False):
-            from pathspec import GitIgnoreSpec
-
-            lines = Path(entry.path).read_bytes().decode("utf-8", "surrogateescape").splitlines()
-            yield _GitIgnore(here, GitIgnoreSpec.from_lines(lines))
-
-
-def _ignores(specs: Sequence[_GitIgnore], path: str, is_folder: bool) -> bool:
-    """Whether the nearest `.gitignore` with a matching pattern excludes a path."""
-    for spec_file in reversed(specs):
-        inner = path.removeprefix(spec_file.folder) + "/" * is_folder
-        is_match = spec_file.spec.check_file(inner).include
-        if is_match is not None:
-            return is_match
-    return False
-
-
-def _is_cache(entry: os.DirEntry[str]) -> bool:
-    return any(fnmatchcase(entry.name, pattern) for pattern in _CACHES)
+def _is_left_out(name: str) -> bool:
+    return is_cache(name) or any(fnmatchcase(name, pattern) for pattern in _OURS)
 
 
 def _is_generated(entry: os.DirEntry[str], here: str, folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,15 @@ MAX_LINES = 450
 MAX_TEST_NAME = 60
 ALONE = ROOT / "registry" / "breakglass" / "rollback_script.py"
 """One file on purpose: it runs where nothing else of this package is."""
+
+STARTS_PROGRAMS = ROOT / "registry" / "machine" / "programs.py"
+"""The only module that starts other programs."""
+STARTERS = re.compile(
+    r"(subprocess|_posixsubprocess|multiprocessing|pty|asyncio\.subprocess)(\..*)?"
+    r"|os\.(system|popen|fork\w*|exec\w+|spawn\w+|posix_spawn\w*|startfile)"
+    r"|.*(create_subprocess_\w+|ProcessPoolExecutor|subprocess_exec|subprocess_shell)"
+)
+"""Python's ways to start a program, as modules and as names in them."""
 
 
 def sources(*folders: str) -> list[Path]:
@@ -38,6 +48,28 @@ def test_one_name_stands_for_one_class() -> None:
         if isinstance(node, ast.ClassDef) and "Protocol" not in {ast.unparse(base) for base in node.bases}
     )
     assert sorted(name for name, count in names.items() if count > 1) == []
+
+
+def test_one_module_starts_other_programs() -> None:
+    found = {
+        path
+        for path in sources(*PACKAGES)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if any(map(STARTERS.fullmatch, _names(node)))
+    }
+    assert found == {STARTS_PROGRAMS}
+
+
+def _names(node: ast.AST) -> list[str]:
+    """The modules and names that a statement or an expression uses, with their modules."""
+    match node:
+        case ast.Import():
+            return [alias.name for alias in node.names]
+        case ast.ImportFrom():
+            return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        case ast.Attribute():
+            return [ast.unparse(node)]
+    return []
 
 
 def test_names_of_tests_are_short_enough_to_read() -> None:

@@ -272,8 +272,8 @@ def test_a_log_that_cannot_be_opened_leaves_the_folder_free(tmp_path: Path) -> N
 
 
 def test_a_missing_program_leaves_nothing_running(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_command", lambda: ["/no/such/program"])
-    with pytest.raises(MissingDependency, match="program '/no/such/program' can't be run: No such file"):
+    monkeypatch.setattr(server, "_command", lambda: ["/no/such/weed"])
+    with pytest.raises(MissingDependency, match="program '/no/such/weed' can't be run: No such file"):
         server.launch()
     assert not server.running
     run_instead(server, "import time; time.sleep(300)", monkeypatch)

@@ -1,0 +1,261 @@
+"""A git repository, read without doing anything that it says.
+
+A repository's configuration, hooks and attributes may name programs, and git runs them for questions as harmless as
+whether a file has changed. So git never sees the repository: it runs in a scratch folder whose configuration is ours,
+and which borrows the repository's HEAD, references and objects by links. Files are compared by their hashes, as they
+are: no filter runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from registry.errors import UloraError
+from registry.machine.gitignore import IgnoreRules, is_cache, open_regular
+from registry.machine.programs import GitAnswer, ask_git
+from registry.machine.scratch import scratch
+
+_GIT = ".git"
+_SECONDS = 20
+_COMPARE_SECONDS = 20
+_MAX_TEXT = 64 * 1024
+_MAX_FILES = 100_000
+_MAX_DEPTH = 64
+_CHUNK = 1024 * 1024
+_SHARED = ("objects", "refs", "packed-refs", "reftable")
+_SHA256 = re.compile(rb'^\s*objectformat\s*=\s*"?sha256"?\s*$', re.IGNORECASE | re.MULTILINE)
+_REFTABLE = re.compile(rb'^\s*refstorage\s*=\s*"?reftable"?\s*$', re.IGNORECASE | re.MULTILINE)
+_LINK, _FILE, _PROGRAM = b"120000", b"100644", b"100755"
+_WHO = re.compile(r"(?P<name>.*) <(?P<email>[^<>]*)> (?P<date>\d+ [+-]\d{4})")
+_OF_A_PERSON = (
+    "EMAIL", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM",
+    "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_COMMITTER_DATE", "GIT_CEILING_DIRECTORIES",
+)  # fmt: skip
+"""Variables that say who acts, or where a person's configuration lies."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository that can be asked.
+
+    Attributes:
+        root: the folder whose files it holds.
+        borrowed: the scratch folder in which git runs.
+        hash_name: `sha1` or `sha256`, the digest that it names objects by.
+        exclude: its own file of ignored patterns, `info/exclude`.
+    """
+
+    root: Path
+    borrowed: Path
+    hash_name: str
+    exclude: Path
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that is checked out, None if there is none."""
+        return self.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+
+    def ask(self, *words: str) -> str | None:
+        """What git answers to a command, None if it refuses.
+
+        Raises:
+            BadInput, TimeoutError, UloraError: see `ask_git`.
+        """
+        done = self.run(*words)
+        return done.out.decode("utf-8", "replace").strip() if done.code == 0 else None
+
+    def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> GitAnswer:
+        """Run a git command, with more variables if it needs them.
+
+        Raises:
+            BadInput, TimeoutError, UloraError: see `ask_git`.
+        """
+        own = str(self.borrowed)
+        ours = {
+            "GIT_DIR": own, "HOME": own, "XDG_CONFIG_HOME": own, "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1",
+        }  # fmt: skip
+        return ask_git(words, cwd=self.borrowed, seconds=_SECONDS, env={**env, **ours})
+
+    def differs(self, folder: Path, commit: str) -> bool:
+        """Whether a folder in it is not as a commit has it: a file changed, is missing, or is neither in the commit nor
+        ignored by a `.gitignore` or as a cache.
+
+        Bytes, the right to execute, and the targets of links count. What git stores in another form than the folder has
+        it (by a filter such as LFS, or with other line ends) counts as changed, and so do the files of a submodule.
+
+        Raises:
+            TimeoutError: it takes too long.
+            OSError, ValueError: a file can't be read, or there are too many.
+            UloraError: see `ask_git`.
+        """
+        below = "".join(f"{part}/" for part in folder.resolve().relative_to(self.root).parts)
+        listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit)
+        if listed.code != 0:
+            raise UloraError(f"git can't list {commit}: {listed.err.strip()[:300]}")
+        return _Comparison(self, below, _tracked(listed.out, below)).finds_a_difference()
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Repository | None]:
+    """The repository that a folder is in, None if it is in none.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    found = _git_folder(folder)
+    if found is None:
+        yield None
+        return
+    root, own = found
+    common = own / _text(own / "commondir").decode("utf-8", "surrogateescape").strip()
+    config = _text(common / "config")
+    hash_name = "sha256" if _SHA256.search(config) else "sha1"
+    with scratch("ulora-git-") as place:
+        borrowed = _borrow(common, place / "common", _SHARED)
+        extensions = [f"objectformat = {hash_name}"] * (hash_name != "sha1")
+        extensions += ["refstorage = reftable"] * bool(_REFTABLE.search(config))
+        text = f"[core]\nrepositoryformatversion = {int(bool(extensions))}\nbare = true\nhooksPath = {os.devnull}\n"
+        (borrowed / "config").write_text(text + "\n".join(["[extensions]", *extensions, ""]))
+        if own.resolve() != common.resolve():  # a linked worktree
+            borrowed = _borrow(own, place / "own", ("reftable",))
+            (borrowed / "commondir").write_text("../common\n")
+        yield Repository(root, borrowed, hash_name, common / "info" / "exclude")
+
+
+def committer(folder: Path) -> dict[str, str] | None:
+    """Who acts and when, as git's configuration and the environment say it, as variables for `Repository.run`.
+
+    This one question is asked in the repository itself, because its configuration may name a person. To answer it, git
+    reads configuration as text, and neither objects nor files.
+
+    Returns:
+        None if git knows no name or no email.
+
+    Raises:
+        BadInput, TimeoutError, UloraError: see `ask_git`.
+    """
+    env = {name: value for name in _OF_A_PERSON if (value := os.environ.get(name)) is not None}
+    done = ask_git(("var", "GIT_COMMITTER_IDENT"), cwd=folder, seconds=_SECONDS, env=env)
+    found = _WHO.fullmatch(done.out.decode("utf-8", "replace").strip()) if done.code == 0 else None
+    return {f"GIT_COMMITTER_{key.upper()}": value for key, value in found.groupdict().items()} if found else None
+
+
+def _git_folder(folder: Path) -> tuple[Path, Path] | None:
+    """The nearest folder above with a repository, and that repository's own folder."""
+    here = folder.resolve()
+    for root in (here, *here.parents) if here.is_dir() else ():
+        own = root / _GIT
+        if own.is_file():
+            text = _text(own).decode("utf-8", "surrogateescape")
+            own = root / text.removeprefix("gitdir:").strip()
+        if (own / "HEAD").is_file():
+            return root, own
+    return None
+
+
+def _borrow(source: Path, place: Path, names: tuple[str, ...]) -> Path:
+    place.mkdir()
+    (place / "HEAD").write_bytes(_text(source / "HEAD"))
+    for name in names:
+        if (source / name).exists():
+            (place / name).symlink_to((source / name).resolve())
+    return place
+
+
+def _text(file: Path) -> bytes:
+    """The content of a small file, empty if there is none."""
+    if not file.is_file():
+        return b""
+    with open_regular(file) as opened_file:
+        return opened_file.read(_MAX_TEXT)
+
+
+def _tracked(listed: bytes, below: str) -> dict[bytes, tuple[bytes, str]]:
+    """Mode and digest of a commit's files below a folder, by their path."""
+    prefix = os.fsencode(below)
+    entries = (entry.split(b"\t", 1) for entry in listed.split(b"\0") if entry)
+    found = {path: facts.split() for facts, path in entries if path.startswith(prefix)}
+    return {path: (mode, digest.decode()) for path, (mode, _, digest) in found.items()}
+
+
+class _Comparison:
+    """Compares a folder with a commit's files, until there is a difference or no time left."""
+
+    def __init__(self, repository: Repository, below: str, tracked: dict[bytes, tuple[bytes, str]]) -> None:
+        self._repository = repository
+        self._below = below
+        self._tracked = tracked
+        self._folders = {path[:at] for path in tracked for at, letter in enumerate(path) if letter == ord("/")}
+        self._left = _MAX_FILES
+        self._deadline = time.monotonic() + _COMPARE_SECONDS
+
+    def finds_a_difference(self) -> bool:
+        rules = IgnoreRules().with_file("", _text(self._repository.exclude))
+        seen: set[bytes] = set()
+        for path, entry in self._walk("", rules, is_ignored=False):
+            name = os.fsencode(path)
+            if name not in self._tracked or not self._is_same(entry, *self._tracked[name]):
+                return True
+            seen.add(name)
+        return len(seen) < len(self._tracked)
+
+    def _walk(self, here: str, rules: IgnoreRules, *, is_ignored: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """The files below a folder that are tracked or not ignored; `here` is its path, with a `/` at the end."""
+        if here.count("/") > _MAX_DEPTH:
+            raise ValueError(f"{here} is nested more than {_MAX_DEPTH} folders deep")
+        folder = self._repository.root / here
+        rules = rules if is_ignored else rules.in_folder(here, folder)
+        for entry in sorted(os.scandir(folder), key=lambda each: each.name):
+            path = here + entry.name
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.name == _GIT or not self._concerns(f"{path}/" if is_folder else path):
+                continue
+            self._count()
+            skip = is_ignored or is_cache(entry.name) or rules.exclude(path, is_folder=is_folder)
+            if is_folder:
+                if not skip or os.fsencode(path) in self._folders:
+                    yield from self._walk(f"{path}/", rules, is_ignored=skip)
+            elif not skip or os.fsencode(path) in self._tracked:
+                yield path, entry
+
+    def _concerns(self, path: str) -> bool:
+        return path.startswith(self._below) or self._below.startswith(path)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"more than {_MAX_FILES} files")
+        self._check_time()
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"the files could not be compared within {_COMPARE_SECONDS} s")
+
+    def _is_same(self, entry: os.DirEntry[str], mode: bytes, digest: str) -> bool:
+        if entry.is_symlink():
+            target = os.fsencode(Path(entry.path).readlink())
+            return mode == _LINK and self._digest(len(target), iter([target])) == digest
+        if not entry.is_file(follow_symlinks=False):
+            return False
+        with open_regular(Path(entry.path)) as file:
+            info = os.fstat(file.fileno())
+            actual = _PROGRAM if info.st_mode & stat.S_IXUSR else _FILE
+            return mode == actual and self._digest(info.st_size, iter(lambda: file.read(_CHUNK), b"")) == digest
+
+    def _digest(self, size: int, chunks: Iterator[bytes]) -> str:
+        """The name that git gives to a blob."""
+        digest = hashlib.new(self._repository.hash_name, b"blob %d\0" % size, usedforsecurity=False)
+        for chunk in chunks:
+            self._check_time()
+            digest.update(chunk)
+        return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""Reading a git repository without its configuration: the same answers as git's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from registry.errors import UloraError
+from registry.machine import programs, provenance, repository
+from registry.machine.repository import opened
+from tests.support.hostile_repository import git
+from tests.support.working_trees import write_tree
+
+CONTENT = {
+    "a.py": "a", "bin/run*": "run", "sub/b.py": "b", "sub/deep/c.py": "c", "tracked.log": "t", "logs/kept": "k",
+    ".gitignore": "*.log\n/logs/\n", "sub/.gitignore": "!not.log\n", "ü/é.txt": "é",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return committed(write_tree(tmp_path / "repository", CONTENT))
+
+
+def committed(folder: Path, *how: str) -> Path:
+    (folder / "link").symlink_to("a.py")
+    git(folder, "init", "-q", *how)
+    git(folder, "add", "-f", ".")
+    git(folder, "commit", "-qm", "first")
+    return folder
+
+
+def state(folder: Path, below: str = "") -> tuple[str | None, bool | None]:
+    with opened(folder / below) as found:
+        assert found is not None
+        commit = found.commit
+        return commit, found.differs(folder / below, commit) if commit else None
+
+
+def edit(path: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: write_tree(folder, {path: text})
+
+
+def replace_link(folder: Path) -> None:
+    (folder / "link").unlink()
+    (folder / "link").symlink_to("bin/run")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda folder: (folder / "a.py").touch(),
+    "other bytes": edit("a.py", "b"),
+    "a tracked file that is ignored": edit("tracked.log", "changed"),
+    "a tracked file in an ignored folder": edit("logs/kept", "changed"),
+    "a right": lambda folder: (folder / "a.py").chmod(0o755),
+    "a missing file": lambda folder: (folder / "sub/deep/c.py").unlink(),
+    "a link": replace_link,
+    "a link for a file": lambda folder: ((folder / "a.py").unlink(), (folder / "a.py").symlink_to("bin/run")),
+    "a new file": edit("sub/new", "n"),
+    "a new file that an inner file takes back": edit("sub/not.log", "n"),
+    "a new file that is ignored": edit("sub/new.log", "n"),
+    "a new file in an ignored folder": edit("logs/new", "n"),
+    "a file that the repository's own list ignores": lambda folder: write_tree(
+        folder, {".git/info/exclude": "mine\n", "mine": "m"}
+    ),
+    "a file for a folder": lambda folder: (folder / "sub/deep").rename(folder / "sub/moved"),
+    "an empty folder": lambda folder: (folder / "empty").mkdir(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_differs_when_git_says_so(folder: Path, change: str) -> None:
+    CHANGES[change](folder)
+    expected = {below: bool(git(folder, "status", "--porcelain", "--", f"./{below}")) for below in ("", "sub", "bin")}
+    assert {below: state(folder, below)[1] for below in expected} == expected
+
+
+def test_caches_and_other_things_are_told_apart(folder: Path) -> None:
+    write_tree(folder, {"__pycache__/a.pyc": "c"})
+    assert state(folder)[1] is False, "a cache is nobody's change"
+    os.mkfifo(folder / "queue")
+    assert state(folder)[1] is True
+    (folder / "queue").unlink()
+    (folder / "a.py").unlink()
+    os.mkfifo(folder / "a.py")
+    assert state(folder)[1] is True
+
+
+@pytest.mark.parametrize("how", [(), ("--object-format=sha256",)], ids=["sha1", "sha256"])
+def test_every_kind_of_repository_is_read(tmp_path: Path, how: tuple[str, ...]) -> None:
+    folder = committed(write_tree(tmp_path / "one", CONTENT), *how)
+    git(folder, "gc", "-q")
+    git(folder, "pack-refs", "--all")
+    commit = git(folder, "rev-parse", "HEAD")
+    assert state(folder) == (commit, False)
+    git(folder, "worktree", "add", "-q", "--detach", str(tmp_path / "two"))
+    git(tmp_path / "two", "commit", "-q", "--allow-empty", "-m", "second")
+    second = git(tmp_path / "two", "rev-parse", "HEAD")
+    assert (state(tmp_path / "two"), state(folder)) == ((second, False), (commit, False))
+    write_tree(tmp_path / "two", {"sub/b.py": "changed"})
+    assert state(tmp_path / "two", "sub") == (second, True)
+    git(folder, "checkout", "-q", "--detach")
+    assert state(folder) == (commit, False)
+
+
+def test_what_is_in_no_repository_has_no_commit(tmp_path: Path, folder: Path) -> None:
+    nothing = {"git_commit": None, "git_dirty": None}
+    for place in (tmp_path, tmp_path / "nowhere", folder / "a.py"):
+        assert provenance.collect(place).items() >= nothing.items()
+    git(write_tree(tmp_path / "unborn", {"a": "a"}), "init", "-q")
+    assert provenance.collect(tmp_path / "unborn").items() >= nothing.items()
+    commit = git(folder, "rev-parse", "HEAD")
+    assert provenance.collect(folder / "sub").items() >= {"git_commit": commit, "git_dirty": False}.items()
+
+
+def test_a_repository_that_never_ends_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit's list of files can be far longer than its objects: each folder twice the one before."""
+    monkeypatch.setattr(programs, "MAX_ANSWER", 100)
+    commit = git(folder, "rev-parse", "HEAD")
+    assert provenance.collect(folder).items() >= {"git_commit": commit, "git_dirty": None}.items()
+    monkeypatch.undo()
+    monkeypatch.setattr(repository, "_MAX_FILES", 3)
+    with pytest.raises(ValueError, match="more than 3 files"):
+        state(folder)
+    (folder / ".git/HEAD").unlink()
+    os.mkfifo(folder / ".git/HEAD")
+    with opened(folder) as found:
+        assert found is None
+
+
+def test_no_program_beside_the_files_is_taken_for_git(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(folder, {"git*": f"#!/bin/sh\ntouch {folder}/ran\n"})
+    monkeypatch.setenv("PATH", os.pathsep.join([".", "", os.environ["PATH"]]))
+    monkeypatch.chdir(folder)
+    assert state(folder)[0]
+    repository.committer(folder)
+    assert not (folder / "ran").exists()
+
+
+def test_only_what_is_listed_is_started() -> None:
+    with pytest.raises(ValueError, match="not on the list"):
+        programs.start(["/bin/echo"])
+    with pytest.raises(ValueError, match="not on the list"):
+        programs.ask_git(["status"], cwd=Path(), seconds=1, env={})
+    with pytest.raises(UloraError, match="failed"):
+        programs.ask_module("registry.no_such_module", b"", seconds=60)
