@@ -40,9 +40,10 @@ from adapters.importing.layouts import (
 )
 from adapters.importing.preprocessing import FILES as PREPROCESSING_FILES
 from adapters.importing.preprocessing import stated_preprocessing
-from adapters.importing.untrusted_files import PICKLES, labels_of, read_json, read_linear, read_state
+from adapters.importing.untrusted_files import labels_of, read_json, read_linear, read_state
 from registry.errors import BackboneNotFound, BadBundle, BadInput, BadManifest, BadWeights
 from registry.versions.manifest import BackboneRef
+from registry.versions.weights import PICKLES
 
 SOURCE_META = "source_meta.json"
 SOURCE_TENSORS = "source.safetensors"

@@ -13,7 +13,7 @@ from adapters.bundle import ADAPTER_CONFIG, BACKBONE
 from adapters.importing.untrusted_files import read_json
 from registry.errors import BadBundle, BadInput
 from registry.names import check_target
-from registry.versions.manifest import MAX_FILES, check_path
+from registry.versions.manifest import MAX_FILES, check_new_path
 
 META = "adapter_meta.json"
 CLASSIFIER = "classifier.pth"
@@ -162,7 +162,7 @@ def _files(source: Path) -> Iterator[tuple[str, Path]]:
                 raise BadBundle(f"{here / name} is not a regular file")
             path = (here / name).relative_to(source).as_posix()
             try:
-                yield check_path(path), here / name
+                yield check_new_path(path), here / name
             except ValueError as error:
                 raise BadBundle(f"{source} can't be imported: {error}", hint="rename that file") from error
 

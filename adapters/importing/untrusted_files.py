@@ -21,9 +21,6 @@ MAX_JSON = 256 * 1024**2
 """Bytes of the largest JSON file; those of real releases contain feature vectors and have up to 34 MB."""
 MAX_CLASSES = 10_000
 
-PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
-"""Suffixes of files that may contain code. They are not copied into a version."""
-
 _DTYPES = {
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,

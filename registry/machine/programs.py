@@ -121,6 +121,8 @@ def start(command: Sequence[str], **options: Any) -> Process[Any]:
     """Start a server, its watchdog, or a module of this installation.
 
     Args:
+        command: the program and its arguments. Python gets one more, so that it imports nothing from the folder that it
+            runs in.
         options: those of `subprocess.Popen`.
 
     Raises:
@@ -128,7 +130,8 @@ def start(command: Sequence[str], **options: Any) -> Process[Any]:
     """
     if command[0] != sys.executable and Path(command[0]).name not in STARTED:
         raise ValueError(f"{command[0]} is not on the list of what may be run")
-    return subprocess.Popen(command, **options)
+    is_python = command[0] == sys.executable
+    return subprocess.Popen([sys.executable, "-P", *command[1:]] if is_python else command, **options)
 
 
 def _clean_environment() -> dict[str, str]:

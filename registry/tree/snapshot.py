@@ -22,7 +22,7 @@ from registry.progress import Progress, no_progress
 from registry.tree.layout import FILES_FLAVOR, PROJECT, STATE_FOLDER
 from registry.versions.bundle import Bundle, file_entries, read_component_files
 from registry.versions.compose import ComponentFiles
-from registry.versions.manifest import MAX_FILES, Component, check_path, check_unique
+from registry.versions.manifest import MAX_FILES, Component, check_new_path, check_unique
 from registry.versions.weights import weights_sha256
 
 COMPONENT = PROJECT.rstrip("/")
@@ -182,8 +182,8 @@ class _ProjectWalk:
                 self.special.append(path)
 
     def _include(self, path: str, entry: os.DirEntry[str]) -> None:
-        self.files[check_path(path)] = Path(entry.path)
-        check_path(f"{PROJECT}{path}")
+        self.files[check_new_path(path)] = Path(entry.path)
+        check_new_path(f"{PROJECT}{path}")
         self.size += entry.stat(follow_symlinks=False).st_size
         if len(self.files) > MAX_FILES:
             raise BadBundle(f"{self._folder} has more than {MAX_FILES} files")

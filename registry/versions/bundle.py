@@ -28,14 +28,16 @@ from registry.versions.manifest import (
     FileEntry,
     Manifest,
     Parent,
-    check_path,
+    check_new_path,
     check_unique,
 )
-from registry.versions.weights import weights_sha256
+from registry.versions.weights import PICKLES, weights_sha256
 
 DEFAULT_FLAVOR = "dino-lora"
 _TOP = ("adapters", "router", "config", "project")
+_PROJECT = "project/"
 _MAX_DEPTH = 32
+_SHOWN = 5
 _CHUNK = 1024 * 1024
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -66,7 +68,7 @@ def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:
     """Read a bundle: `backbone.json`, `adapters/<target>/…`, and optionally `router/…`, `config/…`, `project/…`.
 
     Raises:
-        BadBundle: a file is missing, unreadable, a link, or has a path that is not allowed.
+        BadBundle: a file is missing, unreadable, a link, a pickle, or has a path that is not allowed.
         BadWeights: a safetensors file is truncated or malformed.
     """
     if not folder.is_dir():
@@ -74,6 +76,7 @@ def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:
             f"{folder} is not a folder", hint="a bundle is a folder with backbone.json and adapters/<target>/…"
         )
     paths = _find_files(folder)
+    _refuse_pickles(paths)
     backbone = _read_backbone(paths)
 
     try:
@@ -94,7 +97,7 @@ def read_component_files(
 
     Raises:
         BadInput: there is no component of this name.
-        BadBundle: a file is missing, unreadable, a link, or has a path that is not allowed.
+        BadBundle: a file is missing, unreadable, a link, a pickle, or has a path that is not allowed.
         BadWeights: a safetensors file is truncated or malformed.
     """
     check_name(name)
@@ -104,6 +107,7 @@ def read_component_files(
     if "backbone.json" in members:
         raise BadBundle(f"{folder} is a whole bundle", hint=f"give the component's folder: {folder}/{name}")
     paths = {f"{name}/{inner}": file for inner, file in members.items()}
+    _refuse_pickles(paths)
     if {_component_of(path)[0] for path in paths} != {name}:
         raise BadBundle(
             f"{folder} can't be the component {name}", hint=f"components: adapters/<target>, {', '.join(_TOP[1:])}"
@@ -161,7 +165,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
     try:
         for file in _walk(folder, 0):
             path = file.relative_to(folder).as_posix()
-            paths[check_path(path)] = file
+            paths[check_new_path(path)] = file
             if len(paths) > MAX_FILES:
                 raise BadBundle(f"{folder} has more than {MAX_FILES} files")
         check_unique(sorted(paths))
@@ -170,6 +174,17 @@ def _find_files(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
     return paths
+
+
+def _refuse_pickles(paths: Mapping[str, Path]) -> None:
+    """A version's weights are safetensors. Files of a project are not loaded, so they may be anything."""
+    pickles = [path for path in paths if Path(path).suffix.lower() in PICKLES and not path.startswith(_PROJECT)]
+    if pickles:
+        more = f" and {len(pickles) - _SHOWN} more" if len(pickles) > _SHOWN else ""
+        raise BadBundle(
+            f"a bundle can't have files that may contain code: {', '.join(pickles[:_SHOWN])}{more}",
+            hint="save tensors as safetensors; files that nothing loads can be in project/",
+        )
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:

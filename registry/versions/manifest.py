@@ -2,7 +2,7 @@
 
 A manifest is immutable and guarantees:
 
-* its paths are safe to restore anywhere (`check_path`) and unique after casefold;
+* its paths stay below the folder that they are restored into (`check_path`) and are unique after casefold;
 * `content_sha256` is the digest of {model, flavor, backbone, components, files} and of nothing else: versions with
   equal content have equal digests, independent of who created them and when;
 * unknown fields are kept, so that a manifest of a newer release is stored unchanged.
@@ -27,11 +27,14 @@ CONTENT = ("model", "flavor", "backbone", "components", "files")
 """The fields that `content_sha256` covers."""
 MAX_FILES = 100_000
 MAX_PATH = 1024
+MAX_PART = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]')
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 
 
 def check_path(path: str) -> str:
-    """Return a manifest path unchanged if it is safe to write below any folder on any system.
+    """Return a manifest path unchanged if it stays below the folder that it is written into, on any system.
 
     Raises:
         ValueError: it is not NFC, not relative, or has `..`, `.git`, a backslash, a control character or an empty part.
@@ -51,6 +54,27 @@ def check_path(path: str) -> str:
     )  # fmt: skip
     if problem:
         raise ValueError(f"path {path[:120]!r} {problem}")
+    return path
+
+
+def check_new_path(path: str) -> str:
+    """Return the path of a file of a new version unchanged if every system can hold it: Linux, macOS and Windows.
+
+    Only new versions are held to this. Those of earlier releases may have such names, and are read as ever.
+
+    Raises:
+        ValueError: see `check_path`; or a part is longer than 255 bytes, has a character or is a name that Windows does
+            not allow (https://learn.microsoft.com/windows/win32/fileio/naming-a-file).
+    """
+    parts = check_path(path).split("/")
+    problem = (
+        "has one of the characters < > : \" | ? *" if _NOT_ON_WINDOWS.search(path)
+        else "has a part that is a device on Windows" if any(_DEVICE.fullmatch(part) for part in parts)
+        else f"has a part of more than {MAX_PART} bytes" if any(len(part.encode()) > MAX_PART for part in parts)
+        else ""
+    )  # fmt: skip
+    if problem:
+        raise ValueError(f"path {path[:120]!r} {problem}: not every system can hold it")
     return path
 
 

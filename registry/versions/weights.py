@@ -19,6 +19,8 @@ from registry.formats import canonical
 
 MAX_HEADER = 16 * 1024 * 1024
 """Bytes of the largest header that is read; ten thousand tensors need about a tenth of it."""
+PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
+"""Suffixes of files that may contain code. A version has none of them outside of its project."""
 _MAX_DIMENSIONS = 64
 _TOO_LARGE = 2**63
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import UloraError
 from registry.machine import programs, provenance, repository
 from registry.machine.repository import opened
 from tests.support.hostile_repository import git
@@ -137,12 +136,3 @@ def test_no_program_beside_the_files_is_taken_for_git(folder: Path, monkeypatch:
     assert state(folder)[0]
     repository.committer(folder)
     assert not (folder / "ran").exists()
-
-
-def test_only_what_is_listed_is_started() -> None:
-    with pytest.raises(ValueError, match="not on the list"):
-        programs.start(["/bin/echo"])
-    with pytest.raises(ValueError, match="not on the list"):
-        programs.ask_git(["status"], cwd=Path(), seconds=1, env={})
-    with pytest.raises(UloraError, match="failed"):
-        programs.ask_module("registry.no_such_module", b"", seconds=60)

@@ -15,7 +15,7 @@ import pytest
 from registry.errors import BadBundle, BadInput, BadWeights, UloraError
 from registry.formats.canonical import sha256
 from registry.names import VersionName
-from registry.versions.bundle import ReleaseNotes, describe, read_bundle
+from registry.versions.bundle import ReleaseNotes, describe, read_bundle, read_component_files
 from registry.versions.weights import weights_sha256
 from tests.support.bundles import manifest_of, write_bundle
 
@@ -119,6 +119,11 @@ def other_backbone(bundle: Path) -> None:
         (spoil("project/cafe\u0301", b""), "NFC"),
         (lambda bundle: [spoil(f"project/{name}", b"")(bundle) for name in ("a", "A")], "ignores case"),
         (lambda bundle: (bundle / os.fsdecode(b"config/\xff")).write_bytes(b""), "Unicode"),
+        (spoil("config/NUL.json", b""), "device on Windows"),
+        (spoil("project/when?", b""), "not every system"),
+        (spoil("adapters/low/CLASSIFIER.PTH", b"\x80\x02."), r"may contain code: adapters/low/CLASSIFIER\.PTH"),
+        (spoil("router/table.npy", b""), r"may contain code: router/table\.npy"),
+        (spoil("config/deep/optimizer.pkl", b""), r"may contain code: config/deep/optimizer\.pkl"),
         (nest, "nested more than"),
         (listen, "neither a file nor a folder"),
     ],
@@ -129,6 +134,14 @@ def test_an_invalid_bundle_is_refused_with_the_file_name(bundle: Path, act: Call
         read_bundle(bundle)
     assert refused.value.exit_code == 2
     assert isinstance(refused.value, BadInput)
+
+
+def test_a_pickle_is_allowed_in_a_project_only(bundle: Path, tmp_path: Path) -> None:
+    spoil("project/data/old.pkl", b"\x80\x02.")(bundle)
+    assert "project/data/old.pkl" in read_bundle(bundle).paths
+    spoil("adapter/classifier.pth", b"")(tmp_path)
+    with pytest.raises(BadBundle, match=r"adapters/low/classifier\.pth"):
+        read_component_files("adapters/low", tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])

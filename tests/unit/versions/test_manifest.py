@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from registry.errors import BadManifest
 from registry.formats import canonical
-from registry.versions.manifest import BackboneRef, Component, FileEntry, Manifest, check_path, check_unique
+from registry.versions.manifest import (
+    BackboneRef,
+    Component,
+    FileEntry,
+    Manifest,
+    check_new_path,
+    check_path,
+    check_unique,
+)
 
 A, B = "a" * 64, "b" * 64
 FIELDS: dict[str, Any] = {
@@ -154,6 +162,24 @@ def test_a_path_that_could_lead_elsewhere_is_refused(path: str) -> None:
         check_path(path)
     if "\ud800" not in path:
         refused(document(files=[file(path)]), "path")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["CON", "a/nul.txt", "Com1", "lpt9.tar.gz", "aux .c", "com\u00b9", "conin$", "ab:c", "a/b?", "*", "a<b", "x|y",
+     'q"', "ä" * 128],
+    ids=ascii,
+)  # fmt: skip
+def test_a_new_path_is_one_that_every_system_can_hold(path: str) -> None:
+    with pytest.raises(ValueError, match="every system"):
+        check_new_path(path)
+    assert check_path(path) == path
+    assert Manifest.parse(json.dumps(document(files=[file(path)])).encode()).files[0].path == path
+
+
+@pytest.mark.parametrize("path", ["CONFIG", "a/com10", "nulls.txt", ".aux", "console/con_1", "COM", "é.txt"])
+def test_ordinary_names_are_new_paths(path: str) -> None:
+    assert check_new_path(path) == path
 
 
 @given(st.text(max_size=30) | st.text("a./\\ :gitGIT\u0301", max_size=12))

@@ -1,0 +1,30 @@
+"""Starting other programs: only those of a list, and Python never imports from the folder that it runs in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.errors import UloraError
+from registry.machine import programs
+from registry.machine.programs import PIPE
+
+
+def test_only_what_is_listed_is_started() -> None:
+    with pytest.raises(ValueError, match="not on the list"):
+        programs.start(["/bin/echo"])
+    with pytest.raises(ValueError, match="not on the list"):
+        programs.ask_git(["status"], cwd=Path(), seconds=1, env={})
+    with pytest.raises(UloraError, match="failed"):
+        programs.ask_module("registry.no_such_module", b"", seconds=60)
+
+
+def test_python_imports_nothing_from_where_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('imported from the folder')")
+    command = [sys.executable, "-c", "import colorsys; print(colorsys.__file__)"]
+    with programs.start(command, cwd=tmp_path, stdout=PIPE, text=True) as process:
+        out, _ = process.communicate()
+    assert process.returncode == 0
+    assert str(tmp_path) not in out
