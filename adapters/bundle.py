@@ -23,15 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from safetensors.numpy import save as save_arrays
-
 from registry.errors import BadManifest, BadWeights, MissingBlob
 from registry.formats import canonical
 from registry.versions.manifest import BackboneRef
 from registry.versions.weights import MAX_HEADER, read_header
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 BACKBONE = "backbone.json"
@@ -235,6 +233,9 @@ def write_document(path: Path, document: Mapping[str, Any]) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray | torch.Tensor]) -> None:
     """Write a safetensors file, creating its folder. Equal tensors give equal bytes."""
+    import numpy as np
+    from safetensors.numpy import save as save_arrays
+
     arrays = {
         name: tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
         for name, tensor in tensors.items()

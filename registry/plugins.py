@@ -20,6 +20,8 @@ BACKBONES: Final = "ulora.backbones"
 """Flavor -> what resolves a backbone; see `registry.versions.backbones`."""
 IMPORTERS: Final = "ulora.importers"
 """Flavor -> what converts adapters of other layouts; see `registry.versions.importing`."""
+BUNDLES: Final = "ulora.bundles"
+"""Flavor -> what replaces documents of a bundle before they are stored; see `registry.versions.importing`."""
 FIT: Final = "ulora.fit"
 """Flavor -> what prepares a fit: `(data, backbone, out, settings, *, targets, fetch, known) -> fit`.
 

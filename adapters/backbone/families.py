@@ -79,10 +79,16 @@ class Family:
     interpolation: str = "bicubic"
 
     def new_config(self, config: dict[str, Any]) -> Any:
-        """The transformers configuration object of a `config.json`."""
+        """The transformers configuration object of a `config.json`.
+
+        Only the family's own fields are passed on: of those that all models share, some make transformers fill
+        memory (`num_labels`) or fetch code from the hub (`attn_implementation`), and none changes a backbone.
+        """
         import transformers
 
-        return getattr(transformers, self.config_class).from_dict(dict(config))
+        config_class = getattr(transformers, self.config_class)
+        own = {name for name in config_class.__annotations__ if not name.startswith("_")}
+        return config_class.from_dict({name: value for name, value in config.items() if name in own})
 
     def new_model(self, config: dict[str, Any]) -> Any:
         """Make a new model; under `torch.device("meta")` it takes no memory."""

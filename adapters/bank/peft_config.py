@@ -1,8 +1,8 @@
 """PEFT's `adapter_config.json`: what is accepted, and what it says about each module of a backbone.
 
-PEFT matches its patterns, which may be regular expressions, with the names of modules in the model that it trained.
-Here they are matched with the same names, by PEFT's own functions, and never rewritten: for an adapter of
-transformers 4 each module of the backbone is looked up under its name in transformers 4.
+PEFT matches its patterns with the names of modules in the model that it trained. Here they are matched with the same
+names, by the same rules, and never rewritten: for an adapter of transformers 4 each module of the backbone is looked up
+under its name in transformers 4.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 
 from adapters.backbone.families import Family
+from adapters.bank.match_patterns import patterns_of
+from adapters.bank.module_patterns import match_modules
 from registry.errors import BadWeights
 
 MAX_RANK = 1024
-MAX_EXPRESSION = 2000
-MAX_REPETITIONS = 4
 MAX_PATTERNS = 10_000
+MAX_PATTERN = 2000
+"""Bounds of each field: how many names or patterns, and how many characters each."""
+MAX_NAME = 500
+"""Characters of a module's name in an adapter's file; the longest of the known backbones have 60."""
 
 _USED = (
     "r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
@@ -35,9 +37,7 @@ _IGNORED = {
     "revision", "runtime_config", "task_type", "peft_type", "loftq_config", "eva_config", "corda_config",
     "lora_ga_config", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
 }  # fmt: skip
-_ALL_LINEAR = "all-linear"
-_REPETITION = re.compile(r"(?<!\\)[*+{]")
-_REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{]")
+_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,17 @@ class ModuleSettings:
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """A configuration, and the names of the backbone's modules in it.
+    """A configuration, as it applies to a backbone.
 
     Attributes:
         names: each module of the backbone that an adapter may change -> its name in the adapter's file.
+        targets: each module that the configuration puts a LoRA on -> its settings.
         is_dora: whether it is a DoRA, which also scales outputs.
     """
 
     names: Mapping[str, str]
+    targets: Mapping[str, ModuleSettings]
     is_dora: bool
-    _config: LoraConfig
-
-    @property
-    def targets(self) -> set[str]:
-        """The modules of the backbone that the configuration puts a LoRA on."""
-        if self._config.target_modules == _ALL_LINEAR:
-            return set(self.names)
-        return {module for module, name in self.names.items() if check_target_module_exists(self._config, name)}
-
-    def settings(self, module: str) -> ModuleSettings:
-        """The settings of a module of the backbone."""
-        config, name = self._config, self.names[module]
-        ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
-        rank = int(ranks.get(get_pattern_key(list(ranks), name), config.r))
-        alpha = float(alphas.get(get_pattern_key(list(alphas), name), config.lora_alpha))
-        return ModuleSettings(rank, alpha, alpha / (math.sqrt(rank) if config.use_rslora else rank))
 
 
 def read_config(
@@ -89,10 +75,25 @@ def read_config(
         linears: the backbone's modules that an adapter may change.
 
     Raises:
-        BadWeights: when it is not a LoRA, or needs a variant that this release does not support.
+        BadWeights: when it is not a LoRA, needs a variant that this release does not support, or has patterns that
+            can't be matched in reasonable time.
+        LoadFailed: when no process can be started to match them.
     """
     config = _checked(document, path)
-    return PeftConfig(names_in_file(stored, family, linears), bool(config.use_dora), config)
+    names = names_in_file(stored, family, linears)
+    for name in names.values():
+        if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+            raise BadWeights(f"{path}: its weights are of {name[:80]!r}, which does not fit the backbone")
+    found = match_modules(patterns_of(document), list(names.values()), path)
+    ranks, alphas = (list((pattern or {}).values()) for pattern in (config.rank_pattern, config.alpha_pattern))
+    targets = {
+        module: _settings(
+            config, config.r if rank is None else ranks[rank], config.lora_alpha if alpha is None else alphas[alpha]
+        )
+        for module, (is_target, rank, alpha) in zip(names, found, strict=True)
+        if is_target
+    }
+    return PeftConfig(names, targets, bool(config.use_dora))
 
 
 def names_in_file(stored: Iterable[str], family: Family, linears: Iterable[str]) -> dict[str, str]:
@@ -112,25 +113,34 @@ def names_in_file(stored: Iterable[str], family: Family, linears: Iterable[str])
     return {module: prefix + (family.legacy_name(module) if is_legacy else module) for module in linears}
 
 
-def resolved(document: Mapping[str, Any], config: PeftConfig) -> dict[str, Any]:
-    """The same configuration with transformers 5's names and without patterns: each module is listed with its own rank
-    and alpha, so that the result does not depend on names or the order of patterns.
+def resolved(
+    document: Mapping[str, Any], config: PeftConfig, written: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The same configuration without patterns: each module is listed with its own rank and alpha, so that the result
+    does not depend on the order of patterns.
+
+    Args:
+        written: module -> the name to write; by default that of transformers 5.
     """
-    modules = sorted(config.targets)
-    if not modules:
+    names = written or {module: module for module in config.names}
+    settings = {names[module]: one for module, one in config.targets.items()}
+    if not settings:
         return dict(document)  # the check of the weights reports that it fits no module
-    last_names = sorted({module.rpartition(".")[2] for module in modules})
-    same = sorted(module for module in config.names if module.rpartition(".")[2] in last_names)
-    settings = {module: config.settings(module) for module in modules}
+    last_names = sorted({name.rpartition(".")[2] for name in settings})
+    same = {name for name in names.values() if name.rpartition(".")[2] in last_names}
     return {
         **document,
-        "target_modules": last_names if modules == same else modules,
+        "target_modules": last_names if settings.keys() == same else sorted(settings),
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,
         "rank_pattern": {name: one.rank for name, one in settings.items() if one.rank != document["r"]},
         "alpha_pattern": {name: one.alpha for name, one in settings.items() if one.alpha != document["lora_alpha"]},
     }
+
+
+def _settings(config: LoraConfig, rank: int, alpha: float) -> ModuleSettings:
+    return ModuleSettings(int(rank), float(alpha), float(alpha) / (math.sqrt(rank) if config.use_rslora else rank))
 
 
 def _checked(document: Mapping[str, Any], path: str) -> LoraConfig:
@@ -173,38 +183,27 @@ def _check_number(name: str, value: object, path: str) -> None:
 
 def _check_layers(layers: object, path: str) -> None:
     numbers = layers if isinstance(layers, list) else [0 if layers is None else layers]
-    if not all(type(number) is int for number in numbers):
+    if len(numbers) > MAX_PATTERNS or not all(type(number) is int for number in numbers):
         raise BadWeights(f"{path}: layers_to_transform is not a list of numbers")
 
 
 def _check_names(field: str, value: object, path: str) -> None:
     """Check names of modules; a single string is a regular expression."""
-    if value is None or value == _ALL_LINEAR:
-        return
-    if isinstance(value, str):
-        _check_expression(value, path)
-    elif not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+    names = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(names, list) or len(names) > MAX_PATTERNS or not all(isinstance(name, str) for name in names):
         raise BadWeights(f"{path}: {field} is not a list of names")
-    elif field == "layers_pattern":
-        for name in value:
-            _check_expression(name, path)
+    _check_lengths(field, names, path)
 
 
 def _pattern(document: Mapping[str, Any], name: str, path: str) -> dict[str, Any]:
     pattern = document.get(name) or {}
     if not isinstance(pattern, dict) or len(pattern) > MAX_PATTERNS:
         raise BadWeights(f"{path}: {name} is not an object of numbers")
-    for key in pattern:
-        _check_expression(key, path)
+    _check_lengths(name, pattern, path)
     return pattern
 
 
-def _check_expression(text: str, path: str) -> None:
-    # Matching takes exponential time for repeated groups, and polynomial time in the number of other repetitions.
-    costly = _REPEATED_GROUP.search(text) or len(_REPETITION.findall(text)) > MAX_REPETITIONS
-    if len(text) > MAX_EXPRESSION or costly:
-        raise BadWeights(f"{path}: {text[:80]!r} is too long or too costly as a regular expression")
-    try:
-        re.compile(text)
-    except (re.error, OverflowError) as error:
-        raise BadWeights(f"{path}: {text[:80]!r} is not a regular expression: {error}") from error
+def _check_lengths(field: str, patterns: Iterable[str], path: str) -> None:
+    longest = max(patterns, key=len, default="")
+    if len(longest) > MAX_PATTERN:
+        raise BadWeights(f"{path}: {field} {longest[:60]!r} is longer than {MAX_PATTERN} characters")

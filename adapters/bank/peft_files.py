@@ -5,7 +5,7 @@ PEFT trains adapters; it is not used in forward passes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -39,8 +39,9 @@ def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mappi
 
     Raises:
         BadManifest, MissingBlob: when a file is missing or malformed.
-        BadWeights: when it is not a LoRA, needs a variant that this release does not support, does not fit the
-            backbone, or would change nothing.
+        BadWeights: when it is not a LoRA, needs a variant that this release does not support, has patterns that can't
+            be matched in reasonable time, does not fit the backbone, or would change nothing.
+        LoadFailed: when no process can be started to match its patterns.
     """
     config = files.document_bytes(f"{folder}/{ADAPTER_CONFIG}")
     file = files.weights_file(f"{folder}/{ADAPTER_WEIGHTS}")
@@ -69,6 +70,11 @@ def weights_of(model: nn.Module, adapter_name: str) -> dict[str, torch.Tensor]:
     return {f"{_PREFIX}{name}": tensor.detach() for name, tensor in state.items()}
 
 
+def modules_of(tensors: Iterable[str]) -> list[str]:
+    """The modules that the tensors of an adapter's file belong to, by their names in it."""
+    return list(dict.fromkeys(_split(name)[0] for name in tensors))
+
+
 @lru_cache(maxsize=CACHED_STRUCTURES)
 def _read_structure(
     folder: str, document: bytes, file: WeightsFile, family: Family, linears: tuple[tuple[str, int, int], ...]
@@ -84,9 +90,8 @@ def _read_structure(
     _check_floats(stored, folder)
     modules_found = _by_module(family.modern_tensors(stored), folder)
     sizes = {name: (wide, narrow) for name, wide, narrow in linears}
-    modules_in_file = dict.fromkeys(_split(name)[0] for name in stored)
-    config = read_config(canonical.decode(document, path), path, modules_in_file, family, sizes)
-    _check_modules(folder, set(modules_found), config.targets, set(sizes))
+    config = read_config(canonical.decode(document, path), path, modules_of(stored), family, sizes)
+    _check_modules(folder, set(modules_found), set(config.targets), set(sizes))
     modules = {
         name: _read_module(folder, name, tensors, config, sizes[name]) for name, tensors in modules_found.items()
     }
@@ -151,7 +156,7 @@ def _read_module(
 ) -> LoraModule:
     """The LoRA on a module of this size (outputs, inputs)."""
     wide, narrow = size
-    settings = config.settings(name)
+    settings = config.targets[name]
     shapes: dict[str, tuple[int, ...]] = {"a": (settings.rank, narrow), "b": (wide, settings.rank)}
     if config.is_dora:
         shapes["magnitude"] = (wide,)

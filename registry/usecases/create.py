@@ -24,7 +24,7 @@ from registry.usecases.options import CreateOptions
 from registry.versions.bindings import Binding
 from registry.versions.bundle import DEFAULT_FLAVOR, Bundle, ReleaseNotes, describe, read_bundle
 from registry.versions.compose import compose
-from registry.versions.importing import Importing, prepare_bundle, refuse_import_options
+from registry.versions.importing import Importing, prepare_bundle, refuse_import_options, replaced_files
 from registry.versions.manifest import Manifest
 from registry.wiring import Wiring
 
@@ -88,8 +88,8 @@ def _planned(
     options.check_source(source)
     name = VersionName.parse(version)
     if options.components:
-        manifest, bundle = _composed(wiring, name, options)
-        yield _Planned(manifest, bundle, _bound(wiring, manifest), None, None)
+        with _composed(wiring, name, options, say) as (manifest, bundle):
+            yield _Planned(manifest, bundle, _bound(wiring, manifest), None, None)
         return
     project = Project.at(options.project) if isinstance(options.project, Path) else options.project
     tag = planned_tag(project.folder if project else None, name, say) if options.git_tag else None
@@ -122,24 +122,32 @@ def _content(
         refuse_import_options(importing, str(project.folder))
         yield files, lambda release_notes: release_notes
         return
-    with prepare_bundle(source, importing) as found:
-        bundle = read_bundle(found.folder)
+    with prepare_bundle(source, importing) as found, _as_stored(read_bundle(found.folder), importing.say) as bundle:
         yield (with_project(bundle, files) if files else bundle), found.release_notes
 
 
-def _composed(wiring: Wiring, name: VersionName, options: CreateOptions) -> tuple[Manifest, Bundle]:
+@contextmanager
+def _composed(wiring: Wiring, name: VersionName, options: CreateOptions, say: Say) -> Iterator[tuple[Manifest, Bundle]]:
     """The parent, with components from folders on this disk."""
     parent = wiring.manifest(options.parent or "")
     read = [read_component(each, Path(folder)) for each, folder in sorted(options.components.items())]
     composition = compose(parent, [piece for piece, _ in read])
     paths = {path: file for _, files in read for path, file in files.items()}
     check_credentials(paths, options.allow_secrets)
-    bundle = Bundle(parent.backbone, dict(composition.components), composition.files, paths, parent.flavor)
-    manifest = describe(
-        wiring.model, name, bundle, source=Path(options.components[min(options.components)]), parent=parent,
-        release_notes=options.release_notes or ReleaseNotes(), facts={"composed": composition.provenance},
-    )  # fmt: skip
-    return manifest, bundle
+    composed = Bundle(parent.backbone, dict(composition.components), composition.files, paths, parent.flavor)
+    with _as_stored(composed, say) as bundle:
+        manifest = describe(
+            wiring.model, name, bundle, source=Path(options.components[min(options.components)]), parent=parent,
+            release_notes=options.release_notes or ReleaseNotes(), facts={"composed": composition.provenance},
+        )  # fmt: skip
+        yield manifest, bundle
+
+
+@contextmanager
+def _as_stored(bundle: Bundle, say: Say) -> Iterator[Bundle]:
+    """A bundle with the documents that its flavor stores in place of some of its own."""
+    with replaced_files(bundle.flavor, bundle.paths, bundle.backbone, say) as replaced:
+        yield bundle.replacing(replaced)
 
 
 def _bound(wiring: Wiring, manifest: Manifest) -> Binding | None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -62,6 +62,16 @@ class Bundle:
     def is_on_disk(self) -> bool:
         """Whether all of its files are local."""
         return len(self.paths) == len(self.files)
+
+    def replacing(self, paths: Mapping[str, Path]) -> Bundle:
+        """The same bundle with other local files at some of its paths.
+
+        Raises:
+            BadBundle: a file can't be read.
+        """
+        new = {file.path: file for file in file_entries(paths)}
+        files = tuple(new.get(file.path, file) for file in self.files)
+        return replace(self, files=files, paths={**self.paths, **paths})
 
 
 def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors
 from registry.formats import canonical
 from registry.machine.scratch import scratch
-from registry.plugins import IMPORTERS, plugin
+from registry.plugins import BUNDLES, IMPORTERS, installed, not_installed, plugin
 from registry.progress import Say, say_nothing
 from registry.versions.backbones import BackboneMirror
 from registry.versions.bundle import ReleaseNotes, read_bundle
@@ -145,6 +145,36 @@ def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[Prepare
             prepare = _download if is_model else _convert
             bundle = prepare(source, folder, importing)
         yield bundle
+
+
+@contextmanager
+def replaced_files(
+    flavor: str, files: Mapping[str, Path], backbone: BackboneRef | None, say: Say
+) -> Iterator[dict[str, Path]]:
+    """The files to store in place of a bundle's own, by path: what the entry point group `ulora.bundles` has for the
+    flavor returns their bytes. They lie in a temporary folder.
+
+    Raises:
+        BadWeights, BadManifest, MissingBlob: the flavor refuses a file.
+        MissingDependency: a package that the flavor needs is not installed.
+    """
+    if flavor not in installed(BUNDLES):
+        yield {}
+        return
+    try:
+        documents: Mapping[str, bytes] = plugin(BUNDLES, flavor)(files, backbone)
+    except ModuleNotFoundError as error:
+        raise not_installed(BUNDLES, flavor, error) from error
+    if not documents:
+        yield {}
+        return
+    with scratch("ulora-import-") as folder:
+        with disk_errors(folder):
+            for path, data in documents.items():
+                say(f"{path}: its patterns are replaced by the names that they match")
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(data)
+        yield {path: folder / path for path in documents}
 
 
 def _download(uri: Path | str, scratch_folder: Path, importing: Importing) -> PreparedBundle:

@@ -1,0 +1,64 @@
+"""Replace the patterns in a bundle's `adapter_config.json` by the names that they match, before it becomes a version.
+
+`literal_documents` is the entry point of the group `ulora.bundles`. So patterns are matched once, when a version is
+created, and not by each replica that loads it. It imports the torch side only for a bundle that has patterns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.bank.match_patterns import is_literal, patterns_of
+from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles
+from registry.errors import BadManifest, BadWeights
+from registry.formats import canonical
+from registry.versions.manifest import BackboneRef
+
+
+def literal_documents(files: Mapping[str, Path], backbone: BackboneRef | None) -> dict[str, bytes]:
+    """The documents to store in place of a bundle's: path -> bytes. Empty if no adapter has patterns.
+
+    Args:
+        files: path in the bundle -> the file on this disk.
+        backbone: what the adapters run on.
+
+    Raises:
+        BadWeights: when a configuration with patterns is not supported, its patterns can't be matched in reasonable
+            time, or they match no module.
+        BadManifest, MissingBlob: when the backbone's configuration or a file of the adapter is malformed or missing.
+        LoadFailed: when no process can be started to match them.
+    """
+    bundle = BundleFiles(files)
+    found = {path: document for path in files if (document := _document_with_patterns(bundle, path)) is not None}
+    if backbone is None or not found:
+        return {}
+    return {path: _literal(bundle, path, document, backbone) for path, document in found.items()}
+
+
+def _document_with_patterns(bundle: BundleFiles, path: str) -> dict[str, Any] | None:
+    """A configuration that has patterns. What is malformed stays as it is: loading refuses it without matching."""
+    if not (path.startswith("adapters/") and path.endswith(f"/{ADAPTER_CONFIG}")):
+        return None
+    try:
+        document = bundle.document(path)
+        return None if is_literal(patterns_of(document)) else document
+    except (BadManifest, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _literal(bundle: BundleFiles, path: str, document: Mapping[str, Any], backbone: BackboneRef) -> bytes:
+    from adapters.backbone.build import shapes
+    from adapters.backbone.families import family_named
+    from adapters.bank.peft_config import read_config, resolved
+    from adapters.bank.peft_files import modules_of
+
+    family = family_named(backbone.family)
+    stored = modules_of(bundle.dtypes(path.replace(ADAPTER_CONFIG, ADAPTER_WEIGHTS)))
+    config = read_config(document, path, stored, family, family.linears_of(shapes(backbone)))
+    if not config.targets:
+        raise BadWeights(
+            f"{path}: its patterns match no module of {backbone.name}", hint="write the modules' names as a list"
+        )
+    return canonical.encode(resolved(document, config, config.names)) + b"\n"
