@@ -112,7 +112,7 @@ def _outcome(door: str, probe: str, ticked: threading.Event) -> list[Any]:
 
 def main() -> None:
     """Send the probes through the doors."""
-    with contextlib.suppress(ModuleNotFoundError):
+    with contextlib.suppress(ImportError):
         from adapters.bank import module_patterns
 
         module_patterns.MATCH_SECONDS = SECONDS

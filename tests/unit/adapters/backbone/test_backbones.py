@@ -287,3 +287,12 @@ def test_another_kind_of_model_is_refused(own: Path) -> None:
 def test_released_backbones_are_fed_224_pixels() -> None:
     assert family_named("dinov2").preprocessing({"image_size": 518, "patch_size": 14})["crop"] == 224
     assert family_named("dinov3").preprocessing({"image_size": 224, "patch_size": 16})["crop"] == 224
+
+
+@pytest.mark.parametrize("family", ["dinov2", "dinov3"])
+def test_a_configuration_can_only_say_what_the_family_knows(family: str) -> None:
+    """`num_labels` is a table that transformers fills; an attention of a hub repository is code that it fetches."""
+    row, config = family_named(family), ref_of_folder(TINY / f"{family}-tiny").config
+    hostile = {"num_labels": 1000, "attn_implementation": "somebody/code", "return_dict": False, "_name_or_path": "x"}
+    assert row.new_config({**config, **hostile}).to_dict() == row.new_config(config).to_dict()
+    row.new_model({**config, **hostile})
