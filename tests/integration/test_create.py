@@ -24,7 +24,6 @@ from registry.usecases.options import CreateOptions
 from registry.versions.bundle import ReleaseNotes
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
-from tests.support.bundles import png
 from tests.support.pattern_probes import PROBES, SECONDS, change
 from tests.support.registries import file_of, listing, open_registry, small_bundle
 
@@ -85,7 +84,7 @@ def test_only_the_bytes_that_changed_travel(registry: Registry, bundle: Path) ->
     assert (manifest.files_added, manifest.files_modified, manifest.files_removed) == (("config/note.json",), (), ())
 
 
-def test_patterns_are_stored_as_the_names_that_they_match(registry: Registry, bundle: Path, tmp_path: Path) -> None:
+def test_patterns_are_stored_as_the_names_that_they_match(registry: Registry, bundle: Path) -> None:
     registry.create("v1.0.0", bundle, offline=True)
     change(bundle / CONFIG, {"target_modules": r".*\.(q|v)_proj", "alpha_pattern": {".*[0-9].*": 8}})
     said: list[str] = []
@@ -95,14 +94,10 @@ def test_patterns_are_stored_as_the_names_that_they_match(registry: Registry, bu
     assert (planned.is_new, planned.content_sha256) == (False, created.content_sha256)
     component = CreateOptions(parent="v1.0.0", components={"adapters/low": bundle / "adapters/low"})
     registry.create("v1.1.1", None, component, offline=True)
-    before, *after = (
-        registry.load(name).predict([png(0)], ["low"])[0].to_dict() for name in ("v1.0.0", "v1.1.0", "v1.1.1")
-    )
-    for name, answer in zip(("v1.1.0", "v1.1.1"), after, strict=True):
-        stored = registry.blobs.fetch([file_of(registry, name, CONFIG)])
-        document = json.loads(next(iter(stored.values())).read_bytes())
+    for name in ("v1.1.0", "v1.1.1"):
+        (stored,) = registry.blobs.fetch([file_of(registry, name, CONFIG)]).values()
+        document = json.loads(stored.read_bytes())
         assert (document["target_modules"], document["alpha_pattern"]) == (["q_proj", "v_proj"], {})
-        assert answer | {"version": ""} == before | {"version": ""}
 
 
 def test_a_pattern_that_takes_for_ever_leaves_nothing(
