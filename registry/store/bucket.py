@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from registry.errors import UloraError
+from registry.errors import ObjectNotFound, UloraError
 from registry.store.client import S3Client
 from registry.store.object_info import LifecycleRule
 
+_UPLOADS = "the bucket's uploads"
 _UNREADABLE_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 
 
@@ -28,53 +30,51 @@ class Bucket:
         region = s3.meta.region_name
         location: Any = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         try:
-            with self._client.errors("bucket"):
-                s3.create_bucket(Bucket=self._client.bucket, **location)
+            self._client.call("bucket", lambda: s3.create_bucket(Bucket=self._client.bucket, **location))
         except UloraError as error:
             if "BucketAlreadyOwnedByYou" not in str(error) and "BucketAlreadyExists" not in str(error):
                 raise
 
     def versioning(self) -> str:
         """`Enabled`, `Suspended` or `off`."""
-        with self._client.errors("the bucket's versioning"):
-            reply = self._client.reads.get_bucket_versioning(Bucket=self._client.bucket)
-            return str(reply.get("Status", "off"))
+        s3, bucket = self._client.reads, self._client.bucket
+        reply = self._client.call("the bucket's versioning", lambda: s3.get_bucket_versioning(Bucket=bucket))
+        return str(reply.get("Status", "off"))
 
     def lifecycle(self) -> tuple[LifecycleRule, ...]:
         """The rules that may expire or move away objects of this store, by their prefix."""
-        with self._client.errors("the bucket's lifecycle rules"):
+        s3 = self._client.reads
+
+        def read() -> Any:
             try:
-                reply = self._client.reads.get_bucket_lifecycle_configuration(Bucket=self._client.bucket)
+                return s3.get_bucket_lifecycle_configuration(Bucket=self._client.bucket)
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") != "NoSuchLifecycleConfiguration":
                     raise
-                return ()
-        rules = map(_lifecycle_rule, reply.get("Rules", []))
+                return {}
+
+        rules = map(_lifecycle_rule, self._client.call("the bucket's lifecycle rules", read).get("Rules", []))
         return tuple(rule for rule in rules if rule and _overlap(rule.prefix, self._client.prefix))
 
     def unfinished_uploads(self) -> tuple[float, ...]:
         """The ages, in seconds, of up to 1,000 uploads in parts that were never completed."""
-        with self._client.errors("the bucket's uploads"):
-            reply = self._client.reads.list_multipart_uploads(
-                Bucket=self._client.bucket, Prefix=self._client.prefix, MaxUploads=1000
-            )
+        s3, place = self._client.reads, {"Bucket": self._client.bucket, "Prefix": self._client.prefix}
+        reply = self._client.call(_UPLOADS, lambda: s3.list_multipart_uploads(**place, MaxUploads=1000))
         now = datetime.now(UTC)
         return tuple((now - upload["Initiated"]).total_seconds() for upload in reply.get("Uploads", []))
 
     def abort_uploads(self, prefix: str, before: datetime) -> int:
         """Abort the uploads in parts below a prefix that were begun before a time; return how many."""
-        s3 = self._client.reads
-        with self._client.errors("the bucket's uploads"):
-            pages = s3.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._client.bucket, Prefix=self._client.prefix + prefix
-            )
-            uploads = [upload for page in pages for upload in page.get("Uploads", [])]
-            stale = [upload for upload in uploads if upload["Initiated"] < before]
-            for upload in stale:
-                with suppress(s3.exceptions.NoSuchUpload):
-                    s3.abort_multipart_upload(
-                        Bucket=self._client.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
+        s3, place = self._client.reads, {"Bucket": self._client.bucket, "Prefix": self._client.prefix + prefix}
+        pages = iter(s3.get_paginator("list_multipart_uploads").paginate(**place))
+        uploads: list[Any] = []
+        while page := self._client.call(_UPLOADS, lambda: next(pages, None)):
+            uploads += page.get("Uploads", [])
+        stale = [upload for upload in uploads if upload["Initiated"] < before]
+        for upload in stale:
+            named = {"Bucket": self._client.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+            with suppress(ObjectNotFound):
+                self._client.call(_UPLOADS, partial(s3.abort_multipart_upload, **named))
         return len(stale)
 
 

@@ -7,26 +7,33 @@ import base64
 import os
 import re
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any
+from json import JSONDecodeError
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
     ConnectTimeoutError,
+    CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
 )
 from urllib3.exceptions import HTTPError as TransportError
 
@@ -40,6 +47,8 @@ from registry.errors import (
     UloraError,
     first_line,
 )
+from registry.parallel import NotStarted, within
+from registry.store.bounded_replies import bound_replies
 from registry.store.object_info import Encryption
 
 _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
@@ -47,9 +56,36 @@ _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _WRITES = ("PutObject", "CreateMultipartUpload", "CopyObject")
 _FALLBACK_REGION = "us-east-1"
+_OPENING_SECONDS = 20.0
+"""For finding credentials and making a client: boto3 is imported, and a program or server may be asked."""
+
+Result = TypeVar("Result")
+
+_SKEWED = "RequestTimeTooSkewed"
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, …) and ~/.aws/config"
+_MAX_SKEW = 15 * 60
+"""Seconds by which the clock of a request may differ, by S3's documentation of RequestTimeTooSkewed."""
 
 CONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 """Codes with which servers refuse a conditional write."""
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long to wait for the store, in seconds, until the last byte of an answer.
+
+    Attributes:
+        call: for one small call, with botocore's retries.
+        attempt: for one attempt of a conditional write, and for the read that shows what became of it.
+        write: after which an undecided conditional write is given up as `OutcomeUnknown`.
+        stall: after which a transfer of a blob is given up that does not get on.
+    """
+
+    call: float = 10.0
+    attempt: float = 5.0
+    write: float = 15.0
+    stall: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -94,11 +130,23 @@ _TABLE = (
     _Translation(ObjectNotFound, codes=frozenset({"NoSuchKey", "404", "NotFound", "NoSuchUpload"})),
     _Translation(
         StoreDenied,
+        "{url} refuses access to {key}: the clocks differ too much; here it is {here}, at the server {there} ({code})",
+        "set the clock of this machine (or of the server), then run the same command again",
+        codes=frozenset({_SKEWED}),
+    ),
+    _Translation(
+        StoreDenied,
+        "{url} refuses access to {key}: the temporary credentials {credentials} have expired ({code})",
+        "get new ones (`aws sso login`, or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN again)",
+        codes=_EXPIRED,
+    ),
+    _Translation(
+        StoreDenied,
         "{url} refuses access to {key} ({code})",
         "check the AWS credentials in use and their rights",
         codes=frozenset({
-            "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-            "InvalidToken", "ExpiredTokenException", "AuthorizationHeaderMalformed", "RequestTimeTooSkewed",
+            "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
+            "AuthorizationHeaderMalformed",
         }),
         statuses=(401, 403),
     ),
@@ -119,8 +167,17 @@ _TABLE = (
     _Translation(
         StoreDenied,
         "no credentials for {url}: {detail}",
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-        exceptions=(NoCredentialsError, PartialCredentialsError, NoRegionError),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; `aws sts get-caller-identity` tests them",
+        exceptions=(
+            NoCredentialsError, PartialCredentialsError, NoRegionError, CredentialRetrievalError, SSOError,
+            TokenRetrievalError, JSONDecodeError, UnicodeDecodeError,
+        ),
+    ),
+    _Translation(
+        BadSetting,
+        "the store {url} can't be used: {detail}",
+        _SETTINGS,
+        exceptions=(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
     ),
     _Translation(
         StoreUnreachable,
@@ -129,7 +186,9 @@ _TABLE = (
         # urllib3's own error arrives as it is where the body of an error reply breaks off.
         exceptions=(HTTPClientError, ConnectionError, IncompleteReadError, TransportError, OSError),
     ),
-    _Translation(BadSetting, "the store {url} can't be used: {detail}", exceptions=(BotoCoreError, ValueError)),
+    _Translation(
+        BadSetting, "the store {url} can't be used: {detail}", _SETTINGS, exceptions=(BotoCoreError, ValueError)
+    ),
     _Translation(UloraError, "the store {place} answered {status} {code} for {key}: {detail}", statuses=range(1000)),
 )  # fmt: skip
 """The first line that matches counts."""
@@ -145,6 +204,7 @@ class S3Client:
         endpoint_url: str | None = None,
         profile: str | None = None,
         encryption: Encryption | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         """The arguments are those of `registry.store.objects.ObjectStore`.
 
@@ -164,6 +224,7 @@ class S3Client:
         self._endpoint_url = endpoint_url
         self._profile = profile
         self._encryption = encryption
+        self.deadlines = deadlines or Deadlines()
         self._creating_clients = threading.RLock()
 
     @property
@@ -205,6 +266,18 @@ class S3Client:
             return str(sts.get_caller_identity()["Arn"])
         return None
 
+    def call(self, key: str, act: Callable[[], Result], seconds: float | None = None) -> Result:
+        """Send one small request and read its whole answer, within `seconds` (`deadlines.call` by default).
+
+        The limit is on the wall clock, in a thread of its own: the time-outs of botocore are for each read, so a server
+        that sends a byte now and then never reaches them; looking up a name has none; and its retries multiply them.
+
+        Raises:
+            StoreUnreachable: there was no whole answer in time; `was_sent` says whether the request may have been sent.
+        """
+        with self.errors(key):
+            return within(self.deadlines.call if seconds is None else seconds, act, "ulora-store")
+
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:
         """Turn botocore's errors into ours; `key` says what was asked for."""
@@ -222,14 +295,38 @@ class S3Client:
         return self._session.region_name or _FALLBACK_REGION
 
     def _make_client(self, config: Config) -> Any:
+        """A client, in time, whatever AWS's settings say.
+
+        Raises:
+            StoreUnreachable: what is asked for credentials (a program, a server) does not answer.
+            StoreDenied: there are no credentials.
+            BadSetting: the settings can't be used.
+        """
+        with self.errors("client"):
+            try:
+                return within(_OPENING_SECONDS, lambda: self._open(config), "ulora-store")
+            except TimeoutError as error:
+                raise StoreUnreachable(
+                    f"credentials for {self.url} were not found within {_OPENING_SECONDS:g} s",
+                    hint="does a credential_process, AWS SSO or a metadata service hang? "
+                    "`aws sts get-caller-identity` tests them",
+                    was_sent=False,
+                ) from error
+            except (ClientError, BotoCoreError, OSError, ValueError):
+                raise
+            except Exception as error:  # what a damaged configuration may cause: it belongs to botocore
+                raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
+
+    def _open(self, config: Config) -> Any:
         common = Config(
             signature_version="s3v4", connect_timeout=3, max_pool_connections=32,
             request_checksum_calculation="when_required", response_checksum_validation="when_required",
         )  # fmt: skip
-        with self._creating_clients, self.errors("client"):
+        with self._creating_clients:
             client = self._session.client(
                 "s3", endpoint_url=self._endpoint_url, config=common.merge(config), region_name=self._region
             )
+        bound_replies(client)
         if self._encryption:
             # By an event, so that a write that is added later can't be forgotten.
             for operation in _WRITES:
@@ -237,24 +334,49 @@ class S3Client:
         return client
 
     def _translated(self, error: Exception, key: str) -> UloraError:
-        reply = getattr(error, "response", None) if isinstance(error, ClientError) else None
-        code = str((reply or {}).get("Error", {}).get("Code", ""))
-        status = int((reply or {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        reply = error.response if isinstance(error, ClientError) else {}
+        code = str(reply.get("Error", {}).get("Code", ""))
+        status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        here, there = datetime.now(UTC), _server_time(reply)
+        if status in (401, 403) and there and abs((here - there).total_seconds()) > _MAX_SKEW:
+            code = _SKEWED  # servers may have another code for it, and a reply to HEAD has none
         found = next(line for line in _TABLE if line.matches(error, code, status))
         message = found.message.format(
             url=self.url, place=self._place, bucket=self.bucket, key=key, code=code, status=status,
-            detail=first_line(error),
+            detail=first_line(error), here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "unknown",
+            credentials=self._credentials_in_use() if code in _EXPIRED else "",
         )  # fmt: skip
         if found.kind is ObjectNotFound:
             return ObjectNotFound(key)
         if found.kind is StoreUnreachable:
-            was_sent = not isinstance(error, EndpointConnectionError | ConnectTimeoutError)
+            was_sent = not isinstance(error, EndpointConnectionError | ConnectTimeoutError | NotStarted)
             return StoreUnreachable(message, hint=found.hint, code=code, was_sent=was_sent)
         return found.kind(message, hint=found.hint)
+
+    def _credentials_in_use(self) -> str:
+        """Where the credentials come from, and their key's id if it is at hand; no secret."""
+        found = self._session.get_credentials()
+        # Others would be renewed by the question.
+        key = f" {found.access_key}" if type(found) is Credentials else ""
+        profile = self._profile or os.environ.get("AWS_PROFILE")
+        return f"of this environment{key} (found by boto3 in: {found.method}" + (
+            f", profile {profile})" if profile else ")"
+        )
 
     @property
     def _place(self) -> str:
         return f"{self.url} at {self._endpoint_url}" if self._endpoint_url else self.url
+
+
+def _server_time(reply: Any) -> datetime | None:
+    """The server's clock, by the error reply or its header; None if neither says it."""
+    told = reply.get("Error", {}).get("ServerTime") or ""
+    header = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    with suppress(ValueError):
+        return datetime.fromisoformat(told).astimezone(UTC)
+    with suppress(ValueError, TypeError):
+        return parsedate_to_datetime(header).astimezone(UTC)
+    return None
 
 
 def base64_text(raw: bytes) -> str:

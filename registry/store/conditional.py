@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 
 from registry.errors import KeyExists, ObjectNotFound, OutcomeUnknown, StoreDenied, StoreUnreachable
+from registry.parallel import time_left, time_limit
 from registry.store.client import S3Client, base64_text
 from registry.store.object_info import StoredObject
 from registry.store.reading import ObjectReader
@@ -30,13 +31,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 class ConditionalWriter:
     """Writes small objects below one prefix, each only under a condition on what is there."""
 
-    def __init__(self, client: S3Client, reader: ObjectReader, deadline: float) -> None:
-        """Args:
-        deadline: seconds after which an undecided write is given up.
-        """
+    def __init__(self, client: S3Client, reader: ObjectReader) -> None:
         self._client = client
         self._reader = reader
-        self.deadline = deadline
 
     def create(self, key: str, body: bytes) -> None:
         """Write where nothing is."""
@@ -54,11 +51,12 @@ class ConditionalWriter:
                 of bytes that were sent before.
         """
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-        with self._client.errors(key):
-            self._client.unretried.put_object(
-                **self._client.at(key), Body=body, ContentType="application/json",
-                ChecksumSHA256=base64_text(sha256(body).digest()), **condition,
-            )  # fmt: skip
+        s3 = self._client.unretried
+        parameters = {
+            **self._client.at(key), "Body": body, "ContentType": "application/json",
+            "ChecksumSHA256": base64_text(sha256(body).digest()), **condition,
+        }  # fmt: skip
+        self._client.call(key, lambda: s3.put_object(**parameters), self._client.deadlines.attempt)
 
     def _write(self, key: str, body: bytes, *, replaces: str | None) -> None:
         """Send a write until it is clear what became of it; `replaces` is the ETag of what it replaces, if anything.
@@ -66,7 +64,11 @@ class ConditionalWriter:
         Raises:
             KeyExists, OutcomeUnknown, StoreDenied, StoreUnreachable, BucketNotFound: see `ObjectStore.create`.
         """
-        give_up = time.monotonic() + self.deadline
+        _ = self._client.unretried  # finding credentials is not part of the write
+        with time_limit(self._client.deadlines.write):
+            self._write_in_time(key, body, replaces)
+
+    def _write_in_time(self, key: str, body: bytes, replaces: str | None) -> None:
         may_be_applied = False
         for pause in _pauses():
             try:
@@ -87,18 +89,17 @@ class ConditionalWriter:
                 return
             if found is not None and found.etag != replaces:
                 raise KeyExists(key)
-            if time.monotonic() > give_up:
+            if not time_left():
                 raise OutcomeUnknown(
                     f"a write of {key} was sent, but the store did not say whether it was applied",
                     hint="look with `ulora status` and run the same command again: it is safe",
                 )
-            time.sleep(pause)
+            time.sleep(min(pause, time_left()))
 
     def _read_back(self, key: str) -> StoredObject | None:
         """What is at a key after an undecided write; None when nothing is, or the store can't say right now."""
         try:
-            # Without retries, which may take longer than the deadline.
-            return self._reader.get(key, retry=False)
+            return self._reader.get_once(key, self._client.deadlines.attempt)
         except (ObjectNotFound, StoreUnreachable):
             return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from registry.formats import canonical
 from registry.progress import Progress, no_progress
 from registry.store.bucket import Bucket
-from registry.store.client import S3Client
+from registry.store.client import Deadlines, S3Client
 from registry.store.conditional import ConditionalWriter
 from registry.store.object_info import Contents, Encryption, LifecycleRule, ObjectInfo, Rights, StoredObject
 from registry.store.probe import StoreProbe
@@ -20,7 +20,8 @@ from registry.store.uploads import Uploader
 class ObjectStore:
     """The objects below one `s3://BUCKET/PREFIX`. Threads may share it.
 
-    Every method may raise `StoreDenied`, `StoreUnreachable` or `BucketNotFound`.
+    Every method may raise `StoreDenied`, `StoreUnreachable` or `BucketNotFound`. Each call ends by its deadline, also
+    if the server sends a byte now and then; inside `registry.parallel.time_limit` by that of the caller.
     """
 
     def __init__(
@@ -28,23 +29,25 @@ class ObjectStore:
         url: str,
         *,
         endpoint_url: str | None = None,
-        deadline: float = 15.0,
         profile: str | None = None,
         encryption: Encryption | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         """Args:
             url: `s3://BUCKET/PREFIX`.
             endpoint_url: the S3 server; None for boto3's own choice.
-            deadline: seconds after which an undecided conditional write is given up as `OutcomeUnknown`.
             profile: whose credentials in AWS's own files to use; None for boto3's own choice.
             encryption: asked for with every write; None for the bucket's own default.
+            deadlines: how long to wait for the server; None for the defaults.
 
         Raises:
             BadSetting: the URL is not an S3 URL.
         """
-        self._client = S3Client(url, endpoint_url=endpoint_url, profile=profile, encryption=encryption)
+        self._client = S3Client(
+            url, endpoint_url=endpoint_url, profile=profile, encryption=encryption, deadlines=deadlines
+        )
         self._reader = ObjectReader(self._client)
-        self._writer = ConditionalWriter(self._client, self._reader, deadline)
+        self._writer = ConditionalWriter(self._client, self._reader)
         self._uploader = Uploader(self._client, self._reader)
         self._probe = StoreProbe(self._client.url, self._reader, self._writer, self.delete)
         self._bucket = Bucket(self._client)
@@ -148,8 +151,8 @@ class ObjectStore:
 
     def overwrite(self, key: str, body: bytes) -> None:
         """Write an object whatever was there: only for a replica's own heartbeat."""
-        with self._client.errors(key):
-            self._client.unretried.put_object(**self._client.at(key), Body=body)
+        s3 = self._client.unretried
+        self._client.call(key, lambda: s3.put_object(**self._client.at(key), Body=body))
 
     def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> None:
         """Create an object from a file whose sha256 is `digest`. It may be there already with this digest.
@@ -175,10 +178,10 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Delete an object; it need not exist."""
-        with self._client.errors(key):
-            # Sent once, and given up within seconds: a prune relies on no deletion taking long, nor being sent again
-            # after this machine was asleep.
-            self._client.unretried.delete_object(**self._client.at(key))
+        # Sent once, and given up within seconds: a prune relies on no deletion taking long, nor being sent again after
+        # this machine was asleep.
+        s3 = self._client.unretried
+        self._client.call(key, lambda: s3.delete_object(**self._client.at(key)))
 
     # --- the store itself --------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -13,11 +13,14 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from registry.errors import BadManifest, CorruptBlob, ObjectNotFound
 from registry.formats import canonical
+from registry.parallel import within
 from registry.progress import Progress
 from registry.store.client import S3Client
 from registry.store.object_info import Contents, ObjectInfo, StoredObject, answered_at
 
 _CHUNK = 1024 * 1024
+_PIECE = 64 * 1024
+"""Bytes that must arrive within `deadlines.stall`: about 1 KB/s at least, on each of up to 16 connections."""
 _TRIES = 3
 
 
@@ -27,25 +30,26 @@ class ObjectReader:
     def __init__(self, client: S3Client) -> None:
         self._client = client
 
-    def get(self, key: str, limit: int = canonical.MAX_DOCUMENT, *, retry: bool = True) -> StoredObject:
-        """Read a whole object; without `retry` a server that does not answer is asked once only."""
-        client = self._client.reads if retry else self._client.unretried
-        with self._client.errors(key):
-            reply = client.get_object(**self._client.at(key))
-            size = reply.get("ContentLength")
-            if size is None or size > limit:
-                reply["Body"].close()
-                found = "of unknown length" if size is None else f"{size} bytes"
-                raise BadManifest(f"{key} is {found}, more than the {limit} bytes that are allowed")
-            return StoredObject.of_get(reply, reply["Body"].read())
+    def get(self, key: str, limit: int = canonical.MAX_DOCUMENT) -> StoredObject:
+        """Read a whole object."""
+        s3 = self._client.reads
+        return self._client.call(key, lambda: self._whole(s3, key, limit))
+
+    def get_once(self, key: str, seconds: float) -> StoredObject:
+        """Read a whole object; a server that does not answer is asked once only, and within `seconds`."""
+        s3 = self._client.unretried
+        return self._client.call(key, lambda: self._whole(s3, key, canonical.MAX_DOCUMENT), seconds)
 
     def stream(self, key: str, size: int) -> Iterator[bytes]:
         """An object's bytes in chunks; after a broken connection the rest is asked for."""
         arrived = 0
         for attempt in range(1, _TRIES + 1):
-            with self._client.errors(key), closing(self._body(key, size, arrived)) as body:
+            with self._client.errors(key), self._opened(key, arrived) as reply:
+                announced = reply.get("ContentLength")
+                if announced != size - arrived:
+                    raise CorruptBlob(f"{key} is {arrived + (announced or 0)} bytes long, not {size}")
                 try:
-                    for chunk in body.iter_chunks(_CHUNK):
+                    while chunk := self._chunk(reply["Body"]):
                         arrived += len(chunk)
                         yield chunk
                 except (BotoCoreError, TransportError, OSError):
@@ -57,68 +61,101 @@ class ObjectReader:
     def contents(self, key: str, progress: Progress) -> Contents:
         """Read all bytes of an object and return their digest and size."""
         digest, size = sha256(), 0
-        with self._client.errors(key):
-            reply = self._client.transfers.get_object(**self._client.at(key))
-            with closing(reply["Body"]) as body:
-                for chunk in body.iter_chunks(_CHUNK):
-                    digest.update(chunk)
-                    size += len(chunk)
-                    progress(len(chunk))
+        with self._client.errors(key), self._opened(key) as reply:
+            while chunk := self._chunk(reply["Body"]):
+                digest.update(chunk)
+                size += len(chunk)
+                progress(len(chunk))
         return Contents(digest.hexdigest(), size, reply["ETag"])
 
     def head(self, key: str) -> ObjectInfo | None:
         """What the server says of an object."""
+        s3 = self._client.reads
         try:
-            with self._client.errors(key):
-                reply = self._client.reads.head_object(**self._client.at(key), ChecksumMode="ENABLED")
+            reply = self._client.call(key, lambda: s3.head_object(**self._client.at(key), ChecksumMode="ENABLED"))
         except ObjectNotFound:
             return None
         return ObjectInfo.of_head(key, reply)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`."""
-        with self._client.errors(prefix):
-            for page in self._pages(prefix):
-                for entry in page.get("Contents", []):
-                    yield ObjectInfo.of_listing(self._key(entry), entry)
+        for page in self._pages(prefix):
+            for entry in page.get("Contents", []):
+                yield ObjectInfo.of_listing(self._key(entry), entry)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names of the folders directly below a prefix."""
-        with self._client.errors(prefix):
-            for page in self._pages(prefix, Delimiter="/"):
-                for entry in page.get("CommonPrefixes", []):
-                    yield entry["Prefix"].removeprefix(self._client.prefix + prefix).rstrip("/")
+        for page in self._pages(prefix, Delimiter="/"):
+            for entry in page.get("CommonPrefixes", []):
+                yield entry["Prefix"].removeprefix(self._client.prefix + prefix).rstrip("/")
 
     def first(self, prefix: str) -> str | None:
         """The first key that starts with `prefix`."""
-        with self._client.errors(prefix):
-            page = self._first_page(prefix)
-        entries = page.get("Contents", [])
+        entries = self._first_page(prefix, prefix).get("Contents", [])
         return self._key(entries[0]) if entries else None
 
     def now(self) -> datetime:
         """The server's own clock."""
-        with self._client.errors("the clock"):
-            return answered_at(self._first_page(""))
+        return answered_at(self._first_page("", "the clock"))
 
-    def _body(self, key: str, size: int, start: int) -> Any:
-        """The body of a reply with an object's bytes from `start` on."""
+    def _whole(self, s3: Any, key: str, limit: int) -> StoredObject:
+        reply = s3.get_object(**self._client.at(key))
+        with closing(reply["Body"]) as body:
+            size = reply.get("ContentLength")
+            if size is None or size > limit:
+                found = "of unknown length" if size is None else f"{size} bytes"
+                raise BadManifest(f"{key} is {found}, more than the {limit} bytes that are allowed")
+            return StoredObject.of_get(reply, body.read())
+
+    @contextmanager
+    def _opened(self, key: str, start: int = 0) -> Iterator[Any]:
+        """The reply with an object's bytes from `start` on, whose body is still to be read."""
         rest = {"Range": f"bytes={start}-"} if start else {}
-        reply = self._client.transfers.get_object(**self._client.at(key), **rest)
-        announced = reply.get("ContentLength")
-        if announced != size - start:
+        s3 = self._client.transfers
+        reply = within(self._client.deadlines.stall, lambda: s3.get_object(**self._client.at(key), **rest))
+        try:
+            yield reply
+        except TimeoutError:
+            # Another thread still reads the body, and to close it would be to wait for that: end its connection.
+            with suppress(Exception):
+                reply["Body"]._raw_stream.shutdown()
+            raise
+        except BaseException:
             reply["Body"].close()
-            raise CorruptBlob(f"{key} is {start + (announced or 0)} bytes long, not {size}")
-        return reply["Body"]
+            raise
+        reply["Body"].close()
 
-    def _pages(self, prefix: str, **options: str) -> Any:
-        pages = self._client.reads.get_paginator("list_objects_v2")
-        return pages.paginate(Bucket=self._client.bucket, Prefix=self._client.prefix + prefix, **options)
+    def _chunk(self, body: Any) -> bytes:
+        """The next bytes of a body; empty at its end.
 
-    def _first_page(self, prefix: str) -> Any:
-        return self._client.reads.list_objects_v2(
-            Bucket=self._client.bucket, Prefix=self._client.prefix + prefix, MaxKeys=1
+        Raises:
+            TimeoutError: it does not get on.
+        """
+        pieces: list[bytes] = []
+
+        def read() -> None:
+            for _ in range(_CHUNK // _PIECE):
+                if not (piece := body.read(_PIECE)):
+                    return
+                pieces.append(piece)
+
+        within(self._client.deadlines.stall, read, moved=lambda: len(pieces))
+        return b"".join(pieces)
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[Any]:
+        s3 = self._client.reads
+        pages = iter(
+            s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._client.bucket, Prefix=self._client.prefix + prefix, **options
+            )
         )
+        while page := self._client.call(prefix, lambda: next(pages, None)):
+            yield page
+
+    def _first_page(self, prefix: str, what: str) -> Any:
+        s3 = self._client.reads
+        place = {"Bucket": self._client.bucket, "Prefix": self._client.prefix + prefix}
+        return self._client.call(what, lambda: s3.list_objects_v2(**place, MaxKeys=1))
 
     def _key(self, entry: Any) -> str:
         return str(entry["Key"]).removeprefix(self._client.prefix)

@@ -7,21 +7,28 @@ was lost is settled by the digest that the server keeps.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import Context
+from functools import partial
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from registry.errors import BadBundle, CorruptBlob, KeyExists, ObjectNotFound, StoreUnreachable
+from registry.parallel import within
 from registry.progress import Progress, no_progress
 from registry.store.client import CONDITION_FAILED, S3Client, base64_text
 from registry.store.reading import ObjectReader
 
 PART_BYTES = 64 * 1024 * 1024
 """Files up to this size are one PUT; larger ones are multipart with parts of this size (S3 allows 10,000 of them)."""
+
+_COMPLETION_SECONDS = 600.0
+"""S3 may take minutes to put the parts of a large object together, by its documentation of CompleteMultipartUpload."""
 
 
 class Uploader:
@@ -63,8 +70,10 @@ class Uploader:
         """Send a file in one PUT or in parts, under a condition on what is there."""
         with _opened(path) as body, _changes_named(body, size), self._client.errors(key):
             if size <= PART_BYTES:
-                self._client.transfers.put_object(
-                    **self._client.at(key), Body=body, ChecksumSHA256=base64_text(bytes.fromhex(digest)), **condition
+                checksum = base64_text(bytes.fromhex(digest))
+                s3, target = self._client.transfers, self._client.at(key)
+                self._while_moving(
+                    body, lambda: s3.put_object(**target, Body=body, ChecksumSHA256=checksum, **condition)
                 )
                 progress(size)
             else:
@@ -74,25 +83,43 @@ class Uploader:
         self, key: str, body: BinaryIO, digest: str, condition: Mapping[str, str], progress: Progress
     ) -> None:
         s3, target = self._client.transfers, self._client.at(key)
-        started = s3.create_multipart_upload(**target, ChecksumAlgorithm="SHA256", Metadata={"sha256": digest})
+        started = self._client.call(
+            key, lambda: s3.create_multipart_upload(**target, ChecksumAlgorithm="SHA256", Metadata={"sha256": digest})
+        )
         target["UploadId"] = started["UploadId"]
         whole = sha256()
         parts: list[dict[str, Any]] = []
         try:
             while chunk := body.read(PART_BYTES):
                 whole.update(chunk)
-                checksum = base64_text(sha256(chunk).digest())
-                number = len(parts) + 1
-                done = s3.upload_part(**target, PartNumber=number, Body=chunk, ChecksumSHA256=checksum)
-                parts.append({"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": checksum})
+                parts.append(self._send_part(target, len(parts) + 1, chunk))
                 progress(len(chunk))
             if whole.hexdigest() != digest:
                 raise CorruptBlob(f"{key} was announced with another digest")
-            s3.complete_multipart_upload(**target, MultipartUpload={"Parts": parts}, **condition)
+            complete = partial(s3.complete_multipart_upload, **target, MultipartUpload={"Parts": parts}, **condition)
+            within(_COMPLETION_SECONDS, complete)
         except BaseException:
-            with suppress(BotoCoreError, ClientError):
-                s3.abort_multipart_upload(**target)
+            with suppress(BotoCoreError, ClientError, OSError):
+                # In a context of its own: also after Ctrl-C, and when the caller's time is over.
+                Context().run(within, self._client.deadlines.call, lambda: s3.abort_multipart_upload(**target))
             raise
+
+    def _send_part(self, target: Mapping[str, str], number: int, chunk: bytes) -> dict[str, Any]:
+        """Send one part, and return what the completion must say of it."""
+        s3, checksum = self._client.transfers, base64_text(sha256(chunk).digest())
+        body = BytesIO(chunk)  # sent in pieces; each has a time-out, which bytes would have as a whole
+        done = self._while_moving(
+            body, lambda: s3.upload_part(**target, PartNumber=number, Body=body, ChecksumSHA256=checksum)
+        )
+        return {"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": checksum}
+
+    def _while_moving(self, body: BinaryIO, send: Callable[[], Any]) -> Any:
+        """Send a body for as long as some of it is read in every `deadlines.stall` seconds.
+
+        Raises:
+            TimeoutError: it does not get on, or the answer does not come.
+        """
+        return within(self._client.deadlines.stall, send, moved=lambda: body.closed or body.tell())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from registry.api import Registry
 from registry.errors import OutcomeUnknown, Unreachable
 from registry.formats.canonical import sha256
 from registry.store import layout, uploads
+from registry.store.client import Deadlines
 from registry.store.object_info import Encryption
 from registry.store.objects import ObjectStore
 from tests.support.registries import create, open_registry
@@ -74,7 +75,7 @@ class _Blob:
 
 
 def test_a_key_of_ones_own_is_named_with_every_write(store_url: str) -> None:
-    store = ObjectStore(store_url, deadline=0, encryption=Encryption("aws:kms", "alias/ulora"))
+    store = ObjectStore(store_url, deadlines=Deadlines(write=1), encryption=Encryption("aws:kms", "alias/ulora"))
     sent = record(store)
     # The server here knows no KMS and answers 500: a write whose outcome is not known, and never a plain one instead.
     with pytest.raises((OutcomeUnknown, Unreachable)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
 from tests.servers.proxy import Proxy
 
@@ -16,4 +17,4 @@ def store(store_url: str) -> ObjectStore:
 @pytest.fixture
 def distant(store_url: str, proxy: Proxy) -> ObjectStore:
     """The same store, behind the proxy."""
-    return ObjectStore(store_url, endpoint_url=proxy.url, deadline=10)
+    return ObjectStore(store_url, endpoint_url=proxy.url, deadlines=Deadlines(write=10))

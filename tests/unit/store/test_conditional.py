@@ -14,6 +14,7 @@ from registry.errors import (
     OutcomeUnknown,
 )
 from registry.store import client
+from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
 from tests.servers import proxy as faults
 from tests.servers.proxy import Fault, Hold, Proxy, Stall
@@ -144,7 +145,7 @@ def test_a_late_swap_is_lost_also_when_its_reply_is(store: ObjectStore, distant:
 
 
 def test_a_write_that_is_never_answered_has_an_unknown_outcome(store_url: str, proxy: Proxy) -> None:
-    impatient = ObjectStore(store_url, endpoint_url=proxy.url, deadline=0.2)
+    impatient = ObjectStore(store_url, endpoint_url=proxy.url, deadlines=Deadlines(write=0.5))
     proxy.next(faults.refuse, containing=KEY, times=1000)
     with pytest.raises(OutcomeUnknown, match=KEY) as unknown:
         impatient.create(KEY, b"mine")
@@ -179,14 +180,14 @@ def test_if_the_server_dies_after_a_write_its_outcome_is_unknown(
     server = S3Server(tmp_path).start()
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
-    store = ObjectStore(f"s3://{server.bucket}/x", deadline=0.2)
+    store = ObjectStore(f"s3://{server.bucket}/x", deadlines=Deadlines(write=0.5))
     with Proxy(server.port) as proxy:
 
         def die(exchange: faults.Exchange) -> None:
             server.kill()
             exchange.reset()
 
-        distant = ObjectStore(store.url, endpoint_url=proxy.url, deadline=0.2)
+        distant = ObjectStore(store.url, endpoint_url=proxy.url, deadlines=Deadlines(write=0.5))
         proxy.next(die, method="PUT")
         with pytest.raises(OutcomeUnknown):
             distant.create(KEY, b"x")
