@@ -112,7 +112,7 @@ def within(
     """
     left = 0.0 if any(stop.is_set() for stop in _LIMITS.get().stops) else min(seconds, time_left())
     if not left or not _CALLS.acquire(timeout=left):
-        raise NotStarted("no time is left")
+        raise NotStarted("the time for it is over")
     results: list[Result] = []
     failures: list[BaseException] = []
 

@@ -30,18 +30,21 @@ import secrets
 import shutil
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 try:
     import boto3
     import botocore.exceptions as faults
     from botocore.config import Config
+    from urllib3.exceptions import HTTPError
 except ImportError as absent:
     print(f"error: {absent}\nhint: pip install 'boto3>=1.36'", file=sys.stderr)
     sys.exit(2)
@@ -59,8 +62,10 @@ WRITER = 1
 """The writer version of this file. It writes no record into a log that needs a later one."""
 NEWEST_FIRST = 10**12
 ENDPOINTS = ("ULORA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-DEADLINE = 15.0
-"""Seconds after which a write without a clear answer is given up."""
+COMMAND, CALL, ATTEMPT, DEADLINE, STALL, OPENING = 60.0, 10.0, 5.0, 15.0, 60.0, 20.0
+"""Seconds after which are given up: all calls of a rollback together, except for the time of the question; one call to
+the store, whatever it sends; one attempt to write, and all of them; a file of which no more arrives; finding
+credentials."""
 WORKERS = 16
 TRIES = 3
 """How often a file is requested if the connection breaks during the download."""
@@ -68,14 +73,27 @@ MAX_RECORD = 1024 * 1024
 MAX_WITHDRAWN = 10_000
 MAX_DIGITS = 300
 MAX_REASON, MAX_WHO = 4096, 256
-CHUNK = 1024 * 1024
+CHUNK = 64 * 1024
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
 DENIED = {
-    "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
-    "ExpiredTokenException", "AuthorizationHeaderMalformed", "RequestTimeTooSkewed",
+    "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
+    "AuthorizationHeaderMalformed",
 }  # fmt: skip
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+SKEWED, MAX_SKEW = "RequestTimeTooSkewed", 15 * 60
+"""The code for a wrong clock, and the seconds by which it may differ."""
+NO_CREDENTIALS = tuple(
+    getattr(faults, name)
+    for name in (
+        "NoCredentialsError", "PartialCredentialsError", "NoRegionError", "CredentialRetrievalError", "SSOError",
+        "TokenRetrievalError", "LoginError",
+    )
+    if hasattr(faults, name)
+)  # fmt: skip
+SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, ...) and ~/.aws/config"
+Result = TypeVar("Result")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CODES = {
     "Failed": 1, "DiskFull": 1, "BadInput": 2, "BadSetting": 2, "ChannelMoved": 4, "KeyExists": 4, "NotNow": 4,
@@ -118,7 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_error(as_json, "Interrupted", "interrupted", "run the same command again: it is safe")
         return 130
-    print(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else printable(answer["sentence"]))
+    except Exception as error:
+        text = f"unexpected {type(error).__name__}: {first_line(error)}"
+        print_error(as_json, "Failed", text, "run the same command again: it is safe; `ulora rollback` does the same")
+        return 1
+    emit("stdout", json.dumps(answer, indent=2, ensure_ascii=False) if as_json else printable(answer["sentence"]))
     return 0
 
 
@@ -152,6 +174,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Failure("BadInput", message, "see --help")
 
+    def print_help(self, file: Any = None) -> None:
+        emit("stdout", self.format_help())
+
 
 def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     """Make the channel serve the version: read the log, check every file, ask, write one record."""
@@ -172,6 +197,7 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
         return answer_document(record, head, record["action"], "nothing was written: --dry-run")
     if not options.yes:
         ask()
+        store.ends = time.monotonic() + COMMAND
         check(store, options, head)  # again: the answer may have taken long
     try:
         store.create(record_key(record["generation"]), encode(record))
@@ -230,7 +256,7 @@ def check_still_complete(store: Store) -> None:
     """Check again after the write that no file was deleted meanwhile. If the check fails, the rollback still counts."""
     try:
         bad = incomplete_files(blob_states(store))
-    except Failure:
+    except Exception:
         return
     if bad:
         text = f"{VERSION['channel']} serves {VERSION['version']} now, but files were deleted meanwhile: {bad}"
@@ -260,9 +286,9 @@ def repair_hint() -> str:
 
 def ask() -> None:
     """Ask for confirmation; without a terminal, --yes is needed."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise Failure("BadInput", "there is no terminal to ask for confirmation; nothing changed", "add --yes")
-    print("continue? [y/N] ", end="", file=sys.stderr, flush=True)
+    emit("stderr", "continue? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Failure("Failed", "not confirmed; nothing changed")
 
@@ -478,37 +504,77 @@ def blob_key(sha256: str) -> str:
     return f"blobs/sha256/{sha256[:2]}/{sha256}"
 
 
+def within(seconds: float, act: Callable[[], Result]) -> Result:
+    """The result of `act`, called in another thread; TimeoutError after so many seconds, though it may go on."""
+    results: list[Result] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(act())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(max(0.0, seconds))
+    if thread.is_alive():
+        raise TimeoutError(f"not done after {max(0.0, seconds):.3g} s")
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
 class Store:
     """The objects below the store's prefix."""
 
     def __init__(self) -> None:
-        session = boto3.session.Session()
         # An endpoint in the environment is newer than the one in this file.
-        endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), STORE["endpoint"])
-        self.place = f"s3://{STORE['bucket']}/{STORE['prefix']}" + (f" at {endpoint}" if endpoint else "")
+        self.endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), STORE["endpoint"])
+        self.place = f"s3://{STORE['bucket']}/{STORE['prefix']}" + (f" at {self.endpoint}" if self.endpoint else "")
+        with self.errors("client"):
+            try:
+                self.reads, self.writes = within(OPENING, self.open)
+            except TimeoutError as error:
+                hint = "does a credential_process, AWS SSO or a metadata service hang? `aws sts get-caller-identity`"
+                text = f"credentials for {self.place} were not found within {OPENING:g} s"
+                raise OutcomeUnclear(text, hint, was_sent=False) from error
+            except (Failure, faults.ClientError, faults.BotoCoreError, OSError, ValueError):
+                raise
+            except Exception as error:  # what a damaged configuration may cause
+                raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
+        self.ends = time.monotonic() + COMMAND
+
+    def open(self) -> tuple[Any, Any]:
+        """Clients for reads and for writes."""
+        session = boto3.session.Session()
+        self.source = getattr(session.get_credentials(), "method", "nowhere")
 
         def client(attempts: int) -> Any:
-            with self.errors("client"):
-                try:
-                    config = Config(
-                        retries={"mode": "standard", "total_max_attempts": attempts}, signature_version="s3v4",
-                        connect_timeout=3, read_timeout=5, max_pool_connections=2 * WORKERS,
-                        request_checksum_calculation="when_required", response_checksum_validation="when_required",
-                    )  # fmt: skip
-                except TypeError as error:
-                    hint = "pip install 'boto3>=1.36'"
-                    raise Failure("BadSetting", f"boto3 {boto3.__version__} is too old", hint) from error
-                region = session.region_name or "us-east-1"
-                return session.client("s3", endpoint_url=endpoint, config=config, region_name=region)
+            try:
+                config = Config(
+                    retries={"mode": "standard", "total_max_attempts": attempts}, signature_version="s3v4",
+                    connect_timeout=3, read_timeout=5, max_pool_connections=2 * WORKERS,
+                    request_checksum_calculation="when_required", response_checksum_validation="when_required",
+                )  # fmt: skip
+            except TypeError as error:
+                hint = "pip install 'boto3>=1.36'"
+                raise Failure("BadSetting", f"boto3 {boto3.__version__} is too old", hint) from error
+            region = session.region_name or "us-east-1"
+            return session.client("s3", endpoint_url=self.endpoint, config=config, region_name=region)
 
-        self.reads = client(3)
         # boto3 must not repeat a write: after a lost reply it would report a successful write as refused.
-        self.writes = client(1)
+        return client(3), client(1)
+
+    def call(self, key: str, act: Callable[[], Result], seconds: float = 0.0) -> Result:
+        """Send one small request and read the whole answer, in time, even if it arrives byte by byte."""
+        with self.errors(key):
+            return within(min(seconds or CALL, self.ends - time.monotonic()), act)
 
     def newest(self) -> tuple[dict[str, Any] | None, str]:
         """The channel's newest record and the sha256 of its bytes; None if the log is empty."""
-        with self.errors(log_prefix()):
-            page = self.reads.list_objects_v2(**self.at(log_prefix(), name="Prefix"), MaxKeys=1)
+        place = self.at(log_prefix(), name="Prefix")
+        page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=1))
         if not page.get("Contents"):
             return None, ""
         stem = page["Contents"][0]["Key"].rpartition("/")[2].partition(".")[0]
@@ -519,16 +585,16 @@ class Store:
     def record(self, generation: int) -> tuple[dict[str, Any], str]:
         """One record of the channel and the sha256 of its bytes."""
         key = record_key(generation)
-        body = self.get(self.reads, key)
+        body = self.get(self.reads, key, CALL)
         record = decode(body, key)
         check_record(record, key, generation)
         return record, hashlib.sha256(body).hexdigest()
 
     def blob_state(self, sha256: str, size: int) -> str:
         """The state of a blob: `ok`, `missing`, `corrupt`, or `unproven` if the server has no checksum."""
+        place = self.at(blob_key(sha256))
         try:
-            with self.errors(blob_key(sha256)):
-                reply = self.reads.head_object(**self.at(blob_key(sha256)), ChecksumMode="ENABLED")
+            reply = self.call(blob_key(sha256), lambda: self.reads.head_object(**place, ChecksumMode="ENABLED"))
         except Failure as failure:
             if failure.error == "ObjectNotFound":
                 return "missing"
@@ -536,15 +602,14 @@ class Store:
         checksum = reply.get("ChecksumSHA256", "")
         found = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
         found = found or reply.get("Metadata", {}).get("sha256")
-        if reply["ContentLength"] != size or found not in (sha256, None):
+        if reply.get("ContentLength") != size or found not in (sha256, None):
             return "corrupt"
         return "ok" if found else "unproven"
 
     def has(self, key: str) -> bool:
         """Whether an object exists."""
         try:
-            with self.errors(key):
-                self.reads.head_object(**self.at(key))
+            self.call(key, lambda: self.reads.head_object(**self.at(key)))
         except Failure as failure:
             if failure.error == "ObjectNotFound":
                 return False
@@ -557,15 +622,16 @@ class Store:
         A reply can be lost after the server applied the write. So after an unclear answer the key is read: with these
         bytes, the write succeeded; with others, another writer was first; without an object, it is sent again.
         """
-        give_up = time.monotonic() + DEADLINE
+        give_up = min(time.monotonic() + DEADLINE, self.ends)
         pause, maybe_applied = 0.05, False
+        request = {
+            **self.at(key), "Body": body, "IfNoneMatch": "*", "ContentType": "application/json",
+            "ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode(), **STORE["encryption"],
+        }  # fmt: skip
         while True:
             try:
-                with self.errors(key):
-                    self.writes.put_object(
-                        **self.at(key), Body=body, IfNoneMatch="*", ContentType="application/json",
-                        ChecksumSHA256=base64.b64encode(hashlib.sha256(body).digest()).decode(), **STORE["encryption"],
-                    )  # fmt: skip
+                left = give_up - time.monotonic()
+                self.call(key, lambda: self.writes.put_object(**request), min(ATTEMPT, left))
                 return
             except OutcomeUnclear as unclear:
                 maybe_applied = maybe_applied or unclear.was_sent
@@ -574,7 +640,7 @@ class Store:
             except Failure as failure:
                 if failure.error != "StoreDenied" or not maybe_applied:
                     raise
-            found = self.read_back(key)
+            found = self.read_back(key, give_up - time.monotonic())
             if found == body:
                 return
             if found is not None:
@@ -585,33 +651,38 @@ class Store:
                     f"a write of {key} was sent, but the store did not say whether it was applied",
                     "run the same command again: it is safe",
                 )
-            time.sleep(pause)
+            time.sleep(max(0.0, min(pause, give_up - time.monotonic())))
             pause = min(2 * pause, 1.0)
 
-    def read_back(self, key: str) -> bytes | None:
+    def read_back(self, key: str, left: float) -> bytes | None:
         """The bytes at a key after an unclear write; None if there are none or the store does not answer."""
         try:
-            return self.get(self.writes, key)
+            return self.get(self.writes, key, min(ATTEMPT, left))
         except Failure as failure:
             if isinstance(failure, OutcomeUnclear) or failure.error == "ObjectNotFound":
                 return None
             raise
 
-    def get(self, client: Any, key: str) -> bytes:
+    def get(self, client: Any, key: str, seconds: float) -> bytes:
         """A small object's bytes."""
-        with self.errors(key):
+
+        def read() -> bytes:
             reply = client.get_object(**self.at(key))
             with closing(reply["Body"]) as body:
-                if reply["ContentLength"] > MAX_RECORD:
-                    raise Failure("BadManifest", f"{key} is {reply['ContentLength']} bytes, more than {MAX_RECORD}")
+                size = reply.get("ContentLength")
+                if size is None or size > MAX_RECORD:
+                    raise Failure("BadManifest", f"{key} is {size} bytes, more than {MAX_RECORD}")
                 return bytes(body.read())
+
+        return self.call(key, read, seconds)
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """An object's bytes, in chunks."""
         with self.errors(key):
-            reply = self.reads.get_object(**self.at(key))
-            with closing(reply["Body"]) as body:
-                yield from body.iter_chunks(CHUNK)
+            body = within(STALL, lambda: self.reads.get_object(**self.at(key)))["Body"]
+            while chunk := within(STALL, lambda: body.read(CHUNK)):
+                yield chunk
+            body.close()
 
     def at(self, key: str, *, name: str = "Key") -> dict[str, str]:
         """The arguments of boto3 for a key."""
@@ -625,30 +696,50 @@ class Store:
             yield
         except faults.ClientError as error:
             raise self.from_reply(error, key) from error
-        except (faults.NoCredentialsError, faults.PartialCredentialsError, faults.NoRegionError) as error:
+        except (*NO_CREDENTIALS, json.JSONDecodeError, UnicodeDecodeError) as error:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             raise Failure("StoreDenied", f"no credentials for {self.place}: {first_line(error)}", hint) from error
-        except (faults.HTTPClientError, faults.ConnectionError, faults.IncompleteReadError) as error:
+        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+            raise Failure("BadSetting", f"the store {self.place} can't be used: {error}", SETTINGS) from error
+        except (
+            faults.HTTPClientError, faults.ConnectionError, faults.IncompleteReadError, HTTPError, OSError
+        ) as error:  # fmt: skip
             never = (faults.EndpointConnectionError, faults.ConnectTimeoutError)
             text = f"the store {self.place} does not answer: {first_line(error)}"
             hint = "is the server up, and is its address right? (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL)"
             raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
         except (faults.BotoCoreError, ValueError) as error:
-            raise Failure("BadSetting", f"the store {self.place} can't be used: {first_line(error)}") from error
+            text = f"the store {self.place} can't be used: {first_line(error)}"
+            raise Failure("BadSetting", text, SETTINGS) from error
 
     def from_reply(self, error: Any, key: str) -> Failure:
         """The failure for an error reply of the server."""
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        here, there = datetime.now(timezone.utc), server_time(error.response)
+        refused = f"{self.place} refuses access to {key}"
         if code in MISSING or code == "NoSuchBucket":
             return Failure("ObjectNotFound", f"{key} is not in {self.place}")
+        is_wrong = there is not None and abs((here - there).total_seconds()) > MAX_SKEW
+        if code == SKEWED or (status in (401, 403) and is_wrong):
+            text = f"{refused}: the clocks differ; here it is {here:%F %T %Z}, at the server {there or 'another time'}"
+            return Failure("StoreDenied", text, "set the clock of this machine (or of the server)")
+        if code in EXPIRED:
+            text = f"{refused}: the temporary credentials (found by boto3 in: {self.source}) have expired ({code})"
+            return Failure("StoreDenied", text, "get new ones, for example by `aws sso login`")
         if code in DENIED or status in (401, 403):
-            hint = "check the AWS credentials in use"
-            return Failure("StoreDenied", f"{self.place} refuses access to {key} ({code})", hint)
+            return Failure("StoreDenied", f"{refused} ({code})", "check the AWS credentials in use")
         text = f"the store {self.place} answered {status} {code} for {key}"
         if code in LOST or status >= 500 or status in (408, 409, 412, 429):
             return OutcomeUnclear(text)
         return Failure("Failed", f"{text}: {first_line(error)}")
+
+
+def server_time(reply: dict[str, Any]) -> datetime | None:
+    """The clock of the server, by an error reply; None if it does not say."""
+    with suppress(TypeError, ValueError):
+        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"].get("date"))
+    return None
 
 
 # --- the version's files on disk -------------------------------------------------------------------------------------
@@ -753,7 +844,20 @@ def who() -> str:
 def print_line(options: argparse.Namespace, text: str) -> None:
     """Print a line for people."""
     if not options.json:
-        print(printable(text), flush=True)
+        emit("stdout", printable(text))
+
+
+def emit(name: str, text: str, end: str = "\n") -> None:
+    """Print on `stdout` or `stderr`. If that fails, what happens and the exit status are the same."""
+    stream = getattr(sys, name)
+    if stream is None:  # closed before the start
+        return
+    try:
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
+    except (OSError, ValueError):
+        with suppress(Exception):  # what is left in its buffer must not fail at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str) -> str:
@@ -764,9 +868,9 @@ def printable(text: str) -> str:
 def print_error(as_json: bool, error: str, message: str, hint: str) -> None:
     """Print an error to standard error."""
     if as_json:
-        print(json.dumps({"error": error, "message": message, "hint": hint}, ensure_ascii=False), file=sys.stderr)
+        emit("stderr", json.dumps({"error": error, "message": message, "hint": hint}, ensure_ascii=False))
     else:
-        print(f"error: {printable(message)}" + (f"\nhint: {printable(hint)}" if hint else ""), file=sys.stderr)
+        emit("stderr", f"error: {printable(message)}" + (f"\nhint: {printable(hint)}" if hint else ""))
 
 
 def first_line(error: BaseException) -> str:

@@ -129,6 +129,8 @@ class Channel:
         self._store = store
         self.model = model
         self.name = check_channel(name)
+        self._exists = 0
+        """The newest generation that other writers are known to have written: a listing may lag behind it."""
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -138,8 +140,10 @@ class Channel:
 
     def head_and_age(self) -> tuple[Record | None, float]:
         """The newest record and its age in seconds by the server's clock."""
-        key = self._store.first(layout.channel(self.model, self.name))
-        return self._read(_generation(key)) if key else (None, 0.0)
+        listed = self._listed()
+        if listed < self._exists:
+            return self._newest_from(self._exists)
+        return self._read(listed) if listed else (None, 0.0)
 
     def next(self, generation: int) -> Record | None:
         """The record after a generation, None if there is none yet. One round trip."""
@@ -214,7 +218,8 @@ class Channel:
     def rollback(self, author: Author, options: RollbackOptions) -> Rollback:
         """Roll back: end a running trial, else make the top of the stack stable. Three round trips: LIST, GET, PUT.
 
-        If another writer is first, the new state is checked again: if it left the same version, nothing remains to do.
+        If another writer is first, the new state is checked again, from that writer's record on, whatever the listing
+        shows: if it left the same version, nothing remains to do.
 
         Raises:
             NothingToRollBackTo: the stack is empty, or `options.to` is not on it. Nothing changed.
@@ -251,6 +256,20 @@ class Channel:
             )
         return record, stored.age
 
+    def _listed(self) -> int:
+        """The newest generation by the store's listing, 0 if it is empty."""
+        key = self._store.first(layout.channel(self.model, self.name))
+        return _generation(key) if key else 0
+
+    def _newest_from(self, generation: int) -> tuple[Record, float]:
+        """The newest record and its age, found by name from a generation that exists."""
+        found = self._read(generation)
+        try:
+            while True:
+                found = self._read(found[0].generation + 1)
+        except ObjectNotFound:
+            return found
+
     def _read_all(self, keys: Iterator[str]) -> Iterator[Record]:
         while batch := list(islice(keys, _BATCH)):
             yield from in_parallel(lambda key: self.read(_generation(key)), batch)
@@ -273,13 +292,20 @@ class Channel:
         return replace(options, expected=None, leave=served[-1] if served else None)
 
     def _moved(self, generation: int) -> ChannelMoved:
+        self._exists = generation
         winner = self.read(generation)
         to = winner.stable.version if winner.stable else "nothing"
-        return ChannelMoved(
+        moved = (
             f"{winner.who} moved {self.model} {self.name} first: {winner.action} to {to}, generation {generation}, "
-            f"{winner.when}; nothing changed",
-            hint=f"see `ulora history --channel {self.name}`, then decide again",
+            f"{winner.when}; nothing changed"
         )
+        listed = self._listed()
+        if listed < generation:
+            return ChannelMoved(
+                f"{moved}; the store's listing is out of date: it still ends at generation {listed}",
+                hint="run it again when the listing is up to date; is a cache or a replica in front of the store?",
+            )
+        return ChannelMoved(moved, hint=f"see `ulora history --channel {self.name}`, then decide again")
 
 
 def check_link(older: Record, newer: Record) -> None:

@@ -8,9 +8,13 @@ import click
 
 from registry.cli.options import channel_option, registry_options
 from registry.cli.output import Output, author, table
+from registry.parallel import time_limit
 
 if TYPE_CHECKING:
     from registry.api import Registry
+
+_SECONDS = 120.0
+"""After which it is given up, whatever the store does; a long history takes a while."""
 
 
 @click.command("history", short_help="Every change of a channel: who, when, why.")
@@ -24,7 +28,8 @@ def history_command(registry: Registry, out: Output, *, channel: str, limit: int
     Example:
       ulora history --channel production -n 10
     """
-    records = registry.history(channel, limit)
+    with time_limit(_SECONDS):
+        records = registry.history(channel, limit)
     rows = [
         (
             record.generation,

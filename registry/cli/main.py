@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from registry.cli.output import fail
+from registry.cli.output import fail, to_stderr
 from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError, first_line
 
 INTERRUPTED = 130
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except UloraError as error:
         fail(error, as_json)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        to_stderr(error.format_message())
         sys.exit(BadInput.exit_code)
     except click.UsageError as error:
         fail(_usage(error), as_json)
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             "message": "interrupted",
             "hint": "run the same command again: it is safe",
         }
-        click.echo(json.dumps(interrupted) if as_json else "interrupted", err=True)
+        to_stderr(json.dumps(interrupted) if as_json else "interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Only help is printed by others than `Output`: `ulora --help | head -1` is not a failure.

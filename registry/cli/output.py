@@ -8,9 +8,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -44,7 +44,7 @@ class Output:
     def note(self, text: str) -> None:
         """A line beside the answer, on standard error; with --json an object `{"note": …}`."""
         if self.as_json:
-            _to_stderr(json.dumps({"note": text}, ensure_ascii=False))
+            to_stderr(json.dumps({"note": text}, ensure_ascii=False))
         else:
             complain(f"note: {text}")
 
@@ -126,32 +126,44 @@ def _echo(text: str) -> None:
     """Print a line. If the reader has closed the pipe or the disk is full, the rest of the output is dropped: that must
     change neither what the command does nor its exit code."""
     try:
-        click.echo(text)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
+        click.echo(_encodable(text, sys.stdout))
+    except (OSError, ValueError) as error:
+        _discard(sys.stdout)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             complain(f"note: the output could not be written: {error.strerror}")
 
 
 def complain(text: str, color: str | None = None) -> None:
     """Print one line on standard error."""
     line = _visible(" ".join(text.splitlines()))
-    _to_stderr(click.style(line, fg=color) if color else line)
+    to_stderr(click.style(line, fg=color) if color else line)
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
     """Print a line on standard error. If that fails, the exit code is still right."""
     try:
-        click.echo(line, err=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        click.echo(_encodable(line, sys.stderr), err=True)
+    except (OSError, ValueError):
+        _discard(sys.stderr)
+
+
+def _encodable(text: str, stream: TextIO | None) -> str:
+    """A text without what the stream's encoding lacks: a name or a reason must not end a command that has acted."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _discard(stream: TextIO) -> None:
+    """Drop what is left in a stream's buffer, and what follows: it must not fail at the end of the process."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def fail(error: UloraError, as_json: bool) -> NoReturn:
     """Print an error as one line (with its hint), or as one JSON object, and exit with its code."""
     name = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
     if as_json:
-        _to_stderr(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False))
+        to_stderr(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False))
     else:
         complain(f"error: {error}", color="red")
         if error.hint:

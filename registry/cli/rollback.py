@@ -18,11 +18,17 @@ from registry.cli.options import (
 )
 from registry.cli.output import Output, change_sentence
 from registry.errors import UloraError
+from registry.parallel import time_limit
 
 if TYPE_CHECKING:
     from registry.answers import Change
     from registry.api import Registry
     from registry.channels.channel import RollbackOptions
+
+_SECONDS = 30.0
+"""After which a rollback is given up, whatever the store does: of these, a write that was sent has 15."""
+_LAST_LOOK_SECONDS = 5.0
+"""How much longer than asked it may take to look at the replicas."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ def rollback_command(
       ulora rollback --only adapters/tomato --reason "tomato flags healthy leaves"
     """
     began = time.perf_counter()
-    done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
+    with time_limit(_SECONDS):
+        done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
     out.answer(done, f"{change_sentence(done, change.dry_run)} ({time.perf_counter() - began:.2f} s)")
     for note in done.notes:
         out.note(note)
@@ -93,7 +100,8 @@ def _wait_for_replicas(registry: Registry, out: Output, change: Change, wait: fl
     if not wait > 0:
         return
     try:
-        fleet = wait_for_replicas(registry.store, registry.model, change.channel, change.generation, wait)
+        with time_limit(wait + _LAST_LOOK_SECONDS):
+            fleet = wait_for_replicas(registry.store, registry.model, change.channel, change.generation, wait)
     except UloraError as error:  # the channel has moved: this must not be reported as a failure
         out.note(f"the replicas can't be seen: {error}")
         return

@@ -10,10 +10,14 @@ import click
 from registry.cli.options import registry_options
 from registry.cli.output import Output, author, facts, table
 from registry.errors import IntegrityError
+from registry.parallel import time_limit
 
 if TYPE_CHECKING:
     from registry.answers import ChannelStatus
     from registry.api import Registry
+
+_SECONDS = 30.0
+"""After which it is given up, whatever the store does."""
 
 
 @click.command("status", short_help="What every channel serves, and where a rollback would go.")
@@ -25,7 +29,8 @@ def status_command(registry: Registry, out: Output) -> None:
     Example:
       ulora status --json | jq -r '.channels[] | select(.channel == "production").stable'
     """
-    status = registry.status()
+    with time_limit(_SECONDS):
+        status = registry.status()
     out.answer(status, "\n\n".join(_channel_text(channel) for channel in status.channels))
     broken = [f"{channel.channel}: {channel.problem}" for channel in status.channels if channel.problem]
     if broken:

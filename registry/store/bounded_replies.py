@@ -19,7 +19,7 @@ _PIECE = 64 * 1024
 
 
 def bound_replies(client: Any) -> None:
-    """Refuse replies of more than MAX_REPLY bytes to a client's requests. Bodies of objects are left to their reader."""
+    """Refuse replies of more than MAX_REPLY bytes to a client. Bodies of objects are left to their reader."""
     send = client._endpoint.http_session.send
 
     def send_bounded(request: Any, **_: object) -> Any:

@@ -305,6 +305,8 @@ class S3Client:
         with self.errors("client"):
             try:
                 return within(_OPENING_SECONDS, lambda: self._open(config), "ulora-store")
+            except NotStarted:
+                raise
             except TimeoutError as error:
                 raise StoreUnreachable(
                     f"credentials for {self.url} were not found within {_OPENING_SECONDS:g} s",
@@ -343,7 +345,7 @@ class S3Client:
         found = next(line for line in _TABLE if line.matches(error, code, status))
         message = found.message.format(
             url=self.url, place=self._place, bucket=self.bucket, key=key, code=code, status=status,
-            detail=first_line(error), here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "unknown",
+            detail=first_line(error), here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
             credentials=self._credentials_in_use() if code in _EXPIRED else "",
         )  # fmt: skip
         if found.kind is ObjectNotFound:

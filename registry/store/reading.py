@@ -52,8 +52,8 @@ class ObjectReader:
                     while chunk := self._chunk(reply["Body"]):
                         arrived += len(chunk)
                         yield chunk
-                except (BotoCoreError, TransportError, OSError):
-                    if attempt == _TRIES:
+                except (BotoCoreError, TransportError, OSError) as error:
+                    if attempt == _TRIES or isinstance(error, TimeoutError):
                         raise
                 else:
                     return

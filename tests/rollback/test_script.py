@@ -30,7 +30,17 @@ from registry.formats import canonical
 from registry.names import VersionName
 from registry.store import layout
 from registry.versions.pointer import Pointer
-from tests.servers.proxy import Proxy, Reply, cut_body, fail_after_applying, refuse, swallow_reply
+from tests.servers.proxy import (
+    Proxy,
+    Reply,
+    cut_body,
+    drip_body,
+    drip_headers,
+    fail_after_applying,
+    refuse,
+    swallow_reply,
+)
+from tests.support.broken_aws import BROKEN, apply
 from tests.support.registries import bind, create, listing, open_registry
 from tests.support.run_ulora import complains, ulora
 
@@ -425,7 +435,7 @@ def test_when_nothing_can_be_learned_it_says_so(
 ) -> None:
     monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
     proxy.next(refuse, method="PUT", times=100)
-    unknown = run(script, "--yes", "--json", DEADLINE=0.0)
+    unknown = run(script, "--yes", "--json", DEADLINE=0.3)
     assert (unknown.code, unknown.error) == (7, "OutcomeUnknown")
 
 
@@ -590,3 +600,65 @@ def test_from_the_command_line(registry: Registry, tmp_path: Path, monkeypatch: 
     assert not registry.is_pinned("v2.0.0"), "no script, no pin"
     complains(ulora("rollback-script"), 2, "--all")
     complains(ulora("rollback-script", "--all", "--channel", "staging", "--out", "x"), 5, "no earlier version")
+
+
+# --- its output, AWS's settings, and servers that answer byte by byte -------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [drip_headers, drip_body], ids=lambda fault: fault.__name__)
+def test_the_script_ends_though_the_server_drips(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(fault, method="GET", times=100)
+    looked = run(script, "--yes", "--json", CALL=1.0)
+    assert (looked.code, looked.error) == (7, "StoreUnreachable")
+    proxy.clear()
+    proxy.next(fault, method="PUT", containing="/channels/")
+    done = run(script, "--yes", "--json", ATTEMPT=0.5)
+    assert (done.code, done.document["changed"], len(registry.history())) == (0, True, 4)
+
+
+def test_a_write_whose_answers_all_drip_is_unknown(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    newest = layout.record("", "production", 4).rpartition("/")[2]
+    proxy.next(drip_headers, containing=newest, times=100)
+    unknown = run(script, "--yes", "--json", ATTEMPT=0.4, DEADLINE=1.0)
+    assert (unknown.code, unknown.error) == (7, "OutcomeUnknown")
+    assert len(registry.history()) == 4, "it was applied"
+
+
+@pytest.mark.parametrize(
+    "line", ["> /dev/full", "--json > /dev/full", "2> /dev/full", ">&-", ">&- 2>&- <&-", "| true", "--json | true"]
+)
+def test_what_becomes_of_its_output_changes_nothing(
+    registry: Registry, script: Script, tmp_path: Path, line: str
+) -> None:
+    path = script.write(tmp_path / script.name)
+    whole = f"set -o pipefail; {sys.executable} {path} --yes {line}"
+    done = subprocess.run(["bash", "-c", whole], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, now(registry)[0]) == (0, "v2.0.0"), done
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_the_script_says_what_is_wrong_with_aws_s_settings(
+    registry: Registry, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, (config, variables, says) in BROKEN.items():
+        with monkeypatch.context() as broken:
+            apply(broken, tmp_path, config, variables)
+            ended = run(script, "--yes", OPENING=1.0 if "hangs" in name else 20.0)
+        assert ended.code in (2, 7), (name, ended)
+        assert ended.err.startswith("error: "), (name, ended)
+        assert ended.err.count("\nhint: ") == 1, (name, ended)
+        assert says in ended.err, (name, ended)
+        assert "unexpected" not in ended.err, (name, ended)
+    assert now(registry)[0] == "v3.0.0"
+
+
+def test_an_unexpected_error_is_one_line(registry: Registry, script: Script) -> None:
+    ended = run(script, "--yes", "--json", roll_back=None)
+    assert (ended.code, ended.error) == (1, "Failed")

@@ -12,7 +12,9 @@ import http.client
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -78,6 +80,21 @@ class Exchange:
         if self.method != "HEAD":
             self._handler.wfile.write(reply.body[:body_bytes])
 
+    def drip(self, reply: Reply, pause: float, *, body_only: bool = False) -> None:
+        """Give the client a reply byte by byte; returns when the client has gone, or at the end."""
+        headers = [(name, value) for name, value in reply.headers if name.lower() not in _HOP_BY_HOP]
+        lines = [f"{name}: {value}" for name, value in [*headers, ("Content-Length", str(len(reply.body) + 1000))]]
+        head = "\r\n".join([f"HTTP/1.1 {reply.status} OK", *lines, "", ""]).encode()
+        out, slow = self._handler.wfile, (reply.body if body_only else head) + b" " * 1000
+        with suppress(OSError):
+            if body_only:
+                out.write(head)
+            for byte in slow:
+                out.write(bytes([byte]))
+                out.flush()
+                time.sleep(pause)
+        self.close()
+
     def close(self) -> None:
         """End the client's connection in order."""
         self._handler.close_connection = True
@@ -127,6 +144,16 @@ def cut_request(exchange: Exchange) -> None:
     """The connections break when half of the request's body has reached the server."""
     exchange.forward_half()
     exchange.reset()
+
+
+def drip_headers(exchange: Exchange) -> None:
+    """The server applies the request; the client gets a byte of the reply every now and then, from the first on."""
+    exchange.drip(exchange.forward(), 0.1)
+
+
+def drip_body(exchange: Exchange) -> None:
+    """The server applies the request; the client gets a byte of the reply's body every now and then."""
+    exchange.drip(exchange.forward(), 0.1, body_only=True)
 
 
 class Hold:
