@@ -707,6 +707,8 @@ class Store:
             never = (faults.EndpointConnectionError, faults.ConnectTimeoutError)
             text = f"the store {self.place} does not answer: {first_line(error)}"
             hint = "is the server up, and is its address right? (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL)"
+            if isinstance(error, faults.SSLError):
+                hint = f"are the certificates right? AWS_CA_BUNDLE is {os.environ.get('AWS_CA_BUNDLE', 'not set')}"
             raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
         except (faults.BotoCoreError, ValueError) as error:
             text = f"the store {self.place} can't be used: {first_line(error)}"

@@ -32,6 +32,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+    SSLError,
     SSOError,
     TokenRetrievalError,
 )
@@ -178,6 +179,12 @@ _TABLE = (
         "the store {url} can't be used: {detail}",
         _SETTINGS,
         exceptions=(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
+    ),
+    _Translation(
+        StoreUnreachable,
+        "no safe connection to the store {place}: {detail}; AWS_CA_BUNDLE is {certificates}",
+        "does it (or ca_bundle in ~/.aws/config) name the certificates of who signed the server's?",
+        exceptions=(SSLError,),
     ),
     _Translation(
         StoreUnreachable,
@@ -346,6 +353,7 @@ class S3Client:
         message = found.message.format(
             url=self.url, place=self._place, bucket=self.bucket, key=key, code=code, status=status,
             detail=first_line(error), here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
+            certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),
             credentials=self._credentials_in_use() if code in _EXPIRED else "",
         )  # fmt: skip
         if found.kind is ObjectNotFound:

@@ -28,10 +28,6 @@ BROKEN: Mapping[str, Broken] = {
         "credentials",
     ),
     "a circle of roles": ("[profile p]\nrole_arn = x\nsource_profile = q", _NO_KEYS, "can't be used"),
-    "an odd retry mode": ("", {"AWS_RETRY_MODE": "odd", "AWS_MAX_ATTEMPTS": "x"}, "can't be used"),
-    "no certificates": (
-        "", {"AWS_CA_BUNDLE": "/no/such.pem", "AWS_ENDPOINT_URL_S3": "https://127.0.0.1:9"}, "/no/such.pem",
-    ),
     "no address": ("", {"AWS_ENDPOINT_URL_S3": "garbage"}, "garbage"),
     "an odd region": ("", {"AWS_DEFAULT_REGION": "no such/region"}, "region"),
     "no proxy there": ("", {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}, "127.0.0.1:9"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from registry.devstack.s3_server import S3Server
 from registry.errors import (
     BadSetting,
     StoreDenied,
@@ -84,6 +85,14 @@ def test_a_profile_that_is_not_there_is_a_bad_setting(store_url: str, monkeypatc
     monkeypatch.setenv("AWS_PROFILE", "missing")
     with pytest.raises(BadSetting, match="missing"):
         ObjectStore(store_url).get(KEY)
+
+
+def test_certificates_that_are_not_there_are_named(
+    s3: S3Server, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such.pem")
+    with pytest.raises(StoreUnreachable, match=r"AWS_CA_BUNDLE is /no/such\.pem"):
+        ObjectStore("s3://bucket/x", endpoint_url=f"https://127.0.0.1:{s3.port}").get(KEY)
 
 
 def test_an_invalid_endpoint_is_a_bad_setting(s3_env: dict[str, str]) -> None:
