@@ -18,26 +18,40 @@ if TYPE_CHECKING:
 @channel_option("production")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@click.option(
+    "--grace",
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long it may take to end; after that it is killed.",
+)
 @device_option
 @runtime_option
 @registry_options
 @options_as("registry.serving.follow:LiveOptions")
-def serve_command(registry: Registry, out: Output, *, channel: str, host: str, port: int, options: LiveOptions) -> None:
+def serve_command(
+    registry: Registry, out: Output, *, channel: str, host: str, port: int, grace: float, options: LiveOptions
+) -> None:
     """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
 
-    A promotion or rollback is followed within about a second, without failing a request. Ctrl-C ends it cleanly.
+    A promotion or rollback is followed within about a second, without failing a request. Ctrl-C and SIGTERM end it
+    cleanly, and in any case within --grace.
 
     \b
     Example:
       ulora serve --channel production --port 8000
       curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
     """
+    from registry.machine.programs import start_watchdog
     from registry.serving.app import serve
 
+    start_watchdog(grace)
     with registry.follow(channel, options) as live:
         serve(
             live,
             host,
             port,
+            grace=grace,
             started=lambda url: out.answer({"url": url, "version": live.version}, f"{live.version} at {url}"),
         )

@@ -49,6 +49,11 @@ class GitAnswer:
     err: str
 
 
+_WATCHDOG = Path(__file__).with_name("watchdog.py")
+_watchdogs: dict[int, subprocess.Popen[bytes]] = {}
+"""By the process that each watches: a fork has none."""
+
+
 def ask_module(module: str, question: bytes, *, seconds: float) -> bytes:
     """Run a Python module of this installation in a process of its own; returns what it prints.
 
@@ -132,6 +137,32 @@ def start(command: Sequence[str], **options: Any) -> Process[Any]:
         raise ValueError(f"{command[0]} is not on the list of what may be run")
     is_python = command[0] == sys.executable
     return subprocess.Popen([sys.executable, "-P", *command[1:]] if is_python else command, **options)
+
+
+def start_watchdog(seconds: float) -> None:
+    """Let SIGTERM and SIGINT end this process within so many seconds, even if C code holds the interpreter's lock.
+
+    A small program beside this process hears of each handled signal from C code, by Python's wakeup file descriptor,
+    and kills this process (SIGKILL) if it still runs after that time. It ends with this process. Outside the main
+    thread, which handles signals, nothing is started. As the first process of a container, which nothing inside can
+    kill, this process is killed by the container's runtime instead.
+
+    Args:
+        seconds: those of the first call in this process count.
+    """
+    if threading.current_thread() is threading.main_thread() and os.getpid() not in _watchdogs:
+        reads, writes = os.pipe()
+        os.set_blocking(writes, False)
+        try:
+            _watchdogs[os.getpid()] = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_WATCHDOG), str(os.getpid()), str(seconds)],
+                stdin=reads, stdout=subprocess.DEVNULL, start_new_session=True, env=_clean_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(reads)
+        signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+        # The signals of a fork are its own.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _clean_environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
-PREFIXES = ("ulora-log-", "ulora-import-", "ulora-plots-", "ulora-file-", "ulora-git-")
+PREFIXES = ("ulora-log-", "ulora-import-", "ulora-plots-", "ulora-file-", "ulora-git-", "ulora-blobs-")
 _OLD = 86400.0
 
 

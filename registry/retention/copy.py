@@ -33,7 +33,8 @@ from registry.parallel import in_parallel
 from registry.progress import OpenProgress
 from registry.retention.notes import forgotten_notes
 from registry.store import layout
-from registry.store.blobs import Described, hash_file
+from registry.store.blobs import hash_file
+from registry.store.cache import Described
 from registry.store.folder import Folder
 from registry.store.object_info import Encryption
 from registry.store.objects import ObjectStore

@@ -26,12 +26,12 @@ from typing import Any
 from registry.errors import BadImage, BadInput, BadSetting, MissingDependency, ReplicaClosed, UloraError
 from registry.names import check_target
 from registry.serving.follow import Live
+from registry.serving.request_threads import RequestThreads
 
 try:
     import python_multipart  # noqa: F401  Starlette looks for it only when the first form arrives
     import uvicorn
     from fastapi import FastAPI, Request
-    from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
@@ -42,13 +42,17 @@ except ModuleNotFoundError as error:
 
 MAX_IMAGE = 32 * 1024 * 1024
 """Bytes of the largest image."""
-MAX_KEY = 256
+MAX_KEY = MAX_TARGET = 256
+"""Characters."""
 VERSION_HEADER = "X-Ulora-Version"
 _MAX_FORM = 64 * 1024
-_GRACE = 10
+DEFAULT_GRACE = 20.0
+"""Seconds from SIGTERM to the end of the process. Kubernetes kills after 30 s by default."""
 _BACKLOG = 2048
 _HINT = "send the image as the multipart field `image`, or as the body with a Content-Type of image/…"
+_TEXT = {"type": "string", "maxLength": MAX_KEY}
 _BODY = {
+    "parameters": [{"name": name, "in": "query", "schema": _TEXT} for name in ("target", "key")],
     "requestBody": {
         "required": True,
         "content": {
@@ -58,8 +62,8 @@ _BODY = {
                     "required": ["image"],
                     "properties": {
                         "image": {"type": "string", "format": "binary"},
-                        "target": {"type": "string"},
-                        "key": {"type": "string"},
+                        "target": _TEXT,
+                        "key": _TEXT,
                     },
                 }
             },
@@ -67,6 +71,10 @@ _BODY = {
         },
     },
 }
+
+
+_Fields = list[tuple[str, Any]]
+"""The fields of a query or form in order: texts, and in forms files."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ def create_app(live: Live) -> FastAPI:
     """The ASGI application of `live`, which the caller starts and closes."""
     app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
     app.state.live = live
+    app.state.threads = RequestThreads()
     app.add_api_route("/predict", predict, methods=["POST"], openapi_extra=_BODY)
     app.add_api_route("/health", health, methods=["GET"])
     app.add_api_route("/version", version, methods=["GET"])
@@ -98,21 +107,27 @@ def create_app(live: Live) -> FastAPI:
 
 
 def serve(
-    live: Live, host: str = "127.0.0.1", port: int = 8000, *, started: Callable[[str], None] = lambda url: None
+    live: Live,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    grace: float = DEFAULT_GRACE,
+    started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve on `host` and `port` until Ctrl-C or SIGTERM, then finish the running requests and return.
 
     Args:
         live: a started replica; the caller closes it.
         port: 0 for any free one.
+        grace: seconds in which the process has to end. Half of them is for running requests, which are then cut off.
         started: called with the URL once requests are answered and signals are handled.
 
     Raises:
         BadSetting: the port is in use, or the host is not an address of this machine.
     """
     config = uvicorn.Config(
-        create_app(live), log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False,
-        headers=_instance_header(),
+        create_app(live), log_level="warning", timeout_graceful_shutdown=grace / 2, server_header=False,
+        headers=_instance_header(), loop="asyncio",  # others take the wakeup file descriptor, on which a watchdog waits
     )  # fmt: skip
     with _listen(host, port) as listener:
         server = _Server(config, lambda: started(f"http://{_in_url(host)}:{listener.getsockname()[1]}"))
@@ -140,7 +155,8 @@ async def predict(request: Request) -> JSONResponse:
     """Predict for one image."""
     live: Live = request.app.state.live
     given = await _read_input(request)
-    prediction = await run_in_threadpool(live.predict, given.image, given.key, given.target)
+    threads: RequestThreads = request.app.state.threads
+    prediction = await threads.run(lambda: live.predict(given.image, given.key, given.target))
     if prediction.outcome == "corrupt_image":
         detail = str(prediction.to_dict().get("detail") or "these bytes are not an image")
         refused = {"error": BadImage.__name__, "message": detail, "hint": "send a complete image file"}
@@ -207,27 +223,44 @@ async def _read_input(request: Request) -> _Input:
         BadInput: the body has no image, or a field is invalid.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    query = request.query_params.multi_items()
     if kind.startswith("image/"):
-        return _checked_input(await _read_body(request, MAX_IMAGE), dict(request.query_params))
+        return _checked_input(await _read_body(request, MAX_IMAGE), query, [])
     if kind == "multipart/form-data":
         form = await _read_form(request, await _read_body(request, MAX_IMAGE + _MAX_FORM))
-        image = form.get("image")
+        image = _only("image", form.multi_items())
         if not hasattr(image, "read"):
             raise BadInput("the form has no file field `image`", hint=_HINT)
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        return _checked_input(await image.read(), {**request.query_params, **fields})
+        return _checked_input(await image.read(), query, form.multi_items())
     raise _Refused(415, "BadInput", f"the content type {kind[:80] or '(none)'} is not supported", _HINT)
 
 
-def _checked_input(image: bytes, fields: dict[str, str]) -> _Input:
+def _checked_input(image: bytes, query: _Fields, form: _Fields) -> _Input:
     if len(image) > MAX_IMAGE:
         raise _too_large()
     if not image:
         raise BadImage("the image is empty", hint=_HINT)
-    target, key = fields.get("target") or None, fields.get("key") or None
-    if key is not None and len(key) > MAX_KEY:
-        raise BadInput(f"the key has {len(key)} characters, more than {MAX_KEY}", hint="send a shorter key")
+    target, key = (_text(name, limit, query, form) for name, limit in (("target", MAX_TARGET), ("key", MAX_KEY)))
     return _Input(image, check_target(target) if target else None, key)
+
+
+def _text(name: str, limit: int, query: _Fields, form: _Fields) -> str | None:
+    """A field of a request as text, None if it is not given or empty. That of the form counts before the query's."""
+    in_query, in_form = _only(name, query), _only(name, form)
+    value = in_query if in_form is None else in_form
+    if value is not None and not isinstance(value, str):
+        raise _Refused(422, BadInput.__name__, f"the field `{name}` is a file", "send it as text")
+    if value is not None and len(value) > limit:
+        raise BadInput(f"the {name} has {len(value)} characters, more than {limit}", hint=f"send a shorter {name}")
+    return value or None
+
+
+def _only(name: str, fields: _Fields) -> Any:
+    """The one value of a field, None if it is not given."""
+    values = [value for each, value in fields if each == name]
+    if len(values) > 1:
+        raise _Refused(422, BadInput.__name__, f"the field `{name}` is given {len(values)} times", "send it once")
+    return values[0] if values else None
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -35,6 +35,8 @@ GONE_AFTER = 3600.0
 """Seconds without a heartbeat after which a replica counts as ended, and is no longer shown."""
 MAX_REPLICAS = 10_000
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0
+_LONGEST_PAUSE = 300.0
+"""Seconds at most between two tries to write a heartbeat that the store refuses."""
 
 
 class Heartbeat(Document):
@@ -47,6 +49,7 @@ class Heartbeat(Document):
         rollback_ready: whether the next rollback target is in its memory.
         resident: the versions in its memory, which the garbage collector must not delete.
         error: why it does not serve the newest record, or another problem; empty if there is none.
+        loading: which loads run or hang, for how long, and at which step; earlier releases do not write it.
         when: UTC, ISO 8601, by the replica's clock.
     """
 
@@ -65,6 +68,7 @@ class Heartbeat(Document):
     rollback_ready: bool
     resident: tuple[str, ...] = Field(max_length=100)
     error: str = Field(max_length=1000)
+    loading: str = Field(default="", max_length=300)
     when: str = Field(max_length=40)
 
 
@@ -140,8 +144,9 @@ def wait_for_replicas(store: ObjectStore, model: str, channel: str, generation: 
 class Heartbeats:
     """Writes one replica's heartbeat on every change and every few seconds, and deletes it at the end.
 
-    It has its own thread, so that a slow write delays neither following nor answering. After a denied write no more are
-    written: the replica serves on without a heartbeat, and `note` says so.
+    It has its own thread, so that a slow write delays neither following nor answering. While writes are denied, the
+    replica serves on without a heartbeat and `note` says so. It tries again after growing pauses, because the cause may
+    pass: a token that has expired, a clock that was wrong.
     """
 
     def __init__(self, store: ObjectStore, model: str, channel: str, *, every: float = EVERY) -> None:
@@ -163,27 +168,39 @@ class Heartbeats:
         """Write the heartbeat now, because the state changed."""
         self._due.set()
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Delete the heartbeat; returns when that is done, or after `timeout` seconds."""
+    def stop(self) -> None:
+        """Begin to delete the heartbeat; `close` waits for it."""
         self._closing.set()
         self._due.set()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Delete the heartbeat; returns when that is done, or after `timeout` seconds."""
+        self.stop()
         if self._thread is not None:
             self._thread.join(timeout)
 
     def _run(self, heartbeat: Callable[[str], Heartbeat]) -> None:
+        denied = 0
         while not self._closing.is_set():
             self._due.clear()
             try:
                 self._store.overwrite(self._key, heartbeat(self.id).to_bytes())
-                self.note = ""
+                self.note, denied = "", 0
             except StoreDenied as error:
-                self.note = f"no heartbeats: {error}"
-                return
+                self.note, denied = f"no heartbeats: {error}"[:500], denied + 1
             except (UloraError, ValueError) as error:
                 self.note = f"the last heartbeat was not written: {error}"[:500]
-            self._due.wait(self._every * random.uniform(0.9, 1.1))  # noqa: S311  spreads the load, no secret
+            self._pause(denied)
         with suppress(UloraError):
             self._store.delete(self._key)
+
+    def _pause(self, denied: int) -> None:
+        """Wait until the next heartbeat is due; after denied writes longer, and also if the state changes."""
+        pause = self._every * random.uniform(0.9, 1.1)  # noqa: S311  spreads the load, no secret
+        if denied:
+            self._closing.wait(max(pause, min(_LONGEST_PAUSE, pause * 2 ** min(denied - 1, 20))))
+        else:
+            self._due.wait(pause)
 
 
 def _new_id() -> str:

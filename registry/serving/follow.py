@@ -1,8 +1,9 @@
 """Follow a channel: answer with the version that it serves, and switch to the next one while requests run.
 
-Three threads beside those of the callers: one reads the log, one loads versions (`residents`), one writes the heartbeat
-(`fleet`). What answers is one reference to an immutable `Serving`. A request reads that reference once, so exactly one
-version answers it; a switch is one assignment, so no request ever waits for it.
+Three threads beside those of the callers: one reads the log (`log_reader`), one sees to it that versions are loaded
+(`residents`), one writes the heartbeat (`fleet`). What answers is one reference to an immutable `Serving`. A request
+reads that reference once, so exactly one version answers it; a switch is one assignment, so no request ever waits for
+it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import ChannelEmpty, ReplicaClosed, first_line
+from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed, first_line
 from registry.machine import clock
 from registry.serving.fleet import Heartbeats
 from registry.serving.health import Health, HealthState
@@ -27,6 +28,7 @@ from registry.serving.loaders import (
     Prediction,
     load_version,
 )
+from registry.serving.log_reader import LogReader
 from registry.serving.residents import Residents
 from registry.store.blobs import Blobs
 from registry.versions.bindings import Bindings
@@ -34,8 +36,8 @@ from registry.versions.pointer import Pointer
 
 _MIN_PAUSE = 0.05
 """Seconds at least between two reads of the log, however often `refresh` is called."""
-_LIST_EVERY = 30
-"""After so many reads the log is listed: only a listing shows that the log was replaced by an older copy."""
+_FIRST_READ_SECONDS = 30.0
+"""Seconds for the first read of the log, before which the client of the store is made."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -64,13 +66,17 @@ class LiveOptions(LoadOptions):
         poll: seconds between two reads of the log, varied at random by 10%.
         stale_after: seconds without a successful read of the log after which the state is `stale`.
         max_staleness: seconds after which it is `not ready`. Requests are still answered.
+        read_seconds: seconds after which a read of the log is given up. The next one is made all the same.
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
+        slow_after: seconds after which a load is logged as slow, and no longer holds up more urgent ones.
     """
 
     poll: float = 1.0
     stale_after: float = 60.0
     max_staleness: float = 900.0
+    read_seconds: float = 5.0
     retry: float = 1.0
+    slow_after: float = 30.0
 
 
 class Live:
@@ -103,16 +109,22 @@ class Live:
         self._serving: Serving | None = None
         self._goal: Record | None = None
         self._previous: Pointer | None = None
+        self._log = LogReader(channel)
+        self._read_seconds = options.read_seconds
         self._last_read = time.monotonic()
-        self._reads_since_list = 1
+        self._unread_since = ""
         self._log_problem = ""
 
         self._changed = threading.Condition()
         self._read_now = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ulora-follower", daemon=True)
-        self._load: Callable[[Pointer], Loaded] = lambda pointer: load_version(versions, blobs, pointer, options)
-        self._residents = Residents(self._load, self._serve_goal, retry=options.retry)
+        self._residents = Residents(
+            lambda pointer, steps: load_version(versions, blobs, pointer, options, steps),
+            self._serve_goal,
+            retry=options.retry,
+            slow_after=options.slow_after,
+        )
 
     # --- start and close ---------------------------------------------------------------------------------------------
 
@@ -122,10 +134,11 @@ class Live:
         Raises:
             ChannelEmpty: it serves no version yet.
             StoreUnreachable, StoreDenied: the log can't be read.
-            MissingBlob, CorruptBlob, LoadFailed, SelfTestFailed, …: see `load_version`.
+            LoadFailed: the version can't be loaded, or not within the deadlines of `LoadOptions`.
+            MissingBlob, CorruptBlob, SelfTestFailed, …: see `load_version`.
         """
         self._check_usable()
-        head = self._channel.head()
+        head = self._log.read(_FIRST_READ_SECONDS)
         if head is None or head.stable is None:
             raise ChannelEmpty(
                 f"{self._channel.model} {self._channel.name} serves no version yet",
@@ -134,28 +147,34 @@ class Live:
         if self._fleet:
             self._fleet.start(lambda replica_id: self.health().heartbeat(replica_id))
         try:
-            self._residents.put(head.stable, self._load(head.stable))
+            self._residents.start()
+            self._residents.load_first(head.stable)
             self._set_goal(head)
         except BaseException:
             self.close()
             raise
-        self._residents.start()
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """Stop following. Running requests are answered; later ones raise `ReplicaClosed`. May be called twice."""
+        """Stop following. Running requests are answered; later ones raise `ReplicaClosed`. May be called twice.
+
+        It returns within 5 seconds, whatever hangs.
+        """
         if os.getpid() != self._process:
             return
+        deadline = time.monotonic() + _CLOSE_SECONDS
         self._closing.set()
         self._read_now.set()
         with self._changed:
             self._changed.notify_all()
+        if self._fleet:
+            self._fleet.stop()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_SECONDS)
-        self._residents.close(_CLOSE_SECONDS)
+        self._residents.close(max(0.0, deadline - time.monotonic()))
         if self._fleet:
-            self._fleet.close(_CLOSE_SECONDS)
+            self._fleet.close(max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self.start()
@@ -233,6 +252,7 @@ class Live:
                 device=self._device,
                 runtime=serving.stable.runtime if serving else self._runtime,
                 note=self._fleet.note if self._fleet else "",
+                loading=self._residents.loading(),
             )
 
     def refresh(self) -> None:
@@ -273,37 +293,26 @@ class Live:
     def _read_log(self) -> None:
         """Read the newest record and make it the goal. No error ends the thread."""
         try:
-            newest = self._newest_record()
+            newest = self._log.read(self._read_seconds)
+        except BrokenChain as error:
+            self._last_read = time.monotonic()
+            self._set_log_problem(str(error))
         except Exception as error:
-            self._set_log_problem(f"the log can't be read: {first_line(error)}")
-            self._reads_since_list = 0
-            return
-        self._last_read = time.monotonic()
-        self._reads_since_list = (self._reads_since_list + 1) % _LIST_EVERY
-        self._set_goal(newest)
+            self._unread_since = self._unread_since or clock.timestamp()
+            self._set_log_problem(f"the log can't be read since {self._unread_since}: {first_line(error)}")
+        else:
+            self._note_read()
+            self._set_goal(newest)
 
-    def _newest_record(self) -> Record | None:
-        """The newest record: by GET of the next generation, or by LIST after an error and now and then."""
-        newest = self._goal
-        if newest is None or self._reads_since_list == 0:
-            return self._channel.head()
-        while record := self._channel.next(newest.generation):
-            newest = record
-        return newest
+    def _note_read(self) -> None:
+        self._last_read = time.monotonic()
+        if self._unread_since:
+            self._unread_since = ""
+            self._residents.retry_now()
+        self._set_log_problem("")
 
     def _set_goal(self, newest: Record | None) -> None:
-        """Make a record the goal, unless the log is shorter than before or has another history."""
-        goal = self._goal
-        if goal and (newest is None or newest.generation < goal.generation or _differs(newest, goal)):
-            end = newest.generation if newest else 0
-            self._reads_since_list = 0
-            self._set_log_problem(
-                f"regressed: the log ends at generation {end} with another history than the one seen up to generation "
-                f"{goal.generation}, which is still served"
-            )
-            return
-        self._set_log_problem("")
-        if newest and (goal is None or newest.generation > goal.generation):
+        if newest and (self._goal is None or newest.generation > self._goal.generation):
             self._goal = newest
             self._serve_goal()
 
@@ -312,14 +321,13 @@ class Live:
         the goal or of the versions in memory."""
         with self._changed:
             goal, serving = self._goal, self._serving
-            if goal is None or goal.stable is None or self._closing.is_set():
-                return
-            loaded = self._residents.get(goal.stable)
-            if loaded and (serving is None or goal.generation > serving.record.generation):
-                self._serving = Serving(goal, loaded, clock.timestamp())
-                self._previous = _stable(serving) if _stable(serving) != goal.stable else self._previous
-                self._changed.notify_all()
-            self._residents.want(self._needed(goal))
+            if goal and goal.stable and not self._closing.is_set():
+                loaded = self._residents.get(goal.stable)
+                if loaded and (serving is None or goal.generation > serving.record.generation):
+                    self._serving = Serving(goal, loaded, clock.timestamp())
+                    self._previous = _stable(serving) if _stable(serving) != goal.stable else self._previous
+                    self._changed.notify_all()
+                self._residents.want(self._needed(goal))
         if self._fleet:
             self._fleet.changed()
 
@@ -349,8 +357,13 @@ class Live:
     def _problems(self) -> str:
         goal = self._goal
         wanted = (goal.stable, *goal.rollback_targets()[:1]) if goal else ()
-        problems = [self._log_problem, *(self._residents.problem(pointer) for pointer in wanted if pointer)]
-        return "; ".join(problem for problem in problems if problem)
+        problems = [self._reading_problem(), *(self._residents.problem(pointer) for pointer in wanted if pointer)]
+        return "; ".join(dict.fromkeys(problem for problem in problems if problem))
+
+    def _reading_problem(self) -> str:
+        """Why the log is not up to date: never empty while it is too old."""
+        age = time.monotonic() - self._last_read
+        return self._log_problem or (f"the log was last read {age:.0f} s ago" if age > self._stale_after else "")
 
     def _rollback_ready(self) -> bool:
         goal, serving = self._goal, self._serving
@@ -380,7 +393,3 @@ class Live:
 
 def _stable(serving: Serving | None) -> Pointer | None:
     return serving.record.stable if serving else None
-
-
-def _differs(newest: Record, goal: Record) -> bool:
-    return newest.generation == goal.generation and newest.nonce != goal.nonce

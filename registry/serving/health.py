@@ -28,6 +28,7 @@ class Health:
         runtime: the runtime that computes the answers; before the first version the requested one, None for the
             flavor's own choice.
         note: a problem with the heartbeat; empty if it is written or not wanted.
+        loading: the loads that run or hang, for how long, and at which step; empty if there are none.
     """
 
     state: HealthState
@@ -43,6 +44,7 @@ class Health:
     device: str
     runtime: str | None = None
     note: str = ""
+    loading: str = ""
 
     @property
     def ready(self) -> bool:
@@ -65,5 +67,6 @@ class Health:
             rollback_ready=self.rollback_ready,
             resident=self.resident,
             error=self.error[:1000],
+            loading=self.loading[:300],
             when=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 from registry import plugins
 from registry.errors import LoadFailed, UloraError, first_line
+from registry.serving.steps import Steps
 from registry.store.blobs import Blobs
+from registry.store.cache import FetchWatch
 from registry.versions.backbones import FetchBlob
 from registry.versions.bindings import Bindings
 from registry.versions.manifest import Manifest
@@ -84,6 +86,14 @@ class LoadOptions:
         check: is called with the verified manifest before any file is fetched; raises an error for a version that must
             not be loaded.
         find: returns the loader of a flavor; the installed one by default.
+        manifest_seconds, check_seconds: for reading the manifest, and for `check`.
+        lock_seconds: how long another process may hold the cache's lock on a file without a sign of life. After that
+            the file is downloaded without the cache.
+        stall_seconds: for 1 MiB of a download to arrive, or to be hashed; not for the whole download.
+        backbone_seconds: for `fetch`, which may download gigabytes.
+        loader_seconds, self_test_seconds: for the loader without `fetch`, and for the self-test.
+
+    A replica gives up a load after these seconds. Here nothing is interrupted: `steps` says when it is time.
     """
 
     device: str = "cpu"
@@ -91,12 +101,22 @@ class LoadOptions:
     fetch: FetchBlob = no_mirror
     check: CheckManifest = allow_all
     find: FindLoader | None = None
+    manifest_seconds: float = 60.0
+    check_seconds: float = 60.0
+    lock_seconds: float = 30.0
+    stall_seconds: float = 60.0
+    backbone_seconds: float = 3600.0
+    loader_seconds: float = 600.0
+    self_test_seconds: float = 300.0
 
 
-def load_version(versions: Bindings, blobs: Blobs, pointer: Pointer, options: LoadOptions | None = None) -> Loaded:
+def load_version(
+    versions: Bindings, blobs: Blobs, pointer: Pointer, options: LoadOptions | None = None, steps: Steps | None = None
+) -> Loaded:
     """Load a version into memory: read its manifest, fetch and verify its files, call its loader, run its self-test.
 
-    The team's source tree (`project/…`) is not fetched: no loader needs it to predict.
+    The team's source tree (`project/…`) is not fetched: no loader needs it to predict. `steps` is told what it does,
+    for other threads that watch it.
 
     Raises:
         MissingBlob, CorruptBlob, BadManifest, DiskFull, StoreUnreachable, StoreDenied: its files can't be fetched.
@@ -105,18 +125,36 @@ def load_version(versions: Bindings, blobs: Blobs, pointer: Pointer, options: Lo
         LoadFailed: its loader failed.
         SelfTestFailed: its answers differ from those that were recorded when it was made.
     """
-    options = options or LoadOptions()
-    manifest = versions.manifest(pointer)
-    options.check(manifest)
-    load = (options.find or find_loader)(manifest.flavor)
+    options, steps = options or LoadOptions(), steps or Steps()
+    with steps.step("manifest", options.manifest_seconds):
+        manifest = versions.manifest(pointer)
+    with steps.step("trust check", options.check_seconds):
+        options.check(manifest)
+    with steps.step("loader", options.loader_seconds):
+        load = (options.find or find_loader)(manifest.flavor)
     wanted = [file for file in manifest.files if not file.path.startswith(_NOT_SERVED)]
-    local = blobs.fetch(wanted)
+    with steps.step("download", options.stall_seconds):
+        watch = FetchWatch(steps.arrived, steps.waits, steps.note, options.lock_seconds)
+        local = blobs.fetch(wanted, watch=watch)
+    files = {file.path: local[file.sha256] for file in wanted}
     with _loader_errors(manifest):
-        files = {file.path: local[file.sha256] for file in wanted}
-        loaded = load(manifest, files, device=options.device, runtime=options.runtime, fetch=options.fetch)
-        if loaded.version != manifest.version:
-            raise LoadFailed(f"the loader of flavor {manifest.flavor} returned {loaded.version} for {manifest.version}")
-        loaded.self_test()
+        with steps.step("loader", options.loader_seconds):
+            loaded = _call_loader(load, manifest, files, options, steps)
+        with steps.step("self-test", options.self_test_seconds):
+            loaded.self_test()
+    return loaded
+
+
+def _call_loader(
+    load: Loader, manifest: Manifest, files: Mapping[str, Path], options: LoadOptions, steps: Steps
+) -> Loaded:
+    def fetch(sha256: str) -> Path | None:
+        with steps.step("download of the backbone", options.backbone_seconds):
+            return options.fetch(sha256)
+
+    loaded = load(manifest, files, device=options.device, runtime=options.runtime, fetch=fetch)
+    if loaded.version != manifest.version:
+        raise LoadFailed(f"the loader of flavor {manifest.flavor} returned {loaded.version} for {manifest.version}")
     return loaded
 
 

@@ -1,7 +1,12 @@
-"""The versions that a replica has in memory: one thread loads the wanted ones while others answer requests."""
+"""The versions that a replica has in memory: one thread sees to it that the wanted ones are loaded while others answer.
+
+Each load has a thread of its own. One that hangs can't be ended, but it can be left behind: its version is not tried
+again while it hangs, and others are loaded. At most `MAX_LOADS` loads run or hang at a time.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -10,12 +15,17 @@ from dataclasses import dataclass
 
 from registry.errors import MissingBlob, UloraError, Unreachable, first_line
 from registry.serving.loaders import Loaded
+from registry.serving.loads import Load, LoadPointer
 from registry.versions.pointer import Pointer
 
+MAX_LOADS = 3
+"""Loads that run or hang at a time. Above that no other is begun, so that hanging loads take bounded memory."""
 _MAX_PAUSE = 60.0
 """Seconds at most between two tries of a load that failed."""
 _MAX_PAUSE_FOR_STORE = 5.0
 """The same where it failed because the store does not answer or lacks a blob."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,18 +42,22 @@ class Residents:
     a download, or the release of a version's memory.
     """
 
-    def __init__(self, load: Callable[[Pointer], Loaded], arrived: Callable[[], None], *, retry: float = 1.0) -> None:
+    def __init__(
+        self, load: LoadPointer, changed: Callable[[], None], *, retry: float = 1.0, slow_after: float = 30.0
+    ) -> None:
         """Args:
-        load: loads a version into memory; slow, may raise.
-        arrived: called in the loading thread after each load, whether it succeeded or failed.
+        changed: called in the watching thread when a load succeeded, failed, was given up, or became slow.
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
+        slow_after: seconds after which a load is reported as slow, and no longer holds up more urgent ones.
         """
         self._load = load
-        self._arrived = arrived
+        self._changed = changed
         self._retry = retry
+        self._slow_after = slow_after
         self._wanted: tuple[Pointer, ...] = ()
         self._loaded: dict[str, Loaded] = {}
         self._failures: dict[str, _Failure] = {}
+        self._loads: list[Load] = []
         self._work = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="ulora-loader", daemon=True)
@@ -57,16 +71,46 @@ class Residents:
         with self._work:
             self._loaded[pointer.manifest_sha256] = loaded
 
+    def load_first(self, pointer: Pointer) -> None:
+        """Load a version; return when it is in memory.
+
+        Raises:
+            LoadFailed: a step of the load showed no sign of life until its deadline.
+            UloraError: the load failed; see `registry.serving.loaders.load_version`.
+        """
+        with self._work:
+            self._wanted = (pointer,)
+            load = self._begin(pointer)
+            self._work.notify_all()
+        load.settled.wait()
+        if load.error is not None:
+            raise load.error
+
     def want(self, pointers: Sequence[Pointer]) -> None:
         """Set which versions should be in memory, the most urgent first. All others are dropped."""
         with self._work:
             self._wanted = tuple(pointers)
             self._work.notify_all()
 
+    def retry_now(self) -> None:
+        """Try failed loads again at once, because their cause may be gone."""
+        with self._work:
+            self._failures = {
+                digest: _Failure(failure.problem, failure.tries, 0.0) for digest, failure in self._failures.items()
+            }
+            self._work.notify_all()
+
     def problem(self, pointer: Pointer) -> str:
-        """Why the last try to load a version failed; empty if it did not fail."""
+        """Why a version is not in memory; empty if it is, or if nothing is wrong."""
         failure = self._failures.get(pointer.manifest_sha256)
+        if failure is None and self.get(pointer) is None and sum(load.given_up for load in self._loads) >= MAX_LOADS:
+            return f"{MAX_LOADS} loads hang: no version is loaded until one of them ends; restart this replica"
         return failure.problem if failure else ""
+
+    def loading(self) -> str:
+        """Which loads run or hang, for how long, and at which step."""
+        with self._work:
+            return "; ".join(str(load) for load in self._loads)
 
     def names(self) -> tuple[str, ...]:
         """The versions in memory."""
@@ -78,52 +122,111 @@ class Residents:
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Stop loading and drop all versions. Waits at most `timeout` seconds for a load in progress."""
+        """Stop loading and drop all versions. Waits at most `timeout` seconds for loads in progress."""
+        deadline = time.monotonic() + timeout
         with self._work:
             self._closing = True
+            running = [load for load in self._loads if not load.given_up]
+            for load in running:
+                load.give_up(f"{load.pointer.version} was not loaded: the replica was closed")
             self._work.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout)
+        for load in running:
+            load.join(max(0.0, deadline - time.monotonic()))
         with self._work:
             self._loaded = {}
 
-    def _run(self) -> None:
-        while (pointer := self._next()) is not None:
-            try:
-                loaded = self._load(pointer)
-            except Exception as error:  # of any kind: the version in memory serves on
-                self._note_failure(pointer, error)
-            else:
-                self._add(pointer, loaded)
-                del loaded
-            if not self._closing:
-                self._arrived()
+    # --- the watching thread -----------------------------------------------------------------------------------------
 
-    def _next(self) -> Pointer | None:
-        """Wait for the next version to load and return it; None at the end. Drops versions that are not wanted."""
-        while True:
+    def _run(self) -> None:
+        while not self._closing:
             with self._work:
+                is_new = self._look_at_loads()
                 dropped = self._remove_unwanted()
-                due = self._due()
-                if self._closing or (due and not dropped):
-                    return None if self._closing else due[0]
-                if not dropped:
-                    self._work.wait(self._seconds_to_retry())
+                if not (self._closing or self._begin_next() or is_new or dropped):
+                    self._work.wait(self._seconds_to_wait())
             del dropped
+            if is_new and not self._closing:
+                self._changed()
+
+    def _look_at_loads(self) -> bool:
+        """Take the results of loads that ended, and give up those that hang; whether there was any news."""
+        news = [self._look_at(load) for load in self._loads]
+        self._loads = [load for load in self._loads if not load.has_ended]
+        return any(news)
+
+    def _look_at(self, load: Load) -> bool:
+        if load.given_up:
+            return load.has_ended
+        if load.has_ended:
+            self._settle(load)
+        elif reason := load.steps.overdue():
+            load.give_up(f"{load.pointer.version} was not loaded: {reason}")
+            self._settle(load)
+            _log.warning("%s", load.error)
+        elif not load.is_slow and load.steps.age >= self._slow_after:
+            load.is_slow = True
+            _log.warning("%s", load)
+        else:
+            return False
+        return True
+
+    def _settle(self, load: Load) -> None:
+        """Note what came of a load."""
+        digest = load.pointer.manifest_sha256
+        if load.loaded is not None:
+            self._failures.pop(digest, None)
+            self._loaded[digest] = load.loaded
+        elif load.error is not None:
+            self._note_failure(load.pointer, load.error)
+        load.settled.set()
+
+    def _begin_next(self) -> bool:
+        """Begin the most urgent load that is due, unless another one has to end first."""
+        pointer = next(iter(self._due()), None)
+        if pointer is None or len(self._loads) >= MAX_LOADS:
+            return False
+        for load in self._loads:
+            if not load.given_up and not self._is_left_for(load, pointer):
+                return False
+        self._begin(pointer)
+        return True
+
+    def _is_left_for(self, load: Load, pointer: Pointer) -> bool:
+        """Whether a load need not be waited for before that of another version. One that nobody wants is given up."""
+        if load.pointer not in self._wanted:
+            load.give_up(f"{load.pointer.version} was not loaded: it is not wanted any more")
+            return True
+        return load.is_slow and self._wanted.index(pointer) < self._wanted.index(load.pointer)
+
+    def _begin(self, pointer: Pointer) -> Load:
+        load = Load(pointer)
+        self._loads.append(load)
+        load.start(self._load, self._notify)
+        return load
+
+    def _notify(self) -> None:
+        with self._work:
+            self._work.notify_all()
 
     def _due(self) -> list[Pointer]:
         now = time.monotonic()
-        missing = [pointer for pointer in self._wanted if pointer.manifest_sha256 not in self._loaded]
-        failures = self._failures
-        return [
-            pointer
-            for pointer in missing
-            if pointer.manifest_sha256 not in failures or failures[pointer.manifest_sha256].retry_at <= now
-        ]
+        busy = {*self._loaded, *(load.pointer.manifest_sha256 for load in self._loads)}
+        waiting = {digest for digest, failure in self._failures.items() if failure.retry_at > now}
+        return [pointer for pointer in self._wanted if pointer.manifest_sha256 not in busy | waiting]
 
-    def _seconds_to_retry(self) -> float | None:
-        times = [failure.retry_at for failure in self._failures.values()]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+    def _seconds_to_wait(self) -> float | None:
+        """Seconds until a failed load is tried again, or a running one is slow or overdue."""
+        now = time.monotonic()
+        times = [failure.retry_at - now for failure in self._failures.values() if failure.retry_at > now]
+        for load in self._loads:
+            if not load.given_up:
+                times.append(load.steps.seconds_left())
+                if not load.is_slow:
+                    times.append(self._slow_after - load.steps.age)
+        soonest = min(times, default=threading.TIMEOUT_MAX)
+        return max(0.0, min(soonest, threading.TIMEOUT_MAX))
 
     def _remove_unwanted(self) -> list[Loaded]:
         """Remove what is not wanted from the dictionaries. The caller releases the memory, outside of the lock."""
@@ -132,23 +235,15 @@ class Residents:
             del self._failures[digest]
         return [self._loaded.pop(digest) for digest in set(self._loaded) - wanted]
 
-    def _add(self, pointer: Pointer, loaded: Loaded) -> None:
-        with self._work:
-            self._failures.pop(pointer.manifest_sha256, None)
-            if not self._closing:
-                self._loaded[pointer.manifest_sha256] = loaded
-
-    def _note_failure(self, pointer: Pointer, error: Exception) -> None:
-        with self._work:
-            before = self._failures.get(pointer.manifest_sha256)
-            tries = before.tries + 1 if before else 1
-            longest = _MAX_PAUSE_FOR_STORE if isinstance(error, MissingBlob | Unreachable) else _MAX_PAUSE
-            pause = min(longest, self._retry * 2 ** min(tries - 1, 20)) * random.uniform(0.9, 1.1)  # noqa: S311  jitter
-            self._failures[pointer.manifest_sha256] = _Failure(
-                _describe(pointer, error), tries, time.monotonic() + pause
-            )
+    def _note_failure(self, pointer: Pointer, error: BaseException) -> None:
+        before = self._failures.get(pointer.manifest_sha256)
+        tries = before.tries + 1 if before else 1
+        longest = _MAX_PAUSE_FOR_STORE if isinstance(error, MissingBlob | Unreachable) else _MAX_PAUSE
+        pause = min(longest, self._retry * 2 ** min(tries - 1, 20)) * random.uniform(0.9, 1.1)  # noqa: S311  jitter
+        self._failures[pointer.manifest_sha256] = _Failure(_describe(pointer, error), tries, time.monotonic() + pause)
 
 
-def _describe(pointer: Pointer, error: Exception) -> str:
+def _describe(pointer: Pointer, error: BaseException) -> str:
     kind = "" if isinstance(error, UloraError) else f"{type(error).__name__}: "
-    return f"{pointer.version} was not loaded: {kind}{first_line(error)}"
+    text = first_line(error)
+    return text if text.startswith(f"{pointer.version} was not") else f"{pointer.version} was not loaded: {kind}{text}"

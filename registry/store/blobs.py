@@ -5,33 +5,22 @@ Every reader hashes what it reads: bytes that do not hash to their name never le
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound, disk_errors
+from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound
 from registry.formats import canonical
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
 from registry.store import layout
+from registry.store.cache import UNWATCHED, BlobCache, Described, FetchWatch
 from registry.store.objects import ObjectStore
 
 _CHUNK = 1024 * 1024
-
-
-class Described(Protocol):
-    """Something with a digest and a size in bytes, such as a manifest's `FileEntry`."""
-
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ class Blobs:
 
     def __init__(self, store: ObjectStore, cache: Path) -> None:
         self._store = store
-        self._cache = cache / "blobs"
+        self._cache = BlobCache(cache)
 
     # --- to the store ------------------------------------------------------------------------------------------------
 
@@ -114,17 +103,22 @@ class Blobs:
             raise _corrupt(digest)
         return body
 
-    def fetch(self, files: Iterable[Described], progress: Progress = no_progress) -> dict[str, Path]:
+    def fetch(
+        self, files: Iterable[Described], progress: Progress = no_progress, watch: FetchWatch = UNWATCHED
+    ) -> dict[str, Path]:
         """Local files by digest, each verified in this call, those missing in the cache downloaded in parallel.
+
+        A cache that can't be written, or in which another process holds a lock for too long, is left alone: files that
+        it lacks go to a temporary folder, which ends with this process.
 
         Raises:
             MissingBlob, CorruptBlob: the store does not hold a blob, or it does not hash to its name.
-            DiskFull: the cache can't hold it.
+            DiskFull, BadSetting: neither the cache nor a temporary folder can hold it.
         """
         distinct = {file.sha256: file for file in files}
 
         def fetch_one(file: Described) -> Path:
-            path = self._to_cache(file)
+            path = self._cache.get(file, partial(self._stream, file), watch)
             progress(file.size)
             return path
 
@@ -156,25 +150,6 @@ class Blobs:
             return BadBlob(file.sha256, "unproven")
         return None if (info.size, info.sha256) == (file.size, file.sha256) else BadBlob(file.sha256, "corrupt")
 
-    def _to_cache(self, file: Described) -> Path:
-        path = self._cache / file.sha256[:2] / file.sha256
-        with disk_errors(path), _locked(path):
-            if not _is_whole(path, file):
-                self._download(file, path)
-        return path
-
-    def _download(self, file: Described, path: Path) -> None:
-        """Write beside and rename, so that a reader of the cache sees a whole file or none."""
-        beside = path.with_suffix(".part")
-        try:
-            with beside.open("wb") as out:
-                for chunk in self._stream(file):
-                    out.write(chunk)
-            beside.chmod(0o444)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-
     def _stream(self, file: Described) -> Iterator[bytes]:
         """A blob's bytes as they arrive. Raises at the end if they do not hash to the name: use no byte before that."""
         digest = hashlib.sha256()
@@ -196,25 +171,6 @@ def hash_file(path: Path, progress: Progress = no_progress) -> str:
             digest.update(chunk)
             progress(len(chunk))
     return digest.hexdigest()
-
-
-def _is_whole(path: Path, file: Described) -> bool:
-    try:
-        return path.stat().st_size == file.size and hash_file(path) == file.sha256
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time download this blob, so that others find it in the cache."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _missing(digest: str) -> MissingBlob:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from registry.errors import BadManifest, KeyExists, NotNow, ObjectNotFound
 from registry.formats.document import Document, DocumentPart, Sha256
 from registry.store import layout
-from registry.store.blobs import Described
+from registry.store.cache import Described
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
 from registry.store.storage import Storage

@@ -17,7 +17,7 @@ from registry.errors import KeyExists, NotNow
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
 from registry.store import layout
-from registry.store.blobs import Described
+from registry.store.cache import Described
 from registry.store.gc_marks import MarksRead, is_older_than_mark, read_marks
 from registry.store.storage import Storage
 

@@ -14,7 +14,7 @@ from registry.answers import Created
 from registry.errors import IntegrityError
 from registry.names import VersionName
 from registry.progress import Progress, Say
-from registry.store.blobs import Described
+from registry.store.cache import Described
 from registry.store.publishing import publish
 from registry.tree.credentials import check_credentials
 from registry.tree.git_tag import GitTag, planned_tag

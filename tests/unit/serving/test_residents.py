@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.serving.residents import Residents
+from registry.serving.steps import Steps
 from registry.versions.pointer import Pointer
 from tests.support.echo_releases import Echo, wait_until
 
@@ -30,7 +31,7 @@ class Shelf:
     order: list[str] = field(default_factory=list)
     arrivals: int = 0
 
-    def load(self, wanted: Pointer) -> Any:
+    def load(self, wanted: Pointer, steps: Steps) -> Any:
         self.order.append(wanted.version)
         if wanted.version in self.broken:
             raise RuntimeError("a shelf too high")

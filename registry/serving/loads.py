@@ -1,0 +1,71 @@
+"""One load of a version, in a thread of its own that can be left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from registry.errors import LoadFailed
+from registry.serving.loaders import Loaded
+from registry.serving.steps import Steps
+from registry.versions.pointer import Pointer
+
+LoadPointer = Callable[[Pointer, Steps], Loaded]
+"""Loads a version into memory, and says which step it is at; slow, may raise, may hang."""
+
+
+class Load:
+    """A running load. Its attributes are for the thread that watches it.
+
+    Attributes:
+        steps: what it does now.
+        is_slow: whether it was reported as slow.
+        given_up: whether nobody waits for it any more. It ends at its next step, if it ever gets there.
+        has_ended: whether its thread is done.
+        loaded, error: what came of it.
+        settled: is set when `loaded` or `error` is final.
+    """
+
+    def __init__(self, pointer: Pointer) -> None:
+        self.pointer = pointer
+        self.steps = Steps()
+        self.is_slow = self.given_up = self.has_ended = False
+        self.loaded: Loaded | None = None
+        self.error: BaseException | None = None
+        self.settled = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, load: LoadPointer, ended: Callable[[], None]) -> None:
+        """Start it; `ended` is called at its end."""
+        self._thread = threading.Thread(
+            target=self._run, args=(load, ended), name=f"ulora-load-{self.pointer.version}", daemon=True
+        )
+        self._thread.start()
+
+    def give_up(self, reason: str) -> None:
+        """Wait for it no longer. Its late result is dropped: nobody watched how it came about."""
+        self.given_up = True
+        self.steps.abandon()
+        self.error = LoadFailed(reason, hint="its thread is left behind: restart this replica if that happens again")
+        self.settled.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end of its thread."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def __str__(self) -> str:
+        verb = "left behind: loading" if self.given_up else "loading"
+        return f"{verb} {self.pointer.version} for {self.steps.age:.0f} s ({self.steps.current})"
+
+    def _run(self, load: LoadPointer, ended: Callable[[], None]) -> None:
+        loaded, error = None, None
+        try:
+            loaded = load(self.pointer, self.steps)
+        except BaseException as caught:  # of any kind: the version in memory serves on
+            error = caught
+        if not self.given_up:
+            self.loaded, self.error = loaded, error
+        del loaded, error
+        self.has_ended = True
+        ended()

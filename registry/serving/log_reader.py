@@ -1,0 +1,114 @@
+"""Read a channel's log from the record that was read last to the newest one, over an unbroken chain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TypeVar
+
+from registry.channels.channel import Channel, check_link
+from registry.channels.record import Record
+from registry.errors import BrokenChain, ObjectNotFound, StoreUnreachable
+from registry.parallel import in_parallel, within
+
+_LIST_EVERY = 30
+"""After so many reads the log is listed: only a listing shows that the log was replaced by an older copy."""
+_SINGLE_LOOKS = 4
+"""After so many records in a row the log is listed, so that the rest can be read in parallel."""
+_BATCH = 64
+"""Records that one look reads in parallel, so that it stays short however far this replica is behind."""
+_MAX_HANGING = 4
+"""Looks that hang at a time: each has a thread."""
+
+Result = TypeVar("Result")
+
+
+class LogReader:
+    """Reads one channel's log. Only one thread may use it.
+
+    Each record must name the sha256 of the one before, back to the record that was read first, however many there are.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._seen: Record | None = None
+        self._reads_since_list = 0
+        self._hanging = 0
+        self._counting = threading.Lock()
+
+    def read(self, seconds: float) -> Record | None:
+        """The newest record, None for an empty log. Each look at the store may take at most so many seconds.
+
+        Raises:
+            BrokenChain: the log is shorter than it was, or does not continue what was read before.
+            StoreUnreachable: a look took longer, or the store does not answer.
+            UloraError: the log can't be read.
+        """
+        reads, self._reads_since_list = self._reads_since_list, 0  # after an error the next read lists
+        looks = 0
+        while True:
+            found, is_newest = self._within(seconds, self._look, reads == 0 or looks >= _SINGLE_LOOKS)
+            # Only here, in the caller's thread: a look that was given up changes nothing.
+            self._seen = found or self._seen
+            looks += 1
+            if is_newest:
+                self._reads_since_list = (reads + 1) % _LIST_EVERY
+                return found
+
+    def _look(self, lists: bool) -> tuple[Record | None, bool]:
+        """A newer record than the one that was read last, or the same; and whether it is known to be the newest."""
+        seen = self._seen
+        if seen is None:
+            return self._channel.head(), True
+        if lists:
+            return self._look_from_the_end(seen)
+        following = self._channel.next(seen.generation)
+        if following is None:
+            return seen, True
+        return self._follow(seen, [following]), False
+
+    def _look_from_the_end(self, seen: Record) -> tuple[Record, bool]:
+        head = self._channel.head()
+        if head is None or head.generation <= seen.generation:
+            if head is None or head.sha256 != seen.sha256:
+                raise BrokenChain(
+                    f"regressed: the log ends at generation {head.generation if head else 0} with another history than "
+                    f"the one seen up to generation {seen.generation}, which is still served"
+                )
+            return seen, True
+        last = min(head.generation, seen.generation + _BATCH)
+        try:
+            between = in_parallel(self._channel.read, range(seen.generation + 1, last))
+            newest = head if last == head.generation else self._channel.read(last)
+        except ObjectNotFound as error:
+            raise BrokenChain(f"broken chain: {error}; generation {seen.generation} is still served") from error
+        return self._follow(seen, [*between, newest]), last == head.generation
+
+    def _follow(self, seen: Record, records: list[Record]) -> Record:
+        """The last of some records, each of which must continue the one before."""
+        try:
+            for older, newer in pairwise([seen, *records]):
+                check_link(older, newer)
+        except BrokenChain as error:
+            raise BrokenChain(f"broken chain: {error}; generation {seen.generation} is still served") from error
+        return records[-1]
+
+    def _within(self, seconds: float, act: Callable[[bool], Result], argument: bool) -> Result:
+        """Call a function with a deadline. After that its thread is left behind, a few at most."""
+        if self._hanging >= _MAX_HANGING:
+            raise StoreUnreachable(f"{self._hanging} earlier reads of the log still hang")
+
+        def run() -> Result:
+            try:
+                return act(argument)
+            finally:
+                with self._counting:
+                    self._hanging -= 1
+
+        with self._counting:
+            self._hanging += 1
+        try:
+            return within(seconds, run, "ulora-log-reader")
+        except TimeoutError as error:
+            raise StoreUnreachable(f"the store did not answer within {seconds:g} s") from error
