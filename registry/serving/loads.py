@@ -26,20 +26,21 @@ class Load:
         settled: is set when `loaded` or `error` is final.
     """
 
-    def __init__(self, pointer: Pointer) -> None:
+    def __init__(self, pointer: Pointer, changed: Callable[[], None]) -> None:
+        """`changed` is called in the load's thread when it begins a step, and when it ends."""
         self.pointer = pointer
-        self.steps = Steps()
+        self.steps = Steps(changed)
+        self._changed = changed
         self.is_slow = self.given_up = self.has_ended = False
         self.loaded: Loaded | None = None
         self.error: BaseException | None = None
         self.settled = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, load: LoadPointer, ended: Callable[[], None]) -> None:
-        """Start it; `ended` is called at its end."""
-        self._thread = threading.Thread(
-            target=self._run, args=(load, ended), name=f"ulora-load-{self.pointer.version}", daemon=True
-        )
+    def start(self, load: LoadPointer) -> None:
+        """Start it."""
+        name = f"ulora-load-{self.pointer.version}"
+        self._thread = threading.Thread(target=self._run, args=(load,), name=name, daemon=True)
         self._thread.start()
 
     def give_up(self, reason: str) -> None:
@@ -58,7 +59,7 @@ class Load:
         verb = "left behind: loading" if self.given_up else "loading"
         return f"{verb} {self.pointer.version} for {self.steps.age:.0f} s ({self.steps.current})"
 
-    def _run(self, load: LoadPointer, ended: Callable[[], None]) -> None:
+    def _run(self, load: LoadPointer) -> None:
         loaded, error = None, None
         try:
             loaded = load(self.pointer, self.steps)
@@ -68,4 +69,4 @@ class Load:
             self.loaded, self.error = loaded, error
         del loaded, error
         self.has_ended = True
-        ended()
+        self._changed()

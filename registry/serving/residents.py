@@ -201,9 +201,9 @@ class Residents:
         return load.is_slow and self._wanted.index(pointer) < self._wanted.index(load.pointer)
 
     def _begin(self, pointer: Pointer) -> Load:
-        load = Load(pointer)
+        load = Load(pointer, self._notify)
         self._loads.append(load)
-        load.start(self._load, self._notify)
+        load.start(self._load)
         return load
 
     def _notify(self) -> None:

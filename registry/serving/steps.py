@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,9 @@ class _Step:
 class Steps:
     """The steps of one load. Each has a deadline, which a sign of life puts off."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called in the thread that loads when a step, and with it a deadline, begins."""
+        self._changed = changed
         self._began = time.monotonic()
         # Replaced as a whole by any of the threads that load; the last one wins.
         self._step = _Step("start", float("inf"), self._began)
@@ -40,10 +42,12 @@ class Steps:
         """
         self._go_on()
         outer, self._step = self._step, _Step(name, seconds, time.monotonic())
+        self._changed()
         try:
             yield
         finally:
             self._step = replace(outer, since=time.monotonic())
+            self._changed()
         self._go_on()
 
     def arrived(self, count: int) -> None:

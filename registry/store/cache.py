@@ -94,12 +94,18 @@ class BlobCache:
         with suppress(OSError), self._opened(file.sha256) as folder:
             if _is_whole(folder, file, watch):
                 return path
+        problem = None
         try:
             if self._fill(file, download, watch):
                 return path
         except OSError as error:
+            problem = error
             watch.note(f"the cache {self._folder} can't be used: {error}; a temporary folder is used instead")
-        return _get_privately(file, download, watch)
+        try:
+            return _get_privately(file, download, watch)
+        except OSError as error:
+            with disk_errors(path):
+                raise problem or error from error
 
     def _fill(self, file: Described, download: Download, watch: FetchWatch) -> bool:
         """Download into the cache, one process at a time; False if another one holds the lock for too long.
@@ -247,14 +253,18 @@ def _with_life(lock: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _get_privately(file: Described, download: Download, watch: FetchWatch) -> Path:
-    with disk_errors(Path(tempfile.gettempdir()), hint="choose a writable ULORA_CACHE, or a TMPDIR with space"):
-        private = _private_folder(os.getpid())
-        folder = os.open(private, _FOLDER)
-        try:
-            if not _is_whole(folder, file, watch):
-                _write(folder, file.sha256, download(), watch)
-        finally:
-            os.close(folder)
+    """A local file in the temporary folder of this process.
+
+    Raises:
+        OSError: there is none, or it can't be written.
+    """
+    private = _private_folder(os.getpid())
+    folder = os.open(private, _FOLDER)
+    try:
+        if not _is_whole(folder, file, watch):
+            _write(folder, file.sha256, download(), watch)
+    finally:
+        os.close(folder)
     return private / file.sha256
 
 

@@ -83,8 +83,18 @@ def test_a_replica_that_may_not_write_serves_without_heartbeats(shop: Shop, stor
         shop.rollback()
         assert live.wait_for(version="v1.0.0", timeout=150)
         assert live.predict(b"leaf").version == "v1.0.0"
-    assert seen(shop) == []
-    assert [method for method, path in proxy.requests if "/replicas/" in path] == ["PUT"]
+        assert seen(shop) == []
+
+
+def test_heartbeats_begin_again_when_they_are_allowed_again(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    def deny(exchange: Exchange) -> None:
+        exchange.send(DENIED)
+
+    proxy.next(deny, method="PUT", containing="/replicas/", times=3)
+    with follow(shop, ObjectStore(store_url, endpoint_url=proxy.url)) as live:
+        wait_until(lambda: live.health().note.startswith("no heartbeats"))
+        wait_until(lambda: seen(shop))
+        wait_until(lambda: live.health().note == "")
 
 
 def test_waiting_for_replicas_tells_who_followed_and_who_did_not(shop: Shop) -> None:

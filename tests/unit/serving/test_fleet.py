@@ -17,6 +17,7 @@ SAID: dict[str, Any] = {
     "format": 1, "id": "host-1-ab", "host": "host", "pid": 7, "device": "cpu", "state": "serving", "version": "v1.0.0",
     "runtime": "torch-fp32",
     "generation": 3, "newest": 3, "rollback_ready": True, "resident": ["v1.0.0"], "error": "",
+    "loading": "loading v1.1.0 for 7 s (loader)",
     "when": "2026-01-01T00:00:00.000+00:00",
 }  # fmt: skip
 JSON = st.recursive(
@@ -27,6 +28,11 @@ JSON = st.recursive(
 def test_a_heartbeat_is_read_as_it_was_written() -> None:
     heartbeat = Heartbeat.parse(json.dumps(SAID).encode(), "a heartbeat")
     assert Heartbeat.parse(heartbeat.to_bytes(), "a heartbeat").model_dump(mode="json") == SAID
+
+
+def test_a_replica_of_an_earlier_release_does_not_say_what_it_loads() -> None:
+    earlier = {name: value for name, value in SAID.items() if name != "loading"}
+    assert Heartbeat.parse(json.dumps(earlier).encode(), "a heartbeat").loading == ""
 
 
 def test_a_newer_replica_may_say_more() -> None:
@@ -49,7 +55,7 @@ def test_a_field_is_as_declared_or_the_whole_is_refused(field: str, value: Any) 
     assert isinstance(getattr(heartbeat, field), type(SAID[field]) if field != "resident" else tuple)
 
 
-@pytest.mark.parametrize("field", ["id", "host", "device", "state", "version", "error", "when"])
+@pytest.mark.parametrize("field", ["id", "host", "device", "state", "version", "error", "loading", "when"])
 def test_no_field_is_endless(field: str) -> None:
     with pytest.raises(BadManifest):
         Heartbeat.parse(json.dumps({**SAID, field: "a" * 10_000}).encode(), "a heartbeat")

@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.serving.residents import Residents
+from registry.serving.residents import MAX_LOADS, Residents
 from registry.serving.steps import Steps
 from registry.versions.pointer import Pointer
 from tests.support.echo_releases import Echo, wait_until
@@ -112,3 +113,83 @@ def test_in_the_end_the_memory_holds_what_was_wanted_last(rollback_options: list
         residents.want([pointer(number) for number in options])
     wait_until(lambda: residents.names() == tuple(sorted({pointer(number).version for number in rollback_options[-1]})))
     residents.close(10)
+
+
+@dataclass
+class Gates:
+    """Loads that hang until they are let go, in a step of so many seconds."""
+
+    seconds: float = 0.05
+    gates: dict[str, threading.Event] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+
+    def load(self, wanted: Pointer, steps: Steps) -> Any:
+        self.begun.append(wanted.version)
+        with steps.step("loader", self.seconds):
+            if gate := self.gates.get(wanted.version):
+                assert gate.wait(300)
+        return Echo(wanted.version, wanted.manifest_sha256, b"")
+
+
+@contextmanager
+def watched(gates: Gates, *hanging: int, slow_after: float = 30.0) -> Iterator[Residents]:
+    """Residents whose loads of these versions hang; at the end they are let go."""
+    gates.gates = {pointer(number).version: threading.Event() for number in hanging}
+    residents = Residents(gates.load, lambda: None, retry=0.01, slow_after=slow_after)
+    residents.start()
+    try:
+        yield residents
+    finally:
+        for gate in gates.gates.values():
+            gate.set()
+        residents.close(10)
+
+
+def test_a_load_that_hangs_is_left_behind() -> None:
+    gates = Gates()
+    with watched(gates, 1) as residents:
+        residents.want([pointer(1), pointer(2)])
+        wait_until(lambda: residents.get(pointer(2)))
+        assert "v1.0.0 was not loaded: the step 'loader' showed no sign of life" in residents.problem(pointer(1))
+        assert residents.loading().startswith("left behind: loading v1.0.0 for ")
+        # What it brings after it was given up is dropped; the version is then loaded afresh.
+        gates.gates["v1.0.0"].set()
+        wait_until(lambda: residents.get(pointer(1)))
+        assert gates.begun == ["v1.0.0", "v2.0.0", "v1.0.0"]
+        assert (residents.problem(pointer(1)), residents.loading()) == ("", "")
+
+
+def test_no_more_than_a_few_loads_hang() -> None:
+    gates = Gates()
+    with watched(gates, *range(1, MAX_LOADS + 1)) as residents:
+        last = pointer(MAX_LOADS + 1)
+        residents.want([pointer(number) for number in range(1, MAX_LOADS + 2)])
+        wait_until(lambda: "3 loads hang: no version is loaded" in residents.problem(last))
+        assert len(gates.begun) == MAX_LOADS
+        gates.gates["v2.0.0"].set()
+        wait_until(lambda: residents.get(last))
+
+
+def test_a_load_that_nobody_wants_holds_up_no_other() -> None:
+    gates = Gates(seconds=300)
+    with watched(gates, 1) as residents:
+        residents.want([pointer(1)])
+        wait_until(lambda: gates.begun)
+        residents.want([pointer(2)])
+        wait_until(lambda: residents.get(pointer(2)))
+        gates.gates["v1.0.0"].set()
+        wait_until(lambda: residents.loading() == "")
+        assert residents.names() == ("v2.0.0",)
+
+
+def test_a_slow_load_holds_up_no_urgent_one() -> None:
+    gates = Gates(seconds=300)
+    with watched(gates, 1, slow_after=0.02) as residents:
+        residents.want([pointer(1)])
+        wait_until(lambda: gates.begun)
+        residents.want([pointer(2), pointer(1), pointer(3)])
+        wait_until(lambda: residents.get(pointer(2)))
+        assert residents.get(pointer(3)) is None
+        gates.gates["v1.0.0"].set()
+        wait_until(lambda: residents.names() == ("v1.0.0", "v2.0.0", "v3.0.0"))
+        assert gates.begun == ["v1.0.0", "v2.0.0", "v3.0.0"]

@@ -1,0 +1,153 @@
+"""What hangs in a replica is visible, holds nothing else up, and does not outlive SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from registry.errors import LoadFailed
+from registry.serving.fleet import replicas
+from registry.serving.follow import Live, LiveOptions
+from registry.serving.loaders import Loader
+from registry.store.objects import ObjectStore
+from tests.support.echo_releases import Shop, find_echo, load_echo, wait_until
+from tests.support.hanging_flavor import FLAVOR, HOLD_THE_LOCK, LOAD_HOLDS_THE_LOCK, LOAD_WAITS, WAIT, serving
+
+GOOD = "v1.0.0"
+SHORT = ("--grace", "1")
+
+
+@pytest.fixture
+def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    shop.store.initialise()
+    return shop
+
+
+def release(shop: Shop, *names: str) -> None:
+    for name in names:
+        shop.release(name, flavor=FLAVOR)
+        shop.promote(name)
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def ask(url: str, image: bytes) -> httpx.Response:
+    return httpx.post(f"{url}/predict", files={"image": image}, timeout=300)
+
+
+def ends(process: subprocess.Popen[str]) -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(300)
+
+
+def test_sigterm_ends_a_replica_whose_loader_holds_the_lock(shop: Shop, tmp_path: Path) -> None:
+    release(shop, LOAD_HOLDS_THE_LOCK)
+    with serving(tmp_path / "serve", {"ULORA_MODEL": shop.model}, *SHORT) as process:
+        assert next_line(process) == "hangs"
+        assert ends(process) in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+def test_sigterm_ends_a_replica_whose_answer_holds_the_lock(shop: Shop, tmp_path: Path) -> None:
+    release(shop, GOOD)
+    with serving(tmp_path / "serve", {"ULORA_MODEL": shop.model}, *SHORT) as process, ThreadPoolExecutor(1) as pool:
+        url = next_line(process).rpartition(" ")[2]
+        pool.submit(ask, url, HOLD_THE_LOCK)
+        assert next_line(process) == "hangs"
+        assert ends(process) == -signal.SIGKILL
+        assert process.stderr
+        assert "did not end within 1 s: it is killed" in process.stderr.read()
+
+
+def test_a_hanging_load_and_answer_hold_nothing_else_up(shop: Shop, tmp_path: Path) -> None:
+    release(shop, GOOD)
+    environment = {"ULORA_MODEL": shop.model}
+    with serving(tmp_path / "serve", environment, "--grace", "30") as process, ThreadPoolExecutor(1) as pool:
+        url = next_line(process).rpartition(" ")[2]
+        pool.submit(ask, url, WAIT)
+        assert next_line(process) == "hangs"
+        release(shop, LOAD_WAITS)
+        assert next_line(process) == "hangs"
+
+        health = httpx.get(f"{url}/health", timeout=300).json()
+        assert (health["version"], health["newest"], health["state"]) == (GOOD, 2, "serving")
+        assert f"loading {LOAD_WAITS} for " in health["loading"]
+        assert health["loading"].endswith("s (loader)")
+        assert ask(url, b"leaf").json()["version"] == GOOD
+
+        shop.rollback()
+        wait_until(lambda: httpx.get(f"{url}/version", timeout=300).json()["generation"] == 3)
+        # Its threads are left behind, so it ends by itself, before it would be killed.
+        assert ends(process) == 0
+        assert replicas(shop.store, shop.model, "production") == []
+
+
+class Hangs:
+    """A loader that hangs on the versions that are named, until the test lets it go on."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.gate = names, threading.Event()
+        self.entered: list[str] = []
+
+    def find(self, flavor: str) -> Loader:
+        return self.load
+
+    def load(self, manifest: Any, files: Any, **how: Any) -> Any:
+        self.entered.append(manifest.version)
+        if manifest.version in self.names:
+            assert self.gate.wait(300)
+        return load_echo(manifest, files, **how)
+
+
+def test_the_first_load_ends_with_an_error_if_it_hangs(shop: Shop) -> None:
+    shop.release(GOOD)
+    shop.promote(GOOD)
+    hangs = Hangs(GOOD)
+    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=hangs.find, loader_seconds=0.1))
+    with pytest.raises(LoadFailed, match=r"v1\.0\.0 was not loaded: the step 'loader' showed no sign of life"):
+        live.start()
+    hangs.gate.set()
+
+
+def test_a_hanging_trust_check_is_given_up(shop: Shop) -> None:
+    shop.release(GOOD)
+    shop.promote(GOOD)
+    gate = threading.Event()
+
+    def check(manifest: Any) -> None:
+        assert gate.wait(300)
+
+    options = LiveOptions(find=find_echo, check=check, check_seconds=0.1)
+    with pytest.raises(LoadFailed, match="the step 'trust check'"):
+        Live(shop.channel(), shop.versions, shop.blobs, options).start()
+    gate.set()
+
+
+def test_a_version_that_hangs_is_left_by_the_next_promotion(shop: Shop) -> None:
+    hangs = Hangs("v1.1.0")
+    for name in (GOOD, "v1.1.0", "v1.2.0"):
+        shop.release(name)
+    shop.promote(GOOD)
+    options = LiveOptions(find=hangs.find, poll=0.02, retry=0.02, loader_seconds=0.1)
+    with Live(shop.channel(), shop.versions, shop.blobs, options) as live:
+        shop.promote("v1.1.0")
+        wait_until(lambda: "v1.1.0 was not loaded: the step 'loader'" in live.health().error)
+        assert "left behind: loading v1.1.0 for" in live.health().loading
+        assert live.predict(b"leaf").version == GOOD
+        shop.promote("v1.2.0")
+        assert live.wait_for(version="v1.2.0", timeout=150)
+        # v1.1.0 is the rollback target now. It is tried again when the load that hangs has ended, and only then.
+        assert hangs.entered.count("v1.1.0") == 1
+        hangs.gate.set()
+        wait_until(lambda: live.health().rollback_ready)
+        assert live.health().loading == ""
