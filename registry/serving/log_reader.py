@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -46,19 +47,17 @@ class LogReader:
             UloraError: the log can't be read.
         """
         reads, self._reads_since_list = self._reads_since_list, 0  # after an error the next read lists
-        looks = 0
-        while True:
-            found, is_newest = self._within(seconds, self._look, reads == 0 or looks >= _SINGLE_LOOKS)
-            # Only here, in the caller's thread: a look that was given up changes nothing.
-            self._seen = found or self._seen
+        found, is_newest, looks = self._seen, False, 0
+        while not is_newest:
+            found, is_newest = self._within(seconds, partial(self._look, found, reads == 0 or looks >= _SINGLE_LOOKS))
             looks += 1
-            if is_newest:
-                self._reads_since_list = (reads + 1) % _LIST_EVERY
-                return found
+        # Not before the whole way was checked: if a record in between was replaced, the right one may come back.
+        self._seen = found
+        self._reads_since_list = (reads + 1) % _LIST_EVERY
+        return found
 
-    def _look(self, lists: bool) -> tuple[Record | None, bool]:
-        """A newer record than the one that was read last, or the same; and whether it is known to be the newest."""
-        seen = self._seen
+    def _look(self, seen: Record | None, lists: bool) -> tuple[Record | None, bool]:
+        """A newer record than `seen`, or the same; and whether it is known to be the newest."""
         if seen is None:
             return self._channel.head(), True
         if lists:
@@ -94,14 +93,14 @@ class LogReader:
             raise BrokenChain(f"broken chain: {error}; generation {seen.generation} is still served") from error
         return records[-1]
 
-    def _within(self, seconds: float, act: Callable[[bool], Result], argument: bool) -> Result:
+    def _within(self, seconds: float, act: Callable[[], Result]) -> Result:
         """Call a function with a deadline. After that its thread is left behind, a few at most."""
         if self._hanging >= _MAX_HANGING:
             raise StoreUnreachable(f"{self._hanging} earlier reads of the log still hang")
 
         def run() -> Result:
             try:
-                return act(argument)
+                return act()
             finally:
                 with self._counting:
                     self._hanging -= 1

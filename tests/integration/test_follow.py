@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,15 +12,26 @@ from typing import Any
 
 import pytest
 
+from registry.channels.record import ChannelPosition, Record, promoted
 from registry.devstack.s3_server import S3Server
-from registry.errors import ChannelEmpty, CorruptBlob, LoadFailed, ReplicaClosed, SelfTestFailed, StoreUnreachable
+from registry.errors import (
+    BrokenChain,
+    ChannelEmpty,
+    CorruptBlob,
+    LoadFailed,
+    ReplicaClosed,
+    SelfTestFailed,
+    StoreUnreachable,
+)
+from registry.parallel import in_parallel
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import Loader, LoadOptions, load_version
+from registry.serving.log_reader import LogReader
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import Manifest
-from tests.servers.proxy import Proxy
-from tests.support.echo_releases import Echo, Shop, find_echo, load_echo, wait_until
+from tests.servers.proxy import Proxy, Stall, unavailable
+from tests.support.echo_releases import TESTER, Echo, Shop, find_echo, load_echo, wait_until
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 
@@ -242,6 +254,106 @@ def test_a_log_that_was_rewritten_is_not_taken_for_the_one_seen(shop: Shop, two_
     shop.promote("v1.2.0")
     wait_until(lambda: "regressed" in two_versions.health().error)
     assert two_versions.version == "v1.1.0"
+
+
+def other(record: Record, **changes: Any) -> bytes:
+    """A record that somebody put in place of another one."""
+    return record.model_copy(update={"reason": "nobody saw this", **changes}).to_bytes()
+
+
+def test_a_record_that_continues_another_history_is_refused(shop: Shop) -> None:
+    for name in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        shop.release(name)
+    shop.promote("v1.0.0")
+    seen = shop.promote("v1.1.0")
+    with follow(shop, poll=3600) as live:
+        key = layout.record(shop.model, "production", seen.generation)
+        shop.store.overwrite(key, other(seen))
+        shop.promote("v1.2.0")
+        live.refresh()
+        wait_until(lambda: "broken chain: generation 2 of production does not hash" in live.health().error)
+        assert (live.version, live.health().state) == ("v1.1.0", "serving")
+
+        # The log continues again what was seen.
+        shop.store.overwrite(key, seen.to_bytes())
+        shop.store.delete(layout.record(shop.model, "production", 3))
+        shop.promote("v1.2.0")
+        live.refresh()
+        assert live.wait_for(version="v1.2.0", timeout=150)
+        assert live.health().error == ""
+
+
+def test_a_head_with_other_bytes_and_the_same_nonce_is_refused(shop: Shop, two_versions: Live) -> None:
+    newest = two_versions.record
+    key = layout.record(shop.model, "production", newest.generation)
+    shop.store.overwrite(key, other(newest))
+    wait_until(lambda: "regressed" in two_versions.health().error)
+    shop.store.overwrite(key, newest.to_bytes())
+    wait_until(lambda: two_versions.health().error == "")
+
+
+@pytest.mark.parametrize("broken", [3, 70], ids=["early", "in the second batch"])
+def test_every_link_of_a_long_way_is_checked(shop: Shop, broken: int) -> None:
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+    shop.promote("v1.0.0")
+    log = LogReader(shop.channel())
+    assert log.read(150)
+    pointers = [shop.pointer(name) for name in ("v1.1.0", "v1.0.0")]
+    head = shop.channel().head()
+    records = []
+    for number in range(80):
+        head = promoted(ChannelPosition(shop.model, "production", head), pointers[number % 2], TESTER, None)
+        records.append(head)
+    keys = [layout.record(shop.model, "production", record.generation) for record in records]
+    in_parallel(lambda pair: shop.store.create(pair[0], pair[1].to_bytes()), zip(keys, records, strict=True))
+    good = records[broken - 2]
+    shop.store.overwrite(keys[broken - 2], other(good))
+    with pytest.raises(BrokenChain, match=f"broken chain: generation {broken} of production does not hash"):
+        log.read(150)
+    shop.store.delete(keys[broken - 2])
+    with pytest.raises(BrokenChain, match=r"broken chain: .* is not in the store"):
+        log.read(150)
+    shop.store.overwrite(keys[broken - 2], good.to_bytes())
+    newest = log.read(150)
+    assert newest
+    assert newest.sha256 == records[-1].sha256
+
+
+def test_a_read_that_hangs_is_said_and_holds_up_no_later_one(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+    shop.promote("v1.0.0")
+    behind_proxy = Shop(ObjectStore(store_url, endpoint_url=proxy.url), shop.model, shop.folder)
+    with follow(behind_proxy, read_seconds=0.2, max_staleness=0.5) as live:
+        stall = Stall()
+        proxy.next(stall, containing="/channels/", times=1000)
+        proxy.next(stall, containing="list-type", times=1000)
+        wait_until(lambda: live.health().state == "not ready")
+        wait_until(lambda: "did not answer within 0.2 s" in live.health().error)
+        assert re.search(r"the log can't be read since \d{4}-\d\d-\d\dT[^ ]+: ", live.health().error)
+        assert live.predict(b"leaf").version == "v1.0.0"
+        shop.promote("v1.1.0")
+        proxy.clear()
+        stall.release()
+        assert live.wait_for(version="v1.1.0", timeout=150)
+        assert (live.health().state, live.health().error) == ("serving", "")
+
+
+def test_a_load_that_failed_for_the_store_is_tried_when_it_is_back(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+    shop.promote("v1.0.0")
+    behind_proxy = Shop(ObjectStore(store_url, endpoint_url=proxy.url), shop.model, shop.folder / "other")
+    with follow(behind_proxy, retry=3600) as live:
+        proxy.next(unavailable, containing="/blobs/", times=1000)
+        shop.promote("v1.1.0")
+        wait_until(lambda: "v1.1.0 was not loaded" in live.health().error)
+        proxy.next(unavailable, containing="/channels/", times=1000)
+        proxy.next(unavailable, containing="list-type", times=1000)
+        wait_until(lambda: "can't be read" in live.health().error)
+        proxy.clear()
+        assert live.wait_for(version="v1.1.0", timeout=150)
 
 
 def test_refresh_reads_the_log_and_many_calls_are_few_reads(shop: Shop, store_url: str, proxy: Proxy) -> None:
