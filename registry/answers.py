@@ -157,6 +157,7 @@ class ReplicaStatus:
     rollback_ready: bool
     age: float
     error: str = ""
+    loading: str = ""
 
     @classmethod
     def of(cls, replica: Replica) -> Self:
@@ -170,6 +171,7 @@ class ReplicaStatus:
             rollback_ready=said.rollback_ready,
             age=round(replica.age, 1),
             error=said.error,
+            loading=said.loading,
         )
 
 

@@ -58,7 +58,7 @@ def _channel_text(channel: ChannelStatus) -> str:
     rows = [
         (
             replica.id, replica.version, replica.generation, replica.state, replica.rollback_ready,
-            f"{replica.age:.0f} s", replica.error,
+            f"{replica.age:.0f} s", "; ".join(filter(None, (replica.error, replica.loading))),
         )
         for replica in channel.replicas
     ]  # fmt: skip
