@@ -340,7 +340,7 @@ def test_a_read_that_hangs_is_said_and_holds_up_no_later_one(shop: Shop, store_u
         assert (live.health().state, live.health().error) == ("serving", "")
 
 
-def test_a_load_that_failed_for_the_store_is_tried_when_it_is_back(shop: Shop, store_url: str, proxy: Proxy) -> None:
+def test_a_load_that_lacked_the_store_is_tried_when_it_is_back(shop: Shop, store_url: str, proxy: Proxy) -> None:
     for name in ("v1.0.0", "v1.1.0"):
         shop.release(name)
     shop.promote("v1.0.0")

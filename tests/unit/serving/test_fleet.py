@@ -30,7 +30,7 @@ def test_a_heartbeat_is_read_as_it_was_written() -> None:
     assert Heartbeat.parse(heartbeat.to_bytes(), "a heartbeat").model_dump(mode="json") == SAID
 
 
-def test_a_replica_of_an_earlier_release_does_not_say_what_it_loads() -> None:
+def test_an_earlier_replica_does_not_say_what_it_loads() -> None:
     earlier = {name: value for name, value in SAID.items() if name != "loading"}
     assert Heartbeat.parse(json.dumps(earlier).encode(), "a heartbeat").loading == ""
 
