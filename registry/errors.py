@@ -28,6 +28,7 @@
     + BadManifest
     + BadWeights
     + BrokenChain
+    + Overwritten
     + SelfTestFailed
     + NotTrusted
     + UnsafePath
@@ -197,6 +198,11 @@ class BadWeights(IntegrityError):
 
 class BrokenChain(IntegrityError):
     """A record is missing in a channel's log, or does not have the sha256 that the next record names."""
+
+
+class Overwritten(IntegrityError):
+    """An object that is created once was overwritten, or may have been: the store ignored the condition of a write, or
+    somebody with more rights wrote it again."""
 
 
 class SelfTestFailed(IntegrityError):

@@ -50,7 +50,8 @@ def verify_command(
     """Check every file of the versions in the store. What is bad or missing is named, and the exit status is 6.
 
     --all also checks the chain of every channel, the names, evidence, verdicts and notes, the backbones, and whether
-    `store gc` could tell what is needed. Where trusted keys are set, a version that none of them signed is bad too.
+    `store gc` could tell what is needed. A name that was bound again contradicts the records of the
+    channels. Where trusted keys are set, a version that none of them signed is bad too.
 
     --repair looks in DIR for good copies, by content and not by name: a bundle, a restored tree, an old backup, a blob
     cache, a `store copy`. A corrupt file is replaced only after it was read and found bad, and only while it is still
@@ -132,6 +133,8 @@ def _fail_if_bad(report: VerificationReport, options: VerifyOptions) -> None:
     if len(files) == len(problems) and all(bad.path == SIGNATURE for _, bad in files):
         raise NotTrusted(summary, hint=f"`ulora sign {files[0][0]} --key PRIVATE.pem`, if you trust what it holds")
     hint = "what is live keeps serving from verified memory; `--repair DIR` puts good files back from any copy"
+    if not any(bad.sha256 for _, bad in files):
+        hint = "no file is bad: bring names, records and documents back from the bucket's own versions, or a copy of it"
     to_repair = sum(bool(each.source) and not each.done for each in report.mended)
     if to_repair:
         hint = f"run it again without --dry-run: {options.repair_from} holds copies of {to_repair} blobs"

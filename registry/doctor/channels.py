@@ -9,6 +9,7 @@ from registry.answers import BadFile, ChannelStatus, Finding, ReplicaStatus
 from registry.api import Registry
 from registry.channels.record import Record
 from registry.errors import UloraError
+from registry.integrity.rebound import HINT, BoundNames
 from registry.retention.references import holds
 from registry.versions.pointer import Pointer
 
@@ -25,6 +26,8 @@ def check_channel(name: str) -> Callable[[Registry], Iterator[Finding]]:
             yield from _check_served(registry, head)
         records = registry.history(name)
         yield Finding(name, "ok", f"a chain of {len(records)} records, verified" if records else "empty")
+        for problem in BoundNames(registry.bindings).contradictions(records):
+            yield Finding(name, "error", problem, HINT)
 
     return check
 

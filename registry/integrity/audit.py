@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from registry.answers import Documents
 from registry.channels.channel import Channel
@@ -11,6 +12,7 @@ from registry.evidence.ledger import Passed
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
 from registry.formats import canonical
+from registry.integrity.rebound import BoundNames
 from registry.names import is_version_name
 from registry.parallel import in_parallel
 from registry.retention.notes import Forgotten, Pin
@@ -25,8 +27,19 @@ from registry.versions.manifest import FileEntry
 
 _BATCH = 256
 
-NameKey = Callable[[str, bytes, str], str]
-"""Gives the key that a document should have, from its model, its bytes and the key that it has."""
+
+@dataclass(frozen=True)
+class _Said:
+    """What a document says: the key that it should have, and which manifest or content of which version it is about."""
+
+    key: str
+    version: str = ""
+    manifest_sha256: str = ""
+    content_sha256: str = ""
+
+
+ReadDocument = Callable[[str, bytes, str], _Said]
+"""Reads a document, given its model, its bytes and the key that it has."""
 
 
 def check_backbones(mirror: BackboneMirror) -> Iterator[tuple[str, list[FileEntry], str]]:
@@ -38,12 +51,13 @@ def check_backbones(mirror: BackboneMirror) -> Iterator[tuple[str, list[FileEntr
         yield problem.partition(":")[0], [], problem.partition(": ")[2]
 
 
-def check_chain(store: ObjectStore, model: str, name: str) -> tuple[int | None, str]:
+def check_chain(store: ObjectStore, model: str, name: str, names: BoundNames) -> tuple[int | None, str]:
     """How many records a channel's log has, and what is wrong with it, empty if nothing is."""
     try:
-        return len(Channel(store, model, name).history()), ""
+        records = Channel(store, model, name).history()
     except (IntegrityError, BadInput) as error:
         return None, str(error)
+    return len(records), "; ".join(names.contradictions(records))
 
 
 def garbage_problems(store: ObjectStore, blobs: Blobs) -> list[str]:
@@ -59,8 +73,9 @@ def garbage_problems(store: ObjectStore, blobs: Blobs) -> list[str]:
     return problems
 
 
-def check_documents(store: ObjectStore, model: str) -> Documents:
-    """Read every document of a model, and compare what it says of itself with its key.
+def check_documents(store: ObjectStore, model: str, names: BoundNames) -> Documents:
+    """Read every document of a model, and compare what it says with its key, and with what its version's name is bound
+    to.
 
     Channel logs and the bindings of versions are checked elsewhere. Folders that only a newer release knows are left
     out.
@@ -70,18 +85,18 @@ def check_documents(store: ObjectStore, model: str) -> Documents:
     def kind(key: str) -> str:
         return key.removeprefix(folder).partition("/")[0]
 
-    keys = [info.key for info in store.list(folder) if kind(info.key) in _KEY_OF and not _is_name(info.key, model)]
+    keys = [info.key for info in store.list(folder) if kind(info.key) in _READ and not _is_name(info.key, model)]
 
     def problem(key: str) -> str:
-        name_key = _KEY_OF[kind(key)]
         try:
-            body = store.get(key).body
-            should = name_key(model, body, key)
+            said = _READ[kind(key)](model, store.get(key).body, key)
         except ObjectNotFound:  # deleted since it was listed: notes may be taken back
             return ""
         except IntegrityError as error:
             return str(error)
-        return "" if should == key else f"what it holds belongs to {should}"
+        if said.key != key:
+            return f"what it holds belongs to {said.key}"
+        return names.contradicts(said.version, said.manifest_sha256, said.content_sha256)
 
     bad: dict[str, str] = {}
     for start in range(0, len(keys), _BATCH):
@@ -95,48 +110,51 @@ def _is_name(key: str, model: str) -> bool:
     return is_version_name(stem) and key == layout.version(model, stem)
 
 
-def _foreign(model: str, body: bytes, key: str) -> str:
+def _foreign(model: str, body: bytes, key: str) -> _Said:
     raise BadManifest("it is not the name of a version: it was not written by ulora")
 
 
-def _evidence(model: str, body: bytes, key: str) -> str:
+def _evidence(model: str, body: bytes, key: str) -> _Said:
     evidence = Evidence.parse(body, key)
-    return layout.evidence(evidence.model, evidence.version, evidence.sha256)
+    place = layout.evidence(evidence.model, evidence.version, evidence.sha256)
+    return _Said(place, evidence.version, content_sha256=evidence.content_sha256)
 
 
-def _verdict(model: str, body: bytes, key: str) -> str:
+def _verdict(model: str, body: bytes, key: str) -> _Said:
     verdict = Verdict.parse(body, key)
-    return layout.verdict(verdict.model, verdict.sha256)
+    place = layout.verdict(verdict.model, verdict.sha256)
+    return _Said(place, verdict.version, content_sha256=verdict.content_sha256)
 
 
-def _passed(model: str, body: bytes, key: str) -> str:
+def _passed(model: str, body: bytes, key: str) -> _Said:
     note = Passed.parse(body, key)
-    return layout.passed(model, key.split("/")[-3], note.version, note.record_sha256)
+    place = layout.passed(model, key.split("/")[-3], note.version, note.record_sha256)
+    return _Said(place, note.version, content_sha256=note.content_sha256)
 
 
-def _forgotten(model: str, body: bytes, key: str) -> str:
+def _forgotten(model: str, body: bytes, key: str) -> _Said:
     note = Forgotten.parse(body, key)
-    return layout.forgotten(note.model, note.version)
+    return _Said(layout.forgotten(note.model, note.version), note.version, note.manifest_sha256)
 
 
-def _pin(model: str, body: bytes, key: str) -> str:
+def _pin(model: str, body: bytes, key: str) -> _Said:
     note = Pin.parse(body, key)
-    return layout.pin(note.model, note.version)
+    return _Said(layout.pin(note.model, note.version), note.version, note.manifest_sha256)
 
 
-def _replica(model: str, body: bytes, key: str) -> str:
-    return layout.replica(model, key.split("/")[-2], Heartbeat.parse(body, key).id)
+def _replica(model: str, body: bytes, key: str) -> _Said:
+    return _Said(layout.replica(model, key.split("/")[-2], Heartbeat.parse(body, key).id))
 
 
-def _signature(model: str, body: bytes, key: str) -> str:
-    return layout.signature(model, key.split("/")[-2], canonical.sha256(body))
+def _signature(model: str, body: bytes, key: str) -> _Said:
+    return _Said(layout.signature(model, key.split("/")[-2], canonical.sha256(body)))
 
 
-def _script(model: str, body: bytes, key: str) -> str:
-    return layout.script(model, key.split("/")[-3], canonical.sha256(body))
+def _script(model: str, body: bytes, key: str) -> _Said:
+    return _Said(layout.script(model, key.split("/")[-3], canonical.sha256(body)))
 
 
-_KEY_OF: dict[str, NameKey] = {
+_READ: dict[str, ReadDocument] = {
     "versions": _foreign,
     "evidence": _evidence,
     "verdicts": _verdict,

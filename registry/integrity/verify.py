@@ -66,11 +66,13 @@ class Verifier:
         sample: Sample = NONE,
         *,
         check: Callable[[Manifest], None] = lambda manifest: None,
+        contradictions: Callable[[Binding], Iterable[str]] = lambda binding: (),
         deletable: Callable[[], Collection[str]] = tuple,
         note: Callable[[str, str, tuple[str, ...]], None] = lambda version, manifest_sha256, bad: None,
     ) -> None:
         """Args:
         check: raises `NotTrusted` for a version that is not to be trusted.
+        contradictions: says where a version is named with another manifest than its binding has.
         deletable: gives the versions whose files may have been deleted by garbage collection.
         note: called with a version, the digest of its manifest and the bad paths, once all its bytes were read.
         """
@@ -78,6 +80,7 @@ class Verifier:
         self._blobs = blobs
         self._sample = sample
         self._check = check
+        self._contradictions = contradictions
         self._deletable = deletable
         self._note = note
         self._known: dict[str, str] = {}
@@ -150,11 +153,12 @@ class Verifier:
         if any(bad.problem == "missing" for bad in checked.bad) and binding.version in self._deletable_versions:
             kept = tuple(bad for bad in checked.bad if bad.problem != "missing")
             checked = replace(checked, bad=kept, note="forgotten, and some of its files were deleted")
+        said = [BadFile(BINDING, "", problem) for problem in self._contradictions(binding)]
         try:
             self._check(manifest)
         except NotTrusted as error:
-            return replace(checked, bad=(*checked.bad, BadFile(SIGNATURE, "", str(error))))
-        return checked
+            said.append(BadFile(SIGNATURE, "", str(error)))
+        return replace(checked, bad=(*checked.bad, *said))
 
     @cached_property
     def _deletable_versions(self) -> Collection[str]:

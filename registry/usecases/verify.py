@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from registry.answers import (
 from registry.channels.channel import channel_names
 from registry.errors import IntegrityError
 from registry.integrity.audit import check_backbones, check_chain, check_documents, garbage_problems
+from registry.integrity.rebound import BoundNames, contradictions, newest_records
 from registry.integrity.repair import BlobRepair, FilesByDigest, Repairer, only_plan
 from registry.integrity.verify import ALL, NONE, Sample, Verifier
 from registry.names import CHANNELS
@@ -54,7 +56,7 @@ def verify_all(
     sample, source = _sample(options), options.repair_from
     verifier = _verifier(wiring, sample)
     repairer = _repairer(wiring, verifier, source, dry_run=dry_run, tell=tell) if source else None
-    run = _VerifyRun(wiring, sample, verifier, repairer, tell)
+    run = _VerifyRun(wiring, sample, verifier, repairer, tell, BoundNames(wiring.bindings))
     names = [str(name) for name in wiring.bindings.names()] if versions is None else versions
     report = VerificationReport(
         versions=tuple(run.version(name, progress or open_no_progress) for name in names),
@@ -80,6 +82,7 @@ class _VerifyRun:
     verifier: Verifier
     repairer: Repairer | None
     tell: Tell
+    names: BoundNames
     mended: list[Mended] = field(default_factory=list)
 
     def version(self, name: str, progress: OpenProgress) -> Verification:
@@ -93,10 +96,10 @@ class _VerifyRun:
     def chains(self) -> Iterator[ChainCheck]:
         store, model = self.wiring.store, self.wiring.model
         for name in dict.fromkeys([*CHANNELS, *channel_names(store, model)]):
-            yield self._told(ChainCheck(name, *check_chain(store, model, name)))
+            yield self._told(ChainCheck(name, *check_chain(store, model, name, self.names)))
 
     def documents(self) -> Documents:
-        return self._told(check_documents(self.wiring.store, self.wiring.model))
+        return self._told(check_documents(self.wiring.store, self.wiring.model, self.names))
 
     def backbones(self) -> Iterator[Verification]:
         for name, files, problem in check_backbones(self.wiring.backbone_mirror):
@@ -132,10 +135,12 @@ def _sample(options: VerifyOptions) -> Sample:
 
 
 def _verifier(wiring: Wiring, sample: Sample) -> Verifier:
-    """Verifies versions one after the other, and looks at each blob once."""
+    """Verifies versions one after the other, and looks at each blob and at the ends of the channels' logs once."""
+    newest = cache(lambda: newest_records(wiring.store, wiring.model))
     return Verifier(
         wiring.bindings, wiring.blobs, sample,
         check=lambda manifest: check_trusted(wiring, manifest),
+        contradictions=lambda binding: contradictions(binding, newest()),
         deletable=lambda: deletable_versions(wiring.store, wiring.model),
         note=wiring.last_reads.note,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from registry.serving.fleet import Heartbeat
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import Component, Manifest
-from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry
+from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry, rebind
 from tests.support.run_ulora import ulora
 from tests.support.store_with_clock import open_calendar
 
@@ -213,3 +213,12 @@ def test_a_missing_git_tag_of_a_version_is_reported(registry: Registry, tmp_path
         ["git", "-c", "user.name=a", "-c", "user.email=a@b", *missing.fix.split()[1:]], cwd=tmp_path, check=True
     )
     assert found(registry, "git tags") == []
+
+
+def test_a_version_that_was_bound_again_is_an_error(registry: Registry) -> None:
+    before, after = rebind(registry, V1)
+    errors = [finding for finding in examine(registry) if finding.level == "error"]
+    assert {"production", "production rollback target"} <= {finding.subject for finding in errors}
+    (chain,) = [finding for finding in errors if finding.subject == "production"]
+    assert f"names {V1} with the manifest {before}, but its name is bound to {after} now" in chain.detail
+    assert "bring the true one back" in chain.fix

@@ -12,7 +12,8 @@ from registry.errors import BadInput, CorruptBlob, MissingBlob, VersionNotFound
 from registry.names import VersionName
 from registry.store import layout
 from registry.usecases.options import VerifyOptions
-from tests.support.registries import create, file_of, flip_a_byte, open_registry
+from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry, rebind
+from tests.support.run_ulora import complains, ulora
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 
@@ -122,3 +123,41 @@ def test_a_share_is_read_and_can_be_read_again_by_its_seed(registry: Registry) -
     assert (report.chains, report.documents, report.garbage) == ((), None, None)
     with pytest.raises(BadInput, match="--read-data"):
         VerifyOptions(read_data=True, share=0.01)
+
+
+def test_a_name_that_was_bound_again_is_found(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    bind(registry, "v2.0.0")
+    registry.promote("v1.0.0", "staging")
+    registry.promote("v1.0.0", "production")
+    registry.promote("v2.0.0", "production")
+    before, after = rebind(registry, "v1.0.0")
+    says = f"generation 2 of production names v1.0.0 with the manifest {before}, but its name is bound to {after} now"
+    (bad,) = registry.verify("v1.0.0").bad
+    assert bad == BadFile("binding", "", says)
+    report = registry.verify_all()
+    chains = {chain.channel: (chain.records, chain.problem) for chain in report.chains}
+    assert chains["production"] == (2, says)
+    assert chains["staging"][1].startswith("generation 1 of staging names v1.0.0")
+    assert not report.versions[0].ok
+    assert report.versions[1].ok
+    monkeypatch.setenv("ULORA_MODEL", registry.model)
+    monkeypatch.setenv("ULORA_CACHE", str(registry.settings.cache))
+    complains(ulora("verify", "v1.0.0"), 6, before, after)
+    complains(ulora("verify", "--all"), 6, before, after)
+
+
+def test_a_rebound_name_is_found_by_documents_and_old_records(registry: Registry) -> None:
+    names = [f"v2.{number}.0" for number in range(12)]
+    bind(registry, *names)
+    registry.promote("v1.0.0", "staging")
+    for name in names:  # so that it is on no stack any more
+        registry.promote(name, "staging")
+    old = registry.manifest("v1.0.0").content_sha256[:12]
+    rebind(registry, "v1.0.0")
+    assert registry.verify("v1.0.0").ok, "only the ends of the logs are read for one version"
+    report = registry.verify_all()
+    (problem,) = [chain.problem for chain in report.chains if chain.problem]
+    assert "of staging names v1.0.0" in problem
+    assert report.documents
+    assert {key.split("/")[2] for key in report.documents.bad} == {"verdicts", "passed"}
+    assert all(f"it is about the content {old} of v1.0.0" in each for each in report.documents.bad.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.api import Registry
+from registry.names import VersionName
 from registry.settings import Settings
 from registry.store import layout
 from registry.versions.manifest import Component, FileEntry, Manifest
@@ -63,6 +64,22 @@ def bind(registry: Registry, *names: str) -> None:
             components={name.replace(".", "-"): Component()}, timestamp="2026-11-21T12:00:00Z",
         )  # fmt: skip
         registry.bindings.bind(manifest, registry.blobs.put(manifest.to_bytes()))
+
+
+def rebind(registry: Registry, name: str) -> tuple[str, str]:
+    """Overwrite a version's binding with one to another manifest, as no command does; both digests, cut as in messages.
+
+    The bytes that the name stood for stay in the store.
+    """
+    before = registry.bindings.get(VersionName.parse(name))
+    other = Manifest.make(
+        model=registry.model, version=name, flavor="empty", backbone=None, files=[],
+        components={"other": Component()}, timestamp="2026-11-22T12:00:00Z",
+    )  # fmt: skip
+    digests = {"manifest_sha256": registry.blobs.put(other.to_bytes()), "content_sha256": other.content_sha256}
+    after = before.model_copy(update=digests)
+    registry.store.overwrite(layout.version(registry.model, name), after.to_bytes())
+    return before.manifest_sha256[:12], after.manifest_sha256[:12]
 
 
 def file_of(registry: Registry, name: str, path: str) -> FileEntry:
