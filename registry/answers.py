@@ -216,12 +216,21 @@ class ChannelStatus:
 
 
 @dataclass(frozen=True)
+class ProbeStatus:
+    """When this machine last tested whether the store honours conditional writes, UTC, ISO 8601, and what it found."""
+
+    when: str
+    honoured: bool
+
+
+@dataclass(frozen=True)
 class Status:
-    """What every channel of a model serves."""
+    """What every channel of a model serves. `probed` is None where this machine has never tested the store."""
 
     model: str
     store: str
     channels: tuple[ChannelStatus, ...]
+    probed: ProbeStatus | None = None
 
 
 @dataclass(frozen=True)

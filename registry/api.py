@@ -109,6 +109,7 @@ class Registry:
         Raises:
             BadBundle, BadWeights, BackboneNotFound, BadInput: the source or an option is invalid; nothing was done.
             VersionExists: the name has other content, or git's tag of this name is on another commit.
+            Overwritten: the store has not kept or protected the new name: it ignores the conditions of writes.
             CatalogUnreachable: MLflow does not answer. If it stopped answering in between, the same call finishes.
         """
         if dry_run:
@@ -220,13 +221,15 @@ class Registry:
         self, version: str, channel: str = "staging", options: PromoteOptions | None = None, *, reason: str = "",
         dry_run: bool = False,
     ) -> Change:  # fmt: skip
-        """Make a version stable in a channel, if every blob is there and the gates pass. On an error nothing changed.
+        """Make a version stable in a channel, if every blob is there and the gates pass. On other errors than
+        `Overwritten` nothing changed.
 
         Raises:
             GateRefused: a rule was not met; the verdict is kept in the store.
             ChannelMoved: another writer was first.
             MissingBlob, CorruptBlob, VersionForgotten: files are missing or damaged, or will be deleted.
             NotTrusted: it is not signed by a trusted key; `force` does not overrule that.
+            Overwritten: the name was bound again; or, after the commit, the store has not kept or protected the record.
             BadInput: it is forced without a reason.
         """
         return usecases.promote.promote(self.wiring, version, channel, options, reason=reason, dry_run=dry_run)

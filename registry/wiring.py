@@ -24,6 +24,7 @@ from registry.versions.bindings import Bindings
 if TYPE_CHECKING:
     from registry.catalog.client import Catalog
     from registry.evidence.ledger import Ledger
+    from registry.integrity.lastprobe import LastProbe
     from registry.integrity.lastread import LastReads
     from registry.retention.notes import Forgotten, Notes, Pin
     from registry.trust.admission import Admission
@@ -129,6 +130,13 @@ class Wiring:
         return LastReads(self.settings.cache, self.settings.store)
 
     @cached_property
+    def last_probe(self) -> LastProbe:
+        """When this machine last tested that the store honours conditional writes."""
+        from registry.integrity.lastprobe import LastProbe
+
+        return LastProbe(self.settings.cache, self.settings.store, self.settings.endpoint_url)
+
+    @cached_property
     def catalog(self) -> Catalog:
         """The MLflow server. Every use of it may raise `CatalogUnreachable`."""
         from registry.catalog.client import Catalog
@@ -160,6 +168,7 @@ class Wiring:
         """Check once, before the first write, that this is a store and that it honours conditional writes."""
         if not self._is_checked:
             self.store.check_writable()
+            self.last_probe.note(honoured=True)
             self.note_caller()
             self._is_checked = True
 

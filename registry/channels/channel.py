@@ -15,6 +15,7 @@ from registry.errors import (
     NotFound,
     NotNow,
     ObjectNotFound,
+    Overwritten,
     VersionNotFound,
 )
 from registry.names import check_channel, is_channel_name
@@ -192,6 +193,21 @@ class Channel:
         except KeyExists as error:
             raise self._moved(record.generation) from error
 
+    def confirm(self, record: Record) -> str:
+        """Check that the log holds a record that was just committed, see `ObjectStore.confirm`. Never in a rollback.
+
+        Raises:
+            Overwritten: it does not, or the record may have replaced another's.
+        """
+        key = layout.record(self.model, self.name, record.generation)
+        try:
+            return self._store.confirm(key, record.to_bytes())
+        except Overwritten as error:
+            raise Overwritten(
+                f"generation {record.generation} of {self.name}: {error}",
+                hint=f"{error.hint}; compare `ulora history --channel {self.name}` with what people remember",
+            ) from error
+
     def plan_rollback(self, author: Author, options: RollbackOptions) -> Rollback:
         """What a rollback would write now; `changed` is False if nothing has to be done. Two round trips.
 
@@ -319,6 +335,7 @@ def check_link(older: Record, newer: Record) -> None:
     if newer.previous != older.sha256:
         raise BrokenChain(
             f"generation {older.generation} of {older.channel} does not hash to what generation {newer.generation} says"
+            f": {older.sha256[:12]}, not {newer.previous[:12] if newer.previous else 'nothing'}"
         )
 
 

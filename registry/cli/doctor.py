@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def doctor_command(registry: Registry, out: Output, *, read_data: bool) -> None:
     """Check the store, the channels, what is live and where a rollback goes, MLflow, the replicas and this machine.
 
-    The exit status is 1 if anything is wrong. Each finding says what to run. Nothing is changed, except that temporary
-    folders of killed processes are removed.
+    The exit status is 1 if anything is wrong. Each finding says what to run. Conditional writes are tried below
+    `probe/`. Nothing else is changed, except that temporary folders of killed processes are removed.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from registry.errors import IntegrityError
 from registry.parallel import time_limit
 
 if TYPE_CHECKING:
-    from registry.answers import ChannelStatus
+    from registry.answers import ChannelStatus, ProbeStatus
     from registry.api import Registry
 
 _SECONDS = 30.0
@@ -31,12 +31,19 @@ def status_command(registry: Registry, out: Output) -> None:
     """
     with time_limit(_SECONDS):
         status = registry.status()
-    out.answer(status, "\n\n".join(_channel_text(channel) for channel in status.channels))
+    out.answer(status, "\n\n".join([*map(_channel_text, status.channels), _probe_text(status.probed)]))
     broken = [f"{channel.channel}: {channel.problem}" for channel in status.channels if channel.problem]
     if broken:
         raise IntegrityError(
             "; ".join(broken), hint="somebody wrote into the log: restore that object from a copy, then `ulora doctor`"
         )
+
+
+def _probe_text(probed: ProbeStatus | None) -> str:
+    if probed is None:
+        return "conditional writes were never tested by this machine: `ulora doctor` does"
+    found = "honoured" if probed.honoured else "NOT honoured: change nothing until `ulora doctor` finds them so"
+    return f"conditional writes last tested by this machine {probed.when}: {found}"
 
 
 def _channel_text(channel: ChannelStatus) -> str:

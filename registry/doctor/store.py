@@ -8,7 +8,7 @@ from itertools import islice
 
 from registry.answers import Finding
 from registry.api import Registry
-from registry.errors import IntegrityError, StoreDenied, UloraError
+from registry.errors import IntegrityError, StoreDenied, StoreUnfit, UloraError
 from registry.retention.references import References
 from registry.store import layout
 from registry.store.gc_marks import read_marks
@@ -21,20 +21,22 @@ _MAX_VERSIONS, _MAX_BLOBS = 300, 20_000
 
 
 def check_store(registry: Registry) -> Iterator[Finding]:
-    """Conditional writes and ordered listings, where this identity may write."""
-    store = registry.store
+    """Conditional writes and ordered listings, where this identity may write. The result is kept for `status`."""
+    store, last = registry.store, registry.wiring.last_probe
+    store.check_target()  # raises if this is no store, or this identity may not even read
     try:
         store.check_writable()
         store.probe()
     except StoreDenied as error:
-        store.get(layout.FORMAT_KEY)  # raises if this identity may not even read
-        yield Finding(
-            "store",
-            "warning",
-            f"conditional writes could not be tried: {error}",
-            "run it as an identity that may write",
-        )
+        detail = f"conditional writes were not probed: no right ({error})"
+        yield Finding("store", "warning", detail, "run it as an identity that may write format.json and probe/")
         return
+    except StoreUnfit as error:
+        last.note(honoured=False)
+        fix = f"promote, create and roll back nothing until it does: two writers may overwrite each other. {error.hint}"
+        yield Finding("store", "error", str(error), fix)
+        return
+    last.note(honoured=True)
     yield Finding("store", "ok", f"{store.url} honours conditional writes and lists in order")
 
 

@@ -6,13 +6,15 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import AwareDatetime, Field
 
 from registry.errors import BadManifest
 from registry.formats import canonical
 from registry.formats.document import Document, Sha256
+
+Kept = TypeVar("Kept", bound=Document)
 
 
 class LastRead(Document):
@@ -32,6 +34,24 @@ class LastRead(Document):
         return max(datetime.now(UTC) - self.when, timedelta(0))
 
 
+def find_kept(kind: type[Kept], place: Path) -> Kept | None:
+    """A document that this machine keeps for itself; None if it has none, or can't read it."""
+    try:
+        with place.open("rb") as file:
+            return kind.parse(file.read(kind.LIMIT + 1), str(place))
+    except (OSError, BadManifest):
+        return None
+
+
+def keep(document: Document, place: Path) -> None:
+    """Keep a document on this machine. It does nothing where the place can't be written."""
+    beside = place.with_suffix(f".{os.getpid()}.part")
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(document.to_bytes())
+        beside.replace(place)
+
+
 class LastReads:
     """The last full reads of the versions of one store."""
 
@@ -40,24 +60,14 @@ class LastReads:
 
     def find(self, manifest_sha256: str) -> LastRead | None:
         """The last full read of a version; None if this machine has not done one, or can't read the document."""
-        place = self._place(manifest_sha256)
-        try:
-            with place.open("rb") as file:
-                return LastRead.parse(file.read(LastRead.LIMIT + 1), str(place))
-        except (OSError, BadManifest):
-            return None
+        return find_kept(LastRead, self._place(manifest_sha256))
 
     def note(self, version: str, manifest_sha256: str, bad: tuple[str, ...]) -> None:
         """Keep that all bytes were read just now. It does nothing where the cache can't be written."""
         read = LastRead(
             format=1, version=version, manifest_sha256=manifest_sha256, when=datetime.now(UTC), bad=bad[:100]
         )
-        place = self._place(manifest_sha256)
-        beside = place.with_suffix(f".{os.getpid()}.part")
-        with suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(read.to_bytes())
-            beside.replace(place)
+        keep(read, self._place(manifest_sha256))
 
     def _place(self, manifest_sha256: str) -> Path:
         return self._folder / f"{manifest_sha256}.json"

@@ -135,6 +135,16 @@ class ObjectStore:
         """
         self._writer.create(key, body)
 
+    def confirm(self, key: str, body: bytes) -> str:
+        """Check that an object which this caller has just created is there with these bytes, and that the server still
+        refuses a second create: three round trips. Return why that could not be found out, or the empty string.
+
+        Raises:
+            Overwritten: other bytes are there, or none; or the server ignores conditions now, so that this write may
+                have replaced another's.
+        """
+        return self._probe.confirm(key, body)
+
     def swap(self, key: str, body: bytes, etag: str | None) -> None:
         """Put other bytes in place of the object of which `etag` was read; None: of nothing. Only for `gc.json`.
 

@@ -10,10 +10,12 @@ from registry.errors import (
     BucketNotFound,
     KeyExists,
     ObjectNotFound,
+    Overwritten,
     StoreDenied,
     StoreUnfit,
     StoreUnreachable,
     UloraError,
+    first_line,
 )
 from registry.formats import canonical
 from registry.store import layout
@@ -21,6 +23,8 @@ from registry.store.client import CONDITION_FAILED
 from registry.store.conditional import ConditionalWriter
 from registry.store.object_info import Rights
 from registry.store.reading import ObjectReader
+
+_DOCTOR = "`ulora doctor` says whether the store honours conditional writes; change nothing until it does"
 
 
 class StoreProbe:
@@ -52,6 +56,34 @@ class StoreProbe:
         Sends the very bytes that are there under `IfNoneMatch: *`, which must be refused: harmless where it is not.
         """
         self._expect_refusal(layout.FORMAT_KEY, self.check_format())
+
+    def confirm(self, key: str, body: bytes) -> str:
+        """Check that what was just created stands, and that the server honours conditions still.
+
+        Both are needed: of two writers whose conditions were ignored, the later one finds its own bytes.
+        """
+        try:
+            if self._holds(key, body):
+                self.check_writable()
+                return ""
+        except StoreUnfit as error:
+            raise Overwritten(
+                f"{key} was written, and may have replaced what another writer had created there: {error}", hint=_DOCTOR
+            ) from error
+        except UloraError as error:
+            return first_line(error)
+        raise Overwritten(
+            f"{self._url} does not hold {key} as it was just created: it ignored the condition of another write, or it "
+            "lost this one",
+            hint=_DOCTOR,
+        )
+
+    def _holds(self, key: str, body: bytes) -> bool:
+        """Whether these bytes are at a key. Read twice before it is denied, as a reply may be cut short."""
+        try:
+            return self._reader.get(key).body == body or self._reader.get(key).body == body
+        except ObjectNotFound:
+            return False
 
     def check_format(self) -> bytes:
         """Check that this prefix is a store of our format; return the bytes of its `format.json`."""

@@ -7,13 +7,14 @@ from contextlib import suppress
 
 from registry.answers import Change
 from registry.breakglass.write_script import Script
-from registry.channels.channel import PromoteOptions
+from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import ChannelPosition, Record, promoted
 from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, UloraError
 from registry.evidence.gates import Candidate, GateInputs
 from registry.evidence.gates import judge as judge_by_policy
 from registry.evidence.policy import load_policy
 from registry.evidence.verdict import Verdict
+from registry.integrity.rebound import check_never_rebound, newest_records
 from registry.machine import clock
 from registry.names import CHANNELS, VersionName
 from registry.parallel import within
@@ -27,6 +28,8 @@ from registry.wiring import Wiring
 
 SCRIPT_SECONDS = 2.0
 """How long a promotion waits until the rollback script is in the store."""
+CONFIRM_SECONDS = 5.0
+"""How long a promotion waits to read back what it wrote."""
 _SHOWN_REASONS = 3
 
 
@@ -47,6 +50,7 @@ def promote(
     head = log.head()
     _check_expected(channel, head, options.expected)
     binding = wiring.bindings.get(name)
+    check_never_rebound(binding, _heads(wiring, channel, head))
     if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
         return Change.unneeded(head, f"{version} is stable in {channel} already")
     check_remembered(wiring.forgotten, version)
@@ -65,7 +69,14 @@ def promote(
     if channel == "staging":
         wiring.ledger.add_pass(record, binding.content_sha256)
     log.commit(record)
-    return Change.of(record, head, changed=True, verdict=verdict, notes=_after_promotion(wiring, head, verdict))
+    notes = (*_read_back(log, record), *_after_promotion(wiring, head, verdict))
+    return Change.of(record, head, changed=True, verdict=verdict, notes=notes)
+
+
+def _heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:
+    """The newest records of the channels that people promote to, and of this one, which is known."""
+    others = [name for name in CHANNELS if name != channel]
+    return [*([head] if head else ()), *newest_records(wiring.store, wiring.model, others)]
 
 
 def judge(wiring: Wiring, version: str, channel: str) -> Verdict:
@@ -123,7 +134,21 @@ def _check_allowed(verdict: Verdict) -> None:
     )
 
 
-# --- after the commit: nothing here may look like a failed promotion -------------------------------------------------
+# --- after the commit: nothing here may look like a failed promotion, but that its record does not stand --------------
+
+
+def _read_back(log: Channel, record: Record) -> tuple[str, ...]:
+    """Check that the log kept a record. A note where the store does not say.
+
+    Raises:
+        Overwritten: it did not, or the record may have replaced another's.
+    """
+    try:
+        doubt = within(CONFIRM_SECONDS, lambda: log.confirm(record))
+    except TimeoutError as error:
+        doubt = str(error)
+    hint = f"`ulora history --channel {log.name}` shows whether generation {record.generation} stands"
+    return (f"the record was written, but could not be read back ({doubt}); {hint}",) if doubt else ()
 
 
 def _after_promotion(wiring: Wiring, before: Record | None, verdict: Verdict) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.answers import ChannelStatus, Listed, ReplicaStatus, Status
+from registry.answers import ChannelStatus, Listed, ProbeStatus, ReplicaStatus, Status
 from registry.channels.record import Record
 from registry.errors import IntegrityError, MissingDependency, StoreDenied, Unreachable
 from registry.names import CHANNELS, VersionName
@@ -47,7 +47,13 @@ def status(wiring: Wiring) -> Status:
         except IntegrityError as error:
             return ChannelStatus.of(name, None, (), problem=str(error))
 
-    return Status(wiring.model, wiring.settings.store, tuple(in_parallel(channel_status, CHANNELS)))
+    channels = tuple(in_parallel(channel_status, CHANNELS))
+    return Status(wiring.model, wiring.settings.store, channels, _last_probe(wiring))
+
+
+def _last_probe(wiring: Wiring) -> ProbeStatus | None:
+    found = wiring.last_probe.find()
+    return ProbeStatus(found.when.isoformat(timespec="seconds"), found.honoured) if found else None
 
 
 def _heads(wiring: Wiring) -> dict[str, Record]:

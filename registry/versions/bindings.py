@@ -116,8 +116,11 @@ class Bindings:
     def bind(self, manifest: Manifest, manifest_sha256: str) -> bool:
         """Bind the name of a manifest: the commit of `create`. False if it is bound to equal content already.
 
+        A new binding is read back. Where the store does not answer that, the name is bound all the same.
+
         Raises:
             VersionExists: the name is bound to other content.
+            Overwritten: the binding was replaced right away, or may have replaced another's.
         """
         binding = Binding(
             format=1,
@@ -126,11 +129,13 @@ class Bindings:
             manifest_sha256=manifest_sha256,
             content_sha256=manifest.content_sha256,
         )
+        key = layout.version(self._model, manifest.version)
         try:
-            self._store.create(layout.version(self._model, manifest.version), binding.to_bytes())
+            self._store.create(key, binding.to_bytes())
         except KeyExists as error:
             self.check_same(self.get(manifest.name), manifest.content_sha256, error)
             return False
+        self._store.confirm(key, binding.to_bytes())
         return True
 
     def check_same(self, found: Binding, content_sha256: str, cause: Exception | None = None) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from registry.api import Registry
+from registry.errors import Overwritten
 from registry.store import layout
 from tests.servers.without_conditions import ForgetfulServer
 from tests.support.bundles import noise
@@ -195,7 +196,8 @@ def test_a_server_without_conditional_writes_is_refused(
 def create_without_asking(registry: Registry, bundle: Path) -> None:
     """As if the server had kept its promises when the version was made, and was replaced since."""
     registry.wiring._is_checked = True
-    registry.create("v1.0.0", bundle, offline=True)
+    with pytest.raises(Overwritten, match="may have replaced"):
+        registry.create("v1.0.0", bundle, offline=True)
 
 
 def test_servers_that_are_down(

@@ -9,10 +9,10 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions
-from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, VersionNotFound
+from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, Overwritten, VersionNotFound
 from registry.evidence.verdict import Verdict
 from registry.store import layout
-from tests.support.registries import bind, create, file_of, flip_a_byte, listing, open_registry
+from tests.support.registries import bind, create, file_of, flip_a_byte, listing, open_registry, rebind
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
 
@@ -196,3 +196,19 @@ def test_no_error_of_mlflow_makes_a_promotion_look_failed(registry: Registry, tm
     change = other.promote("v1.0.0", "production")
     assert change.changed
     assert "MLflow does not show it yet" in change.notes[0]
+
+
+@pytest.mark.parametrize("served_by", ["staging", "production"])
+def test_a_version_that_was_bound_again_is_not_promoted(registry: Registry, served_by: str) -> None:
+    bind(registry, "v1.0.0", "v2.0.0")
+    registry.promote("v1.0.0", served_by)
+    registry.promote("v2.0.0", served_by)
+    digests = rebind(registry, "v1.0.0")
+    before = listing(registry)
+    for options in (PromoteOptions(), PromoteOptions(force=True)):
+        with pytest.raises(Overwritten, match=f"of {served_by} names v1.0.0 with the manifest {digests[0]}") as error:
+            registry.promote("v1.0.0", "production", options, reason="all the same")
+        assert error.value.exit_code == 6
+        assert digests[1] in str(error.value)
+    assert listing(registry) == before
+    assert registry.promote("v2.0.0", "production").version == "v2.0.0"

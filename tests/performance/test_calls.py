@@ -17,6 +17,8 @@ from tests.servers.proxy import Proxy
 from tests.support.registries import bind, create, open_registry, small_bundle
 
 FEW, MANY = 10, 300
+PROBE = ["GET", "PUT"]
+"""Whether the store refuses to create `format.json` again."""
 
 
 @pytest.fixture
@@ -74,11 +76,22 @@ def test_a_partial_rollback_writes_three_documents_and_no_file(
     change = []
     asked = calls(proxy, lambda: change.append(registry.rollback(only=["adapters/low"])))
     files = {file.sha256 for file in registry.manifest(change[0].version).files}
-    assert [name for name in asked if name.startswith("PUT")] == ["PUT blobs", "PUT versions", "PUT channels"]
+    written = [name for name in asked if name.startswith("PUT") and name != PROBE[1]]
+    assert written == ["PUT blobs", "PUT versions", "PUT channels"]
     assert Counter(asked) == {
-        "LIST": 1, "GET channels": 1, "GET blobs": 2, "HEAD blobs": len(files), "GET versions": 1,
-        "PUT blobs": 1, "PUT versions": 1, "PUT channels": 1,
+        "LIST": 1, "GET channels": 1, "GET blobs": 2, "HEAD blobs": len(files), "GET versions": 2,
+        "PUT blobs": 1, "PUT versions": 1, "PUT channels": 1, **dict.fromkeys(PROBE, 1),
     }  # fmt: skip
+
+
+def test_a_promotion_reads_back_and_asks_the_other_channel(registry: Registry, proxy: Proxy) -> None:
+    bind(registry, *map(version, range(3)))
+    registry.promote(version(0), "production")
+    registry.promote(version(0), "staging")
+    asked = calls(proxy, lambda: registry.promote(version(1), "production"))
+    committed = asked.index("PUT channels")
+    assert asked[:5] == ["LIST", "GET channels", "GET versions", "LIST", "GET channels"]
+    assert asked[committed : committed + 4] == ["PUT channels", "GET channels", *PROBE]
 
 
 def test_a_poll_of_an_unchanged_channel_is_one_read(registry: Registry, proxy: Proxy) -> None:
@@ -128,7 +141,7 @@ def test_a_version_uploads_what_changed_and_two_documents(registry: Registry, pr
     created = []
     asked = calls(proxy, lambda: created.append(registry.create("v1.1.0", bundle, offline=True)))
     assert created[0].uploaded == 16
-    assert Counter(name for name in asked if name.startswith("PUT")) == {"PUT blobs": 2, "PUT versions": 1}
+    assert Counter(name for name in asked if name.startswith("PUT")) == {"PUT blobs": 2, "PUT versions": 1, "PUT": 1}
     assert asked.count("HEAD blobs") == len({file.sha256 for file in registry.manifest("v1.1.0").files})
 
 
@@ -149,9 +162,9 @@ def test_verifying_asks_for_each_blob_once(registry: Registry, proxy: Proxy, tmp
     registry.create("v1.0.0", small_bundle(tmp_path / "bundle"), offline=True)
     distinct = {file.sha256 for file in registry.manifest("v1.0.0").files}
     asked = Counter(calls(proxy, lambda: registry.verify("v1.0.0")))
-    assert asked == {"GET versions": 1, "GET blobs": 1, "HEAD blobs": len(distinct)}
+    assert asked == {"GET versions": 1, "GET blobs": 1, "HEAD blobs": len(distinct), "LIST": 1}
     read = Counter(calls(proxy, lambda: registry.verify("v1.0.0", read_data=True)))
-    assert read == {"GET versions": 1, "GET blobs": 1 + len(distinct)}
+    assert read == {"GET versions": 1, "GET blobs": 1 + len(distinct), "LIST": 1}
 
 
 def test_a_list_costs_three_reads_a_version_and_no_file(registry: Registry, proxy: Proxy) -> None:

@@ -1,7 +1,4 @@
-"""An S3 server that ignores `If-None-Match`, as several S3-compatible servers do.
-
-It keeps objects in memory, checks no signature, and implements the few calls that a store makes.
-"""
+"""S3 servers that ignore `If-None-Match`: one that always does, and a real one that stops honouring it."""
 
 from __future__ import annotations
 
@@ -12,11 +9,35 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from registry.store.objects import ObjectStore
 from tests.servers.loopback import Loopback
+from tests.servers.proxy import Exchange, Proxy, Reply
+
+
+class IgnoreConditions:
+    """A fault of a proxy before a real server: what is written is written whatever is there, as by a server that was
+    replaced by one without conditional writes. All else stays as it is."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        """Args:
+        store: its own way to that server, not through the proxy.
+        """
+        self._client = store._client.transfers
+
+    def __call__(self, exchange: Exchange) -> None:
+        bucket, _, key = unquote(urlsplit(exchange.path).path).lstrip("/").partition("/")
+        checksum = base64.b64encode(hashlib.sha256(exchange.body).digest()).decode()
+        done = self._client.put_object(Bucket=bucket, Key=key, Body=exchange.body, ChecksumSHA256=checksum)
+        exchange.send(Reply(200, [("ETag", done["ETag"])], b""))
+
+    def begin(self, proxy: Proxy, containing: str = "") -> None:
+        """Ignore conditions from now on, of keys that contain a text."""
+        proxy.next(self, method="PUT", containing=containing, times=10**9)
 
 
 class ForgetfulServer(Loopback):
-    """A context manager; `url` is its address, `objects` what it holds, by `/bucket/key`."""
+    """A server that always does. It keeps objects in memory, checks no signature, and implements the few calls that a
+    store makes. A context manager; `url` is its address, `objects` what it holds, by `/bucket/key`."""
 
     def __init__(self, port: int = 0) -> None:
         self.objects: dict[str, bytes] = {}
