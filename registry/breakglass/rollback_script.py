@@ -62,7 +62,7 @@ WRITER = 1
 """The writer version of this file. It writes no record into a log that needs a later one."""
 NEWEST_FIRST = 10**12
 ENDPOINTS = ("ULORA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-COMMAND, CALL, ATTEMPT, DEADLINE, STALL, OPENING = 60.0, 10.0, 5.0, 15.0, 60.0, 20.0
+COMMAND, CALL, ATTEMPT, DEADLINE, STALL, OPENING = 60.0, 10.0, 5.0, 15.0, 60.0, 30.0
 """Seconds after which are given up: all calls of a rollback together, except for the time of the question; one call to
 the store, whatever it sends; one attempt to write, and all of them; a file of which no more arrives; finding
 credentials."""

@@ -57,7 +57,7 @@ _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _WRITES = ("PutObject", "CreateMultipartUpload", "CopyObject")
 _FALLBACK_REGION = "us-east-1"
-_OPENING_SECONDS = 20.0
+_OPENING_SECONDS = 30.0
 """For finding credentials and making a client: boto3 is imported, and a program or server may be asked."""
 
 Result = TypeVar("Result")

@@ -650,7 +650,7 @@ def test_the_script_says_what_is_wrong_with_aws_s_settings(
     for name, (config, variables, says) in BROKEN.items():
         with monkeypatch.context() as broken:
             apply(broken, tmp_path, config, variables)
-            ended = run(script, "--yes", OPENING=1.0 if "hangs" in name else 20.0)
+            ended = run(script, "--yes", OPENING=1.0 if "hangs" in name else 60.0)
         assert ended.code in (2, 7), (name, ended)
         assert ended.err.startswith("error: "), (name, ended)
         assert ended.err.count("\nhint: ") == 1, (name, ended)
