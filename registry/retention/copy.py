@@ -124,6 +124,7 @@ class Copy:
         Raises:
             VersionNotFound: the source does not have it.
             VersionExists: the name has other content there. Nothing was changed.
+            Overwritten: the target ignores conditions: the name may have replaced another one there.
             MissingBlob, CorruptBlob, BadManifest: the source is damaged. What was copied is whole.
             ObjectNotFound, BadInput: the target is not a store, holds other files, or is the source itself.
             NotNow: a garbage collection there is deleting what is needed; run it again.
@@ -240,10 +241,13 @@ class Copy:
             if forgotten.find(bound.version):
                 forgotten.take_back(bound.version)
             return
+        key, binding = layout.version(self.model, contents.binding.version), contents.binding.to_bytes()
         try:
-            self.target.create(layout.version(self.model, contents.binding.version), contents.binding.to_bytes())
+            self.target.create(key, binding)
         except KeyExists:  # somebody else has just bound it
             self._bound(contents)
+        else:
+            self.target.confirm(key, binding)
 
     def _documents_to_copy(self, contents: VersionContents, bound: Binding | None) -> dict[str, bytes]:
         """Evidence, and signatures unless the target has a manifest of its own: they sign the bytes of ours."""

@@ -59,6 +59,8 @@ _WRITES = ("PutObject", "CreateMultipartUpload", "CopyObject")
 _FALLBACK_REGION = "us-east-1"
 _OPENING_SECONDS = 30.0
 """For finding credentials and making a client: boto3 is imported, and a program or server may be asked."""
+_CALLER_SECONDS = 4.0
+"""For asking AWS's STS who acts."""
 
 Result = TypeVar("Result")
 
@@ -268,9 +270,14 @@ class S3Client:
         if not (host.endswith(_AWS) or "AWS_ENDPOINT_URL_STS" in os.environ):
             return None
         config = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1})
-        with suppress(BotoCoreError, ClientError, ValueError), self._creating_clients:
-            sts = self._session.client("sts", config=config, region_name=self._region)
+
+        def ask() -> str:
+            with self._creating_clients:
+                sts = self._session.client("sts", config=config, region_name=self._region)
             return str(sts.get_caller_identity()["Arn"])
+
+        with suppress(BotoCoreError, ClientError, ValueError, TimeoutError):
+            return within(_CALLER_SECONDS, ask, "ulora-store")
         return None
 
     def call(self, key: str, act: Callable[[], Result], seconds: float | None = None) -> Result:
