@@ -9,17 +9,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from registry.errors import BadPolicy
 from registry.formats import canonical
+from registry.formats.strict_yaml import BadYaml, StrictYaml
 from registry.names import CHANNELS, VersionName, check_channel
 
 MAX_POLICY = 256 * 1024
 """Bytes of the largest policy file."""
 MAX_RULES = 1000
-MAX_DEPTH = 20
 _BOUNDS = ("min", "max", "max_increase", "max_decrease")
 _DEFAULT = "default_policy.yaml"
 
@@ -177,13 +176,14 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
     if len(data) > MAX_POLICY:
         raise _bad(what, f"more than the {MAX_POLICY} bytes that are allowed")
     try:
-        node = _compose(data.decode("utf-8"))
-        document = yaml.SafeLoader("").construct_document(node)
-        text = canonical.encode(document)
-    except yaml.MarkedYAMLError as error:
-        raise _bad(what, str(error.problem), _line(error)) from error
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        read = StrictYaml.read(data)
+        text = canonical.encode(read.value)
+    except BadYaml as error:
+        raise _bad(what, str(error), error.line) from error
+    except (ValueError, TypeError, OverflowError) as error:
         raise _bad(what, f"a value can't be read: {error}") from error
+    if not isinstance(read.value, dict):
+        raise _bad(what, "a policy is a mapping with `format` and `channels`")
     try:
         return Policy.model_validate_json(text)
     except ValidationError as error:
@@ -191,69 +191,7 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
         place = tuple(part for part in problem["loc"] if part != "[key]")
         said = problem["msg"].removeprefix("Value error, ")
         field = ".".join(map(str, place))
-        raise _bad(what, f"{field}: {said}" if field else said, _line_of(node, place)) from error
-
-
-class _PolicyLoader(yaml.SafeLoader):
-    """Safe YAML: no aliases (a few of them expand to gigabytes), limited depth, and no repeated keys."""
-
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.get_mark())
-        if self._depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels deep", problem_mark=self.get_mark())
-        self._depth += 1
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if isinstance(node, yaml.MappingNode):
-            _refuse_repeated_keys(node)
-        return node
-
-
-def _compose(text: str) -> yaml.Node:
-    loader = _PolicyLoader(text)
-    try:
-        node = loader.get_single_node()
-    finally:
-        loader.dispose()
-    if not isinstance(node, yaml.MappingNode):
-        raise yaml.MarkedYAMLError(problem="a policy is a mapping with `format` and `channels`")
-    return node
-
-
-def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if key.value in seen if isinstance(key, yaml.ScalarNode) else True:
-            raise yaml.MarkedYAMLError(
-                problem=f"key {key.value!r} is repeated or is not a string", problem_mark=key.start_mark
-            )
-        seen.add(key.value)
-
-
-def _line_of(node: yaml.Node, place: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of `place` that is in the file."""
-    for part in place:
-        inner = _child(node, part)
-        if inner is None:
-            break
-        node = inner
-    return node.start_mark.line + 1
-
-
-def _child(node: yaml.Node, part: int | str) -> yaml.Node | None:
-    children: dict[int | str, yaml.Node] = {}
-    if isinstance(node, yaml.SequenceNode):
-        children = dict(enumerate(node.value))
-    if isinstance(node, yaml.MappingNode):
-        children = {key.value: value for key, value in node.value}
-    return children.get(part)
-
-
-def _line(error: yaml.MarkedYAMLError) -> int | None:
-    return error.problem_mark.line + 1 if error.problem_mark else None
+        raise _bad(what, f"{field}: {said}" if field else said, read.line_of(place)) from error
 
 
 def _bad(what: str, problem: str, line: int | None = None) -> BadPolicy:
