@@ -98,6 +98,11 @@ def input_example() -> pd.DataFrame:
 
 
 def _checked_files(folder: Path) -> tuple[Manifest, dict[str, Path]]:
+    if not (folder / MANIFEST).is_file():
+        raise MissingBlob(
+            f"{MANIFEST} is missing among the model's artifacts in MLflow, so its files can't be checked",
+            hint="load the version from the store instead: registry.load(NAME)",
+        )
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
     files = {entry.path: folder / entry.path for entry in manifest.files}
     for entry in manifest.files:

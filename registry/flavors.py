@@ -42,6 +42,11 @@ def load_files(folder: str) -> Snapshot:
         CorruptBlob: a file is missing, or does not match the manifest.
     """
     place = Path(folder)
+    if not (place / MANIFEST).is_file():
+        raise CorruptBlob(
+            f"{MANIFEST} is missing among the model's artifacts in MLflow, so its files can't be checked",
+            hint="get the files from the store instead: ulora restore",
+        )
     manifest = Manifest.parse((place / MANIFEST).read_bytes())
     for file in manifest.files:
         path = place / file.path

@@ -26,6 +26,8 @@ from registry.versions.manifest import BackboneRef, Manifest, check_path
 
 MODELS = "models:/"
 MANIFEST = "version.json"
+_LOGGED = "artifacts"
+"""The folder of the bundle in a model that ulora logged."""
 _EXTRA = "pip install 'ulora-registry[dino]'"
 _DIGESTS = {64: "sha256", 40: "sha1", 32: "md5"}
 """The hash algorithm of an old version folder, by the length of its hex digests."""
@@ -245,7 +247,7 @@ def _is_bundle(folder: Path) -> bool:
 
 def _logged_bundle(folder: Path) -> Path | None:
     """The bundle in an MLflow model that ulora logged; None for other models."""
-    candidates = (folder / "artifacts" / "bundle", folder / "bundle", folder)
+    candidates = (folder / _LOGGED / "bundle", folder / "bundle", folder)
     return next((each for each in candidates if (each / "backbone.json").is_file()), None)
 
 
@@ -253,6 +255,11 @@ def _check_logged(folder: Path, source: str) -> PreparedBundle:
     """A downloaded bundle, checked against the manifest that was logged with it."""
     path = folder / MANIFEST
     if not path.is_file():
+        if folder.parent.name == _LOGGED:
+            raise CorruptBlob(
+                f"{source} has no {MANIFEST} any more, so its files can't be checked",
+                hint="the model in MLflow was changed; nothing was created. The store has the version: `ulora restore`",
+            )
         return PreparedBundle(folder, ReleaseNotes())
     try:
         what = f"{MANIFEST} of {source}"

@@ -9,15 +9,26 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import mlflow
 import pytest
+import requests
 from mlflow import MlflowClient
 
 from adapters.backbone.locate import TINY
 from registry.api import Registry
 from registry.catalog.connection import Connection
 from registry.catalog.download import check_remote
-from registry.errors import BadBundle, BadInput, CatalogRefused, CatalogUnreachable, CorruptBlob, VersionNotFound
+from registry.errors import (
+    BadBundle,
+    BadInput,
+    CatalogRefused,
+    CatalogUnreachable,
+    CorruptBlob,
+    MissingBlob,
+    VersionNotFound,
+)
 from registry.usecases.options import CreateOptions
 from registry.versions.bundle import ReleaseNotes
 from tests.support.bundles import write_bundle
@@ -265,6 +276,22 @@ def test_a_model_that_is_not_what_its_manifest_says_is_refused(
     with pytest.raises(CorruptBlob, match=r"config/inference\.json"):
         catalogued.create("v2.0.0", f"models:/{model}/1", offline=True)
     assert listing(catalogued) == before
+
+
+def test_a_model_that_lost_its_manifest_is_refused(catalogued: Registry, model: str, tmp_path: Path) -> None:
+    create(catalogued, "v1.0.0", tmp_path)
+    catalogued.reconcile()
+    client = MlflowClient(catalogued.settings.tracking_uri)
+    model_id = str(client.get_model_version(model, "1").source).removeprefix("models:/")
+    place = urlsplit(client.get_logged_model(model_id).artifact_location).path.strip("/")
+    url = f"{catalogued.settings.tracking_uri}/api/2.0/mlflow-artifacts/artifacts/{place}/artifacts/bundle/version.json"
+    requests.delete(url, timeout=300).raise_for_status()
+    with pytest.raises(CorruptBlob, match=rf"models:/{model}/1 has no version\.json any more") as refused:
+        catalogued.create("v2.0.0", f"models:/{model}/1", offline=True)
+    assert "ulora restore" in refused.value.hint
+    with pytest.raises(MissingBlob, match=r"version\.json is missing"):
+        mlflow.pyfunc.load_model(f"models:/{model}/1")
+    assert catalogued.reconcile().damaged == ()
 
 
 def test_a_source_on_this_disk_is_not_read_on_a_server_s_word(catalogued: Registry, model: str, tmp_path: Path) -> None:
