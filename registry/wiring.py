@@ -141,7 +141,7 @@ class Wiring:
         """The MLflow server. Every use of it may raise `CatalogUnreachable`."""
         from registry.catalog.client import Catalog
 
-        return Catalog(self.settings.tracking_uri, self.settings.aliases)
+        return Catalog(self.settings.tracking_uri, self.settings.store, self.settings.aliases)
 
     # --- who acts, and what is trusted -------------------------------------------------------------------------------
 

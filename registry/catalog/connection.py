@@ -2,6 +2,10 @@
 
 MLflow reads its time limits from environment variables at each request, retries for minutes by default, and prints.
 All of that is process-wide, so a lock lets only one conversation at a time change these settings and restore them.
+
+MLflow's own time limits are for one read: a server that sends a byte now and then, or that asks for a pause before each
+retry, holds a caller for ever. So each call is made in a thread of its own (`calls`), and a conversation ends when its
+total time is over, whatever that thread does. It holds nothing that the next conversation needs.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from registry.catalog.calls import BoundedClient, Deadline
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency
 
 if TYPE_CHECKING:
@@ -45,17 +50,25 @@ class Limits:
         timeout: seconds that one request may take.
         retries: how often a failed request is sent again.
         turn: seconds to wait for another thread of this process that is using MLflow.
+        total: seconds that the whole conversation may take, from its turn on.
     """
 
     timeout: int
     retries: int
     turn: float
+    total: float = 60
+
+    def for_bytes(self, size: int) -> Limits:
+        """The limits of a conversation that also carries so many bytes."""
+        return replace(self, total=self.total + size / _SLOWEST)
 
 
 PATIENT = Limits(timeout=20, retries=2, turn=60)
-PING = Limits(timeout=3, retries=0, turn=60)
-HASTY = Limits(timeout=2, retries=0, turn=5)
+PING = Limits(timeout=3, retries=0, turn=60, total=5)
+HASTY = Limits(timeout=2, retries=0, turn=5, total=5)
 """For work whose caller may stop waiting for it: it ends within seconds."""
+_SLOWEST = 256 * 1024
+"""Bytes a second: a slower transfer of a version's files is given up. A guess: DSL lines upload as much."""
 
 
 class Connection:
@@ -76,6 +89,8 @@ class Connection:
         if self.uri is None:
             return "(none)"
         parts = urlsplit(self.uri)
+        if "@" not in parts.netloc:
+            return self.uri  # unchanged: the slashes of `sqlite:////tmp/x.db` would not come back
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @contextmanager
@@ -95,10 +110,12 @@ class Connection:
                 "no MLflow tracking server is set",
                 hint="set MLFLOW_TRACKING_URI or --tracking-uri; with --offline `create` and `measure` do not need it",
             )
-        with _turn(limits or self.limits):
-            client = _client(self.uri)
-            with _silence(), self._errors():
-                yield client
+        limits = limits or self.limits
+        make = _client_class()
+        with _turn(limits), _silence(), self._errors():
+            deadline = Deadline(limits.total)
+            client = deadline.call(lambda: make(tracking_uri=self.uri, registry_uri=self.uri))
+            yield cast("MlflowClient", BoundedClient(client, deadline))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -109,7 +126,7 @@ class Connection:
             yield
         except MlflowException as error:
             raise self._translate(error.error_code, error) from error
-        except RequestException as error:
+        except (RequestException, TimeoutError) as error:
             raise self._translate("INTERNAL_ERROR", error) from error
 
     def _translate(self, code: str, error: Exception) -> CatalogUnreachable | CatalogRefused:
@@ -134,7 +151,8 @@ def _ensure_home() -> None:
         os.environ["HOME"] = tempfile.gettempdir()
 
 
-def _client(uri: str) -> MlflowClient:
+def _client_class() -> type[MlflowClient]:
+    """MLflow's client. The import takes seconds, which do not count for any conversation."""
     _ensure_home()
     try:
         from mlflow import MlflowClient
@@ -142,7 +160,7 @@ def _client(uri: str) -> MlflowClient:
         raise MissingDependency(
             f"MLflow can't be imported: {error}", hint="pip install 'ulora-registry[mlflow]'"
         ) from error
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return cast("type[MlflowClient]", MlflowClient)
 
 
 @contextmanager

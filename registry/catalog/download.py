@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from registry.catalog.calls import Deadline
 from registry.catalog.connection import Connection
 from registry.errors import BadInput, CatalogRefused, CatalogUnreachable, VersionNotFound
 from registry.names import check_model
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _URI = re.compile(r"models:/([^/@]+)(?:/(\d{1,9})|@([\w\-]{1,255}))")
 _LOGGED = "models:/m-"
 _MAX_NAMES = 5
+_DOWNLOAD_SECONDS = 1800.0
+"""How long a version's files may take: nobody knows their size before, and half an hour is 1.8 GB at 1 MB/s."""
 _OWN_DISK = ("", "file")
 _BUCKETS = ("s3", "gs", "wasb", "wasbs", "abfs", "abfss", "dbfs", "r2")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
@@ -46,14 +49,24 @@ def download(connection: Connection, uri: str, folder: Path) -> Path:
         )
     folder.mkdir(parents=True)
     with connection.open() as client:
-        import mlflow.artifacts
-
         location = _location(client, _find(client, name, number, alias, uri))
         check_remote(location, connection, uri)
-        path = mlflow.artifacts.download_artifacts(
-            artifact_uri=location, dst_path=str(folder), tracking_uri=connection.uri, registry_uri=connection.uri
-        )
-    return Path(path)
+    return Path(_download_artifacts(connection, location, folder))
+
+
+def _download_artifacts(connection: Connection, location: str, folder: Path) -> str:
+    with connection.open():
+        import mlflow.artifacts
+
+        def fetch() -> str:
+            return str(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=location, dst_path=str(folder), tracking_uri=connection.uri,
+                    registry_uri=connection.uri,
+                )
+            )  # fmt: skip
+
+        return Deadline(_DOWNLOAD_SECONDS).call(fetch)
 
 
 def _find(client: MlflowClient, name: str, number: str | None, alias: str | None, uri: str) -> Any:

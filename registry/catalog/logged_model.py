@@ -31,8 +31,10 @@ _EXTRAS = "dino,mlflow"
 _PINNED = ("mlflow", "torch", "transformers", "peft", "safetensors", "scikit-learn", "numpy", "pandas", "pillow")
 
 
-def log_once(client: MlflowClient, manifest: Manifest, files: Mapping[str, Path]) -> str:
-    """Log a version as a LoggedModel, unless an earlier try that was interrupted has done it. Returns its id.
+def log_once(client: MlflowClient, store: str, manifest: Manifest, files: Mapping[str, Path]) -> str:
+    """Log a version of a store as a LoggedModel, unless an earlier try that was interrupted has done it.
+
+    Returns its id.
 
     Raises:
         MissingDependency: nothing is installed that says how the flavor is logged.
@@ -40,14 +42,15 @@ def log_once(client: MlflowClient, manifest: Manifest, files: Mapping[str, Path]
     from mlflow.entities import LoggedModelStatus
 
     experiment = experiment_id(client, manifest.model)
+    its_tags = {tags.STORE: store, tags.VERSION: manifest.version, tags.CONTENT: manifest.content_sha256}
     query = f"tags.`{tags.VERSION}` = '{manifest.version}' and tags.`{tags.CONTENT}` = '{manifest.content_sha256}'"
     for found in client.search_logged_models([experiment], filter_string=query):
-        if found.status == LoggedModelStatus.READY:
+        if found.status == LoggedModelStatus.READY and found.tags.get(tags.STORE) == store:
             return str(found.model_id)
     model = client.create_logged_model(
         experiment,
         name=manifest.name.alias,
-        tags={tags.CONTENT: manifest.content_sha256, tags.VERSION: manifest.version},
+        tags=its_tags,
         params=_params(manifest),
     )
     with scratch("ulora-log-") as folder:

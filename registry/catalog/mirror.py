@@ -5,29 +5,31 @@ The channels' logs are the truth. The mirror may be behind them, and running it 
 A mirrored alias that a person moved is moved back to what the log says; the version that it was moved to gets a tag
 that says how to request a promotion. The mirror keeps what it set last in tags of the registered model, to tell an
 alias that a person moved from one that is only out of date.
+
+A registered model shows the channels of one store, which its tag `ulora.store` names. The mirror of another store
+changes nothing there and says so: else two mirrors would move the aliases back and forth for ever.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from registry.catalog import tags
 from registry.catalog.client import Catalog
-from registry.catalog.entries import CatalogVersion
 from registry.catalog.mirror_plan import (
     CatalogChange,
-    MirroredVersion,
     MirrorPlan,
     MirrorState,
+    ModelClaim,
     StageChange,
     Unmanaged,
     aliased,
     plan_mirror,
-    plan_name_aliases,
 )
+from registry.catalog.version_id import VersionId
 from registry.catalog.views import ChannelView
 from registry.errors import NotNow
 
@@ -39,6 +41,20 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _NO_STAGES = {"ENDPOINT_NOT_FOUND", "NOT_FOUND", "FEATURE_DISABLED", "NOT_IMPLEMENTED"}
 
 
+@dataclass(frozen=True)
+class MirrorOptions:
+    """What the mirror may change.
+
+    Attributes:
+        unmanaged: what to do with aliases and stages of versions that are not of this store.
+        bound: versions of the store; those that channels name are known anyway. A registered version that names no
+            store is of this one only if it is known.
+    """
+
+    unmanaged: Unmanaged = "leave"
+    bound: frozenset[VersionId] = frozenset()
+
+
 def read_state(catalog: Catalog, model: str) -> MirrorState:
     """What MLflow shows of a model now; empty for a model that it does not have."""
     with catalog.connection.open() as client:
@@ -46,19 +62,17 @@ def read_state(catalog: Catalog, model: str) -> MirrorState:
 
 
 def preview(
-    catalog: Catalog, model: str, channels: Sequence[ChannelView], unmanaged: Unmanaged = "leave"
+    catalog: Catalog, model: str, channels: Sequence[ChannelView], options: MirrorOptions = MirrorOptions()
 ) -> MirrorPlan:
     """What `mirror` would change now. Nothing is written."""
-    before = read_state(catalog, model)
-    todo = plan_mirror(before, channels, catalog.aliases, unmanaged)
-    return replace(todo, changes=(*todo.changes, *plan_name_aliases(before)))
+    return _plan(catalog, model, channels, options)[1]
 
 
 def mirror(
     catalog: Catalog,
     model: str,
     read_channels: Callable[[], Sequence[ChannelView]],
-    unmanaged: Unmanaged = "leave",
+    options: MirrorOptions = MirrorOptions(),
 ) -> MirrorPlan:
     """Make MLflow show what the channels serve; returns what was changed and what was skipped.
 
@@ -73,16 +87,15 @@ def mirror(
     done: list[CatalogChange] = []
     channels = read_channels()
     for _ in range(_ROUNDS):
-        with catalog.connection.open() as client:
-            before = _read_state(catalog, client, model)
-            todo = plan_mirror(before, channels, catalog.aliases, unmanaged)
-            skipped = list(todo.skipped)
-            for change in (*todo.changes, *plan_name_aliases(before)):
+        before, todo = _plan(catalog, model, channels, options)
+        skipped = list(todo.skipped)
+        for change in todo.changes:
+            with catalog.connection.open() as client:  # one for each: there may be thousands at first
                 if _apply(client, model, change, before):
                     done.append(change)
                 else:
                     skipped.append(f"{change}: this MLflow server has no stages")
-            _note_mirrored(client, model, before, channels, catalog.aliases)
+        _note_mirrored(catalog, before, channels)
         again = read_channels()
         if _generations(again) == _generations(channels):
             return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)))
@@ -92,31 +105,44 @@ def mirror(
     )
 
 
-def _read_state(catalog: Catalog, client: MlflowClient, model: str) -> MirrorState:
-    from mlflow.exceptions import MlflowException
+def _plan(
+    catalog: Catalog, model: str, channels: Sequence[ChannelView], options: MirrorOptions
+) -> tuple[MirrorState, MirrorPlan]:
+    """What MLflow shows, and what must change. Before a version is shown as served, its source is looked at."""
+    known = options.bound.union(*(view.known for view in channels))
+    with catalog.connection.open() as client:
+        state = _read_state(catalog, client, model).knowing(known)
+        entries, genuine = catalog.entries(client), set[int]()
+        while True:
+            todo = plan_mirror(state, channels, catalog.aliases, options.unmanaged)
+            unsure = todo.served_numbers() - genuine
+            wrong = {each.number for each in state.versions if each.number in unsure and not entries.is_genuine(each)}
+            if not wrong:
+                return state, todo
+            genuine |= unsure - wrong
+            state = replace(state, mislabelled=state.mislabelled | wrong)
 
-    try:
-        # A search returns no aliases; the registered model has all of them.
-        registered = client.get_registered_model(model)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return MirrorState()
-        raise
-    aliases = {alias: int(number) for alias, number in registered.aliases.items()}
+
+def _read_state(catalog: Catalog, client: MlflowClient, model: str) -> MirrorState:
+    entries = catalog.entries(client)
+    registered = entries.model(model)
+    if registered is None:
+        return MirrorState(model, catalog.store)
     mirrored = {
         name.removeprefix(tags.MIRRORED): int(number)
         for name, number in registered.tags.items()
         if name.startswith(tags.MIRRORED) and _NUMBER.fullmatch(number)
     }
-    return MirrorState(tuple(_mirrored_version(version) for version in catalog.versions(model)), aliases, mirrored)
-
-
-def _mirrored_version(version: CatalogVersion) -> MirroredVersion:
-    return MirroredVersion(version.number, version.version, version.stage or "None", tags.HINT in version.tags)
+    return MirrorState(
+        model, catalog.store, entries.all(model), dict(registered.aliases), mirrored, owner=registered.store
+    )
 
 
 def _apply(client: MlflowClient, model: str, change: CatalogChange, before: MirrorState) -> bool:
     """Write one change; False if the server has no stages."""
+    if isinstance(change, ModelClaim):
+        client.set_registered_model_tag(model, tags.STORE, change.store)
+        return True
     if isinstance(change, StageChange):
         return _set_stage(client, model, change)
     if change.after is None:
@@ -125,20 +151,21 @@ def _apply(client: MlflowClient, model: str, change: CatalogChange, before: Mirr
         client.set_registered_model_alias(model, change.alias, str(change.after))
     if change.by_hand:
         client.set_model_version_tag(model, str(change.before), tags.HINT, change.hint)
-    if any(each.hinted for each in before.versions if each.number == change.after):
+    holder = before.holder(change.after)
+    if holder and tags.HINT in holder.tags:
         client.delete_model_version_tag(model, str(change.after), tags.HINT)
     return True
 
 
-def _note_mirrored(
-    client: MlflowClient, model: str, before: MirrorState, channels: Sequence[ChannelView], aliases: Mapping[str, str]
-) -> None:
+def _note_mirrored(catalog: Catalog, before: MirrorState, channels: Sequence[ChannelView]) -> None:
     """Keep what the aliases were set to. Written after them: a crash in between causes only an unnecessary hint."""
-    numbers = before.numbers()
-    for view in aliased(channels, aliases):
-        number = numbers.get(view.stable or "")
+    if before.problem():
+        return
+    for view in aliased(channels, catalog.aliases):
+        number = before.numbers.get(view.stable) if view.stable else None
         if number is not None and before.mirrored.get(view.channel) != number:
-            client.set_registered_model_tag(model, tags.MIRRORED + view.channel, str(number))
+            with catalog.connection.open() as client:
+                client.set_registered_model_tag(before.model, tags.MIRRORED + view.channel, str(number))
 
 
 def _set_stage(client: MlflowClient, model: str, change: StageChange) -> bool:

@@ -1,16 +1,21 @@
 """What must change in MLflow so that its stages and aliases show what the channels serve. Pure functions.
 
-Versions that were not created by ulora, those without the tag `ulora.version`, keep their stages and aliases, unless
-the caller asks to adopt them.
+Only versions of one store get a stage or an alias, and only in a registered model that shows this store's channels.
+Versions of other stores, and those without the tags of ulora, keep their stages; aliases that versions without these
+tags hold stay there. The caller may ask to adopt them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Self
 
+from registry.catalog import tags
+from registry.catalog.entries import CatalogVersion, by_id
+from registry.catalog.version_id import VersionId
 from registry.catalog.views import ChannelView
 from registry.names import CHANNELS, VersionName
 
@@ -37,7 +42,7 @@ class AliasChange:
     """Move an alias to another registered version, or delete it. Both numbers are MLflow's.
 
     Attributes:
-        channel: the channel that the alias shows; `version` is what the channel serves.
+        channel: the channel that the alias shows, empty for a version's name; `version` is what the channel serves.
         by_hand: whether the alias was last moved by a person, not by the mirror.
     """
 
@@ -63,7 +68,17 @@ class AliasChange:
         )
 
 
-CatalogChange = StageChange | AliasChange
+@dataclass(frozen=True)
+class ModelClaim:
+    """Note on the registered model that it shows the channels of a store."""
+
+    store: str
+
+    def __str__(self) -> str:
+        return f"store of the model: none -> {self.store}"
+
+
+CatalogChange = ModelClaim | StageChange | AliasChange
 
 
 @dataclass(frozen=True)
@@ -73,55 +88,87 @@ class MirrorPlan:
     changes: tuple[CatalogChange, ...] = ()
     skipped: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class MirroredVersion:
-    """A registered version, as far as the plan needs it.
-
-    Attributes:
-        version: its name, None if it was not created by ulora.
-        hinted: whether it has the tag that says how to request a promotion.
-    """
-
-    number: int
-    version: str | None
-    stage: str = "None"
-    hinted: bool = False
+    def served_numbers(self) -> set[int]:
+        """The registered versions that will be shown as served."""
+        stages = {each.number for each in self.changes if isinstance(each, StageChange) and each.after in _SERVED}
+        aliases = {each.after for each in self.changes if isinstance(each, AliasChange) and each.channel and each.after}
+        return stages | aliases
 
 
 @dataclass(frozen=True)
 class MirrorState:
-    """What MLflow shows of a model.
+    """What MLflow shows of a model, and which store looks at it.
 
     Attributes:
+        store: the store whose channels are to be shown.
         versions: the registered versions.
         aliases: the version number of each alias.
         mirrored: for each channel the number that the mirror last set the channel's alias to.
+        owner: the store whose channels the model shows, empty if it does not say.
+        known: versions of the store. A registered version that names no store is one of them, or not of this store.
+        mislabelled: numbers of versions whose tags say what their source is not.
     """
 
-    versions: tuple[MirroredVersion, ...] = ()
+    model: str
+    store: str
+    versions: tuple[CatalogVersion, ...] = ()
     aliases: Mapping[str, int] = field(default_factory=dict)
     mirrored: Mapping[str, int] = field(default_factory=dict)
+    owner: str = ""
+    known: frozenset[VersionId] = frozenset()
+    mislabelled: frozenset[int] = frozenset()
 
-    def numbers(self) -> dict[str, int]:
-        """The number of each version that ulora created: the lowest, if a name is registered twice."""
-        numbers: dict[str, int] = {}
-        for each in self.versions:
-            if each.version is not None:
-                numbers[each.version] = min(each.number, numbers.get(each.version, each.number))
-        return numbers
+    def knowing(self, known: frozenset[VersionId]) -> Self:
+        """The same, with more known versions of the store."""
+        return replace(self, known=self.known | known)
+
+    @cached_property
+    def numbers(self) -> dict[VersionId, int]:
+        """The number of each version of this store."""
+        ours = [each for each in self.versions if self.is_ours(each)]
+        return {each: found.number for each, found in by_id(ours, self.store).items()}
+
+    def is_ours(self, each: CatalogVersion) -> bool:
+        """Whether a version is of this store, by its tags."""
+        if each.id is None or each.number in self.mislabelled:
+            return False
+        return each.store == self.store or (not each.store and each.id in self.known)
+
+    def holder(self, number: int | None) -> CatalogVersion | None:
+        """The version with a number, e.g. that of an alias."""
+        return next((each for each in self.versions if each.number == number), None)
+
+    def problem(self) -> str:
+        """Why nothing of this store may be shown in the model; empty if it may.
+
+        A model that does not say which store it shows is this store's, unless its aliases were mirrored from another.
+        """
+        if self.owner == self.store:
+            return ""
+        says = f"shows the channels of {self.owner[:300]}"
+        if not self.owner:
+            mirrored = filter(None, map(self.holder, self.mirrored.values()))
+            others = [each.number for each in mirrored if each.id and not self.is_ours(each)]
+            if not others:
+                return ""
+            says = f"does not say whose channels it shows, and showed #{others[0]}, which is not of this store"
+        return (
+            f"stages and aliases: nothing changed, as the model {self.model} in MLflow {says}, and this store is "
+            f"{self.store}. Use another model name or another MLflow server; or, to show this store's channels from "
+            f"now on, set the tag {tags.STORE} of the model to {self.store} in MLflow"
+        )
 
 
-def stages(channels: Sequence[ChannelView]) -> dict[str, MlflowStage]:
+def stages(channels: Sequence[ChannelView]) -> dict[VersionId, MlflowStage]:
     """The stage of each version that the channels know; all others have the stage `None`.
 
-    Production if stable in production, else Staging if stable in staging or a canary, else Archived if withdrawn or
-    formerly promoted. Only the channels in `registry.names.CHANNELS` count: scratch channels are not shown.
+    Production if stable in production, else Staging if stable in staging or a canary, else Archived if formerly
+    promoted. Only the channels in `registry.names.CHANNELS` count: scratch channels are not shown.
     """
-    found: dict[str, MlflowStage] = {}
+    found: dict[VersionId, MlflowStage] = {}
     mirrored = [view for view in channels if view.channel in CHANNELS]
     for view in mirrored:
-        found |= dict.fromkeys(view.withdrawn | (view.formerly or frozenset()), "Archived")
+        found |= dict.fromkeys(view.formerly or (), "Archived")
     for view in mirrored:
         if view.canary:
             found[view.canary] = "Staging"
@@ -140,17 +187,18 @@ def plan_mirror(
 
     Args:
         aliases: the MLflow alias of each channel.
-        unmanaged: `adopt` takes aliases and stages also from versions that were not created by ulora.
+        unmanaged: `adopt` takes aliases and stages also from versions that are not of this store.
     """
+    if problem := state.problem():
+        return MirrorPlan(skipped=(problem,))
+    claim = () if state.owner or not state.versions else (ModelClaim(state.store),)
     by_alias = [_plan_alias(state, view, aliases[view.channel], unmanaged) for view in aliased(channels, aliases)]
-    return _join([*by_alias, *_plan_stages(state, channels, unmanaged)])
-
-
-def plan_name_aliases(state: MirrorState) -> list[AliasChange]:
-    """Set the name of each version as its alias, unless another version has that alias: `create` may have been
-    interrupted before it did so."""
-    aliases = {VersionName.parse(version).alias: number for version, number in state.numbers().items()}
-    return [AliasChange(alias, None, number) for alias, number in aliases.items() if alias not in state.aliases]
+    planned = _join([*by_alias, *_plan_stages(state, channels, unmanaged)])
+    names = _join(_plan_name_aliases(state, unmanaged))
+    wrong = (
+        f"#{number}: its tags say what its source is not; delete it in MLflow" for number in sorted(state.mislabelled)
+    )
+    return MirrorPlan((*claim, *planned.changes, *names.changes), (*planned.skipped, *names.skipped, *wrong))
 
 
 def aliased(channels: Sequence[ChannelView], aliases: Mapping[str, str]) -> list[ChannelView]:
@@ -159,17 +207,33 @@ def aliased(channels: Sequence[ChannelView], aliases: Mapping[str, str]) -> list
 
 
 def _plan_alias(state: MirrorState, view: ChannelView, alias: str, unmanaged: Unmanaged) -> MirrorPlan:
-    before, numbers = state.aliases.get(alias), state.numbers()
-    if view.stable is not None and view.stable not in numbers:
-        return MirrorPlan(skipped=(f"alias {alias}: {view.stable} is not registered in MLflow",))
-    after = None if view.stable is None else numbers[view.stable]
+    before, after = state.aliases.get(alias), state.numbers.get(view.stable) if view.stable else None
+    if view.stable is not None and after is None:
+        return MirrorPlan(skipped=(f"alias {alias}: {view.stable.version} is not registered in MLflow",))
     if before == after:
         return MirrorPlan()
-    holder = next((each for each in state.versions if each.number == before), None)
-    if holder is not None and holder.version is None and unmanaged == "leave":
+    holder = state.holder(before)
+    if holder is not None and holder.id is None and unmanaged == "leave":
         return MirrorPlan(skipped=(f"alias {alias}: held by #{before}, which was not created by ulora",))
-    by_hand = holder is not None and holder.version is not None and state.mirrored.get(view.channel, before) != before
-    return MirrorPlan((AliasChange(alias, before, after, view.channel, view.stable, by_hand),))
+    by_hand = holder is not None and state.is_ours(holder) and state.mirrored.get(view.channel, before) != before
+    version = view.stable.version if view.stable else None
+    return MirrorPlan((AliasChange(alias, before, after, view.channel, version, by_hand),))
+
+
+def _plan_name_aliases(state: MirrorState, unmanaged: Unmanaged) -> list[MirrorPlan]:
+    """The name of each known version as its alias: `create` may have been interrupted before it set that."""
+    plans = []
+    for each, number in state.numbers.items():
+        alias = VersionName.parse(each.version).alias
+        before = state.aliases.get(alias)
+        holder = state.holder(before)
+        if each not in state.known or (holder and state.is_ours(holder) and holder.id == each):
+            continue
+        if holder is None or unmanaged == "adopt":
+            plans.append(MirrorPlan((AliasChange(alias, before, number),)))
+        else:
+            plans.append(MirrorPlan(skipped=(f"alias {alias}: held by #{before}, which is not #{number}",)))
+    return plans
 
 
 def _plan_stages(state: MirrorState, channels: Sequence[ChannelView], unmanaged: Unmanaged) -> list[MirrorPlan]:
@@ -182,30 +246,36 @@ def _plan_stages(state: MirrorState, channels: Sequence[ChannelView], unmanaged:
     wanted = stages(channels)
     if any(view.formerly is None for view in channels):
         formerly: MlflowStage = "Archived"
-        staged = [each.version for each in state.versions if each.version and each.stage != "None"]
+        staged = [each.id for each in state.versions if each.id and each.stage not in ("", "None")]
         wanted = dict.fromkeys(staged, formerly) | wanted
-    numbers = state.numbers()
-    return [_plan_stage(each, wanted, numbers, unmanaged) for each in state.versions]
+    return [_plan_stage(state, each, wanted, unmanaged) for each in state.versions]
 
 
 def _plan_stage(
-    each: MirroredVersion, wanted: Mapping[str, MlflowStage], numbers: Mapping[str, int], unmanaged: Unmanaged
+    state: MirrorState, each: CatalogVersion, wanted: Mapping[VersionId, MlflowStage], unmanaged: Unmanaged
 ) -> MirrorPlan:
-    if each.version is None:
-        if each.stage not in _SERVED:
+    before = each.stage or "None"
+    if each.id is None or not state.is_ours(each):
+        if before not in _SERVED:
             return MirrorPlan()
         if unmanaged == "leave":
-            return MirrorPlan(skipped=(f"stage of #{each.number}: {each.stage}, and it was not created by ulora",))
-        return MirrorPlan((StageChange(each.number, None, each.stage, "Archived"),))
-    after = wanted.get(each.version, "None") if numbers[each.version] == each.number else "None"
-    if after == each.stage:
+            return MirrorPlan(skipped=(f"stage of #{each.number}: {before}, and {_whose(each)}",))
+        return MirrorPlan((StageChange(each.number, None, before, "Archived"),))
+    after = wanted.get(each.id, "None") if state.numbers[each.id] == each.number else "None"
+    if after == before:
         return MirrorPlan()
-    return MirrorPlan((StageChange(each.number, each.version, each.stage, after),))
+    return MirrorPlan((StageChange(each.number, each.id.version, before, after),))
+
+
+def _whose(each: CatalogVersion) -> str:
+    if each.id is None:
+        return "it was not created by ulora"
+    return f"it is of the store {each.store}" if each.store else f"it is not the {each.version} of this store"
 
 
 def _join(parts: Sequence[MirrorPlan]) -> MirrorPlan:
     changes = [change for part in parts for change in part.changes]
     # A version enters a stage before another leaves it: a stage in use is never empty.
     order = {"Production": 1, "Staging": 2}
-    changes.sort(key=lambda change: 0 if isinstance(change, AliasChange) else order.get(change.after, 3))
+    changes.sort(key=lambda change: order.get(change.after, 3) if isinstance(change, StageChange) else 0)
     return MirrorPlan(tuple(changes), tuple(reason for part in parts for reason in part.skipped))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -16,6 +16,7 @@ from registry.catalog.mirror_plan import MirrorPlan, Unmanaged
 from registry.catalog.request_answers import AnsweredRequests, answer_all
 from registry.catalog.request_decisions import RequestDecider
 from registry.catalog.runs import EvidenceRun
+from registry.catalog.version_id import VersionId
 from registry.catalog.views import ChannelViews
 from registry.errors import IntegrityError, VersionNotFound
 from registry.evidence.ledger import Ledger
@@ -35,7 +36,7 @@ class Reconciler:
         log: logs a version in MLflow from the store.
         script: makes the script that rolls production back to a version.
         forgotten: returns the names of the versions whose files may be deleted.
-        unmanaged: what to do with aliases and stages of versions that were not created by ulora.
+        unmanaged: what to do with aliases and stages of versions that are not of this store.
     """
 
     model: str
@@ -59,20 +60,20 @@ class Reconciler:
         """
         self.catalog.ping()
         damaged: dict[str, str] = {}
-        missing = self._missing(damaged)
+        bound = self._bound(damaged)
+        missing = self._missing(bound)
         for binding in missing:
             with _noted(damaged, binding.version):
                 self.log(binding)
-        for found in self.catalog.versions(self.model):
-            if found.version:
-                with _noted(damaged, found.version):
-                    self._show_evidence(found)
+        adopted = self._show_versions(bound, damaged)
         answers = answer_all(self.catalog, self.model, self.decider)
-        plan = mirror.mirror(self.catalog, self.model, lambda: self.views.from_logs(damaged), self.unmanaged)
+        plan = mirror.mirror(
+            self.catalog, self.model, lambda: self.views.from_logs(damaged), self._mirror_options(bound)
+        )
         logged = tuple(binding.version for binding in missing if binding.version not in damaged)
         added, left = self._add_scripts()
         done = _reconciled(plan, answers, damaged)
-        return replace(done, logged=logged, changes=done.changes + added, skipped=done.skipped + left)
+        return replace(done, logged=logged, changes=adopted + done.changes + added, skipped=done.skipped + left)
 
     def reconcile_quickly(self) -> Reconciled:
         """Reconcile requests, stages and aliases by the newest records: the cost grows neither with the logs nor with
@@ -84,7 +85,8 @@ class Reconciler:
         """
         damaged: dict[str, str] = {}
         answers = answer_all(self.catalog, self.model, self.decider)
-        plan = mirror.mirror(self.catalog, self.model, lambda: self.views.from_newest_records(damaged), self.unmanaged)
+        options = self._mirror_options()
+        plan = mirror.mirror(self.catalog, self.model, lambda: self.views.from_newest_records(damaged), options)
         return _reconciled(plan, answers, damaged)
 
     def preview(self) -> Reconciled:
@@ -96,33 +98,56 @@ class Reconciler:
         """
         self.catalog.ping()
         damaged: dict[str, str] = {}
-        missing = tuple(binding.version for binding in self._missing(damaged))
+        bound = self._bound(damaged)
+        missing = tuple(binding.version for binding in self._missing(bound))
+        registered = self.catalog.registered(self.model)
+        unsaid = [each for each in bound if (found := registered.get(VersionId.of(each))) and not found.store]
+        adopted = tuple(map(self._adoption, unsaid))
         asked = requests.pending(self.catalog, self.model)
         answers = AnsweredRequests(tuple(f"{request}: would be judged by the gates" for request in asked))
-        plan = mirror.preview(self.catalog, self.model, self.views.from_logs(damaged), self.unmanaged)
+        plan = mirror.preview(self.catalog, self.model, self.views.from_logs(damaged), self._mirror_options(bound))
         scripts = tuple(map(_in_words, self._missing_scripts()))
         planned = _reconciled(plan, answers, damaged)
-        return replace(planned, logged=missing, changes=planned.changes + scripts)
+        return replace(planned, logged=missing, changes=adopted + planned.changes + scripts)
 
-    def _missing(self, damaged: dict[str, str]) -> list[Binding]:
-        """The versions that MLflow does not have; those that can't be read are added to `damaged`."""
-        known = {(found.version, found.content_sha256) for found in self.catalog.versions(self.model)}
-        forgotten = self.forgotten()
-        missing = []
+    def _mirror_options(self, bound: Sequence[Binding] = ()) -> mirror.MirrorOptions:
+        return mirror.MirrorOptions(self.unmanaged, frozenset(map(VersionId.of, bound)))
+
+    def _bound(self, damaged: dict[str, str]) -> list[Binding]:
+        """The versions that MLflow should have; those that can't be read are added to `damaged`."""
+        bound = []
         for name in self.names():
             with _noted(damaged, str(name)):
-                binding = self.bindings.get(name)
-                if (binding.version, binding.content_sha256) not in known and binding.version not in forgotten:
-                    missing.append(binding)
-        return missing
+                bound.append(self.bindings.get(name))
+        return bound
 
-    def _show_evidence(self, found: CatalogVersion) -> None:
+    def _missing(self, bound: Sequence[Binding]) -> list[Binding]:
+        """The versions that MLflow does not have. Those that are forgotten may stay so."""
+        known, forgotten = self.catalog.registered(self.model), self.forgotten()
+        return [each for each in bound if VersionId.of(each) not in known and each.version not in forgotten]
+
+    def _show_versions(self, bound: Sequence[Binding], damaged: dict[str, str]) -> tuple[str, ...]:
+        """Note the store on versions that name none, and show evidence; returns what was noted."""
+        registered, adopted = self.catalog.registered(self.model), []
+        for binding in bound:
+            found = registered.get(VersionId.of(binding))
+            if found is None:
+                continue
+            with _noted(damaged, binding.version):
+                if not found.store and self.catalog.adopt(binding):
+                    adopted.append(self._adoption(binding))
+                self._show_evidence(binding, found)
+        return tuple(adopted)
+
+    def _adoption(self, binding: Binding) -> str:
+        return f"store of {binding.version}: none -> {self.catalog.store}"
+
+    def _show_evidence(self, binding: Binding, found: CatalogVersion) -> None:
         """Record evidence that was measured without MLflow. There are no plots: the store does not keep them."""
-        for evidence in newest(self.ledger.evidence(VersionName.parse(found.version or ""))).values():
+        for evidence in newest(self.ledger.evidence(VersionName.parse(binding.version))).values():
             run = EvidenceRun.of(evidence)
-            if evidence.content_sha256 == found.content_sha256 and not found.shows(run.metrics):
-                manifest = self.bindings.manifest(self.bindings.get(VersionName.parse(evidence.version)).pointer)
-                self.catalog.record_evidence(manifest, run)
+            if evidence.content_sha256 == binding.content_sha256 and not found.shows(run.metrics):
+                self.catalog.record_evidence(binding, run)
 
     def _missing_scripts(self) -> list[Script]:
         """The scripts of production's rollback targets that MLflow lacks, from the nearest to the first that it has.
@@ -137,14 +162,14 @@ class Reconciler:
             return []  # reported for the channel, or for the version
 
     def _is_missing(self, script: Script) -> bool:
-        return self.catalog.lacks_file(self.model, script.version, script.content_sha256, script.name)
+        return self.catalog.lacks_file(script, script.name)
 
     def _add_scripts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Add the missing scripts; returns what was added, and why the rest was not."""
         added: tuple[str, ...] = ()
         try:
             for script in self._missing_scripts():
-                self.catalog.add_file(self.model, script.version, script.content_sha256, script.name, script.body)
+                self.catalog.add_file(script, script.name, script.body)
                 added += (_in_words(script),)
         except Exception as error:  # the last step, and optional: the store has the scripts too
             return added, (f"rollback scripts: {error}",)

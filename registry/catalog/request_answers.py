@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from registry.catalog import tags
 from registry.catalog.client import Catalog
 from registry.catalog.request_decisions import RequestDecider
-from registry.catalog.requests import Claim, Request, aliases_of, pending
+from registry.catalog.requests import Claim, Request, pending
 from registry.errors import CatalogRefused, Unreachable
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def _claim(catalog: Catalog, model: str, request: Request, decider: RequestDecid
     generation, number = decider.generation(request.channel), str(request.number)
     claim = f"{_now()} at generation {generation} by {decider.who}"[: _MAX_ANSWER // 2]
     with catalog.connection.open() as client:
-        if aliases_of(client, model).get(request.alias) != request.number:
+        if not _stands(catalog, client, model, request):
             return None
         client.set_model_version_tag(model, number, request.tag, f"taking {claim}")
-        if aliases_of(client, model).get(request.alias) != request.number:
+        if not _stands(catalog, client, model, request):
             return None
         client.delete_registered_model_alias(model, request.alias)
         if Claim.parse(_tag(client, model, request)) is None:
@@ -89,18 +89,24 @@ def _claim(catalog: Catalog, model: str, request: Request, decider: RequestDecid
     return Claim(generation, is_sure=True, text=f"taken {claim}")
 
 
+def _stands(catalog: Catalog, client: MlflowClient, model: str, request: Request) -> bool:
+    """Whether the alias is on the request's version now."""
+    registered = catalog.entries(client).model(model)
+    return registered is not None and registered.aliases.get(request.alias) == request.number
+
+
 def _tag(client: MlflowClient, model: str, request: Request) -> str:
     return str(client.get_model_version(model, str(request.number)).tags.get(request.tag, ""))
 
 
 def _refuse_unmanaged(catalog: Catalog, model: str, request: Request) -> str:
-    """Refuse a request for a version that was not created by ulora. Nothing is written to the version."""
+    """Refuse a request for a version that is not of this store. Nothing is written to the version."""
     answer = (
-        f"refused {_now()}: #{request.number} was not created by ulora; "
+        f"refused {_now()}: #{request.number} was not created by ulora in the store {catalog.store}; "
         f"`ulora create NAME --from models:/{model}/{request.number}` makes a version of it that can be requested"
     )
     with catalog.connection.open() as client:
-        if aliases_of(client, model).get(request.alias) != request.number:
+        if not _stands(catalog, client, model, request):
             return ""
         client.delete_registered_model_alias(model, request.alias)
         client.set_registered_model_tag(model, request.tag, answer)

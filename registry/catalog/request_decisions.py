@@ -102,7 +102,7 @@ class RequestDecider:
 
     def _promote(self, request: Request, claimed: int) -> str:
         name = request.version or ""
-        if self.versions.get(VersionName.parse(name)).content_sha256 != request.content_sha256:
+        if not request.is_for(self.versions.get(VersionName.parse(name))):
             raise BadInput(
                 f"#{request.number} in MLflow has the name {name}, but not the content of {name} in this store"
             )

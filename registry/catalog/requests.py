@@ -8,7 +8,7 @@ continues. It does not continue one that is only `taking`: the person who made t
 So a request is answered once, and nothing that was withdrawn or rolled back since is promoted by it.
 
 The answer is a tag of the version, one for each channel; the next answer overwrites it. Nothing is written to a version
-that was not created by ulora: its alias is deleted, and the answer is a tag of the registered model.
+that was not created by ulora from this store: its alias is deleted, and the answer is a tag of the registered model.
 
 This module reads requests; `request_answers` writes, `request_decisions` decides.
 """
@@ -18,15 +18,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from registry.catalog import tags
 from registry.catalog.client import Catalog
 from registry.catalog.entries import CatalogVersion
+from registry.catalog.version_id import VersionId
 from registry.names import CHANNELS
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from registry.versions.bindings import Binding
 
 ALIAS = "request-"
 """With a channel's name: the alias that makes a request."""
@@ -60,17 +58,28 @@ class Request:
 
     Attributes:
         number: the version's number in MLflow.
-        version: its name, None if it was not created by ulora; `content_sha256` is its content by its tag.
+        tagged: the version by its tags; None if it was not created by ulora, or is of another store.
         stands: whether the alias is still there.
         claim: of a reconciler that began to answer it and did not finish.
     """
 
     channel: str
     number: int
-    version: str | None
-    content_sha256: str | None = None
+    tagged: CatalogVersion | None
     stands: bool = True
     claim: Claim | None = None
+
+    @property
+    def version(self) -> str | None:
+        """The version's name, None if it can't be promoted from this store."""
+        return self.tagged.version if self.tagged else None
+
+    def is_for(self, binding: Binding) -> bool:
+        """Whether the version that is asked for is the one that the store has under its name."""
+        if self.tagged is None:
+            return False
+        same_content = self.tagged.content_sha256 == binding.content_sha256
+        return same_content and self.tagged.id == VersionId.of(binding)
 
     def __str__(self) -> str:
         return f"{self.version or f'#{self.number}'} for {self.channel}"
@@ -87,43 +96,42 @@ class Request:
 
 
 def pending(catalog: Catalog, model: str) -> list[Request]:
-    """The requests whose alias is there, then those that were claimed and not answered."""
+    """The requests whose alias is there, then those that were claimed and not answered.
+
+    Empty for a model that shows the channels of another store, whose reconciler answers.
+    """
     with catalog.connection.open() as client:
-        aliases = aliases_of(client, model)
-        versions = catalog.versions(model)
-    return [*_standing(versions, aliases), *_unanswered(versions, aliases)]
+        entries = catalog.entries(client)
+        registered = entries.model(model)
+        if registered is None or registered.store not in (catalog.store, ""):
+            return []
+        found = _Requests(catalog.store, registered.aliases, entries.all(model))
+    return [*found.standing(), *found.unanswered()]
 
 
-def aliases_of(client: MlflowClient, model: str) -> dict[str, int]:
-    """The version number of each alias of a model; empty if there is no such model."""
-    from mlflow.exceptions import MlflowException
+@dataclass(frozen=True)
+class _Requests:
+    """The requests among the versions of a model that shows the channels of a store."""
 
-    try:
-        return {alias: int(number) for alias, number in client.get_registered_model(model).aliases.items()}
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
+    store: str
+    aliases: Mapping[str, int]
+    versions: Sequence[CatalogVersion]
 
+    def standing(self) -> list[Request]:
+        by_number = {version.number: version for version in self.versions}
+        asked = [(channel, by_number.get(self.aliases.get(ALIAS + channel, 0))) for channel in CHANNELS]
+        return [self._request(channel, version, stands=True) for channel, version in asked if version]
 
-def _standing(versions: Sequence[CatalogVersion], aliases: Mapping[str, int]) -> list[Request]:
-    by_number = {version.number: version for version in versions}
-    asked = [(channel, by_number.get(aliases.get(ALIAS + channel, 0))) for channel in CHANNELS]
-    return [_request(channel, version, stands=True) for channel, version in asked if version]
+    def unanswered(self) -> list[Request]:
+        found = [
+            self._request(channel, version, stands=False)
+            for channel in CHANNELS
+            for version in self.versions
+            if self.aliases.get(ALIAS + channel) != version.number
+        ]
+        return [request for request in found if request.version and request.claim]
 
-
-def _unanswered(versions: Sequence[CatalogVersion], aliases: Mapping[str, int]) -> list[Request]:
-    return [
-        _request(channel, version, stands=False)
-        for channel in CHANNELS
-        for version in versions
-        if version.version and _claim(channel, version) and aliases.get(ALIAS + channel) != version.number
-    ]
-
-
-def _request(channel: str, version: CatalogVersion, *, stands: bool) -> Request:
-    return Request(channel, version.number, version.version, version.content_sha256, stands, _claim(channel, version))
-
-
-def _claim(channel: str, version: CatalogVersion) -> Claim | None:
-    return Claim.parse(version.tags.get(tags.REQUEST + channel, ""))
+    def _request(self, channel: str, version: CatalogVersion, *, stands: bool) -> Request:
+        claim = Claim.parse(version.tags.get(tags.REQUEST + channel, ""))
+        may_be_ours = version.store in (self.store, "")
+        return Request(channel, version.number, version if may_be_ours and version.id else None, stands, claim)

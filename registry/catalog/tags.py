@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from registry.versions.manifest import Manifest
 
-# Of a registered version. The first two identify it, as they do on its LoggedModel.
+# Of a registered version. The first four identify it; its LoggedModel has those but the manifest's.
+STORE = "ulora.store"
+"""`s3://BUCKET/PREFIX` of the store that the version is in; of a registered model: whose channels it shows."""
 VERSION = "ulora.version"
 CONTENT = "ulora.content_sha256"
 MANIFEST = "ulora.manifest_sha256"
@@ -31,9 +33,10 @@ MIRRORED = "ulora.mirrored."
 """With a channel's name: the version number that the mirror last set the channel's alias to."""
 
 
-def of_version(manifest: Manifest, manifest_sha256: str) -> dict[str, str]:
-    """The tags that a version is registered with."""
+def of_version(manifest: Manifest, manifest_sha256: str, store: str) -> dict[str, str]:
+    """The tags that a version of a store is registered with."""
     return {
+        STORE: store,
         VERSION: manifest.version,
         CONTENT: manifest.content_sha256,
         MANIFEST: manifest_sha256,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from registry.catalog.version_id import VersionId
 from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BadManifest, BrokenChain, IntegrityError
@@ -14,24 +15,30 @@ from registry.names import CHANNELS
 
 @dataclass(frozen=True)
 class ChannelView:
-    """What the mirror needs of one channel. Versions are names, e.g. `v5.5.4-dinov3`.
+    """What the mirror needs of one channel.
 
     Attributes:
         generation: the generation that was read; 0 for an empty channel.
         stable, canary: what it serves, and the version on trial.
-        formerly: versions that were stable or canary in it; None if only its newest record was read, and then a
-            version with a stage in MLflow that no channel serves counts as formerly promoted.
-        withdrawn: versions that it was rolled back from.
+        formerly: versions that were stable or canary in it, withdrawn ones too; None if only its newest record was
+            read, and then a version with a stage in MLflow that no channel serves counts as formerly promoted.
+        stack: the versions that rollbacks go to.
         problem: why the channel can't be read; what MLflow shows of it is not changed.
     """
 
     channel: str
     generation: int
-    stable: str | None = None
-    canary: str | None = None
-    formerly: frozenset[str] | None = frozenset()
-    withdrawn: frozenset[str] = frozenset()
+    stable: VersionId | None = None
+    canary: VersionId | None = None
+    formerly: frozenset[VersionId] | None = frozenset()
+    stack: frozenset[VersionId] = frozenset()
     problem: str = ""
+
+    @property
+    def known(self) -> frozenset[VersionId]:
+        """All versions that were read here."""
+        live = (each for each in (self.stable, self.canary) if each)
+        return self.stack.union(live, self.formerly or ())
 
     @classmethod
     def of(cls, channel: str, records: Sequence[Record]) -> Self:
@@ -40,10 +47,12 @@ class ChannelView:
         return cls(
             channel=channel,
             generation=head.generation if head else 0,
-            stable=head.stable.version if head and head.stable else None,
-            canary=head.canary.version if head and head.canary else None,
-            formerly=frozenset(version for record in records for version in record.live()),
-            withdrawn=frozenset(head.withdrawn if head else ()),
+            stable=VersionId.of(head.stable) if head and head.stable else None,
+            canary=VersionId.of(head.canary) if head and head.canary else None,
+            formerly=frozenset(
+                VersionId.of(each) for record in records for each in (record.stable, record.canary) if each
+            ),
+            stack=frozenset(map(VersionId.of, head.stack if head else ())),
         )
 
 

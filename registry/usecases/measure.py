@@ -29,7 +29,7 @@ def measure(
         evidence, plot = run_benchmark(name, benchmark, manifest, loaded, images, who=wiring.settings.who)
         wiring.ledger.add(evidence)
         if not offline:
-            wiring.catalog.record_evidence(manifest, EvidenceRun.of(evidence, plot))
+            wiring.catalog.record_evidence(wiring.bindings.get(manifest.name), EvidenceRun.of(evidence, plot))
         kept.append(evidence)
         on_done(evidence)
     return kept

@@ -10,6 +10,7 @@ from registry.catalog import tags as tag_names
 from registry.catalog.mirror import mirror as mirror_channels
 from registry.catalog.views import ChannelViews
 from registry.evidence.verdict import Verdict
+from registry.names import VersionName
 from registry.parallel import within
 from registry.versions.bindings import Binding
 from registry.wiring import Wiring
@@ -32,9 +33,9 @@ def mirror(
         left.extend(mirror_channels(catalog, wiring.model, lambda: views.from_newest_records({})).skipped)
         if verdict:
             tags = {f"{tag_names.VERDICT}{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
-            catalog.set_tags(wiring.model, verdict.version, verdict.content_sha256, tags)
+            catalog.set_tags(wiring.bindings.get(VersionName.parse(verdict.version)), tags)
         for script in scripts:
-            catalog.add_file(wiring.model, script.version, script.content_sha256, script.name, script.body)
+            catalog.add_file(script, script.name, script.body)
 
     try:
         within(MIRROR_SECONDS if seconds is None else seconds, show)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from registry.answers import ChannelStatus, Listed, ProbeStatus, ReplicaStatus, Status
+from registry.catalog.version_id import VersionId
 from registry.channels.record import Record
 from registry.errors import IntegrityError, MissingDependency, StoreDenied, Unreachable
 from registry.names import CHANNELS, VersionName
@@ -19,7 +20,8 @@ def versions(wiring: Wiring) -> list[Listed]:
 
     def describe(name: VersionName) -> Listed:
         try:
-            manifest = wiring.bindings.manifest(wiring.bindings.get(name).pointer)
+            pointer = wiring.bindings.get(name).pointer
+            manifest = wiring.bindings.manifest(pointer)
         except IntegrityError as error:
             return Listed.unreadable(str(name), str(error))
         return Listed(
@@ -30,7 +32,7 @@ def versions(wiring: Wiring) -> list[Listed]:
             size=manifest.size,
             channels=tuple(channel for channel, head in heads.items() if str(name) in head.live()),
             withdrawn_from=tuple(channel for channel, head in heads.items() if str(name) in head.withdrawn),
-            catalog_number=numbers.get((manifest.version, manifest.content_sha256)),
+            catalog_number=numbers.get(VersionId.of(pointer)),
             evidence=wiring.ledger.benchmarks(name),
             forgotten=str(name) in forgotten,
         )
@@ -69,14 +71,13 @@ def _heads(wiring: Wiring) -> dict[str, Record]:
     return heads
 
 
-def _catalog_numbers(wiring: Wiring) -> dict[tuple[str | None, str | None], int]:
-    """MLflow's numbers by name and content; empty when it does not answer."""
+def _catalog_numbers(wiring: Wiring) -> dict[VersionId, int]:
+    """MLflow's numbers of this store's versions; empty when it does not answer."""
     if wiring.settings.tracking_uri is None:
         return {}
     try:
         wiring.catalog.ping()
-        found = wiring.catalog.versions(wiring.model)
-        return {(version.version, version.content_sha256): version.number for version in found}
+        return {each: found.number for each, found in wiring.catalog.registered(wiring.model).items()}
     except (Unreachable, MissingDependency):
         return {}
 

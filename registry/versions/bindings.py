@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -37,6 +37,17 @@ class Binding(Document):
     version: str = Field(max_length=120)
     manifest_sha256: Sha256
     content_sha256: Sha256
+
+    @classmethod
+    def of(cls, manifest: Manifest, manifest_sha256: str) -> Self:
+        """The binding of a manifest's name to it."""
+        return cls(
+            format=1,
+            model=manifest.model,
+            version=manifest.version,
+            manifest_sha256=manifest_sha256,
+            content_sha256=manifest.content_sha256,
+        )
 
     @property
     def pointer(self) -> Pointer:
@@ -122,13 +133,7 @@ class Bindings:
             VersionExists: the name is bound to other content.
             Overwritten: the binding was replaced right away, or may have replaced another's.
         """
-        binding = Binding(
-            format=1,
-            model=manifest.model,
-            version=manifest.version,
-            manifest_sha256=manifest_sha256,
-            content_sha256=manifest.content_sha256,
-        )
+        binding = Binding.of(manifest, manifest_sha256)
         key = layout.version(self._model, manifest.version)
         try:
             self._store.create(key, binding.to_bytes())

@@ -109,16 +109,13 @@ def unseen_by_mlflow(shared: str) -> Registry:
 
 def seen_by_mlflow(shared: str) -> Registry:
     """Three versions, which MLflow shows; staging serves the first."""
-    import mlflow
+    from tests.support.mlflow_versions import register
 
     registry = a_store(shared)
     offline = type(registry)(settings=replace(registry.settings, tracking_uri=None))
-    client = mlflow.MlflowClient(registry.settings.tracking_uri)
-    client.create_registered_model(registry.model)
     for name in NAMES:
-        created = offline.create(name, Path(shared) / name, offline=True)
-        tags = {"ulora.version": name, "ulora.content_sha256": created.content_sha256}
-        client.create_model_version(registry.model, f"s3://elsewhere/{name}", tags=tags, await_creation_for=0)
+        offline.create(name, Path(shared) / name, offline=True)
+    register(registry, *NAMES)
     offline.promote(NAMES[0], "staging")
     registry.mirror()
     return registry

@@ -18,24 +18,28 @@ from registry.catalog.connection import HASTY
 from registry.catalog.runs import EvidenceRun
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
 from registry.formats.canonical import sha256
+from registry.versions.bindings import Binding
+from registry.versions.manifest import Manifest
 from tests.servers import proxy as faults
 from tests.servers.proxy import Proxy
 from tests.support import flavor_package
 
 ANY = "0" * 64
+STORE = "s3://bucket/prefix"
 _LOG_IN_ANOTHER_PROCESS = """
 import sys, pathlib
 from registry.catalog.client import Catalog
+from registry.formats.canonical import sha256
 from tests.support import flavor_package
 folder, url, model = pathlib.Path(sys.argv[1]), *sys.argv[2:]
 manifest, files = flavor_package.make_version(folder, model, "v1.0.0-dinov3", "a", description="a first one")
-print(Catalog(url).log(manifest, "0" * 64, files).number)
+print(Catalog(url, "s3://bucket/prefix").log(manifest, sha256(manifest.to_bytes()), files).number)
 """
 
 
 @pytest.fixture
 def catalog(tracking_uri: str) -> Catalog:
-    return Catalog(tracking_uri)
+    return Catalog(tracking_uri, STORE)
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +51,10 @@ def plain_flavor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def log(catalog: Catalog, folder: Path, model: str, version: str = "v1.0.0-dinov3", text: str = "a"):
     manifest, files = flavor_package.make_version(folder, model, version, text, description="a first one")
     return manifest, catalog.log(manifest, sha256(manifest.to_bytes()), files)
+
+
+def binding_of(manifest: Manifest) -> Binding:
+    return Binding.of(manifest, sha256(manifest.to_bytes()))
 
 
 def client(catalog: Catalog):
@@ -69,6 +77,7 @@ def test_a_logged_version_has_tags_description_alias_and_page(catalog: Catalog, 
     found = client(catalog).get_model_version_by_alias(model, "v1_0_0-dinov3")
     assert int(found.version) == logged.number == 1
     assert found.tags == {
+        "ulora.store": STORE,
         "ulora.version": "v1.0.0-dinov3",
         "ulora.content_sha256": manifest.content_sha256,
         "ulora.manifest_sha256": sha256(manifest.to_bytes()),
@@ -116,10 +125,10 @@ def test_versions_with_equal_content_share_nothing_in_mlflow(catalog: Catalog, t
     loaded = mlflow.pyfunc.load_model(f"models:/{model}@v1_0_1")
     assert list(loaded.predict(pandas.DataFrame({"path": ["version.json"]}))["text"]) == [second.to_bytes().decode()]
 
-    catalog.record_evidence(second, EvidenceRun("ood", ANY, {"ood_auroc": 0.5}))
-    catalog.set_tags(model, second.version, second.content_sha256, {"ulora.verdict": "pass"})
-    assert catalog.find(model, first.version, first.content_sha256) == one
-    changed = dict(catalog.find(model, second.version, second.content_sha256).tags)
+    catalog.record_evidence(binding_of(second), EvidenceRun("ood", ANY, {"ood_auroc": 0.5}))
+    catalog.set_tags(binding_of(second), {"ulora.verdict": "pass"})
+    assert catalog.find(binding_of(first)) == one
+    changed = dict(catalog.find(binding_of(second)).tags)
     assert changed == {**two.tags, "ulora.metric.ood_auroc": "0.5", "ulora.verdict": "pass"}
     assert not client(catalog).get_logged_model(one.model_id).metrics
 
@@ -129,7 +138,7 @@ def test_a_model_left_by_a_crash_is_not_used_for_another_version(
 ) -> None:
     mlflow_proxy.next(faults.refuse, containing="/model-versions/create", times=99)
     with pytest.raises(CatalogUnreachable):
-        log(Catalog(mlflow_proxy.url), tmp_path, model, "v1.0.0")
+        log(Catalog(mlflow_proxy.url, STORE), tmp_path, model, "v1.0.0")
     _, logged = log(catalog, tmp_path, model, "v1.0.1")
     assert client(catalog).get_logged_model(logged.model_id).name == "v1_0_1"
 
@@ -139,7 +148,7 @@ def test_a_crash_before_registering_logs_the_model_once(
 ) -> None:
     mlflow_proxy.next(faults.refuse, containing="/model-versions/create", times=99)
     with pytest.raises(CatalogUnreachable):
-        log(Catalog(mlflow_proxy.url), tmp_path, model)
+        log(Catalog(mlflow_proxy.url, STORE), tmp_path, model)
     assert catalog.versions(model) == ()
     _, logged = log(catalog, tmp_path, model)
     experiment = client(catalog).get_experiment_by_name(model).experiment_id
@@ -151,7 +160,7 @@ def test_a_crash_between_registering_and_naming_is_finished(
 ) -> None:
     mlflow_proxy.next(faults.refuse, containing="/alias", times=99)
     with pytest.raises(CatalogUnreachable):
-        log(Catalog(mlflow_proxy.url), tmp_path, model)
+        log(Catalog(mlflow_proxy.url, STORE), tmp_path, model)
     log(catalog, tmp_path, model)
     assert client(catalog).get_registered_model(model).aliases == {"v1_0_0-dinov3": "1"}
 
@@ -160,7 +169,7 @@ def test_a_registration_whose_reply_is_lost_leaves_one_version(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
     mlflow_proxy.next(faults.swallow_reply, containing="/model-versions/create")
-    _, logged = log(Catalog(mlflow_proxy.url), tmp_path, model)
+    _, logged = log(Catalog(mlflow_proxy.url, STORE), tmp_path, model)
     assert logged.number == 1
     assert [version.number for version in catalog.versions(model)] == [1]
 
@@ -201,7 +210,7 @@ def test_evidence_becomes_a_run_and_tags_of_the_version(catalog: Catalog, tmp_pa
     manifest, logged = log(catalog, tmp_path, model)
     metrics = {"ood_auroc": 0.9612345678, "ood_fpr95": float("nan")}
     result = EvidenceRun("ood", ANY, metrics, {"device": "cpu"}, {"ood.png": b"png"})
-    run_id = catalog.record_evidence(manifest, result)
+    run_id = catalog.record_evidence(binding_of(manifest), result)
     run = client(catalog).get_run(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "v1.0.0-dinov3 ood")
     assert run.data.metrics == {"ood_auroc": 0.9612345678}
@@ -210,7 +219,7 @@ def test_evidence_becomes_a_run_and_tags_of_the_version(catalog: Catalog, tmp_pa
     assert [each.path for each in client(catalog).list_artifacts(run_id)] == ["ood.png"]
     shown = client(catalog).get_logged_model(logged.model_id).metrics
     assert [(each.key, each.value) for each in shown] == [("ood_auroc", 0.9612345678)]
-    found = catalog.find(model, manifest.version, manifest.content_sha256)
+    found = catalog.find(binding_of(manifest))
     assert found.tags["ulora.metric.ood_auroc"] == "0.961235"
     assert "ulora.metric.ood_fpr95" not in found.tags
 
@@ -218,15 +227,17 @@ def test_evidence_becomes_a_run_and_tags_of_the_version(catalog: Catalog, tmp_pa
 def test_the_same_evidence_is_recorded_once(catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, _ = log(catalog, tmp_path, model)
     result = EvidenceRun("accuracy", ANY, {"accuracy": 0.9})
-    assert catalog.record_evidence(manifest, result) == catalog.record_evidence(manifest, result)
+    assert catalog.record_evidence(binding_of(manifest), result) == catalog.record_evidence(
+        binding_of(manifest), result
+    )
 
 
 def test_evidence_and_tags_need_a_registered_version(catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, _ = flavor_package.make_version(tmp_path, model, "v1.0.0", "a")
     with pytest.raises(VersionNotFound, match=model):
-        catalog.record_evidence(manifest, EvidenceRun("ood", ANY, {}))
+        catalog.record_evidence(binding_of(manifest), EvidenceRun("ood", ANY, {}))
     with pytest.raises(VersionNotFound) as missing:
-        catalog.set_tags(model, manifest.version, manifest.content_sha256, {"ulora.verdict": "pass"})
+        catalog.set_tags(binding_of(manifest), {"ulora.verdict": "pass"})
     assert "reconcile" in missing.value.hint
 
 
@@ -234,10 +245,10 @@ def test_only_tags_that_differ_are_written(mlflow_proxy: Proxy, catalog: Catalog
     manifest, _ = log(catalog, tmp_path, model)
     tags = {"ulora.verdict": "production: pass", "ulora.version": manifest.version}
     for _ in range(2):
-        Catalog(mlflow_proxy.url).set_tags(model, manifest.version, manifest.content_sha256, tags)
+        Catalog(mlflow_proxy.url, STORE).set_tags(binding_of(manifest), tags)
     written = [path for _, path in mlflow_proxy.requests if path.endswith("/set-tag")]
     assert len(written) == 1
-    assert catalog.find(model, manifest.version, manifest.content_sha256).tags["ulora.verdict"] == "production: pass"
+    assert catalog.find(binding_of(manifest)).tags["ulora.verdict"] == "production: pass"
 
 
 def test_a_deleted_experiment_is_refused_with_what_to_do(catalog: Catalog, tmp_path: Path, model: str) -> None:
@@ -260,7 +271,7 @@ def test_ping_passes_on_a_server_that_answers(catalog: Catalog) -> None:
 
 
 def test_nothing_listening_is_unreachable(tmp_path: Path, model: str, dead_address: str) -> None:
-    dead = Catalog(dead_address.replace("http://", "http://user:secret@"))
+    dead = Catalog(dead_address.replace("http://", "http://user:secret@"), STORE)
     calls = [dead.ping, lambda: dead.versions(model), lambda: log(dead, tmp_path, model)]
     for call in calls:
         with pytest.raises(CatalogUnreachable) as down:
@@ -274,25 +285,25 @@ def test_a_server_that_never_replies_is_given_up(model: str) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         with pytest.raises(CatalogUnreachable, match="does not answer"):
-            Catalog(f"http://127.0.0.1:{silent.getsockname()[1]}").ping(timeout=1)
+            Catalog(f"http://127.0.0.1:{silent.getsockname()[1]}", STORE).ping(timeout=1)
 
 
 def test_no_server_at_all_is_unreachable(model: str) -> None:
     with pytest.raises(CatalogUnreachable, match="no MLflow tracking server is set"):
-        Catalog(None).versions(model)
+        Catalog(None, STORE).versions(model)
 
 
 def test_a_server_that_denies_us_says_what_to_check(mlflow_proxy: Proxy, model: str) -> None:
     mlflow_proxy.next(lambda exchange: exchange.send(faults.Reply(401, [], b"You are not authenticated")))
     with pytest.raises(CatalogRefused) as denied:
-        Catalog(mlflow_proxy.url).ping()
+        Catalog(mlflow_proxy.url, STORE).ping()
     assert "MLFLOW_TRACKING_TOKEN" in denied.value.hint
 
 
 def test_a_failing_server_is_unreachable(mlflow_proxy: Proxy) -> None:
     mlflow_proxy.next(faults.unavailable)
     with pytest.raises(CatalogUnreachable):
-        Catalog(mlflow_proxy.url).ping()
+        Catalog(mlflow_proxy.url, STORE).ping()
 
 
 def test_a_conversation_is_silent_and_restores_the_environment(
@@ -300,7 +311,7 @@ def test_a_conversation_is_silent_and_restores_the_environment(
 ) -> None:
     before = dict(os.environ)
     manifest, _ = log(catalog, tmp_path, model)
-    catalog.record_evidence(manifest, EvidenceRun("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
+    catalog.record_evidence(binding_of(manifest), EvidenceRun("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
 
@@ -311,11 +322,11 @@ def test_a_catalog_ignores_the_servers_of_the_environment(
     other = dead_address
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     monkeypatch.chdir(tmp_path)
-    catalog = Catalog(mlflow_server.url)
+    catalog = Catalog(mlflow_server.url, STORE)
     with catalog.connection.open():
         assert os.environ["MLFLOW_TRACKING_URI"] == other
     manifest, _ = log(catalog, tmp_path, model)
-    catalog.record_evidence(manifest, EvidenceRun("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
+    catalog.record_evidence(binding_of(manifest), EvidenceRun("ood", ANY, {"ood_auroc": 1.0}, plots={"a.txt": b"x"}))
     assert len(catalog.versions(model)) == 1
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("ml")]
 
@@ -333,7 +344,7 @@ def test_a_thread_that_never_ends_does_not_block_the_others(catalog: Catalog) ->
     try:
         assert inside.wait(300)
         with pytest.raises(CatalogUnreachable, match="another thread"):
-            Catalog(catalog.connection.uri, limits=replace(HASTY, turn=0.01)).versions("m")
+            Catalog(catalog.connection.uri, STORE, limits=replace(HASTY, turn=0.01)).versions("m")
     finally:
         done.set()
         talker.join()

@@ -75,5 +75,10 @@ def test_a_silent_server_does_not_block_the_use_of_another(registry: Registry, b
     assert "does not answer: timed out" in note
     assert dict(os.environ) == before
     # Without waiting: this would fail if the mirror's thread still had the lock.
-    assert Catalog(registry.settings.tracking_uri, limits=replace(PATIENT, turn=0)).versions(registry.model) == ()
+    assert (
+        Catalog(registry.settings.tracking_uri, registry.settings.store, limits=replace(PATIENT, turn=0)).versions(
+            registry.model
+        )
+        == ()
+    )
     registry.catalog.ping()

@@ -124,9 +124,7 @@ def test_what_was_rolled_back_does_not_come_back_by_a_request(registry: Registry
 
 
 def test_a_request_for_an_unmanaged_version_is_refused(registry: Registry) -> None:
-    register_one(
-        registry, None, client(registry).get_model_version(registry.model, "1").source.removeprefix("models:/")
-    )
+    register_one(registry, None)
     client(registry).set_registered_model_alias(registry.model, "request-production", "4")
     theirs = {"ulora.version": "../../x", "ulora.content_sha256": "zz"}
     for name, value in theirs.items():

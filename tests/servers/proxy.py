@@ -95,6 +95,10 @@ class Exchange:
                 time.sleep(pause)
         self.close()
 
+    def write(self, part: bytes) -> None:
+        """Give the client more bytes."""
+        self._handler.wfile.write(part)
+
     def close(self) -> None:
         """End the client's connection in order."""
         self._handler.close_connection = True
@@ -190,6 +194,16 @@ class Stall:
     def release(self) -> None:
         """Let the request through now."""
         self._released.set()
+
+
+def drip(exchange: Exchange) -> None:
+    """The client gets a byte now and then until it has gone: each of its reads ends in time, the answer never does."""
+    with suppress(OSError):
+        exchange.send(Reply(200, [("Content-Type", "application/json")], b"{" + b" " * 10**6), body_bytes=1)
+        while True:
+            exchange.write(b" ")
+            time.sleep(0.1)
+    exchange.close()
 
 
 @dataclass

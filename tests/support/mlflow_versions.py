@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from registry.api import Registry
+from registry.catalog import tags
 from registry.names import VersionName
 
 
@@ -19,21 +20,43 @@ def client(registry: Registry) -> Any:
 def register(registry: Registry, *versions: str | None) -> None:
     """Register versions as 1, 2, …; None is one that others registered."""
     theirs = client(registry)
-    theirs.create_registered_model(registry.model)
-    logged = theirs.create_logged_model(theirs.create_experiment(f"{registry.model}-{uuid.uuid4().hex}"))
+    theirs.create_registered_model(registry.model, tags={tags.STORE: registry.settings.store})
     for version in versions:
-        register_one(registry, version, logged.model_id)
+        register_one(registry, version)
 
 
-def register_one(registry: Registry, version: str | None, model_id: str) -> None:
-    """Register one more; `model_id` is that of any logged model."""
-    tags = {}
-    if version:
-        content = registry.bindings.get(VersionName.parse(version)).content_sha256
-        tags = {"ulora.version": version, "ulora.content_sha256": content}
-    registered = client(registry).create_model_version(
-        registry.model, f"models:/{model_id}", tags=tags, await_creation_for=0, model_id=model_id
-    )
+def register_one(registry: Registry, version: str | None, *, says_store: bool = True) -> int:
+    """Register one more, and return its number. Early releases did not say the store."""
+    its_tags = tags_of(registry, version) if version else {}
+    if not says_store:
+        del its_tags[tags.STORE]
+    number = register_as(client(registry), registry.model, its_tags)
     if version:
         alias = VersionName.parse(version).alias
-        client(registry).set_registered_model_alias(registry.model, alias, registered.version)
+        client(registry).set_registered_model_alias(registry.model, alias, str(number))
+    return number
+
+
+def tags_of(registry: Registry, version: str) -> dict[str, str]:
+    """The tags of a version of a registry's store that identify it."""
+    binding = registry.bindings.get(VersionName.parse(version))
+    return {
+        tags.STORE: registry.settings.store,
+        tags.VERSION: version,
+        tags.CONTENT: binding.content_sha256,
+        tags.MANIFEST: binding.manifest_sha256,
+    }
+
+
+def register_as(
+    theirs: Any, model: str, its_tags: Mapping[str, str], logged_as: Mapping[str, str] | None = None
+) -> int:
+    """Register a version with these tags, and return its number. Its LoggedModel has the same, or those given."""
+    name = f"{model}-logged"
+    experiment = theirs.get_experiment_by_name(name)
+    experiment_id = experiment.experiment_id if experiment else theirs.create_experiment(name)
+    logged = theirs.create_logged_model(experiment_id, tags=dict(its_tags if logged_as is None else logged_as))
+    registered = theirs.create_model_version(
+        model, f"models:/{logged.model_id}", tags=dict(its_tags), await_creation_for=0, model_id=logged.model_id
+    )
+    return int(registered.version)

@@ -56,12 +56,12 @@ def create(registry: Registry, name: str, folder: Path, seed: int | None = None)
     registry.create(name, bundle, offline=True)
 
 
-def bind(registry: Registry, *names: str) -> None:
+def bind(registry: Registry, *names: str, content: str = "") -> None:
     """Bind versions without files, for tests that need none: it saves a second of uploads."""
     for name in names:
         manifest = Manifest.make(
             model=registry.model, version=name, flavor="empty", backbone=None, files=[],
-            components={name.replace(".", "-"): Component()}, timestamp="2026-11-21T12:00:00Z",
+            components={f"{name}{content}".replace(".", "-"): Component()}, timestamp="2026-11-21T12:00:00Z",
         )  # fmt: skip
         registry.bindings.bind(manifest, registry.blobs.put(manifest.to_bytes()))
 

@@ -1,0 +1,53 @@
+"""Calls with a deadline: their results and errors come through; what is too slow is interrupted and left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from registry.catalog.calls import BoundedClient, Deadline
+
+
+class Slow:
+    """A client that keeps the thread of its endless call."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+
+    def add(self, one: int, *, two: int) -> int:
+        return one + two
+
+    def fail(self) -> None:
+        raise ValueError("as asked")
+
+    def never(self) -> None:
+        self.thread = threading.current_thread()
+        while True:
+            time.sleep(0.01)
+
+
+def test_results_and_errors_of_a_call_come_through() -> None:
+    client = BoundedClient(Slow(), Deadline(300))
+    assert client.add(1, two=2) == 3
+    with pytest.raises(ValueError, match="as asked"):
+        client.fail()
+    with pytest.raises(AttributeError, match="missing"):
+        client.missing()
+
+
+def test_an_endless_call_is_interrupted_at_the_deadline() -> None:
+    slow = Slow()
+    client = BoundedClient(slow, Deadline(0.1))
+    with pytest.raises(TimeoutError, match=r"timed out, 0\.1 s are over"):
+        client.never()
+    if slow.thread is not None:  # it may not have begun
+        slow.thread.join(300)
+        assert not slow.thread.is_alive()
+
+
+def test_after_the_deadline_no_call_begins_to_matter() -> None:
+    client = BoundedClient(Slow(), Deadline(0))
+    with pytest.raises(TimeoutError):
+        client.never()
