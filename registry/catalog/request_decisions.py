@@ -10,7 +10,16 @@ from registry.answers import Change
 from registry.catalog.requests import Request
 from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import Record
-from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, StoreDenied, UloraError, Unreachable
+from registry.errors import (
+    BadInput,
+    ChannelMoved,
+    GateRefused,
+    IntegrityError,
+    Overwritten,
+    StoreDenied,
+    UloraError,
+    Unreachable,
+)
 from registry.names import VersionName
 from registry.versions.bindings import Bindings
 
@@ -82,6 +91,8 @@ class RequestDecider:
             return f"refused whoever runs `ulora reconcile` may not promote: {error}"
         except Unreachable:
             raise
+        except Overwritten as error:  # raised after the commit: the log says what stands
+            return f"{self._outcome_in_log(request, claimed) or 'refused'}; {error}"
         except UloraError as error:
             return f"refused {error}"
         except Exception as error:  # if it was raised after the commit, the log has the outcome
