@@ -18,6 +18,8 @@ from registry.machine.programs import ask_module
 
 MATCH_SECONDS = 10.0
 """For all patterns of a configuration. Honest ones take a tenth of a second, most of it the start of a process."""
+MAX_COMPARISONS = 300_000
+"""Of names in this process: twice those of a rank and an alpha for each module of the largest known backbone."""
 MAX_QUESTION = 1024 * 1024
 """Bytes of a configuration's patterns and the names together; those of the largest known backbone take a tenth."""
 CACHED_ANSWERS = 64
@@ -37,7 +39,8 @@ def match_modules(patterns: Mapping[str, Any], names: Sequence[str], path: str) 
         BadWeights: when a pattern is not a regular expression, or matching them takes too long or too much memory.
         LoadFailed: when no process can be started.
     """
-    if is_literal(patterns):
+    keys = len(patterns["rank_pattern"]) + len(patterns["alpha_pattern"])
+    if is_literal(patterns) and keys * len(names) <= MAX_COMPARISONS:
         return match(patterns, names)
     question = json.dumps({"patterns": patterns, "names": list(names)}).encode()
     if len(question) > MAX_QUESTION:
@@ -82,7 +85,8 @@ def _is_match(one: Any, sizes: Sequence[int]) -> bool:
 def _shown(patterns: Mapping[str, Any]) -> str:
     """The first regular expression of each field."""
     found = {field: texts for field, texts in regular_expressions(patterns).items() if texts}
-    return ", ".join(
+    shown = ", ".join(
         f"{field} {texts[0][:60]!r}" + (f" and {len(texts) - 1} more" if len(texts) > 1 else "")
         for field, texts in found.items()
     )
+    return shown or "its many names"

@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters.bank.match_patterns import is_literal, patterns_of
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles
-from registry.errors import BadManifest, BadWeights
+from registry.errors import BadManifest, BadWeights, first_line
 from registry.formats import canonical
 from registry.versions.manifest import BackboneRef
 
@@ -61,4 +61,7 @@ def _literal(bundle: BundleFiles, path: str, document: Mapping[str, Any], backbo
         raise BadWeights(
             f"{path}: its patterns match no module of {backbone.name}", hint="write the modules' names as a list"
         )
-    return canonical.encode(resolved(document, config, config.names)) + b"\n"
+    try:
+        return canonical.encode(resolved(document, config, config.names)) + b"\n"
+    except ValueError as error:  # such as half of a pair that stands for one letter
+        raise BadWeights(f"{path} can't be written as JSON: {first_line(error)}") from error

@@ -187,6 +187,9 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     author = {"who": who(), "who_verified": False, "reason": options.reason}
     record = plan(head, digest, author, options.force)
     if record is None:
+        head, digest = store.newest_from(head["generation"])  # the listing may be out of date
+        record = plan(head, digest, author, options.force)
+    if record is None:
         return answer_document(
             head, head, "none", f"{VERSION['channel']} serves {VERSION['version']} already; nothing changed"
         )
@@ -198,27 +201,29 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     if not options.yes:
         ask()
         store.ends = time.monotonic() + COMMAND
-        check(store, options, head)  # again: the answer may have taken long
+        newest, _ = store.newest_from(head["generation"])  # the answer may have taken long
+        if newest["generation"] != head["generation"]:
+            return already_moved(newest)
+        check(store, options, head)
     try:
         store.create(record_key(record["generation"]), encode(record))
     except KeyError:
-        return lost_race(store, record["generation"])
+        return already_moved(store.newest_from(record["generation"])[0])
     if not is_protected(head):
         check_still_complete(store)
     done = f"{VERSION['channel']} serves {record['stable']['version']}, generation {record['generation']}"
     return {**answer_document(record, head, record["action"], done), "changed": True}
 
 
-def lost_race(store: Store, generation: int) -> dict[str, Any]:
-    """Another writer was first: this is fine if the channel serves the same version."""
-    winner, _ = store.record(generation)
+def already_moved(winner: dict[str, Any]) -> dict[str, Any]:
+    """Another writer was first: this is fine if the channel serves the same version now."""
     if live(winner) == [VERSION["version"]]:
         by = f"{winner['who']} was first: {winner['action']}, {winner['when']}"
         return answer_document(winner, winner, "none", f"{VERSION['channel']} serves {VERSION['version']}; {by}")
     raise Failure(
         "ChannelMoved",
         f"{winner['who']} moved {VERSION['channel']} first: {winner['action']} to "
-        f"{' with '.join(live(winner))}, generation {generation}; nothing changed",
+        f"{' with '.join(live(winner))}, generation {winner['generation']}; nothing changed",
         "check what it serves, then run this again",
     )
 
@@ -574,6 +579,7 @@ class Store:
     def newest(self) -> tuple[dict[str, Any] | None, str]:
         """The channel's newest record and the sha256 of its bytes; None if the log is empty."""
         place = self.at(log_prefix(), name="Prefix")
+        place["StartAfter"] = place["Prefix"]  # an object that stands for the folder is skipped: consoles make them
         page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=1))
         if not page.get("Contents"):
             return None, ""
@@ -581,6 +587,17 @@ class Store:
         if re.fullmatch(r"[0-9]{13}", stem) is None:
             raise Failure("BrokenChain", f"{stem!r} is not the key of a record: the log has another object")
         return self.record(NEWEST_FIRST - int(stem))
+
+    def newest_from(self, generation: int) -> tuple[dict[str, Any], str]:
+        """The same, found by name from a generation that exists: a listing may be out of date."""
+        found = self.record(generation)
+        while True:
+            try:
+                found = self.record(found[0]["generation"] + 1)
+            except Failure as failure:
+                if failure.error != "ObjectNotFound":
+                    raise
+                return found
 
     def record(self, generation: int) -> tuple[dict[str, Any], str]:
         """One record of the channel and the sha256 of its bytes."""
@@ -633,13 +650,12 @@ class Store:
                 left = give_up - time.monotonic()
                 self.call(key, lambda: self.writes.put_object(**request), min(ATTEMPT, left))
                 return
-            except OutcomeUnclear as unclear:
-                maybe_applied = maybe_applied or unclear.was_sent
+            except Failure as failure:
+                # After one unclear answer no later one is clear: only the key itself can tell.
+                maybe_applied = maybe_applied or (isinstance(failure, OutcomeUnclear) and failure.was_sent)
                 if not maybe_applied:
                     raise
-            except Failure as failure:
-                if failure.error != "StoreDenied" or not maybe_applied:
-                    raise
+                answer = str(failure)
             found = self.read_back(key, give_up - time.monotonic())
             if found == body:
                 return
@@ -648,7 +664,7 @@ class Store:
             if time.monotonic() > give_up:
                 raise Failure(
                     "OutcomeUnknown",
-                    f"a write of {key} was sent, but the store did not say whether it was applied",
+                    f"a write of {key} was sent, but the store did not say whether it was applied; at last: {answer}",
                     "run the same command again: it is safe",
                 )
             time.sleep(max(0.0, min(pause, give_up - time.monotonic())))
@@ -659,9 +675,9 @@ class Store:
         try:
             return self.get(self.writes, key, min(ATTEMPT, left))
         except Failure as failure:
-            if isinstance(failure, OutcomeUnclear) or failure.error == "ObjectNotFound":
-                return None
-            raise
+            if failure.error == "BadManifest":  # it is too large to be ours
+                raise
+            return None
 
     def get(self, client: Any, key: str, seconds: float) -> bytes:
         """A small object's bytes."""

@@ -146,6 +146,12 @@ class Channel:
             return self._newest_from(self._exists)
         return self._read(listed) if listed else (None, 0.0)
 
+    def is_newest(self, head: Record) -> bool:
+        """Whether no record follows, whatever the listing showed. One round trip. If one does, `head` finds it now."""
+        is_newest = self.next(head.generation) is None
+        self._exists = max(self._exists, head.generation + (not is_newest))
+        return is_newest
+
     def next(self, generation: int) -> Record | None:
         """The record after a generation, None if there is none yet. One round trip."""
         try:
@@ -209,7 +215,8 @@ class Channel:
             ) from error
 
     def plan_rollback(self, author: Author, options: RollbackOptions) -> Rollback:
-        """What a rollback would write now; `changed` is False if nothing has to be done. Two round trips.
+        """What a rollback would write now; `changed` is False if nothing has to be done. Two round trips; one more
+        before it says that nothing has to be done, as a listing may be out of date.
 
         Raises:
             NothingToRollBackTo: the stack is empty, or `options.to` is not on it.
@@ -219,6 +226,8 @@ class Channel:
             NotFound: `options.expected` is not in the log.
         """
         head, age = self.head_and_age()
+        if head and self.resolve(options, head).is_reached(head) and not self.is_newest(head):
+            head, age = self.head_and_age()
         options = self.resolve(options, head)
         if head and options.is_reached(head):
             check_reached(head, options)

@@ -13,6 +13,7 @@ import click
 
 from registry.cli.output import fail, to_stderr
 from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError, first_line
+from registry.machine.programs import drop_relative_search_paths
 
 INTERRUPTED = 130
 _COMPLETE = "_ULORA_COMPLETE"
@@ -81,6 +82,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
+    drop_relative_search_paths()
     words = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in words
     if _COMPLETE in os.environ:

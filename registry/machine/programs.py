@@ -32,6 +32,8 @@ MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of the longest answer of git that is read: the list of about half a million files."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH")
 """The variables that a program gets from this process's environment."""
+_FOLDERS = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
+"""Those that list folders in which programs, their libraries, or Python's modules are."""
 _GIT = {
     "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_PAGER": "cat", "GIT_EDITOR": "false", "GIT_ALLOW_PROTOCOL": "none", "GIT_ALLOC_LIMIT": "1g",
@@ -99,8 +101,8 @@ def ask_git(words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str
     settings = [word for setting in _GIT_SETTINGS for word in ("-c", setting)]
     try:
         process = subprocess.Popen(
-            ["git", "--no-pager", *settings, *words],
-            stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd=cwd, env={**_clean_environment(), **_GIT, **env},
+            ["git", "-C", str(cwd), "--no-pager", *settings, *words],  # git itself starts elsewhere
+            stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd="/", env={**_clean_environment(), **_GIT, **env},
         )  # fmt: skip
     except FileNotFoundError as error:
         raise BadInput("git is not installed", hint="install git") from error
@@ -165,8 +167,22 @@ def start_watchdog(seconds: float) -> None:
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
+def drop_relative_search_paths() -> None:
+    """Let no library start or load a program's parts from the folder that this process runs in.
+
+    An entry of PATH and the like that is empty or relative stands for whatever folder that is. Libraries ask programs
+    such as `uname`.
+    """
+    os.environ.update(_absolute(os.environ))
+
+
 def _clean_environment() -> dict[str, str]:
-    kept = {name: value for name in _KEPT if (value := os.environ.get(name)) is not None}
-    # An entry that is not absolute would stand for a folder in whatever folder the program runs in.
-    kept["PATH"] = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
-    return kept
+    return _absolute({name: value for name in _KEPT if (value := os.environ.get(name)) is not None})
+
+
+def _absolute(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables, with only the absolute entries of those that list folders."""
+    lists = {name: variables[name].split(os.pathsep) for name in _FOLDERS if name in variables}
+    kept = {name: os.pathsep.join(filter(os.path.isabs, entries)) for name, entries in lists.items()}
+    # Where PATH is empty, programs are searched for in the current folder.
+    return {**variables, **kept, "PATH": kept.get("PATH") or os.defpath}

@@ -98,7 +98,7 @@ class Repository:
             OSError, ValueError: a file can't be read, or there are too many.
             UloraError: see `ask_git`.
         """
-        below = "".join(f"{part}/" for part in folder.resolve().relative_to(self.root).parts)
+        below = "".join(f"{part}/" for part in _real(folder).relative_to(self.root).parts)
         listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit)
         if listed.code != 0:
             raise UloraError(f"git can't list {commit}: {listed.err.strip()[:300]}")
@@ -126,7 +126,7 @@ def opened(folder: Path) -> Iterator[Repository | None]:
         extensions += ["refstorage = reftable"] * bool(_REFTABLE.search(config))
         text = f"[core]\nrepositoryformatversion = {int(bool(extensions))}\nbare = true\nhooksPath = {os.devnull}\n"
         (borrowed / "config").write_text(text + "\n".join(["[extensions]", *extensions, ""]))
-        if own.resolve() != common.resolve():  # a linked worktree
+        if _real(own) != _real(common):  # a linked worktree
             borrowed = _borrow(own, place / "own", ("reftable",))
             (borrowed / "commondir").write_text("../common\n")
         yield Repository(root, borrowed, hash_name, common / "info" / "exclude")
@@ -150,9 +150,14 @@ def committer(folder: Path) -> dict[str, str] | None:
     return {f"GIT_COMMITTER_{key.upper()}": value for key, value in found.groupdict().items()} if found else None
 
 
+def _real(path: Path) -> Path:
+    """A path without links, as far as there is one: `Path.resolve` raises RuntimeError where links lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def _git_folder(folder: Path) -> tuple[Path, Path] | None:
     """The nearest folder above with a repository, and that repository's own folder."""
-    here = folder.resolve()
+    here = _real(folder)
     for root in (here, *here.parents) if here.is_dir() else ():
         own = root / _GIT
         if own.is_file():
@@ -168,7 +173,7 @@ def _borrow(source: Path, place: Path, names: tuple[str, ...]) -> Path:
     (place / "HEAD").write_bytes(_text(source / "HEAD"))
     for name in names:
         if (source / name).exists():
-            (place / name).symlink_to((source / name).resolve())
+            (place / name).symlink_to(_real(source / name))
     return place
 
 

@@ -150,15 +150,20 @@ def _is_whole(folder: int, file: Described, watch: FetchWatch) -> bool:
         opened = os.open(file.sha256, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         return False
-    with os.fdopen(opened, "rb", buffering=0) as source:
+    try:
         info = os.fstat(opened)
-        if not stat.S_ISREG(info.st_mode) or info.st_size != file.size:
-            return False
-        digest = hashlib.sha256()
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            watch.arrived(len(chunk))
-    return digest.hexdigest() == file.sha256
+        is_blob = stat.S_ISREG(info.st_mode) and info.st_size == file.size
+        return is_blob and _hash(opened, watch) == file.sha256
+    finally:
+        os.close(opened)
+
+
+def _hash(source: int, watch: FetchWatch) -> str:
+    digest = hashlib.sha256()
+    while chunk := os.read(source, _CHUNK):
+        digest.update(chunk)
+        watch.arrived(len(chunk))
+    return digest.hexdigest()
 
 
 def _write(folder: int, name: str, chunks: Iterable[bytes], watch: FetchWatch) -> None:
@@ -258,6 +263,8 @@ def _get_privately(file: Described, download: Download, watch: FetchWatch) -> Pa
     Raises:
         OSError: there is none, or it can't be written.
     """
+    if not _private_folder(os.getpid()).is_dir():
+        _private_folder.cache_clear()  # somebody has tidied up the temporary files
     private = _private_folder(os.getpid())
     folder = os.open(private, _FOLDER)
     try:

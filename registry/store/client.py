@@ -196,6 +196,12 @@ _TABLE = (
         exceptions=(HTTPClientError, ConnectionError, IncompleteReadError, TransportError, OSError),
     ),
     _Translation(
+        StoreUnreachable,
+        "what {place} answered for {key} is not an answer of S3: it lacks {detail}",
+        "is there a proxy or a login page in front of it?",
+        exceptions=(KeyError,),
+    ),
+    _Translation(
         BadSetting, "the store {url} can't be used: {detail}", _SETTINGS, exceptions=(BotoCoreError, ValueError)
     ),
     _Translation(UloraError, "the store {place} answered {status} {code} for {key}: {detail}", statuses=range(1000)),
@@ -258,7 +264,7 @@ class S3Client:
     @cached_property
     def unretried(self) -> Any:
         """For conditional writes: botocore's own retry would report a race that was won as lost."""
-        return self._make_client(Config(retries={"total_max_attempts": 1}, read_timeout=5))
+        return self._make_client(Config(retries={"mode": "standard", "total_max_attempts": 1}, read_timeout=5))
 
     def caller(self) -> str | None:
         """The ARN of the identity in use; None where AWS's STS does not say within about two seconds.
@@ -269,7 +275,7 @@ class S3Client:
         host = urlsplit(self.reads.meta.endpoint_url).hostname or ""
         if not (host.endswith(_AWS) or "AWS_ENDPOINT_URL_STS" in os.environ):
             return None
-        config = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1})
+        config = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 1})
 
         def ask() -> str:
             with self._creating_clients:
@@ -297,7 +303,7 @@ class S3Client:
         """Turn botocore's errors into ours; `key` says what was asked for."""
         try:
             yield
-        except (ClientError, BotoCoreError, TransportError, OSError, ValueError) as error:
+        except (ClientError, BotoCoreError, TransportError, OSError, ValueError, KeyError) as error:
             raise self._translated(error, key) from error
 
     @cached_property

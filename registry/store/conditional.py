@@ -19,7 +19,15 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 
-from registry.errors import KeyExists, ObjectNotFound, OutcomeUnknown, StoreDenied, StoreUnreachable
+from registry.errors import (
+    BadManifest,
+    KeyExists,
+    ObjectNotFound,
+    OutcomeUnknown,
+    StoreUnreachable,
+    UloraError,
+    first_line,
+)
 from registry.parallel import time_left, time_limit
 from registry.store.client import S3Client, base64_text
 from registry.store.object_info import StoredObject
@@ -69,21 +77,17 @@ class ConditionalWriter:
             self._write_in_time(key, body, replaces)
 
     def _write_in_time(self, key: str, body: bytes, replaces: str | None) -> None:
-        may_be_applied = False
+        may_be_applied, answer = False, ""
         for pause in _pauses():
             try:
                 self.put_once(key, body, replaces)
                 return
-            except StoreUnreachable as undecided:
-                may_be_applied = may_be_applied or undecided.was_sent
+            except UloraError as error:
+                # After one unclear answer no later one is clear: only the key itself can tell.
+                may_be_applied = may_be_applied or _may_be_applied(error)
                 if not may_be_applied:
                     raise
-            except StoreDenied:
-                # An earlier try may have been applied all the same: only the key itself can tell.
-                if not may_be_applied:
-                    raise
-            except ObjectNotFound:  # some servers answer 404 for a condition on an object that is not there
-                may_be_applied = True
+                answer = first_line(error) if time_left() or not answer else answer
             found = self._read_back(key)
             if found is not None and found.body == body:
                 return
@@ -91,7 +95,7 @@ class ConditionalWriter:
                 raise KeyExists(key)
             if not time_left():
                 raise OutcomeUnknown(
-                    f"a write of {key} was sent, but the store did not say whether it was applied",
+                    f"a write of {key} was sent, but the store did not say whether it was applied; at last: {answer}",
                     hint="look with `ulora status` and run the same command again: it is safe",
                 )
             time.sleep(min(pause, time_left()))
@@ -100,8 +104,15 @@ class ConditionalWriter:
         """What is at a key after an undecided write; None when nothing is, or the store can't say right now."""
         try:
             return self._reader.get_once(key, self._client.deadlines.attempt)
-        except (ObjectNotFound, StoreUnreachable):
+        except BadManifest:  # it is too large to be ours
+            raise
+        except UloraError:
             return None
+
+
+def _may_be_applied(error: UloraError) -> bool:
+    """Whether a write may be applied after its first answer; some servers answer 404 for a condition on nothing."""
+    return isinstance(error, ObjectNotFound) or (isinstance(error, StoreUnreachable) and error.was_sent)
 
 
 def _pauses() -> Iterator[float]:

@@ -78,10 +78,11 @@ class ObjectReader:
         return ObjectInfo.of_head(key, reply)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key starts with `prefix`."""
+        """All objects whose key starts with `prefix`, but for those that stand for a folder: consoles make them."""
         for page in self._pages(prefix):
             for entry in page.get("Contents", []):
-                yield ObjectInfo.of_listing(self._key(entry), entry)
+                if not str(entry["Key"]).endswith("/"):
+                    yield ObjectInfo.of_listing(self._key(entry), entry)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names of the folders directly below a prefix."""
@@ -90,7 +91,7 @@ class ObjectReader:
                 yield entry["Prefix"].removeprefix(self._client.prefix + prefix).rstrip("/")
 
     def first(self, prefix: str) -> str | None:
-        """The first key that starts with `prefix`."""
+        """The first key that starts with `prefix`, but for that of an object that stands for the folder itself."""
         entries = self._first_page(prefix, prefix).get("Contents", [])
         return self._key(entries[0]) if entries else None
 
@@ -155,6 +156,8 @@ class ObjectReader:
     def _first_page(self, prefix: str, what: str) -> Any:
         s3 = self._client.reads
         place = {"Bucket": self._client.bucket, "Prefix": self._client.prefix + prefix}
+        if prefix.endswith("/"):
+            place["StartAfter"] = place["Prefix"]
         return self._client.call(what, lambda: s3.list_objects_v2(**place, MaxKeys=1))
 
     def _key(self, entry: Any) -> str:

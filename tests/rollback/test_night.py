@@ -14,7 +14,7 @@ from registry.api import Registry
 from registry.channels.channel import Channel, PromoteOptions, RollbackOptions
 from registry.channels.record import Author
 from registry.errors import ChannelMoved
-from registry.store import client
+from registry.store import client, layout
 from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
 from tests.servers.proxy import Exchange, Fault, Proxy, Reply, drip_body, drip_headers
@@ -77,7 +77,7 @@ def stale(proxy: Proxy, registry: Registry) -> Fault:
         exchange.send(kept[0])
 
     log = Channel(ObjectStore(registry.settings.store, endpoint_url=proxy.url), registry.model, "production")
-    proxy.next(answer, method="GET", containing="max-keys=1", times=1000)
+    proxy.next(answer, method="GET", containing="channels%2Fproduction%2F", times=1000)
     log.head()
     return answer
 
@@ -100,6 +100,31 @@ def test_a_promotion_on_a_stale_listing_says_so(registry: Registry, proxy: Proxy
     far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
     with pytest.raises(ChannelMoved, match="listing is out of date"):
         far.promote("v3.0.0", "production", PromoteOptions(force=True), reason="so")
+
+
+@pytest.mark.parametrize("options", [RollbackOptions(leave="v3.0.0"), RollbackOptions(to="v1.0.0")])
+def test_a_stale_listing_never_says_it_is_done(registry: Registry, proxy: Proxy, options: RollbackOptions) -> None:
+    registry.rollback()
+    stale(proxy, registry)
+    registry.promote("v3.0.0", "production", PromoteOptions(force=True), reason="so")
+    behind = Channel(ObjectStore(registry.settings.store, endpoint_url=proxy.url), registry.model, "production")
+    assert behind.rollback(ME, options).changed
+    assert serves(registry) == "v1.0.0"
+
+
+def test_a_stale_listing_never_says_it_is_promoted(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    stale(proxy, registry)
+    registry.rollback()
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    assert far.promote("v2.0.0", "production", PromoteOptions(force=True), reason="so").changed
+    assert serves(registry) == "v2.0.0"
+
+
+def test_an_object_that_stands_for_a_folder_is_left_out(registry: Registry) -> None:
+    registry.store.overwrite(layout.channel(registry.model, "production"), b"")
+    assert registry.rollback().version == "v1.0.0"
+    assert [record.generation for record in registry.history()] == [3, 2, 1]
+    assert serves(registry) == "v1.0.0"
 
 
 def test_broken_settings_of_aws_are_one_line(

@@ -33,6 +33,7 @@ from registry.versions.pointer import Pointer
 from tests.servers.proxy import (
     Proxy,
     Reply,
+    answering,
     cut_body,
     drip_body,
     drip_headers,
@@ -455,6 +456,54 @@ def test_of_two_at_once_one_writes(
     assert "the\ufffd[2J other" in late.out + late.err, "what others wrote moves no cursor"
     assert now(registry)[0] == to
     assert len(registry.history()) == 4
+
+
+def test_a_version_that_went_live_during_the_question(
+    registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Person(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, *_: Any) -> str:
+            registry.rollback(options=RollbackOptions(to="v2.0.0"))
+            registry.promote("v3.0.0", "production", PromoteOptions(force=True), reason="so")
+            return "y"
+
+    monkeypatch.setattr(sys, "stdin", Person())
+    late = run(script, "--json")
+    assert (late.code, "ChannelMoved" in late.err) == (4, True)
+    assert now(registry)[0] == "v3.0.0"
+
+
+def test_a_stale_listing_never_tells_the_script_it_is_done(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.rollback()
+    kept: list[Any] = []
+
+    def listing_of_now(exchange: Any) -> None:
+        kept.append(kept[0] if kept else exchange.forward())
+        exchange.send(kept[0])
+
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(listing_of_now, method="GET", containing="channels%2Fproduction%2F", times=1000)
+    assert run(script, "--yes", "--json").document["action"] == "none"
+    registry.promote("v3.0.0", "production", PromoteOptions(force=True), reason="so")
+    assert run(script, "--yes", "--json").document["changed"]
+    assert now(registry)[0] == "v2.0.0"
+
+
+def test_after_an_unclear_answer_no_error_is_clear(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    newest = "/channels/production/0999999999996.json"
+    proxy.next(swallow_reply, method="PUT", containing=newest)
+    for method in ("GET", "PUT"):
+        proxy.next(answering(400, "InvalidRequest"), method=method, containing=newest)
+    assert run(script, "--yes", "--json").document["changed"]
+    assert now(registry)[0] == "v2.0.0"
 
 
 def test_a_store_that_is_away_or_refuses_us(

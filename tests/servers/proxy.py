@@ -131,6 +131,12 @@ def unavailable(exchange: Exchange) -> None:
     exchange.send(Reply(503, [], b""))
 
 
+def answering(status: int, code: str = "") -> Fault:
+    """The request never reaches the server; the client gets an error with this status and code of S3."""
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    return lambda exchange: exchange.send(Reply(status, [("Content-Type", "application/xml")], body))
+
+
 def fail_after_applying(exchange: Exchange) -> None:
     """The server applies the request; the client gets 500."""
     exchange.forward()

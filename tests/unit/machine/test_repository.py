@@ -129,6 +129,12 @@ def test_a_repository_that_never_ends_is_given_up(folder: Path, monkeypatch: pyt
         assert found is None
 
 
+def test_links_in_a_circle_are_no_repository(folder: Path) -> None:
+    (folder / ".git/loop").symlink_to("loop")
+    (folder / ".git/commondir").write_text("loop\n")
+    assert provenance.collect(folder)["git_commit"] is None
+
+
 def test_no_program_beside_the_files_is_taken_for_git(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(folder, {"git*": f"#!/bin/sh\ntouch {folder}/ran\n"})
     monkeypatch.setenv("PATH", os.pathsep.join([".", "", os.environ["PATH"]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -28,3 +29,21 @@ def test_python_imports_nothing_from_where_it_runs(tmp_path: Path) -> None:
         out, _ = process.communicate()
     assert process.returncode == 0
     assert str(tmp_path) not in out
+
+
+def test_nothing_is_searched_for_where_a_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, bin_folder = tmp_path / "source", tmp_path / "bin"
+    folder.mkdir()
+    bin_folder.mkdir()
+    (bin_folder / "git").write_text('#!/bin/sh\necho "$PATH $LD_LIBRARY_PATH $PYTHONPATH"; pwd\n')
+    (bin_folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f".::{bin_folder}:x:{os.defpath}")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/local/lib::lib:")
+    monkeypatch.setenv("PYTHONPATH", ":here")
+    said = programs.ask_git(["var", "GIT_COMMITTER_IDENT"], cwd=folder, seconds=60, env={}).out.decode()
+    assert said == f"{bin_folder}:{os.defpath} /usr/local/lib \n/\n"
+    programs.drop_relative_search_paths()
+    assert os.environ["PATH"] == f"{bin_folder}:{os.defpath}"
+    monkeypatch.setenv("PATH", ".")
+    programs.drop_relative_search_paths()
+    assert os.environ["PATH"] == os.defpath, "an empty one would stand for the current folder"

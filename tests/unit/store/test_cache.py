@@ -174,6 +174,11 @@ def test_a_pipe_in_place_of_a_blob_holds_nobody_up(blobs: Blobs, shared: Path, f
     assert blobs.fetch([file])[file.sha256].read_bytes() == DATA
 
 
+def test_a_folder_in_place_of_a_blob_holds_nobody_up(blobs: Blobs, shared: Path, file: BlobEntry) -> None:
+    place(shared, file).mkdir()
+    assert blobs.fetch([file])[file.sha256].read_bytes() == DATA
+
+
 def test_parts_of_dead_writers_are_removed(blobs: Blobs, shared: Path, file: BlobEntry) -> None:
     folder = place(shared, file).parent
     old, young = folder / "a.part", folder / "b.part"

@@ -82,6 +82,28 @@ def test_a_lost_race_is_lost_also_when_its_reply_is(
     assert seen(store) == b"theirs"
 
 
+LATER = [(400, "InvalidRequest"), (404, "NoSuchBucket"), (403, "ExpiredToken"), (301, "PermanentRedirect")]
+
+
+@pytest.mark.parametrize(("status", "code"), LATER)
+def test_after_an_unclear_answer_no_error_is_clear(distant: ObjectStore, proxy: Proxy, status: int, code: str) -> None:
+    later = faults.answering(status, code)
+    proxy.next(faults.swallow_reply, method="PUT", containing=KEY)
+    proxy.next(later, method="GET", containing=KEY)
+    proxy.next(later, method="PUT", containing=KEY)
+    distant.create(KEY, b"mine")
+    assert seen(distant) == b"mine"
+
+
+def test_a_write_that_can_t_be_read_back_is_unknown(store_url: str, proxy: Proxy) -> None:
+    distant = ObjectStore(store_url, endpoint_url=proxy.url, deadlines=Deadlines(attempt=0.5, write=1))
+    proxy.next(faults.swallow_reply, method="PUT", containing=KEY)
+    for method in ("GET", "PUT"):
+        proxy.next(faults.answering(403, "AccessDenied"), method=method, containing=KEY, times=1000)
+    with pytest.raises(OutcomeUnknown, match=r"did not say whether it was applied; at last: .*AccessDenied"):
+        distant.create(KEY, b"mine")
+
+
 def test_a_write_that_lands_late_is_won_once(distant: ObjectStore, proxy: Proxy) -> None:
     # The connection breaks, the re-read finds nothing, the same bytes are sent again; then the first one lands too.
     late = Hold()

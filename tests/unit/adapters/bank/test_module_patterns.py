@@ -141,6 +141,16 @@ def test_a_pattern_that_takes_for_ever_is_refused(probe: str, monkeypatch: pytes
     assert "a list in target_modules" in caught.value.hint
 
 
+def test_very_many_names_are_compared_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns = patterns_of({"target_modules": ["q_proj"], "rank_pattern": dict.fromkeys(PLAIN, 3)})
+    monkeypatch.setattr(module_patterns, "MAX_COMPARISONS", len(PLAIN) * len(NAMES) - 1)
+    monkeypatch.setattr(module_patterns, "MATCH_SECONDS", 0.0)
+    with pytest.raises(BadWeights, match="within 0 s"):
+        match_modules(patterns, NAMES, "a file")
+    monkeypatch.undo()
+    assert match_modules(patterns, NAMES, "a file") == match(patterns, NAMES)
+
+
 @pytest.mark.parametrize("text", ["((", "a{1,99999999999}", "(" * 900 + ")" * 900, "(?P<a>x)(?P<a>y)", "\ud800("])
 def test_what_is_no_regular_expression_is_refused(text: str) -> None:
     with pytest.raises(BadWeights, match=r"a/file: rank_pattern .* is not a regular expression"):
