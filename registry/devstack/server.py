@@ -35,7 +35,7 @@ from registry.errors import BadSetting, MissingDependency, NotNow, UloraError, d
 from registry.machine.programs import DEVNULL, PIPE, Process, StillRuns, start
 
 INSTANCE_HEADER = "X-Ulora-Instance"
-_START_SECONDS = 300.0
+_START_SECONDS = 600.0
 _START_TRIES = 5
 _STOP_SECONDS = 10.0
 _TAKEN_SECONDS = 1.0

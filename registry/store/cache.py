@@ -263,9 +263,9 @@ def _get_privately(file: Described, download: Download, watch: FetchWatch) -> Pa
     Raises:
         OSError: there is none, or it can't be written.
     """
-    if not _private_folder(os.getpid()).is_dir():
-        _private_folder.cache_clear()  # somebody has tidied up the temporary files
     private = _private_folder(os.getpid())
+    with suppress(FileExistsError):  # somebody may have tidied up the temporary files
+        private.mkdir(mode=0o700)
     folder = os.open(private, _FOLDER)
     try:
         if not _is_whole(folder, file, watch):

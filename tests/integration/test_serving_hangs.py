@@ -69,6 +69,7 @@ def test_sigterm_ends_a_replica_whose_answer_holds_the_lock(shop: Shop, tmp_path
         assert "did not end within 1 s: it is killed" in process.stderr.read()
 
 
+@pytest.mark.acceptance
 def test_a_hanging_load_and_answer_hold_nothing_else_up(shop: Shop, tmp_path: Path) -> None:
     release(shop, GOOD)
     environment = {"ULORA_MODEL": shop.model}

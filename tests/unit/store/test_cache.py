@@ -191,10 +191,19 @@ def test_parts_of_dead_writers_are_removed(blobs: Blobs, shared: Path, file: Blo
     assert young.exists()
 
 
+def test_a_private_folder_that_is_gone_is_made_again(blobs: Blobs, shared: Path, file: BlobEntry) -> None:
+    with no_right_to_write(shared):
+        private = blobs.fetch([file])[file.sha256]
+        assert shared not in private.parents
+        private.unlink()
+        private.parent.rmdir()
+        assert blobs.fetch([file])[file.sha256].read_bytes() == DATA
+
+
 def test_without_any_folder_to_write_the_cache_is_named(
     blobs: Blobs, shared: Path, file: BlobEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "_private_folder", lambda process: tmp_path / "nowhere")
+    monkeypatch.setattr(cache, "_private_folder", lambda process: tmp_path / "no" / "where")
     with no_right_to_write(shared), pytest.raises(BadSetting, match=f"{shared}/blobs.*can't be written") as caught:
         blobs.fetch([file])
     assert "ULORA_CACHE" in caught.value.hint

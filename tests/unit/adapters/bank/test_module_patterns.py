@@ -180,6 +180,7 @@ def outcomes() -> dict[tuple[str, str], tuple[str, str, bool]]:
     return {(door, probe): (*rest,) for door, probe, *rest in json.loads(done.stdout)}
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("probe", AT_EVERY_DOOR)
 @pytest.mark.parametrize("door", DOORS)
 def test_no_door_lets_a_pattern_freeze_the_process(
