@@ -233,3 +233,12 @@ def test_patterns_that_match_nothing_are_refused(tmp_path: Path) -> None:
     read = bundles.read_bundle(tmp_path)
     with pytest.raises(BadWeights, match="match no module of dinov3-tiny"):
         literal_documents(read.paths, read.backbone)
+
+
+def test_text_that_is_no_unicode_is_refused_by_name(tmp_path: Path) -> None:
+    write_bundle(tmp_path, targets=("low",))
+    odd = {"target_modules": ".*q_proj", "base_model_name_or_path": "\ud800"}
+    change(tmp_path / "adapters/low/adapter_config.json", odd)
+    read = bundles.read_bundle(tmp_path)
+    with pytest.raises(BadWeights, match="can't be written as JSON"):
+        literal_documents(read.paths, read.backbone)
