@@ -126,7 +126,11 @@ def within(
             _CALLS.release()
 
     thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except BaseException:
+        _CALLS.release()
+        raise
     _wait(thread, seconds, moved)
     if failures:
         raise failures[0]

@@ -111,6 +111,10 @@ class Failure(Exception):
         self.hint = hint
 
 
+class Taken(Exception):
+    """A key exists already, with other bytes."""
+
+
 class OutcomeUnclear(Failure):
     """The server gave no clear answer: the write may or may not have been applied."""
 
@@ -207,7 +211,7 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
         check(store, options, head)
     try:
         store.create(record_key(record["generation"]), encode(record))
-    except KeyError:
+    except Taken:
         return already_moved(store.newest_from(record["generation"])[0])
     if not is_protected(head):
         check_still_complete(store)
@@ -634,13 +638,13 @@ class Store:
         return True
 
     def create(self, key: str, body: bytes) -> None:
-        """Create an object; KeyError if it exists with other bytes.
+        """Create an object; Taken if it exists with other bytes.
 
         A reply can be lost after the server applied the write. So after an unclear answer the key is read: with these
         bytes, the write succeeded; with others, another writer was first; without an object, it is sent again.
         """
         give_up = min(time.monotonic() + DEADLINE, self.ends)
-        pause, maybe_applied = 0.05, False
+        pause, maybe_applied, answer = 0.05, False, ""
         request = {
             **self.at(key), "Body": body, "IfNoneMatch": "*", "ContentType": "application/json",
             "ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode(), **STORE["encryption"],
@@ -655,12 +659,12 @@ class Store:
                 maybe_applied = maybe_applied or (isinstance(failure, OutcomeUnclear) and failure.was_sent)
                 if not maybe_applied:
                     raise
-                answer = str(failure)
+                answer = str(failure) if time.monotonic() < give_up or not answer else answer
             found = self.read_back(key, give_up - time.monotonic())
             if found == body:
                 return
             if found is not None:
-                raise KeyError(key)
+                raise Taken(key)
             if time.monotonic() > give_up:
                 raise Failure(
                     "OutcomeUnknown",
@@ -686,7 +690,9 @@ class Store:
             reply = client.get_object(**self.at(key))
             with closing(reply["Body"]) as body:
                 size = reply.get("ContentLength")
-                if size is None or size > MAX_RECORD:
+                if size is None:
+                    raise OutcomeUnclear(f"what {self.place} answered for {key} does not say its length")
+                if size > MAX_RECORD:
                     raise Failure("BadManifest", f"{key} is {size} bytes, more than {MAX_RECORD}")
                 return bytes(body.read())
 

@@ -152,6 +152,15 @@ class Channel:
         self._exists = max(self._exists, head.generation + (not is_newest))
         return is_newest
 
+    def check_newest(self, head: Record) -> None:
+        """Check that no record follows, whatever the listing showed. One round trip.
+
+        Raises:
+            ChannelMoved: one does.
+        """
+        if not self.is_newest(head):
+            raise self._moved(head.generation + 1)
+
     def next(self, generation: int) -> Record | None:
         """The record after a generation, None if there is none yet. One round trip."""
         try:
@@ -226,7 +235,7 @@ class Channel:
             NotFound: `options.expected` is not in the log.
         """
         head, age = self.head_and_age()
-        if head and self.resolve(options, head).is_reached(head) and not self.is_newest(head):
+        if head and self._may_be_old(head, options) and not self.is_newest(head):
             head, age = self.head_and_age()
         options = self.resolve(options, head)
         if head and options.is_reached(head):
@@ -298,6 +307,10 @@ class Channel:
     def _read_all(self, keys: Iterator[str]) -> Iterator[Record]:
         while batch := list(islice(keys, _BATCH)):
             yield from in_parallel(lambda key: self.read(_generation(key)), batch)
+
+    def _may_be_old(self, head: Record, options: RollbackOptions) -> bool:
+        """Whether what would be said of a record is wrong if a later one exists: that it is done, or not there yet."""
+        return (options.expected or 0) > head.generation or self.resolve(options, head).is_reached(head)
 
     def resolve(self, options: RollbackOptions, head: Record | None) -> RollbackOptions:
         """Replace `expected` by the version to leave.

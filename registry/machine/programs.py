@@ -101,7 +101,7 @@ def ask_git(words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str
     settings = [word for setting in _GIT_SETTINGS for word in ("-c", setting)]
     try:
         process = subprocess.Popen(
-            ["git", "-C", str(cwd), "--no-pager", *settings, *words],  # git itself starts elsewhere
+            ["git", "-C", str(cwd.absolute()), "--no-pager", *settings, *words],  # git itself starts elsewhere
             stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd="/", env={**_clean_environment(), **_GIT, **env},
         )  # fmt: skip
     except FileNotFoundError as error:

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError
+from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied
 from registry.formats.document import Document
 from registry.parallel import in_parallel
 from registry.store import layout
@@ -188,10 +188,10 @@ class Heartbeats:
                 self.note, denied = "", 0
             except StoreDenied as error:
                 self.note, denied = f"no heartbeats: {error}"[:500], denied + 1
-            except (UloraError, ValueError) as error:
+            except Exception as error:  # of any kind: without heartbeats, garbage collection forgets this replica
                 self.note = f"the last heartbeat was not written: {error}"[:500]
             self._pause(denied)
-        with suppress(UloraError):
+        with suppress(Exception):
             self._store.delete(self._key)
 
     def _pause(self, denied: int) -> None:

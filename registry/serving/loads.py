@@ -35,19 +35,29 @@ class Load:
         self.loaded: Loaded | None = None
         self.error: BaseException | None = None
         self.settled = threading.Event()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def start(self, load: LoadPointer) -> None:
         """Start it."""
         name = f"ulora-load-{self.pointer.version}"
-        self._thread = threading.Thread(target=self._run, args=(load,), name=name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(load,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are too many threads: tried again later, as any load that failed
+            self.error, self.has_ended = error, True
+            self._changed()
+        else:
+            self._thread = thread
 
     def give_up(self, reason: str) -> None:
         """Wait for it no longer. Its late result is dropped: nobody watched how it came about."""
-        self.given_up = True
+        with self._lock:
+            self.given_up = True
+            self.error = LoadFailed(
+                reason, hint="its thread is left behind: restart this replica if that happens again"
+            )
         self.steps.abandon()
-        self.error = LoadFailed(reason, hint="its thread is left behind: restart this replica if that happens again")
         self.settled.set()
 
     def join(self, timeout: float) -> None:
@@ -65,8 +75,9 @@ class Load:
             loaded = load(self.pointer, self.steps)
         except BaseException as caught:  # of any kind: the version in memory serves on
             error = caught
-        if not self.given_up:
-            self.loaded, self.error = loaded, error
+        with self._lock:
+            if not self.given_up:
+                self.loaded, self.error = loaded, error
         del loaded, error
         self.has_ended = True
         self._changed()

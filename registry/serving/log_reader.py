@@ -69,12 +69,11 @@ class LogReader:
 
     def _look_from_the_end(self, seen: Record) -> tuple[Record, bool]:
         head = self._channel.head()
-        if head is None or head.generation <= seen.generation:
-            if head is None or head.sha256 != seen.sha256:
-                raise BrokenChain(
-                    f"regressed: the log ends at generation {head.generation if head else 0} with another history than "
-                    f"the one seen up to generation {seen.generation}, which is still served"
-                )
+        if head is None or head.generation < seen.generation:
+            return self._look_by_name(seen, head)
+        if head.generation == seen.generation:
+            if head.sha256 != seen.sha256:
+                raise _regressed(seen, head)
             return seen, True
         last = min(head.generation, seen.generation + _BATCH)
         try:
@@ -83,6 +82,17 @@ class LogReader:
         except ObjectNotFound as error:
             raise BrokenChain(f"broken chain: {error}; generation {seen.generation} is still served") from error
         return self._follow(seen, [*between, newest]), last == head.generation
+
+    def _look_by_name(self, seen: Record, head: Record | None) -> tuple[Record, bool]:
+        """Where the listing ends before `seen`: it may be out of date, or the log was replaced by an older one."""
+        try:
+            found = self._channel.read(seen.generation)
+        except ObjectNotFound as error:
+            raise _regressed(seen, head) from error
+        if found.sha256 != seen.sha256:
+            raise _regressed(seen, head)
+        following = self._channel.next(seen.generation)
+        return (self._follow(seen, [following]), False) if following else (seen, True)
 
     def _follow(self, seen: Record, records: list[Record]) -> Record:
         """The last of some records, each of which must continue the one before."""
@@ -99,15 +109,22 @@ class LogReader:
             raise StoreUnreachable(f"{self._hanging} earlier reads of the log still hang")
 
         def run() -> Result:
+            with self._counting:
+                self._hanging += 1
             try:
                 return act()
             finally:
                 with self._counting:
                     self._hanging -= 1
 
-        with self._counting:
-            self._hanging += 1
         try:
             return within(seconds, run, "ulora-log-reader")
         except TimeoutError as error:
             raise StoreUnreachable(f"the store did not answer within {seconds:g} s") from error
+
+
+def _regressed(seen: Record, head: Record | None) -> BrokenChain:
+    return BrokenChain(
+        f"regressed: the log ends at generation {head.generation if head else 0} with another history than the one "
+        f"seen up to generation {seen.generation}, which is still served"
+    )

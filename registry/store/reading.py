@@ -11,7 +11,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError
 from urllib3.exceptions import HTTPError as TransportError
 
-from registry.errors import BadManifest, CorruptBlob, ObjectNotFound
+from registry.errors import BadManifest, CorruptBlob, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
 from registry.parallel import within
 from registry.progress import Progress
@@ -103,9 +103,13 @@ class ObjectReader:
         reply = s3.get_object(**self._client.at(key))
         with closing(reply["Body"]) as body:
             size = reply.get("ContentLength")
-            if size is None or size > limit:
-                found = "of unknown length" if size is None else f"{size} bytes"
-                raise BadManifest(f"{key} is {found}, more than the {limit} bytes that are allowed")
+            if size is None:
+                raise StoreUnreachable(
+                    f"what the store answered for {key} is not an answer of S3: it does not say its length",
+                    hint="is there a proxy or a login page in front of it?",
+                )
+            if size > limit:
+                raise BadManifest(f"{key} is {size} bytes, more than the {limit} bytes that are allowed")
             return StoredObject.of_get(reply, body.read())
 
     @contextmanager

@@ -23,7 +23,6 @@ from registry.store import layout
 from registry.usecases.checks import check_servable
 from registry.usecases.mirror import MIRROR_SECONDS, mirror
 from registry.usecases.scripts import script_of
-from registry.versions.bindings import Binding
 from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
 
@@ -52,9 +51,8 @@ def promote(
     _check_expected(channel, head, options.expected)
     binding = wiring.bindings.get(name)
     check_never_rebound(binding, _heads(wiring, channel, head))
-    if head and _is_stable(head, binding) and not log.is_newest(head):
-        head = log.head()  # the listing was out of date
-    if head and _is_stable(head, binding):
+    if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
+        log.check_newest(head)
         return Change.unneeded(head, f"{version} is stable in {channel} already")
     check_remembered(wiring.forgotten, version)
     check_servable(wiring, wiring.bindings.manifest(binding.pointer))
@@ -112,10 +110,6 @@ def _stable_candidate(wiring: Wiring, candidate: Candidate, head: Record | None)
     except IntegrityError:
         name = VersionName.parse(head.stable.version)
         return Candidate(wiring.model, name, content_sha256="", targets=candidate.targets)
-
-
-def _is_stable(head: Record, binding: Binding) -> bool:
-    return head.stable is not None and head.stable.manifest_sha256 == binding.manifest_sha256
 
 
 def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:

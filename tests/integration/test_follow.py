@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from registry.channels.channel import Channel
 from registry.channels.record import ChannelPosition, Record, promoted
 from registry.devstack.s3_server import S3Server
 from registry.errors import (
@@ -30,7 +31,7 @@ from registry.serving.log_reader import LogReader
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.versions.manifest import Manifest
-from tests.servers.proxy import Proxy, Stall, unavailable
+from tests.servers.proxy import Exchange, Proxy, Reply, Stall, unavailable
 from tests.support.echo_releases import TESTER, Echo, Shop, find_echo, load_echo, wait_until
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
@@ -433,3 +434,23 @@ def test_without_the_store_it_serves_on_and_says_so(
             assert (live.health().state, live.health().error) == ("serving", "")
     finally:
         server.kill()
+
+
+def test_a_listing_that_lags_is_no_log_that_went_back(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+    shop.promote("v1.0.0")
+    listings: list[Reply] = []
+
+    def list_the_past(exchange: Exchange) -> None:
+        listings.append(listings[0] if listings else exchange.forward())
+        exchange.send(listings[0])
+
+    proxy.next(list_the_past, method="GET", containing="list-type=2", times=1000)
+    log = LogReader(Channel(ObjectStore(store_url, endpoint_url=proxy.url), shop.model, "production"))
+    seen = []
+    for name in ("v1.1.0", "v1.0.0", "v1.1.0"):
+        shop.promote(name)
+        seen += [record.generation for _ in range(31) if (record := log.read(150))]
+    assert seen == [2] * 31 + [3] * 31 + [4] * 31
+    assert len(listings) > 3

@@ -10,7 +10,7 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
-from registry.errors import BadManifest, CorruptBlob, Overwritten
+from registry.errors import BadManifest, CorruptBlob, Overwritten, StoreUnreachable
 from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
@@ -29,7 +29,7 @@ ENOUGH = 32 * 1024 * 1024
 def test_an_endless_answer_is_not_read(tmp_path: Path) -> None:
     with EndlessServer() as server:
         store = ObjectStore("s3://bucket/prefix", endpoint_url=server.url)
-        with pytest.raises(BadManifest, match="of unknown length"):
+        with pytest.raises(StoreUnreachable, match="does not say its length"):
             store.get("models/x/versions/v1.0.0.json", 1000)
         file = FileEntry(path="a", size=10, sha256="a" * 64)
         with pytest.raises(CorruptBlob, match="not 10"):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from registry.parallel import NotStarted, in_parallel, time_left, time_limit, within
+from registry.parallel import MAX_CALLS, NotStarted, in_parallel, time_left, time_limit, within
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -73,3 +73,15 @@ def test_ctrl_c_ends_what_hangs_in_other_threads() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(300) == 0
         assert process.stdout.read().splitlines()[-1] == "interrupted"
+
+
+def test_a_call_that_can_t_start_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_many(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", too_many)
+        for _ in range(MAX_CALLS + 1):
+            with pytest.raises(RuntimeError, match="can't start"):
+                within(0.1, lambda: None)
+    assert within(60, lambda: "done") == "done"

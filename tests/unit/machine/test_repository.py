@@ -142,3 +142,12 @@ def test_no_program_beside_the_files_is_taken_for_git(folder: Path, monkeypatch:
     assert state(folder)[0]
     repository.committer(folder)
     assert not (folder / "ran").exists()
+
+
+def test_a_relative_folder_has_the_name_of_its_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GIT_COMMITTER_NAME", raising=False)
+    git(folder, "config", "user.name", "Only Here")
+    monkeypatch.chdir(folder)
+    found = repository.committer(Path())
+    assert found
+    assert found["GIT_COMMITTER_NAME"] == "Only Here"
