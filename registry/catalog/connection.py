@@ -65,7 +65,7 @@ class Limits:
 
 PATIENT = Limits(timeout=20, retries=2, turn=60)
 PING = Limits(timeout=3, retries=0, turn=60, total=5)
-HASTY = Limits(timeout=2, retries=0, turn=5, total=5)
+HASTY = Limits(timeout=2, retries=0, turn=5, total=4)
 """For work whose caller may stop waiting for it: it ends within seconds."""
 _SLOWEST = 256 * 1024
 """Bytes a second: a slower transfer of a version's files is given up. A guess: DSL lines upload as much."""

@@ -72,7 +72,7 @@ def test_a_silent_server_does_not_block_the_use_of_another(registry: Registry, b
     before = dict(os.environ)
     lost = open_registry(tmp_path / "lost", registry.settings.store, registry.model, tracking_uri=black_hole)
     (note,) = lost.mirror()
-    assert "does not answer: timed out" in note
+    assert "does not answer: timed out" in note or "not done after" in note  # by which limit was first
     assert dict(os.environ) == before
     # Without waiting: this would fail if the mirror's thread still had the lock.
     assert (
