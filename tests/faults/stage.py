@@ -197,9 +197,11 @@ class Stage:
         text = quote(f"name = '{place.model}'")
         versions = self._ask(f"model-versions/search?filter={text}").get("model_versions", [])
         names = {each["version"]: _tag(each, "ulora.version") for each in versions}
+        # The script that a promotion adds is optional, and `reconcile` adds those of production only.
+        logged = self._logged if place.scenario.shows else lambda source: ("", 0)
         return {
             "versions": sorted(
-                (names[each["version"]], each["current_stage"], *self._logged(each["source"])) for each in versions
+                (names[each["version"]], each["current_stage"], *logged(each["source"])) for each in versions
             ),
             "aliases": {each["alias"]: names.get(each["version"]) for each in found.get("aliases", [])},
         }
