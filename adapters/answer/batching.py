@@ -13,7 +13,7 @@ from adapters.answer.components import Components, LoadedComponent
 from adapters.answer.forward_pass import forward
 from adapters.answer.predictions import Outcome, Prediction
 from adapters.answer.stages import Answer
-from adapters.backbone.preprocess import ImageLike
+from adapters.backbone.images import ImageLike
 from registry.errors import BadImage, BadInput
 
 MAX_BATCH = 64

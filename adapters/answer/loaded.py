@@ -16,7 +16,7 @@ from adapters.answer.heads import Features
 from adapters.answer.predictions import Prediction
 from adapters.answer.stages import Answer, Stage
 from adapters.backbone.features import FeatureSpec
-from adapters.backbone.preprocess import ImageLike
+from adapters.backbone.images import ImageLike
 from registry.errors import BadInput
 from registry.versions.manifest import BackboneRef
 

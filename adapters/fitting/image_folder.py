@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-from adapters.backbone.preprocess import MAX_BYTES, read_image
+from adapters.backbone.images import MAX_BYTES, decoded
 from registry.errors import BadImage, BadInput
 from registry.formats import canonical
 from registry.names import check_target
@@ -261,9 +261,9 @@ def _read(path: Path) -> bytes | str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        read_image(data)
+        with decoded(data):
+            return data
     except BadImage as error:
         return str(error)
     except OSError as error:
         return f"it can't be read: {error.strerror}"
-    return data
