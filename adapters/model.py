@@ -56,7 +56,7 @@ class TableModel:
         images = [_image_bytes(value) for value in table["image"]]
         named = table["target"] if "target" in table.columns else [None] * len(images)
         targets = [value if isinstance(value, str) and value else None for value in named]
-        return pd.DataFrame([_row(prediction) for prediction in self._version.predict(images, targets)])
+        return pd.DataFrame([_row(prediction) for prediction in self._version.predict(images, target=targets)])
 
 
 def load_model(folder: str) -> TableModel:

@@ -30,7 +30,7 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
     images = test_images(model, data)
     answers: list[str] = []
     for batch in batches(images, progress):
-        predictions = model.predict([image.path for image in batch], [image.target for image in batch])
+        predictions = model.predict([image.path for image in batch], target=[image.target for image in batch])
         answers += [prediction.label or NO_ANSWER for prediction in predictions]
     pairs = [
         (image.target, f"{image.target}/{image.label}", f"{image.target}/{answer}")

@@ -181,10 +181,10 @@ class _DepthResult:
     @classmethod
     def of(cls, version: LoadedVersion, images: Sequence[LabelledImage], far: Sequence[Path]) -> _DepthResult:
         """Answer all images with their targets given; far images get the targets in turn."""
-        answers = version.predict([image.path for image in images], [image.target for image in images])
+        answers = version.predict([image.path for image in images], target=[image.target for image in images])
         right = [answer.label == image.label for answer, image in zip(answers, images, strict=True)]
         targets = list(itertools.islice(itertools.cycle(version.targets), len(far)))
-        others = version.predict(list(far), targets)
+        others = version.predict(list(far), target=targets)
         inside, outside = ([one.ood_score for one in some if one.ood_score is not None] for some in (answers, others))
         has_all = len(inside) == len(answers) and len(outside) == len(others)
         area = auroc(inside, outside) if far and has_all else None
@@ -243,7 +243,7 @@ def _in_rounds(version: LoadedVersion, images: Sequence[LabelledImage], size: in
     def turn() -> None:
         for _ in range(0, PER_ROUND, size):
             batch = list(itertools.islice(parts, size))
-            version.predict([files[image.path] for image in batch], [image.target for image in batch])
+            version.predict([files[image.path] for image in batch], target=[image.target for image in batch])
 
     return turn
 

@@ -68,7 +68,7 @@ def speed(leaving: EarlyExitShares, size: str, folder: Path) -> Speed:
     full = load_bundle(files, backbone_folders=[backbone.folder])
     images = noise(IMAGES, backbone.side)
     dynamic = _with_exits(full, images, leaving)
-    blocks = [dynamic.predict([image], [TARGET])[0].blocks_used for image in images]
+    blocks = [dynamic.predict([image], target=TARGET)[0].blocks_used for image in images]
     ways = {"full": _one_by_one(full, images), "dynamic": _one_by_one(dynamic, images)}
     return Speed(take_turns(ways, len(images), warm_up=0), sum(blocks) / len(blocks))
 
@@ -114,4 +114,4 @@ def thresholds_for(sure: Mapping[int, torch.Tensor], counts: Mapping[int, int]) 
 def _one_by_one(version: LoadedVersion, images: Sequence[np.ndarray]) -> Callable[[], object]:
     """A turn answers the next image."""
     following = itertools.cycle(images)
-    return lambda: version.predict([next(following)], [TARGET])
+    return lambda: version.predict([next(following)], target=TARGET)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from registry.formats.html import HtmlTable
+
 if TYPE_CHECKING:
     from registry.channels.channel import Rollback
     from registry.channels.record import Record
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Created:
+class Created(HtmlTable):
     """A version that was created, or that existed already with the same content.
 
     Attributes:
@@ -58,7 +60,7 @@ class Created:
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(HtmlTable):
     """One line of a list of versions. `size` is in bytes; `problem` says why a version can't be read."""
 
     version: str
@@ -80,7 +82,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(HtmlTable):
     """What a promotion or rollback did to a channel.
 
     Attributes:
@@ -224,7 +226,7 @@ class ProbeStatus:
 
 
 @dataclass(frozen=True)
-class Status:
+class Status(HtmlTable):
     """What every channel of a model serves. `probed` is None where this machine has never tested the store."""
 
     model: str
@@ -244,7 +246,7 @@ class BadFile:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(HtmlTable):
     """What `verify` found of one version.
 
     Attributes:
@@ -309,7 +311,7 @@ class GarbageCheck:
 
 
 @dataclass(frozen=True)
-class VerificationReport:
+class VerificationReport(HtmlTable):
     """What `verify_all` found.
 
     Attributes:
@@ -342,7 +344,7 @@ class VerificationReport:
 
 
 @dataclass(frozen=True)
-class Signed:
+class Signed(HtmlTable):
     """A signature on a version's manifest.
 
     Attributes:
@@ -360,7 +362,7 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class Reconciled:
+class Reconciled(HtmlTable):
     """What `reconcile` did to MLflow, or would do.
 
     Attributes:

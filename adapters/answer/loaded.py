@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any, overload
 
 import numpy as np
 import torch
 
 from adapters.answer import selftest
+from adapters.answer.arguments import Images, Targets, as_list, one_target, targets_of
 from adapters.answer.batching import MAX_BATCH, most_likely, predict_together
 from adapters.answer.components import Components, LoadedComponent
 from adapters.answer.forward_pass import features_of, forward
@@ -81,17 +83,27 @@ class LoadedVersion:
     def __repr__(self) -> str:
         return f"LoadedVersion({self.version}, targets={list(self.targets)}, {self.runtime} on {self.device})"
 
-    def predict(self, images: Sequence[ImageLike], targets: Sequence[str | None] | None = None) -> list[Prediction]:
-        """Answer each image, in order. A corrupt image gets its own answer and does not affect others.
+    @overload
+    def predict(self, images: Images, *, target: Targets = None) -> list[Prediction]: ...
+    @overload
+    def predict(self, images: ImageLike, *, target: str | None = None) -> Prediction: ...
+    def predict(self, images: Any, *, target: Targets = None) -> Prediction | list[Prediction]:
+        """Answer one image, or each of several, in order. A corrupt image gets its own answer and does not affect
+        others.
 
         Args:
-            images: any mix of files' bytes, paths, PIL images and arrays.
-            targets: for each image its target, or None for the router to choose; None to route all.
+            images: a file's bytes or path, a PIL image or an array [H, W, 3] of uint8; or a list or tuple of them, or
+                an array [N, H, W, 3].
+            target: the target; None for the router to choose. Of several images it may be a list with one for each.
 
         Raises:
-            BadInput: when `targets` and `images` differ in length.
+            TypeError: when an image or a target is of another type, or one image has several targets.
+            BadInput: when the lists differ in length.
         """
-        return predict_together([self] * len(images), images, targets)
+        several = as_list(images)
+        if several is None:
+            return predict_together([self], [images], [one_target(target)])[0]
+        return predict_together([self] * len(several), several, targets_of(several, target))
 
     def route(self, images: Sequence[ImageLike]) -> list[tuple[str, float]]:
         """The router's choice for each image: target and probability, however small.

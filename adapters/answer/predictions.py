@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from registry.formats.html import HtmlTable
+
 Outcome: TypeAlias = Literal["answer", "review", "router_uncertain", "no_adapter", "corrupt_image"]
 """`answer`: take the label. `review`: the image is unlike those of its label, or the numbers are not finite; a person
 should look at it. `router_uncertain`: no target was likely enough. `no_adapter`: the version has none for the target.
@@ -12,7 +14,7 @@ should look at it. `router_uncertain`: no target was likely enough. `no_adapter`
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(HtmlTable):
     """The answer for one image.
 
     Attributes:

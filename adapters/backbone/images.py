@@ -46,7 +46,7 @@ _TURNS = {
 """What makes an image upright, by EXIF's orientation."""
 
 
-class Budget:
+class MemoryBudget:
     """Bytes that threads take for a time; who comes first is served first."""
 
     def __init__(self, size: int) -> None:
@@ -74,7 +74,7 @@ class Budget:
                 self._changed.notify_all()
 
 
-_DECODING = Budget(DECODING_BYTES)
+_DECODING = MemoryBudget(DECODING_BYTES)
 
 
 @contextmanager

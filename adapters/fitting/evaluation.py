@@ -39,7 +39,7 @@ def score(version: LoadedVersion, target: str, squares: np.ndarray, labels: Sequ
     """
     if not len(squares):
         return TargetScore(0, None, None, None, None)
-    predictions = version.predict(list(squares), [target] * len(squares))
+    predictions = version.predict(list(squares), target=target)
     right = [one.label == label for one, label in zip(predictions, labels, strict=True)]
     recalls = [fmean(ok for ok, label in zip(right, labels, strict=True) if label == each) for each in set(labels)]
     return TargetScore(

@@ -121,6 +121,6 @@ def _accuracy(version: LoadedVersion, images: Sequence[Labelled]) -> float:
     """The share of images whose label is right when their target is given."""
     if not images:
         return math.nan
-    answers = version.predict([image.path for image in images], [image.target for image in images])
+    answers = version.predict([image.path for image in images], target=[image.target for image in images])
     right = sum(answer.label == image.label for answer, image in zip(answers, images, strict=True))
     return right / len(images)

@@ -197,7 +197,7 @@ def _old_adapter(demo: DemoEnvironment) -> Import:
     _expect(done.code == 0, "a PEFT folder becomes a version", done)
     images = [question.image for question in demo.questions if question.target == target][:FIXED]
     ours, theirs = (
-        [answer.to_dict() for answer in demo.registry.load(version).predict(images, [target] * len(images))]
+        [answer.to_dict() for answer in demo.registry.load(version).predict(images, target=target)]
         for version in (FIRST, IMPORTED)
     )
     difference = max(

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from registry.errors import BadInput, BadManifest
 from registry.formats import canonical
+from registry.formats.html import HtmlTable
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in hex."""
 
 
-class DocumentPart(BaseModel):
+class DocumentPart(HtmlTable, BaseModel):
     """A part of a stored document."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)

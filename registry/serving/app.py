@@ -156,7 +156,7 @@ async def predict(request: Request) -> JSONResponse:
     live: Live = request.app.state.live
     given = await _read_input(request)
     threads: RequestThreads = request.app.state.threads
-    prediction = await threads.run(lambda: live.predict(given.image, given.key, given.target))
+    prediction = await threads.run(lambda: live.predict(given.image, target=given.target, key=given.key))
     if prediction.outcome == "corrupt_image":
         detail = str(prediction.to_dict().get("detail") or "these bytes are not an image")
         refused = {"error": BadImage.__name__, "message": detail, "hint": "send a complete image file"}

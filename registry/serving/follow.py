@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
@@ -23,9 +23,11 @@ from registry.machine import clock
 from registry.serving.fleet import Heartbeats
 from registry.serving.health import Health, HealthState
 from registry.serving.loaders import (
+    Images,
     Loaded,
     LoadOptions,
     Prediction,
+    Targets,
     load_version,
 )
 from registry.serving.log_reader import LogReader
@@ -184,28 +186,28 @@ class Live:
 
     # --- requests and state ------------------------------------------------------------------------------------------
 
-    def predict(self, image: Any, key: str | None = None, target: str | None = None) -> Prediction:
-        """Predict for one image, with exactly one version.
+    @overload
+    def predict(self, images: Images, *, target: Targets = None, key: str | None = None) -> Sequence[Prediction]: ...
+    @overload
+    def predict(self, images: Any, *, target: str | None = None, key: str | None = None) -> Prediction: ...
+    def predict(
+        self, images: Any, *, target: Targets = None, key: str | None = None
+    ) -> Prediction | Sequence[Prediction]:
+        """Predict for one image, or for each of a list of images, in order, all with exactly one version.
 
         Args:
-            image: an image file's bytes or path, or another input that the version's flavor takes.
+            images: an image file's bytes or path, or another input that the version's flavor takes; or a list or tuple
+                of them.
+            target: the crop (and part) if it is known; None lets the router choose. Of a list of images it may be a
+                list with one for each.
             key: identifies the user or device: during a trial the same version answers all requests with one key.
-            target: the crop (and part) if it is known; None lets the router choose.
 
         Raises:
+            TypeError: something has a type that is not taken here.
+            BadInput: the lists differ in length.
             ReplicaClosed: it is closed, not started, or belongs to another process.
         """
-        return self.predict_batch([image], [target], key)[0]
-
-    def predict_batch(
-        self, images: Sequence[Any], targets: Sequence[str | None] | None = None, key: str | None = None
-    ) -> Sequence[Prediction]:
-        """Predict for each image, in order, all with the same version.
-
-        Raises:
-            ReplicaClosed: it is closed, not started, or belongs to another process.
-        """
-        return self.serving.route(key).predict(images, targets)
+        return self.serving.route(key).predict(images, target=target)
 
     @property
     def serving(self) -> Serving:

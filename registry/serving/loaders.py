@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, overload
 
 from registry import plugins
 from registry.errors import LoadFailed, UloraError, first_line
@@ -23,14 +23,37 @@ from registry.versions.pointer import Pointer
 
 _NOT_SERVED = "project/"
 
+Images: TypeAlias = list[Any] | tuple[Any, ...]
+"""Several images."""
+Targets: TypeAlias = "str | Sequence[str | None] | None"
+"""The target of all images, or a list with the target of each; None where the version chooses."""
+
 
 class Prediction(Protocol):
-    """What a version answers for one image."""
+    """What a version answers for one image. `adapters.answer.predictions.Prediction` says what each field is."""
 
     @property
     def version(self) -> str: ...
     @property
+    def target(self) -> str | None: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def ood_score(self) -> float | None: ...
+    @property
+    def is_ood(self) -> bool: ...
+    @property
     def outcome(self) -> str: ...
+    @property
+    def target_confidence(self) -> float: ...
+    @property
+    def probabilities(self) -> Mapping[str, float]: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def blocks_used(self) -> int: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 
@@ -47,7 +70,20 @@ class Loaded(Protocol):
     def labels(self) -> Mapping[str, tuple[str, ...]]: ...
     @property
     def runtime(self) -> str: ...
-    def predict(self, images: Sequence[Any], targets: Sequence[str | None] | None = None) -> Sequence[Prediction]: ...
+    @overload
+    def predict(self, images: Images, *, target: Targets = None) -> Sequence[Prediction]: ...
+    @overload
+    def predict(self, images: Any, *, target: str | None = None) -> Prediction:
+        """Answer one image, or each of a list or tuple of images, in order.
+
+        `target` is the crop (and part) if it is known, else the version chooses; of a list of images it may be a list
+        with one for each.
+
+        Raises:
+            TypeError: something has a type that is not taken here.
+            BadInput: the lists differ in length.
+        """
+
     def self_test(self) -> None: ...
 
 

@@ -143,7 +143,7 @@ def test_a_version_loads_its_backbone_from_the_store(
     registry.add_backbone(own)
     shutil.rmtree(own)
     elsewhere = open_registry(tmp_path / "another machine", store_url, model)
-    answer = elsewhere.load("v1.0.0").predict([noise(1)], ["low"])[0]
+    answer = elsewhere.load("v1.0.0").predict([noise(1)], target=["low"])[0]
     assert (answer.version, answer.target) == ("v1.0.0", "low")
 
 

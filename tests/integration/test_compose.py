@@ -73,7 +73,7 @@ def test_only_the_component_is_uploaded(registry: Registry, bundles: dict[str, P
     registry.create("v2.0.0", bundles["second"], offline=True)
     whole = {name: registry.load(name) for name in ("v1.0.0", "v1.1.0", "v2.0.0")}
     answers = {
-        (name, target): loaded.predict([noise(7)], [target])[0].probabilities
+        (name, target): loaded.predict([noise(7)], target=[target])[0].probabilities
         for name, loaded in whole.items()
         for target in ("low", "mid")
     }
@@ -90,7 +90,7 @@ def test_a_partial_rollback_of_real_adapters_loads_and_verifies(registry: Regist
     loaded = registry.load(composed)  # self-tested: each component gives what it gave when it was made
     whole = {name: registry.load(name) for name in ("v1.0.0", "v2.0.0")}
     for target, origin in (("low", "v1.0.0"), ("mid", "v2.0.0")):
-        mine, theirs = (each.predict([noise(7)], [target])[0] for each in (loaded, whole[origin]))
+        mine, theirs = (each.predict([noise(7)], target=[target])[0] for each in (loaded, whole[origin]))
         assert mine.probabilities == theirs.probabilities
     assert registry.rollback(options=RollbackOptions(leave=composed)).version == "v1.0.0"
 

@@ -79,7 +79,10 @@ def test_an_imported_version_loads_and_answers(registry: Registry, tmp_path: Pat
     created = registry.create("v6.0.0", tmp_path / "release", offline=True, say=said.append)
     loaded = registry.load("v6.0.0")
     assert (created.is_new, loaded.targets) == (True, ("tomato__leaf",))
-    assert {prediction.outcome for prediction in loaded.predict(IMAGES, ["tomato__leaf"] * 6)} <= {"answer", "review"}
+    assert {prediction.outcome for prediction in loaded.predict(IMAGES, target="tomato__leaf")} <= {
+        "answer",
+        "review",
+    }
     text = "\n".join(said)
     for word in ("1 × release", "converting tomato__leaf (1 of 1)", "a fusion head of 3 labels", "kind ensemble"):
         assert word in text

@@ -165,7 +165,7 @@ def test_a_cache_that_may_not_be_written_is_no_reason_to_stop(store_url: str, mo
 
 
 def test_a_batch_is_answered_by_one_version_row_by_row(live: Live) -> None:
-    answers = live.predict_batch([*IMAGES, b"no image"], ["low", "mid", "high", None, "low", "kiwi", None])
+    answers = live.predict([*IMAGES, b"no image"], target=["low", "mid", "high", None, "low", "kiwi", None])
     assert {answer.version for answer in answers} == {V3}
     assert [answer.outcome for answer in answers[-2:]] == ["no_adapter", "corrupt_image"]
 
@@ -313,7 +313,7 @@ def test_a_slow_prediction_does_not_hold_up_the_others(shop: Shop) -> None:
                 version, content_sha256, targets, labels = echo.version, echo.content_sha256, ("low",), {}
                 runtime = echo.runtime
 
-                def predict(self, images: Any, targets: Any = None) -> Any:
+                def predict(self, images: Any, *, target: Any = None) -> Any:
                     waiting.set()
                     assert gate.wait(300)
                     return echo.predict(images)

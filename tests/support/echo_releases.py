@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,8 +121,10 @@ class Echo:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"low": ("echo",)})
     runtime: str = "plain"
 
-    def predict(self, images: Sequence[bytes], targets: Sequence[str | None] | None = None) -> list[EchoAnswer]:
-        return [EchoAnswer(self.version, hashlib.sha256(self.weights + image).hexdigest()) for image in images]
+    def predict(self, images: bytes | list[bytes], *, target: object = None) -> EchoAnswer | list[EchoAnswer]:
+        if isinstance(images, list):
+            return [self.predict(image) for image in images]
+        return EchoAnswer(self.version, hashlib.sha256(self.weights + images).hexdigest())
 
     def self_test(self) -> None:
         """It has no recorded outputs."""

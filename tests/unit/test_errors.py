@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
-from registry.errors import first_line
+from registry.errors import BadInput, first_line
 
 
 @pytest.mark.parametrize(
@@ -17,3 +19,9 @@ def test_the_first_line_of_an_error(message: str, shown: str) -> None:
 
 def test_a_first_line_is_cut_to_its_limit() -> None:
     assert first_line(ValueError("abcdef"), 3) == "abc"
+
+
+def test_a_traceback_shows_the_hint() -> None:
+    error = BadInput("no such folder: images/", hint="name a folder of images")
+    assert traceback.format_exception_only(error)[-1].strip() == "hint: name a folder of images"
+    assert not hasattr(BadInput("no such folder: images/"), "__notes__")

@@ -208,7 +208,7 @@ def write_down(registry: Registry, folder: Path) -> None:
 def expected(registry: Registry) -> Mapping[str, Any]:
     names = [str(name) for name in registry.bindings.names()]
     manifests = {name: registry.manifest(name) for name in names}
-    answer = registry.load("v1.1.0-dinov3").predict([png(0)], ["low"])[0].to_dict()
+    answer = registry.load("v1.1.0-dinov3").predict([png(0)], target=["low"])[0].to_dict()
     return {
         "versions": {
             name: {

@@ -128,7 +128,7 @@ def test_signatures_hold_and_make_a_composed_version_trusted(registry: Registry)
 
 
 def test_a_version_loads_and_answers(registry: Registry) -> None:
-    (answer,) = registry.load("v1.1.0-dinov3").predict([png(0)], ["low"])
+    (answer,) = registry.load("v1.1.0-dinov3").predict([png(0)], target=["low"])
     assert {name: answer.to_dict()[name] for name in EXPECTED["answer"]} == EXPECTED["answer"]
 
 

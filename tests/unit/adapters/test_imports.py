@@ -11,6 +11,7 @@ import adapters
 ALLOWED = {
     "registry.errors",
     "registry.formats.canonical",
+    "registry.formats.html",
     "registry.machine.programs",
     "registry.names",
     "registry.versions.manifest",

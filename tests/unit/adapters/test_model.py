@@ -50,7 +50,7 @@ def test_mlflow_saves_code_that_predicts_as_the_version_does(folder: Path, tmp_p
 
     files = {path: place for path, place in read_bundle(folder).items() if path != model.MANIFEST}
     version = load(manifest_of_version(folder), files)
-    expected = version.predict([png(1), png(2), b"?"], ["low", None, "low"])
+    expected = version.predict([png(1), png(2), b"?"], target=["low", None, "low"])
     assert list(answers["label"]) == [prediction.label or "" for prediction in expected]
     assert list(answers["target"]) == [prediction.target for prediction in expected]
     assert list(answers["outcome"]) == [prediction.outcome for prediction in expected]

@@ -88,7 +88,7 @@ def test_accuracy_is_the_share_of_right_predictions(
     version: LoadedVersion, data: ImageFolder, measured: dict[str, Measurement]
 ) -> None:
     images = data.split("test")
-    answers = version.predict([image.path for image in images], [image.target for image in images])
+    answers = version.predict([image.path for image in images], target=[image.target for image in images])
     right = [answer.label == image.label for answer, image in zip(answers, images, strict=True)]
     aggregate = next(one for one in measured["accuracy"].metrics if one.name == "accuracy" and one.target is None)
     assert aggregate.value == np.mean(right)

@@ -6,18 +6,21 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from PIL import Image
 from safetensors.numpy import load_file
 
 from adapters import bundle
 from adapters.answer.batching import predict_together
 from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load, load_bundle
+from adapters.answer.predictions import Prediction
 from adapters.backbone.build import new_model
 from adapters.backbone.families import family_named
 from adapters.backbone.features import pool
@@ -26,6 +29,7 @@ from adapters.backbone.preprocess import Preprocessing
 from adapters.backbone.resolve import ref_of_folder
 from registry.errors import BadInput, BadManifest, BadWeights, CorruptBlob, MissingBlob, SelfTestFailed
 from registry.formats import canonical
+from registry.serving import loaders
 from registry.versions.weights import weights_sha256
 from tests.support.bundles import LABELS, add_goldens, manifest_of, noise, png, read_bundle, write_bundle
 
@@ -97,8 +101,8 @@ def test_an_adapter_changes_the_answers(version: LoadedVersion) -> None:
 
 
 def test_a_mixed_batch_gives_each_row_what_it_gets_alone(version: LoadedVersion) -> None:
-    mixed = version.predict(IMAGES, ROWS)
-    alone = [version.predict([image], [target])[0] for image, target in zip(IMAGES, ROWS, strict=True)]
+    mixed = version.predict(IMAGES, target=ROWS)
+    alone = [version.predict([image], target=[target])[0] for image, target in zip(IMAGES, ROWS, strict=True)]
     for together, single in zip(mixed, alone, strict=True):
         assert (together.target, together.label, together.is_ood) == (single.target, single.label, single.is_ood)
         assert list(together.probabilities.values()) == pytest.approx(list(single.probabilities.values()), abs=1e-4)
@@ -123,7 +127,7 @@ def test_versions_on_one_backbone_share_only_its_weights(version: LoadedVersion,
 def test_one_pass_serves_rows_of_different_versions(version: LoadedVersion, tmp_path: Path) -> None:
     other = loaded(write_bundle(tmp_path / "other", seed=1))
     mixed = predict_together([version, other] * 4, [IMAGES[0]] * 8, ["low", "mid"] * 4)
-    alone = [version.predict([IMAGES[0]], ["low"])[0], other.predict([IMAGES[0]], ["mid"])[0]] * 4
+    alone = [version.predict([IMAGES[0]], target=["low"])[0], other.predict([IMAGES[0]], target=["mid"])[0]] * 4
     for together, single in zip(mixed, alone, strict=True):
         assert (together.version, together.label) == (single.version, single.label)
         assert list(together.probabilities.values()) == pytest.approx(list(single.probabilities.values()), abs=1e-4)
@@ -164,16 +168,16 @@ def test_the_self_test_fails_for_other_weights_than_the_manifest(folder: Path) -
 
 
 def test_threads_with_different_targets_do_not_interfere(version: LoadedVersion) -> None:
-    expected = {target: version.predict(IMAGES, [target] * 9) for target in TARGETS}
+    expected = {target: version.predict(IMAGES, target=[target] * 9) for target in TARGETS}
     with ThreadPoolExecutor(6) as pool_of_threads:
         asked = [TARGETS[number % 3] for number in range(60)]
-        answers = list(pool_of_threads.map(lambda target: version.predict(IMAGES, [target] * 9), asked))
+        answers = list(pool_of_threads.map(lambda target: version.predict(IMAGES, target=[target] * 9), asked))
     assert all(answer == expected[target] for target, answer in zip(asked, answers, strict=True))
 
 
 def test_the_router_chooses_where_no_target_is_named(version: LoadedVersion) -> None:
     choices = version.route(IMAGES)
-    predictions = version.predict(IMAGES, [None, *ROWS[1:]])
+    predictions = version.predict(IMAGES, target=[None, *ROWS[1:]])
     assert predictions[0].target == choices[0][0]
     assert predictions[0].target_confidence == pytest.approx(choices[0][1])
     assert [prediction.target for prediction in predictions[1:]] == ROWS[1:]
@@ -190,7 +194,7 @@ def test_a_router_that_is_not_sure_gives_no_label(spoiled: Path) -> None:
 
 
 def test_a_target_without_an_adapter_gives_no_label(version: LoadedVersion) -> None:
-    first, second = version.predict(IMAGES[:2], ["tomato__leaf", "low"])
+    first, second = version.predict(IMAGES[:2], target=["tomato__leaf", "low"])
     assert (first.outcome, first.target, first.label) == ("no_adapter", "tomato__leaf", None)
     assert second.label in LABELS["low"]
 
@@ -204,11 +208,11 @@ def test_a_router_may_know_targets_that_have_no_adapter(spoiled: Path) -> None:
 
 def test_a_corrupt_image_gets_its_own_row_and_spoils_no_other(version: LoadedVersion) -> None:
     images = [IMAGES[0], b"no image", png(1)[:60], IMAGES[1]]
-    predictions = version.predict(images, ["low", "low", None, "mid"])
+    predictions = version.predict(images, target=["low", "low", None, "mid"])
     assert [prediction.outcome for prediction in predictions[1:3]] == ["corrupt_image"] * 2
     assert predictions[1].detail
     assert [prediction.label for prediction in (predictions[0], predictions[3])] == [
-        prediction.label for prediction in version.predict(IMAGES[:2], ["low", "mid"])
+        prediction.label for prediction in version.predict(IMAGES[:2], target=["low", "mid"])
     ]
 
 
@@ -216,7 +220,7 @@ def test_an_image_unlike_its_label_goes_to_review(spoiled: Path) -> None:
     path = spoiled / "adapters" / "low" / "ood.safetensors"
     tensors = load_file(path)
     bundle.write_tensors(path, {**tensors, "thresholds": np.full(4, 1e-3, np.float32)})
-    prediction = loaded(spoiled).predict(IMAGES[:1], ["low"])[0]
+    prediction = loaded(spoiled).predict(IMAGES[:1], target=["low"])[0]
     assert (prediction.outcome, prediction.is_ood) == ("review", True)
     assert prediction.ood_score == loaded(spoiled).ood_scores(IMAGES[:1], "low")[0] > 1
 
@@ -224,7 +228,7 @@ def test_an_image_unlike_its_label_goes_to_review(spoiled: Path) -> None:
 def test_nan_outputs_give_a_review_and_affect_no_other_row(spoiled: Path) -> None:
     path = spoiled / "adapters" / "low" / bundle.ADAPTER_WEIGHTS
     bundle.write_tensors(path, {name: array * np.float32(1e30) for name, array in load_file(path).items()})
-    wild, sound = loaded(spoiled).predict(IMAGES[:2], ["low", "mid"])
+    wild, sound = loaded(spoiled).predict(IMAGES[:2], target=["low", "mid"])
     assert (wild.outcome, wild.label, wild.is_ood, wild.ood_score) == ("review", None, True, None)
     assert json.dumps(wild.to_dict(), allow_nan=False)
     assert sound.label in LABELS["mid"]
@@ -232,8 +236,8 @@ def test_nan_outputs_give_a_review_and_affect_no_other_row(spoiled: Path) -> Non
 
 def test_more_images_than_a_batch_are_answered_in_order(version: LoadedVersion) -> None:
     images = [noise(seed) for seed in range(70)]
-    predictions = version.predict(images, ["low"] * 70)
-    assert predictions[65].label == version.predict([images[65]], ["low"])[0].label
+    predictions = version.predict(images, target=["low"] * 70)
+    assert predictions[65].label == version.predict([images[65]], target=["low"])[0].label
     assert len(version.ood_scores(images, "low")) == len(version.route(images)) == 70
 
 
@@ -241,17 +245,54 @@ def test_no_images_are_no_predictions(version: LoadedVersion) -> None:
     assert version.predict([]) == []
 
 
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "image", "array"])
+def test_one_image_of_any_kind_is_one_answer(version: LoadedVersion, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(0))
+    image = Image.open(path).convert("RGB")
+    given = {"path": path, "text": str(path), "bytes": png(0), "image": image, "array": np.asarray(image)}[kind]
+    assert version.predict(given, target="low") == version.predict([png(0)], target=["low"])[0]
+
+
+def test_an_array_of_images_is_several_images(version: LoadedVersion) -> None:
+    squares = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), np.uint8)
+    assert version.predict(squares, target="low") == version.predict(list(squares), target=["low"] * 3)
+
+
+@pytest.mark.parametrize("images", [7, None, {"a.png"}, iter(["a.png"]), [7], ["a.png", None]], ids=repr)
+def test_what_is_no_image_by_its_type_is_a_type_error(version: LoadedVersion, images: object) -> None:
+    with pytest.raises(TypeError, match="an image is"):
+        version.predict(images)
+
+
+@pytest.mark.parametrize(("images", "target"), [(b"", 7), (b"", ["low"]), ([b""], [7]), ([b""], {"low"})], ids=repr)
+def test_a_target_of_another_type_is_a_type_error(version: LoadedVersion, images: object, target: object) -> None:
+    with pytest.raises(TypeError, match="target of one image"):
+        version.predict(images, target=target)
+
+
+def test_a_target_can_be_given_by_keyword_only(version: LoadedVersion) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        version.predict(IMAGES[0], "low")
+
+
+def test_a_prediction_declares_what_callers_may_rely_on() -> None:
+    declared = {name for name in vars(loaders.Prediction) if not name.startswith("_")} - {"to_dict"}
+    assert declared == {each.name for each in fields(Prediction)}
+
+
 def test_a_prediction_reads_well_and_turns_into_json(version: LoadedVersion) -> None:
-    good, bad = version.predict([IMAGES[0], b""], ["low", "low"])
+    good, bad = version.predict([IMAGES[0], b""], target=["low", "low"])
     assert good.label is not None
     assert good.label in str(good)
     assert "corrupt_image" in str(bad)
+    assert f"<th>label</th><td>{good.label}</td>" in good._repr_html_()
     assert json.loads(json.dumps(good.to_dict()))["version"] == "v1.0.0-dinov3"
 
 
 def test_targets_and_images_of_different_lengths_are_refused(version: LoadedVersion) -> None:
     with pytest.raises(BadInput, match="1 images but 2 targets"):
-        version.predict(IMAGES[:1], ["low", "mid"])
+        version.predict(IMAGES[:1], target=["low", "mid"])
     with pytest.raises(BadInput, match="no adapter"):
         version.ood_scores(IMAGES[:1], "tomato")
 
@@ -261,7 +302,7 @@ def test_files_are_found_by_their_manifest_paths(folder: Path, tmp_path: Path) -
     for path, place in read_bundle(folder).items():
         blobs[path] = tmp_path / canonical.sha256(place.read_bytes())
         blobs[path].write_bytes(place.read_bytes())
-    assert load(manifest_of(folder), blobs).predict(IMAGES, ROWS) == loaded(folder).predict(IMAGES, ROWS)
+    assert load(manifest_of(folder), blobs).predict(IMAGES, target=ROWS) == loaded(folder).predict(IMAGES, target=ROWS)
 
 
 def test_a_bundle_can_be_asked_before_it_is_a_version(folder: Path, version: LoadedVersion) -> None:

@@ -103,7 +103,7 @@ PNG_METADATA = {
 
 
 @pytest.mark.parametrize("name", PNG_METADATA)
-def test_metadata_of_a_png_can_neither_change_nor_prevent_an_answer(name: str) -> None:
+def test_metadata_of_a_png_does_not_matter(name: str) -> None:
     plain = encoded(gradient(20, 10))
     assert np.array_equal(pixels(plain[:33] + PNG_METADATA[name] + plain[33:]), pixels(plain))
 
@@ -121,7 +121,7 @@ JPEG_METADATA = {
 
 
 @pytest.mark.parametrize("name", JPEG_METADATA)
-def test_metadata_of_a_jpeg_can_neither_change_nor_prevent_an_answer(name: str) -> None:
+def test_metadata_of_a_jpeg_does_not_matter(name: str) -> None:
     plain = encoded(gradient(20, 10), "JPEG")
     marker, body = JPEG_METADATA[name]
     segment = bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
@@ -165,7 +165,7 @@ def test_a_jpeg_that_lacks_pixels_is_refused(options: dict[str, object], missing
         pixels(data[: max(3, len(data) - missing)])
 
 
-def test_a_progressive_jpeg_that_lacks_its_last_scans_is_refused() -> None:
+def test_a_progressive_jpeg_without_its_last_scan_is_refused() -> None:
     data = encoded(gradient(64, 48), "JPEG", progressive=True)
     last = data.rfind(b"\xff\xda")
     with pytest.raises(BadImage):
@@ -195,7 +195,7 @@ def test_a_large_image_is_put_on_white_in_strips(monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(pixels(cut_out("RGBA")), whole)
 
 
-def test_a_grey_of_sixteen_bits_that_stands_for_transparent_is_white() -> None:
+def test_the_transparent_one_of_sixteen_bits_of_grey_is_white() -> None:
     grey = np.full((8, 8), 2570, np.uint16)
     grey[0] = 1234
     read = pixels(encoded(Image.fromarray(grey), transparency=1234))
@@ -203,8 +203,8 @@ def test_a_grey_of_sixteen_bits_that_stands_for_transparent_is_white() -> None:
     assert (read[1:] == 10).all()
 
 
-def test_images_wait_until_the_memory_for_their_pixels_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_DECODING", images.Budget(8 * 8 * 8))
+def test_images_wait_until_memory_for_pixels_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_DECODING", images.MemoryBudget(8 * 8 * 8))
     with ThreadPoolExecutor(1) as other:
         with decoded(gradient(8, 8)):
             second = other.submit(pixels, gradient(8, 8))
@@ -214,14 +214,14 @@ def test_images_wait_until_the_memory_for_their_pixels_is_free(monkeypatch: pyte
 
 
 def test_a_refused_image_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_DECODING", images.Budget(8 * 8 * 8))
+    monkeypatch.setattr(images, "_DECODING", images.MemoryBudget(8 * 8 * 8))
     for _ in range(3):
         with pytest.raises(BadImage):
             pixels(encoded(gradient(8, 8), "JPEG")[:-40])
 
 
 def test_a_large_request_for_memory_is_not_overtaken() -> None:
-    budget, order = images.Budget(10), []
+    budget, order = images.MemoryBudget(10), []
 
     def take(size: int) -> None:
         with budget.take(size):

@@ -193,7 +193,7 @@ def test_no_door_lets_a_pattern_freeze_the_process(
 
 
 def answers(version: LoadedVersion) -> list[dict[str, Any]]:
-    return [each.to_dict() for each in version.predict([noise(seed) for seed in range(3)], ["low"] * 3)]
+    return [each.to_dict() for each in version.predict([noise(seed) for seed in range(3)], target=["low"] * 3)]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_wrong_labels_spoil_one_target_and_leave_the_rest(report: FitReport, dat
     version = load_bundle(read_bundle(folder))
     version.self_test()
     images = [image for image in data.split("test") if image.target == "pear"]
-    predictions = version.predict([image.path for image in images], ["pear"] * len(images))
+    predictions = version.predict([image.path for image in images], target=["pear"] * len(images))
     assert sum(p.label == i.label for p, i in zip(predictions, images, strict=True)) / len(images) < 0.1
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -40,7 +40,7 @@ from tests.support.other_adapter_layouts import (
 def answers_as(version: LoadedVersion, target: str, reading: Reading, *, is_ratio: bool) -> None:
     """Check labels, probabilities, scores and flags against a plain reading of the original files."""
     logits, judged = reading()
-    predictions = version.predict(IMAGES, [target] * len(IMAGES))
+    predictions = version.predict(IMAGES, target=[target] * len(IMAGES))
     for row, (raw, threshold), prediction in zip(logits, judged, predictions, strict=True):
         assert prediction.label == LABELS[int(row.argmax())]
         assert list(prediction.probabilities.values()) == pytest.approx(row.softmax(dim=0).tolist(), abs=1e-4)
@@ -77,7 +77,7 @@ def test_a_peft_folder_answers_like_its_image_classifier(source: Path) -> None:
         tokens = model(torch.stack([preprocessing(image) for image in IMAGES])).last_hidden_state
     weight, bias = (weights[f"base_model.model.classifier.{name}"] for name in ("weight", "bias"))
     expected = (pool(tokens, "cls+mean", 1) @ weight.T + bias).softmax(dim=1)
-    for row, prediction in zip(expected, version.predict(IMAGES, ["maize"] * len(IMAGES)), strict=True):
+    for row, prediction in zip(expected, version.predict(IMAGES, target=["maize"] * len(IMAGES)), strict=True):
         assert list(prediction.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-4)
         assert prediction.ood_score is None
     assert "no detector" in imported.adapters[0].notes[0]
@@ -92,7 +92,7 @@ def test_a_peft_folder_without_a_classifier_gives_features(source: Path) -> None
     with torch.no_grad():
         expected = model(pixels).last_hidden_state[:, 0]
     assert torch.allclose(through.pooled("cls", norm=True), expected, atol=1e-4)
-    (prediction,) = version.predict(IMAGES[:1], ["maize"])
+    (prediction,) = version.predict(IMAGES[:1], target=["maize"])
     assert (prediction.outcome, prediction.label) == ("no_adapter", None)
 
 
@@ -138,7 +138,7 @@ def test_statistics_of_earlier_code_give_squared_distances(source: Path) -> None
     version, imported = taken_in(source, target="tomato")
     assert "25" in imported.adapters[0].notes[0]
     _, judged = Reading(reading.model, reading.embed, reading.classifier, judge, "dinov2")()
-    for (raw, threshold), prediction in zip(judged, version.predict(IMAGES, ["tomato"] * len(IMAGES)), strict=True):
+    for (raw, threshold), prediction in zip(judged, version.predict(IMAGES, target="tomato"), strict=True):
         assert prediction.ood_score == pytest.approx(raw / threshold, rel=1e-3)
 
 

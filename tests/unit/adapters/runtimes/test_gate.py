@@ -55,7 +55,7 @@ def images(reference: LoadedVersion, tmp_path_factory: pytest.TempPathFactory) -
     for number in range(30):
         target, path = TARGETS[number % 3], place / f"{number}.png"
         path.write_bytes(png(number))
-        label = str(reference.predict([path], [target])[0].label) if number else "none of its labels"
+        label = str(reference.predict([path], target=[target])[0].label) if number else "none of its labels"
         found.append(Labelled(path, target, label))
     return found
 
