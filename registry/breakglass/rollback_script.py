@@ -40,14 +40,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
+ABSENT = ""
+"""What can't be imported; reported by `main`."""
 try:
     import boto3
     import botocore.exceptions as faults
     from botocore.config import Config
     from urllib3.exceptions import HTTPError
-except ImportError as absent:
-    print(f"error: {absent}\nhint: pip install 'boto3>=1.36'", file=sys.stderr)
-    sys.exit(2)
+except ImportError as error:
+    ABSENT, faults = str(error), None
 except KeyboardInterrupt:
     print("error: interrupted", file=sys.stderr)
     sys.exit(130)
@@ -77,6 +78,9 @@ CHUNK = 64 * 1024
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
+RECORD = re.compile(r"([0-9]{13})\.json")
+WEAK = 'W/"'
+"""The beginning of an ETag that web servers send, and S3 never does."""
 DENIED = {
     "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "AuthorizationHeaderMalformed",
@@ -96,7 +100,8 @@ SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDL
 Result = TypeVar("Result")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CODES = {
-    "Failed": 1, "DiskFull": 1, "BadInput": 2, "BadSetting": 2, "ChannelMoved": 4, "KeyExists": 4, "NotNow": 4,
+    "Failed": 1, "DiskFull": 1, "StoreUnfit": 1, "BadInput": 2, "BadSetting": 2, "MissingDependency": 2,
+    "ChannelMoved": 4, "KeyExists": 4, "NotNow": 4,
     "ObjectNotFound": 5, "NothingToRollBackTo": 5, "VersionForgotten": 5, "BadManifest": 6, "BrokenChain": 6,
     "MissingBlob": 6, "CorruptBlob": 6, "UnsafePath": 6, "StoreUnreachable": 7, "StoreDenied": 7, "OutcomeUnknown": 7,
 }  # fmt: skip
@@ -131,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in words
     try:
+        if ABSENT:
+            raise Failure("MissingDependency", ABSENT, "pip install 'boto3>=1.36'")
         options = read_arguments(words)
         store = Store()
         answer = roll_back(store, options) if options.restore is None else restore(store, options)
@@ -190,9 +197,6 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
         raise Failure("NothingToRollBackTo", text, "is this the right store?")
     author = {"who": who(), "who_verified": False, "reason": options.reason}
     record = plan(head, digest, author, options.force)
-    if record is None:
-        head, digest = store.newest_from(head["generation"])  # the listing may be out of date
-        record = plan(head, digest, author, options.force)
     if record is None:
         return answer_document(
             head, head, "none", f"{VERSION['channel']} serves {VERSION['version']} already; nothing changed"
@@ -474,6 +478,7 @@ def decode(data: bytes, what: str) -> dict[str, Any]:
         document = json.loads(
             data.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_int=bounded, parse_constant=refuse
         )
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # half a character is no text
     except (ValueError, RecursionError) as error:
         raise Failure("BadManifest", f"{what} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
@@ -581,16 +586,31 @@ class Store:
             return within(min(seconds or CALL, self.ends - time.monotonic()), act)
 
     def newest(self) -> tuple[dict[str, Any] | None, str]:
-        """The channel's newest record and the sha256 of its bytes; None if the log is empty."""
+        """The channel's newest record and the sha256 of its bytes, whatever the listing shows; None if the log is
+        empty."""
         place = self.at(log_prefix(), name="Prefix")
         place["StartAfter"] = place["Prefix"]  # an object that stands for the folder is skipped: consoles make them
-        page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=1))
-        if not page.get("Contents"):
+        names = self.names(place, 1)
+        if names and not RECORD.fullmatch(names[0]):
+            names = self.names(place, 1000)  # junk, e.g. of a program that syncs folders: it may stop no rollback
+        if not names:
             return None, ""
-        stem = page["Contents"][0]["Key"].rpartition("/")[2].partition(".")[0]
-        if re.fullmatch(r"[0-9]{13}", stem) is None:
-            raise Failure("BrokenChain", f"{stem!r} is not the key of a record: the log has another object")
-        return self.record(NEWEST_FIRST - int(stem))
+        found = next((match for match in map(RECORD.fullmatch, names) if match), None)
+        if found is None:
+            raise Failure("BrokenChain", f"{names[0]!r} is not the key of a record: the log has another object")
+        return self.newest_from(NEWEST_FIRST - int(found[1]))
+
+    def names(self, place: dict[str, str], most: int) -> list[str]:
+        """The names of the first objects in the channel's log."""
+        page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=most))
+        self.check_reply(page, "IsTruncated", log_prefix())
+        return [str(entry["Key"]).rpartition("/")[2] for entry in page.get("Contents", [])]
+
+    def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
+        """Check that a success says what S3 always says: a proxy or a login page may answer 200 to everything."""
+        if str(reply.get(field, WEAK)).startswith(WEAK):
+            text = f"what {self.place} answered for {key} is not an answer of S3: it lacks {field}"
+            raise OutcomeUnclear(text, "is there a proxy or a login page in front of it?")
 
     def newest_from(self, generation: int) -> tuple[dict[str, Any], str]:
         """The same, found by name from a generation that exists: a listing may be out of date."""
@@ -620,6 +640,7 @@ class Store:
             if failure.error == "ObjectNotFound":
                 return "missing"
             raise
+        self.check_reply(reply, "ETag", blob_key(sha256))
         checksum = reply.get("ChecksumSHA256", "")
         found = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
         found = found or reply.get("Metadata", {}).get("sha256")
@@ -652,12 +673,15 @@ class Store:
         while True:
             try:
                 left = give_up - time.monotonic()
-                self.call(key, lambda: self.writes.put_object(**request), min(ATTEMPT, left))
+                reply = self.call(key, lambda: self.writes.put_object(**request), min(ATTEMPT, left))
+                self.check_reply(reply, "ETag", key)
                 return
             except Failure as failure:
                 # After one unclear answer no later one is clear: only the key itself can tell.
-                maybe_applied = maybe_applied or (isinstance(failure, OutcomeUnclear) and failure.was_sent)
+                maybe_applied = maybe_applied or may_be_applied(failure)
                 if not maybe_applied:
+                    if failure.error == "StoreDenied" and self.read_back(key, give_up - time.monotonic()) == body:
+                        return  # something in front of the store refused what it had passed on
                     raise
                 answer = str(failure) if time.monotonic() < give_up or not answer else answer
             found = self.read_back(key, give_up - time.monotonic())
@@ -732,9 +756,16 @@ class Store:
             if isinstance(error, faults.SSLError):
                 hint = f"are the certificates right? AWS_CA_BUNDLE is {os.environ.get('AWS_CA_BUNDLE', 'not set')}"
             raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
+        except RecursionError as error:  # boto3 asks for the region, and is redirected again, without end
+            raise self.redirected("another address") from error
         except (faults.BotoCoreError, ValueError) as error:
             text = f"the store {self.place} can't be used: {first_line(error)}"
             raise Failure("BadSetting", text, SETTINGS) from error
+
+    def redirected(self, detail: str) -> Failure:
+        """The failure for a store that sends its callers elsewhere."""
+        hint = "set the endpoint that serves this bucket (ULORA_S3_ENDPOINT; https instead of http?), or AWS_REGION"
+        return Failure("BadSetting", f"the store {self.place} redirects ({detail})", hint)
 
     def from_reply(self, error: Any, key: str) -> Failure:
         """The failure for an error reply of the server."""
@@ -753,10 +784,19 @@ class Store:
             return Failure("StoreDenied", text, "get new ones, for example by `aws sso login`")
         if code in DENIED or status in (401, 403):
             return Failure("StoreDenied", f"{refused} ({code})", "check the AWS credentials in use")
+        if 300 <= status < 400:
+            return self.redirected(f"{status} {code}")
+        if status == 501:
+            return Failure("StoreUnfit", f"the store {self.place} has no conditional writes ({status} {code})")
         text = f"the store {self.place} answered {status} {code} for {key}"
         if code in LOST or status >= 500 or status in (408, 409, 412, 429):
             return OutcomeUnclear(text)
         return Failure("Failed", f"{text}: {first_line(error)}")
+
+
+def may_be_applied(failure: Failure) -> bool:
+    """Whether a write may be applied after this answer; some servers answer 404 for a condition on nothing."""
+    return failure.error == "ObjectNotFound" or (isinstance(failure, OutcomeUnclear) and failure.was_sent)
 
 
 def server_time(reply: dict[str, Any]) -> datetime | None:

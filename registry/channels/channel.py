@@ -30,6 +30,8 @@ MAX_RACES = 20
 BACKWARD_ACTIONS = ("rollback", "abort")
 """The actions that go back to an earlier version."""
 _BATCH = 64
+_MAX_JUNK = 10_000
+"""How many objects before the first record of a log are passed over."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,9 @@ class Channel:
                 hint=f"{error.hint}; compare `ulora history --channel {self.name}` with what people remember",
             ) from error
 
-    def plan_rollback(self, author: Author, options: RollbackOptions) -> Rollback:
+    def plan_rollback(self, author: Author, options: RollbackOptions, *, sure: bool = False) -> Rollback:
         """What a rollback would write now; `changed` is False if nothing has to be done. Two round trips; one more
-        before it says that nothing has to be done, as a listing may be out of date.
+        before it says that nothing has to be done, or to be `sure`, as a listing may be out of date.
 
         Raises:
             NothingToRollBackTo: the stack is empty, or `options.to` is not on it.
@@ -235,7 +237,7 @@ class Channel:
             NotFound: `options.expected` is not in the log.
         """
         head, age = self.head_and_age()
-        if head and self._may_be_old(head, options) and not self.is_newest(head):
+        if head and (sure or self._may_be_old(head, options)) and not self.is_newest(head):
             head, age = self.head_and_age()
         options = self.resolve(options, head)
         if head and options.is_reached(head):
@@ -292,7 +294,11 @@ class Channel:
 
     def _listed(self) -> int:
         """The newest generation by the store's listing, 0 if it is empty."""
-        key = self._store.first(layout.channel(self.model, self.name))
+        folder = layout.channel(self.model, self.name)
+        key = self._store.first(folder)
+        if key and not layout.is_record(key):  # junk, e.g. of a program that syncs folders: it may stop no rollback
+            keys = (info.key for info in islice(self._store.list(folder), _MAX_JUNK))
+            key = next((other for other in keys if layout.is_record(other)), key)
         return _generation(key) if key else 0
 
     def _newest_from(self, generation: int) -> tuple[Record, float]:

@@ -155,6 +155,7 @@ class Heartbeats:
         self.id = _new_id()
         self._key = layout.replica(model, channel, self.id)
         self._due = threading.Event()
+        self._retry = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self.note = ""
@@ -168,9 +169,15 @@ class Heartbeats:
         """Write the heartbeat now, because the state changed."""
         self._due.set()
 
+    def retry_now(self) -> None:
+        """Write the heartbeat now, even after denied writes: the store answers again."""
+        self._retry.set()
+        self._due.set()
+
     def stop(self) -> None:
         """Begin to delete the heartbeat; `close` waits for it."""
         self._closing.set()
+        self._retry.set()
         self._due.set()
 
     def close(self, timeout: float = 5.0) -> None:
@@ -183,6 +190,9 @@ class Heartbeats:
         denied = 0
         while not self._closing.is_set():
             self._due.clear()
+            self._retry.clear()
+            if self._closing.is_set():
+                break
             try:
                 self._store.overwrite(self._key, heartbeat(self.id).to_bytes())
                 self.note, denied = "", 0
@@ -198,7 +208,7 @@ class Heartbeats:
         """Wait until the next heartbeat is due; after denied writes longer, and also if the state changes."""
         pause = self._every * random.uniform(0.9, 1.1)  # noqa: S311  spreads the load, no secret
         if denied:
-            self._closing.wait(max(pause, min(_LONGEST_PAUSE, pause * 2 ** min(denied - 1, 20))))
+            self._retry.wait(max(pause, min(_LONGEST_PAUSE, pause * 2 ** min(denied - 1, 20))))
         else:
             self._due.wait(pause)
 

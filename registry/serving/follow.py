@@ -311,6 +311,8 @@ class Live:
         if self._unread_since:
             self._unread_since = ""
             self._residents.retry_now()
+            if self._fleet:
+                self._fleet.retry_now()
         self._set_log_problem("")
 
     def _set_goal(self, newest: Record | None) -> None:

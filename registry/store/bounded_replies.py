@@ -1,12 +1,15 @@
-"""A bound on what a server may send around the documents: listings and error replies, which botocore reads as a whole.
+"""What a server's replies must be before anything believes them: bounded in size, and answers of S3.
 
-botocore has no setting for this. So requests are sent here, from its event `before-send`: what such a handler returns
-is taken as the reply.
+botocore has no setting for either. Requests are sent here, from its event `before-send`: what such a handler returns is
+taken as the reply. Successes are looked at in its event `after-call`: a proxy or a login page in front of the store may
+answer 200 to everything, and botocore takes an empty page for a listing of nothing, and any page for a write that was
+done.
 """
 
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 from botocore.awsrequest import AWSResponse
@@ -16,6 +19,18 @@ from urllib3.exceptions import HTTPError
 MAX_REPLY = 16 * 1024 * 1024
 """Bytes. A page of a listing has at most 1,000 keys of 1,024 bytes, in an encoding that may triple them."""
 _PIECE = 64 * 1024
+_ALWAYS_SAID = {
+    "ListObjectsV2": "IsTruncated",
+    "ListMultipartUploads": "IsTruncated",
+    "PutObject": "ETag",
+    "HeadObject": "ETag",
+    "CreateMultipartUpload": "UploadId",
+    "UploadPart": "ETag",
+    "CompleteMultipartUpload": "ETag",
+}
+"""What a success of S3 always says, by its reference of the API. (Of a GET the reader checks it.)"""
+_WEAK = 'W/"'
+"""The beginning of an ETag that many web servers send, and S3 never does (RFC 9110, 8.8.1)."""
 
 
 def bound_replies(client: Any) -> None:
@@ -31,6 +46,17 @@ def bound_replies(client: Any) -> None:
         return AWSResponse(reply.url, reply.status_code, reply.headers, whole)
 
     client.meta.events.register_last("before-send.s3", send_bounded)
+
+
+def check_replies(client: Any) -> None:
+    """Let calls of a client raise KeyError, with the name of what is missing, for a success that is none of S3."""
+    for operation, field in _ALWAYS_SAID.items():
+        client.meta.events.register(f"after-call.s3.{operation}", partial(_check_reply, field))
+
+
+def _check_reply(field: str, http_response: Any, parsed: Any, **_: object) -> None:
+    if http_response.status_code < 300 and (field not in parsed or str(parsed[field]).startswith(_WEAK)):
+        raise KeyError(field)
 
 
 def _read(raw: Any) -> bytes:

@@ -44,12 +44,13 @@ from registry.errors import (
     CorruptBlob,
     ObjectNotFound,
     StoreDenied,
+    StoreUnfit,
     StoreUnreachable,
     UloraError,
     first_line,
 )
 from registry.parallel import NotStarted, within
-from registry.store.bounded_replies import bound_replies
+from registry.store.bounded_replies import bound_replies, check_replies
 from registry.store.object_info import Encryption
 
 _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
@@ -159,6 +160,22 @@ _TABLE = (
         "run the same command again",
         codes=frozenset({"BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest", "XAmzContentSHA256Mismatch"}),
         only_status=400,
+    ),
+    _Translation(
+        BadSetting,
+        "the store {place} redirects to {elsewhere} ({status} {code})",
+        "set the endpoint that serves this bucket (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL; https instead of http?), or "
+        "its region (AWS_REGION)",
+        codes=frozenset({"PermanentRedirect", "TemporaryRedirect", "Redirect"}),
+        statuses=range(300, 400),
+        exceptions=(RecursionError,),
+    ),
+    _Translation(
+        StoreUnfit,
+        "the store {place} does not implement what is needed for {key} ({status} {code})",
+        "ulora needs a server with conditional writes (If-None-Match and If-Match of PUT); see `ulora store init`",
+        codes=frozenset({"NotImplemented"}),
+        statuses=(501,),
     ),
     _Translation(
         StoreUnreachable,
@@ -303,7 +320,8 @@ class S3Client:
         """Turn botocore's errors into ours; `key` says what was asked for."""
         try:
             yield
-        except (ClientError, BotoCoreError, TransportError, OSError, ValueError, KeyError) as error:
+        # A server that redirects the questions after the region too lets botocore call itself without end.
+        except (ClientError, BotoCoreError, TransportError, OSError, ValueError, KeyError, RecursionError) as error:
             raise self._translated(error, key) from error
 
     @cached_property
@@ -349,6 +367,7 @@ class S3Client:
                 "s3", endpoint_url=self._endpoint_url, config=common.merge(config), region_name=self._region
             )
         bound_replies(client)
+        check_replies(client)
         if self._encryption:
             # By an event, so that a write that is added later can't be forgotten.
             for operation in _WRITES:
@@ -366,7 +385,7 @@ class S3Client:
         message = found.message.format(
             url=self.url, place=self._place, bucket=self.bucket, key=key, code=code, status=status,
             detail=first_line(error), here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
-            certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),
+            elsewhere=_redirect(reply), certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),
             credentials=self._credentials_in_use() if code in _EXPIRED else "",
         )  # fmt: skip
         if found.kind is ObjectNotFound:
@@ -389,6 +408,14 @@ class S3Client:
     @property
     def _place(self) -> str:
         return f"{self.url} at {self._endpoint_url}" if self._endpoint_url else self.url
+
+
+def _redirect(reply: Any) -> str:
+    """Where a reply sends its reader; the host alone, as an address may hold a signature."""
+    address = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("location") or ""
+    endpoint = str(reply.get("Error", {}).get("Endpoint") or "")
+    host = urlsplit(address).netloc.rpartition("@")[2]
+    return f"{urlsplit(address).scheme}://{host}" if host else endpoint or "another address"
 
 
 def _server_time(reply: Any) -> datetime | None:

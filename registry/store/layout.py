@@ -83,6 +83,14 @@ def generation(record_key: str) -> int:
     return _NEWEST_FIRST - int(digits)
 
 
+def is_record(key: str) -> bool:
+    """Whether a key in a channel's folder is that of a record."""
+    try:
+        return key.endswith(".json") and generation(key) > 0
+    except ValueError:
+        return False
+
+
 def passed(model: str, channel_name: str, version: str, record_sha256: str = "") -> str:
     """A note that a version became stable in a channel by a record, or the folder of a version's notes."""
     return f"models/{model}/passed/{channel_name}/{version}/" + (f"{record_sha256}.json" if record_sha256 else "")

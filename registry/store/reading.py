@@ -73,9 +73,10 @@ class ObjectReader:
         s3 = self._client.reads
         try:
             reply = self._client.call(key, lambda: s3.head_object(**self._client.at(key), ChecksumMode="ENABLED"))
+            with self._client.errors(key):
+                return ObjectInfo.of_head(key, reply)
         except ObjectNotFound:
             return None
-        return ObjectInfo.of_head(key, reply)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, but for those that stand for a folder: consoles make them."""

@@ -28,7 +28,7 @@ def rollback(
         done, note = rolling.roll_back(author, options)
         return _noted(Change.of_rollback(done, changed=done.changed), note)
     if dry_run:
-        return Change.of_rollback(log.plan_rollback(author, options), changed=False)
+        return Change.of_rollback(log.plan_rollback(author, options, sure=True), changed=False)
     done = log.rollback(author, options)
     return Change.of_rollback(done, changed=done.changed)
 

@@ -31,6 +31,7 @@ from registry.names import VersionName
 from registry.store import layout
 from registry.versions.pointer import Pointer
 from tests.servers.proxy import (
+    Exchange,
     Proxy,
     Reply,
     answering,
@@ -173,6 +174,8 @@ def test_it_rolls_back_with_boto3_only(
 def test_without_boto3_it_says_what_to_install(script: Script, tmp_path: Path) -> None:
     done = run_alone(tmp_path / "nothing", script.write(tmp_path / script.name), "--dry-run")
     assert (done.returncode, "pip install 'boto3>=1.36'" in done.stderr) == (2, True)
+    as_json = run_alone(tmp_path / "nothing", tmp_path / script.name, "--dry-run", "--json")
+    assert (as_json.returncode, json.loads(as_json.stderr)["error"]) == (2, "MissingDependency")
     (tmp_path / "boto3.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     stopped = run_alone(tmp_path, tmp_path / script.name, "--dry-run")
     assert (stopped.returncode, stopped.stderr) == (130, "error: interrupted\n")
@@ -499,11 +502,62 @@ def test_after_an_unclear_answer_no_error_is_clear(
 ) -> None:
     monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
     newest = "/channels/production/0999999999996.json"
-    proxy.next(swallow_reply, method="PUT", containing=newest)
-    for method in ("GET", "PUT"):
-        proxy.next(answering(400, "InvalidRequest"), method=method, containing=newest)
+
+    def swallow(exchange: Exchange) -> None:
+        for method in ("GET", "PUT"):
+            proxy.next(answering(400, "InvalidRequest"), method=method, containing=newest)
+        swallow_reply(exchange)
+
+    proxy.next(swallow, method="PUT", containing=newest)
     assert run(script, "--yes", "--json").document["changed"]
     assert now(registry)[0] == "v2.0.0"
+
+
+LOGIN = Reply(200, [("Content-Type", "text/html"), ("ETag", 'W/"1"')], b"<html><body>Log in</body></html>")
+
+
+@pytest.mark.parametrize("page", [LOGIN, Reply(200, [], b"")], ids=["login", "empty"])
+def test_a_page_is_no_answer_of_the_store(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, page: Reply
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(lambda exchange: exchange.send(page), method="GET", containing="list-type=2")
+    assert run(script, "--yes", "--json").error == "StoreUnreachable"
+    proxy.next(lambda exchange: exchange.send(page), method="PUT", containing="/channels/")
+    assert run(script, "--yes", "--json").document["changed"]
+    assert now(registry)[0] == "v2.0.0"
+
+
+def test_a_404_for_the_write_is_settled_by_looking(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(answering(404, "NoSuchKey"), method="PUT", containing="/channels/")
+    assert run(script, "--yes", "--json").document["changed"]
+    assert now(registry)[0] == "v2.0.0"
+
+
+def test_a_redirect_is_said_to_be_one(script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(answering(301, "PermanentRedirect"), times=1000)
+    refused = run(script, "--yes", "--json")
+    assert (refused.code, "redirects" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("junk", [".DS_Store", "0.json", "0999999999990.json.bak"])
+def test_junk_in_the_log_does_not_stop_the_script(registry: Registry, script: Script, junk: str) -> None:
+    registry.store.overwrite(layout.channel(registry.model, "production") + junk, b"junk")
+    assert run(script, "--yes", "--json").document["changed"]
+    assert now(registry)[0] == "v2.0.0"
+
+
+def test_a_record_with_half_a_character_is_refused(registry: Registry, script: Script) -> None:
+    head = registry.channel("production").head()
+    assert head
+    later = {**json.loads(head.to_bytes()), "generation": 4, "previous": head.sha256, "reason": "\ud800"}
+    key = layout.record(registry.model, "production", 4)
+    registry.store.overwrite(key, json.dumps(later).encode())
+    assert run(script, "--yes", "--json").error == "BadManifest"
 
 
 def test_a_store_that_is_away_or_refuses_us(
@@ -673,7 +727,12 @@ def test_a_write_whose_answers_all_drip_is_unknown(
 ) -> None:
     monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
     newest = layout.record("", "production", 4).rpartition("/")[2]
-    proxy.next(drip_headers, containing=newest, times=100)
+
+    def drip_from_now_on(exchange: Exchange) -> None:
+        proxy.next(drip_headers, containing=newest, times=100)
+        drip_headers(exchange)
+
+    proxy.next(drip_from_now_on, method="PUT", containing=newest)
     unknown = run(script, "--yes", "--json", ATTEMPT=0.4, DEADLINE=1.0)
     assert (unknown.code, unknown.error) == (7, "OutcomeUnknown")
     assert len(registry.history()) == 4, "it was applied"

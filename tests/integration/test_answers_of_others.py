@@ -1,0 +1,182 @@
+"""What answers in place of the store (a login page, a proxy, another address) is never taken for an answer of S3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.channels.channel import RollbackOptions
+from registry.channels.record import Author
+from registry.errors import BadSetting, OutcomeUnknown, StoreUnfit, StoreUnreachable, UloraError
+from registry.retention.forget import RetentionRule
+from registry.store import layout
+from registry.store.client import Deadlines
+from registry.store.objects import ObjectStore
+from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering
+from tests.support.registries import bind, create, listing, open_registry, small_bundle
+
+V1, V2 = "v1.0.0", "v2.0.0"
+LOG = "/channels/production/"
+ALWAYS = 10_000
+
+
+def page(body: bytes, *headers: tuple[str, str]) -> Fault:
+    """A success that does not come from the store."""
+    return lambda exchange: exchange.send(Reply(200, [("Content-Type", "text/html"), *headers], body))
+
+
+EMPTY = page(b"")
+LOGIN = page(b"<html><body>Please log in</body></html>", ("ETag", 'W/"1f-abc"'))
+PAGES = pytest.mark.parametrize("answer", [EMPTY, LOGIN], ids=["empty", "login"])
+
+
+@pytest.fixture
+def straight(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """Two generations in production."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    bind(registry, V1, V2)
+    registry.promote(V1, "production")
+    registry.promote(V2, "production")
+    return registry
+
+
+@pytest.fixture
+def distant(straight: Registry, proxy: Proxy, tmp_path: Path) -> Registry:
+    """The same by way of the proxy."""
+    opened = open_registry(tmp_path / "far", straight.settings.store, straight.model, endpoint_url=proxy.url)
+    opened.wiring.check_writable()
+    return opened
+
+
+READS: dict[str, Callable[[Registry], object]] = {
+    "head": lambda registry: registry.channel("production").head(),
+    "history": lambda registry: registry.history(),
+    "versions": lambda registry: registry.versions(),
+    "verify": lambda registry: registry.verify_all(),
+    "rollback": lambda registry: registry.rollback(),
+    "follow": lambda registry: registry.follow().start(),
+}
+
+
+@PAGES
+@pytest.mark.parametrize("name", READS)
+def test_a_page_is_never_a_listing_of_nothing(distant: Registry, proxy: Proxy, name: str, answer: Fault) -> None:
+    proxy.next(answer, method="GET", containing="list-type=2", times=ALWAYS)
+    with pytest.raises(StoreUnreachable, match="not an answer of S3: it lacks .IsTruncated"):
+        READS[name](distant)
+
+
+@PAGES
+def test_no_file_is_deleted_on_the_word_of_a_page(
+    straight: Registry, distant: Registry, proxy: Proxy, tmp_path: Path, answer: Fault
+) -> None:
+    create(straight, "v3.0.0", tmp_path)
+    before = listing(straight)
+    proxy.next(answer, method="GET", containing="prefix=" + "models", times=ALWAYS)
+    proxy.next(answer, method="GET", containing="models%2F", times=ALWAYS)
+    for _ in range(2):
+        with pytest.raises(UloraError) as error:
+            distant.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta())
+        assert error.value.exit_code in (6, 7)
+    assert {key: size for key, size in before.items() if "blobs/" in key}.items() <= listing(straight).items()
+
+
+@PAGES
+def test_a_record_that_only_a_page_took_is_written_again(
+    straight: Registry, distant: Registry, proxy: Proxy, answer: Fault
+) -> None:
+    proxy.next(answer, method="PUT", containing=LOG)
+    assert distant.rollback().generation == 3
+    assert [record.stable.version for record in straight.history()] == [V1, V2, V1]
+
+
+@PAGES
+def test_a_write_that_only_pages_took_is_unknown(store_url: str, proxy: Proxy, answer: Fault) -> None:
+    store = ObjectStore(store_url, endpoint_url=proxy.url, deadlines=Deadlines(write=1))
+    proxy.next(answer, method="PUT", times=ALWAYS)
+    with pytest.raises(OutcomeUnknown, match="not an answer of S3"):
+        store.create("models/m/versions/v1.0.0.json", b"{}")
+
+
+@PAGES
+def test_no_name_is_bound_to_files_that_a_page_took(
+    straight: Registry, distant: Registry, proxy: Proxy, tmp_path: Path, answer: Fault
+) -> None:
+    proxy.next(answer, method="PUT", containing="/blobs/", times=ALWAYS)
+    with pytest.raises(StoreUnreachable, match="not an answer of S3"):
+        distant.create("v3.0.0", small_bundle(tmp_path / "bundle"), offline=True)
+    assert "v3.0.0" not in {each.version for each in straight.versions()}
+
+
+@PAGES
+def test_a_page_never_says_that_a_file_is_there(distant: Registry, proxy: Proxy, answer: Fault) -> None:
+    proxy.next(answer, method="HEAD", times=ALWAYS)
+    with pytest.raises(StoreUnreachable, match="not an answer of S3"):
+        distant.store.head(layout.version(distant.model, V1))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_names_what_to_set(distant: Registry, proxy: Proxy, status: int) -> None:
+    def redirect(exchange: Exchange) -> None:
+        exchange.send(Reply(status, [("Location", f"https://user:secret@other.example:1{exchange.path}")], b""))
+
+    proxy.next(redirect, times=ALWAYS)
+    for act in (distant.rollback, distant.status):
+        with pytest.raises(BadSetting, match="redirects") as error:
+            act()
+        assert "ULORA_S3_ENDPOINT" in error.value.hint
+        assert "secret" not in str(error.value)
+
+
+def test_a_bucket_of_another_region_is_said_to_be_one(distant: Registry, proxy: Proxy) -> None:
+    proxy.next(answering(301, "PermanentRedirect"), times=ALWAYS)
+    with pytest.raises(BadSetting, match="redirects") as error:
+        distant.rollback()
+    assert "AWS_REGION" in error.value.hint
+
+
+def test_a_server_without_conditional_writes_is_unfit(distant: Registry, proxy: Proxy) -> None:
+    proxy.next(answering(501, "NotImplemented"), method="PUT", times=ALWAYS)
+    with pytest.raises(StoreUnfit, match="does not implement"):
+        distant.rollback()
+
+
+def test_a_write_that_was_refused_after_it_was_applied_is_done(
+    straight: Registry, distant: Registry, proxy: Proxy
+) -> None:
+    def refuse_afterwards(exchange: Exchange) -> None:
+        exchange.forward()
+        answering(403, "AccessDenied")(exchange)
+
+    proxy.next(refuse_afterwards, method="PUT", containing=LOG)
+    assert distant.rollback().changed
+    assert straight.channel("production").head().generation == 3
+
+
+@pytest.mark.parametrize("junk", [".DS_Store", "0.json", "0000000000001.json.bak", "readme"])
+def test_junk_in_a_log_stops_no_rollback(straight: Registry, junk: str) -> None:
+    straight.store.overwrite(layout.channel(straight.model, "production") + junk, b"junk")
+    assert {each.channel: each.stable for each in straight.status().channels}["production"] == V2
+    assert straight.rollback().version == V1
+
+
+def test_a_planned_rollback_is_not_planned_from_an_old_listing(
+    straight: Registry, distant: Registry, proxy: Proxy
+) -> None:
+    kept: list[Reply] = []
+
+    def listing_of_before(exchange: Exchange) -> None:
+        kept.append(kept[0] if kept else exchange.forward())
+        exchange.send(kept[0])
+
+    proxy.next(listing_of_before, method="GET", containing="channels%2Fproduction%2F", times=ALWAYS)
+    log, author = distant.channel("production"), Author("a test")
+    assert log.plan_rollback(author, RollbackOptions()).record.generation == 3
+    straight.promote(V1, "production")
+    assert distant.rollback(dry_run=True).generation == 4
