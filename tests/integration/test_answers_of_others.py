@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -68,7 +67,7 @@ READS: dict[str, Callable[[Registry], object]] = {
 @pytest.mark.parametrize("name", READS)
 def test_a_page_is_never_a_listing_of_nothing(distant: Registry, proxy: Proxy, name: str, answer: Fault) -> None:
     proxy.next(answer, method="GET", containing="list-type=2", times=ALWAYS)
-    with pytest.raises(StoreUnreachable, match="not an answer of S3: it lacks .IsTruncated"):
+    with pytest.raises(StoreUnreachable, match=r"not an answer of S3: it lacks .IsTruncated"):
         READS[name](distant)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from registry.channels.channel import Channel
 from registry.errors import BadInput
 from registry.serving import fleet
 from registry.serving.fleet import Heartbeats, Replica, all_replicas, replicas, wait_for_replicas
@@ -95,6 +96,30 @@ def test_heartbeats_begin_again_when_they_are_allowed_again(shop: Shop, store_ur
         wait_until(lambda: live.health().note.startswith("no heartbeats"))
         wait_until(lambda: seen(shop))
         wait_until(lambda: live.health().note == "")
+
+
+def test_heartbeats_begin_again_with_the_first_look_at_the_log(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    """However long the pause is that refused heartbeats have led to."""
+    distant = ObjectStore(store_url, endpoint_url=proxy.url)
+    heartbeats = Heartbeats(distant, shop.model, "production", every=250)
+    log, options = Channel(distant, shop.model, "production"), LiveOptions(poll=0.02, find=find_echo)
+    refused = threading.Event()
+
+    def deny(exchange: Exchange) -> None:
+        if "/replicas/" in exchange.path:
+            refused.set()
+        if exchange.path.endswith(".json"):
+            exchange.send(DENIED)
+        else:
+            exchange.send(exchange.forward())
+
+    with Live(log, shop.versions, shop.blobs, options, fleet=heartbeats) as live:
+        wait_until(lambda: seen(shop))
+        proxy.next(deny, times=10_000)
+        heartbeats.changed()
+        wait_until(lambda: "can't be read" in live.health().error and refused.is_set() and live.health().note)
+        proxy.clear()
+        wait_until(lambda: live.health().note == "", seconds=100)
 
 
 def test_waiting_for_replicas_tells_who_followed_and_who_did_not(shop: Shop) -> None:
