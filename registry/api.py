@@ -45,7 +45,8 @@ class Registry:
 
     Any method may raise `StoreUnreachable` or `StoreDenied`; one that writes `OutcomeUnknown`: the same call again is
     safe. One that takes the name of a version may raise `BadVersionName`, `VersionNotFound`, and `MissingBlob`,
-    `CorruptBlob` or `BadManifest` if its manifest is damaged.
+    `CorruptBlob` or `BadManifest` if its manifest is damaged. One that finds nothing of the model raises `NotFound`
+    where there is no store, or no such model in it.
     """
 
     def __init__(
@@ -257,7 +258,7 @@ class Registry:
 
     def history(self, channel: str = "production", limit: int | None = None) -> list[Record]:
         """The records of a channel, newest first; without a limit the whole chain is verified, else `BrokenChain`."""
-        return self.channel(channel).history(limit)
+        return usecases.status.history(self.wiring, channel, limit)
 
     def rollback_script(
         self, version: str, channel: str = "production", *, reason: str = "", dry_run: bool = False

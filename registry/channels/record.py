@@ -198,7 +198,12 @@ def rollback_target(position: ChannelPosition, to: str | None = None) -> Pointer
     Raises:
         NothingToRollBackTo: the stack is empty, or `to` is not on it.
     """
-    stack = position.head.rollback_targets() if position.head else ()
+    if position.head is None:
+        raise NothingToRollBackTo(
+            f"{position.model} {position.channel} serves no version yet; nothing changed",
+            hint=f"`ulora promote VERSION --channel {position.channel}` makes one stable",
+        )
+    stack = position.head.rollback_targets()
     if not stack:
         raise NothingToRollBackTo(
             f"{position.model} {position.channel} has no earlier version to roll back to; nothing changed",

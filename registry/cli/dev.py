@@ -13,6 +13,7 @@ from registry.cli.output import Output
 from registry.cli.signals import wait_for_signal
 
 _WATCH_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
 
 
 @click.command("dev", short_help="Start an MLflow server and a real S3 server on this machine.")
@@ -23,15 +24,20 @@ _WATCH_SECONDS = 5.0
 def dev_command(out: Output, *, root: Path) -> None:
     """Start the embedded stack and print the exports that point `ulora` and `mlflow` at it. Ctrl-C stops it cleanly.
 
+    The exports are also in `env.sh` of the folder. Ports and keys stay the same when it is started again there. A
+    server that ends is started again.
+
     Meanwhile it runs `ulora reconcile --watch` for its model: MLflow follows the channels, and promotions that are
     requested in the MLflow UI are answered.
 
     \b
     Example:
-      ulora dev                      # in one terminal; paste its exports into another
+      ulora dev                      # in one terminal
+      source ulora-data/env.sh       # in another one
     """
     from registry.api import Registry
     from registry.catalog.watch import LoopControl, Watch
+    from registry.devstack.keeper import Keeper
     from registry.devstack.stack import Stack
     from registry.settings import Settings
 
@@ -40,8 +46,9 @@ def dev_command(out: Output, *, root: Path) -> None:
         os.environ.update(stack.env)
         registry = Registry(settings=Settings.load())
         registry.store.initialise()
-        exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in stack.env.items())
-        out.answer(stack.env, f"{exports}\n\n# MLflow: {stack.env['MLFLOW_TRACKING_URI']}   stop with Ctrl-C")
+        exports = stack.exports_file.read_text()
+        source = f"# in other terminals: source {shlex.quote(str(stack.exports_file))}"
+        out.answer(stack.env, f"{exports}\n{source}\n# MLflow: {stack.mlflow.url}   stop with Ctrl-C")
         with Watch(registry.reconciler(), LoopControl(_WATCH_SECONDS), done=lambda reconciled: None):
-            wait_for_signal()
+            wait_for_signal(Keeper(stack.servers, out.note).look, _LOOK_SECONDS)
     out.note("stopped; the data stays in " + str(root))

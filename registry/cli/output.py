@@ -18,6 +18,7 @@ from registry.errors import UloraError
 
 if TYPE_CHECKING:
     from registry.answers import Change
+    from registry.api import Registry
 
 _MAX_CELL = 60
 
@@ -30,16 +31,16 @@ class Output:
 
     def answer(self, document: Any, text: str = "") -> None:
         """The command's answer: the document with --json, the text otherwise."""
-        _echo(to_json(document) if self.as_json else _visible(text))
+        _echo(to_json(document) if self.as_json else visible(text))
 
     def event(self, document: Any, text: str) -> None:
         """One of many answers of a command that goes on: with --json a document on one line."""
-        _echo(json.dumps(document, default=_plain, ensure_ascii=False) if self.as_json else _visible(text))
+        _echo(json.dumps(document, default=_plain, ensure_ascii=False) if self.as_json else visible(text))
 
     def say(self, text: str) -> None:
         """A line of text; left out with --json."""
         if not self.as_json:
-            _echo(_visible(text))
+            _echo(visible(text))
 
     def note(self, text: str) -> None:
         """A line beside the answer, on standard error; with --json an object `{"note": …}`."""
@@ -100,6 +101,12 @@ def author(who: str | None, verified: bool) -> str:
     return f"{who}" if verified else f"{who} (unverified)"
 
 
+def place(registry: Registry) -> str:
+    """Which model in which store a command is about: the first line of what it prints."""
+    endpoint = registry.settings.endpoint_url
+    return f"{registry.model} in {registry.settings.store}" + (f" at {endpoint}" if endpoint else "")
+
+
 def change_sentence(change: Change, dry_run: bool) -> str:
     """What a promotion or rollback did to a channel, or would do."""
     if change.action == "none":
@@ -135,7 +142,7 @@ def _echo(text: str) -> None:
 
 def complain(text: str, color: str | None = None) -> None:
     """Print one line on standard error."""
-    line = _visible(" ".join(text.splitlines()))
+    line = visible(" ".join(text.splitlines()))
     to_stderr(click.style(line, fg=color) if color else line)
 
 
@@ -176,11 +183,11 @@ def _cell(value: object, limit: int = _MAX_CELL) -> str:
         return "-"
     if isinstance(value, list | tuple | frozenset):
         return ", ".join(_cell(item, limit=0) for item in value)
-    text = _visible(" ".join(str(value).split()))
+    text = visible(" ".join(str(value).split()))
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """A text without control characters, except line ends: names and reasons may come from anybody."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 

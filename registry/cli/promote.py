@@ -14,7 +14,7 @@ from registry.cli.options import (
     reason_option,
     registry_options,
 )
-from registry.cli.output import Output, change_sentence, table
+from registry.cli.output import Output, change_sentence, place, table
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -51,6 +51,7 @@ def promote_command(
     """
     from registry.errors import GateRefused
 
+    out.say(place(registry))
     try:
         done = registry.promote(version, change.channel, options, reason=change.reason, dry_run=change.dry_run)
     except GateRefused as refused:

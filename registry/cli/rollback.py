@@ -16,7 +16,7 @@ from registry.cli.options import (
     reason_option,
     registry_options,
 )
-from registry.cli.output import Output, change_sentence
+from registry.cli.output import Output, change_sentence, place
 from registry.errors import UloraError
 from registry.parallel import time_limit
 
@@ -83,6 +83,7 @@ def rollback_command(
       ulora rollback --only adapters/tomato --reason "tomato flags healthy leaves"
     """
     began = time.perf_counter()
+    out.say(place(registry))
     with time_limit(_SECONDS):
         done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
     out.answer(done, f"{change_sentence(done, change.dry_run)} ({time.perf_counter() - began:.2f} s)")

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.logs import FORMATS, start_logging
 from registry.cli.options import channel_option, device_option, options_as, registry_options, runtime_option
 from registry.cli.output import Output
 
 if TYPE_CHECKING:
     from registry.api import Registry
     from registry.serving.follow import LiveOptions
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    """Where it listens, and how long it may take to end."""
+
+    host: str
+    port: int
+    grace: float
 
 
 @click.command("serve", short_help="Answer predictions over HTTP, following a channel.")
@@ -26,17 +37,21 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="How long it may take to end; after that it is killed.",
 )
+@click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of its log lines.")
 @device_option
 @runtime_option
 @registry_options
 @options_as("registry.serving.follow:LiveOptions")
+@options_as(ListenOptions, "listen")
 def serve_command(
-    registry: Registry, out: Output, *, channel: str, host: str, port: int, grace: float, options: LiveOptions
+    registry: Registry, out: Output, *, channel: str, listen: ListenOptions, log_format: str, options: LiveOptions
 ) -> None:
     """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
 
     A promotion or rollback is followed within about a second, without failing a request. Ctrl-C and SIGTERM end it
     cleanly, and in any case within --grace.
+
+    Standard error has a line for each change of version, failed load, refused signature and change of state.
 
     \b
     Example:
@@ -46,12 +61,13 @@ def serve_command(
     from registry.machine.programs import start_watchdog
     from registry.serving.app import serve
 
-    start_watchdog(grace)
+    start_logging(log_format)
+    start_watchdog(listen.grace)
     with registry.follow(channel, options) as live:
         serve(
             live,
-            host,
-            port,
-            grace=grace,
+            listen.host,
+            listen.port,
+            grace=listen.grace,
             started=lambda url: out.answer({"url": url, "version": live.version}, f"{live.version} at {url}"),
         )

@@ -40,13 +40,13 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def wait_for_signal() -> None:
-    """Return when Ctrl-C or SIGTERM asks to stop."""
+def wait_for_signal(look: Callable[[], None] = lambda: None, seconds: float = 3600.0) -> None:
+    """Return when Ctrl-C or SIGTERM asks to stop. Meanwhile `look` is called, with a pause of `seconds`."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     try:
-        while not stop.wait(3600):
-            pass
+        while not stop.wait(seconds):
+            look()
     except KeyboardInterrupt:
         click.echo("", err=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.options import registry_options
-from registry.cli.output import Output, author, facts, table
+from registry.cli.output import Output, author, facts, place, table
 from registry.errors import IntegrityError
 from registry.parallel import time_limit
 
@@ -29,6 +29,7 @@ def status_command(registry: Registry, out: Output) -> None:
     Example:
       ulora status --json | jq -r '.channels[] | select(.channel == "production").stable'
     """
+    out.say(place(registry))
     with time_limit(_SECONDS):
         status = registry.status()
     out.answer(status, "\n\n".join([*map(_channel_text, status.channels), _probe_text(status.probed)]))

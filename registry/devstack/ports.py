@@ -34,14 +34,15 @@ class Ports:
         numbers: all of them.
     """
 
-    def __init__(self, count: int = 1, offset: int = 0) -> None:
-        """Choose and reserve unused ports.
+    def __init__(self, count: int = 1, offset: int = 0, first: int | None = None) -> None:
+        """Choose and reserve unused ports: those from `first` on if they are, else any.
 
         Raises:
             UloraError: none were found.
         """
-        for _ in range(_TRIES):
-            self.first = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT)
+        for attempt in range(_TRIES):
+            chosen = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT)
+            self.first = chosen if first is None or attempt else first
             self.numbers = [self.first + shift + number for shift in sorted({0, offset}) for number in range(count)]
             reserved = _reserve(self.numbers)
             if reserved and not self.taken():

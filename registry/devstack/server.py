@@ -55,6 +55,7 @@ class Server(ABC):
 
     Attributes:
         folder: holds its data and its log.
+        wanted_port: where it listens if nobody else does; None for any port.
     """
 
     name: ClassVar[str]
@@ -64,6 +65,7 @@ class Server(ABC):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+        self.wanted_port: int | None = None
         self._ports: Ports | None = None
         self._is_address_known = self._is_ready = False
         self._instance = ""
@@ -202,7 +204,7 @@ class Server(ABC):
 
     def _choose_ports(self) -> None:
         if self._ports is None or not self._is_address_known:
-            self._ports = Ports(self.port_count, self.port_offset)
+            self._ports = Ports(self.port_count, self.port_offset, self.wanted_port)
         elif taken := self._ports.taken(_TAKEN_SECONDS):
             raise self.failure(f"the {self.name} server can't start again{_says_taken(taken)}", hint=_STOP_THE_OTHER)
 

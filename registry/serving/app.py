@@ -126,7 +126,7 @@ def serve(
         BadSetting: the port is in use, or the host is not an address of this machine.
     """
     config = uvicorn.Config(
-        create_app(live), log_level="warning", timeout_graceful_shutdown=grace / 2, server_header=False,
+        create_app(live), log_config=None, timeout_graceful_shutdown=grace / 2, server_header=False,
         headers=_instance_header(), loop="asyncio",  # others take the wakeup file descriptor, on which a watchdog waits
     )  # fmt: skip
     with _listen(host, port) as listener:

@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, overload
 
@@ -20,6 +20,7 @@ from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed, first_line
 from registry.machine import clock
+from registry.serving import events
 from registry.serving.fleet import Heartbeats
 from registry.serving.health import Health, HealthState
 from registry.serving.loaders import (
@@ -96,8 +97,10 @@ class Live:
         options: LiveOptions | None = None,
         *,
         fleet: Heartbeats | None = None,
+        check_model: Callable[[], None] = lambda: None,
     ) -> None:
-        """Nothing is read before `start`, which a `with` statement calls. `fleet` writes this replica's heartbeat."""
+        """Nothing is read before `start`, which a `with` statement calls. `fleet` writes this replica's heartbeat;
+        `check_model` is called where the channel serves nothing, and raises if there is no such model at all."""
         options = options or LiveOptions()
         self._channel = channel
         self._device = options.device
@@ -106,6 +109,7 @@ class Live:
         self._stale_after = options.stale_after
         self._max_staleness = options.max_staleness
         self._fleet = fleet
+        self._check_model = check_model
         self._process = os.getpid()
 
         self._serving: Serving | None = None
@@ -116,6 +120,7 @@ class Live:
         self._last_read = time.monotonic()
         self._unread_since = ""
         self._log_problem = ""
+        self._told_state: HealthState = "starting"
 
         self._changed = threading.Condition()
         self._read_now = threading.Event()
@@ -135,6 +140,7 @@ class Live:
 
         Raises:
             ChannelEmpty: it serves no version yet.
+            NotFound: there is no store, or no such model in it.
             StoreUnreachable, StoreDenied: the log can't be read.
             LoadFailed: the version can't be loaded, or not within the deadlines of `LoadOptions`.
             MissingBlob, CorruptBlob, SelfTestFailed, …: see `load_version`.
@@ -142,6 +148,7 @@ class Live:
         self._check_usable()
         head = self._log.read(_FIRST_READ_SECONDS)
         if head is None or head.stable is None:
+            self._check_model()
             raise ChannelEmpty(
                 f"{self._channel.model} {self._channel.name} serves no version yet",
                 hint=f"`ulora promote VERSION --channel {self._channel.name}` makes one stable",
@@ -288,6 +295,7 @@ class Live:
         while not self._closing.is_set():
             started = time.monotonic()
             self._read_log()
+            self._tell_state()
             if self._read_now.wait(self._poll * random.uniform(0.9, 1.1)):  # noqa: S311  spreads the load, no secret
                 self._closing.wait(max(0.0, started + _MIN_PAUSE - time.monotonic()))
             self._read_now.clear()
@@ -305,6 +313,13 @@ class Live:
         else:
             self._note_read()
             self._set_goal(newest)
+
+    def _tell_state(self) -> None:
+        """Log the state, if it is another one than before."""
+        state, told = self._state(), self._told_state
+        if state not in (told, "closed"):
+            self._told_state = state
+            events.state_changed(self._channel.name, state, told, self._reading_problem())
 
     def _note_read(self) -> None:
         self._last_read = time.monotonic()
@@ -329,6 +344,7 @@ class Live:
                 loaded = self._residents.get(goal.stable)
                 if loaded and (serving is None or goal.generation > serving.record.generation):
                     self._serving = Serving(goal, loaded, clock.timestamp())
+                    events.version_changed(goal, loaded, serving.stable.version if serving else None)
                     self._previous = _stable(serving) if _stable(serving) != goal.stable else self._previous
                     self._changed.notify_all()
                 self._residents.want(self._needed(goal))
@@ -377,6 +393,10 @@ class Live:
 
     def _set_log_problem(self, problem: str) -> None:
         if problem != self._log_problem:
+            if problem and not self._log_problem:  # the text has times in it, so that only the first one is news
+                events.log_unread(problem)
+            elif not problem:
+                events.log_read_again(self._channel.name)
             self._log_problem = problem
             if self._fleet:
                 self._fleet.changed()

@@ -6,7 +6,6 @@ again while it hangs, and others are loaded. At most `MAX_LOADS` loads run or ha
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from registry.errors import MissingBlob, UloraError, Unreachable, first_line
+from registry.serving import events
 from registry.serving.loaders import Loaded
 from registry.serving.loads import Load, LoadPointer
 from registry.versions.pointer import Pointer
@@ -24,8 +24,6 @@ _MAX_PAUSE = 60.0
 """Seconds at most between two tries of a load that failed."""
 _MAX_PAUSE_FOR_STORE = 5.0
 """The same where it failed because the store does not answer or lacks a blob."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,10 +162,9 @@ class Residents:
         elif reason := load.steps.overdue():
             load.give_up(f"{load.pointer.version} was not loaded: {reason}")
             self._settle(load)
-            _log.warning("%s", load.error)
         elif not load.is_slow and load.steps.age >= self._slow_after:
             load.is_slow = True
-            _log.warning("%s", load)
+            events.load_is_slow(load.pointer.version, str(load))
         else:
             return False
         return True
@@ -240,7 +237,9 @@ class Residents:
         tries = before.tries + 1 if before else 1
         longest = _MAX_PAUSE_FOR_STORE if isinstance(error, MissingBlob | Unreachable) else _MAX_PAUSE
         pause = min(longest, self._retry * 2 ** min(tries - 1, 20)) * random.uniform(0.9, 1.1)  # noqa: S311  jitter
-        self._failures[pointer.manifest_sha256] = _Failure(_describe(pointer, error), tries, time.monotonic() + pause)
+        problem = _describe(pointer, error)
+        self._failures[pointer.manifest_sha256] = _Failure(problem, tries, time.monotonic() + pause)
+        events.load_failed(pointer.version, problem, tries, pause)
 
 
 def _describe(pointer: Pointer, error: BaseException) -> str:

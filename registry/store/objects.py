@@ -199,6 +199,14 @@ class ObjectStore:
         """Whether this prefix is a store."""
         return self._probe.is_initialised()
 
+    def check_holds(self, model: str) -> None:
+        """Check that finding nothing of a model is no sign of a wrong setting. Passes for a store without any model.
+
+        Raises:
+            NotFound: this prefix is not a store, or it has other models, but not this one.
+        """
+        self._probe.check_holds(model)
+
     def initialise(self) -> None:
         """Make this prefix a store: probe the server, then create `format.json`. Doing it twice changes nothing.
 

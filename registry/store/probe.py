@@ -5,10 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
 
 from registry.errors import (
     BucketNotFound,
     KeyExists,
+    NotFound,
     ObjectNotFound,
     Overwritten,
     StoreDenied,
@@ -24,6 +27,7 @@ from registry.store.conditional import ConditionalWriter
 from registry.store.object_info import Rights
 from registry.store.reading import ObjectReader
 
+_MAX_MODELS, _SHOWN_MODELS = 1000, 10
 _DOCTOR = "`ulora doctor` says whether the store honours conditional writes; change nothing until it does"
 
 
@@ -41,6 +45,27 @@ class StoreProbe:
     def is_initialised(self) -> bool:
         """Whether `format.json` is there."""
         return self._reader.first(layout.FORMAT_KEY) == layout.FORMAT_KEY
+
+    def check_holds(self, model: str) -> None:
+        """Check that this prefix is a store, and that it has the model, if any; passes where that may not be read."""
+        with suppress(StoreDenied):
+            self._check_holds(model)
+
+    def _check_holds(self, model: str) -> None:
+        if not self.is_initialised():
+            raise NotFound(
+                f"there is no store at {self._url}",
+                hint="is the address right (ULORA_STORE, ULORA_S3_ENDPOINT)? `ulora store init` makes a new store",
+            )
+        models = sorted(islice(self._reader.folders(layout.MODELS_PREFIX), _MAX_MODELS))
+        if models and model not in models:
+            raise NotFound(
+                f"{self._url} has no model {model!r}; there are: {', '.join(models[:_SHOWN_MODELS])}"
+                + (f" and {len(models) - _SHOWN_MODELS} more" if len(models) > _SHOWN_MODELS else ""),
+                hint=f"did you mean --model {near[0]}?"
+                if (near := get_close_matches(model, models))
+                else "choose one with --model or ULORA_MODEL",
+            )
 
     def initialise(self) -> None:
         """Probe the server, then create `format.json`."""

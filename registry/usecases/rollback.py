@@ -8,6 +8,7 @@ from functools import partial
 
 from registry.answers import Change
 from registry.channels.channel import RollbackOptions
+from registry.errors import NothingToRollBackTo
 from registry.usecases.checks import check_servable
 from registry.wiring import Wiring
 
@@ -16,7 +17,17 @@ def rollback(
     wiring: Wiring, channel: str, options: RollbackOptions | None, *, reason: str, only: Sequence[str], dry_run: bool
 ) -> Change:
     """Go back to the version before; see `Registry.rollback`."""
-    options = options or RollbackOptions()
+    try:
+        return _rollback(wiring, channel, options or RollbackOptions(), reason=reason, only=only, dry_run=dry_run)
+    except NothingToRollBackTo:
+        if wiring.channel(channel).head() is None:  # is it the right store, and the right model?
+            wiring.store.check_holds(wiring.model)
+        raise
+
+
+def _rollback(
+    wiring: Wiring, channel: str, options: RollbackOptions, *, reason: str, only: Sequence[str], dry_run: bool
+) -> Change:
     log, author = wiring.channel(channel), wiring.author(reason)
     if only:
         from registry.channels.partial_rollback import PartialRollback  # not needed in the common case

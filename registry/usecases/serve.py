@@ -32,4 +32,7 @@ def follow(wiring: Wiring, channel: str, options: LiveOptions | None) -> Live:
 
     fetch = wiring.backbone_mirror.fetch if wanted.fetch is no_mirror else wanted.fetch
     whole = replace(wanted, check=check, fetch=fetch)
-    return Live(wiring.channel(channel), wiring.bindings, wiring.blobs, whole, fleet=heartbeats)
+    return Live(
+        wiring.channel(channel), wiring.bindings, wiring.blobs, whole, fleet=heartbeats,
+        check_model=lambda: wiring.store.check_holds(wiring.model),
+    )  # fmt: skip

@@ -37,7 +37,10 @@ def versions(wiring: Wiring) -> list[Listed]:
             forgotten=str(name) in forgotten,
         )
 
-    return in_parallel(describe, wiring.bindings.names())
+    names = wiring.bindings.names()
+    if not names:
+        wiring.store.check_holds(wiring.model)
+    return in_parallel(describe, names)
 
 
 def status(wiring: Wiring) -> Status:
@@ -50,7 +53,17 @@ def status(wiring: Wiring) -> Status:
             return ChannelStatus.of(name, None, (), problem=str(error))
 
     channels = tuple(in_parallel(channel_status, CHANNELS))
+    if all(channel.stable is None and not channel.problem for channel in channels):
+        wiring.store.check_holds(wiring.model)
     return Status(wiring.model, wiring.settings.store, channels, _last_probe(wiring))
+
+
+def history(wiring: Wiring, channel: str, limit: int | None) -> list[Record]:
+    """The records of a channel, newest first; see `Registry.history`."""
+    records = wiring.channel(channel).history(limit)
+    if not records:
+        wiring.store.check_holds(wiring.model)
+    return records
 
 
 def _last_probe(wiring: Wiring) -> ProbeStatus | None:

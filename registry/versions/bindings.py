@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field
@@ -94,11 +95,15 @@ class Bindings:
 
         Raises:
             VersionNotFound: the name is free.
+            NotFound: there is no store, or no such model in it.
             BadManifest: the binding is damaged, or that of another name.
         """
         binding = self.find(name)
         if binding is None:
-            raise VersionNotFound(f"{self._model} has no version {name}", hint="`ulora list` shows the versions")
+            self._store.check_holds(self._model)
+            near = get_close_matches(str(name), [str(each) for each in self.names()], n=3)
+            hint = (f"did you mean {' or '.join(near)}? " if near else "") + "`ulora list` shows the versions"
+            raise VersionNotFound(f"{self._model} has no version {name}", hint=hint)
         return binding
 
     def manifest(self, pointer: Pointer) -> Manifest:

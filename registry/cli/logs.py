@@ -1,0 +1,82 @@
+"""The log lines of commands that go on, on standard error: as text for people, or as JSON for log collectors."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import queue
+import time
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+
+from registry.cli.output import to_stderr, visible
+
+FORMATS = ("text", "json")
+
+
+_MAX_WAITING = 1000
+"""Lines that may wait to be printed; later ones are dropped."""
+_LAST_SECONDS = 1.0
+"""For printing what waits at the end of the process."""
+
+
+def start_logging(log_format: str) -> None:
+    """Print what this package and its servers log, from level INFO on, and warnings of other packages.
+
+    A thread of its own prints: whoever logs never waits for a reader of standard error that has stopped to read.
+    """
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(_MAX_WAITING)
+    logging.basicConfig(handlers=[_Waiting(lines)], force=True)
+    logging.getLogger("registry").setLevel(logging.INFO)
+    QueueListener(lines, _StandardError(_Json() if log_format == "json" else _Text())).start()
+    atexit.register(_print_rest, lines)
+
+
+def _print_rest(lines: queue.Queue[logging.LogRecord]) -> None:
+    deadline = time.monotonic() + _LAST_SECONDS
+    while lines.unfinished_tasks and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+class _Waiting(QueueHandler):
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The record as it is: it stays in this process."""
+        return record
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop a line that finds no place."""
+
+
+class _StandardError(logging.Handler):
+    """Prints a record on standard error. If that fails, the process goes on."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        to_stderr(self.format(record))
+
+
+def _when(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        message = " ".join(record.getMessage().splitlines())  # other people wrote parts of it
+        lines = [f"{_when(record)} {record.levelname} {message}"]
+        lines += [self.formatException(record.exc_info)] if record.exc_info else []
+        return visible("\n".join(lines))
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        document = {
+            "time": _when(record), "level": record.levelname, "logger": record.name, "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }  # fmt: skip
+        if record.exc_info:
+            document["exception"] = self.formatException(record.exc_info)
+        return json.dumps(document, ensure_ascii=False, default=str)

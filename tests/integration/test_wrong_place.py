@@ -1,0 +1,86 @@
+"""A wrong store, prefix or model is said to be one, and never looks like a channel that serves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.errors import BucketNotFound, ChannelEmpty, NotFound, NothingToRollBackTo, VersionNotFound
+from tests.support.registries import bind, open_registry
+from tests.support.run_ulora import ulora
+
+LOOKS: dict[str, Callable[[Registry], object]] = {
+    "status": lambda registry: registry.status(),
+    "history": lambda registry: registry.history(),
+    "list": lambda registry: registry.versions(),
+    "rollback": lambda registry: registry.rollback(),
+    "partial rollback": lambda registry: registry.rollback(only=["adapters/low"]),
+    "follow": lambda registry: registry.follow().start(),
+    "show": lambda registry: registry.manifest("v1.0.0"),
+    "promote": lambda registry: registry.promote("v1.0.0"),
+    "load": lambda registry: registry.load("v1.0.0"),
+}
+EACH = pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+
+
+@pytest.fixture
+def registry(store_url: str, tmp_path: Path) -> Registry:
+    registry = open_registry(tmp_path, store_url, "aads-ulora")
+    registry.store.initialise()
+    bind(registry, "v1.0.0", "v1.1.0-dinov3")
+    registry.promote("v1.0.0", "production")
+    return registry
+
+
+def elsewhere(registry: Registry, **settings: str) -> Registry:
+    return Registry(settings=replace(registry.settings, **settings))
+
+
+@EACH
+def test_a_wrong_prefix_is_no_store(registry: Registry, look: Callable[[Registry], object]) -> None:
+    with pytest.raises(NotFound, match=r"there is no store at .*-typo") as error:
+        look(elsewhere(registry, store=f"{registry.settings.store}-typo"))
+    assert error.value.exit_code == 5
+    assert "ulora store init" in error.value.hint
+
+
+@EACH
+def test_a_wrong_model_is_told_which_there_are(registry: Registry, look: Callable[[Registry], object]) -> None:
+    with pytest.raises(NotFound, match="has no model 'aads-ulroa'; there are: aads-ulora") as error:
+        look(elsewhere(registry, model="aads-ulroa"))
+    assert (error.value.exit_code, error.value.hint) == (5, "did you mean --model aads-ulora?")
+
+
+@EACH
+def test_a_wrong_bucket_is_said_to_be_missing(registry: Registry, look: Callable[[Registry], object]) -> None:
+    with pytest.raises(BucketNotFound, match="no bucket 'nosuchbucket'"):
+        look(elsewhere(registry, store="s3://nosuchbucket/x"))
+
+
+def test_what_is_really_empty_is_empty(store_url: str, tmp_path: Path) -> None:
+    registry = open_registry(tmp_path, store_url, "new-model")
+    registry.store.initialise()
+    assert [channel.stable for channel in registry.status().channels] == [None, None]
+    assert (registry.versions(), registry.history()) == ([], [])
+    with pytest.raises(NothingToRollBackTo, match="serves no version yet"):
+        registry.rollback()
+    with pytest.raises(ChannelEmpty):
+        registry.follow().start()
+
+
+def test_a_misspelt_version_is_told_the_near_ones(registry: Registry) -> None:
+    with pytest.raises(VersionNotFound) as error:
+        registry.manifest("v1.1.0-dinov2")
+    assert "did you mean v1.1.0-dinov3" in error.value.hint
+
+
+def test_commands_begin_with_model_and_store(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = f"{registry.model} in {registry.settings.store}"
+    monkeypatch.setenv("ULORA_MODEL", registry.model)
+    monkeypatch.setenv("ULORA_STORE", registry.settings.store)
+    for words in (["status"], ["rollback", "--dry-run"], ["promote", "v1.0.0", "-c", "production", "--dry-run"]):
+        assert ulora(*words).out.startswith(first)
