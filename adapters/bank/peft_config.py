@@ -18,6 +18,7 @@ from peft import LoraConfig
 from adapters.backbone.families import Family
 from adapters.bank.match_patterns import patterns_of
 from adapters.bank.module_patterns import match_modules
+from adapters.bank.peft_fields import COMPUTED, check_fields
 from registry.errors import BadWeights
 
 MAX_RANK = 1024
@@ -27,16 +28,6 @@ MAX_PATTERN = 2000
 MAX_NAME = 500
 """Characters of a module's name in an adapter's file; the longest of the known backbones have 60."""
 
-_USED = (
-    "r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
-    "layers_to_transform", "layers_pattern",
-)  # fmt: skip
-# Fields that say where an adapter comes from or how it was trained; they do not change what it computes.
-_IGNORED = {
-    "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout", "peft_version",
-    "revision", "runtime_config", "task_type", "peft_type", "loftq_config", "eva_config", "corda_config",
-    "lora_ga_config", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
-}  # fmt: skip
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -75,8 +66,8 @@ def read_config(
         linears: the backbone's modules that an adapter may change.
 
     Raises:
-        BadWeights: when it is not a LoRA, needs a variant that this release does not support, or has patterns that
-            can't be matched in reasonable time.
+        BadWeights: when it is not a LoRA, its training changed the backbone's own weights, it needs a variant that this
+            release does not support, or it has patterns that can't be matched in reasonable time.
         LoadFailed: when no process can be started to match them.
     """
     config = _checked(document, path)
@@ -144,12 +135,7 @@ def _settings(config: LoraConfig, rank: int, alpha: float) -> ModuleSettings:
 
 
 def _checked(document: Mapping[str, Any], path: str) -> LoraConfig:
-    if document.get("peft_type") != "LORA":
-        raise BadWeights(f"{path}: peft_type {str(document.get('peft_type'))[:40]!r} is not LORA")
-    plain = LoraConfig().to_dict()
-    for name, value in document.items():
-        if name not in _IGNORED and name not in _USED and value and value != plain.get(name):
-            raise BadWeights(f"{path}: {name} = {str(value)[:80]} is not supported by this release")
+    check_fields(document, path)
     _check_rank(document.get("r"), path)
     _check_number("lora_alpha", document.get("lora_alpha"), path)
     for name in ("use_rslora", "use_dora"):
@@ -164,7 +150,7 @@ def _checked(document: Mapping[str, Any], path: str) -> LoraConfig:
         _check_names(name, document.get(name), path)
     if not document.get("target_modules"):
         raise BadWeights(f"{path}: target_modules names no module")
-    fields = {name: document[name] for name in _USED if document.get(name) is not None}
+    fields = {name: document[name] for name in COMPUTED if document.get(name) is not None}
     try:
         return LoraConfig(**fields)
     except (TypeError, ValueError) as error:

@@ -39,8 +39,9 @@ def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mappi
 
     Raises:
         BadManifest, MissingBlob: when a file is missing or malformed.
-        BadWeights: when it is not a LoRA, needs a variant that this release does not support, has patterns that can't
-            be matched in reasonable time, does not fit the backbone, or would change nothing.
+        BadWeights: when it is not a LoRA, its training changed the backbone's own weights, it needs a variant that this
+            release does not support, has patterns that can't be matched in reasonable time, does not fit the backbone,
+            or would change nothing.
         LoadFailed: when no process can be started to match its patterns.
     """
     config = files.document_bytes(f"{folder}/{ADAPTER_CONFIG}")
@@ -51,8 +52,11 @@ def read_adapter(files: BundleFiles, folder: str, family: Family, linears: Mappi
     structure = _read_structure(folder, config, file, family, shapes)
     numbers = file.floats() if structure.is_as_stored else _reordered_numbers(structure, file, family)
     weights = LoraWeights(structure, numbers)
-    if not _changes_something(weights):
-        raise BadWeights(f"the adapter in {folder} would change nothing: its B are all zero", hint="train it first")
+    if not _changes_something(weights, linears):
+        raise BadWeights(
+            f"the adapter in {folder} would change nothing: of each module the A, the B or the alpha is zero",
+            hint="train it first",
+        )
     return weights
 
 
@@ -104,11 +108,26 @@ def _reordered_numbers(structure: LoraStructure, file: WeightsFile, family: Fami
     return join_tensors([tensors[key] for key in structure.layout.shapes])
 
 
-def _changes_something(weights: LoraWeights) -> bool:
-    """Whether it is a DoRA, or any B has a number that is not zero."""
-    layout = weights.structure.layout
-    positions = (position for (_, kind), position in layout.slices.items() if kind == "b")
-    return layout.has_magnitudes or any(bool(weights.numbers[position].any()) for position in positions)
+def _changes_something(weights: LoraWeights, linears: Mapping[str, nn.Linear]) -> bool:
+    """Whether any module's s·BA has a number that is not zero, or a DoRA's magnitudes are not the backbone's own."""
+    if any(_has_product(module) for module in weights.modules.values()):
+        return True
+    return any(_is_rescaled(linears[name], module) for name, module in weights.modules.items())
+
+
+def _has_product(module: LoraModule) -> bool:
+    """Whether a rank has numbers that are not zero in both A and B."""
+    return module.scale != 0 and bool((module.a.any(dim=1) & module.b.any(dim=0)).any())
+
+
+def _is_rescaled(linear: nn.Linear, module: LoraModule) -> bool:
+    """Whether a DoRA without a product scales an output; unknown, and taken for true, without the backbone's weights."""
+    if module.magnitude is None:
+        return False
+    if linear.weight.is_meta:
+        return True
+    norms = torch.linalg.norm(linear.weight.detach().float().cpu(), dim=1)
+    return not torch.allclose(module.magnitude, norms, rtol=1e-5, atol=0)
 
 
 def _check_floats(tensors: Mapping[str, torch.Tensor], folder: str) -> None:

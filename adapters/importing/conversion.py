@@ -24,7 +24,7 @@ from adapters.backbone.resolve import reference
 from adapters.bank.peft_files import read_adapter
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPONENT, HEAD, OOD, BundleFiles
 from adapters.importing import ImportedAdapter, ImportResult, layout_phases, layout_release
-from adapters.importing.layout_peft import PeftFolder, backbone_of, modern_config, modern_tensors, read_folder
+from adapters.importing.layout_peft import PeftFolder, backbone_of, checked_config, modern_config, modern_tensors, read_folder
 from adapters.importing.layouts import (
     CLASSIFIER,
     FUSION,
@@ -119,6 +119,8 @@ def write(
     say: Callable[[str], None],
 ) -> ImportResult:
     """Write a bundle; see `adapters.importing.convert`."""
+    for adapter in found.adapters:
+        checked_config(adapter.peft)  # first of all: where it is not a LoRA, nothing else is worth a message
     ref = reference(backbone or _named_backbone(found.adapters), known=known)
     info = BackboneInfo.of(ref)
     usual = info.family.preprocessing(ref.config)

@@ -14,6 +14,7 @@ import torch
 
 from adapters.backbone.families import Family
 from adapters.bank.peft_config import read_config, resolved
+from adapters.bank.peft_fields import check_fields
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adapters.importing.untrusted_files import read_json, read_state
 from registry.errors import BadBundle, BadWeights
@@ -45,6 +46,18 @@ class PeftFolder:
     weights: Path
 
 
+def checked_config(folder: Path) -> dict[str, Any]:
+    """Read `adapter_config.json`, which may ask for a `classifier` that was saved beside the LoRA.
+
+    Raises:
+        BadBundle: when it is missing or malformed.
+        BadWeights: when it is not that of a LoRA on an unchanged backbone.
+    """
+    config = read_json(folder / ADAPTER_CONFIG)
+    check_fields({**config, "modules_to_save": _other_modules(config)}, str(folder / ADAPTER_CONFIG))
+    return config
+
+
 def backbone_of(folder: Path) -> str | None:
     """The backbone that a PEFT folder names.
 
@@ -59,9 +72,10 @@ def read_folder(folder: Path) -> PeftFolder:
     """Read a PEFT folder.
 
     Raises:
-        BadBundle, BadWeights: when a file is missing or malformed, or has weights of neither LoRA nor classifier.
+        BadBundle, BadWeights: when a file is missing or malformed, has weights of neither LoRA nor classifier, or its
+            configuration is not that of a LoRA on an unchanged backbone.
     """
-    config = read_json(folder / ADAPTER_CONFIG)
+    config = checked_config(folder)
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise BadBundle(
@@ -103,8 +117,8 @@ def modern_config(folder: PeftFolder, family: Family, linears: Iterable[str], ba
         BadWeights: when it needs what this release does not support.
     """
     config = dict(folder.config)
-    if folder.classifier and config.get("modules_to_save") == ["classifier"]:
-        config["modules_to_save"] = None  # the classifier becomes the head
+    if folder.classifier:
+        config["modules_to_save"] = _other_modules(config)  # the classifier becomes the head
     path = str(folder.weights.parent / ADAPTER_CONFIG)
     meant = read_config(config, path, modules_of(folder.lora), family, linears)
     return resolved(config, meant) | {"base_model_name_or_path": backbone, "inference_mode": True}
@@ -127,6 +141,12 @@ def modern_tensors(folder: PeftFolder, family: Family) -> dict[str, torch.Tensor
 def modules_of(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """The modules that a LoRA's tensors belong to."""
     return {name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors}
+
+
+def _other_modules(config: Mapping[str, Any]) -> Any:
+    """The modules that were saved whole, but for the classifier."""
+    modules = config.get("modules_to_save")
+    return None if modules == ["classifier"] else modules
 
 
 def _lora_name(module: str, part: str) -> str:
