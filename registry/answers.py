@@ -238,11 +238,13 @@ class Status(HtmlTable):
 @dataclass(frozen=True)
 class BadFile:
     """A file of a version whose blob is `missing`, `corrupt`, or `unproven`: the store keeps no digest of it, as after
-    it was copied by other tools. `path` may also be `version.json`, `binding` or `signature`, with what is wrong."""
+    it was copied by other tools. `path` may also be `version.json`, `binding` or `signature`, with what is wrong.
+    `unusable` is true where the bytes are right, but loading refuses what they say."""
 
     path: str
     sha256: str
     problem: str
+    unusable: bool = False
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ class Verification(HtmlTable):
 
     @property
     def ok(self) -> bool:
-        """Whether every file is there and has the right digest."""
+        """Whether every file is there, has the right digest, and is not known to be refused at loading."""
         return not self.bad
 
 

@@ -22,6 +22,8 @@ IMPORTERS: Final = "ulora.importers"
 """Flavor -> what converts adapters of other layouts; see `registry.versions.importing`."""
 BUNDLES: Final = "ulora.bundles"
 """Flavor -> what replaces documents of a bundle before they are stored; see `registry.versions.importing`."""
+CHECKS: Final = "ulora.checks"
+"""Flavor -> what names documents of a version that loading would refuse; see `registry.integrity.loadable`."""
 FIT: Final = "ulora.fit"
 """Flavor -> what prepares a fit: `(data, backbone, out, settings, *, targets, fetch, known) -> fit`.
 

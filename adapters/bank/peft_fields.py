@@ -86,12 +86,17 @@ def refused_documents(paths: Iterable[str], read: Callable[[str], bytes]) -> dic
     """
     found: dict[str, str] = {}
     for path in paths:
-        if path.startswith(f"{ADAPTERS}/") and path.endswith(f"/{ADAPTER_CONFIG}") and path.count("/") == 2:
+        if is_config(path):
             try:
                 check_fields(canonical.decode(read(path), path), path)
             except (BadManifest, BadWeights) as error:
                 found[path] = str(error).removeprefix(f"{path}: ")
     return found
+
+
+def is_config(path: str) -> bool:
+    """Whether a path in a bundle is that of an adapter's configuration."""
+    return path.startswith(f"{ADAPTERS}/") and path.endswith(f"/{ADAPTER_CONFIG}") and path.count("/") == 2  # noqa: PLR2004
 
 
 def _check_init(value: object, path: str) -> None:

@@ -1,4 +1,5 @@
-"""Replace the patterns in a bundle's `adapter_config.json` by the names that they match, before it becomes a version.
+"""Check a bundle's `adapter_config.json`, and replace its patterns by the names that they match, before it becomes a
+version.
 
 `literal_documents` is the entry point of the group `ulora.bundles`. So patterns are matched once, when a version is
 created, and not by each replica that loads it. It imports the torch side only for a bundle that has patterns.
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.bank.match_patterns import is_literal, patterns_of
+from adapters.bank.peft_fields import check_fields, is_config
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles
 from registry.errors import BadManifest, BadWeights, first_line
 from registry.formats import canonical
@@ -25,27 +27,37 @@ def literal_documents(files: Mapping[str, Path], backbone: BackboneRef | None) -
         backbone: what the adapters run on.
 
     Raises:
-        BadWeights: when a configuration with patterns is not supported, its patterns can't be matched in reasonable
-            time, or they match no module.
+        BadWeights: when a configuration has a field or value that loading would refuse, its patterns can't be matched
+            in reasonable time, or they match no module.
         BadManifest, MissingBlob: when the backbone's configuration or a file of the adapter is malformed or missing.
         LoadFailed: when no process can be started to match them.
     """
     bundle = BundleFiles(files)
-    found = {path: document for path in files if (document := _document_with_patterns(bundle, path)) is not None}
+    configs = {path: document for path in files if (document := _config(bundle, path)) is not None}
+    for path, document in configs.items():
+        check_fields(document, path)
+    found = {path: document for path, document in configs.items() if _has_patterns(document)}
     if backbone is None or not found:
         return {}
     return {path: _literal(bundle, path, document, backbone) for path, document in found.items()}
 
 
-def _document_with_patterns(bundle: BundleFiles, path: str) -> dict[str, Any] | None:
-    """A configuration that has patterns. What is malformed stays as it is: loading refuses it without matching."""
-    if not (path.startswith("adapters/") and path.endswith(f"/{ADAPTER_CONFIG}")):
+def _config(bundle: BundleFiles, path: str) -> dict[str, Any] | None:
+    """An adapter's configuration; None for other files, and for one that is malformed, which loading refuses."""
+    if not is_config(path):
         return None
     try:
-        document = bundle.document(path)
-        return None if is_literal(patterns_of(document)) else document
-    except (BadManifest, TypeError, ValueError, AttributeError):
+        return bundle.document(path)
+    except BadManifest:
         return None
+
+
+def _has_patterns(document: Mapping[str, Any]) -> bool:
+    """Whether a regular expression has to be matched. What is malformed is left to loading, which refuses it."""
+    try:
+        return not is_literal(patterns_of(document))
+    except (TypeError, ValueError, AttributeError):
+        return False
 
 
 def _literal(bundle: BundleFiles, path: str, document: Mapping[str, Any], backbone: BackboneRef) -> bytes:

@@ -10,7 +10,7 @@ import click
 from registry.answers import ChainCheck, Documents, GarbageCheck, Mended, Verification, VerificationReport
 from registry.cli.options import dry_run_option, folder, options_as, registry_options
 from registry.cli.output import Output, megabytes
-from registry.errors import BadInput, CorruptBlob, NotTrusted
+from registry.errors import BadInput, BadWeights, CorruptBlob, NotTrusted
 from registry.usecases.options import VerifyOptions
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def verify_command(
 
     --all also checks the chain of every channel, the names, evidence, verdicts and notes, the backbones, and whether
     `store gc` could tell what is needed. A name that was bound again contradicts the records of the
-    channels. Where trusted keys are set, a version that none of them signed is bad too.
+    channels. Where trusted keys are set, a version that none of them signed is bad too. So is one whose adapters would be
+    refused at loading, because their training changed the backbone; its bytes are right, and nothing repairs it.
 
     --repair looks in DIR for good copies, by content and not by name: a bundle, a restored tree, an old backup, a blob
     cache, a `store copy`. A corrupt file is replaced only after it was read and found bad, and only while it is still
@@ -129,9 +130,12 @@ def _fail_if_bad(report: VerificationReport, options: VerifyOptions) -> None:
     problems, files = report.problems, report.bad_files
     if not problems:
         return
+    loadable = [bad for _, bad in files if not bad.unusable]
     summary = f"{len(problems)} bad: {', '.join(problems[:_SHOWN])}{' …' * (len(problems) > _SHOWN)}"
     if len(files) == len(problems) and all(bad.path == SIGNATURE for _, bad in files):
         raise NotTrusted(summary, hint=f"`ulora sign {files[0][0]} --key PRIVATE.pem`, if you trust what it holds")
+    if len(files) == len(problems) and not loadable:
+        raise BadWeights(summary, hint="create versions of converted adapters, and promote those: docs/importing.md")
     hint = "what is live keeps serving from verified memory; `--repair DIR` puts good files back from any copy"
     if not any(bad.sha256 for _, bad in files):
         hint = "no file is bad: bring names, records and documents back from the bucket's own versions, or a copy of it"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from registry.answers import Finding
 from registry.api import Registry
-from registry.doctor import channels, environment, store
+from registry.doctor import channels, environment, store, versions
 from registry.errors import UloraError
 from registry.names import CHANNELS
 
@@ -45,6 +45,7 @@ def _checks(read_data: bool) -> dict[str, Check]:
         **{name: channels.check_channel(name) for name in CHANNELS},
         "rollback target": channels.read_now if read_data else channels.check_last_read,
         "notes": channels.check_notes,
+        "adapters": versions.check_loadable,
         "garbage": store.check_garbage,
         "replicas": channels.check_replicas,
         "MLflow": environment.check_catalog,

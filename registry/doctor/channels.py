@@ -124,6 +124,8 @@ def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
 def _finding(subject: str, detail: str, bad: tuple[BadFile, ...], fix: str) -> Finding:
     if not bad:
         return Finding(subject, "ok", detail)
+    if all(each.unusable for each in bad):
+        fix = "promote a version whose adapters were converted (docs/importing.md), or roll back"
     problem = "; ".join(f"{each.path} is {each.problem}" for each in bad[:3])
     return Finding(subject, "error", f"{detail.partition(':')[0]}: {problem}", fix)
 

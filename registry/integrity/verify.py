@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -67,12 +67,14 @@ class Verifier:
         *,
         check: Callable[[Manifest], None] = lambda manifest: None,
         contradictions: Callable[[Binding], Iterable[str]] = lambda binding: (),
+        refused: Callable[[Manifest, Collection[str]], Mapping[str, str]] = lambda manifest, without: {},
         deletable: Callable[[], Collection[str]] = tuple,
         note: Callable[[str, str, tuple[str, ...]], None] = lambda version, manifest_sha256, bad: None,
     ) -> None:
         """Args:
         check: raises `NotTrusted` for a version that is not to be trusted.
         contradictions: says where a version is named with another manifest than its binding has.
+        refused: gives the documents that loading would refuse, path -> why, without those of the given paths.
         deletable: gives the versions whose files may have been deleted by garbage collection.
         note: called with a version, the digest of its manifest and the bad paths, once all its bytes were read.
         """
@@ -81,6 +83,7 @@ class Verifier:
         self._sample = sample
         self._check = check
         self._contradictions = contradictions
+        self._refused = refused
         self._deletable = deletable
         self._note = note
         self._known: dict[str, str] = {}
@@ -153,12 +156,18 @@ class Verifier:
         if any(bad.problem == "missing" for bad in checked.bad) and binding.version in self._deletable_versions:
             kept = tuple(bad for bad in checked.bad if bad.problem != "missing")
             checked = replace(checked, bad=kept, note="forgotten, and some of its files were deleted")
-        said = [BadFile(BINDING, "", problem) for problem in self._contradictions(binding)]
+        said = self._unusable(manifest, [bad.path for bad in checked.bad])
+        if said and binding.version in self._deletable_versions:
+            checked, said = replace(checked, note="forgotten; loading would refuse it"), []
+        said += [BadFile(BINDING, "", problem) for problem in self._contradictions(binding)]
         try:
             self._check(manifest)
         except NotTrusted as error:
             said.append(BadFile(SIGNATURE, "", str(error)))
         return replace(checked, bad=(*checked.bad, *said))
+
+    def _unusable(self, manifest: Manifest, bad: Collection[str]) -> list[BadFile]:
+        return [BadFile(path, "", why, unusable=True) for path, why in self._refused(manifest, bad).items()]
 
     @cached_property
     def _deletable_versions(self) -> Collection[str]:
