@@ -65,7 +65,7 @@ def check_fields(document: Mapping[str, Any], path: str) -> None:
     if method != "LORA":
         raise BadWeights(
             f"{path}: peft_type is {_text(method)}, not LORA: only LoRA and DoRA are read",
-            hint="train it as a LoRA, or convert it where it was trained, if PEFT can: peft.save_as_lora(OUT, model, …)",
+            hint="train it as a LoRA, or convert it there, if PEFT can: peft.save_as_lora(OUT, model, rank=…)",
         )
     _check_init(document.get("init_lora_weights"), path)
     for name, value in document.items():
@@ -96,7 +96,7 @@ def refused_documents(paths: Iterable[str], read: Callable[[str], bytes]) -> dic
 
 def is_config(path: str) -> bool:
     """Whether a path in a bundle is that of an adapter's configuration."""
-    return path.startswith(f"{ADAPTERS}/") and path.endswith(f"/{ADAPTER_CONFIG}") and path.count("/") == 2  # noqa: PLR2004
+    return path.startswith(f"{ADAPTERS}/") and path.endswith(f"/{ADAPTER_CONFIG}") and path.count("/") == 2
 
 
 def _check_init(value: object, path: str) -> None:
@@ -108,7 +108,7 @@ def _check_init(value: object, path: str) -> None:
     is_known = named or value == "loftq"
     problem = "its training changed the backbone's own weights" if is_known else "this release does not know it"
     raise BadWeights(
-        f"{path}: init_lora_weights is {_text(value)}: {problem}, so it would answer with other numbers on the backbone",
+        f"{path}: init_lora_weights is {_text(value)}: {problem}, so it would answer with other numbers here",
         hint=_CONVERT if named else _TRAIN_AGAIN,
     )
 

@@ -121,7 +121,7 @@ def _has_product(module: LoraModule) -> bool:
 
 
 def _is_rescaled(linear: nn.Linear, module: LoraModule) -> bool:
-    """Whether a DoRA without a product scales an output; unknown, and taken for true, without the backbone's weights."""
+    """Whether a DoRA without a product scales an output. Without the weights of the backbone it is taken for true."""
     if module.magnitude is None:
         return False
     if linear.weight.is_meta:

@@ -24,7 +24,14 @@ from adapters.backbone.resolve import reference
 from adapters.bank.peft_files import read_adapter
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPONENT, HEAD, OOD, BundleFiles
 from adapters.importing import ImportedAdapter, ImportResult, layout_phases, layout_release
-from adapters.importing.layout_peft import PeftFolder, backbone_of, checked_config, modern_config, modern_tensors, read_folder
+from adapters.importing.layout_peft import (
+    PeftFolder,
+    backbone_of,
+    checked_config,
+    modern_config,
+    modern_tensors,
+    read_folder,
+)
 from adapters.importing.layouts import (
     CLASSIFIER,
     FUSION,

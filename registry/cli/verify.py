@@ -51,8 +51,8 @@ def verify_command(
 
     --all also checks the chain of every channel, the names, evidence, verdicts and notes, the backbones, and whether
     `store gc` could tell what is needed. A name that was bound again contradicts the records of the
-    channels. Where trusted keys are set, a version that none of them signed is bad too. So is one whose adapters would be
-    refused at loading, because their training changed the backbone; its bytes are right, and nothing repairs it.
+    channels. Where trusted keys are set, a version that none of them signed is bad too. So is one whose adapters
+    loading would refuse, because their training changed the backbone; its bytes are right, and nothing repairs it.
 
     --repair looks in DIR for good copies, by content and not by name: a bundle, a restored tree, an old backup, a blob
     cache, a `store copy`. A corrupt file is replaced only after it was read and found bad, and only while it is still

@@ -29,6 +29,7 @@ def check_loadable(registry: Registry) -> Iterator[Finding]:
     names = [name for name in map(str, registry.bindings.names()[-_MAX_VERSIONS:]) if name not in forgotten]
     found = {name: text for name, text in zip(names, in_parallel(problem, names), strict=True) if text}
     for name, text in found.items():
-        yield Finding("adapters", "error", f"{name} can't be loaded: {text}"[:500], "create it again, converted: docs/importing.md")
+        fix = "create a version of the converted adapters: docs/importing.md"
+        yield Finding("adapters", "error", f"{name} can't be loaded: {text}"[:500], fix)
     if names and not found:
         yield Finding("adapters", "ok", f"none of {len(names)} versions is known to be refused at loading")

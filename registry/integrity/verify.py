@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
 from registry.answers import BadFile, Verification
 from registry.errors import BadInput, CorruptBlob, IntegrityError, MissingBlob, NotNow, NotTrusted, UloraError
+from registry.integrity.loadable import LoadableChecks
 from registry.names import VersionName
 from registry.progress import Progress, no_progress
 from registry.store.blobs import Blobs
@@ -67,14 +68,12 @@ class Verifier:
         *,
         check: Callable[[Manifest], None] = lambda manifest: None,
         contradictions: Callable[[Binding], Iterable[str]] = lambda binding: (),
-        refused: Callable[[Manifest, Collection[str]], Mapping[str, str]] = lambda manifest, without: {},
         deletable: Callable[[], Collection[str]] = tuple,
         note: Callable[[str, str, tuple[str, ...]], None] = lambda version, manifest_sha256, bad: None,
     ) -> None:
         """Args:
         check: raises `NotTrusted` for a version that is not to be trusted.
         contradictions: says where a version is named with another manifest than its binding has.
-        refused: gives the documents that loading would refuse, path -> why, without those of the given paths.
         deletable: gives the versions whose files may have been deleted by garbage collection.
         note: called with a version, the digest of its manifest and the bad paths, once all its bytes were read.
         """
@@ -83,7 +82,7 @@ class Verifier:
         self._sample = sample
         self._check = check
         self._contradictions = contradictions
-        self._refused = refused
+        self._loadable = LoadableChecks(blobs)
         self._deletable = deletable
         self._note = note
         self._known: dict[str, str] = {}
@@ -167,7 +166,7 @@ class Verifier:
         return replace(checked, bad=(*checked.bad, *said))
 
     def _unusable(self, manifest: Manifest, bad: Collection[str]) -> list[BadFile]:
-        return [BadFile(path, "", why, unusable=True) for path, why in self._refused(manifest, bad).items()]
+        return [BadFile(path, "", why, unusable=True) for path, why in self._loadable.refused(manifest, bad).items()]
 
     @cached_property
     def _deletable_versions(self) -> Collection[str]:

@@ -21,7 +21,6 @@ from registry.answers import (
 from registry.channels.channel import channel_names
 from registry.errors import IntegrityError
 from registry.integrity.audit import check_backbones, check_chain, check_documents, garbage_problems
-from registry.integrity.loadable import LoadableChecks
 from registry.integrity.rebound import BoundNames, contradictions, newest_records
 from registry.integrity.repair import BlobRepair, FilesByDigest, Repairer, only_plan
 from registry.integrity.verify import ALL, NONE, Sample, Verifier
@@ -142,7 +141,6 @@ def _verifier(wiring: Wiring, sample: Sample) -> Verifier:
         wiring.bindings, wiring.blobs, sample,
         check=lambda manifest: check_trusted(wiring, manifest),
         contradictions=lambda binding: contradictions(binding, newest()),
-        refused=LoadableChecks(wiring.blobs).refused,
         deletable=lambda: deletable_versions(wiring.store, wiring.model),
         note=wiring.last_reads.note,
     )  # fmt: skip
