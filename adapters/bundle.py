@@ -6,7 +6,7 @@
                       head.json  head.safetensors       optional: without them it gives features, no labels
                       ood.json   ood.safetensors        optional: without them nothing is flagged
                       exits.json exits/<block>/…        optional: heads and detectors at earlier blocks
-                      golden.safetensors         optional: recorded inputs and outputs
+                      golden.safetensors         optional: recorded inputs and outputs; without a head: features
                       component.json             labels, and what it requires from the version
     router/           head.json  head.safetensors  golden.safetensors  component.json        optional
     config/           preprocessing.json  inference.json  runtimes.json (optional: the results of the gate of runtimes)
@@ -54,7 +54,8 @@ DEFAULT_INFERENCE: dict[str, Any] = {
     "tolerance": {"torch-fp32": {"logits": 1e-3, "ood_score": 1e-2}},
 }
 """The content of `inference.json`: the smallest confidence at which the router's choice is used, and how far a
-version's outputs may differ from its recorded ones, per runtime (`ood_score` in thresholds)."""
+version's outputs may differ from its recorded ones, per runtime (`ood_score` in thresholds); see
+`adapters.answer.selftest.difference`."""
 
 
 class Saveable(Protocol):

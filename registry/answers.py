@@ -26,6 +26,7 @@ class Created(HtmlTable):
         catalog_number: the version's number in MLflow, None if MLflow was left out.
         brought_back: whether it had been forgotten.
         is_unchanged: nothing was created, because `version`, the newest of its flavor, has this content.
+        assumed: of an import: what no file of the source states and was assumed, in words.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Created(HtmlTable):
     catalog_number: int | None = None
     brought_back: bool = False
     is_unchanged: bool = False
+    assumed: tuple[str, ...] = ()
 
     @classmethod
     def unchanged(cls, manifest: Manifest) -> Self:

@@ -173,7 +173,7 @@ class _ComponentReader:
         labels = last.head.labels if last else ()
         _check_requirements(self.files, folder, {"labels": canonical.digest(list(labels))})
         _check_labels(folder, [last, *(depth.exits if depth else ())])
-        golden = _read_golden(self.files, folder, self.preprocessing, len(labels)) if last else None
+        golden = _read_golden(self.files, folder, self.preprocessing, len(labels))
         dtypes = self._dtypes(folder, depth)
         inside = self.files.within(folder)
         others = tensors_of({inner: place for inner, place in inside.items() if inner not in dtypes})
@@ -258,13 +258,12 @@ def _read_golden(
     if any(tensor.ndim == 0 for tensor in golden.values()):
         raise BadWeights(f"{path} has a tensor without dimensions")
     count = len(golden.get("images", ()))
-    shapes: dict[str, tuple[int, ...]] = {
-        "images": (count, preprocessing.crop, preprocessing.crop, 3),
-        "logits": (count, classes),
-    }
-    if "features" in golden:
-        shapes["features"] = (count, golden["features"].shape[-1])
-    if "ood_score" in golden or "is_ood" in golden:
+    shapes: dict[str, tuple[int, ...]] = {"images": (count, preprocessing.crop, preprocessing.crop, 3)}
+    if classes:
+        shapes["logits"] = (count, classes)
+    if "features" in golden or not classes:
+        shapes["features"] = (count, golden["features"].shape[-1] if "features" in golden else 0)
+    if classes and ("ood_score" in golden or "is_ood" in golden):
         shapes |= {"ood_score": (count,), "is_ood": (count,)}
     bundle.check_shapes(golden, shapes, path)
     if not 0 < count <= MAX_GOLDENS or golden["images"].dtype != torch.uint8:

@@ -169,8 +169,12 @@ class LoadedVersion:
 
         Returns:
             `images`; `features` [N, width] that its classifier takes; `logits` [N, classes]; with a detector
-            `ood_score` [N] and `is_ood` [N] too.
+            `ood_score` [N] and `is_ood` [N] too. Of an adapter without a classifier `images`, and as `features` the
+            CLS token after the last block.
         """
+        if target is not None and self._adapter(target).last is None:
+            spec = FeatureSpec(int(self.backbone.config["num_hidden_layers"]), "cls")
+            return {"images": images, "features": self.features_at(list(images), target, [spec])[spec].cpu().numpy()}
         component, _ = self._with_head(target)
         answers = self._answers(list(images), component)
         outputs = {

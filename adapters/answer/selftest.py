@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 LOGITS_TOLERANCE = 0.05
 """For bundles that record no features: how far logits may differ, relative to the row's largest absolute logit."""
 
+_RELATIVE_FROM = {"features": 10.0, "logits": 10.0, "ood_score": 1.0}
+"""From which size of a recorded value on (of the row's largest, for logits and features) a tolerance grows with it:
+float32 has 7 digits, and processors round them differently."""
+
 CLEAR_MARGIN = 0.1
 """A label must stay the same if its probability leads by at least this much; rounding may change closer decisions."""
 
@@ -54,12 +58,12 @@ def check_outputs(
         component: its name with the version's, for messages.
         actual, golden: the outputs now and as recorded, by name.
         runtime: the runtime that computed `actual`; on another one than the reference, features are compared instead.
-        tolerance: how far `logits` and `ood_score` may differ.
+        tolerance: how far `logits` and `ood_score` may differ; see `difference`.
 
     Raises:
         SelfTestFailed: when an output differs.
     """
-    fault = _difference(actual, golden, tolerance) if runtime == REFERENCE else golden_fault(actual, golden)
+    fault = difference(actual, golden, tolerance) if runtime == REFERENCE else golden_fault(actual, golden)
     if fault:
         raise SelfTestFailed(
             f"{component} does not reproduce its recorded outputs: {fault}",
@@ -73,8 +77,8 @@ def golden_fault(actual: Mapping[str, np.ndarray], recorded: Mapping[str, Any]) 
     Scores and OOD flags are not compared: thresholds are calibrated for each runtime.
 
     Args:
-        actual, recorded: arrays or tensors `features` [N, width] (not recorded by old bundles) and `logits`
-            [N, classes].
+        actual, recorded: arrays or tensors `features` [N, width] (not recorded by old bundles) and, with a classifier,
+            `logits` [N, classes].
     """
     golden = {name: np.asarray(recorded[name]) for name in ("features", "logits") if name in recorded}
     if "features" in golden:
@@ -86,22 +90,35 @@ def golden_fault(actual: Mapping[str, np.ndarray], recorded: Mapping[str, Any]) 
         error = float((np.abs(actual["logits"] - golden["logits"]) / np.maximum(size, 1e-12)).max())
         if not error <= LOGITS_TOLERANCE:
             return f"logits differ by {error:.2g} of the largest, more than {LOGITS_TOLERANCE:g}"
+    if "logits" not in golden:
+        return ""
     clear = _margin(golden["logits"]) >= CLEAR_MARGIN
     if (actual["logits"].argmax(axis=1) != golden["logits"].argmax(axis=1))[clear].any():
         return "a label differs"
     return ""
 
 
-def _difference(
+def difference(
     actual: Mapping[str, np.ndarray], golden: Mapping[str, torch.Tensor], tolerance: Mapping[str, float]
 ) -> str:
-    """How outputs on the reference differ from the recorded ones; empty if they do not."""
-    for name, allowed in tolerance.items():
+    """How outputs on the reference runtime differ from the recorded ones; empty if they do not.
+
+    Args:
+        actual, golden: as `LoadedVersion.golden_outputs` gives them. Without `logits` the features are compared, as if
+            they were logits.
+        tolerance: how far `logits` and `ood_score` may differ; more, in proportion, for recorded values above 10 and 1.
+    """
+    compared = tolerance if "logits" in golden else {"features": tolerance["logits"]}
+    for name, allowed in compared.items():
         if name in golden:
-            error = float(np.abs(actual[name] - golden[name].numpy()).max())
+            expected = golden[name].numpy()
+            sizes = np.abs(expected) if expected.ndim == 1 else np.abs(expected).max(axis=1, keepdims=True)
+            error = float((np.abs(actual[name] - expected) / np.maximum(sizes / _RELATIVE_FROM[name], 1)).max())
             if not error <= allowed:  # NaN fails too
                 return f"{name} differ by {error:.2g}, more than {allowed:g}"
-    if not np.array_equal(actual["logits"].argmax(axis=1), golden["logits"].numpy().argmax(axis=1)):
+    if "logits" in golden and not np.array_equal(
+        actual["logits"].argmax(axis=1), golden["logits"].numpy().argmax(axis=1)
+    ):
         return "a label differs"
     if "is_ood" in golden and not np.array_equal(actual["is_ood"] > 0, golden["is_ood"].numpy() > 0):
         return "an OOD flag differs"

@@ -63,6 +63,9 @@ class Family:
         lora_targets: the modules that `fit` puts a LoRA on.
         linears: the modules of a block that an adapter may change.
         interpolation: how its processor resizes, `bicubic` or `bilinear`.
+        published_resize: to what its published processor resizes an image before it takes `MAX_SIDE` pixels: the
+            shortest side, or both sides if `stretches` is true (preprocessor_config.json of facebook/dinov2-base and
+            facebook/dinov3-vitb16-pretrain-lvd1689m).
     """
 
     name: str
@@ -77,6 +80,8 @@ class Family:
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     linears: tuple[str, ...] = _ATTENTION + _MLP
     interpolation: str = "bicubic"
+    published_resize: int = 256
+    stretches: bool = False
 
     def new_config(self, config: dict[str, Any]) -> Any:
         """The transformers configuration object of a `config.json`.
@@ -167,6 +172,14 @@ class Family:
             "std": list(IMAGENET_STD),
         }
 
+    def published_preprocessing(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What the family's published processor does, as far as `Preprocessing` can say it: the same document.
+
+        For a backbone that takes other sizes than `MAX_SIDE` nothing is published: all of the centre square is used.
+        """
+        usual = self.preprocessing(config)
+        return usual | {"resize": self.published_resize} if usual["crop"] == MAX_SIDE else usual
+
 
 _DINOV2 = ("encoder.layer", "layernorm", None, _DINOV2_RENAMES, _DINOV2_LEGACY)
 _DINOV3 = ("model.layer", "norm", "rope_embeddings", _DINOV3_RENAMES, _DINOV3_LEGACY)
@@ -182,7 +195,16 @@ FAMILIES = {
             "dinov2_with_registers",
             *_DINOV2,
         ),
-        Family("dinov3", "DINOv3ViTModel", "DINOv3ViTConfig", "dinov3_vit", *_DINOV3, interpolation="bilinear"),
+        Family(
+            "dinov3",
+            "DINOv3ViTModel",
+            "DINOv3ViTConfig",
+            "dinov3_vit",
+            *_DINOV3,
+            interpolation="bilinear",
+            published_resize=224,
+            stretches=True,
+        ),
     )
 }
 

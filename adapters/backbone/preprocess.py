@@ -54,7 +54,8 @@ class Preprocessing:
         return made
 
     def square(self, image: ImageLike) -> np.ndarray:
-        """The resized, cropped pixels: [crop, crop, 3] uint8. A square of this size is returned unchanged.
+        """The resized, cropped pixels: [crop, crop, 3] uint8. A square of this size is returned unchanged if
+        nothing is cropped.
 
         Raises:
             BadImage: when it is not an image, or too large.

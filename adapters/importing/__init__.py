@@ -5,6 +5,7 @@
     adapter_config.json, adapter_model.safetensors   the LoRA in transformers 5's names
     head.json, head.safetensors                      from classifier.pth, fusion.pth or a saved classifier
     ood.json, ood.safetensors                        from ood_components.pt or adapter_meta.json's statistics
+    golden.safetensors                               a few images, and what the source's own code answers for them
     component.json
     source_meta.json, source.safetensors             fields and tensors that are in none of the files above
     README.md, licences, production_readiness.json … copied unchanged
@@ -17,9 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry.versions.manifest import BackboneRef
+
+if TYPE_CHECKING:
+    from adapters.backbone.locate import FetchWeights
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class ImportResult:
         backbone: the name of the backbone.
         adapters: by target.
         left_out: paths in the source that were not imported.
+        assumed: what no file of the source states and was assumed, in words.
         version: the content of an old version folder's `version.json`, None without one.
     """
 
@@ -50,6 +55,7 @@ class ImportResult:
     backbone: str
     adapters: tuple[ImportedAdapter, ...]
     left_out: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     version: Mapping[str, Any] | None = None
 
 
@@ -60,6 +66,7 @@ def convert(
     target: str | None = None,
     backbone: str | None = None,
     known: Sequence[BackboneRef] = (),
+    fetch: FetchWeights | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ImportResult:
     """Convert a folder of another layout to a bundle.
@@ -70,17 +77,19 @@ def convert(
         target: the name of the only target in the source, if its files do not name it.
         backbone: a folder, a hub id or a name, instead of the backbone that the source names.
         known: the backbones in the store.
+        fetch: fetches the weights of one of them.
         say: called with a line for what was found, and for each adapter that is converted.
 
     Raises:
         BadBundle: when no known layout is found (the message lists them), or files do not fit each other.
         BadInput: when a target's name is missing or not allowed, or no backbone is named.
         BadWeights: when a file is truncated, malformed or unsafe, or does not fit the backbone.
-        BackboneNotFound: when the backbone is not available; the hint says how to add it to the store.
+        BackboneNotFound, CorruptBlob: when the backbone is not available; the hint says how to add it to the store.
+        SelfTestFailed: when the bundle would not answer as the source's own code does.
     """
     from adapters.importing.conversion import write
     from adapters.importing.layouts import LAYOUTS, find_adapters
 
     found = find_adapters(source, target)
     say(f"found {len(found.adapters)} × {found.layout} ({LAYOUTS[found.layout]})")
-    return write(found, source, bundle, backbone=backbone, known=known, say=say)
+    return write(found, source, bundle, backbone=backbone, known=known, fetch=fetch, say=say)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,10 +18,13 @@ from adapters.answer.ood_imported import ImportedDetector
 from adapters.backbone.build import shapes
 from adapters.backbone.families import Family, family_named
 from adapters.backbone.features import POOLINGS, FeatureSpec
+from adapters.backbone.locate import FetchWeights
 from adapters.backbone.resolve import reference
 from adapters.bank.peft_files import read_adapter
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPONENT, HEAD, OOD, BundleFiles
 from adapters.importing import ImportedAdapter, ImportResult, layout_phases, layout_release
+from adapters.importing.goldens import record
+from adapters.importing.kept_files import SOURCE_META, SOURCE_TENSORS, copy_beside, copy_project, copy_rest
 from adapters.importing.layout_peft import (
     PeftFolder,
     backbone_of,
@@ -39,31 +40,17 @@ from adapters.importing.layouts import (
     OOD_COMPONENTS,
     PHASES,
     RELEASE,
-    VERSION,
     AdapterFolder,
     FoundAdapters,
     meta_of,
     read_meta,
 )
-from adapters.importing.preprocessing import FILES as PREPROCESSING_FILES
 from adapters.importing.preprocessing import stated_preprocessing
 from adapters.importing.untrusted_files import labels_of, read_json, read_linear, read_state
 from registry.errors import BackboneNotFound, BadBundle, BadInput, BadManifest, BadWeights
 from registry.versions.manifest import BackboneRef
-from registry.versions.weights import PICKLES
 
-SOURCE_META = "source_meta.json"
-SOURCE_TENSORS = "source.safetensors"
-PROJECT = "project"
 _NAME_IT = "name it with --backbone DIR-or-ID"
-CONFIG_SOURCE = "config/source"
-"""The folder for files that state the preprocessing of the whole source."""
-
-_RESERVED = {
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPONENT, SOURCE_META, SOURCE_TENSORS, layout.GOLDEN, "exits", "exits.json",
-    "source",
-    *(f"{name}.{kind}" for name in (HEAD, OOD) for kind in ("json", "safetensors")),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,6 @@ class BackboneInfo:
         linears: the modules that a LoRA may change.
         depth: the number of blocks.
         hidden_size: its width.
-        patch: the side of its patches in pixels.
     """
 
     ref: BackboneRef
@@ -84,15 +70,13 @@ class BackboneInfo:
     linears: Mapping[str, torch.nn.Linear]
     depth: int
     hidden_size: int
-    patch: int
 
     @classmethod
     def of(cls, ref: BackboneRef) -> BackboneInfo:
         """Read the shapes, without the weights."""
         family = family_named(ref.family)
         model: Any = shapes(ref)
-        depth, hidden_size, patch = model.config.num_hidden_layers, model.config.hidden_size, model.config.patch_size
-        return cls(ref, family, family.linears_of(model), depth, hidden_size, patch)
+        return cls(ref, family, family.linears_of(model), model.config.num_hidden_layers, model.config.hidden_size)
 
 
 @dataclass(frozen=True)
@@ -123,6 +107,7 @@ def write(
     *,
     backbone: str | None,
     known: Sequence[BackboneRef],
+    fetch: FetchWeights | None,
     say: Callable[[str], None],
 ) -> ImportResult:
     """Write a bundle; see `adapters.importing.convert`."""
@@ -130,23 +115,24 @@ def write(
         checked_config(adapter.peft)  # first of all: where it is not a LoRA, nothing else is worth a message
     ref = reference(backbone or _named_backbone(found.adapters), known=known)
     info = BackboneInfo.of(ref)
-    usual = info.family.preprocessing(ref.config)
-    preprocessing, notes = stated_preprocessing(source, found.adapters, usual, info.patch)
+    stated = stated_preprocessing(source, found.adapters, info.family, ref.config)
+    preprocessing = stated.document
     layout.write_document(bundle / layout.BACKBONE, ref.model_dump(mode="json"))
     layout.write_document(bundle / layout.PREPROCESSING, preprocessing)
     layout.write_document(bundle / layout.INFERENCE, layout.DEFAULT_INFERENCE)
     made: list[ImportedAdapter] = []
     left_out = [path.relative_to(source).as_posix() for path in found.left_out]
-    left_out += _copy_beside(found, bundle)
+    left_out += copy_beside(found, bundle)
     for number, adapter in enumerate(found.adapters, start=1):
         say(f"converting {adapter.target} ({number} of {len(found.adapters)})")
         converted = _convert(adapter, info)
         _write_adapter(converted, info, preprocessing, bundle)
-        left_out += _copy_rest(converted, bundle / layout.adapter_folder(adapter.target), found)
+        left_out += copy_rest(adapter, converted.read, bundle / layout.adapter_folder(adapter.target), found)
         _check(adapter, bundle, info)
-        made.append(_describe(converted, source, notes[adapter.target]))
-    left_out += _copy_project(found.project, bundle)
-    return ImportResult(found.layout, ref.name, tuple(made), tuple(left_out), found.version)
+        record(adapter, (converted.folder, converted.head, converted.detector), ref, bundle, fetch)
+        made.append(_describe(converted, source, stated.notes[adapter.target]))
+    left_out += copy_project(found.project, bundle)
+    return ImportResult(found.layout, ref.name, tuple(made), tuple(left_out), stated.assumed, found.version)
 
 
 def _named_backbone(adapters: Sequence[AdapterFolder]) -> str:
@@ -287,52 +273,6 @@ def _write_adapter(
     layout.write_document(place / SOURCE_META, _without_paths(converted.meta))
     labels = converted.head.labels if converted.head else ()
     layout.write_document(place / COMPONENT, layout.component_document(labels, info.ref, preprocessing))
-
-
-def _copy_rest(converted: ConvertedAdapter, place: Path, found: FoundAdapters) -> list[str]:
-    """Copy files of an adapter's folder that were not converted; returns the paths of those that are left out."""
-    left_out, adapter = [], converted.adapter
-    for path, file in found.files.items():
-        if found.owner(path) != adapter.folder:
-            continue
-        inner = file.relative_to(adapter.folder).as_posix()
-        if file in converted.read or (found.version is not None and path == VERSION):
-            continue
-        if file.suffix.lower() in PICKLES:
-            left_out.append(path)
-        else:
-            _copy(file, place / (f"source/{inner}" if inner.split("/")[0] in _RESERVED else inner))
-    return left_out
-
-
-def _copy_beside(found: FoundAdapters, bundle: Path) -> list[str]:
-    """Copy the files that state the preprocessing of the whole source; returns the paths of all others outside of
-    adapters.
-    """
-    stated = [path for path in found.beside if PurePosixPath(path).name in PREPROCESSING_FILES]
-    for path in stated:
-        _copy(found.files[path], bundle / CONFIG_SOURCE / path)
-    return [path for path in found.beside if path not in stated]
-
-
-def _copy_project(project: Mapping[str, Path], bundle: Path) -> list[str]:
-    """Copy the source tree of the project, without pickles; returns the paths of those."""
-    left_out = []
-    for path, file in project.items():
-        if file.suffix.lower() in PICKLES:
-            left_out.append(path)
-        else:
-            _copy(file, bundle / PROJECT / path)
-    return left_out
-
-
-def _copy(file: Path, place: Path) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place, follow_symlinks=False)
-        place.chmod(0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644)
-    except OSError as error:
-        raise BadBundle(f"{file} can't be copied: {error.strerror or error}", hint="nothing was created") from error
 
 
 def _check(adapter: AdapterFolder, bundle: Path, info: BackboneInfo) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.backbone.families import MAX_SIDE, Family
 from adapters.backbone.preprocess import Preprocessing
 from adapters.importing.layouts import META, AdapterFolder
 from adapters.importing.untrusted_files import read_json
@@ -25,23 +27,42 @@ _FILTERS = {2: "bilinear", 3: "bicubic"}
 _NOT_MADE = "nothing was created; to use another preprocessing, change that file"
 
 
+@dataclass(frozen=True)
+class StatedPreprocessing:
+    """How a source prepares its images.
+
+    Attributes:
+        document: the content of `config/preprocessing.json`.
+        notes: for people, by target.
+        assumed: what no file states and is assumed, in words.
+    """
+
+    document: dict[str, Any]
+    notes: Mapping[str, Sequence[str]]
+    assumed: tuple[str, ...]
+
+
 def stated_preprocessing(
-    source: Path, adapters: Sequence[AdapterFolder], usual: Mapping[str, Any], patch: int
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The content of `config/preprocessing.json`, and notes for people by target.
+    source: Path, adapters: Sequence[AdapterFolder], family: Family, config: dict[str, Any]
+) -> StatedPreprocessing:
+    """What the files of a source state; what they do not is that of the family's published processor.
 
     Args:
         source: the whole source; files in it apply to all adapters without own files.
-        usual: the defaults of the backbone's family.
-        patch: the side of the backbone's patches in pixels.
+        family, config: of the backbone.
 
     Raises:
         BadBundle: when adapters state different ones, or one is invalid or not supported.
     """
+    usual, patch = family.published_preprocessing(config), int(config.get("patch_size", 16))
     stated: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[str]] = {}
+    assumed: dict[str, None] = {}
     for adapter in adapters:
-        stated[adapter.target], notes[adapter.target] = _of_leaf(adapter, source, usual, patch)
+        found, notes[adapter.target] = _of_leaf(adapter, source, usual, patch)
+        stated[adapter.target] = usual | found
+        if missing := [name for name in usual if name not in found]:
+            assumed[_assumption(usual, missing, family)] = None
     first, *others = stated.items()
     for target, document in others:
         if document != first[1]:
@@ -49,12 +70,33 @@ def stated_preprocessing(
                 f"{first[0]} and {target} preprocess images differently: {first[1]} and {document}"[:500],
                 hint="a version has one preprocessing: import them as separate versions",
             )
-    return first[1], notes
+    return StatedPreprocessing(first[1], notes, tuple(assumed))
+
+
+def _assumption(usual: Mapping[str, Any], missing: Sequence[str], family: Family) -> str:
+    """What is assumed, and why."""
+    shown = ", ".join(f"{name} {_shown(usual[name])}" for name in missing)
+    if "resize" not in missing:
+        return f"{shown}, as the published processor of {family.name} does: no file of the source states it"
+    if usual["crop"] != MAX_SIDE:
+        return f"{shown}: no file of the source states it, and no processor is published for {usual['crop']} pixels"
+    text = f"{shown}, as the published processor of {family.name} does: no file of the source states it"
+    if family.stretches:
+        text += (
+            f". That processor stretches images to {MAX_SIDE} x {MAX_SIDE}; here the centre square is cropped, so that "
+            "images that are not square give other features"
+        )
+    return text
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _of_leaf(
     adapter: AdapterFolder, source: Path, usual: Mapping[str, Any], patch: int
 ) -> tuple[dict[str, Any], list[str]]:
+    """The fields that are stated for an adapter, and notes."""
     where, read = adapter.folder / META, _of_metadata
     document: Mapping[str, Any] = adapter.meta
     for place in (adapter.folder, adapter.peft, source, source / "data"):
@@ -64,15 +106,15 @@ def _of_leaf(
             read = _of_processor if found.name == PROCESSOR else _of_metadata
             break
     try:
-        found_fields, notes = read(document, usual)
-        made = dict(usual) | found_fields
+        fields, notes = read(document, usual)
+        made = dict(usual) | fields
         if Preprocessing.of(made).crop < patch:
             raise ValueError(f"{made['crop']} pixels are smaller than a patch of {patch}")
     except (BadManifest, ValueError) as error:
         raise BadBundle(
             f"{where} states a preprocessing that is not supported: {error}"[:400], hint=_NOT_MADE
         ) from error
-    return made, [f"{where.name}: {note}" for note in notes]
+    return fields, [f"{where.name}: {note}" for note in notes]
 
 
 def _of_processor(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -102,7 +144,9 @@ def _of_processor(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tupl
 
 
 def _normalisation(document: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Mean and standard deviation of values from 0 to 1 that are equivalent to the stated rescaling and normalising."""
+    """Mean and standard deviation of values from 0 to 1 that are equivalent to the stated rescaling and normalising;
+    empty where nothing is stated of them.
+    """
     mean, std = (_channels(document.get(f"image_{name}"), usual[name], f"image_{name}") for name in ("mean", "std"))
     if document.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
@@ -111,8 +155,13 @@ def _normalisation(document: Mapping[str, Any], usual: Mapping[str, Any]) -> dic
         raise ValueError(f"rescale_factor is {str(factor)[:40]!r}")
     scale = 255 * factor
     if not math.isclose(scale, 1, rel_tol=1e-6):
-        mean, std = ([value / scale for value in values] for values in (mean, std))
-    return {"mean": mean, "std": std}
+        return {"mean": [value / scale for value in mean], "std": [value / scale for value in std]}
+    is_off = document.get("do_normalize") is False
+    return {
+        name: values
+        for name, values in (("mean", mean), ("std", std))
+        if is_off or document.get(f"image_{name}") is not None
+    }
 
 
 def _of_metadata(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -122,10 +171,11 @@ def _of_metadata(document: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple
         found |= {"resize": side, "crop": side}
     normalization = document.get("normalization")
     if not isinstance(normalization, Mapping):
-        notes = [] if normalization is None else ["its normalization is unknown: the default of the backbone is used"]
+        notes = [] if normalization is None else ["its normalization is not understood"]
         return found, notes
     for name in ("mean", "std"):
-        found[name] = _channels(normalization.get(name), usual[name], f"normalization.{name}")
+        if normalization.get(name) is not None:
+            found[name] = _channels(normalization[name], usual[name], f"normalization.{name}")
     return found, []
 
 

@@ -189,10 +189,11 @@ def _sentence(created: Created, dry_run: bool) -> str:
     elif not created.is_new:
         did = "exists already with this content:"
     number = f", MLflow version {created.catalog_number}" if created.catalog_number else ""
-    return (
+    lines = [
         f"{did} {created.model} {created.version}: {created.files} files, {megabytes(created.size)}, "
         f"{megabytes(created.uploaded)} uploaded, content {created.content_sha256[:12]}{number}"
-    )
+    ]
+    return "\n".join([*lines, *(f"assumed: {each}" for each in created.assumed)])
 
 
 class _HeldNotes(Output):

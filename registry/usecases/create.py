@@ -5,7 +5,7 @@ Order: describe the content, upload the missing blobs, bind the name (the commit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from registry.usecases.options import CreateOptions
 from registry.versions.bindings import Binding
 from registry.versions.bundle import DEFAULT_FLAVOR, Bundle, ReleaseNotes, describe, read_bundle
 from registry.versions.compose import compose
-from registry.versions.importing import Importing, prepare_bundle, refuse_import_options, replaced_files
+from registry.versions.importing import Importing, PreparedBundle, prepare_bundle, refuse_import_options, replaced_files
 from registry.versions.manifest import Manifest
 from registry.wiring import Wiring
 
@@ -35,6 +35,7 @@ class _Planned:
 
     Attributes:
         same: a version of another name that has this content already, where it was asked for one; else None.
+        assumed: what no file of the source states and the import assumed, in words.
     """
 
     manifest: Manifest
@@ -42,6 +43,7 @@ class _Planned:
     bound: Binding | None
     tag: GitTag | None
     same: Manifest | None
+    assumed: tuple[str, ...] = ()
 
 
 def plan(
@@ -57,7 +59,7 @@ def plan(
     with _planned(wiring, version, source, options or CreateOptions(), progress, say) as planned:
         if planned.same:
             return Created.unchanged(planned.same)
-        return Created.of(planned.manifest, is_new=planned.bound is None)
+        return replace(Created.of(planned.manifest, is_new=planned.bound is None), assumed=planned.assumed)
 
 
 def create(
@@ -75,6 +77,7 @@ def create(
         if planned.same:
             return Created.unchanged(planned.same)
         created = _create(wiring, planned, offline=offline, progress=progress)
+        created = replace(created, assumed=planned.assumed)
     if planned.tag:
         planned.tag.make(created.content_sha256)
     return created
@@ -96,11 +99,11 @@ def _planned(
     importing = Importing(
         DEFAULT_FLAVOR, wiring.backbone_mirror, wiring.catalog.download, options.target, options.backbone, say
     )
-    with _content(source, project, importing, progress) as (bundle, completed):
+    with _content(source, project, importing, progress) as (bundle, prepared):
         check_credentials(bundle.paths, options.allow_secrets)
         manifest = describe(
             wiring.model, name, bundle, source=project.folder if project else Path(source or ""),
-            release_notes=completed(options.release_notes or ReleaseNotes()),
+            release_notes=prepared.release_notes(options.release_notes or ReleaseNotes()),
             parent=wiring.manifest(options.parent) if options.parent else None,
             facts={**(project.facts() if project else {}), **({"git_tag": str(name)} if tag else {})},
         )  # fmt: skip
@@ -108,22 +111,22 @@ def _planned(
         if same and same.name != name:
             yield _Planned(manifest, bundle, None, tag, same)
         else:
-            yield _Planned(manifest, bundle, _bound(wiring, manifest), tag, None)
+            yield _Planned(manifest, bundle, _bound(wiring, manifest), tag, None, prepared.assumed)
 
 
 @contextmanager
 def _content(
     source: Path | str | None, project: Project | None, importing: Importing, progress: Progress
-) -> Iterator[tuple[Bundle, Callable[[ReleaseNotes], ReleaseNotes]]]:
-    """The content of a version, and what completes its release notes with those of its source."""
+) -> Iterator[tuple[Bundle, PreparedBundle]]:
+    """The content of a version, and what its source says besides."""
     files = read_project(project, progress) if project else None
     if not source:
         assert project is not None and files is not None  # noqa: S101, PT018  see `check_source`
         refuse_import_options(importing, str(project.folder))
-        yield files, lambda release_notes: release_notes
+        yield files, PreparedBundle(project.folder, ReleaseNotes())
         return
     with prepare_bundle(source, importing) as found, _as_stored(read_bundle(found.folder), importing.say) as bundle:
-        yield (with_project(bundle, files) if files else bundle), found.release_notes
+        yield (with_project(bundle, files) if files else bundle), found
 
 
 @contextmanager

@@ -53,7 +53,9 @@ class ImportedAdapter(Protocol):
 
 
 class Imported(Protocol):
-    """The result of an importer; `left_out` are paths in the source, `version` the content of an old `version.json`."""
+    """The result of an importer: `left_out` are paths in the source, `assumed` what no file of it states, in words,
+    `version` the content of an old `version.json`.
+    """
 
     @property
     def backbone(self) -> str: ...
@@ -61,6 +63,8 @@ class Imported(Protocol):
     def adapters(self) -> Sequence[ImportedAdapter]: ...
     @property
     def left_out(self) -> tuple[str, ...]: ...
+    @property
+    def assumed(self) -> tuple[str, ...]: ...
     @property
     def version(self) -> Mapping[str, Any] | None: ...
 
@@ -76,16 +80,23 @@ class Importer(Protocol):
         target: str | None,
         backbone: str | None,
         known: Sequence[BackboneRef],
+        fetch: Callable[[str], Path | None],
         say: Say,
     ) -> Imported: ...
 
 
 @dataclass(frozen=True)
 class PreparedBundle:
-    """A bundle on disk, ready to be read, and the release notes of its source."""
+    """A bundle on disk, ready to be read.
+
+    Attributes:
+        source_notes: the release notes of its source.
+        assumed: what no file of the source states and the import assumed, in words.
+    """
 
     folder: Path
     source_notes: ReleaseNotes
+    assumed: tuple[str, ...] = ()
 
     def release_notes(self, given: ReleaseNotes) -> ReleaseNotes:
         """The given release notes; fields that are not given come from the source. `changes` of both are merged."""
@@ -130,6 +141,7 @@ def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[Prepare
         BadBundle: the layout is unknown; the hint says which are supported.
         BadInput: it can't be imported, or it is a bundle and a target or a backbone was given.
         BadWeights: its weights are damaged.
+        SelfTestFailed: what was converted does not answer as the source does.
         CorruptBlob: the model in MLflow is damaged.
         BackboneNotFound: its backbone was not found.
         VersionNotFound: MLflow has no such model.
@@ -210,16 +222,16 @@ def _convert(folder: Path | str, scratch_folder: Path, importing: Importing) -> 
     options = {"target": importing.target, "backbone": importing.backbone}
     try:
         convert: Importer = plugin(IMPORTERS, importing.flavor)
-        imported = convert(Path(folder), bundle, **options, known=known, say=say)
+        imported = convert(Path(folder), bundle, **options, known=known, fetch=importing.mirror.fetch, say=say)
     except ModuleNotFoundError as error:
         raise MissingDependency(
             f"importing {folder} needs the package {error.name}, which is not installed", hint=_EXTRA
         ) from error
     _describe(imported, bundle, say)
     if imported.version is None:
-        return PreparedBundle(bundle, ReleaseNotes())
+        return PreparedBundle(bundle, ReleaseNotes(), imported.assumed)
     _check_digests(Path(folder), imported.version, say)
-    return PreparedBundle(bundle, _old_release_notes(imported.version))
+    return PreparedBundle(bundle, _old_release_notes(imported.version), imported.assumed)
 
 
 def _describe(imported: Imported, bundle: Path, say: Say) -> None:
