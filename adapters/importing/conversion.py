@@ -23,7 +23,7 @@ from adapters.backbone.resolve import reference
 from adapters.bank.peft_files import read_adapter
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPONENT, HEAD, OOD, BundleFiles
 from adapters.importing import ImportedAdapter, ImportResult, layout_phases, layout_release
-from adapters.importing.goldens import record
+from adapters.importing.goldens import BackbonePlace, record
 from adapters.importing.kept_files import SOURCE_META, SOURCE_TENSORS, copy_beside, copy_project, copy_rest
 from adapters.importing.layout_peft import (
     PeftFolder,
@@ -113,7 +113,9 @@ def write(
     """Write a bundle; see `adapters.importing.convert`."""
     for adapter in found.adapters:
         checked_config(adapter.peft)  # first of all: where it is not a LoRA, nothing else is worth a message
-    ref = reference(backbone or _named_backbone(found.adapters), known=known)
+    named = backbone or _named_backbone(found.adapters)
+    ref = reference(named, known=known)
+    place = BackbonePlace(ref, (Path(named),) if Path(named).is_dir() else (), fetch)
     info = BackboneInfo.of(ref)
     stated = stated_preprocessing(source, found.adapters, info.family, ref.config)
     preprocessing = stated.document
@@ -129,7 +131,7 @@ def write(
         _write_adapter(converted, info, preprocessing, bundle)
         left_out += copy_rest(adapter, converted.read, bundle / layout.adapter_folder(adapter.target), found)
         _check(adapter, bundle, info)
-        record(adapter, (converted.folder, converted.head, converted.detector), ref, bundle, fetch)
+        record(adapter, (converted.folder, converted.head, converted.detector), place, bundle)
         made.append(_describe(converted, source, stated.notes[adapter.target]))
     left_out += copy_project(found.project, bundle)
     return ImportResult(found.layout, ref.name, tuple(made), tuple(left_out), stated.assumed, found.version)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +46,31 @@ _GRID = 6
 """Synthetic images are smooth: random colours on a grid of this side, interpolated."""
 
 
+@dataclass(frozen=True)
+class BackbonePlace:
+    """A backbone, and where its weights are: in a folder that a person or the source named, or else in the places that
+    every load searches.
+
+    Attributes:
+        fetch: fetches the weights from the store.
+    """
+
+    ref: BackboneRef
+    folders: tuple[Path, ...] = ()
+    fetch: FetchWeights | None = None
+
+
 def record(
     adapter: AdapterFolder,
     parts: tuple[PeftFolder, Head | None, ImportedDetector | None],
-    ref: BackboneRef,
+    backbone: BackbonePlace,
     bundle: Path,
-    fetch: FetchWeights | None = None,
 ) -> None:
     """Write an adapter's `golden.safetensors` into a bundle, after a check that the bundle's files answer the same.
 
     Args:
         parts: what was read of its source.
-        ref: the backbone.
         bundle: with everything else of this adapter.
-        fetch: fetches the backbone's weights from the store.
 
     Raises:
         SelfTestFailed: when what the bundle answers differs by more than the self-test of a version allows.
@@ -69,12 +81,10 @@ def record(
     files = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
     own = {path: file for path, file in files.items() if not path.startswith(f"{layout.ADAPTERS}/")}
     own |= {path: file for path, file in files.items() if path.startswith(f"{place}/")}
-    version = load_bundle(own, fetch=fetch)
+    version = load_bundle(own, backbone_folders=backbone.folders, fetch=backbone.fetch)
     preprocessing = version.components.preprocessing
     images = synthetic_images(CANDIDATES, preprocessing.crop)
-    golden = _rounded(
-        _outputs(adapter, parts, _tokens(parts[0], ref, preprocessing, images, fetch)) | {"images": images}
-    )
+    golden = _rounded(_outputs(adapter, parts, _tokens(parts[0], backbone, preprocessing, images)) | {"images": images})
     golden = _clearest(golden)
     tensors = {name: torch.from_numpy(array) for name, array in golden.items()}
     tolerance = layout.DEFAULT_INFERENCE["tolerance"][REFERENCE]
@@ -97,11 +107,10 @@ def synthetic_images(count: int, side: int) -> np.ndarray:
     return np.stack([image(number) for number in range(count)])
 
 
-def _tokens(
-    folder: PeftFolder, ref: BackboneRef, preprocessing: Preprocessing, images: np.ndarray, fetch: FetchWeights | None
-) -> Tokens:
+def _tokens(folder: PeftFolder, backbone: BackbonePlace, preprocessing: Preprocessing, images: np.ndarray) -> Tokens:
     pixels = torch.stack([preprocessing(image) for image in images])
-    return tokens_of(folder, new_model(ref, fetch=fetch), family_named(ref.family), pixels)
+    model = new_model(backbone.ref, folders=backbone.folders, fetch=backbone.fetch)
+    return tokens_of(folder, model, family_named(backbone.ref.family), pixels)
 
 
 def _outputs(

@@ -46,11 +46,11 @@ class Tokens:
 
 
 @torch.no_grad()
-def tokens_of(folder: PeftFolder, model: nn.Module, family: Family, pixels: torch.Tensor) -> Tokens:
+def tokens_of(folder: PeftFolder, model: Any, family: Family, pixels: torch.Tensor) -> Tokens:
     """What the backbone with PEFT's layers computes.
 
     Args:
-        model: a module tree of the backbone of its own, which is changed; its weights may be shared and are not.
+        model: a module tree of the backbone that nothing else uses; it is changed, the weights that it shares are not.
         pixels: [N, 3, H, W].
 
     Raises:

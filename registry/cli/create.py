@@ -104,6 +104,10 @@ def create_command(
       versions/<v>/ or backups/<v>/            that hold one of these beside an old version.json
       models:/NAME/7, models:/NAME@alias       a version in MLflow
 
+    Its answers for a few images are computed with PEFT's own layers and recorded; a bundle that answers otherwise is
+    refused. How images are prepared is assumed where no file says it, as the published processor of the backbone's
+    family has it, and printed.
+
     Weights in .bin, .pth and .pt become .safetensors; no code in them is run. Fields that a version has no place for
     are kept in its source_meta.json.
 

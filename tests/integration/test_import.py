@@ -144,9 +144,19 @@ def test_a_dry_run_shows_what_would_become_of_it(registry: Registry, tmp_path: P
     assert "would create" in done.out
     for word in ("1 × phases", "backbone dinov2-tiny", "tomato: a linear head of 3 labels", "prototype", "ood.json"):
         assert word in done.err
+    assert "assumed: resize 28, crop 28, interpolation bicubic, mean 0.485 0.456 0.406" in done.out
     planned = ulora("create", "v5.5.1", "--from", tmp_path / "crops", "--dry-run", "--json").document
     created = ulora("create", "v5.5.1", "--from", tmp_path / "crops", "--offline", "--json").document
     assert created["content_sha256"] == planned["content_sha256"]
+    assert created["assumed"] == planned["assumed"]
+    assert created["assumed"][0].startswith("resize 28")
+
+
+def test_an_import_records_outputs_that_each_load_reproduces(registry: Registry, tmp_path: Path) -> None:
+    write_phase(tmp_path / "crops" / PHASE)
+    registry.create("v5.5.1", tmp_path / "crops", CreateOptions(target="tomato"), offline=True)
+    assert "adapters/tomato/golden.safetensors" in [file.path for file in registry.manifest("v5.5.1").files]
+    registry.load("v5.5.1").self_test()
 
 
 def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, tmp_path: Path) -> None:
