@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from adapters import bundle as layout
 from adapters.answer.heads import Head, LinearHead, read_head
+from adapters.answer.loaded import LoadedVersion
 from adapters.answer.ood import read_detector
 from adapters.answer.ood_imported import ImportedDetector
 from adapters.backbone.build import shapes
@@ -123,6 +124,7 @@ def write(
     layout.write_document(bundle / layout.PREPROCESSING, preprocessing)
     layout.write_document(bundle / layout.INFERENCE, layout.DEFAULT_INFERENCE)
     made: list[ImportedAdapter] = []
+    last_loaded: list[LoadedVersion] = []  # it keeps the backbone's weights in memory for the next adapter
     left_out = [path.relative_to(source).as_posix() for path in found.left_out]
     left_out += copy_beside(found, bundle)
     for number, adapter in enumerate(found.adapters, start=1):
@@ -131,7 +133,7 @@ def write(
         _write_adapter(converted, info, preprocessing, bundle)
         left_out += copy_rest(adapter, converted.read, bundle / layout.adapter_folder(adapter.target), found)
         _check(adapter, bundle, info)
-        record(adapter, (converted.folder, converted.head, converted.detector), place, bundle)
+        last_loaded[:] = [record(adapter, (converted.folder, converted.head, converted.detector), place, bundle)]
         made.append(_describe(converted, source, stated.notes[adapter.target]))
     left_out += copy_project(found.project, bundle)
     return ImportResult(found.layout, ref.name, tuple(made), tuple(left_out), stated.assumed, found.version)

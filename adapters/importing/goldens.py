@@ -18,6 +18,7 @@ from PIL import Image
 
 from adapters import bundle as layout
 from adapters.answer.heads import Head
+from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle
 from adapters.answer.ood_imported import RATIO, ImportedDetector, PrototypeDetector
 from adapters.answer.selftest import difference
@@ -65,12 +66,15 @@ def record(
     parts: tuple[PeftFolder, Head | None, ImportedDetector | None],
     backbone: BackbonePlace,
     bundle: Path,
-) -> None:
+) -> LoadedVersion:
     """Write an adapter's `golden.safetensors` into a bundle, after a check that the bundle's files answer the same.
 
     Args:
         parts: what was read of its source.
         bundle: with everything else of this adapter.
+
+    Returns:
+        The adapter as it was loaded. As long as it exists, the next on this backbone does not read the weights again.
 
     Raises:
         SelfTestFailed: when what the bundle answers differs by more than the self-test of a version allows.
@@ -94,6 +98,7 @@ def record(
             hint="nothing was created; please report its adapter_config.json",
         )
     layout.write_tensors(bundle / place / layout.GOLDEN, golden)
+    return version
 
 
 def synthetic_images(count: int, side: int) -> np.ndarray:

@@ -26,6 +26,11 @@ from adapters.importing.layout_peft import PeftFolder, modules_of
 from registry.errors import BadWeights, first_line
 
 
+MAX_KEYS = 200
+"""Keys of rank and alpha patterns that PEFT itself matches; it compiles each again for each module where there are more
+than Python remembers. Of more, the names that they match are given to it."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """The tokens of some images, float64.
@@ -126,7 +131,9 @@ def _put_layers(folder: PeftFolder, model: nn.Module, family: Family) -> None:
 def _config(folder: PeftFolder, family: Family, linears: Mapping[str, nn.Linear]) -> LoraConfig:
     """The folder's configuration, without patterns that could take for ever; see `adapters.bank.module_patterns`."""
     document = dict(folder.config)
-    if not is_literal(patterns_of(document)):
+    patterns = patterns_of(document)
+    keys = len(patterns["rank_pattern"]) + len(patterns["alpha_pattern"])
+    if not is_literal(patterns) or keys > MAX_KEYS:
         path = str(folder.weights.parent / ADAPTER_CONFIG)
         config = read_config({**document, "modules_to_save": None}, path, modules_of(folder.lora), family, linears)
         document = resolved(document, config, config.names)
