@@ -25,7 +25,6 @@ from adapters.bundle import ADAPTER_CONFIG
 from adapters.importing.layout_peft import PeftFolder, modules_of
 from registry.errors import BadWeights, first_line
 
-
 MAX_KEYS = 200
 """Keys of rank and alpha patterns that PEFT itself matches; it compiles each again for each module where there are more
 than Python remembers. Of more, the names that they match are given to it."""
