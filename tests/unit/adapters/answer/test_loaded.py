@@ -259,7 +259,7 @@ def test_an_array_of_images_is_several_images(version: LoadedVersion) -> None:
     assert version.predict(squares, target="low") == version.predict(list(squares), target=["low"] * 3)
 
 
-@pytest.mark.parametrize("images", [7, None, {"a.png"}, iter(["a.png"]), [7], ["a.png", None]], ids=repr)
+@pytest.mark.parametrize("images", [7, None, {"a.png"}, {}.keys(), [7], ["a.png", None]], ids=repr)
 def test_what_is_no_image_by_its_type_is_a_type_error(version: LoadedVersion, images: object) -> None:
     with pytest.raises(TypeError, match="an image is"):
         version.predict(images)

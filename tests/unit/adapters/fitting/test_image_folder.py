@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.backbone.preprocess import MAX_BYTES
+from adapters.backbone.images import MAX_BYTES
 from adapters.fitting.data_report import DataReport, report_on
 from adapters.fitting.image_folder import SPLITS, ImageFolder, LabelledImage, _split_of
 from registry.errors import BadInput
