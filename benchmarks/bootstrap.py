@@ -5,7 +5,7 @@ Percentile intervals, B. Efron and R. J. Tibshirani, "An Introduction to the Boo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,14 +60,3 @@ def _resamples(counts: ScoreCounts, seed: int) -> Iterator[ScoreCounts]:
             random.multinomial(own, counts.inside / own, size=size),
             random.multinomial(others, counts.outside / others, size=size),
         )
-
-
-def resampled_counts(counts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
-    """The interval of a statistic of counts, e.g. the cells of a confusion matrix.
-
-    Args:
-        counts: [cells].
-        statistic: maps [resamples, cells] to [resamples].
-    """
-    total = int(counts.sum())
-    return interval(statistic(np.random.default_rng(seed).multinomial(total, counts / total, size=RESAMPLES)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -63,6 +64,111 @@ def n_that_decides(proportion: float, bound: float, confidence: float = CONFIDEN
         return 1
     needed = _z(confidence) ** 2 * bound * (1 - bound) / gap / gap
     return math.floor(needed) + 1 if math.isfinite(needed) else None
+
+
+def mean_interval(
+    values: Sequence[float], intervals: Sequence[Interval], counts: Sequence[float], *, dependence: float = 1.0
+) -> Interval:
+    """The 95% interval of the plain mean of estimated proportions, e.g. of the recalls of all classes.
+
+    It spans two intervals, because each covers too little where the other one is good:
+
+    * each value's own interval, combined: the distances to their ends are added as standard errors are. G. Y. Zou and
+      A. Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 27 (2008), 1693.
+      With few samples of each value and few errors it is too narrow.
+    * Wilson's interval with continuity correction of a proportion equal to the mean, for the number of samples that
+      gives a mean of equal proportions the same variance. R. G. Newcombe, "Two-sided confidence intervals for the
+      single proportion", Statistics in Medicine 17 (1998), 857, method 4.
+
+    Args:
+        values: the estimates, 0 to 1.
+        intervals: the interval of each.
+        counts: the number of samples behind each value; those of 0 do not count.
+        dependence: the variance of a sum of the values, divided by the sum of their variances; 1 if independent.
+
+    Raises:
+        ValueError: there is no value, or no samples.
+    """
+    weights = [1 / count for count in counts if count]
+    if not values or not weights:
+        raise ValueError("a mean needs at least one value and its samples")
+    mean = math.fsum(values) / len(values)
+    pairs = list(zip(values, intervals, strict=True))
+    down, up = (
+        math.sqrt(dependence * math.fsum(gap * gap for gap in gaps)) / len(values)
+        for gaps in ([value - each.low for value, each in pairs], [each.high - value for value, each in pairs])
+    )
+    pooled = _corrected_wilson(min(1.0, mean), len(weights) ** 2 / math.fsum(weights))
+    return Interval(max(0.0, min(mean - down, pooled.low)), min(1.0, max(mean + up, pooled.high)))
+
+
+def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
+    """The one-sided Clopper-Pearson upper bound of a proportion: the largest p with P(Binomial(n, p) <= count) of at
+    least 1 - confidence.
+
+    Source: C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of the
+    binomial", Biometrika 26 (1934), 404. It is the quantile `confidence` of Beta(count + 1, n - count).
+
+    Args:
+        count: how many of `n` samples had it, 0 to n.
+
+    Raises:
+        ValueError: `count` is not in 0..n, or `confidence` not between 0 and 1.
+    """
+    _check_counts(count, n, confidence)
+    if count == n:
+        return 1.0
+    low, high = count / n, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _tail(count, n, middle) > 1 - confidence else (low, middle)
+    return high
+
+
+def n_that_bounds(count: int, bound: float, confidence: float = CONFIDENCE) -> int:
+    """The smallest n whose `upper_bound` with this count is at most `bound`: 299, 473, 628 for 0, 1, 2 and 0.01.
+
+    Raises:
+        ValueError: `bound` is not between 0 and 1.
+    """
+    if not 0 < bound < 1:
+        raise ValueError(f"bound {bound} is not between 0 and 1")
+    low, high = count, max(1, count)
+    while _tail(count, high, bound) > 1 - confidence:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _tail(count, middle, bound) > 1 - confidence else (low, middle)
+    return high
+
+
+def _tail(count: int, n: int, p: float) -> float:
+    """P(Binomial(n, p) <= count) for 0 < p < 1; accurate where count is below the mean, n p."""
+    if count >= n:
+        return 1.0
+    logarithm = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
+    term = math.exp(logarithm + count * math.log(p) + (n - count) * math.log1p(-p)) if p < 1 else 0.0
+    total, number = 0.0, count
+    while number >= 0 and term > total * 1e-17:
+        total += term
+        term *= number * (1 - p) / ((n - number + 1) * p)
+        number -= 1
+    return total
+
+
+def _corrected_wilson(p: float, n: float) -> Interval:
+    """Wilson's 95% interval with continuity correction of a proportion of `n` samples, which may be no whole number."""
+    z, q = _z(CONFIDENCE), 1 - p
+    lowest, highest = z * z - 2 - 1 / n + 4 * p * (n * q + 1), z * z + 2 - 1 / n + 4 * p * (n * q - 1)
+    low = (2 * n * p + z * z - 1 - z * math.sqrt(max(0.0, lowest))) / (2 * (n + z * z))
+    high = (2 * n * p + z * z + 1 + z * math.sqrt(max(0.0, highest))) / (2 * (n + z * z))
+    return Interval(max(0.0, low) if p > 0 else 0.0, min(1.0, high) if p < 1 else 1.0)
+
+
+def _check_counts(count: float, n: int, confidence: float) -> None:
+    if not 0 <= count <= n:
+        raise ValueError(f"{count} of {n} is not a proportion")
+    _z(confidence)
 
 
 @cache

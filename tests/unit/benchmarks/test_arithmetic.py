@@ -80,7 +80,7 @@ PAIRS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), mi
 @given(PAIRS)
 def test_balanced_accuracy_and_f1_agree_with_sklearn(pairs: list[tuple[str, str]]) -> None:
     truth, answer = zip(*pairs, strict=True)
-    _, balanced, f1 = scores(pairs, None, seed=0)
+    _, balanced, f1 = scores(pairs, None)
     occurring = [index for index, name in enumerate(sorted({*truth, *answer})) if name in truth]
     matrix = confusion_matrix(truth, answer, labels=sorted({*truth, *answer}))[occurring]
     recalls = matrix[range(len(occurring)), occurring] / matrix.sum(axis=1)
@@ -88,6 +88,53 @@ def test_balanced_accuracy_and_f1_agree_with_sklearn(pairs: list[tuple[str, str]
     assert f1.value == pytest.approx(f1_score(truth, answer, average="macro"))
     if set(answer) <= set(truth):
         assert balanced.value == pytest.approx(balanced_accuracy_score(truth, answer))
+
+
+SETS = 400
+"""Simulated test sets for each number of images and true value: a share of .97 has a standard error of .009."""
+
+
+@pytest.mark.parametrize("n", [50, 51, 100, 300])
+@pytest.mark.parametrize("true", [0.9, 0.95, 0.99, 0.995])
+@pytest.mark.parametrize("shares", [(1, 1, 1), (6, 3, 1)], ids=["balanced", "unbalanced"])
+def test_intervals_of_means_over_classes_cover_the_truth(n: int, true: float, shares: tuple[int, ...]) -> None:
+    """Bootstrapped ones covered 41% at 51 images and .99: without an error every resample is perfect."""
+    counts = np.array([max(1, round(n * share / sum(shares))) for share in shares])
+    confusion = np.where(np.eye(3, dtype=bool), true, (1 - true) / 2)
+    expected = confusion * counts[:, None]
+    true_f1 = float(np.mean(2 * np.diag(expected) / (counts + expected.sum(axis=0))))
+    random = np.random.default_rng([n, int(1000 * true), shares[0]])
+    drawn = np.stack([random.multinomial(*each, size=SETS) for each in zip(counts, confusion, strict=True)], axis=1)
+    covered = np.zeros(2)
+    for table in drawn:
+        _, balanced, f1 = scores(answers_of(table), None)
+        covered += [within(balanced, true), within(f1, true_f1)]
+    assert (covered / SETS).min() >= 0.93
+
+
+def answers_of(table: np.ndarray) -> list[tuple[str, str]]:
+    """The pairs of truth and answer that a confusion matrix counts."""
+    cells = ((f"{truth}", f"{answer}") for truth in range(3) for answer in range(3))
+    return [cell for cell, count in zip(cells, table.ravel(), strict=True) for _ in range(count)]
+
+
+def within(metric: Metric, true: float) -> bool:
+    assert metric.low is not None
+    assert metric.high is not None
+    return metric.low <= true <= metric.high
+
+
+def test_a_perfect_score_has_an_interval_as_wide_as_its_images() -> None:
+    few, many = (scores([("a", "a"), ("b", "b")] * n, None)[1:] for n in (10, 500))
+    for found in (*few, *many):
+        assert (found.value, found.high) == (1, 1)
+    assert [round(found.low or 0, 3) for found in (*few, *many)] == [0.8, 0.8, 0.995, 0.995]
+
+
+@given(PAIRS)
+def test_intervals_of_means_contain_the_value_within_0_and_1(pairs: list[tuple[str, str]]) -> None:
+    for found in scores(pairs, None):
+        assert 0 <= (found.low or 0) <= (found.value or 0) <= (found.high or 0) <= 1
 
 
 def test_a_router_that_always_says_leaf_is_right_for_the_leaves() -> None:

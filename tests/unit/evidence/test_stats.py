@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 
-from registry.evidence.stats import n_that_decides, wilson
+from registry.evidence.stats import Interval, mean_interval, n_that_bounds, n_that_decides, upper_bound, wilson
 
 LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
 
@@ -79,3 +79,55 @@ def test_no_n_decides_when_the_proportion_is_the_bound(proportion: float) -> Non
 @pytest.mark.parametrize("bound", [0.0, 1.0])
 def test_one_sample_fails_a_bound_without_exceptions(bound: float) -> None:
     assert n_that_decides(0.5, bound) == 1
+
+
+# --- the one-sided bound of Clopper and Pearson ----------------------------------------------------------------------
+
+
+@given(counts(), LEVELS)
+@example((0, 299), 0.95)
+@example((99_999, 100_000), 0.95)
+def test_the_upper_bound_is_a_quantile_of_the_beta_distribution(count: tuple[int, int], level: float) -> None:
+    k, n = count
+    theirs = 1.0 if k == n else beta.ppf(level, k + 1, n - k)
+    assert upper_bound(k, n, level) == pytest.approx(theirs, rel=1e-7)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 299), (1, 473), (2, 628)])
+def test_299_473_628_images_bound_0_1_2_flips_by_1_percent(count: int, n: int) -> None:
+    assert n_that_bounds(count, 0.01) == n
+    assert upper_bound(count, n) <= 0.01 < upper_bound(count, n - 1)
+
+
+@pytest.mark.parametrize(("n", "asked", "promised"), [(100, 0.03, 0.052), (300, 0.03, 0.043), (1000, 0.03, 0.037)])
+def test_the_90_percent_bound_of_a_conformal_threshold_is_known(n: int, asked: float, promised: float) -> None:
+    rank = math.ceil((n + 1) * (1 - asked))
+    assert upper_bound(n - rank, n, 0.9) == pytest.approx(beta.ppf(0.9, n + 1 - rank, rank), rel=1e-7)
+    assert round(upper_bound(n - rank, n, 0.9), 3) == promised
+
+
+@pytest.mark.parametrize(("count", "n"), [(-1, 3), (4, 3)])
+def test_the_upper_bound_refuses_counts_that_are_no_proportion(count: int, n: int) -> None:
+    with pytest.raises(ValueError, match="not a proportion"):
+        upper_bound(count, n)
+
+
+@pytest.mark.parametrize("bound", [0, 1, -0.1])
+def test_no_n_bounds_a_share_by_nothing_or_everything(bound: float) -> None:
+    with pytest.raises(ValueError, match="bound"):
+        n_that_bounds(0, bound)
+
+
+def test_one_proportion_has_at_least_its_own_interval() -> None:
+    own = wilson(45, 50)
+    found = mean_interval([0.9], [own], [50])
+    corrected = binomtest(45, 50).proportion_ci(method="wilsoncc")
+    assert found.low == pytest.approx(min(own.low, corrected.low))
+    assert found.high == pytest.approx(max(own.high, corrected.high))
+
+
+def test_a_mean_of_nothing_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_interval([], [], [])
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_interval([0.5], [Interval(0, 1)], [0])
