@@ -1,6 +1,7 @@
 """The fits of the demo, each in its own process; the entry point group `ulora.trainers` names this module.
 
-    python -m adapters.demo fit DATA dinov2-tiny OUT --name N [--depth D] [--runtimes R …]   a bundle for all targets
+    python -m adapters.demo fit DATA dinov2-tiny OUT --name N [--depth D] [--false-alarm-rate P] [--runtimes R …]
+                                                           a bundle for all targets
     python -m adapters.demo spoil DATA BUNDLE TARGET       one target fitted again, with random labels
     python -m adapters.demo peft BUNDLE TARGET OUT         one target as a plain PEFT folder, with its classifier
 
@@ -14,8 +15,9 @@ import argparse
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from adapters.backbone.locate import TINY, WEIGHTS
 from adapters.backbone.resolve import ref_of_folder
@@ -27,13 +29,13 @@ BACKBONES = ("dinov2-tiny", "dinov3-tiny")
 
 
 def fit_bundle(
-    data: Path, backbone: str, out: Path, *, name: str, depth: str = "full", runtimes: Sequence[str] = ()
+    data: Path, backbone: str, out: Path, *, name: str, settings: Mapping[str, Any]
 ) -> None:
     """Fit all targets on one of the tiny backbones of this package.
 
     Args:
         name: the backbone's name in the bundle.
-        depth, runtimes: as in `adapters.fitting.recipe.Recipe`.
+        settings: of the fit, as in `adapters.fitting.recipe.Recipe`.
 
     Raises:
         UloraError: when the fit fails; see `adapters.fitting.fit.fit`.
@@ -41,7 +43,6 @@ def fit_bundle(
     from adapters.fitting.fit import prepare
 
     known = [ref_of_folder(TINY / backbone, name=name)]
-    settings = {"depth": depth, "runtimes": list(runtimes)}
     weights = TINY / backbone / WEIGHTS
     prepare(data, name, out, settings, known=known, fetch=lambda sha256: weights).run(_tell)
 
@@ -90,6 +91,7 @@ def main() -> None:
     fitting.add_argument("out", type=Path)
     fitting.add_argument("--name", required=True)
     fitting.add_argument("--depth", default="full")
+    fitting.add_argument("--false-alarm-rate", type=float)
     fitting.add_argument("--runtimes", nargs="*", default=[])
     spoiling = what.add_parser("spoil")
     spoiling.add_argument("data", type=Path)
@@ -103,8 +105,9 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if chosen.what == "fit":
-            how = {"name": chosen.name, "depth": chosen.depth, "runtimes": chosen.runtimes}
-            fit_bundle(chosen.data, chosen.backbone, chosen.out, **how)
+            given = {name: getattr(chosen, name) for name in ("depth", "false_alarm_rate", "runtimes")}
+            settings = {name: value for name, value in given.items() if value is not None}
+            fit_bundle(chosen.data, chosen.backbone, chosen.out, name=chosen.name, settings=settings)
         elif chosen.what == "peft":
             write_peft_folder(chosen.bundle, chosen.target, chosen.out)
         else:

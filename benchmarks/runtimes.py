@@ -1,8 +1,11 @@
-"""The speed of each runtime and its features compared with torch in float32: `python -m benchmarks.runtimes`.
+"""The speed of each runtime, compared with torch in float32: `python -m benchmarks.runtimes`.
 
 One image goes through a backbone with a LoRA (rank 16 on q and v), on each runtime in turn, round after round, so that
-other load on the machine affects all of them. The real architectures have random weights from a seed: good for speed
-and for accumulated rounding errors; the effect on answers needs trained weights (`adapters.fitting.runtime_reports`).
+other load on the machine affects all of them.
+
+Speed only: weights and images are random. Whether a runtime may answer for a version is decided on its own weights and
+on real images, by `ulora fit --runtimes` (`adapters.fitting.runtime_reports`). openvino-int8 had a cosine of .9994 to
+float32 with random weights, and .9983 with real ones.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from registry.formats import canonical
 from registry.versions.manifest import BackboneRef
 
 BUDGET = 2.5
-"""How many times as fast as torch in float32 the best passing runtime should be."""
+"""How many times as fast as torch in float32 the fastest runtime should be."""
+BASIS = "speed only: random weights and images say nothing about answers"
 RANK = 16
 IMAGES = 4
 """How many random images features are compared on; the first one is timed."""
@@ -55,8 +59,8 @@ class RuntimeResult:
         runtime: its name.
         ms: median milliseconds for one image; None if it can't run here.
         ratio: the median over rounds of the reference's time divided by its own.
-        cosine: the smallest cosine of features to the reference's.
-        passes: whether `cosine` is high enough.
+        cosine: the smallest cosine of features to the reference's, on random images.
+        same_function: whether `cosine` is high enough for both to compute the same, but for rounding.
         detail: why it can't run here.
     """
 
@@ -64,7 +68,7 @@ class RuntimeResult:
     ms: float | None = None
     ratio: float | None = None
     cosine: float | None = None
-    passes: bool = False
+    same_function: bool = False
     detail: str = ""
 
 
@@ -139,7 +143,7 @@ def measure(names: Sequence[str], folder: Path, rounds: int) -> list[RuntimeResu
             ms=median(each[name] for each in times),
             ratio=median(each[REFERENCE] / each[name] for each in times),
             cosine=cosines[name],
-            passes=cosines[name] >= MIN_COSINE,
+            same_function=cosines[name] >= MIN_COSINE,
         )
         for name in contenders
     ]
@@ -147,11 +151,12 @@ def measure(names: Sequence[str], folder: Path, rounds: int) -> list[RuntimeResu
 
 
 def summary(rows: Sequence[RuntimeResult]) -> dict[str, Any]:
-    """The fastest runtime that passes, besides the reference, and whether it meets the budget."""
-    passing = [row for row in rows if row.passes and row.runtime != REFERENCE and row.ratio is not None]
+    """The fastest runtime that computes the same, besides the reference, and whether it meets the budget."""
+    passing = [row for row in rows if row.same_function and row.runtime != REFERENCE and row.ratio is not None]
     best = max(passing, key=lambda row: row.ratio or 0.0, default=None)
     return {
         "benchmark": "runtimes",
+        "basis": BASIS,
         "best": best.runtime if best else None,
         "ratio": best.ratio if best else None,
         "budget": BUDGET,
@@ -207,11 +212,11 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         if row["ms"] is None:
             yield f"{row['runtime']:16} not available: {row['detail']}"
         else:
-            verdict = "passes" if row["passes"] else "fails"
-            figures = f"{row['ms']:8.1f} ms  {row['ratio']:5.2f}x  cosine {row['cosine']:.5f}"
-            yield f"{row['runtime']:16}{figures}  {verdict}"
+            other = "" if row["same_function"] else f"  computes something else: cosine {row['cosine']:.5f}"
+            yield f"{row['runtime']:16}{row['ms']:8.1f} ms  {row['ratio']:5.2f}x{other}"
     met = "met" if report["met"] else "not met"
-    yield f"best that passes: {report['best']} at {report['ratio'] or 0:.2f}x, budget {report['budget']}x: {met}"
+    yield report["basis"]
+    yield f"fastest: {report['best']} at {report['ratio'] or 0:.2f}x, budget {report['budget']}x: {met}"
 
 
 if __name__ == "__main__":

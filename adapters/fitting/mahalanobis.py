@@ -20,6 +20,7 @@ from adapters.answer.ood import RUNTIME_THRESHOLDS, Mahalanobis, distances, thre
 from adapters.backbone.features import FeatureSpec
 from adapters.fitting import feature_choice
 from registry.errors import BadInput
+from registry.evidence.stats import upper_bound
 
 FALSE_ALARM_RATE = 0.03
 """The default share of in-distribution images that may be flagged."""
@@ -214,8 +215,27 @@ def _shrunk_medians(each: Sequence[torch.Tensor], everything: torch.Tensor) -> t
 
 def _upper_quantile(values: torch.Tensor, rate: float) -> torch.Tensor:
     # A new value exceeds it with probability at most `rate`, if n is large enough.
-    rank = math.ceil((len(values) + 1) * (1 - rate))
-    return values.sort().values[min(rank, len(values)) - 1]
+    return values.sort().values[_rank(len(values), rate) - 1]
+
+
+def _rank(n: int, rate: float) -> int:
+    """Which of n ascending distances is the threshold."""
+    return min(math.ceil((n + 1) * (1 - rate)), n)
+
+
+def promised_rate(n: int, rate: float) -> float:
+    """The upper bound, with 90% confidence, of the false-alarm rate of thresholds from n held-out images.
+
+    Which rate a split-conformal threshold really has depends on the images that set it: with the k-th smallest of n
+    distances it is distributed as Beta(n + 1 - k, k). For 0.03 asked the bound is 0.052 with 100 images, 0.043 with 300
+    and 0.037 with 1,000. See V. Vovk, "Conditional validity of inductive conformal predictors", Machine Learning 92
+    (2013), 349.
+
+    Args:
+        n: at least 1.
+        rate: the false-alarm rate that was asked for.
+    """
+    return upper_bound(n - _rank(n, rate), n, 0.9)
 
 
 def calibration_record(predicted: torch.Tensor, labels: Sequence[str], rate: float) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""Judge a runtime for one version: compare it with torch in float32."""
+"""Judge a runtime for one version: compare it with torch in float32 on held-out images.
+
+It passes if its features point the same way, and if the share of images that the reference gets right and the runtime
+gets wrong is at most `MAX_FLIPS` with 95% confidence. A comparison of two accuracies would rest on the few images where
+they differ, and hide a harmful change behind another one that happens to help.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,13 @@ import numpy as np
 from adapters.answer.components import LoadedComponent
 from adapters.answer.loaded import LoadedVersion
 from adapters.runtimes.gate import MIN_COSINE, cosines
+from registry.evidence.stats import n_that_bounds, upper_bound
 
-MAX_ACCURACY_LOSS = 0.002
-"""How far the accuracy may be below the reference's: 0.2 points."""
+MAX_FLIPS = 0.01
+"""The largest share of images that the reference gets right and the runtime wrong: 1%, as a one-sided 95% bound."""
+
+MAX_COMPARED = 100
+"""How many held-out images of each component features are compared on, beside its recorded inputs."""
 
 
 class Labelled(Protocol):
@@ -30,16 +39,35 @@ class Labelled(Protocol):
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """What a runtime and the reference answered for the same held-out images.
+
+    Attributes:
+        n: how many images there are.
+        right, reference_right: how many labels are right.
+        flips: how many are right on the reference and wrong on the runtime.
+    """
+
+    n: int
+    right: int
+    reference_right: int
+    flips: int
+
+
+@dataclass(frozen=True)
 class RuntimeReport:
     """The result of a runtime on one version.
 
     Attributes:
         runtime: its name.
-        cosine: the smallest over all recorded inputs of all components, NaN without any.
-        n_golden: how many recorded inputs there are.
+        cosine: the smallest over all compared images of all components, NaN without any.
+        n_golden: how many of these images are recorded inputs.
+        n_cosine: how many there are; 0 in old bundles, which compared the recorded inputs only.
         accuracy, reference_accuracy: on the held-out images, NaN without any.
         n: how many held-out images there are.
-        reasons: why it does not pass, and limits of the measurement.
+        flips: how many of them are right on the reference and wrong on the runtime.
+        flips_bound: the one-sided 95% Clopper-Pearson bound of their share; 1 without any image.
+        reasons: why it does not pass.
         passes: whether the version may run on it.
         weights_sha256: the digests of the weights that it was measured with, by component; not in old bundles.
     """
@@ -47,9 +75,12 @@ class RuntimeReport:
     runtime: str
     cosine: float
     n_golden: int
+    n_cosine: int
     accuracy: float
     reference_accuracy: float
     n: int
+    flips: int
+    flips_bound: float
     reasons: tuple[str, ...]
     passes: bool
     weights_sha256: Mapping[str, str] = field(default_factory=dict)
@@ -72,35 +103,58 @@ def judge_runtime(reference: LoadedVersion, other: LoadedVersion, images: Sequen
         reference, other: the version, loaded on both.
         images: held out from training; those of targets that the version does not have are ignored.
     """
-    cosines = list(_golden_cosines(reference, other))
     judged_images = [image for image in images if image.target in reference.targets]
-    accuracies = [_accuracy(version, judged_images) for version in (reference, other)]
-    report = judge(other.runtime, cosines, accuracies[1], accuracies[0], len(judged_images))
-    return replace(report, weights_sha256=other.weights_sha256())
+    golden = list(_golden_cosines(reference, other))
+    held_out = list(_held_out_cosines(reference, other, judged_images))
+    report = judge(other.runtime, [*golden, *held_out], _agreement(reference, other, judged_images))
+    return replace(report, n_golden=len(golden), weights_sha256=other.weights_sha256())
 
 
-def judge(runtime: str, cosines: Sequence[float], accuracy: float, reference_accuracy: float, n: int) -> RuntimeReport:
-    """The report for some measurements; the arguments are named as in `RuntimeReport`."""
+def judge(runtime: str, cosines: Sequence[float], answers: Agreement) -> RuntimeReport:
+    """The report for some measurements: the cosine of each compared image, and the answers to held-out images."""
     lowest = float(np.min(cosines)) if cosines else math.nan  # unlike min(), it returns NaN if there is one
-    faults = []
+    n, flips = answers.n, answers.flips
+    bound = upper_bound(flips, n) if n else 1.0
+    faults = [*_cosine_faults(lowest, len(cosines)), *_flip_faults(flips, n, bound)]
+    accuracy, reference_accuracy = (count / n if n else math.nan for count in (answers.right, answers.reference_right))
+    return RuntimeReport(
+        runtime=runtime,
+        cosine=lowest,
+        n_golden=0,
+        n_cosine=len(cosines),
+        accuracy=accuracy,
+        reference_accuracy=reference_accuracy,
+        n=n,
+        flips=flips,
+        flips_bound=bound,
+        reasons=tuple(faults),
+        passes=not faults,
+    )
+
+
+def _cosine_faults(lowest: float, compared: int) -> list[str]:
+    if not compared:
+        return [f"there are no images to compare features on, and a cosine of {MIN_COSINE} is required"]
     if not lowest >= MIN_COSINE:  # NaN fails too
-        known = (
-            f"the smallest cosine between features and the reference's is {lowest:.5f}"
-            if cosines
-            else "there are no recorded outputs"
-        )
-        faults.append(f"{known}, but {MIN_COSINE} is required")
-    if not n:
-        faults.append("there are no held-out images to compare accuracies")
-    elif not reference_accuracy - accuracy <= MAX_ACCURACY_LOSS + 1e-9:
-        faults.append(
-            f"accuracy {accuracy:.4f} is more than {MAX_ACCURACY_LOSS * 100:g} points "
-            f"below the reference's {reference_accuracy:.4f} (n={n})"
-        )
-    notes = []
-    if 0 < n < 1 / MAX_ACCURACY_LOSS:
-        notes.append(f"{n} held-out images are too few to measure a difference of {MAX_ACCURACY_LOSS * 100:g} points")
-    return RuntimeReport(runtime, lowest, len(cosines), accuracy, reference_accuracy, n, (*faults, *notes), not faults)
+        return [
+            f"the smallest cosine between features and the reference's is {lowest:.5f} "
+            f"(of {compared} images), but {MIN_COSINE} is required"
+        ]
+    return []
+
+
+def _flip_faults(flips: int, n: int, bound: float) -> list[str]:
+    """Why the answers do not show that at most `MAX_FLIPS` of them get wrong; "inconclusive" if more images could."""
+    if bound <= MAX_FLIPS:
+        return []
+    found = f"{flips} of {n} held-out images {'is' if flips == 1 else 'are'} right on the reference and wrong on it"
+    if flips > MAX_FLIPS * n:
+        return [f"{found}, more than {MAX_FLIPS:.0%}"]
+    needed = n_that_bounds(flips, MAX_FLIPS)
+    return [
+        f"inconclusive: {found}, so the share may be {bound:.1%} (95% upper bound), and {MAX_FLIPS:.0%} is allowed: "
+        f"it takes {needed} images with no {'further one' if flips else 'such image'}"
+    ]
 
 
 def runtimes_document(reports: Iterable[RuntimeReport]) -> dict[str, Any]:
@@ -117,10 +171,31 @@ def _golden_cosines(reference: LoadedVersion, other: LoadedVersion) -> Iterable[
             yield from cosines(other.features(images, target), reference.features(images, target)).tolist()
 
 
-def _accuracy(version: LoadedVersion, images: Sequence[Labelled]) -> float:
-    """The share of images whose label is right when their target is given."""
-    if not images:
-        return math.nan
-    answers = version.predict([image.path for image in images], target=[image.target for image in images])
-    right = sum(answer.label == image.label for answer, image in zip(answers, images, strict=True))
-    return right / len(images)
+def _held_out_cosines(reference: LoadedVersion, other: LoadedVersion, images: Sequence[Labelled]) -> Iterable[float]:
+    """Of each adapter on its target's images, and of the router on images of all targets."""
+    components: dict[str | None, list[Path]] = {None: [image.path for image in images]}
+    components |= {name: [image.path for image in images if image.target == name] for name in reference.targets}
+    for target, paths in components.items():
+        component = reference.components.router if target is None else reference.components.adapters[target]
+        if component is not None and component.last is not None:
+            some = list(_evenly(paths, MAX_COMPARED))
+            yield from cosines(other.features(some, target), reference.features(some, target)).tolist()
+
+
+def _evenly(paths: Sequence[Path], most: int) -> Sequence[Path]:
+    """At most so many of some paths, evenly spaced."""
+    return [paths[number * len(paths) // most] for number in range(most)] if len(paths) > most else paths
+
+
+def _agreement(reference: LoadedVersion, other: LoadedVersion, images: Sequence[Labelled]) -> Agreement:
+    """How many labels are right when the target of each image is given."""
+    paths, targets = [image.path for image in images], [image.target for image in images]
+    right, reference_right = (
+        [
+            answer.label == image.label
+            for answer, image in zip(version.predict(paths, target=targets), images, strict=True)
+        ]
+        for version in (other, reference)
+    )
+    flips = sum(before and not now for now, before in zip(right, reference_right, strict=True))
+    return Agreement(len(images), sum(right), sum(reference_right), flips)

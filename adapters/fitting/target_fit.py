@@ -23,10 +23,11 @@ from adapters.bank.slots import Slot
 from adapters.bundle import BundleFiles
 from adapters.fitting.augment import affine
 from adapters.fitting.early_exits import fit_depth, ood_note
+from adapters.fitting.evaluation import share
 from adapters.fitting.feature_extractor import FeatureExtractor
 from adapters.fitting.image_folder import LabelledImage
 from adapters.fitting.lora_training import Trained, TrainingInputs, train_lora
-from adapters.fitting.mahalanobis import DetectorData, fit_mahalanobis
+from adapters.fitting.mahalanobis import DetectorData, fit_mahalanobis, promised_rate
 from adapters.fitting.recipe import Recipe
 from adapters.fitting.regression import head_feature_specs, starting_head
 from adapters.fitting.target_images import TargetImages, decode
@@ -124,12 +125,14 @@ class TargetFit:
         frozen = self._frozen(squares)
         self._check_variety(frozen["train"][context.router_spec])
         bundle.write_tensors(folder / FROZEN, {name: own[context.router_spec] for name, own in frozen.items()})
-        trained = self._train(squares["train"], frozen["train"], checkpoint)
+        start = self._starting_head(frozen["train"])
+        trained = self._train(squares["train"], start, checkpoint)
         inner = folder / "adapter"
         self._write_lora(inner, trained)
         features = self._features(inner, trained, squares)
         self._check_finite(features)
         report = self._write_heads(inner, trained.head, features)
+        report |= {"frozen": self._accuracy(start, frozen["val"])}
         document = bundle.component_document(self.images.labels, context.backbone, context.preprocessing)
         bundle.write_document(inner / bundle.COMPONENT, document)
         return report
@@ -149,8 +152,17 @@ class TargetFit:
         detector = self._detector(head, features, self.context.depth)
         bundle.save(inner, bundle.HEAD, head)
         bundle.save(inner, bundle.OOD, detector)
-        notes = list(detector.notes)
-        report = {"labels": list(self.images.labels), "notes": notes, "ood": detector.feature_spec.document()}
+        notes, held_out = list(detector.notes), len(self.images.splits["val"])
+        report = {
+            "labels": list(self.images.labels),
+            "notes": notes,
+            "ood": detector.feature_spec.document(),
+            "false_alarms": {
+                "asked": detector.false_alarm_rate,
+                "upper_bound_90": promised_rate(held_out, detector.false_alarm_rate),
+                "images": held_out,
+            },
+        }
         if self.context.recipe.depth != "full":
             depth = self._fit_depth(Stage(head, detector), features)
             report |= {"depth": depth.report, "notes": [*notes, *ood_note(depth.report)]}
@@ -189,12 +201,8 @@ class TargetFit:
                 hint="try a smaller --alpha or --rank",
             )
 
-    def _train(self, squares: torch.Tensor, frozen: Features, checkpoint: Checkpoint) -> Trained:
+    def _train(self, squares: torch.Tensor, start: Head, checkpoint: Checkpoint) -> Trained:
         context, images = self.context, self.images
-        classes = images.classes["train"]
-        start = starting_head(
-            frozen, classes.repeat(2), images.labels, head_feature_specs(context.recipe.head, context.depth)
-        )
         inputs = TrainingInputs(
             target=images.target,
             backbone=context.backbone,
@@ -202,10 +210,21 @@ class TargetFit:
             fetch=context.fetch,
             preprocessing=context.extractor.preprocessing,
             squares=squares,
-            classes=classes,
+            classes=images.classes["train"],
             random=context.random(images.target, "lora"),
         )
         return train_lora(inputs, context.recipe, start, checkpoint, context.extractor.progress)
+
+    def _starting_head(self, frozen: Features) -> Head:
+        """The head that the training starts from, fitted to features without an adapter, with augmented copies."""
+        specs = head_feature_specs(self.context.recipe.head, self.context.depth)
+        return starting_head(frozen, self.images.classes["train"].repeat(2), self.images.labels, specs)
+
+    def _accuracy(self, head: Head, features: Features) -> dict[str, Any]:
+        """The accuracy of a head on features of the validation images."""
+        with torch.no_grad():
+            right = head(features).predicted == self.images.classes["val"]
+        return share(int(right.sum()), len(right))
 
     def _write_lora(self, folder: Path, trained: Trained) -> None:
         config = write_config(trained.config, self.context.backbone.name)

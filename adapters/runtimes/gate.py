@@ -2,8 +2,9 @@
 
 `ulora fit` judges the runtimes of its machine and writes the result into the bundle:
 
-    config/runtimes.json    {"<runtime>": {"cosine": …, "n_golden": …, "accuracy": …, "reference_accuracy": …, "n": …,
-                                           "reasons": […], "passes": true, "weights_sha256": {"<component>": …}}}
+    config/runtimes.json    {"<runtime>": {"cosine": …, "n_golden": …, "n_cosine": …, "accuracy": …, "n": …,
+                                           "reference_accuracy": …, "flips": …, "flips_bound": …, "reasons": […],
+                                           "passes": true, "weights_sha256": {"<component>": …}}}
 
 A version may use a runtime only if it passed for this version: the precision that is needed depends on the weights, not
 on the runtime alone. If a component was replaced since then, the result is about other weights: the version runs on
@@ -26,8 +27,10 @@ from registry.versions.manifest import Manifest
 
 RUNTIMES_FILE = "config/runtimes.json"
 
-MIN_COSINE = 0.999
-"""The smallest allowed cosine between the features of a recorded input on the runtime and on the reference."""
+MIN_COSINE = 0.995
+"""The smallest allowed cosine between the features of an image on the runtime and on the reference. Real weights on real
+images gave openvino-int8 .998 where random weights gave .9994, without changing an answer: answers decide, and this
+bound finds a runtime that computes something else."""
 
 
 def check_runtime(files: BundleFiles, runtime: str) -> None:

@@ -177,15 +177,21 @@ def _report_text(document: dict[str, Any], place: Path) -> str:
         [
             target,
             len(one["labels"]),
+            _rate(one["frozen"], "accuracy") if "frozen" in one else "",  # not in work that an older release began
             *(_rate(one[split], "accuracy") for split in ("val", "test")),
             _rate(one["test"] if one["test"]["images"] else one["val"], "flagged"),
+            _promised(one),
             _depth(one),
         ]
         for target, one in document["targets"].items()
     ]
     routing = document["routing"]
-    rows.append(["(router)", len(rows), *(_rate(routing[split], "accuracy") for split in ("val", "test")), "", ""])
-    header = ("TARGET", "LABELS", "ACCURACY (VAL)", "ACCURACY (TEST)", "FALSE ALARMS", "BLOCKS")
+    rates = [_rate(routing[split], "accuracy") for split in ("val", "test")]
+    rows.append(["(router)", len(rows), "", *rates, "", "", ""])
+    header = (
+        "TARGET", "LABELS", "WITHOUT LORA (VAL)", "ACCURACY (VAL)", "ACCURACY (TEST)", "FALSE ALARMS", "PROMISED",
+        "BLOCKS",
+    )  # fmt: skip
     lines = [table(header, rows)]
     for name, verdict in document["runtimes"].items():
         lines.append(f"{name} {'passes' if verdict['passes'] else 'does not pass: ' + '; '.join(verdict['reasons'])}")
@@ -195,6 +201,11 @@ def _report_text(document: dict[str, Any], place: Path) -> str:
 def _rate(numbers: dict[str, Any], name: str) -> str:
     value = numbers[name]
     return "-" if value is None else f"{value:.4f} of {numbers['images']}"
+
+
+def _promised(one: dict[str, Any]) -> str:
+    """The false-alarm rate that the thresholds keep with 90% confidence."""
+    return f"<= {one['false_alarms']['upper_bound_90']:.3f}" if "false_alarms" in one else ""
 
 
 def _depth(one: dict[str, Any]) -> str:

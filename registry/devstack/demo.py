@@ -30,6 +30,9 @@ from registry.versions.bundle import ReleaseNotes
 
 IMPORTED, FIRST, SECOND, BAD = "v5.5.2-imported", "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
 BACKBONES = {FIRST: "dinov2-tiny", SECOND: "dinov3-tiny"}
+FALSE_ALARM_RATES = {FIRST: 0.02, SECOND: 0.01}
+"""What the detectors are asked for. Of the usual 3% up to 7.8% came of it on test images: 150 to 200 validation images for
+a target promise no better, and production allows 6%."""
 RUNTIME = "openvino-int8"
 """What the second release is judged for, beside torch in float32."""
 ABOUT = {
@@ -128,7 +131,8 @@ def _two_releases(demo: DemoEnvironment) -> None:
     counts = demo.prepare_images()
     demo.report("the images are ready", detail=counts)
     for version, backbone in BACKBONES.items():
-        demo.fit(version, backbone, *(["--depth", "auto", "--runtimes", RUNTIME] if version == SECOND else []))
+        more = ["--depth", "auto", "--runtimes", RUNTIME] if version == SECOND else []
+        demo.fit(version, backbone, "--false-alarm-rate", str(FALSE_ALARM_RATES[version]), *more)
     demo.report("the fits of both versions began", detail="each in a process of its own")
     demo.start_stack()
     if demo.data:
@@ -167,7 +171,10 @@ def _create_and_measure(demo: DemoEnvironment, version: str, parent: str | None 
 
 def _numbers(evidence: list[Evidence]) -> str:
     """The numbers that the gates look at; of those per target the worst."""
-    better = {"accuracy": min, "crop_routing_accuracy": min, "ood_auroc": min, "ood_fpr95": max, "latency_ms_p95": max}
+    better = {
+        "accuracy": min, "crop_routing_accuracy": min, "ood_auroc": min, "ood_detection_rate": min,
+        "ood_false_alarm_rate": max, "latency_ms_p95": max,
+    }  # fmt: skip
     values: dict[str, list[float]] = {}
     for metric in (metric for one in evidence for metric in one.metrics):
         if metric.name in better and metric.value is not None:
@@ -216,8 +223,9 @@ def _another_runtime(demo: DemoEnvironment) -> RuntimeComparison:
     verdict = demo.document(SECOND, "config/runtimes.json")[RUNTIME]
     demo.report(
         f"{'may' if verdict['passes'] else 'may not'} be served by {RUNTIME}", SECOND,
-        f"least cosine {verdict['cosine']:.5f}; accuracy {verdict['accuracy']:.3f} against "
-        f"{verdict['reference_accuracy']:.3f}, n={verdict['n']}",
+        "; ".join(verdict["reasons"])
+        or f"least cosine {verdict['cosine']:.5f}; {verdict['flips']} of {verdict['n']} right answers became wrong, "
+        f"at most {verdict['flips_bound']:.2%} with 95% confidence",
     )  # fmt: skip
     images = [question.image for question in demo.questions[:FIXED]]
     same = 0

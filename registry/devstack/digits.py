@@ -26,8 +26,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
 SPLITS = {"train": 350, "val": 70, "test": 80}
 """Images per digit in each split: 3,500, 700 and 800 in all. The tiny backbones were trained on those of `train`."""
 
-FEW = {"train": 220, "val": 50, "test": 50}
-"""Of these the first ones, which make a fit of seconds and still enough for the default policy."""
+FEW = {"train": 220, "val": 50, "test": 100}
+"""These make a fit of seconds, and are enough for the default policy: it asks for 300 test images of each target."""
 
 FAR_CROPS = 24
 """Crops that are cut from each photo for the far out-of-distribution images."""
@@ -48,8 +48,8 @@ def write_digits(root: Path, counts: Mapping[str, int] = SPLITS, far_crops: int 
     """Write the digits and the far images below `root`, the same files each time.
 
     Args:
-        counts: how many images per digit of each split, at most those of `SPLITS`. An image is in the same split
-            whatever the counts are.
+        counts: how many images per digit of each split, at most those of `SPLITS`. More test images than there take
+            the place of the last validation images; no image is in `train` that is elsewhere in `SPLITS`.
         far_crops: how many crops of each photo.
 
     The layout is the one that `adapters.fitting.image_folder` reads: `<target>/{train,val,test}/<label>/*.png`,
@@ -61,12 +61,11 @@ def write_digits(root: Path, counts: Mapping[str, int] = SPLITS, far_crops: int 
     images, digits = _mnist()
     for target, label, digit in _labels():
         rows = _shuffled([index for index, value in enumerate(digits) if value == digit], _SEED + digit)
-        for split, count in SPLITS.items():
+        for split, chosen in _split(rows, counts).items():
             folder = root / target / split / label
             folder.mkdir(parents=True, exist_ok=True)
-            for index in rows[: min(count, counts[split])]:
+            for index in chosen:
                 _save(images[index], folder / f"{index:05d}.png")
-            rows = rows[count:]
     write_photo_crops(root / "_ood" / "far", far_crops)
 
 
@@ -90,6 +89,14 @@ def write_photo_crops(folder: Path, per_photo: int = FAR_CROPS) -> None:
                 left, top = (int(random.integers(0, length - side + 1)) for length in colour.size)
                 crop = colour.resize((_CROP_PIXELS, _CROP_PIXELS), box=(left, top, left + side, top + side))
                 crop.save(folder / f"{Path(name).stem}-{number:02d}.png")
+
+
+def _split(rows: list[int], counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """The rows of each split of one digit."""
+    train, held_out = rows[: SPLITS["train"]], rows[SPLITS["train"] :]
+    first = min(SPLITS["val"], len(held_out) - counts["test"])
+    val, test = held_out[:first], held_out[first:]
+    return {name: own[: counts[name]] for name, own in zip(SPLITS, (train, val, test), strict=True)}
 
 
 def _mnist() -> tuple[np.ndarray, list[int]]:

@@ -53,6 +53,8 @@ def test_a_fit_writes_a_bundle_and_a_table_and_says_what_is_odd(images: Path) ->
     assert header.split()[:2] == ["TARGET", "LABELS"]
     assert pear.split()[:2] == ["pear", "2"]
     assert pear.split()[3:5] == ["of", "16"]
+    assert "WITHOUT LORA (VAL)" in header
+    assert "<= 0.134" in pear, "16 validation images promise no better false-alarm rate"
     assert router.startswith("(router)")
     assert wrote == "wrote bundle; next: ulora create VERSION --from bundle"
     assert "note: pear: the OOD thresholds rest on 16 held-out images, fewer than 300" in done.err

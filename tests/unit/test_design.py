@@ -19,6 +19,7 @@ LAYERS, ROOMS = [contract for contract in CONTRACTS if contract["type"] == "laye
 ALLOWED = {
     "errors",
     "names",
+    "evidence.stats",
     "formats.canonical",
     "formats.html",
     "machine.programs",

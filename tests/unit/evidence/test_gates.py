@@ -56,14 +56,23 @@ def latency(
     return evidence("latency", metric, content=content, device=device, data=data)
 
 
-def everything(fpr: float = 0.0) -> list[Evidence]:
-    """Evidence on which the default policy passes, unless the false positives are too many."""
+def everything(fpr: float = 0.0, detected: int = 196, alarms: int = 12, near: float | None = 0.5) -> list[Evidence]:
+    """Evidence on which the default policy passes, unless the false positives are too many.
+
+    Args:
+        fpr: of far images, at a threshold that is chosen for it.
+        detected, alarms: how many of 200 far images and of 400 of the target's own the deployed threshold flags.
+        near: the share of near images that it flags.
+    """
     per_target = [
         metric
         for target in TARGETS
         for metric in (
             Metric.of("ood_auroc", 0.99, n=200, target=target),
             Metric.of("ood_fpr95", fpr, n=200, target=target),
+            Metric.proportion("ood_detection_rate", detected, 200, target=target),
+            Metric.proportion("ood_false_alarm_rate", alarms, 400, target=target),
+            Metric.of("ood_near_detection_rate", near, n=100, target=target),
         )
     ]
     memory = [Metric.of("adapter_memory_mb", 2.0, n=1, target=target, unit="MB") for target in TARGETS]
@@ -92,6 +101,24 @@ def test_one_bad_metric_refuses_and_is_named() -> None:
     assert judged.outcome == "fail"
     assert [(check.metric, check.target) for check in judged.refusals] == [("ood_fpr95", "low"), ("ood_fpr95", "mid")]
     assert "0.2, not at most 0.05" in judged.refusals[0].reason
+
+
+@pytest.mark.parametrize(
+    ("found", "metric", "outcome"),
+    [
+        (everything(fpr=0.007, detected=134), "ood_detection_rate", "fail"),
+        (everything(alarms=25), "ood_false_alarm_rate", "fail"),
+        (everything(near=None), "ood_near_detection_rate", "fail"),
+    ],
+)
+def test_what_the_deployed_threshold_does_is_judged_too(found: list[Evidence], metric: str, outcome: str) -> None:
+    judged = verdict(load_policy(), *found, past=WAS_IN_STAGING)
+    assert judged.outcome == outcome
+    assert {check.metric for check in judged.refusals} == {metric}
+
+
+def test_near_detection_may_be_anything_that_was_measured() -> None:
+    assert verdict(load_policy(), *everything(near=0.0), past=WAS_IN_STAGING).allows
 
 
 def test_nothing_measured_fails_every_rule_and_names_benchmarks() -> None:

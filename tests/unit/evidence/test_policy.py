@@ -39,6 +39,9 @@ DEFAULTS = {
     "crop_routing_accuracy >= 0.98",
     "ood_auroc >= 0.92 for every target",
     "ood_fpr95 <= 0.05 for every target",
+    "ood_detection_rate >= 0.9 for every target",
+    "ood_false_alarm_rate <= 0.06 for every target",
+    "ood_near_detection_rate measured for every target",
     "latency_ms_p95 <= 200 on cpu, torch-fp32",
     "adapter_memory_mb <= 25 for every target",
 }

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file
+from scipy.stats import beta
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from adapters import bundle
 from adapters.answer.loaded import LoadedVersion
@@ -106,6 +108,11 @@ def test_the_report_tells_what_was_fitted_to_what_and_how_well(report: FitReport
         assert (told["val"]["images"], told["test"]["images"]) == (16, 8)
         assert told["test"]["accuracy"] > 0.9
         assert told["val"]["mean_blocks"] == 6
+        assert told["false_alarms"] == {
+            "asked": 0.03,
+            "upper_bound_90": pytest.approx(beta.ppf(0.9, 1, 16)),
+            "images": 16,
+        }
     assert document["routing"]["test"] == {"images": 16, "accuracy": pytest.approx(1, abs=0.1)}
     assert any("16 held-out images, fewer than 300" in warning for warning in report.warnings)
 
@@ -262,6 +269,22 @@ def test_two_fits_of_the_same_bundle_do_not_mix(data: ImageFolder, tmp_path: Pat
     ready = prepare(data, BACKBONE, tmp_path / "bundle")
     with open_work_folder(ready.out, {}), pytest.raises(NotNow, match="another process"):
         ready.run()
+
+
+@pytest.mark.parametrize("target", ["pear", "apple"])
+def test_the_accuracy_without_the_lora_stands_beside(
+    target: str, report: FitReport, version: LoadedVersion, data: ImageFolder
+) -> None:
+    (spec,) = head_feature_specs("cls+mean", 6)
+    inputs, truths = {}, {}
+    for split in ("train", "val"):
+        images = [image for image in data.split(split) if image.target == target]
+        inputs[split] = version.features_at([image.path for image in images], None, [spec])[spec].numpy()
+        truths[split] = [image.label for image in images]
+    theirs = LogisticRegression(max_iter=1000).fit(inputs["train"], truths["train"])
+    told = report.document["targets"][target]["frozen"]
+    assert told["images"] == 16
+    assert told["accuracy"] == pytest.approx(theirs.score(inputs["val"], truths["val"]), abs=2 / 16)
 
 
 # --- depth and runtimes ----------------------------------------------------------------------------------------------

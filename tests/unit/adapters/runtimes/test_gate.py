@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load, load_bundle
 from adapters.answer.selftest import golden_fault
 from adapters.bundle import BundleFiles
-from adapters.fitting.runtime_reports import judge, judge_runtime, runtimes_document
+from adapters.fitting.runtime_reports import Agreement, judge, judge_runtime, runtimes_document
 from adapters.runtimes.gate import RUNTIMES_FILE, check_runtime
 from registry.errors import BadInput, BadManifest
 from registry.formats import canonical
@@ -70,13 +71,18 @@ def files_with(folder: Path, document: object) -> BundleFiles:
 def test_a_runtime_that_answers_as_the_reference_does_passes(
     reference: LoadedVersion, folder: Path, images: Sequence[Labelled], runtime: str
 ) -> None:
-    report = judge_runtime(reference, load_bundle(read_bundle(folder), runtime=runtime), images)
-    assert report.passes
-    assert report.runtime == runtime
-    assert 0.999 <= report.cosine < 1
-    assert report.n_golden == 4 * 3  # three adapters and the router
-    assert (report.reference_accuracy, report.n) == (29 / 30, 30)
-    assert report.reasons == ("30 held-out images are too few to measure a difference of 0.2 points",)
+    other = load_bundle(read_bundle(folder), runtime=runtime)
+    few, many = (judge_runtime(reference, other, some) for some in (images, [*images] * 10))
+    assert many.passes
+    assert many.runtime == runtime
+    assert 0.995 <= many.cosine < 1
+    assert (few.n_golden, few.n_cosine) == (4 * 3, 4 * 3 + 2 * 30)  # three adapters and the router
+    assert (many.reference_accuracy, many.n, many.flips) == (29 / 30, 300, 0)
+    assert not few.passes
+    assert few.reasons == (
+        "inconclusive: 0 of 30 held-out images are right on the reference and wrong on it, so the share may be 9.5% "
+        "(95% upper bound), and 1% is allowed: it takes 299 images with no such image",
+    )
 
 
 def test_what_computes_something_else_does_not_pass(
@@ -86,7 +92,7 @@ def test_what_computes_something_else_does_not_pass(
     report = judge_runtime(reference, other, images)
     assert not report.passes
     assert "cosine" in report.reasons[0]
-    assert "accuracy" in report.reasons[1]
+    assert "right on the reference and wrong on it, more than 1%" in report.reasons[1]
 
 
 def test_images_of_targets_that_the_version_lacks_are_left_out(
@@ -96,52 +102,77 @@ def test_images_of_targets_that_the_version_lacks_are_left_out(
     assert judge_runtime(reference, reference, [*images, *strange]).n == len(images)
 
 
-def test_a_runtime_needs_recorded_outputs_and_images_to_pass(tmp_path: Path) -> None:
+def test_a_runtime_needs_images_to_pass(tmp_path: Path) -> None:
     bare = load_bundle(read_bundle(write_bundle(tmp_path)))
     report = judge_runtime(bare, bare, [])
     assert not report.passes
-    assert [reason.partition(",")[0] for reason in report.reasons] == [
-        "there are no recorded outputs",
-        "there are no held-out images to compare accuracies",
-    ]
+    assert report.reasons[0].startswith("there are no images to compare features on")
+    assert report.reasons[1].startswith("inconclusive: 0 of 0 held-out images")
+
+
+def answers(n: int, flips: int = 0, gained: int = 0) -> Agreement:
+    """Of a reference that is right for 90% of n images."""
+    right = round(0.9 * n)
+    return Agreement(n, right - flips + gained, right, flips)
 
 
 @pytest.mark.parametrize(
-    ("cosines", "accuracy", "n", "passes"),
+    ("cosines", "of", "passes"),
     [
-        ([1.0, 0.999], 0.9, 1000, True),
-        ([1.0, 0.9989], 0.9, 1000, False),
-        ([1.0, math.nan], 0.9, 1000, False),
-        ([1.0], 0.898, 1000, True),
-        ([1.0], 0.897, 1000, False),
-        ([1.0], 0.95, 1000, True),
-        ([1.0], math.nan, 0, False),
-        ([], 0.9, 1000, False),
+        ([1.0, 0.995], answers(1000), True),
+        ([1.0, 0.9949], answers(1000), False),
+        ([1.0, math.nan], answers(1000), False),
+        ([], answers(1000), False),
+        ([1.0], answers(299), True),
+        ([1.0], answers(298), False),
+        ([1.0], answers(473, 1), True),
+        ([1.0], answers(472, 1), False),
+        ([1.0], answers(628, 2), True),
+        ([1.0], answers(627, 2), False),
+        ([1.0], answers(1000, 5), False),
+        ([1.0], answers(1000, 20, 30), False),
+        ([1.0], answers(0), False),
     ],
 )
-def test_the_bounds_are_cosine_0_999_and_0_2_points_of_accuracy(
-    cosines: list[float], accuracy: float, n: int, passes: bool
+def test_the_bounds_are_cosine_0_995_and_1_percent_of_flips(
+    cosines: list[float], of: Agreement, passes: bool
 ) -> None:
-    report = judge("torch-int8", cosines, accuracy, 0.9, n)
+    report = judge("torch-int8", cosines, of)
     assert report.passes == passes
     assert bool(report.reasons) != passes
 
 
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (answers(306, 1), r"^inconclusive: 1 of 306 .* is right .*1\.5%.* takes 473 images with no further one$"),
+        (answers(100), r"^inconclusive: 0 of 100 .* 299 images with no such image$"),
+        (answers(1000, 11), r"^11 of 1000 held-out images are right on the reference and wrong on it, more than 1%$"),
+    ],
+)
+def test_too_few_images_are_inconclusive_with_the_n_that_decides(of: Agreement, said: str) -> None:
+    (reason,) = judge("torch-int8", [1.0], of).reasons
+    assert re.search(said, reason)
+
+
 def test_a_nan_row_fails_at_any_position() -> None:
     for cosines in ([math.nan, 1.0], [1.0, math.nan]):
-        assert not judge("torch-int8", cosines, 0.9, 0.9, 1000).passes
+        assert not judge("torch-int8", cosines, answers(1000)).passes
 
 
 def test_the_document_is_json_even_where_there_is_no_number() -> None:
-    reports = [judge("torch-int8", [], math.nan, math.nan, 0), judge("openvino-int8", [1.0], 0.9, 0.9, 600)]
+    reports = [judge("torch-int8", [], answers(0)), judge("openvino-int8", [1.0], answers(600, 1))]
     document = json.loads(canonical.encode(runtimes_document(reports)))
     assert document["torch-int8"]["cosine"] is None
     assert document["openvino-int8"] == {
         "cosine": 1.0,
-        "n_golden": 1,
-        "accuracy": 0.9,
+        "n_golden": 0,
+        "n_cosine": 1,
+        "accuracy": 539 / 600,
         "reference_accuracy": 0.9,
         "n": 600,
+        "flips": 1,
+        "flips_bound": pytest.approx(0.00788, abs=1e-5),
         "reasons": [],
         "passes": True,
     }
@@ -152,12 +183,12 @@ def test_the_reference_needs_no_verdict() -> None:
 
 
 def test_a_runtime_that_passed_may_be_used(tmp_path: Path) -> None:
-    verdicts = runtimes_document([judge("openvino-int8", [0.9999], 0.9, 0.9, 600)])
+    verdicts = runtimes_document([judge("openvino-int8", [0.9999], answers(600))])
     check_runtime(files_with(tmp_path, verdicts), "openvino-int8")
 
 
 def test_a_runtime_that_was_never_judged_is_refused(tmp_path: Path) -> None:
-    verdicts = runtimes_document([judge("torch-int8", [0.9999], 0.9, 0.9, 600), judge("torch-bf16", [], 1, 1, 600)])
+    verdicts = runtimes_document([judge("torch-int8", [0.9999], answers(600)), judge("torch-bf16", [], answers(600))])
     with pytest.raises(BadInput, match="openvino-int8 was never judged") as caught:
         check_runtime(files_with(tmp_path, verdicts), "openvino-int8")
     assert "use torch-fp32, torch-int8, or" in caught.value.hint
@@ -172,7 +203,7 @@ def test_a_runtime_that_there_is_not_is_told_which_there_are() -> None:
 
 
 def test_a_runtime_that_did_not_pass_is_refused_with_its_reasons(tmp_path: Path) -> None:
-    verdicts = runtimes_document([judge("torch-int8", [0.9], 0.9, 0.9, 600)])
+    verdicts = runtimes_document([judge("torch-int8", [0.9], answers(600))])
     with pytest.raises(BadInput, match=r"torch-int8 did not pass.*0\.90000"):
         check_runtime(files_with(tmp_path, verdicts), "torch-int8")
 
@@ -236,7 +267,7 @@ def loaded_runtime(folder: Path, manifest: Manifest) -> str:
 @pytest.fixture
 def judged_folder(reference: LoadedVersion, folder: Path, images: Sequence[Labelled], tmp_path: Path) -> Path:
     """The bundle, with a verdict on torch-bf16."""
-    report = judge_runtime(reference, load_bundle(read_bundle(folder), runtime="torch-bf16"), images)
+    report = judge_runtime(reference, load_bundle(read_bundle(folder), runtime="torch-bf16"), [*images] * 10)
     place = Path(shutil.copytree(folder, tmp_path / "judged"))
     bundle.write_document(place / RUNTIMES_FILE, runtimes_document([report]))
     return place
