@@ -64,9 +64,9 @@ def measure(name: str, version: str, *, model: str, data: str, device: str, runt
 
 def line(metric: Metric) -> str:
     """A metric on one line: name, target, value, interval, samples."""
-    value = "not a number" if metric.value is None else f"{metric.value:.5g} {metric.unit}".strip()
-    between = f" [{metric.low:.5g}, {metric.high:.5g}]" if metric.low is not None and metric.high is not None else ""
-    return f"{metric.name}{f' of {metric.target}' if metric.target else ''}: {value}{between} (n={metric.n})"
+    from registry.evidence.check_lines import metric_text, named
+
+    return f"{named(metric.name, metric.target)}: {metric_text(metric)}"
 
 
 def report(error: UloraError, as_json: bool) -> None:

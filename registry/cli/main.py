@@ -24,7 +24,7 @@ _SECTIONS = {
         "create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "sign", "restore",
         "switch", "serve",
     ),
-    "Care": ("store", "backbone", "reconcile", "doctor", "rollback-script"),
+    "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script"),
     "Start": ("fit", "demo", "dev"),
 }  # fmt: skip
 """The commands. Each is in the module of its name, with underscores for dashes, as `NAME_command`."""

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.options import device_option, folder, offline_option, options_as, registry_options, runtime_option
-from registry.cli.output import Output, table
+from registry.cli.output import Output, checks, metrics_table
+from registry.errors import UloraError
 from registry.usecases.options import MeasureOptions
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.evidence.results import Evidence, Metric
+    from registry.evidence.results import Evidence
 
 
 def _split(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
@@ -38,6 +39,7 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
 @options_as(MeasureOptions)
 def measure_command(registry: Registry, out: Output, *, version: str, options: MeasureOptions, offline: bool) -> None:
     """Measure a version on held-out images. The evidence goes to the store first, then to MLflow as a run with a plot.
+    Last it says, a check a line, what production's gates would say of all evidence of the version.
 
     `mlflow run . -e ood -P version=…` does the same for one benchmark.
 
@@ -51,28 +53,12 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
         out.say(f"{evidence.benchmark}: {evidence.data.n} images of {evidence.data.name}, {evidence.seconds:.1f} s")
 
     evidence = registry.measure(version, options, offline=offline, on_done=tell)
-    out.answer(evidence, metrics_table(evidence))
+    out.answer(evidence, f"{metrics_table(evidence)}\n\n{_judged(registry, version)}")
 
 
-def metrics_table(evidence: list[Evidence]) -> str:
-    """The newest evidence, a metric a line."""
-    from registry.evidence.results import newest
-
-    rows = [
-        (
-            one.benchmark, metric.name, metric.target or "all", _number(metric.value), _interval(metric), metric.n,
-            one.device,
-        )
-        for one in newest(evidence).values()
-        for metric in one.metrics
-    ]  # fmt: skip
-    header = ("BENCHMARK", "METRIC", "TARGET", "VALUE", "95% INTERVAL", "N", "DEVICE")
-    return table(header, sorted(rows)) if rows else ""
-
-
-def _number(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.4g}"
-
-
-def _interval(metric: Metric) -> str:
-    return "-" if metric.low is None or metric.high is None else f"{metric.low:.4g} to {metric.high:.4g}"
+def _judged(registry: Registry, version: str) -> str:
+    """What production would say now. The evidence is kept: that it can't be judged is no failure of the command."""
+    try:
+        return checks(registry.judge(version, "production"))
+    except UloraError as error:
+        return f"production can't judge it: {error}"

@@ -19,6 +19,8 @@ from registry.errors import UloraError
 if TYPE_CHECKING:
     from registry.answers import Change
     from registry.api import Registry
+    from registry.evidence.results import Evidence
+    from registry.evidence.verdict import Verdict
 
 _MAX_CELL = 60
 
@@ -116,6 +118,28 @@ def change_sentence(change: Change, dry_run: bool) -> str:
     return (
         f"{change.channel} {would} from {before} to {change.version} by {change.action}, generation {change.generation}"
     )
+
+
+def checks(verdict: Verdict, *, refusals_only: bool = False) -> str:
+    """What the gates of a channel say of a version: how many checks pass, then a check a line, failing ones first."""
+    from registry.evidence.check_lines import check_lines, check_summary
+
+    lines = check_lines(verdict, refusals_only=refusals_only)
+    forced = [f"forced: {verdict.forced}"] if verdict.forced else []
+    return "\n".join([f"{verdict.channel}: {check_summary(verdict)}", *(f"  {line}" for line in lines), *forced])
+
+
+def metrics_table(evidence: Iterable[Evidence]) -> str:
+    """The newest evidence, a metric a line."""
+    from registry.evidence.check_lines import metric_text, named
+    from registry.evidence.results import newest
+
+    rows = [
+        (one.benchmark, named(metric.name, metric.target), metric_text(metric), one.device, one.runtime)
+        for one in newest(evidence).values()
+        for metric in one.metrics
+    ]
+    return table(("BENCHMARK", "METRIC", "VALUE", "DEVICE", "RUNTIME"), sorted(rows)) if rows else ""
 
 
 def some(names: Iterable[str]) -> str:

@@ -14,14 +14,13 @@ from registry.cli.options import (
     reason_option,
     registry_options,
 )
-from registry.cli.output import Output, change_sentence, place, table
+from registry.cli.output import Output, change_sentence, checks, place
 
 if TYPE_CHECKING:
     from registry.api import Registry
     from registry.channels.channel import PromoteOptions
+    from registry.errors import GateRefused
     from registry.evidence.verdict import Verdict
-
-_SIGNS = {"pass": "ok", "fail": "FAIL", "inconclusive": "?"}
 
 
 @click.command("promote", short_help="Make a version stable in a channel, if the gates pass.")
@@ -55,17 +54,22 @@ def promote_command(
     try:
         done = registry.promote(version, change.channel, options, reason=change.reason, dry_run=change.dry_run)
     except GateRefused as refused:
-        out.say(_verdict_table(refused.verdict))  # type: ignore[arg-type]
-        raise
+        if out.as_json:
+            raise
+        verdict: Verdict = refused.verdict  # type: ignore[assignment]
+        out.say(checks(verdict))
+        raise _without_reasons(refused, verdict) from refused
     if done.verdict:
-        out.say(_verdict_table(done.verdict))
+        out.say(checks(done.verdict))
     out.answer(done, change_sentence(done, change.dry_run))
     for note in done.notes:
         out.note(note)
 
 
-def _verdict_table(verdict: Verdict) -> str:
-    rows = [(_SIGNS[check.outcome], check.metric, check.target or "all", check.reason) for check in verdict.checks]
-    forced = f"\nforced: {verdict.forced}" if verdict.forced else ""
-    checks = table(("", "CHECK", "TARGET", "REASON"), rows)
-    return f"{checks}\nverdict for {verdict.channel}: {verdict.outcome}{forced}"
+def _without_reasons(refused: GateRefused, verdict: Verdict) -> GateRefused:
+    """The error after the table of checks, which has the reasons."""
+    from registry.errors import GateRefused
+    from registry.evidence.check_lines import check_summary
+
+    said = f"{verdict.channel} refuses {verdict.version}: {check_summary(verdict)}"
+    return GateRefused(said, hint=refused.hint, verdict=verdict)

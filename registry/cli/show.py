@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.measure import metrics_table
 from registry.cli.options import registry_options
-from registry.cli.output import Output, facts, megabytes, table
+from registry.cli.output import Output, checks, facts, megabytes, metrics_table, table
 from registry.errors import IntegrityError
 from registry.names import CHANNELS
 
@@ -43,29 +42,42 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
         "forgotten": forgotten,
     }
     files = table(("FILE", "BYTES", "SHA256"), [(file.path, file.size, file.sha256[:12]) for file in manifest.files])
-    text = (_facts(manifest, forgotten, tested, ready), files, metrics_table(evidence))
+    text = (
+        _facts(manifest, forgotten, tested, ready),
+        files,
+        metrics_table(evidence),
+        tested.checks(refusals_only=True),
+        ready.checks(),
+    )
     out.answer(document, "\n\n".join(part for part in text if part))
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """What the gates of a channel say of a version now; `verdict` is None where it can't be judged."""
+    """What the gates of a channel say of a version now; `verdict` is None where it can't be judged, for a reason."""
 
     verdict: Verdict | None
-    text: str
+    reason: str = ""
 
     @property
     def passes(self) -> bool:
         return self.verdict is not None and self.verdict.outcome == "pass"
 
+    @property
+    def answer(self) -> str:
+        """Whether it passes, in a word; or why that can't be said."""
+        return self.reason or ("yes" if self.passes else "no")
+
+    def checks(self, *, refusals_only: bool = False) -> str:
+        """The checks, a line each; empty where it can't be judged."""
+        return checks(self.verdict, refusals_only=refusals_only) if self.verdict else ""
+
 
 def _judge(registry: Registry, version: str, channel: str) -> _Judged:
     try:
-        verdict = registry.judge(version, channel)
+        return _Judged(registry.judge(version, channel))
     except IntegrityError as error:
         return _Judged(None, f"can't be judged: {error}")
-    refused = "; ".join(check.reason for check in verdict.refusals[:3])
-    return _Judged(verdict, f"no: {refused}" if refused else "yes")
 
 
 def _facts(manifest: Manifest, forgotten: Forgotten | None, tested: _Judged, ready: _Judged) -> str:
@@ -82,7 +94,7 @@ def _facts(manifest: Manifest, forgotten: Forgotten | None, tested: _Judged, rea
             "files": f"{len(manifest.files)}, {megabytes(manifest.size)}",
             "parent": manifest.parent.version if manifest.parent else "",
             "breaking changes": manifest.breaking_changes,
-            "tested": tested.text,
-            "ready for production": ready.text,
+            "ready for staging": tested.answer,
+            "ready for production": ready.answer,
         }
     )

@@ -251,7 +251,7 @@ def _bad_release(demo: DemoEnvironment) -> Refusal:
     demo.registry.promote(BAD, "staging", reason="demo, act 3")
     demo.report("promoted to staging", BAD, "staging asks only that everything was measured")
     done = demo.ulora("promote", BAD, "--channel", "production")
-    rules = tuple(line for line in done.out.splitlines() if line.startswith("FAIL"))
+    rules = tuple(line.strip() for line in done.out.splitlines() if "  FAIL  " in line)
     demo.timeline.show("\n".join([f"$ {done.line}", *rules]))
     _expect(done.code == GateRefused.exit_code and bool(rules), "the gate refuses the bad version", done)
     demo.report("refused for production", BAD, f"exit status {done.code}")

@@ -19,39 +19,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from registry.evidence.metrics import benchmark_of
 from registry.evidence.policy import Policy, Rule
 from registry.evidence.results import PROPORTION, Evidence, Metric
 from registry.evidence.stats import n_that_decides
 from registry.evidence.verdict import Check, Outcome, Verdict
 from registry.names import VersionName
+from registry.tree.layout import FILES_FLAVOR
 from registry.versions.manifest import Manifest
 
-_BENCHMARK_OF = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "accuracy",
-    "macro_f1": "accuracy",
-    "crop_routing_accuracy": "routing",
-    "crop_routing_recall": "routing",
-    "adapter_memory_mb": "memory",
-    "throughput_fps": "latency",
-}
 _ADAPTERS = "adapters/"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The version that is judged, or compared with: its name, content, and targets."""
+    """The version that is judged, or compared with: its name, content, targets, and flavor."""
 
     model: str
     version: VersionName
     content_sha256: str
     targets: tuple[str, ...]
+    flavor: str = ""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """The version that a manifest describes; its targets are its `adapters/<target>` components."""
         targets = sorted(name.removeprefix(_ADAPTERS) for name in manifest.components if name.startswith(_ADAPTERS))
-        return cls(manifest.model, manifest.name, manifest.content_sha256, tuple(targets))
+        return cls(manifest.model, manifest.name, manifest.content_sha256, tuple(targets), manifest.flavor)
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def judge(policy: Policy, inputs: GateInputs, *, timestamp: str, who: str) -> Ve
     theirs = _of_content(inputs.stable_evidence, stable) if stable else []
     checks = [*_check_withdrawn(channel, candidate, inputs.withdrawn)]
     checks += _check_past(policy.required_channel(channel), candidate, inputs.past)
-    for rule in policy.rules_for(channel, candidate.version):
+    for rule in policy.rules_for(channel, candidate.version, candidate.flavor):
         checks += _check_rule(rule, candidate, ours, stable, theirs)
     return Verdict(
         format=1,
@@ -294,11 +288,6 @@ def _check(rule: Rule, sample: _Sample, outcome: Outcome, reason: str, *, bound:
     )
 
 
-def benchmark_of(metric: str) -> str:
-    """The name of the benchmark that measures a metric; the metric's first word if none is known."""
-    return _BENCHMARK_OF.get(metric, metric.split("_", 1)[0])
-
-
 def _where(rule: Rule) -> str:
     place = " with ".join(filter(None, (rule.device, rule.runtime)))
     return f" on {place}" if place else ""
@@ -306,6 +295,8 @@ def _where(rule: Rule) -> str:
 
 def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
     """What to do about a missing value. The benchmark may have noted the cause under the metric's name."""
+    if candidate.flavor == FILES_FLAVOR:
+        return f"a snapshot can't be measured; a policy with `by_flavor: {{{FILES_FLAVOR}: []}}` asks other things of it"
     cause = sample.source.notes.get(rule.metric) if sample.source and sample.metric else None
     then = f"{str(cause)[:300]}, then " if cause else ""
     return f"{then}run `{_measure(rule, candidate)}`"

@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from registry.errors import BadPolicy
+from registry.evidence.metrics import check_metric, did_you_mean
 from registry.formats import canonical
 from registry.formats.strict_yaml import BadYaml, StrictYaml
 from registry.names import CHANNELS, VersionName, check_channel
@@ -24,6 +25,7 @@ _DEFAULT = "default_policy.yaml"
 
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$"), AfterValidator(check_metric)]
 
 
 class _PolicyPart(BaseModel):
@@ -35,7 +37,7 @@ class Rule(_PolicyPart):
     """A rule on one metric, with at most one bound; without one, the metric must have been measured and be a number.
 
     Attributes:
-        metric: the metric's name, e.g. `accuracy`.
+        metric: the metric's name, e.g. `accuracy`; one that an installed benchmark reports.
         min: the smallest allowed value.
         max: the largest allowed value.
         max_increase: how much it may be above stable's value, in the metric's unit.
@@ -48,7 +50,7 @@ class Rule(_PolicyPart):
         why: the reason for the rule, shown when it refuses.
     """
 
-    metric: str = Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")
+    metric: MetricName
     min: Bound | None = None
     max: Bound | None = None
     max_increase: Annotated[Bound, Field(ge=0)] | None = None
@@ -94,6 +96,7 @@ class Rule(_PolicyPart):
 
 Rules = Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
+Flavor = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 
 
 class ChannelPolicy(_PolicyPart):
@@ -103,11 +106,13 @@ class ChannelPolicy(_PolicyPart):
         requires: a channel in which the version must have been stable before.
         defaults: rules for every version.
         by_suffix: rules for versions whose suffix has this word.
+        by_flavor: all rules for versions of this flavor, in the place of the two above, e.g. for snapshots (`files`).
     """
 
     requires: str | None = None
     defaults: Rules = ()
     by_suffix: dict[Suffix, Rules] = Field(default_factory=dict, max_length=100)
+    by_flavor: dict[Flavor, Rules] = Field(default_factory=dict, max_length=100)
 
 
 class Policy(_PolicyPart):
@@ -116,13 +121,15 @@ class Policy(_PolicyPart):
     format: Literal[1]
     channels: dict[str, ChannelPolicy]
 
-    def rules_for(self, channel: str, version: VersionName) -> tuple[Rule, ...]:
+    def rules_for(self, channel: str, version: VersionName, flavor: str = "") -> tuple[Rule, ...]:
         """The rules for a version in a channel.
 
-        These are the defaults and the rules of the suffix's words, except that a `min` or `max` of a suffix replaces
+        These are those of its flavor, if the channel has any for it. For all others they are the defaults and the rules of the suffix's words, except that a `min` or `max` of a suffix replaces
         the `min` or `max` of the defaults for the same metric. Scratch channels (`drill-…`) have no rules.
         """
         asked = self._of(channel)
+        if flavor in asked.by_flavor:
+            return tuple(dict.fromkeys(asked.by_flavor[flavor]))
         special = [rule for word in sorted(version.suffix_words) for rule in asked.by_suffix.get(word, ())]
         replaced = {(rule.metric, rule.kind) for rule in special if rule.kind in ("min", "max")}
         kept = [rule for rule in asked.defaults if (rule.metric, rule.kind) not in replaced]
@@ -135,7 +142,11 @@ class Policy(_PolicyPart):
     @property
     def digest(self) -> str:
         """The sha256 of the policy's content; comments and order in the file do not count."""
-        return canonical.digest(self.model_dump(mode="json"))
+        document = self.model_dump(mode="json")
+        for channel in document["channels"].values():
+            if not channel["by_flavor"]:  # an older release, which did not know it, computes the same digest
+                del channel["by_flavor"]
+        return canonical.digest(document)
 
     def _of(self, channel: str) -> ChannelPolicy:
         return self.channels.get(check_channel(channel), ChannelPolicy())
@@ -144,7 +155,9 @@ class Policy(_PolicyPart):
     def _covers_the_channels(self) -> Self:
         if sorted(self.channels) != sorted(CHANNELS):
             names = " and ".join(CHANNELS)
-            raise ValueError(f"channels must be exactly {names}; `{{}}` is a channel without rules")
+            unknown = [name for name in self.channels if name not in CHANNELS]
+            meant = f"; no channel is called {unknown[0]!r}{did_you_mean(unknown[0], CHANNELS)}" if unknown else ""
+            raise ValueError(f"channels must be exactly {names}; `{{}}` is a channel without rules{meant}")
         for name, channel in self.channels.items():
             if channel.requires is not None and (name, channel.requires) != ("production", "staging"):
                 raise ValueError(f"{name} can't require {channel.requires!r}; only production can, and only staging")
@@ -187,11 +200,23 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
     try:
         return Policy.model_validate_json(text)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
+        problems = error.errors(include_url=False, include_input=False)
+        # Where a field is missing, a mistyped one beside it is the mistake.
+        problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
         place = tuple(part for part in problem["loc"] if part != "[key]")
-        said = problem["msg"].removeprefix("Value error, ")
+        said = _said(problem["type"], place, problem["msg"])
         field = ".".join(map(str, place))
         raise _bad(what, f"{field}: {said}" if field else said, read.line_of(place)) from error
+
+
+def _said(kind: str, place: tuple[Any, ...], message: str) -> str:
+    """What is wrong at a place, with a suggestion where a name is unknown."""
+    if kind == "extra_forbidden":
+        part: type[BaseModel] = Rule if len(place) > 3 else ChannelPolicy if len(place) == 3 else Policy
+        return f"there is no field {str(place[-1])[:100]!r} here{did_you_mean(str(place[-1]), part.model_fields)}"
+    if place[-1:] == ("per",):
+        return f"{message} (`target` judges every target by itself; a rule for one target alone there is not)"
+    return message.removeprefix("Value error, ")
 
 
 def _bad(what: str, problem: str, line: int | None = None) -> BadPolicy:

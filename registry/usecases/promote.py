@@ -85,7 +85,7 @@ def judge(wiring: Wiring, version: str, channel: str) -> Verdict:
     policy = load_policy(wiring.settings.policy)
     candidate = Candidate.of(wiring.manifest(version))
     head = wiring.channel(channel).head()
-    is_relative = any(rule.is_relative for rule in policy.rules_for(channel, candidate.version))
+    is_relative = any(rule.is_relative for rule in policy.rules_for(channel, candidate.version, candidate.flavor))
     compared = _stable_candidate(wiring, candidate, head) if is_relative else None
     required = policy.required_channel(channel)
     inputs = GateInputs(

@@ -186,11 +186,18 @@ def test_1_the_doctor_found_something(released: Registry) -> None:
 def test_3_the_gates_refused(released: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ULORA_POLICY")
     done = ulora("promote", "v1.0.0", "-c", "staging")
-    complains(done, 3, "staging refuses v1.0.0", "accuracy", "--force")
-    assert "FAIL" in done.out
-    assert ulora("promote", "v1.0.0", "--json").error["error"] == "GateRefused"
-    shown = ulora("show", "v1.0.0")
-    assert "no: " in shown.out
+    complains(done, 3, "staging refuses v1.0.0: 9 of 9 checks do not pass", "--force")
+    assert "accuracy" in done.out
+    assert "accuracy" not in done.err, "errors do not repeat the table"
+    first = done.out.splitlines()[1]
+    assert first.startswith("  accuracy (low) ")
+    assert "NOT MEASURED  run `ulora measure v1.0.0 --only accuracy`" in first
+    error = ulora("promote", "v1.0.0", "--json").error
+    assert error["error"] == "GateRefused"
+    assert "accuracy" in error["message"], "without the table the error has the reasons"
+    shown = ulora("show", "v1.0.0").out
+    assert "ready for staging     no\n" in shown
+    assert "staging: 9 of 9 checks do not pass" in shown
 
 
 def test_4_the_channel_moved_the_name_is_taken_or_it_is_too_soon(released: Registry, tmp_path: Path) -> None:

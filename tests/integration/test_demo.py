@@ -35,7 +35,7 @@ def test_the_demo_has_the_results_that_it_shows(tmp_path: Path) -> None:
     assert result["requests"] == sum(result["versions"].values()) > 0
     assert set(result["versions"]) == {FIRST, SECOND, BAD}
     assert result["refusal"]["exit_code"] == 3
-    assert any("accuracy of low" in rule for rule in result["refusal"]["rules"])
+    assert any("accuracy (low)" in rule for rule in result["refusal"]["rules"])
     race = result["race"]
     assert race["exit_codes"] == {race["winner"]: 0, race["loser"]: 4}
     assert race["winner"] in race["message"]

@@ -12,6 +12,7 @@ from registry.channels.channel import PromoteOptions
 from registry.errors import BadInput, ChannelMoved, GateRefused, MissingBlob, Overwritten, VersionNotFound
 from registry.evidence.verdict import Verdict
 from registry.store import layout
+from registry.usecases.options import CreateOptions
 from tests.support.registries import bind, create, file_of, flip_a_byte, listing, open_registry, rebind
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
@@ -71,6 +72,19 @@ def test_a_refusal_names_the_rules_and_keeps_the_verdict(registry: Registry, tmp
     assert kept.sha256 == refused.value.verdict.sha256
     assert {check.outcome for check in kept.checks} == {"fail"}
     assert registry.channel("staging").head() is None
+
+
+def test_a_snapshot_is_promoted_by_rules_of_its_flavor(registry: Registry, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "read.me").write_text("a snapshot")
+    registry.create("v1.0.0", options=CreateOptions(project=project), offline=True)
+    with pytest.raises(GateRefused, match=r"a snapshot can't be measured; a policy with `by_flavor: \{files: \[\]\}`"):
+        under(registry, tmp_path, None).promote("v1.0.0", "staging")
+    asked = "{defaults: [{metric: accuracy}], by_flavor: {files: []}}"
+    own = under(registry, tmp_path, f"format: 1\nchannels: {{staging: {asked}, production: {asked}}}\n")
+    assert own.promote("v1.0.0", "staging").changed
+    assert own.promote("v1.0.0", "production").changed
 
 
 def test_a_forced_promotion_needs_a_reason_and_says_so_for_ever(registry: Registry, tmp_path: Path) -> None:

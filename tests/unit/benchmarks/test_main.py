@@ -45,9 +45,9 @@ def test_errors_are_json_when_json_is_asked_for() -> None:
     [
         (
             Metric.proportion("accuracy", 97, 100, target="low"),
-            "accuracy of low: 0.97 proportion [0.91548, 0.98975] (n=100)",
+            "accuracy (low): 0.970 (95% CI 0.915-0.990, n=100)",
         ),
-        (Metric.of("latency_ms_mean", 3.25, n=50, unit="ms"), "latency_ms_mean: 3.25 ms (n=50)"),
+        (Metric.of("latency_ms_mean", 3.25, n=50, unit="ms"), "latency_ms_mean: 3.250 ms (n=50)"),
         (Metric.of("ood_auroc", float("nan"), n=0), "ood_auroc: not a number (n=0)"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.support.run_ulora import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
 COMMANDS += ["sign", "restore", "switch", "rollback-script", "store", "backbone", "fit", "reconcile", "doctor"]
-COMMANDS += ["demo", "dev"]
+COMMANDS += ["demo", "dev", "policy"]
 WITHOUT_STORE = ("demo", "dev", "fit")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -31,6 +31,7 @@ ARGUMENTS = {
     "verify": ["v1.0.0"],
     "store": ["init"],
     "backbone": ["list"],
+    "policy": ["show"],
     "fit": ["--data", ".", "--backbone", ".", "--out", "bundle"],
 }
 

@@ -1,13 +1,15 @@
 """Gates: what passes, what fails, what is inconclusive, and the reasons that are given."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import BadManifest
-from registry.evidence.gates import Candidate, GateInputs, Past, benchmark_of, judge
+from registry.evidence.gates import Candidate, GateInputs, Past, judge
+from registry.evidence.metrics import benchmark_of
 from registry.evidence.policy import Policy, load_policy, parse_policy
 from registry.evidence.results import Evidence, Measurement, Metric
 from registry.evidence.verdict import Check, Verdict
@@ -119,6 +121,17 @@ def test_what_the_deployed_threshold_does_is_judged_too(found: list[Evidence], m
 
 def test_near_detection_may_be_anything_that_was_measured() -> None:
     assert verdict(load_policy(), *everything(near=0.0), past=WAS_IN_STAGING).allows
+
+
+def test_a_snapshot_is_judged_by_the_rules_of_its_flavor() -> None:
+    snapshot = replace(candidate(targets=()), flavor="files")
+    refused = verdict(load_policy(), of=snapshot, past=WAS_IN_STAGING).refusals
+    assert all("a snapshot can't be measured" in check.reason for check in refused)
+    text = "format: 1\nchannels: {staging: {}, production: {requires: staging, defaults: [{metric: accuracy}], %s}}"
+    own = parse_policy((text % "by_flavor: {files: []}").encode())
+    assert verdict(own, of=snapshot, past=WAS_IN_STAGING).outcome == "pass"
+    assert verdict(own, of=snapshot).outcome == "fail", "a past in staging is asked of every flavor"
+    assert verdict(own, of=candidate(), past=WAS_IN_STAGING).outcome == "fail"
 
 
 def test_nothing_measured_fails_every_rule_and_names_benchmarks() -> None:

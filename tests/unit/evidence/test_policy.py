@@ -9,6 +9,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from registry import plugins
 from registry.errors import BadPolicy
 from registry.evidence.policy import MAX_POLICY, Policy, load_policy, parse_policy
 from registry.names import VersionName
@@ -26,7 +27,7 @@ channels:
         - metric: accuracy
           min: 0.8
       small:
-        - {metric: size_mb, max: 1}
+        - {metric: adapter_memory_mb, max: 1}
 """
 
 
@@ -87,12 +88,12 @@ def test_a_scratch_channel_has_no_rules() -> None:
 
 def test_two_suffix_words_that_both_set_a_bound_hold_together() -> None:
     policy = parse_policy((PLAIN + "        - {metric: accuracy, min: 0.85}\n").encode())
-    assert set(rules(policy, "v1.0.0-fast.small")) == {"accuracy >= 0.8", "accuracy >= 0.85", "size_mb <= 1"}
+    assert set(rules(policy, "v1.0.0-fast.small")) == {"accuracy >= 0.8", "accuracy >= 0.85", "adapter_memory_mb <= 1"}
 
 
 def test_a_suffix_upper_bound_does_not_lift_the_lower_bound() -> None:
     policy = parse_policy((PLAIN + "        - {metric: accuracy, max: 0.99}\n").encode())
-    assert set(rules(policy, "v1.0.0-small")) == {"accuracy >= 0.9", "accuracy <= 0.99", "size_mb <= 1"}
+    assert set(rules(policy, "v1.0.0-small")) == {"accuracy >= 0.9", "accuracy <= 0.99", "adapter_memory_mb <= 1"}
 
 
 def test_the_digest_ignores_how_a_policy_is_written() -> None:
@@ -125,7 +126,7 @@ def test_a_policy_file_that_is_missing_is_named(tmp_path: Path) -> None:
         ("min: 0.9", "min: 0.9\n        max: 1", r"line 6: channels\.production\.defaults\.0: a rule has at most one"),
         ("min: 0.9", "max_increase: -1", r"line 7: .*max_increase"),
         ("min: 0.9", "per: leaf", r"line 7: .*per"),
-        ("metric: size_mb", "metric: Size MB", r"line 13: .*by_suffix\.small\.0\.metric"),
+        ("metric: adapter_memory_mb", "metric: Size MB", r"line 13: .*by_suffix\.small\.0\.metric"),
         ("small:", "not-one-word:", r"by_suffix\.not-one-word"),
         ("small:", "fast:", r"line 12: .*'fast'.* repeated"),
         ("format: 1", "format: 2", r"line 1: format"),
@@ -142,6 +143,52 @@ def test_a_mistake_is_named_with_its_line_and_field(was: str, is_now: str, said:
         parse_policy(PLAIN.replace(was, is_now, 1).encode())
     assert "\n" not in str(caught.value)
     assert "docs/policy.md" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now", "said"),
+    [
+        ("metric: accuracy", "metric: acuracy", r"line 6: .*there is no metric 'acuracy'; did you mean accuracy\?"),
+        ("metric: accuracy", "metric: zzz", r"there is no metric 'zzz'; there are: accuracy, balanced_accuracy, "),
+        ("min: 0.9", "mni: 0.9", r"there is no field 'mni' here; did you mean min\?"),
+        ("min: 0.9", "target: potato", r"there is no field 'target' here; there are: metric, min, max, "),
+        ("min: 0.9", "per: potato", r"'all', 'target', 'worst' or 'mean' \(`target` judges every target by itself"),
+        ("metric: accuracy", "metirc: accuracy", r"line 6: .*no field 'metirc' here; did you mean metric\?"),
+        ("defaults:", "default:", r"there is no field 'default' here; did you mean defaults\?"),
+        ("channels:", "chanels:", r"chanels: there is no field 'chanels' here; did you mean channels\?"),
+        ("  staging: {}", "  stagging: {}", r"no channel is called 'stagging'; did you mean staging\?"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_a_suggestion(was: str, is_now: str, said: str) -> None:
+    with pytest.raises(BadPolicy, match=said):
+        parse_policy(PLAIN.replace(was, is_now, 1).encode())
+
+
+def test_another_packages_benchmark_may_name_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PLAIN.replace("metric: accuracy", "metric: energy_joules").encode()
+    with pytest.raises(BadPolicy, match="no metric 'energy_joules'"):
+        parse_policy(text)
+    installed = tmp_path / "energy-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: energy\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[{plugins.BENCHMARKS}]\nenergy = energy:measure\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "energy_joules >= 0.9" in rules(parse_policy(text), "v1.0.0")
+
+
+SNAPSHOTS = PLAIN + "    by_flavor:\n      files: []\n      other: [{metric: macro_f1}]\n"
+
+
+def test_a_flavor_has_rules_of_its_own() -> None:
+    policy, version = parse_policy(SNAPSHOTS.encode()), VersionName.parse("v1.0.0-fast")
+    assert policy.rules_for("production", version, "files") == ()
+    assert [str(rule) for rule in policy.rules_for("production", version, "other")] == ["macro_f1 measured"]
+    assert [str(rule) for rule in policy.rules_for("production", version, "dino-lora")] == ["accuracy >= 0.8"]
+
+
+def test_a_policy_without_flavors_has_the_digest_that_it_had() -> None:
+    assert parse_policy(PLAIN.encode()).digest == "f33ae8948b275cc4b3347bedfe035d7db43d724bb695a7930936fc62afeb98b4"
+    assert parse_policy(SNAPSHOTS.encode()).digest != parse_policy(PLAIN.encode()).digest
 
 
 @given(st.binary() | st.text().map(str.encode))
@@ -181,7 +228,8 @@ def test_a_policy_with_junk_inside_parses_or_is_a_bad_policy(defaults: object, s
 
 def test_the_example_in_the_docs_parses() -> None:
     text = (Path(__file__).parents[3] / "docs" / "policy.md").read_text("utf-8")
-    (example_policy,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    example_policy, snapshots = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert parse_policy(snapshots.encode()).rules_for("production", VersionName.parse("v1.0.0"), "files") == ()
     policy = parse_policy(example_policy.encode())
     assert "accuracy >= stable - 0.01 for every target" in rules(policy, "v5.5.4")
     assert "latency_ms_p95 <= 120 on cpu, torch-fp32" in rules(policy, "v5.6.0-performance.2")

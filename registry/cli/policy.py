@@ -1,0 +1,88 @@
+"""`ulora policy`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.cli.options import folder, json_option, registry_options
+from registry.cli.output import Output
+
+if TYPE_CHECKING:
+    from registry.api import Registry
+    from registry.evidence.policy import ChannelPolicy, Policy, Rule
+
+
+@click.group("policy", short_help="Check a gate policy, or show the one in force.")
+def policy_command() -> None:
+    """What a version must have measured before a channel may serve it: a YAML file, see docs/policy.md.
+
+    \b
+    Examples:
+      ulora policy check policy.yaml
+      ulora policy show
+    """
+
+
+@policy_command.command("check", short_help="Check a policy file, and say what it asks.")
+@click.argument("file", type=folder)
+@json_option
+def check_command(out: Output, *, file: Path) -> None:
+    """Check a policy FILE: every field, metric and bound. A mistake is named with its line (exit 2).
+
+    \b
+    Example:
+      ulora policy check policy.yaml
+    """
+    from registry.evidence.policy import load_policy
+
+    policy = load_policy(file)
+    out.answer(_document(policy, str(file)), f"{file} is valid\n{_text(policy)}")
+
+
+@policy_command.command("show", short_help="The rules that are in force.")
+@registry_options
+def show_command(registry: Registry, out: Output) -> None:
+    """Show the rules that `ulora promote` judges by: those of the setting `policy`, or the ones that ship.
+
+    \b
+    Example:
+      ulora policy show
+    """
+    from registry.evidence.policy import load_policy
+
+    path = registry.settings.policy
+    policy = load_policy(path)
+    what = str(path) if path else "the default policy, as no other is set (ULORA_POLICY)"
+    out.answer(_document(policy, str(path) if path else ""), f"policy: {what}\n{_text(policy)}")
+
+
+def _document(policy: Policy, file: str) -> dict[str, object]:
+    return {"file": file, "sha256": policy.digest, **policy.model_dump(mode="json", exclude_none=True)}
+
+
+def _text(policy: Policy) -> str:
+    return "\n".join(line for name, asked in policy.channels.items() for line in _channel_lines(name, asked))
+
+
+def _channel_lines(name: str, asked: ChannelPolicy) -> Iterator[str]:
+    yield f"{name} asks of every version:"
+    if asked.requires:
+        yield f"  was stable in {asked.requires}, and not rolled back since"
+    yield from _rule_lines(asked.defaults, "" if asked.requires else "nothing")
+    for word, rules in asked.by_suffix.items():
+        yield f"{name} asks of versions whose suffix has {word!r}, too; a min or max takes the place of the one above:"
+        yield from _rule_lines(rules, "nothing")
+    for flavor, rules in asked.by_flavor.items():
+        yield f"{name} asks of versions of the flavor {flavor!r}, in the place of these rules:"
+        yield from _rule_lines(rules, "nothing")
+
+
+def _rule_lines(rules: tuple[Rule, ...], none: str) -> Iterator[str]:
+    for rule in rules:
+        yield f"  {rule}" + (f", n >= {rule.min_n}" if rule.min_n else "")
+    if not rules and none:
+        yield f"  {none}"

@@ -1,0 +1,103 @@
+"""Verdicts and numbers as people read them: a check a line, those that did not pass first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from registry.evidence.results import Metric
+from registry.evidence.verdict import Check, Verdict
+
+_SIGNS = {"min": ">=", "max": "<=", "max_increase": "<=", "max_decrease": ">="}
+_OWN = {"past": "stable in staging before", "withdrawn": "not rolled back"}
+"""What is asked by the checks that are about no metric."""
+
+
+def check_lines(verdict: Verdict, *, refusals_only: bool = False) -> list[str]:
+    """The checks, one on each line, in columns: what, its value, what is asked, the status, and why.
+
+    The status is `ok`; `FAIL`; `TOO FEW` samples; `NOT MEASURED`; `NO VALUE` where the value is not a number;
+    `UNDECIDED` where the stable version was not measured on the same data.
+    """
+    checks = [*verdict.refusals, *(() if refusals_only else _passed(verdict))]
+    return _aligned([_cells(check) for check in checks])
+
+
+def check_summary(verdict: Verdict) -> str:
+    """How many checks did not pass."""
+    refused, total = len(verdict.refusals), len(verdict.checks)
+    if not refused:
+        return "1 check passes" if total == 1 else f"all {total} checks pass"
+    return f"{refused} of {total} {'check' if total == 1 else 'checks'} {'does' if refused == 1 else 'do'} not pass"
+
+
+def metric_text(metric: Metric) -> str:
+    """A metric's value with its unit, interval and samples: `0.849 (95% CI 0.756-0.910, n=34)`."""
+    if metric.value is None:
+        return f"not a number (n={metric.n})"
+    unit = f" {metric.unit}" if metric.unit in ("ms", "MB", "1/s") else ""
+    return f"{_number(metric.value)}{unit} ({_samples(metric.low, metric.high, metric.n)})"
+
+
+def named(metric: str, target: str | None) -> str:
+    """A metric's name with its target: `accuracy (potato)`."""
+    return f"{metric} ({target})" if target else metric
+
+
+def _passed(verdict: Verdict) -> Iterable[Check]:
+    return (check for check in verdict.checks if check.outcome == "pass")
+
+
+def _cells(check: Check) -> tuple[str, str, str, str, str]:
+    status = _status(check)
+    value = "-" if check.observed is None else _number(check.observed, check.bound)
+    return named(check.metric, check.target), value, _asked(check), status, _why(check, status)
+
+
+def _asked(check: Check) -> str:
+    if check.metric in _OWN and "metric" not in check.rule:
+        return _OWN[check.metric]
+    kind = next((name for name in _SIGNS if check.rule.get(name) is not None), None)
+    if kind is None:
+        return "measured"
+    if check.bound is not None:
+        return f"{_SIGNS[kind]} {check.bound:.6g}"
+    relative = {"max_increase": "stable + ", "max_decrease": "stable - "}.get(kind, "")
+    return f"{_SIGNS[kind]} {relative}{check.rule[kind]:g}"
+
+
+def _status(check: Check) -> str:
+    if check.outcome == "pass":
+        return "ok"
+    if check.outcome == "inconclusive":
+        return "TOO FEW" if check.bound is not None else "UNDECIDED"
+    if "metric" in check.rule and check.observed is None:
+        return "NOT MEASURED" if check.n is None else "NO VALUE"
+    return "FAIL"
+
+
+def _why(check: Check, status: str) -> str:
+    """The rest of a line."""
+    if status == "TOO FEW":
+        return f"n={check.n}, needs {check.rule.get('min_n')}"
+    if status in ("NOT MEASURED", "NO VALUE"):
+        return check.reason.partition(": ")[2]
+    if check.n is None or status == "UNDECIDED":
+        return check.reason
+    samples = _samples(check.low, check.high, check.n)
+    why = check.rule.get("why")
+    return f"{samples}; {why}" if status == "FAIL" and why else samples
+
+
+def _samples(low: float | None, high: float | None, n: int) -> str:
+    return f"n={n}" if low is None or high is None else f"95% CI {_number(low)}-{_number(high)}, n={n}"
+
+
+def _number(value: float, bound: float | None = None) -> str:
+    """Three decimals, or four digits of a large number; more where that would look like the bound."""
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    return f"{value:.6g}" if bound is not None and float(text) == bound != value else text
+
+
+def _aligned(rows: list[tuple[str, str, str, str, str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,51 @@
+"""The metrics that the benchmarks of this package report, and which benchmark measures which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from registry import plugins
+
+METRICS = {
+    "accuracy": ("accuracy", "balanced_accuracy", "macro_f1"),
+    "routing": ("crop_routing_accuracy", "crop_routing_recall"),
+    "ood": (
+        *(
+            f"{kind}_{name}"
+            for kind in ("ood", "ood_near")
+            for name in ("auroc", "fpr95", "aupr_in", "aupr_out", "detection_rate")
+        ),
+        "ood_false_alarm_rate",
+    ),
+    "latency": ("latency_ms_mean", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_fps"),
+    "memory": ("adapter_memory_mb", "adapters_memory_mb_total"),
+}
+"""Benchmark -> its metrics. Another package's benchmark names its metrics after itself: `energy`, `energy_joules`."""
+
+_BENCHMARK_OF = {metric: benchmark for benchmark, metrics in METRICS.items() for metric in metrics}
+
+
+def benchmark_of(metric: str) -> str:
+    """The name of the benchmark that measures a metric; the metric's first word if none of this package does."""
+    return _BENCHMARK_OF.get(metric, metric.split("_", 1)[0])
+
+
+def check_metric(name: str) -> str:
+    """Return the name of a metric unchanged if an installed benchmark reports it.
+
+    Raises:
+        ValueError: none does; the message suggests a similar name.
+    """
+    if name not in _BENCHMARK_OF:
+        own = [benchmark for benchmark in plugins.installed(plugins.BENCHMARKS) if benchmark not in METRICS]
+        if not any(name == benchmark or name.startswith(f"{benchmark}_") for benchmark in own):
+            raise ValueError(f"there is no metric {name!r}{did_you_mean(name, _BENCHMARK_OF)}")
+    return name
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` with the known word that is most similar; which there are, if none is similar."""
+    every = list(known)
+    close = get_close_matches(word, every, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(every)}"

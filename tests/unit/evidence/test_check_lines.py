@@ -1,0 +1,109 @@
+"""Verdicts as people read them: a check a line, failing ones first, and numbers with their intervals."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry.evidence.check_lines import check_lines, check_summary, metric_text
+from registry.evidence.gates import GateInputs, Past, judge
+from registry.evidence.policy import parse_policy
+from registry.evidence.results import Evidence, Metric
+from registry.evidence.verdict import Verdict
+from tests.unit.evidence.samples import CONTENT, NOW, STABLE_CONTENT, candidate, evidence, stable
+
+
+def lines(*rules: str, found: tuple[Evidence, ...], theirs: tuple[Evidence, ...] | None = None) -> list[list[str]]:
+    """The cells of each line, under a policy of these rules."""
+    judged = verdict(*rules, found=found, theirs=theirs)
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in check_lines(judged)]
+
+
+def verdict(*rules: str, found: tuple[Evidence, ...], theirs: tuple[Evidence, ...] | None = None) -> Verdict:
+    listed = ", ".join("{" + rule + "}" for rule in rules)
+    text = f"format: 1\nchannels: {{staging: {{}}, production: {{defaults: [{listed}]}}}}"
+    against = None if theirs is None else stable()
+    inputs = GateInputs("production", candidate(), found, stable=against, stable_evidence=theirs or ())
+    return judge(parse_policy(text.encode()), inputs, timestamp=NOW, who="tester")
+
+
+def share(right: int, n: int, target: str) -> Metric:
+    return Metric.proportion("accuracy", right, n, target=target)
+
+
+MIXED = evidence("accuracy", share(990, 1000, "low"), share(40, 43, "mid"))
+LATENCY = evidence("latency", Metric.of("latency_ms_p95", 212.34, n=60, low=200.0, high=220.0, unit="ms"))
+
+
+def test_a_check_is_a_line_and_those_that_did_not_pass_are_first() -> None:
+    assert lines(
+        "metric: accuracy, min: 0.95, per: target, min_n: 100",
+        "metric: latency_ms_p95, max: 200, why: answers must be in time",
+        "metric: ood_auroc",
+        found=(MIXED, LATENCY),
+    ) == [
+        ["latency_ms_p95", "212.3", "<= 200", "FAIL", "95% CI 200-220, n=60; answers must be in time"],
+        ["ood_auroc", "-", "measured", "NOT MEASURED", "run `ulora measure v2.0.0 --only ood`"],
+        ["accuracy (mid)", "0.930", ">= 0.95", "TOO FEW", "n=43, needs 100"],
+        ["accuracy (low)", "0.990", ">= 0.95", "ok", "95% CI 0.982-0.995, n=1000"],
+    ]
+
+
+def test_the_lines_can_be_those_that_did_not_pass_only() -> None:
+    judged = verdict("metric: accuracy, min: 0.95, per: target, min_n: 100", found=(MIXED,))
+    assert [line.split()[1] for line in check_lines(judged, refusals_only=True)] == ["(mid)"]
+    assert check_summary(judged) == "1 of 2 checks does not pass"
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [(("low", "mid"), "2 of 2 checks do not pass"), ((), "all 2 checks pass")],
+)
+def test_the_summary_counts_the_checks(targets: tuple[str, ...], said: str) -> None:
+    shares = [share(1 if name in targets else 999, 1000, name) for name in ("low", "mid")]
+    judged = verdict("metric: accuracy, min: 0.9, per: target", found=(evidence("accuracy", *shares),))
+    assert check_summary(judged) == said
+
+
+def test_a_value_that_rounds_to_its_bound_shows_more_digits() -> None:
+    ((_, value, asked, status, _),) = lines(
+        "metric: ood_auroc, min: 0.95", found=(evidence("ood", Metric.of("ood_auroc", 0.94996, n=9)),)
+    )
+    assert (value, asked, status) == ("0.94996", ">= 0.95", "FAIL")
+
+
+def test_a_relative_check_shows_the_bound_or_what_to_measure() -> None:
+    rule, mine = "metric: latency_ms_p95, max_increase: 5", evidence("latency", Metric.of("latency_ms_p95", 30, n=60))
+    theirs = evidence("latency", Metric.of("latency_ms_p95", 20, n=60), content=STABLE_CONTENT)
+    assert lines(rule, found=(mine,), theirs=(theirs,)) == [["latency_ms_p95", "30", "<= 25", "FAIL", "n=60"]]
+    ((_, _, asked, status, why),) = lines(rule, found=(mine,), theirs=())
+    assert (asked, status) == ("<= stable + 5", "UNDECIDED")
+    assert why.startswith("measure v1.0.0 first")
+
+
+def test_a_value_that_is_no_number_says_why() -> None:
+    found = evidence("ood", Metric.of("ood_auroc", float("nan"), n=0))
+    ((_, value, _, status, why),) = lines("metric: ood_auroc", found=(found,))
+    assert (value, status) == ("-", "NO VALUE")
+    assert why == "run `ulora measure v2.0.0 --only ood`"
+
+
+def test_the_past_and_a_withdrawal_are_lines_too() -> None:
+    policy = parse_policy(b"format: 1\nchannels: {staging: {}, production: {requires: staging}}")
+    past = Past("staging", CONTENT, "f" * 64)
+    inputs = GateInputs("production", candidate(), (), past=past, withdrawn=True)
+    withdrawn, stable_before = check_lines(judge(policy, inputs, timestamp=NOW, who="tester"))
+    assert withdrawn.split("  ")[0] == "withdrawn"
+    assert "FAIL  v2.0.0 was rolled back in production" in withdrawn
+    assert stable_before.endswith("ok    was stable in staging, record ffffffffffff")
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        (Metric.of("accuracy", 0.849, low=0.756, high=0.91, n=34), "0.849 (95% CI 0.756-0.910, n=34)"),
+        (Metric.of("latency_ms_p95", 123.456, n=60, unit="ms"), "123.5 ms (n=60)"),
+        (Metric.of("ood_auroc", None, n=0), "not a number (n=0)"),
+    ],
+)
+def test_a_number_stands_with_its_interval_and_samples(metric: Metric, text: str) -> None:
+    assert metric_text(metric) == text
