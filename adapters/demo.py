@@ -28,9 +28,7 @@ from registry.formats import canonical
 BACKBONES = ("dinov2-tiny", "dinov3-tiny")
 
 
-def fit_bundle(
-    data: Path, backbone: str, out: Path, *, name: str, settings: Mapping[str, Any]
-) -> None:
+def fit_bundle(data: Path, backbone: str, out: Path, *, name: str, settings: Mapping[str, Any]) -> None:
     """Fit all targets on one of the tiny backbones of this package.
 
     Args:

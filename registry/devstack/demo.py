@@ -30,9 +30,9 @@ from registry.versions.bundle import ReleaseNotes
 
 IMPORTED, FIRST, SECOND, BAD = "v5.5.2-imported", "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
 BACKBONES = {FIRST: "dinov2-tiny", SECOND: "dinov3-tiny"}
-FALSE_ALARM_RATES = {FIRST: 0.02, SECOND: 0.01}
-"""What the detectors are asked for. Of the usual 3% up to 7.8% came of it on test images: 150 to 200 validation images for
-a target promise no better, and production allows 6%."""
+FALSE_ALARM_RATES = {FIRST: 0.02, SECOND: 0.015}
+"""What the detectors are asked for. 3%, the usual rate, became up to 7.8% on test images, because 150 to 200 validation
+images of a target say little about it; production allows 6%. 1% became a detection of 71% on far images, of 90% asked."""
 RUNTIME = "openvino-int8"
 """What the second release is judged for, beside torch in float32."""
 ABOUT = {

@@ -296,7 +296,9 @@ def _where(rule: Rule) -> str:
 def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
     """What to do about a missing value. The benchmark may have noted the cause under the metric's name."""
     if candidate.flavor == FILES_FLAVOR:
-        return f"a snapshot can't be measured; a policy with `by_flavor: {{{FILES_FLAVOR}: []}}` asks other things of it"
+        return (
+            f"a snapshot can't be measured; a policy with `by_flavor: {{{FILES_FLAVOR}: []}}` asks other things of it"
+        )
     cause = sample.source.notes.get(rule.metric) if sample.source and sample.metric else None
     then = f"{str(cause)[:300]}, then " if cause else ""
     return f"{then}run `{_measure(rule, candidate)}`"

@@ -124,8 +124,9 @@ class Policy(_PolicyPart):
     def rules_for(self, channel: str, version: VersionName, flavor: str = "") -> tuple[Rule, ...]:
         """The rules for a version in a channel.
 
-        These are those of its flavor, if the channel has any for it. For all others they are the defaults and the rules of the suffix's words, except that a `min` or `max` of a suffix replaces
-        the `min` or `max` of the defaults for the same metric. Scratch channels (`drill-…`) have no rules.
+        These are the rules of its flavor, if the channel has any for it. Else they are the defaults and the rules of
+        the suffix's words, except that a `min` or `max` of a suffix replaces the `min` or `max` of the defaults for the
+        same metric. Scratch channels (`drill-…`) have no rules.
         """
         asked = self._of(channel)
         if flavor in asked.by_flavor:

@@ -134,9 +134,7 @@ def answers(n: int, flips: int = 0, gained: int = 0) -> Agreement:
         ([1.0], answers(0), False),
     ],
 )
-def test_the_bounds_are_cosine_0_995_and_1_percent_of_flips(
-    cosines: list[float], of: Agreement, passes: bool
-) -> None:
+def test_the_bounds_are_cosine_0_995_and_1_percent_of_flips(cosines: list[float], of: Agreement, passes: bool) -> None:
     report = judge("torch-int8", cosines, of)
     assert report.passes == passes
     assert bool(report.reasons) != passes
