@@ -29,7 +29,7 @@ RUNTIMES_FILE = "config/runtimes.json"
 
 MIN_COSINE = 0.995
 """The smallest allowed cosine between the features of an image on the runtime and on the reference. openvino-int8 had
-.9983 with real weights and .9994 with random ones: answers decide, and this bound finds what computes something else."""
+.9983 with real weights, .9994 with random ones: answers decide, and this bound finds what computes something else."""
 
 
 def check_runtime(files: BundleFiles, runtime: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from registry.cli.options import folder, json_option, registry_options
 from registry.cli.output import Output
+from registry.names import CHANNELS
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -65,7 +66,7 @@ def _document(policy: Policy, file: str) -> dict[str, object]:
 
 
 def _text(policy: Policy) -> str:
-    return "\n".join(line for name, asked in policy.channels.items() for line in _channel_lines(name, asked))
+    return "\n".join(line for name in CHANNELS for line in _channel_lines(name, policy.channels[name]))
 
 
 def _channel_lines(name: str, asked: ChannelPolicy) -> Iterator[str]:

@@ -25,6 +25,8 @@ def check_lines(verdict: Verdict, *, refusals_only: bool = False) -> list[str]:
 def check_summary(verdict: Verdict) -> str:
     """How many checks did not pass."""
     refused, total = len(verdict.refusals), len(verdict.checks)
+    if not total:
+        return "nothing is asked"
     if not refused:
         return "1 check passes" if total == 1 else f"all {total} checks pass"
     return f"{refused} of {total} {'check' if total == 1 else 'checks'} {'does' if refused == 1 else 'do'} not pass"

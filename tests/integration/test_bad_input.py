@@ -220,7 +220,10 @@ def test_a_full_disk(registry: Registry, images: Path, tmp_path: Path) -> None:
     done = subprocess.run(full, capture_output=True, text=True, check=False)
     assert (done.returncode, "no space left" in done.stderr, sha256 in done.stderr) == (1, True, True), done
     assert listing(registry) == before
-    assert ulora("measure", "v1.0.0", "--only", "memory", "--data", images, "--offline").code == 0
+    measured = ulora("measure", "v1.0.0", "--only", "memory", "--data", images, "--offline")
+    assert measured.code == 0
+    assert "checks do not pass" in measured.out, "the gates are told at once, not by promote"
+    assert measured.out.splitlines()[-1].split()[:2] == ["adapter_memory_mb", "(low)"]
 
 
 def test_measuring_without_images_or_what_is_no_benchmark(registry: Registry, images: Path, tmp_path: Path) -> None:

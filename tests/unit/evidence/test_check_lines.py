@@ -64,6 +64,11 @@ def test_the_summary_counts_the_checks(targets: tuple[str, ...], said: str) -> N
     assert check_summary(judged) == said
 
 
+def test_a_policy_that_asks_nothing_says_so() -> None:
+    judged = verdict(found=())
+    assert (check_lines(judged), check_summary(judged)) == ([], "nothing is asked")
+
+
 def test_a_value_that_rounds_to_its_bound_shows_more_digits() -> None:
     ((_, value, asked, status, _),) = lines(
         "metric: ood_auroc, min: 0.95", found=(evidence("ood", Metric.of("ood_auroc", 0.94996, n=9)),)

@@ -1,0 +1,64 @@
+"""`ulora policy`: a file is checked without any server, and what it asks is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.evidence.policy import load_policy
+from tests.support.run_ulora import complains, ulora
+
+POLICY = """\
+format: 1
+channels:
+  staging: {}
+  production:
+    requires: staging
+    defaults: [{metric: accuracy, min: 0.95, per: target, min_n: 100}]
+    by_suffix: {ood: [{metric: ood_auroc, min: 0.99}]}
+    by_flavor: {files: []}
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+def test_a_valid_policy_is_told_by_its_rules(policy: Path) -> None:
+    done = ulora("policy", "check", policy)
+    assert done.code == 0, done
+    assert done.out.splitlines() == [
+        f"{policy} is valid",
+        "staging asks of every version:",
+        "  nothing",
+        "production asks of every version:",
+        "  was stable in staging, and not rolled back since",
+        "  accuracy >= 0.95 for every target, n >= 100",
+        "production asks of versions whose suffix has 'ood', too; a min or max takes the place of the one above:",
+        "  ood_auroc >= 0.99",
+        "production asks of versions of the flavor 'files', in the place of these rules:",
+        "  nothing",
+    ]
+    document = ulora("policy", "check", policy, "--json").document
+    assert document["sha256"] == load_policy(policy).digest
+    assert document["channels"]["production"]["defaults"][0]["min_n"] == 100
+
+
+def test_a_mistake_is_named_with_its_line_and_a_suggestion(policy: Path) -> None:
+    policy.write_text(POLICY.replace("metric: accuracy", "metric: acuracy"))
+    complains(ulora("policy", "check", policy), 2, "line 6", "'acuracy'; did you mean accuracy?")
+
+
+def test_the_rules_in_force_are_those_of_the_setting(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULORA_STORE", "s3://nowhere/at-all")
+    monkeypatch.delenv("ULORA_POLICY", raising=False)
+    shown = ulora("policy", "show").out
+    assert shown.startswith("policy: the default policy, as no other is set (ULORA_POLICY)")
+    assert "  ood_false_alarm_rate <= 0.06 for every target, n >= 300" in shown
+    monkeypatch.setenv("ULORA_POLICY", str(policy))
+    assert ulora("policy", "show").out.startswith(f"policy: {policy}\n")
+    assert ulora("policy", "show", "--json").document["file"] == str(policy)
