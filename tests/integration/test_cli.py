@@ -189,7 +189,7 @@ def test_3_the_gates_refused(released: Registry, monkeypatch: pytest.MonkeyPatch
     complains(done, 3, "staging refuses v1.0.0: 9 of 9 checks do not pass", "--force")
     assert "accuracy" in done.out
     assert "accuracy" not in done.err, "errors do not repeat the table"
-    first = done.out.splitlines()[1]
+    first = done.out.splitlines()[2]
     assert first.startswith("  accuracy (low) ")
     assert "NOT MEASURED  run `ulora measure v1.0.0 --only accuracy`" in first
     error = ulora("promote", "v1.0.0", "--json").error

@@ -54,8 +54,8 @@ class Player:
     def targets(self) -> tuple[str, ...]:
         return tuple(self.labels)
 
-    def predict(self, images: Sequence[Path], targets: Sequence[str | None] | None = None) -> list[Answer]:
-        named = targets or [None] * len(images)
+    def predict(self, images: Sequence[Path], *, target: Sequence[str | None] | None = None) -> list[Answer]:
+        named = target or [None] * len(images)
         return [Answer(self.label_of(image, target)) for image, target in zip(images, named, strict=True)]
 
     def route(self, images: Sequence[Path]) -> list[tuple[str, float]]:
