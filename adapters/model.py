@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from registry.errors import BadInput, CorruptBlob, MissingBlob, MissingDependency
-from registry.versions.manifest import Manifest
+from registry.versions.manifest import FileEntry, Manifest
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -97,6 +97,11 @@ def input_example() -> pd.DataFrame:
     return pd.DataFrame({"image": [base64.b64encode(buffer.getvalue()).decode("ascii")]})
 
 
+def _stored(folder: Path, entry: FileEntry) -> Path:
+    path = folder / entry.artifact_path
+    return path if path.is_file() else folder / entry.path  # as earlier releases stored it
+
+
 def _checked_files(folder: Path) -> tuple[Manifest, dict[str, Path]]:
     if not (folder / MANIFEST).is_file():
         raise MissingBlob(
@@ -104,7 +109,7 @@ def _checked_files(folder: Path) -> tuple[Manifest, dict[str, Path]]:
             hint="load the version from the store instead: registry.load(NAME)",
         )
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
-    files = {entry.path: folder / entry.path for entry in manifest.files}
+    files = {entry.path: _stored(folder, entry) for entry in manifest.files}
     for entry in manifest.files:
         path = files[entry.path]
         if not path.is_file():

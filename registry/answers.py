@@ -372,6 +372,7 @@ class Reconciled(HtmlTable):
     Attributes:
         damaged: versions and channels that could not be read from the store, and why.
         requests: what was requested there, and the results.
+        failed: versions that MLflow did not take, and why.
     """
 
     logged: tuple[str, ...]
@@ -379,6 +380,7 @@ class Reconciled(HtmlTable):
     skipped: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

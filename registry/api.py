@@ -214,7 +214,7 @@ class Registry:
 
     def judge(self, version: str, channel: str) -> Verdict:
         """Judge by the policy whether a channel may take a version. Writes nothing. Raises: BadPolicy."""
-        return usecases.promote.judge(self.wiring, version, channel)
+        return usecases.judge.judge(self.wiring, version, channel)
 
     # --- channels ----------------------------------------------------------------------------------------------------
 
@@ -362,14 +362,12 @@ class Registry:
 
     # --- MLflow ------------------------------------------------------------------------------------------------------
 
-    def mirror(
-        self, verdict: Verdict | None = None, scripts: Sequence[Script] = (), *, seconds: float | None = None
-    ) -> tuple[str, ...]:
+    def mirror(self, scripts: Sequence[Script] = (), *, seconds: float | None = None) -> tuple[str, ...]:
         """Make MLflow show what the channels serve; return notes on what could not be done. Raises nothing.
 
-        The verdict becomes a tag of its version, the scripts artifacts of theirs. Waits for 5 seconds by default.
+        The scripts become artifacts of their versions. Waits for 5 seconds by default.
         """
-        return usecases.mirror.mirror(self.wiring, verdict, scripts, seconds=seconds)
+        return usecases.mirror.mirror(self.wiring, scripts, seconds=seconds)
 
     def reconcile(self, *, adopt: bool = False, dry_run: bool = False) -> Reconciled:
         """Make MLflow hold every version and show what the channels serve; promote or refuse what is requested there.

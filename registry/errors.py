@@ -38,6 +38,7 @@
     + CatalogUnreachable
     + CatalogRefused
     + OutcomeUnknown
+  x NotInMlflow                 8  it is done in the store, and MLflow does not show it
   x StoreUnfit                  1  a store that ignores conditional writes
   x DiskFull                    1
   x LoadFailed                  1  a version's files are correct, but can't be loaded
@@ -253,6 +254,20 @@ class CatalogRefused(Unreachable):
 
 class OutcomeUnknown(Unreachable):
     """A write was sent, but before the deadline it was not known whether the server applied it."""
+
+
+class NotInMlflow(UloraError):
+    """The store holds what was asked for, and serving can use it, but MLflow lacks it. `ulora reconcile` tries again.
+
+    Attributes:
+        answer: what was done in the store.
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, hint: str = "run `ulora reconcile` later", answer: object = None) -> None:
+        super().__init__(message, hint=hint)
+        self.answer = answer
 
 
 class StoreUnfit(UloraError):

@@ -49,7 +49,8 @@ def load_files(folder: str) -> Snapshot:
         )
     manifest = Manifest.parse((place / MANIFEST).read_bytes())
     for file in manifest.files:
-        path = place / file.path
+        path = place / file.artifact_path
+        path = path if path.is_file() else place / file.path  # as earlier releases stored it
         data = path.read_bytes() if path.is_file() else None
         if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
             raise CorruptBlob(

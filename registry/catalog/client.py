@@ -1,12 +1,12 @@
 """MLflow as the catalog of versions: log a version as a model, find it again, record evidence on it.
 
-A version is found by its tags: store, name, content and manifest. So every method can be called again after a crash, or
-by two processes at once, and there is one registered version of each at the end.
+A version is found by what its LoggedModel says: store, name, content and manifest. So every method can be called again
+after a crash, or by two processes at once, and there is one registered version of each at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING
 from registry.catalog import logged_model, runs, tags
 from registry.catalog.connection import HASTY, PATIENT, PING, Connection, Limits
 from registry.catalog.entries import CatalogVersion, Entries, by_id, create_registered_model, set_tags
+from registry.catalog.identities import Identities
+from registry.catalog.logged_model import check_logged_models
+from registry.catalog.page_writer import describe_model, show
 from registry.catalog.runs import EvidenceRun
+from registry.catalog.summary import summary_run
 from registry.catalog.version_id import Known, VersionId
+from registry.catalog.version_page import VersionPage
 from registry.machine.scratch import scratch
 from registry.versions.bindings import Binding
 from registry.versions.manifest import Manifest
@@ -49,28 +54,34 @@ class Catalog:
         self.connection = Connection(tracking_uri, limits)
         self.store = store.rstrip("/")
         self.aliases = dict(aliases)
+        self._identities = Identities()
 
     def hasty(self) -> Catalog:
         """The same catalog with short time limits, for work whose caller may stop waiting for it."""
-        return Catalog(self.connection.uri, self.store, self.aliases, HASTY)
+        hasty = Catalog(self.connection.uri, self.store, self.aliases, HASTY)
+        hasty._identities = self._identities
+        return hasty
 
     def ping(self, timeout: int = PING.timeout) -> None:
-        """Check that the server answers.
+        """Check that the server answers, and that it can hold versions.
 
         Raises:
-            CatalogUnreachable: it does not, within `timeout` seconds.
+            CatalogUnreachable: it does not answer within `timeout` seconds.
+            CatalogRefused: it has no LoggedModels, as servers before MLflow 3.
         """
         limits = replace(PING, timeout=timeout, total=timeout + PING.total - PING.timeout)
         with self.connection.open(limits) as client:
             client.search_experiments(max_results=1)
+            check_logged_models(client, self.connection.name)
 
-    def log(self, manifest: Manifest, manifest_sha256: str, files: Mapping[str, Path]) -> CatalogVersion:
+    def log(self, manifest: Manifest, manifest_sha256: str, files: Mapping[str, Path], who: str = "") -> CatalogVersion:
         """Log a version as a model and register it, unless it is registered already.
 
         Args:
             manifest: the version.
             manifest_sha256: digest of the manifest's bytes in the store.
             files: the version's verified files on disk, by manifest path.
+            who: shown as the user of its summary run.
 
         Raises:
             MissingDependency: nothing is installed that says how the version's flavor is logged.
@@ -79,8 +90,10 @@ class Catalog:
             found = entries.find(Binding.of(manifest, manifest_sha256))
             if found is None:
                 create_registered_model(client, manifest.model, self.store)
-                model_id = logged_model.log_once(client, self.store, manifest, files)
-                found = entries.register(manifest, manifest_sha256, model_id)
+                identity = tags.identity(manifest, manifest_sha256, self.store)
+                run_id = summary_run(client, runs.experiment_id(client, manifest.model), manifest, identity, who)
+                model_id = logged_model.log_once(client, identity, manifest, files, run_id)
+                found = entries.register(VersionPage(manifest), manifest_sha256, model_id, run_id)
             registered = entries.model(manifest.model)
             if registered and registered.store in (self.store, "") and manifest.name.alias not in registered.aliases:
                 client.set_registered_model_alias(manifest.model, manifest.name.alias, str(found.number))
@@ -92,7 +105,7 @@ class Catalog:
             return entries.find(wanted)
 
     def registered(self, model: str) -> dict[VersionId, CatalogVersion]:
-        """The versions of this store that are registered, by their tags."""
+        """The versions of this store that are registered."""
         return by_id(self.versions(model), self.store)
 
     def versions(self, model: str) -> tuple[CatalogVersion, ...]:
@@ -101,7 +114,7 @@ class Catalog:
             return entries.all(model)
 
     def record_evidence(self, wanted: Known, run: EvidenceRun) -> str:
-        """Show evidence: a run linked to the version's LoggedModel, and `ulora.metric.*` tags.
+        """Show evidence: a run linked to the version's LoggedModel, and its plots in the version's summary run.
 
         Evidence that was recorded before is not recorded again. Returns the run's id.
 
@@ -109,10 +122,32 @@ class Catalog:
             VersionNotFound: the version is not in MLflow.
         """
         with self._entries() as (client, entries):
-            version = entries.get(wanted)
-            run_id = runs.record_once(client, wanted.model, version, run)
-            set_tags(client, wanted.model, version, tags.of_metrics(run.metrics))
-            return run_id
+            return runs.record_once(client, wanted.model, entries.get(wanted), run)
+
+    def lacks_evidence(self, wanted: Known, digests: Collection[str]) -> set[str]:
+        """Those of the digests for which a version has no finished run."""
+        with self.connection.open() as client:
+            shown = runs.evidence_runs(client, runs.experiment_id(client, wanted.model), wanted.version)
+            return {each for each in digests if each not in shown}
+
+    def show(self, wanted: Known, page: VersionPage) -> bool:
+        """Make a version's page in MLflow say what `page` says; False if it did. What people wrote there is kept.
+
+        A version of an earlier release is brought up to date: its identity goes to its LoggedModel, and the tags that
+        it had for that go.
+
+        Raises:
+            VersionNotFound: the version is not in MLflow.
+        """
+        with self._entries() as (client, entries):
+            return show(client, entries, self.store, wanted, page)
+
+    def describe_model(self, model: str) -> bool:
+        """Make the description of a registered model say how to ask; False if it did, or shows another store."""
+        with self._entries() as (client, entries):
+            found = entries.model(model)
+            is_ours = found is not None and found.store == self.store
+            return found is not None and is_ours and describe_model(client, model, found)
 
     def set_tags(self, wanted: Known, values: Mapping[str, str]) -> None:
         """Set those tags of a version that differ.
@@ -122,15 +157,6 @@ class Catalog:
         """
         with self._entries() as (client, entries):
             set_tags(client, wanted.model, entries.get(wanted), values)
-
-    def adopt(self, wanted: Known) -> bool:
-        """Note the store on a version that an early release registered; False if there is none, or it says it."""
-        with self._entries() as (client, entries):
-            found = entries.find(wanted)
-            if found is None or found.store:
-                return False
-            set_tags(client, wanted.model, found, {tags.STORE: self.store})
-            return True
 
     def add_file(self, wanted: Known, name: str, body: bytes) -> None:
         """Add a file to a version's artifacts, such as its rollback script; an older one is replaced.
@@ -168,13 +194,14 @@ class Catalog:
     def url(self, model: str, number: int) -> str:
         """The page of a version in MLflow's UI; the version's URI if the catalog is a database without a server."""
         server = self.connection.name.rstrip("/")
-        return (
-            f"{server}/#/models/{model}/versions/{number}" if server.startswith("http") else f"models:/{model}/{number}"
-        )
+        if not server.startswith("http"):
+            return f"models:/{model}/{number}"
+        # Without the parameter MLflow opens its pages for agents, where there are no models.
+        return f"{server}/#/models/{model}/versions/{number}?workflowType=machine_learning"
 
     def entries(self, client: MlflowClient) -> Entries:
         """The registered versions, within a conversation."""
-        return Entries(client, self.store, self.url)
+        return Entries(client, self.store, self.url, self._identities)
 
     @contextmanager
     def _entries(self, limits: Limits | None = None) -> Iterator[tuple[MlflowClient, Entries]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from registry.catalog.artifact_names import restore_names
 from registry.catalog.calls import Deadline
 from registry.catalog.connection import Connection
 from registry.errors import BadInput, CatalogRefused, CatalogUnreachable, VersionNotFound
@@ -51,7 +52,9 @@ def download(connection: Connection, uri: str, folder: Path) -> Path:
     with connection.open() as client:
         location = _location(client, _find(client, name, number, alias, uri))
         check_remote(location, connection, uri)
-    return Path(_download_artifacts(connection, location, folder))
+    found = Path(_download_artifacts(connection, location, folder))
+    restore_names(found)
+    return found
 
 
 def _download_artifacts(connection: Connection, location: str, folder: Path) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
+from registry.catalog.description import Description, model_description
+from registry.catalog.identities import Identities
 from registry.catalog.version_id import Known, VersionId
+from registry.catalog.version_page import VersionPage
 from registry.errors import VersionNotFound
 from registry.names import VersionName, check_model, is_version_name
 from registry.versions.bindings import Binding
@@ -17,12 +20,9 @@ from registry.versions.manifest import Manifest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_MODEL_DESCRIPTION = (
-    "Versions are made, gated, promoted and rolled back with `ulora` (ulora-registry). "
-    "Stages and aliases here mirror the log that serving follows: `ulora promote` and `ulora rollback` change them."
-)
-_MODELS = "models:/"
-_MAX_DESCRIPTION = 5000
+_MODELS, _LOGGED = "models:/", "models:/m-"
+_MAX_PEOPLE = 2000
+"""Characters of what people wrote that a new description begins with: the rest has to fit too."""
 _MAX_VERSIONS = 10_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -31,12 +31,19 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class CatalogVersion:
     """A registered version of MLflow.
 
+    What it is, its source says: the LoggedModel, whose identity tags are `logged`. Earlier releases set these tags on
+    the version too, and some of them only there: they count where the LoggedModel says the same name and content.
+
     Attributes:
         number: MLflow's version number within the model.
         model_id: the LoggedModel that holds its artifacts and metrics, None for one registered by other means.
-        tags: the version's tags.
+        tags: the version's own tags.
         stage: `None`, `Staging`, `Production` or `Archived`.
         url: its page.
+        logged: the identity tags of its LoggedModel.
+        description: the text of its page.
+        run_id: the run that it is registered with, None for one of an earlier release.
+        was_asked: whether its LoggedModel was looked at; if not, it counts as a version of others.
     """
 
     number: int
@@ -44,14 +51,28 @@ class CatalogVersion:
     tags: Mapping[str, str]
     stage: str
     url: str
+    logged: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    run_id: str | None = None
+    was_asked: bool = True
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The tags that say which version of which store it is; empty if it was not created by ulora."""
+        said = dict(self.logged)
+        same = (tags.VERSION, tags.CONTENT)
+        if tags.MANIFEST not in said or tags.STORE not in said:
+            if not all(tag in said and said[tag] == self.tags.get(tag) for tag in same):
+                return {}
+            said = {tag: self.tags[tag] for tag in tags.IDENTITY if tag in self.tags} | said
+        name, *digests = (said.get(tag, "") for tag in (tags.VERSION, tags.CONTENT, tags.MANIFEST))
+        return said if is_version_name(name) and all(map(_DIGEST.fullmatch, digests)) else {}
 
     @property
     def id(self) -> VersionId | None:
-        """Which version its tags say it is; None if they are not those of a version that was created by ulora."""
-        name, *digests = (self.tags.get(tag, "") for tag in (tags.VERSION, tags.CONTENT, tags.MANIFEST))
-        if not (is_version_name(name) and all(map(_DIGEST.fullmatch, digests))):
-            return None
-        return VersionId(name, self.tags[tags.MANIFEST])
+        """Which version it is; None if it was not created by ulora."""
+        said = self.identity
+        return VersionId(said[tags.VERSION], said[tags.MANIFEST]) if said else None
 
     @property
     def version(self) -> str | None:
@@ -61,16 +82,28 @@ class CatalogVersion:
     @property
     def content_sha256(self) -> str | None:
         """The digest of its content; None if it was not created by ulora."""
-        return self.tags[tags.CONTENT] if self.id else None
+        return self.identity.get(tags.CONTENT)
 
     @property
     def store(self) -> str:
-        """The store that it is of; empty if an early release registered it, which did not say."""
-        return self.tags.get(tags.STORE, "")
+        """The store that it is of; empty if an early release registered it, which did not say, or if it is not ours."""
+        return self.identity.get(tags.STORE, "")
 
-    def shows(self, metrics: Mapping[str, float]) -> bool:
-        """Whether its tags hold these metrics."""
-        return all(self.tags.get(name) == value for name, value in tags.of_metrics(metrics).items())
+    @property
+    def is_mislabelled(self) -> bool:
+        """Whether its own tags say that it is a version of ours, and its source does not."""
+        return (
+            self.was_asked
+            and self.id is None
+            and all(tag in self.tags for tag in (tags.VERSION, tags.CONTENT, tags.MANIFEST))
+        )
+
+    @property
+    def old_tags(self) -> list[str]:
+        """The tags that earlier releases set and this one does not, without claims on a request."""
+        return [
+            name for name, value in self.tags.items() if name.startswith(tags.OLD) and not tags.is_claim(name, value)
+        ]
 
 
 @dataclass(frozen=True)
@@ -79,6 +112,7 @@ class RegisteredModel:
 
     aliases: Mapping[str, int]
     tags: Mapping[str, str]
+    description: str = ""
 
     @property
     def store(self) -> str:
@@ -97,20 +131,25 @@ def by_id(versions: Iterable[CatalogVersion], store: str) -> dict[VersionId, Cat
 class Entries:
     """The registered versions of one MLflow server, for one store and within one conversation.
 
-    A version is found by its store, its name, its content and its manifest: two versions may have equal content, two
-    stores that share an MLflow server may have different content under one name, and whoever may write to MLflow may
-    register anything. A version that names no store counts as this store's if everything else is equal.
+    A version is found by its store, its name, its content and its manifest, as its LoggedModel says them: two versions
+    may have equal content, two stores that share an MLflow server may have different content under one name, and
+    whoever may write to MLflow may register anything. A version that names no store counts as this store's if
+    everything else is equal.
     """
 
-    def __init__(self, client: MlflowClient, store: str, url: Callable[[str, int], str]) -> None:
+    def __init__(
+        self, client: MlflowClient, store: str, url: Callable[[str, int], str], identities: Identities | None = None
+    ) -> None:
         """Args:
         client: of the conversation.
         store: `s3://BUCKET/PREFIX`.
         url: returns the page of a model's version with a number.
+        identities: what was read before of LoggedModels.
         """
         self._client = client
         self._store = store
         self._url = url
+        self._identities = identities or Identities()
 
     def model(self, name: str) -> RegisteredModel | None:
         """A registered model, None if there is none of this name."""
@@ -122,15 +161,25 @@ class Entries:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        return RegisteredModel({alias: int(number) for alias, number in found.aliases.items()}, dict(found.tags))
+        aliases = {alias: int(number) for alias, number in found.aliases.items()}
+        return RegisteredModel(aliases, dict(found.tags), found.description or "")
 
-    def all(self, model: str) -> tuple[CatalogVersion, ...]:
-        """All registered versions of a model by number, also those of others; empty if there is no such model."""
-        return self._search(_of_model(model))
+    def all(self, model: str, concerns: Callable[[Any], bool] = lambda found: True) -> tuple[CatalogVersion, ...]:
+        """All registered versions of a model by number, also those of others; empty if there is no such model.
+
+        Args:
+            concerns: whether the caller needs to know what a version is, MLflow's own object: else it counts as one of
+                others, and is not asked for.
+        """
+        return self._search(model, _of_model(model), concerns)
+
+    def numbered(self, model: str, number: int) -> CatalogVersion:
+        """The registered version with a number; MLflow's own error if there is none."""
+        return self._versions(model, [self._client.get_model_version(model, str(number))])[0]
 
     def find(self, wanted: Known) -> CatalogVersion | None:
         """A version of this store, None if it is not registered."""
-        found = self._genuine(wanted)
+        found = self._registered(wanted)
         return found[0] if found else None
 
     def get(self, wanted: Known) -> CatalogVersion:
@@ -147,60 +196,85 @@ class Entries:
             )
         return found
 
-    def is_genuine(self, version: CatalogVersion) -> bool:
-        """Whether a version's source is a LoggedModel that was logged as this version, not only its tags say so."""
-        from mlflow.exceptions import MlflowException
+    def named(self, model: str, version: str, content_sha256: str) -> list[CatalogVersion]:
+        """The registered versions of this store with a name and a content, whatever their manifest."""
+        name, experiment = VersionName.parse(version), self._client.get_experiment_by_name(model)
+        if experiment is None:
+            return []
+        query = f"tags.`{tags.VERSION}` = '{name}' and tags.`{tags.CONTENT}` = '{content_sha256}'"
+        found: list[CatalogVersion] = []
+        for logged in self._client.search_logged_models([experiment.experiment_id], query):
+            source = f"source_path = '{_MODELS}{logged.model_id}'"
+            found += self._search(model, f"{_of_model(model)} and {source}")
+        return [each for each in found if each.id and each.store in (self._store, "")]
 
-        try:
-            logged = self._client.get_logged_model(version.model_id) if version.model_id else None
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-        same = (tags.VERSION, tags.CONTENT)
-        return logged is not None and all(logged.tags.get(tag) == version.tags.get(tag) for tag in same)
+    def register(self, page: VersionPage, manifest_sha256: str, model_id: str, run_id: str) -> CatalogVersion:
+        """Register a logged model as a version. If another process registered it first, that one is returned.
 
-    def register(self, manifest: Manifest, manifest_sha256: str, model_id: str) -> CatalogVersion:
-        """Register a logged model as a version. If another process registered it first, that one is returned."""
+        Args:
+            page: of the new version.
+            run_id: its summary run, by which MLflow compares it with others.
+        """
+        manifest = page.manifest
+        text = Description(manifest.version, people=people_of(manifest), table=page.table(), mark=page.mark)
         created = self._client.create_model_version(
             manifest.model,
             f"{_MODELS}{model_id}",
-            tags=tags.of_version(manifest, manifest_sha256, self._store),
-            description=_description(manifest),
+            run_id=run_id,
+            tags=page.short_tags(),
+            description=str(text),
             await_creation_for=0,
             model_id=model_id,
         )
         # Another process, or a retry whose first reply was lost, may have registered the same version: the lowest
         # number is kept. Numbers are given in order, so whoever has a higher one sees the lower one here.
-        same = self._genuine(Binding.of(manifest, manifest_sha256))
+        same = self._registered(Binding.of(manifest, manifest_sha256))
         for extra in same[1:]:
             if extra.model_id == model_id:
                 self._client.delete_model_version(manifest.model, str(extra.number))
-        return same[0] if same else self._version(created)
+        return same[0] if same else self._versions(manifest.model, [created])[0]
 
-    def _genuine(self, wanted: Known) -> list[CatalogVersion]:
+    def _registered(self, wanted: Known) -> list[CatalogVersion]:
         """The registered versions that are a version of this store; see `by_id` for their order."""
-        found = self._search(_of_version(wanted))
-        same = [each for each in found if each.store in (self._store, "") and each.id == VersionId.of(wanted)]
-        return sorted(filter(self.is_genuine, same), key=lambda each: (not each.store, each.number))
+        found = self.named(wanted.model, wanted.version, wanted.content_sha256)
+        same = [each for each in found if each.id == VersionId.of(wanted)]
+        return sorted(same, key=lambda each: (not each.store, each.number))
 
-    def _search(self, query: str) -> tuple[CatalogVersion, ...]:
-        found: list[CatalogVersion] = []
+    def _search(
+        self, model: str, query: str, concerns: Callable[[Any], bool] = lambda found: True
+    ) -> tuple[CatalogVersion, ...]:
+        found: list[Any] = []
         token = None
         while True:
             page = self._client.search_model_versions(query, max_results=_MAX_VERSIONS, page_token=token)
-            found += [self._version(each) for each in page]
+            found += page
             token = page.token
             if not token:
-                return tuple(sorted(found, key=lambda version: version.number))
+                return self._versions(model, found, concerns)
 
-    def _version(self, version: Any) -> CatalogVersion:
-        number, source = int(version.version), str(version.source)
+    def _versions(
+        self, model: str, found: Sequence[Any], concerns: Callable[[Any], bool] = lambda found: True
+    ) -> tuple[CatalogVersion, ...]:
         # MLflow's SQL store has no model_id of a version, but its source names the LoggedModel.
-        model_id = source.removeprefix(_MODELS) if source.startswith(f"{_MODELS}m-") else None
-        return CatalogVersion(
-            number, model_id, dict(version.tags), version.current_stage, self._url(version.name, number)
-        )
+        sources = {int(each.version): str(each.source) for each in found}
+        ids = {number: source.removeprefix(_MODELS) for number, source in sources.items() if source.startswith(_LOGGED)}
+        asked = [ids[int(each.version)] for each in found if int(each.version) in ids and concerns(each)]
+        identities = self._identities.of(self._client, model, asked)
+        versions = [
+            CatalogVersion(
+                int(each.version),
+                ids.get(int(each.version)),
+                dict(each.tags),
+                each.current_stage,
+                self._url(model, int(each.version)),
+                identities.get(ids.get(int(each.version), ""), {}),
+                each.description or "",
+                each.run_id or None,
+                ids.get(int(each.version), "") in identities or int(each.version) not in ids,
+            )
+            for each in found
+        ]
+        return tuple(sorted(versions, key=lambda version: version.number))
 
 
 def create_registered_model(client: MlflowClient, model: str, store: str) -> None:
@@ -209,34 +283,28 @@ def create_registered_model(client: MlflowClient, model: str, store: str) -> Non
 
     try:
         its_tags = {tags.MANAGED: "true", tags.STORE: store}
-        client.create_registered_model(model, tags=its_tags, description=_MODEL_DESCRIPTION)
+        client.create_registered_model(model, tags=its_tags, description=model_description(""))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
 def set_tags(client: MlflowClient, model: str, version: CatalogVersion, wanted: Mapping[str, str]) -> None:
-    """Set the tags of a version that differ: each costs a slow call."""
+    """Set the tags of a version that differ: each costs a slow call. An empty value deletes one."""
     for name, value in wanted.items():
-        if version.tags.get(name) != value:
+        if value and version.tags.get(name) != value:
             client.set_model_version_tag(model, str(version.number), name, value)
+        if not value and name in version.tags:
+            client.delete_model_version_tag(model, str(version.number), name)
+
+
+def people_of(manifest: Manifest) -> str:
+    """What people wrote of a version when they made it."""
+    changes = "; ".join(manifest.breaking_changes)
+    breaking = f"**Breaking changes:** {changes}" if changes else ""
+    text = "\n\n".join(part for part in (manifest.description, breaking) if part)
+    return text if len(text) <= _MAX_PEOPLE else text[: _MAX_PEOPLE - 2] + " …"
 
 
 def _of_model(model: str) -> str:
     return f"name = '{check_model(model)}'"
-
-
-def _of_version(wanted: Known) -> str:
-    name, content = VersionName.parse(wanted.version), wanted.content_sha256
-    return f"{_of_model(wanted.model)} and tag.`{tags.VERSION}` = '{name}' and tag.`{tags.CONTENT}` = '{content}'"
-
-
-def _description(manifest: Manifest) -> str:
-    backbone = f"`{manifest.backbone.name}` ({manifest.backbone.family})" if manifest.backbone else "none"
-    facts = (
-        f"| | |\n|---|---|\n| version | `{manifest.version}` |\n| backbone | {backbone} |\n"
-        f"| components | {', '.join(f'`{name}`' for name in sorted(manifest.components)[:50])} |\n"
-        f"| size | {manifest.size / 1e6:.2f} MB in {len(manifest.files)} files |\n| made | {manifest.timestamp} |\n"
-        f"| content | `{manifest.content_sha256}` |\n"
-    )
-    return "\n\n".join(part for part in (manifest.description[:_MAX_DESCRIPTION], facts) if part)

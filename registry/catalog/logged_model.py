@@ -11,15 +11,16 @@ How a flavor is logged is said by the module that the entry point group `ulora.m
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
+from registry.catalog.artifact_names import write_files
 from registry.catalog.runs import experiment_id
+from registry.catalog.summary import params
+from registry.errors import CatalogRefused
 from registry.machine.scratch import scratch
 from registry.plugins import DISTRIBUTION, MODELS, entry_point, plugin
 from registry.versions.manifest import Manifest
@@ -27,58 +28,96 @@ from registry.versions.manifest import Manifest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_LEAST = "3.17"
+_NO_SUCH_CALL = ("ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED", "RESOURCE_DOES_NOT_EXIST")
 _EXTRAS = "dino,mlflow"
 _PINNED = ("mlflow", "torch", "transformers", "peft", "safetensors", "scikit-learn", "numpy", "pandas", "pillow")
 
 
-def log_once(client: MlflowClient, store: str, manifest: Manifest, files: Mapping[str, Path]) -> str:
-    """Log a version of a store as a LoggedModel, unless an earlier try that was interrupted has done it.
+def check_logged_models(client: MlflowClient, server: str) -> None:
+    """Check that a server has LoggedModels, which hold the versions' files.
 
-    Returns its id.
+    Raises:
+        CatalogRefused: it has none, as servers before MLflow 3.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.search_logged_models(["0"], max_results=1)
+    except MlflowException as error:
+        if error.error_code not in _NO_SUCH_CALL and "404" not in str(error):
+            raise
+        raise CatalogRefused(
+            f"the MLflow server {server} has no LoggedModels, so it can't hold versions; nothing was done",
+            hint=f"use a server of MLflow {_LEAST} or later; or --offline, and `ulora reconcile` when there is one",
+        ) from error
+
+
+def log_once(
+    client: MlflowClient, identity: Mapping[str, str], manifest: Manifest, files: Mapping[str, Path], run_id: str
+) -> str:
+    """Log a version of a store as a LoggedModel, unless it was done before.
+
+    What an earlier try left unfinished is finished; if there are several, the others are deleted.
+
+    Args:
+        identity: the tags that identify the version.
+        run_id: the version's summary run, shown as the source.
+
+    Returns:
+        Its id.
 
     Raises:
         MissingDependency: nothing is installed that says how the flavor is logged.
     """
     from mlflow.entities import LoggedModelStatus
 
+    flavor = plugin(MODELS, manifest.flavor)
     experiment = experiment_id(client, manifest.model)
-    its_tags = {tags.STORE: store, tags.VERSION: manifest.version, tags.CONTENT: manifest.content_sha256}
     query = f"tags.`{tags.VERSION}` = '{manifest.version}' and tags.`{tags.CONTENT}` = '{manifest.content_sha256}'"
-    for found in client.search_logged_models([experiment], filter_string=query):
-        if found.status == LoggedModelStatus.READY and found.tags.get(tags.STORE) == store:
-            return str(found.model_id)
-    model = client.create_logged_model(
-        experiment,
-        name=manifest.name.alias,
-        tags=its_tags,
-        params=_params(manifest),
+    same = [each for each in client.search_logged_models([experiment], query) if _is_of(each.tags, identity)]
+    ready = [str(each.model_id) for each in same if each.status == LoggedModelStatus.READY]
+    left = sorted(str(each.model_id) for each in same if each.status != LoggedModelStatus.READY)
+    if not ready:
+        model_id = left.pop(0) if left else _create(client, experiment, identity, manifest, run_id)
+        model = client.get_logged_model(model_id)
+        with scratch("ulora-log-") as folder:
+            _save(manifest, flavor, files, folder, model_id, str(model.artifact_location))
+            client.log_model_artifacts(model_id, str(folder / "model"))
+        client.finalize_logged_model(model_id, "READY")
+        ready = [model_id]
+    for each in left:
+        client.delete_logged_model(each)
+    client.set_logged_model_tags(ready[0], dict(identity))
+    return ready[0]
+
+
+def _is_of(said: Mapping[str, str], identity: Mapping[str, str]) -> bool:
+    """Whether a LoggedModel was made for a version: earlier releases did not say the manifest."""
+    return said.get(tags.STORE) == identity[tags.STORE] and said.get(tags.MANIFEST) in (identity[tags.MANIFEST], None)
+
+
+def _create(client: MlflowClient, experiment: str, identity: Mapping[str, str], manifest: Manifest, run_id: str) -> str:
+    made = client.create_logged_model(
+        experiment, name=manifest.name.alias, source_run_id=run_id, tags=dict(identity), params=params(manifest)
     )
-    with scratch("ulora-log-") as folder:
-        _save(manifest, files, folder, str(model.model_id), str(model.artifact_location))
-        client.log_model_artifacts(model.model_id, str(folder / "model"))
-    client.finalize_logged_model(model.model_id, "READY")
-    return str(model.model_id)
+    return str(made.model_id)
 
 
 def write_bundle(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> None:
-    """Write a version to a folder: its files at their manifest paths (hard links if possible) and `version.json`."""
-    for entry in manifest.files:
-        target = folder / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(files[entry.path].resolve(), target)
-        except OSError:
-            shutil.copyfile(files[entry.path], target)
+    """Write a version to a folder: its files (see `artifact_names`) and `version.json`."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_files(manifest, files, folder)
     (folder / "version.json").write_bytes(manifest.to_bytes())
 
 
-def _save(manifest: Manifest, files: Mapping[str, Path], folder: Path, model_id: str, location: str) -> None:
+def _save(
+    manifest: Manifest, flavor: Any, files: Mapping[str, Path], folder: Path, model_id: str, location: str
+) -> None:
     """Write the model's folder, `folder/model`, as `mlflow.pyfunc.log_model` would, without running the model."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    flavor = plugin(MODELS, manifest.flavor)
     write_bundle(manifest, files, folder / "bundle")
     mlflow.pyfunc.save_model(
         path=folder / "model",
@@ -109,14 +148,3 @@ def _installed(names: Iterable[str]) -> list[str]:
 def _public_version(name: str) -> str:
     # Only some indexes have `2.13.0+cpu`; all have 2.13.0.
     return metadata.version(name).partition("+")[0]
-
-
-def _params(manifest: Manifest) -> dict[str, str]:
-    return {
-        "version": manifest.version,
-        "flavor": manifest.flavor,
-        "backbone": manifest.backbone.name if manifest.backbone else "none",
-        "targets": str(sum(name.startswith("adapters/") for name in manifest.components)),
-        "files": str(len(manifest.files)),
-        "megabytes": f"{manifest.size / 1e6:.2f}",
-    }

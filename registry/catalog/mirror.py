@@ -2,7 +2,7 @@
 
 The channels' logs are the truth. The mirror may be behind them, and running it again repairs it.
 
-A mirrored alias that a person moved is moved back to what the log says; the version that it was moved to gets a tag
+A mirrored alias that a person moved is moved back to what the log says; the version that it was moved to gets a notice
 that says how to request a promotion. The mirror keeps what it set last in tags of the registered model, to tell an
 alias that a person moved from one that is only out of date.
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
 from registry.catalog.client import Catalog
 from registry.catalog.mirror_plan import (
+    SERVED,
     CatalogChange,
     MirrorPlan,
     MirrorState,
@@ -29,6 +30,7 @@ from registry.catalog.mirror_plan import (
     aliased,
     plan_mirror,
 )
+from registry.catalog.page_writer import note
 from registry.catalog.version_id import VersionId
 from registry.catalog.views import ChannelView
 from registry.errors import NotNow
@@ -108,22 +110,16 @@ def mirror(
 def _plan(
     catalog: Catalog, model: str, channels: Sequence[ChannelView], options: MirrorOptions
 ) -> tuple[MirrorState, MirrorPlan]:
-    """What MLflow shows, and what must change. Before a version is shown as served, its source is looked at."""
+    """What MLflow shows, and what must change."""
     known = options.bound.union(*(view.known for view in channels))
     with catalog.connection.open() as client:
-        state = _read_state(catalog, client, model).knowing(known)
-        entries, genuine = catalog.entries(client), set[int]()
-        while True:
-            todo = plan_mirror(state, channels, catalog.aliases, options.unmanaged)
-            unsure = todo.served_numbers() - genuine
-            wrong = {each.number for each in state.versions if each.number in unsure and not entries.is_genuine(each)}
-            if not wrong:
-                return state, todo
-            genuine |= unsure - wrong
-            state = replace(state, mislabelled=state.mislabelled | wrong)
+        names = {each.version for each in known} if any(view.formerly is None for view in channels) else None
+        state = _read_state(catalog, client, model, names).knowing(known)
+    return state, plan_mirror(state, channels, catalog.aliases, options.unmanaged)
 
 
-def _read_state(catalog: Catalog, client: MlflowClient, model: str) -> MirrorState:
+def _read_state(catalog: Catalog, client: MlflowClient, model: str, names: set[str] | None = None) -> MirrorState:
+    """What MLflow shows. With `names`, it is asked only what those versions are, and what it shows as served."""
     entries = catalog.entries(client)
     registered = entries.model(model)
     if registered is None:
@@ -133,9 +129,14 @@ def _read_state(catalog: Catalog, client: MlflowClient, model: str) -> MirrorSta
         for name, number in registered.tags.items()
         if name.startswith(tags.MIRRORED) and _NUMBER.fullmatch(number)
     }
-    return MirrorState(
-        model, catalog.store, entries.all(model), dict(registered.aliases), mirrored, owner=registered.store
-    )
+    held = {str(registered.aliases.get(alias)) for alias in catalog.aliases.values()} | set(map(str, mirrored.values()))
+
+    def concerns(found: Any) -> bool:
+        named = {found.tags.get(tags.NAME), found.tags.get(tags.VERSION)}
+        return names is None or bool(named & names) or found.version in held or found.current_stage in SERVED
+
+    versions = entries.all(model, concerns)
+    return MirrorState(model, catalog.store, versions, dict(registered.aliases), mirrored, owner=registered.store)
 
 
 def _apply(client: MlflowClient, model: str, change: CatalogChange, before: MirrorState) -> bool:
@@ -149,11 +150,10 @@ def _apply(client: MlflowClient, model: str, change: CatalogChange, before: Mirr
         client.delete_registered_model_alias(model, change.alias)
     else:
         client.set_registered_model_alias(model, change.alias, str(change.after))
-    if change.by_hand:
-        client.set_model_version_tag(model, str(change.before), tags.HINT, change.hint)
-    holder = before.holder(change.after)
-    if holder and tags.HINT in holder.tags:
-        client.delete_model_version_tag(model, str(change.after), tags.HINT)
+    if change.by_hand and (moved := before.holder(change.before)):
+        note(client, model, moved, change.title, change.hint)
+    if holder := before.holder(change.after):
+        note(client, model, holder, change.title, "")
     return True
 
 

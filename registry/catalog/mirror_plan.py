@@ -1,8 +1,8 @@
 """What must change in MLflow so that its stages and aliases show what the channels serve. Pure functions.
 
 Only versions of one store get a stage or an alias, and only in a registered model that shows this store's channels.
-Versions of other stores, and those without the tags of ulora, keep their stages; aliases that versions without these
-tags hold stay there. The caller may ask to adopt them.
+Versions of other stores, and those that were not created by ulora, keep their stages; aliases that the latter hold
+stay there. The caller may ask to adopt them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from registry.names import CHANNELS, VersionName
 
 MlflowStage = Literal["Production", "Staging", "Archived", "None"]
 Unmanaged = Literal["leave", "adopt"]
-_SERVED: tuple[MlflowStage, ...] = ("Production", "Staging")
+SERVED: tuple[MlflowStage, ...] = ("Production", "Staging")
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,17 @@ class AliasChange:
 
     @property
     def hint(self) -> str:
-        """The text of the tag on the version that the alias was moved to by hand."""
-        when = datetime.now(UTC).isoformat(timespec="seconds")
+        """The notice on the version that the alias was moved to by hand."""
+        when = datetime.now(UTC).isoformat(timespec="minutes")
         return (
-            f"{when}: the alias {self.alias} follows the log, and was moved back to {self.version or 'nothing'}. To "
-            f"request this version, set the alias request-{self.channel} on it; to roll back in an emergency: "
-            "`ulora rollback`"
+            f"{when}: it follows the log, and was moved back to {self.version or 'nothing'}. To ask for this version, "
+            f"set the alias `request-{self.channel}` on it; in an emergency: `ulora rollback`"
         )
+
+    @property
+    def title(self) -> str:
+        """The title of that notice."""
+        return f"Alias {self.alias} was set by hand"
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,6 @@ class MirrorPlan:
     changes: tuple[CatalogChange, ...] = ()
     skipped: tuple[str, ...] = ()
 
-    def served_numbers(self) -> set[int]:
-        """The registered versions that will be shown as served."""
-        stages = {each.number for each in self.changes if isinstance(each, StageChange) and each.after in _SERVED}
-        aliases = {each.after for each in self.changes if isinstance(each, AliasChange) and each.channel and each.after}
-        return stages | aliases
-
 
 @dataclass(frozen=True)
 class MirrorState:
@@ -106,7 +104,6 @@ class MirrorState:
         mirrored: for each channel the number that the mirror last set the channel's alias to.
         owner: the store whose channels the model shows, empty if it does not say.
         known: versions of the store. A registered version that names no store is one of them, or not of this store.
-        mislabelled: numbers of versions whose tags say what their source is not.
     """
 
     model: str
@@ -116,7 +113,6 @@ class MirrorState:
     mirrored: Mapping[str, int] = field(default_factory=dict)
     owner: str = ""
     known: frozenset[VersionId] = frozenset()
-    mislabelled: frozenset[int] = frozenset()
 
     def knowing(self, known: frozenset[VersionId]) -> Self:
         """The same, with more known versions of the store."""
@@ -129,8 +125,8 @@ class MirrorState:
         return {each: found.number for each, found in by_id(ours, self.store).items()}
 
     def is_ours(self, each: CatalogVersion) -> bool:
-        """Whether a version is of this store, by its tags."""
-        if each.id is None or each.number in self.mislabelled:
+        """Whether a version is of this store."""
+        if each.id is None:
             return False
         return each.store == self.store or (not each.store and each.id in self.known)
 
@@ -196,7 +192,9 @@ def plan_mirror(
     planned = _join([*by_alias, *_plan_stages(state, channels, unmanaged)])
     names = _join(_plan_name_aliases(state, unmanaged))
     wrong = (
-        f"#{number}: its tags say what its source is not; delete it in MLflow" for number in sorted(state.mislabelled)
+        f"#{each.number}: its tags say what its source is not; delete it in MLflow"
+        for each in state.versions
+        if each.is_mislabelled
     )
     return MirrorPlan((*claim, *planned.changes, *names.changes), (*planned.skipped, *names.skipped, *wrong))
 
@@ -256,7 +254,7 @@ def _plan_stage(
 ) -> MirrorPlan:
     before = each.stage or "None"
     if each.id is None or not state.is_ours(each):
-        if before not in _SERVED:
+        if before not in SERVED:
             return MirrorPlan()
         if unmanaged == "leave":
             return MirrorPlan(skipped=(f"stage of #{each.number}: {before}, and {_whose(each)}",))

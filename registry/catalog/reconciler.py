@@ -1,11 +1,12 @@
-"""Reconcile MLflow with the store: versions, evidence, requests, stages, aliases and rollback scripts."""
+"""Reconcile MLflow with the store: versions, evidence, requests, stages, aliases, pages and rollback scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from typing import Protocol
 
 from registry.answers import Reconciled
 from registry.breakglass.write_script import Script
@@ -13,27 +14,53 @@ from registry.catalog import mirror, requests
 from registry.catalog.client import Catalog
 from registry.catalog.entries import CatalogVersion
 from registry.catalog.mirror_plan import MirrorPlan, Unmanaged
+from registry.catalog.page_writer import is_shown
 from registry.catalog.request_answers import AnsweredRequests, answer_all
 from registry.catalog.request_decisions import RequestDecider
 from registry.catalog.runs import EvidenceRun
 from registry.catalog.version_id import VersionId
+from registry.catalog.version_page import VersionPage
 from registry.catalog.views import ChannelViews
-from registry.errors import IntegrityError, VersionNotFound
-from registry.evidence.ledger import Ledger
+from registry.errors import (
+    CatalogRefused,
+    CatalogUnreachable,
+    IntegrityError,
+    UloraError,
+    Unreachable,
+    VersionNotFound,
+)
 from registry.evidence.results import newest
 from registry.names import VersionName
+from registry.parallel import in_parallel
 from registry.versions.bindings import Binding, Bindings
 from registry.versions.pointer import Pointer
 
 
+class PageSource(Protocol):
+    """Makes the pages of versions by what the channels' logs said when it was made."""
+
+    def page(self, binding: Binding) -> VersionPage: ...
+    def moved(self) -> list[VersionId]: ...
+
+
+@dataclass
+class _Troubles:
+    """What went wrong with single versions or channels, by name: damaged in the store, or not taken by MLflow."""
+
+    damaged: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Reconciler:
-    """Makes MLflow show what is in the store. What is damaged there is reported, and does not stop the rest.
+    """Makes MLflow show what is in the store. What is damaged there, and what MLflow does not take, is reported and
+    does not stop the rest.
 
     Attributes:
         names: returns the versions that MLflow should have.
         views: reads what MLflow is to show of the channels.
         log: logs a version in MLflow from the store.
+        pages: reads the whole logs, or (True) their newest records, and makes the pages of versions.
         script: makes the script that rolls production back to a version.
         forgotten: returns the names of the versions whose files may be deleted.
         unmanaged: what to do with aliases and stages of versions that are not of this store.
@@ -43,9 +70,9 @@ class Reconciler:
     catalog: Catalog
     bindings: Bindings
     names: Callable[[], list[VersionName]]
-    ledger: Ledger
     views: ChannelViews
     decider: RequestDecider
+    pages: Callable[[bool], PageSource]
     log: Callable[[Binding], object]
     script: Callable[[Pointer], Script]
     forgotten: Callable[[], set[str]]
@@ -59,21 +86,23 @@ class Reconciler:
             CatalogRefused: MLflow refuses.
         """
         self.catalog.ping()
-        damaged: dict[str, str] = {}
-        bound = self._bound(damaged)
+        troubles = _Troubles()
+        bound = self._bound(troubles)
         missing = self._missing(bound)
         for binding in missing:
-            with _noted(damaged, binding.version):
+            with self._its_own(troubles, binding.version):
                 self.log(binding)
-        adopted = self._show_versions(bound, damaged)
+        adopted = self._adoptions(bound)
+        described = ("description of the model",) if self.catalog.describe_model(self.model) else ()
         answers = answer_all(self.catalog, self.model, self.decider)
-        plan = mirror.mirror(
-            self.catalog, self.model, lambda: self.views.from_logs(damaged), self._mirror_options(bound)
-        )
-        logged = tuple(binding.version for binding in missing if binding.version not in damaged)
+        options, views = self._mirror_options(bound), self.views
+        plan = mirror.mirror(self.catalog, self.model, lambda: views.from_logs(troubles.damaged), options)
+        shown = self._show_pages(bound, self.pages(False), troubles)
         added, left = self._add_scripts()
-        done = _reconciled(plan, answers, damaged)
-        return replace(done, logged=logged, changes=adopted + done.changes + added, skipped=done.skipped + left)
+        done = _reconciled(plan, answers, troubles)
+        logged = tuple(each.version for each in missing if each.version not in troubles.damaged | troubles.failed)
+        changes = (*adopted, *done.changes, *described, *shown, *added)
+        return replace(done, logged=logged, changes=changes, skipped=done.skipped + left)
 
     def reconcile_quickly(self) -> Reconciled:
         """Reconcile requests, stages and aliases by the newest records: the cost grows neither with the logs nor with
@@ -83,11 +112,16 @@ class Reconciler:
             CatalogUnreachable: MLflow does not answer.
             CatalogRefused: MLflow refuses.
         """
-        damaged: dict[str, str] = {}
+        troubles = _Troubles()
         answers = answer_all(self.catalog, self.model, self.decider)
-        options = self._mirror_options()
-        plan = mirror.mirror(self.catalog, self.model, lambda: self.views.from_newest_records(damaged), options)
-        return _reconciled(plan, answers, damaged)
+        options, views = self._mirror_options(), self.views
+        plan = mirror.mirror(self.catalog, self.model, lambda: views.from_newest_records(troubles.damaged), options)
+        done = _reconciled(plan, answers, troubles)
+        if not (plan.changes or answers.answers):
+            return done
+        source = self.pages(True)
+        moved = [self.bindings.get(VersionName.parse(each.version)) for each in source.moved()]
+        return replace(done, changes=done.changes + self._show_pages(moved, source, troubles))
 
     def preview(self) -> Reconciled:
         """What `reconcile` would do. Nothing is written.
@@ -97,27 +131,28 @@ class Reconciler:
             CatalogRefused: MLflow refuses.
         """
         self.catalog.ping()
-        damaged: dict[str, str] = {}
-        bound = self._bound(damaged)
+        troubles = _Troubles()
+        bound = self._bound(troubles)
         missing = tuple(binding.version for binding in self._missing(bound))
-        registered = self.catalog.registered(self.model)
-        unsaid = [each for each in bound if (found := registered.get(VersionId.of(each))) and not found.store]
-        adopted = tuple(map(self._adoption, unsaid))
         asked = requests.pending(self.catalog, self.model)
         answers = AnsweredRequests(tuple(f"{request}: would be judged by the gates" for request in asked))
-        plan = mirror.preview(self.catalog, self.model, self.views.from_logs(damaged), self._mirror_options(bound))
+        views = self.views.from_logs(troubles.damaged)
+        plan = mirror.preview(self.catalog, self.model, views, self._mirror_options(bound))
+        stale = self._stale_pages(bound, self.pages(False), troubles)
+        pages = tuple(f"page of {binding.version}" for binding, _, found in stale if found.store)
         scripts = tuple(map(_in_words, self._missing_scripts()))
-        planned = _reconciled(plan, answers, damaged)
-        return replace(planned, logged=missing, changes=adopted + planned.changes + scripts)
+        planned = _reconciled(plan, answers, troubles)
+        changes = (*self._adoptions(bound), *planned.changes, *pages, *scripts)
+        return replace(planned, logged=missing, changes=changes)
 
     def _mirror_options(self, bound: Sequence[Binding] = ()) -> mirror.MirrorOptions:
         return mirror.MirrorOptions(self.unmanaged, frozenset(map(VersionId.of, bound)))
 
-    def _bound(self, damaged: dict[str, str]) -> list[Binding]:
-        """The versions that MLflow should have; those that can't be read are added to `damaged`."""
+    def _bound(self, troubles: _Troubles) -> list[Binding]:
+        """The versions that MLflow should have, without those that can't be read."""
         bound = []
         for name in self.names():
-            with _noted(damaged, str(name)):
+            with self._its_own(troubles, str(name)):
                 bound.append(self.bindings.get(name))
         return bound
 
@@ -126,28 +161,62 @@ class Reconciler:
         known, forgotten = self.catalog.registered(self.model), self.forgotten()
         return [each for each in bound if VersionId.of(each) not in known and each.version not in forgotten]
 
-    def _show_versions(self, bound: Sequence[Binding], damaged: dict[str, str]) -> tuple[str, ...]:
-        """Note the store on versions that name none, and show evidence; returns what was noted."""
-        registered, adopted = self.catalog.registered(self.model), []
-        for binding in bound:
-            found = registered.get(VersionId.of(binding))
-            if found is None:
-                continue
-            with _noted(damaged, binding.version):
-                if not found.store and self.catalog.adopt(binding):
-                    adopted.append(self._adoption(binding))
-                self._show_evidence(binding, found)
-        return tuple(adopted)
+    def _adoptions(self, bound: Sequence[Binding]) -> tuple[str, ...]:
+        """The versions of early releases, which name no store in MLflow: their pages will."""
+        registered = self.catalog.registered(self.model)
+        unsaid = [each for each in bound if (found := registered.get(VersionId.of(each))) and not found.store]
+        return tuple(f"store of {each.version}: none -> {self.catalog.store}" for each in unsaid)
 
-    def _adoption(self, binding: Binding) -> str:
-        return f"store of {binding.version}: none -> {self.catalog.store}"
+    def _show_pages(self, bound: Sequence[Binding], source: PageSource, troubles: _Troubles) -> tuple[str, ...]:
+        """Make the pages of versions say what is so, and show their evidence; returns what was changed."""
+        changed = []
+        for binding, page, found in self._stale_pages(bound, source, troubles):
+            with self._its_own(troubles, binding.version):
+                self._show_evidence(binding, page)
+                if self.catalog.show(binding, page) and found.store:
+                    changed.append(f"page of {binding.version}")
+        return tuple(changed)
 
-    def _show_evidence(self, binding: Binding, found: CatalogVersion) -> None:
+    def _stale_pages(
+        self, bound: Sequence[Binding], source: PageSource, troubles: _Troubles
+    ) -> list[tuple[Binding, VersionPage, CatalogVersion]]:
+        """The pages that do not say what is so, and what MLflow has of these versions."""
+        registered = self.catalog.registered(self.model)
+        shown = [(each, registered[VersionId.of(each)]) for each in bound if VersionId.of(each) in registered]
+
+        def made(pair: tuple[Binding, CatalogVersion]) -> tuple[Binding, VersionPage, CatalogVersion] | None:
+            binding, found = pair
+            with self._its_own(troubles, binding.version):
+                page = source.page(binding)
+                return None if is_shown(found, page) else (binding, page, found)
+            return None
+
+        return [each for each in in_parallel(made, shown) if each]
+
+    def _show_evidence(self, binding: Binding, page: VersionPage) -> None:
         """Record evidence that was measured without MLflow. There are no plots: the store does not keep them."""
-        for evidence in newest(self.ledger.evidence(VersionName.parse(binding.version))).values():
-            run = EvidenceRun.of(evidence)
-            if evidence.content_sha256 == binding.content_sha256 and not found.shows(run.metrics):
-                self.catalog.record_evidence(binding, run)
+        of_each = {each.sha256: each for each in newest(page.evidence).values()}
+        for sha256 in sorted(self.catalog.lacks_evidence(binding, of_each)) if of_each else ():
+            self.catalog.record_evidence(binding, EvidenceRun.of(of_each[sha256]))
+
+    @contextmanager
+    def _its_own(self, troubles: _Troubles, what: str) -> Iterator[None]:
+        """Note what goes wrong with one version, and go on with the others, unless MLflow or the store is away.
+
+        Raises:
+            Unreachable: a server does not answer at all.
+        """
+        try:
+            yield
+        except (IntegrityError, VersionNotFound) as error:
+            troubles.damaged[what] = str(error)
+        except Unreachable as error:
+            if not isinstance(error, (CatalogRefused, CatalogUnreachable)):
+                raise
+            self.catalog.ping()  # it is this version only, if this passes
+            troubles.failed[what] = str(error)
+        except UloraError as error:
+            troubles.failed[what] = str(error)
 
     def _missing_scripts(self) -> list[Script]:
         """The scripts of production's rollback targets that MLflow lacks, from the nearest to the first that it has.
@@ -176,24 +245,16 @@ class Reconciler:
         return added, ()
 
 
-def _reconciled(plan: MirrorPlan, requests: AnsweredRequests, damaged: dict[str, str]) -> Reconciled:
+def _reconciled(plan: MirrorPlan, requests: AnsweredRequests, troubles: _Troubles) -> Reconciled:
     return Reconciled(
         logged=(),
         changes=tuple(str(change) for change in plan.changes),
         skipped=(*plan.skipped, *requests.failures),
-        damaged=tuple(f"{what}: {problem}" for what, problem in damaged.items()),
+        damaged=tuple(f"{what}: {problem}" for what, problem in troubles.damaged.items()),
+        failed=tuple(f"{what}: {problem}" for what, problem in troubles.failed.items()),
         requests=requests.answers,
     )
 
 
 def _in_words(script: Script) -> str:
     return f"script of {script.version}: none -> {script.name}"
-
-
-@contextmanager
-def _noted(damaged: dict[str, str], what: str) -> Iterator[None]:
-    """Add what can't be read to `damaged`, and continue without it."""
-    try:
-        yield
-    except (IntegrityError, VersionNotFound) as error:
-        damaged[what] = str(error)

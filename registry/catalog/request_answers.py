@@ -1,4 +1,4 @@
-"""Claim, decide and answer the promotions that people request in the MLflow UI. `requests` has the steps."""
+"""Claim, decide and answer what people request in the MLflow UI. `requests` has the steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from registry.catalog import tags
 from registry.catalog.client import Catalog
+from registry.catalog.entries import set_tags
+from registry.catalog.page_writer import note
 from registry.catalog.request_decisions import RequestDecider
 from registry.catalog.requests import Claim, Request, pending
 from registry.errors import CatalogRefused, Unreachable
@@ -62,9 +64,18 @@ def answer_one(catalog: Catalog, model: str, request: Request, decider: RequestD
     with catalog.connection.open() as client:
         if not claim.is_sure and _tag(client, model, request) != claim.text:
             return ""  # the reconciler that had claimed it continued
-        client.set_model_version_tag(model, str(request.number), request.tag, answer)
-        client.delete_model_version_tag(model, str(request.number), tags.HINT)
+        _show_answer(catalog, client, model, request, answer)
     return answer
+
+
+def _show_answer(catalog: Catalog, client: MlflowClient, model: str, request: Request, answer: str) -> None:
+    """Show a refusal where people look; what was done, the page of the version shows anyway. Then the claim ends."""
+    refused = answer if answer.startswith("refused") else ""
+    found = catalog.entries(client).numbered(model, request.number)
+    note(client, model, found, request.title, refused.removeprefix("refused "))
+    if refused or found.tags.get(tags.REQUESTED, "").partition(" ")[0] == request.asks:
+        set_tags(client, model, found, {tags.REQUESTED: f"{request.asks} refused" if refused else ""})
+    client.delete_model_version_tag(model, str(request.number), request.tag)
 
 
 def _claim(catalog: Catalog, model: str, request: Request, decider: RequestDecider) -> Claim | None:

@@ -1,4 +1,5 @@
-"""Decide on a promotion that was requested in MLflow: by the gates, and by what the channel's log says since."""
+"""Decide on what was requested in MLflow: a promotion by the gates, a rollback by the channel's own rules, and both by
+what the channel's log says since."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry.answers import Change
-from registry.catalog.requests import Request
-from registry.channels.channel import Channel, PromoteOptions
+from registry.catalog.requests import ROLLBACK, Request
+from registry.channels.channel import BACKWARD_ACTIONS, Channel, PromoteOptions, RollbackOptions
 from registry.channels.record import Record
 from registry.errors import (
     BadInput,
@@ -27,6 +28,12 @@ _TRIES = 3
 _PROMOTES = ("promote", "advance")
 
 
+class RollBack(Protocol):
+    """`Registry.rollback`."""
+
+    def __call__(self, channel: str, options: RollbackOptions, *, reason: str) -> Change: ...
+
+
 class Promote(Protocol):
     """`Registry.promote`."""
 
@@ -41,12 +48,16 @@ class RequestDecider:
         who: shown in the claim while a request is decided.
         channel: returns the log of a channel.
         promote: `Registry.promote`, with an author that says that the request came from MLflow.
+        roll_back: `Registry.rollback`, with the same author.
+        may_roll_back: whether the policy lets a request roll a channel back.
     """
 
     who: str
     channel: Callable[[str], Channel]
     versions: Bindings
     promote: Promote
+    roll_back: RollBack
+    may_roll_back: Callable[[str], bool]
 
     def generation(self, channel: str) -> int:
         """The channel's newest generation; 0 if it is empty, or can't be read: `decide` then answers with the error."""
@@ -57,14 +68,14 @@ class RequestDecider:
         return head.generation if head else 0
 
     def decide(self, request: Request, claimed: int) -> str:
-        """Promote a request's version as the generation after `claimed`, unless the log already has the outcome.
+        """Do what a request asks for as the generation after `claimed`, unless the log already has the outcome.
 
-        Returns words that begin with `promoted` or `refused`.
+        Returns words that begin with `promoted`, `rolled` (back) or `refused`.
 
         Raises:
             Unreachable: it can't be decided now; the request stays claimed.
         """
-        return self._outcome(request, claimed, self._promote)
+        return self._outcome(request, claimed, self._roll_back if request.asks == ROLLBACK else self._promote)
 
     def look_up(self, request: Request, claimed: int) -> str:
         """The outcome of a request that a reconciler began to claim at a generation; nothing is promoted.
@@ -106,22 +117,60 @@ class RequestDecider:
             return ""
         since = channel.history(head.generation - claimed)
         for record in reversed(since):
-            if record.action in _PROMOTES and record.stable and record.stable.version == request.version:
+            if request.asks == ROLLBACK and record.action in BACKWARD_ACTIONS:
+                return f"rolled back {_what(record)}"
+            if (
+                request.asks != ROLLBACK
+                and record.action in _PROMOTES
+                and record.stable
+                and record.stable.version == request.version
+            ):
                 left = "" if request.version in head.live() else f"; left since by {_what(head)}"
                 return f"promoted {_what(record)}{left}"
         return f"refused {request.channel} was moved meanwhile, by {_what(since[-1])}; {_again(request)}"
 
     def _promote(self, request: Request, claimed: int) -> str:
+        name, reason = self._named(request)
+        change = self.promote(name, request.channel, PromoteOptions(expected=claimed), reason=reason)
+        if not change.changed:
+            return f"promoted it was already stable, generation {change.generation}"
+        return f"promoted generation {change.generation}"
+
+    def _roll_back(self, request: Request, claimed: int) -> str:
+        """From the version that is served, or to one that a rollback can go to; of nothing that was served since."""
+        name, reason = self._named(request)
+        if not self.may_roll_back(request.channel):
+            raise BadInput(
+                f"the policy switches rollbacks by request off in {request.channel}; whoever may write to the store "
+                f"runs `ulora rollback --from {name}`"
+            )
+        head = self.channel(request.channel).head()
+        if head is None or head.generation != claimed:
+            raise ChannelMoved(f"{request.channel} moved")
+        if name in head.live():
+            options = RollbackOptions(leave=name)
+        elif head.stable and name in [each.version for each in head.rollback_targets()]:
+            options = RollbackOptions(leave=head.stable.version, to=name)
+        else:
+            raise BadInput(
+                f"{request.channel} does not serve {name}, and a rollback can't go to it; set the alias on the version "
+                "that is served, to leave it, or on an earlier one, to go to it"
+            )
+        change = self.roll_back(request.channel, options, reason=reason)
+        return f"rolled back generation {change.generation}: {request.channel} serves {change.version}"
+
+    def _named(self, request: Request) -> tuple[str, str]:
+        """The version that a request is for, and the reason for the record.
+
+        Raises:
+            BadInput: the version in MLflow is not the one of this name in the store.
+        """
         name = request.version or ""
         if not request.is_for(self.versions.get(VersionName.parse(name))):
             raise BadInput(
                 f"#{request.number} in MLflow has the name {name}, but not the content of {name} in this store"
             )
-        reason = f"asked for in MLflow: alias {request.alias} on its version {request.number}"
-        change = self.promote(name, request.channel, PromoteOptions(expected=claimed), reason=reason)
-        if not change.changed:
-            return f"promoted it was already stable, generation {change.generation}"
-        return f"promoted generation {change.generation}"
+        return name, f"asked for in MLflow: alias {request.alias} on its version {request.number}"
 
 
 def _interrupted(request: Request, claimed: int) -> str:

@@ -1,33 +1,41 @@
-"""Promotions that people request in the MLflow UI, by setting the alias `request-staging` or `request-production`.
+"""What people request in the MLflow UI by setting the alias `request-staging`, `request-production`, or
+`request-rollback` on a version.
 
 An alias has no author and no compare-and-set, so these steps make a request safe: a tag says that the request is
 *taking*, with the channel's generation that was read before the alias was; then the alias is deleted; then the tag says
-*taken*; then the version is promoted as exactly the next generation, or not at all. A reconciler that finds a request
+*taken*; then the channel is moved by exactly the next generation, or not at all. A reconciler that finds a request
 `taken` without an answer, after a crash or beside another reconciler, reads the log to find what became of it, and
 continues. It does not continue one that is only `taking`: the person who made the request may have deleted the alias.
 So a request is answered once, and nothing that was withdrawn or rolled back since is promoted by it.
 
-The answer is a tag of the version, one for each channel; the next answer overwrites it. Nothing is written to a version
-that was not created by ulora from this store: its alias is deleted, and the answer is a tag of the registered model.
+A refusal is a notice at the top of the version's page, and a short tag; the next answer to the same request replaces
+it. Then the tag of the claim goes. Nothing is written to a version that was not created by ulora from this store: its
+alias is deleted, and the answer is a tag of the registered model.
 
 This module reads requests; `request_answers` writes, `request_decisions` decides.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from registry.catalog import tags
 from registry.catalog.client import Catalog
 from registry.catalog.entries import CatalogVersion
 from registry.catalog.version_id import VersionId
+from registry.catalog.version_page import refusal
 from registry.names import CHANNELS
 from registry.versions.bindings import Binding
 
 ALIAS = "request-"
-"""With a channel's name: the alias that makes a request."""
+"""With what is asked for: the alias that makes a request."""
+ROLLBACK = "rollback"
+ASKS = (*CHANNELS, ROLLBACK)
+"""What can be asked for: that a channel serves a version, or that production is rolled back."""
 _CLAIM = re.compile(r"(taking|taken) \S{1,40} at generation (0|[1-9]\d{0,11})\b")
 
 
@@ -54,20 +62,26 @@ class Claim:
 
 @dataclass(frozen=True)
 class Request:
-    """A request that a channel serve a version.
+    """A request that a channel serve a version, or that production be rolled back from it or to it.
 
     Attributes:
+        asks: one of `ASKS`.
         number: the version's number in MLflow.
-        tagged: the version by its tags; None if it was not created by ulora, or is of another store.
+        tagged: the version; None if it was not created by ulora, or is of another store.
         stands: whether the alias is still there.
         claim: of a reconciler that began to answer it and did not finish.
     """
 
-    channel: str
+    asks: str
     number: int
     tagged: CatalogVersion | None
     stands: bool = True
     claim: Claim | None = None
+
+    @property
+    def channel(self) -> str:
+        """The channel that would be moved."""
+        return "production" if self.asks == ROLLBACK else self.asks
 
     @property
     def version(self) -> str | None:
@@ -82,17 +96,22 @@ class Request:
         return same_content and self.tagged.id == VersionId.of(binding)
 
     def __str__(self) -> str:
-        return f"{self.version or f'#{self.number}'} for {self.channel}"
+        return f"{self.version or f'#{self.number}'} for {self.asks}"
 
     @property
     def alias(self) -> str:
         """The alias that makes the request."""
-        return ALIAS + self.channel
+        return ALIAS + self.asks
 
     @property
     def tag(self) -> str:
-        """The name of the tag that holds the claim or the answer."""
-        return tags.REQUEST + self.channel
+        """The name of the tag that holds the claim."""
+        return tags.REQUEST + self.asks
+
+    @property
+    def title(self) -> str:
+        """The title of the notice that says that it was refused."""
+        return refusal(self.asks)
 
 
 def pending(catalog: Catalog, model: str) -> list[Request]:
@@ -105,7 +124,12 @@ def pending(catalog: Catalog, model: str) -> list[Request]:
         registered = entries.model(model)
         if registered is None or registered.store not in (catalog.store, ""):
             return []
-        found = _Requests(catalog.store, registered.aliases, entries.all(model))
+        asked = {str(registered.aliases[ALIAS + asks]) for asks in ASKS if ALIAS + asks in registered.aliases}
+
+        def concerns(found: Any) -> bool:
+            return found.version in asked or any(itertools.starmap(tags.is_claim, found.tags.items()))
+
+        found = _Requests(catalog.store, registered.aliases, entries.all(model, concerns))
     return [*found.standing(), *found.unanswered()]
 
 
@@ -119,19 +143,19 @@ class _Requests:
 
     def standing(self) -> list[Request]:
         by_number = {version.number: version for version in self.versions}
-        asked = [(channel, by_number.get(self.aliases.get(ALIAS + channel, 0))) for channel in CHANNELS]
-        return [self._request(channel, version, stands=True) for channel, version in asked if version]
+        asked = [(asks, by_number.get(self.aliases.get(ALIAS + asks, 0))) for asks in ASKS]
+        return [self._request(asks, version, stands=True) for asks, version in asked if version]
 
     def unanswered(self) -> list[Request]:
         found = [
-            self._request(channel, version, stands=False)
-            for channel in CHANNELS
+            self._request(asks, version, stands=False)
+            for asks in ASKS
             for version in self.versions
-            if self.aliases.get(ALIAS + channel) != version.number
+            if self.aliases.get(ALIAS + asks) != version.number
         ]
         return [request for request in found if request.version and request.claim]
 
-    def _request(self, channel: str, version: CatalogVersion, *, stands: bool) -> Request:
-        claim = Claim.parse(version.tags.get(tags.REQUEST + channel, ""))
+    def _request(self, asks: str, version: CatalogVersion, *, stands: bool) -> Request:
+        claim = Claim.parse(version.tags.get(tags.REQUEST + asks, ""))
         may_be_ours = version.store in (self.store, "")
-        return Request(channel, version.number, version if may_be_ours and version.id else None, stands, claim)
+        return Request(asks, version.number, version if may_be_ours and version.id else None, stands, claim)

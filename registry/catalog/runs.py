@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from registry.catalog import tags
 from registry.catalog.entries import CatalogVersion
+from registry.catalog.summary import add_plots, milliseconds, source_tags
 from registry.errors import CatalogRefused, CatalogUnreachable
-from registry.evidence.results import Evidence
-from registry.machine.scratch import scratch
+from registry.evidence.results import Evidence, MeasuredOn
+from registry.names import VersionName
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+_MAX_DIGEST = 36
+"""Characters that MLflow takes as the digest of a data set."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class EvidenceRun:
         metrics: values by name; those that are not finite are left out, as MLflow can't store them.
         params: what it was measured on, e.g. the device.
         plots: files by name, e.g. `ood.png`.
+        data: what it was measured on.
+        who: shown as the run's user.
+        ended: when the measurement ended, UTC, ISO 8601; empty for now.
+        seconds: how long it took.
     """
 
     benchmark: str
@@ -35,6 +43,15 @@ class EvidenceRun:
     metrics: Mapping[str, float]
     params: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, bytes] = field(default_factory=dict)
+    data: MeasuredOn | None = None
+    who: str = ""
+    ended: str = ""
+    seconds: float = 0.0
+
+    @property
+    def end(self) -> int:
+        """When it ended, in milliseconds."""
+        return milliseconds(self.ended)
 
     @classmethod
     def of(cls, evidence: Evidence, plot: bytes | None = None) -> Self:
@@ -56,6 +73,10 @@ class EvidenceRun:
                 "ulora.n": str(evidence.data.n),
             },
             plots={f"{evidence.benchmark}.png": plot} if plot else {},
+            data=evidence.data,
+            who=evidence.who,
+            ended=evidence.timestamp,
+            seconds=evidence.seconds,
         )
 
 
@@ -84,68 +105,91 @@ def experiment_id(client: MlflowClient, model: str) -> str:
 
 
 def record_once(client: MlflowClient, model: str, version: CatalogVersion, content: EvidenceRun) -> str:
-    """Record evidence in a run, unless that was done before. Returns the run's id."""
-    experiment = experiment_id(client, model)
-    return _find(client, experiment, content.evidence_sha256) or _record(client, experiment, version, content)
+    """Record evidence in a run, unless that was done before. Returns the run's id.
 
-
-def _find(client: MlflowClient, experiment: str, evidence_sha256: str) -> str | None:
-    query = f"tags.`{tags.EVIDENCE}` = '{evidence_sha256}' and attributes.status = 'FINISHED'"
-    for run in client.search_runs([experiment], filter_string=query, max_results=1):
-        return str(run.info.run_id)
-    return None
-
-
-def _record(client: MlflowClient, experiment: str, version: CatalogVersion, content: EvidenceRun) -> str:
-    """Write a run. It is set to FINISHED last, so that an incomplete one is not found.
-
-    Inside `mlflow run` the run that MLflow has opened is used; MLflow ends it.
+    Inside `mlflow run`, the run that MLflow has opened is used if it is in the model's experiment; MLflow ends it. A
+    run can't be moved: one in another experiment gets a note that says where the evidence is.
     """
+    experiment = experiment_id(client, model)
+    found = _find(client, experiment, content.evidence_sha256)
+    if found and found.info.status == "FINISHED":
+        return str(found.info.run_id)
     name = version.version or f"#{version.number}"
     its_tags = {
-        tags.EVIDENCE: content.evidence_sha256, tags.VERSION: name, tags.BENCHMARK: content.benchmark
+        tags.EVIDENCE: content.evidence_sha256, tags.VERSION: name, tags.BENCHMARK: content.benchmark,
+        **source_tags("ulora measure", content.who),
     }  # fmt: skip
-    opened = _opened_run(client)
-    if opened:
+    title, opened = f"{name} {content.benchmark}", _opened_run(client)
+    if opened and opened.info.experiment_id == experiment:
+        run_id = str(opened.info.run_id)
+        client.update_run(run_id, name=title)
         for key, value in its_tags.items():
-            client.set_tag(opened, key, value)
-        _fill(client, opened, version, content)
-        return opened
-    created = client.create_run(experiment, tags=its_tags, run_name=f"{name} {content.benchmark}")
-    run_id = str(created.info.run_id)
+            if not key.startswith("mlflow."):  # MLflow has said what started it, and by whom
+                client.set_tag(run_id, key, value)
+        _fill(client, run_id, version, content)
+        return run_id
+    start = content.end - int(content.seconds * 1000)
+    run = found or client.create_run(experiment, start_time=start, tags=its_tags, run_name=title)
+    run_id = str(run.info.run_id)
     _fill(client, run_id, version, content)
-    client.set_terminated(run_id)
+    client.set_terminated(run_id, end_time=content.end)
+    if opened:
+        said = f"[{title}](#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning) has the results"
+        client.set_tag(opened.info.run_id, "mlflow.note.content", said)
     return run_id
 
 
+def evidence_runs(client: MlflowClient, experiment: str, name: str) -> dict[str, str]:
+    """The runs that show evidence of a version, by the evidence's digest."""
+    query = f"tags.`{tags.VERSION}` = '{VersionName.parse(name)}' and attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment], query)
+    return {run.data.tags[tags.EVIDENCE]: str(run.info.run_id) for run in found if tags.EVIDENCE in run.data.tags}
+
+
+def _find(client: MlflowClient, experiment: str, evidence_sha256: str) -> Run | None:
+    """The run that shows some evidence: a finished one, else one that a process left which was stopped."""
+    found = list(client.search_runs([experiment], f"tags.`{tags.EVIDENCE}` = '{evidence_sha256}'"))
+    return min(found, key=lambda run: run.info.status != "FINISHED", default=None)
+
+
 def _fill(client: MlflowClient, run_id: str, version: CatalogVersion, content: EvidenceRun) -> None:
-    """Write metrics, parameters and plots into a run, and link it to the version's LoggedModel."""
+    """Write metrics, parameters, plots and the data set into a run, and link it to the version's LoggedModel."""
     from mlflow.entities import LoggedModelInput, Metric, Param
 
-    if version.model_id is not None:
-        client.log_inputs(run_id, models=[LoggedModelInput(version.model_id)])
-    now = time.time_ns() // 1_000_000
+    models = [LoggedModelInput(version.model_id)] if version.model_id is not None else []
+    client.log_inputs(run_id, datasets=[_dataset(content.data)] if content.data else [], models=models)
     client.log_batch(
         run_id,
         metrics=[
-            Metric(name, value, now, 0, model_id=version.model_id, run_id=run_id)
+            Metric(name, value, content.end, 0, model_id=version.model_id, run_id=run_id)
             for name, value in tags.finite(content.metrics).items()
         ],
         params=[Param(name, value) for name, value in content.params.items()],
     )
-    with scratch("ulora-plots-") as folder:
-        for name, data in content.plots.items():
-            (folder / Path(name).name).write_bytes(data)
-        client.log_artifacts(run_id, str(folder))
+    add_plots(client, run_id, content.plots)
+    if version.run_id is not None:
+        add_plots(client, version.run_id, content.plots)
 
 
-def _opened_run(client: MlflowClient) -> str | None:
+def _dataset(data: MeasuredOn) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return DatasetInput(
+        Dataset(
+            name=data.name, digest=data.sha256[:_MAX_DIGEST], source_type="ulora",
+            source=json.dumps({"sha256": data.sha256}), profile=json.dumps({"images": data.n}),
+        ),
+        [InputTag("mlflow.data.context", "test")],
+    )  # fmt: skip
+
+
+def _opened_run(client: MlflowClient) -> Run | None:
     """The run that `mlflow run` opened for this process on this server, if any."""
     from mlflow.exceptions import MlflowException
 
     run_id = os.environ.get("MLFLOW_RUN_ID")
     try:
-        return str(client.get_run(run_id).info.run_id) if run_id else None
+        return client.get_run(run_id) if run_id else None
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise

@@ -1,4 +1,8 @@
-"""The tags that ulora sets in MLflow: their names, and which values they get."""
+"""The tags that ulora sets in MLflow: their names, and which values they get.
+
+What identifies a version is on its LoggedModel, which is the source of the registered version. The registered version
+has at most six short tags, for people: they decide nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,40 @@ from collections.abc import Mapping
 
 from registry.versions.manifest import Manifest
 
-# Of a registered version. The first four identify it; its LoggedModel has those but the manifest's.
+# Of a LoggedModel: what identifies the version. Earlier releases set the same on the registered version, and not all of
+# them on the LoggedModel.
 STORE = "ulora.store"
 """`s3://BUCKET/PREFIX` of the store that the version is in; of a registered model: whose channels it shows."""
 VERSION = "ulora.version"
 CONTENT = "ulora.content_sha256"
 MANIFEST = "ulora.manifest_sha256"
-FAMILY = "ulora.family"
-METRIC = "ulora.metric."
-"""With a metric's name: its value over all targets."""
-VERDICT = "ulora.verdict."
-"""With a channel's name: the outcome and the digest of the last verdict."""
-REQUEST = "ulora.request."
-"""With a channel's name: the state of a request, or its answer; also of a registered model."""
-HINT = "ulora.hint"
-"""On a version to which somebody moved a mirrored alias by hand: how to request a promotion."""
+IDENTITY = (STORE, VERSION, CONTENT, MANIFEST)
 
-# Of a run that records evidence, beside `VERSION`.
+# Of a registered version, for people.
+NAME = "version"
+FAMILY = "family"
+CHANNEL = "channel"
+WITHDRAWN = "withdrawn"
+VERDICT = "verdict"
+FORCED = "forced"
+TRIAL = "trial"
+REQUESTED = "request"
+SHORT = (NAME, FAMILY, CHANNEL, WITHDRAWN, VERDICT, FORCED, TRIAL, REQUESTED)
+MAX_SHORT = 6
+
+# Of a registered version, while a request is decided.
+REQUEST = "ulora.request."
+"""With what is asked for: the claim of a reconciler; of a registered model the answer to what asked for no version of
+ours."""
+
+OLD = "ulora."
+"""How the tags begin that earlier releases set on a registered version."""
+
+# Of a run.
 EVIDENCE = "ulora.evidence_sha256"
 BENCHMARK = "ulora.benchmark"
+SUMMARY = "ulora.summary"
+"""Of the run that shows a version as a whole: the digest of its manifest."""
 
 # Of a registered model.
 MANAGED = "ulora.managed"
@@ -33,21 +52,24 @@ MIRRORED = "ulora.mirrored."
 """With a channel's name: the version number that the mirror last set the channel's alias to."""
 
 
-def of_version(manifest: Manifest, manifest_sha256: str, store: str) -> dict[str, str]:
-    """The tags that a version of a store is registered with."""
+def is_claim(name: str, value: str) -> bool:
+    """Whether a tag of a registered version says that a reconciler is deciding on a request."""
+    return name.startswith(REQUEST) and value.startswith(("taking ", "taken "))
+
+
+def identity(manifest: Manifest, manifest_sha256: str, store: str) -> dict[str, str]:
+    """The tags of the LoggedModel of a version of a store."""
     return {
         STORE: store,
         VERSION: manifest.version,
         CONTENT: manifest.content_sha256,
         MANIFEST: manifest_sha256,
-        FAMILY: manifest.backbone.family if manifest.backbone else "none",
     }
 
 
-def of_metrics(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The metrics over all targets as tags. Those of one target, e.g. `accuracy.tomato`, are only on the LoggedModel:
-    MLflow's list of versions shows every tag, and writing one is slow."""
-    return {METRIC + name: f"{value:.6g}" for name, value in finite(metrics).items() if "." not in name}
+def family(manifest: Manifest) -> str:
+    """The family of a version's backbone, `none` if it has none."""
+    return manifest.backbone.family if manifest.backbone else "none"
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from registry.cli.options import dry_run_option, folder, lazy_registry_options, offline_option, options_as
 from registry.cli.output import Output, megabytes
 from registry.cli.signals import sigterm_interrupts
-from registry.errors import BadInput, BadManifest
+from registry.errors import BadInput, BadManifest, NotInMlflow
 from registry.formats import canonical
 from registry.usecases.options import CreateOptions
 
@@ -137,12 +137,30 @@ def create_command(
     with _notes_at_the_end(out) as notes, sigterm_interrupts(), notes.warnings_as_notes():
         options, size = _walked(options, source, notes, run.dry_run)
         with out.progress(size, "uploading") as progress:
-            created = registry.create(
-                version, source, options, offline=run.offline, dry_run=run.dry_run, progress=progress, say=notes.note
+            created, lacking = _created(
+                lambda: registry.create(
+                    version,
+                    source,
+                    options,
+                    offline=run.offline,
+                    dry_run=run.dry_run,
+                    progress=progress,
+                    say=notes.note,
+                )
             )
         if not (run.dry_run or created.is_unchanged) and (signed := sign(created)):
             notes.note(signed)
     out.answer(created, _sentence(created, run.dry_run))
+    if lacking:
+        raise lacking
+
+
+def _created(create: Callable[[], Created]) -> tuple[Created, NotInMlflow | None]:
+    """What was created, and the error that says that MLflow lacks it."""
+    try:
+        return create(), None
+    except NotInMlflow as error:
+        return cast("Created", error.answer), error
 
 
 def _walked(options: CreateOptions, source: str | None, notes: Output, dry_run: bool) -> tuple[CreateOptions, int]:

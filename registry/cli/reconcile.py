@@ -9,13 +9,13 @@ import click
 from registry.cli.options import dry_run_option, registry_options
 from registry.cli.output import Output
 from registry.cli.signals import stopping
-from registry.errors import BadInput, BadSetting, CorruptBlob
+from registry.errors import BadInput, BadSetting, CorruptBlob, NotInMlflow
 
 if TYPE_CHECKING:
     from registry.answers import Reconciled
     from registry.api import Registry
 
-_LEFT, _DAMAGED = _STANDING = ("left alone", "damaged in the store")
+_LEFT, _DAMAGED, _FAILED = _STANDING = ("left alone", "damaged in the store", "not in MLflow")
 """How lines begin that would be printed in every round."""
 
 
@@ -33,8 +33,11 @@ def reconcile_command(
     """Log versions and evidence that MLflow lacks, answer requests, and set stages and aliases to what channels serve.
 
     In the MLflow UI, a promotion is requested by setting the alias request-staging or request-production on a version.
-    The gates judge it once, and it is promoted or refused; the tag ulora.request.<channel> of the version says which,
-    and why. Who requested it is unknown, and the record says so.
+    The gates judge it once, and it is promoted or refused; the top of the version's page says why it was refused. The
+    alias request-rollback on the version that production serves rolls back from it, on an earlier one to it. Who
+    requested it is unknown, and the record says so.
+
+    A version that MLflow does not take is named, with exit 8, and the others are put right.
 
     Versions that were not registered by ulora are left alone, unless --adopt.
 
@@ -58,6 +61,11 @@ def reconcile_command(
         raise CorruptBlob(
             f"{len(done.damaged)} damaged: {'; '.join(done.damaged[:3])}", hint="run `ulora verify --all`"
         )
+    if done.failed:
+        raise NotInMlflow(
+            f"MLflow did not take {len(done.failed)} of the versions, and has all others: {'; '.join(done.failed[:3])}",
+            hint="nothing is wrong with them in the store; mend the reason, then run `ulora reconcile` again",
+        )
 
 
 def _lines(done: Reconciled, would: str = "") -> list[str]:
@@ -65,7 +73,8 @@ def _lines(done: Reconciled, would: str = "") -> list[str]:
     lines += [f"request of {request}" for request in done.requests]
     lines += [f"{would}set {change}" for change in done.changes]
     lines += [f"{_LEFT}: {skipped}" for skipped in done.skipped]
-    return lines + [f"{_DAMAGED}: {damaged}" for damaged in done.damaged]
+    lines += [f"{_DAMAGED}: {damaged}" for damaged in done.damaged]
+    return lines + [f"{_FAILED}: {failed}" for failed in done.failed]
 
 
 class _NewLines:

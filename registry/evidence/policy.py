@@ -107,12 +107,14 @@ class ChannelPolicy(_PolicyPart):
         defaults: rules for every version.
         by_suffix: rules for versions whose suffix has this word.
         by_flavor: all rules for versions of this flavor, in the place of the two above, e.g. for snapshots (`files`).
+        rollback_requests: whether a request in MLflow may roll the channel back.
     """
 
     requires: str | None = None
     defaults: Rules = ()
     by_suffix: dict[Suffix, Rules] = Field(default_factory=dict, max_length=100)
     by_flavor: dict[Flavor, Rules] = Field(default_factory=dict, max_length=100)
+    rollback_requests: bool = True
 
 
 class Policy(_PolicyPart):
@@ -140,6 +142,10 @@ class Policy(_PolicyPart):
         """The channel in which a version must have been stable before this one takes it, or None."""
         return self._of(channel).requires
 
+    def may_roll_back_by_request(self, channel: str) -> bool:
+        """Whether a request in MLflow may roll a channel back."""
+        return self._of(channel).rollback_requests
+
     @property
     def digest(self) -> str:
         """The sha256 of the policy's content; comments and order in the file do not count."""
@@ -147,6 +153,8 @@ class Policy(_PolicyPart):
         for channel in document["channels"].values():
             if not channel["by_flavor"]:  # an older release, which did not know it, computes the same digest
                 del channel["by_flavor"]
+            if channel["rollback_requests"]:  # as before there was this field: digests of earlier releases stay right
+                del channel["rollback_requests"]
         return canonical.digest(document)
 
     def _of(self, channel: str) -> ChannelPolicy:

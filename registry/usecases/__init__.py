@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from registry.usecases import backbones as backbones
     from registry.usecases import create as create
+    from registry.usecases import judge as judge
     from registry.usecases import measure as measure
     from registry.usecases import mirror as mirror
+    from registry.usecases import pages as pages
     from registry.usecases import promote as promote
     from registry.usecases import reconcile as reconcile
     from registry.usecases import restore as restore

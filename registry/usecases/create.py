@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.answers import Created
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, NotInMlflow
 from registry.names import VersionName
 from registry.progress import Progress, Say
 from registry.store.cache import Described
@@ -19,7 +19,7 @@ from registry.store.publishing import publish
 from registry.tree.credentials import check_credentials
 from registry.tree.git_tag import GitTag, planned_tag
 from registry.tree.snapshot import Project, read_component, read_project, with_project
-from registry.usecases.mirror import log_version
+from registry.usecases.mirror import log_version, not_shown
 from registry.usecases.options import CreateOptions
 from registry.versions.bindings import Binding
 from registry.versions.bundle import DEFAULT_FLAVOR, Bundle, ReleaseNotes, describe, read_bundle
@@ -76,11 +76,18 @@ def create(
     with _planned(wiring, version, source, options or CreateOptions(), progress, say) as planned:
         if planned.same:
             return Created.unchanged(planned.same)
-        created = _create(wiring, planned, offline=offline, progress=progress)
-        created = replace(created, assumed=planned.assumed)
-    if planned.tag:
-        planned.tag.make(created.content_sha256)
+        try:
+            created = _create(wiring, planned, offline=offline, progress=progress)
+        except NotInMlflow as error:
+            _make_tag(planned)
+            raise error from error.__cause__
+    _make_tag(planned)
     return created
+
+
+def _make_tag(planned: _Planned) -> None:
+    if planned.tag:
+        planned.tag.make(planned.manifest.content_sha256)
 
 
 @contextmanager
@@ -196,7 +203,10 @@ def _create(wiring: Wiring, planned: _Planned, *, offline: bool, progress: Progr
 
     done = publish(wiring.store, manifest.files, local, commit, progress)
     binding = wiring.bindings.get(manifest.name)
-    number = None if offline else log_version(wiring, binding, bundle.paths if bundle.is_on_disk else None)
-    kept = wiring.bindings.manifest(binding.pointer)
-    created = Created.of(kept, is_new=done.value, uploaded=done.uploaded, catalog_number=number)
-    return replace(created, brought_back=is_forgotten)
+    created = Created.of(wiring.bindings.manifest(binding.pointer), is_new=done.value, uploaded=done.uploaded)
+    created = replace(created, brought_back=is_forgotten, assumed=planned.assumed)
+    if offline:
+        return created
+    with not_shown(f"{manifest.version} is in the store, but not in MLflow", created):
+        number = log_version(wiring, binding, bundle.paths if bundle.is_on_disk else None)
+    return replace(created, catalog_number=number)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from registry.catalog.runs import EvidenceRun
+from registry.errors import NotInMlflow
 from registry.evidence.measure import find_benchmarks, open_data
 from registry.evidence.measure import measure as run_benchmark
 from registry.evidence.results import Evidence
+from registry.names import VersionName
+from registry.usecases.mirror import not_shown, show_version
 from registry.usecases.options import MeasureOptions
 from registry.usecases.serve import load
 from registry.wiring import Wiring
@@ -24,12 +27,27 @@ def measure(
     if not offline:
         wiring.catalog.ping()
     loaded = load(wiring, version, device=options.device, runtime=options.runtime)
-    kept = []
+    kept: list[Evidence] = []
+    lacking: NotInMlflow | None = None
     for name, benchmark in benchmarks.items():
         evidence, plot = run_benchmark(name, benchmark, manifest, loaded, images, who=wiring.settings.who)
         wiring.ledger.add(evidence)
-        if not offline:
-            wiring.catalog.record_evidence(wiring.bindings.get(manifest.name), EvidenceRun.of(evidence, plot))
         kept.append(evidence)
+        if not offline:
+            lacking = _show(wiring, manifest.name, EvidenceRun.of(evidence, plot), kept) or lacking
         on_done(evidence)
+    if lacking:
+        raise lacking
     return kept
+
+
+def _show(wiring: Wiring, name: VersionName, run: EvidenceRun, kept: list[Evidence]) -> NotInMlflow | None:
+    """Show evidence in MLflow; the reason if it does not take it. The next benchmark is run anyway."""
+    try:
+        with not_shown(f"the results of {name} are in the store, but not in MLflow", kept):
+            binding = wiring.bindings.get(name)
+            wiring.catalog.record_evidence(binding, run)
+            show_version(wiring, binding)
+    except NotInMlflow as error:
+        return error
+    return None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from registry.breakglass.write_script import Script
-from registry.catalog import tags as tag_names
+from registry.catalog.client import Catalog
 from registry.catalog.mirror import mirror as mirror_channels
 from registry.catalog.views import ChannelViews
-from registry.evidence.verdict import Verdict
+from registry.errors import IntegrityError, NotInMlflow, StoreDenied, StoreUnreachable, VersionNotFound, first_line
 from registry.names import VersionName
 from registry.parallel import within
+from registry.usecases.pages import RECENT, Pages
 from registry.versions.bindings import Binding
 from registry.wiring import Wiring
 
@@ -19,9 +21,7 @@ MIRROR_SECONDS = 5.0
 """How long a promotion waits for MLflow; what is not shown by then is left to `reconcile`."""
 
 
-def mirror(
-    wiring: Wiring, verdict: Verdict | None = None, scripts: Sequence[Script] = (), *, seconds: float | None = None
-) -> tuple[str, ...]:
+def mirror(wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | None = None) -> tuple[str, ...]:
     """Make MLflow show what the channels serve; see `Registry.mirror`."""
     if wiring.settings.tracking_uri is None:
         return ()
@@ -31,9 +31,8 @@ def mirror(
 
     def show() -> None:
         left.extend(mirror_channels(catalog, wiring.model, lambda: views.from_newest_records({})).skipped)
-        if verdict:
-            tags = {f"{tag_names.VERDICT}{verdict.channel}": f"{verdict.outcome} {verdict.sha256}"}
-            catalog.set_tags(wiring.bindings.get(VersionName.parse(verdict.version)), tags)
+        if not left:
+            _show_moved(wiring, catalog)
         for script in scripts:
             catalog.add_file(script, script.name, script.body)
 
@@ -44,10 +43,44 @@ def mirror(
     return tuple(f"MLflow does not show it: {skipped}" for skipped in left)
 
 
+def show_version(wiring: Wiring, binding: Binding) -> None:
+    """Bring the page of a version in MLflow up to date."""
+    wiring.catalog.show(binding, Pages.read(wiring, RECENT).page(binding))
+
+
+def _show_moved(wiring: Wiring, catalog: Catalog) -> None:
+    """Bring the pages of the versions up to date that the newest records are about; `reconcile` does all."""
+    pages = Pages.read(wiring, RECENT)
+    for named in pages.moved():
+        binding = wiring.bindings.get(VersionName.parse(named.version))
+        with suppress(VersionNotFound):  # it was created without MLflow
+            catalog.show(binding, pages.page(binding))
+
+
+@contextmanager
+def not_shown(what: str, answer: object) -> Iterator[None]:
+    """Tell what MLflow did not take from what was not done.
+
+    Args:
+        what: what is so in the store, for the message.
+        answer: what was done there.
+
+    Raises:
+        NotInMlflow: MLflow did not take it, for whatever reason.
+        IntegrityError, StoreUnreachable, StoreDenied: the store can't be read.
+    """
+    try:
+        yield
+    except (IntegrityError, StoreUnreachable, StoreDenied):
+        raise
+    except Exception as error:
+        raise NotInMlflow(f"{what}: {first_line(error)}", answer=answer) from error
+
+
 def log_version(wiring: Wiring, binding: Binding, paths: Mapping[str, Path] | None) -> int:
     """Log a version in MLflow, from files on disk or (None) from the store, and return its number there."""
     manifest = wiring.bindings.manifest(binding.pointer)
     if paths is None:
         files = wiring.blobs.fetch(manifest.files)
         paths = {file.path: files[file.sha256] for file in manifest.files}
-    return wiring.catalog.log(manifest, binding.manifest_sha256, paths).number
+    return wiring.catalog.log(manifest, binding.manifest_sha256, paths, wiring.settings.who).number

@@ -9,18 +9,15 @@ from registry.answers import Change
 from registry.breakglass.write_script import Script
 from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import ChannelPosition, Record, promoted
-from registry.errors import BadInput, ChannelMoved, GateRefused, IntegrityError, UloraError
-from registry.evidence.gates import Candidate, GateInputs
-from registry.evidence.gates import judge as judge_by_policy
-from registry.evidence.policy import load_policy
+from registry.errors import BadInput, ChannelMoved, GateRefused, UloraError
 from registry.evidence.verdict import Verdict
 from registry.integrity.rebound import check_never_rebound, newest_records
-from registry.machine import clock
 from registry.names import CHANNELS, VersionName
 from registry.parallel import within
 from registry.retention.notes import check_remembered
 from registry.store import layout
 from registry.usecases.checks import check_servable
+from registry.usecases.judge import judge
 from registry.usecases.mirror import MIRROR_SECONDS, mirror
 from registry.usecases.scripts import script_of
 from registry.versions.pointer import Pointer
@@ -80,38 +77,6 @@ def _heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:
     return [*([head] if head else ()), *newest_records(wiring.store, wiring.model, others)]
 
 
-def judge(wiring: Wiring, version: str, channel: str) -> Verdict:
-    """Judge by the policy whether a channel may take a version; see `Registry.judge`."""
-    policy = load_policy(wiring.settings.policy)
-    candidate = Candidate.of(wiring.manifest(version))
-    head = wiring.channel(channel).head()
-    is_relative = any(rule.is_relative for rule in policy.rules_for(channel, candidate.version, candidate.flavor))
-    compared = _stable_candidate(wiring, candidate, head) if is_relative else None
-    required = policy.required_channel(channel)
-    inputs = GateInputs(
-        channel,
-        candidate,
-        wiring.ledger.evidence(candidate.version),
-        past=wiring.ledger.past(wiring.channel(required), candidate.version) if required else None,
-        withdrawn=head is not None and version in head.withdrawn,
-        stable=compared,
-        stable_evidence=wiring.ledger.evidence(compared.version) if compared else (),
-    )
-    timestamp = clock.timestamp()
-    return judge_by_policy(policy, inputs, timestamp=timestamp, who=wiring.settings.who)
-
-
-def _stable_candidate(wiring: Wiring, candidate: Candidate, head: Record | None) -> Candidate | None:
-    """The stable version that a candidate is compared with. One that can't be read counts as not measured."""
-    if head is None or head.stable is None or head.stable.version == str(candidate.version):
-        return None
-    try:
-        return Candidate.of(wiring.bindings.manifest(head.stable))
-    except IntegrityError:
-        name = VersionName.parse(head.stable.version)
-        return Candidate(wiring.model, name, content_sha256="", targets=candidate.targets)
-
-
 def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:
     generation = head.generation if head else 0
     if expected is not None and generation != expected:
@@ -160,7 +125,7 @@ def _after_promotion(wiring: Wiring, before: Record | None, verdict: Verdict) ->
     if before and before.stable and verdict.channel in CHANNELS:
         notes = _leave_script(wiring, before.stable, verdict.channel, scripts)
     seconds = max(0.1, MIRROR_SECONDS - (time.monotonic() - began))
-    mirrored = mirror(wiring, verdict, scripts, seconds=seconds)
+    mirrored = mirror(wiring, scripts, seconds=seconds)
     return (*notes, *mirrored, *_forgotten_meanwhile(wiring, verdict.version))
 
 

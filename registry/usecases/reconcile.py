@@ -6,10 +6,13 @@ from registry.answers import Change
 from registry.catalog.reconciler import Reconciler
 from registry.catalog.request_decisions import RequestDecider
 from registry.catalog.views import ChannelViews
-from registry.channels.channel import PromoteOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
+from registry.evidence.policy import load_policy
 from registry.machine import identity
 from registry.usecases.mirror import log_version
+from registry.usecases.pages import RECENT, Pages
 from registry.usecases.promote import promote
+from registry.usecases.rollback import rollback
 from registry.usecases.scripts import script_of
 from registry.wiring import Wiring
 
@@ -21,10 +24,20 @@ def reconciler(wiring: Wiring, *, adopt: bool = False) -> Reconciler:
     def promote_requested(version: str, channel: str, options: PromoteOptions, *, reason: str) -> Change:
         return promote(on_request, version, channel, options, reason=reason)
 
+    def roll_back_requested(channel: str, options: RollbackOptions, *, reason: str) -> Change:
+        wiring.check_writable()
+        return rollback(on_request, channel, options, reason=reason, only=(), dry_run=False)
+
+    def may_roll_back(channel: str) -> bool:
+        return load_policy(wiring.settings.policy).may_roll_back_by_request(channel)
+
+    decider = RequestDecider(
+        wiring.settings.who, wiring.channel, wiring.bindings, promote_requested, roll_back_requested, may_roll_back
+    )
     return Reconciler(
-        wiring.model, wiring.catalog, wiring.bindings, wiring.bindings.names, wiring.ledger,
-        ChannelViews(wiring.channel),
-        decider=RequestDecider(wiring.settings.who, wiring.channel, wiring.bindings, promote_requested),
+        wiring.model, wiring.catalog, wiring.bindings, wiring.bindings.names,
+        ChannelViews(wiring.channel), decider,
+        pages=lambda quick: Pages.read(wiring, RECENT if quick else None),
         log=lambda binding: log_version(wiring, binding, None),
         script=lambda pointer: script_of(wiring, wiring.bindings.manifest(pointer), "production"),
         forgotten=lambda: set(wiring.forgotten.versions()),

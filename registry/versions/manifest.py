@@ -28,6 +28,10 @@ CONTENT = ("model", "flavor", "backbone", "components", "files")
 MAX_FILES = 100_000
 MAX_PATH = 1024
 MAX_PART = 255
+RENAMED = "renamed"
+_SAFE = re.compile(r"[\w ()+,.=@-]+(/[\w ()+,.=@-]+)*")
+"""Letters of any script, digits and a few signs, which every artifact store takes as they are."""
+_UNSAFE_SIGNS = re.compile(r"[^\w.=-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*]')
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|CLOCK\$|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
@@ -85,6 +89,15 @@ class FileEntry(DocumentPart):
     size: int = Field(ge=0, le=5 * 1024**4)
     mode: Literal["0644", "0755"] = "0644"
     sha256: Sha256
+
+    @property
+    def artifact_path(self) -> str:
+        """Where the file is among a model's artifacts in MLflow, which refuses some paths and decodes others: then
+        below `renamed/`, by its digest and the part of its name that is safe. This is a format."""
+        if _SAFE.fullmatch(self.path) and not self.path.startswith(f"{RENAMED}/"):
+            return self.path
+        readable = _UNSAFE_SIGNS.sub("_", self.path.rpartition("/")[2])[-80:]
+        return f"{RENAMED}/{self.sha256[:16]}-{readable}"
 
 
 class BackboneRef(DocumentPart):

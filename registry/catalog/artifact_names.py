@@ -1,0 +1,47 @@
+"""Names of a version's files among MLflow's artifacts.
+
+MLflow refuses some paths that a version may hold (`meeting #1.md`), and decodes others (`50%25.md`). Such a file is
+stored below `renamed/`, under its digest and the part of its name that is safe, and gets its name back when it is
+downloaded: the manifest beside it, `version.json`, says which digest belongs to which path.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from registry.errors import UloraError
+from registry.versions.manifest import RENAMED, Manifest
+
+
+def write_files(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> None:
+    """Write a version's files to a folder under their artifact names (hard links if possible)."""
+    for entry in manifest.files:
+        target = folder / entry.artifact_path
+        if target.exists():  # equal bytes under two names that are both renamed
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(files[entry.path].resolve(), target)
+        except OSError:
+            shutil.copyfile(files[entry.path], target)
+
+
+def restore_names(folder: Path) -> None:
+    """Give files in a downloaded folder their own names back; a folder without a readable manifest is left as it is."""
+    for document in folder.rglob("version.json"):
+        if not (document.parent / RENAMED).is_dir():
+            continue
+        try:
+            manifest = Manifest.parse(document.read_bytes(), "version.json")
+        except UloraError:
+            continue
+        for entry in manifest.files:
+            stored = document.parent / entry.artifact_path
+            if entry.artifact_path != entry.path and stored.is_file():
+                target = document.parent / entry.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(stored, target)
+        shutil.rmtree(document.parent / RENAMED)

@@ -1,0 +1,93 @@
+"""What the pages of versions in MLflow say, read from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from registry.catalog.standing import Standing, standing
+from registry.catalog.version_id import VersionId
+from registry.catalog.version_page import VersionPage
+from registry.channels.record import Record
+from registry.errors import IntegrityError, NotFound
+from registry.evidence.results import Evidence
+from registry.evidence.verdict import Verdict
+from registry.names import CHANNELS, VersionName
+from registry.parallel import in_parallel
+from registry.usecases.judge import judge
+from registry.versions.bindings import Binding
+from registry.wiring import Wiring
+
+RECENT = 50
+"""So many records are read where the whole log would take too long."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Makes the pages of a model's versions by the channels' records, newest first. What can't be read is left out."""
+
+    wiring: Wiring
+    records: Mapping[str, Sequence[Record]]
+
+    @classmethod
+    def read(cls, wiring: Wiring, limit: int | None = None) -> Self:
+        """By the whole logs, or their newest records."""
+
+        def history(channel: str) -> Sequence[Record]:
+            try:
+                return wiring.channel(channel).history(limit)
+            except IntegrityError:
+                return ()
+
+        return cls(wiring, dict(zip(CHANNELS, in_parallel(history, CHANNELS), strict=True)))
+
+    def page(self, binding: Binding) -> VersionPage:
+        """The page of a version.
+
+        Raises:
+            MissingBlob, CorruptBlob, BadManifest: its manifest can't be read.
+        """
+        named = VersionId.of(binding)
+        manifest = self.wiring.bindings.manifest(binding.pointer)
+        found = [standing(channel, records, named) for channel, records in self.records.items()]
+        standings = tuple(each for each in found if each)
+        everything = self.wiring.ledger.evidence(VersionName.parse(binding.version))
+        evidence = tuple(each for each in everything if each.content_sha256 == binding.content_sha256)
+        return VersionPage(manifest, standings, self._verdicts(binding.version, standings, evidence), evidence)
+
+    def moved(self) -> list[VersionId]:
+        """The versions that the newest record of each channel or the one before it serves."""
+        found = [
+            VersionId.of(pointer)
+            for records in self.records.values()
+            for record in records[:2]
+            for pointer in (record.stable, record.canary)
+            if pointer
+        ]
+        return list(dict.fromkeys(found))
+
+    def _verdicts(
+        self, version: str, standings: Sequence[Standing], evidence: Sequence[Evidence]
+    ) -> tuple[Verdict, ...]:
+        """Those that it was promoted with; where there is none, what the gates say now of what was measured."""
+        by_channel = {each.channel: self._promoted_with(each) for each in standings}
+        for channel in CHANNELS:
+            if evidence and by_channel.get(channel) is None:
+                with suppress(IntegrityError):
+                    by_channel[channel] = judge(self.wiring, version, channel)
+        return tuple(verdict for channel in CHANNELS if (verdict := by_channel.get(channel)))
+
+    def _promoted_with(self, each: Standing) -> Verdict | None:
+        return verdict_of(self.wiring, each.promoted) if each.promoted else None
+
+
+def verdict_of(wiring: Wiring, record: Record) -> Verdict | None:
+    """The verdict that a change was made with; None if it has none, or it can't be read."""
+    if record.verdict is None:
+        return None
+    try:
+        return wiring.ledger.verdict(record.verdict)
+    except (NotFound, IntegrityError):
+        return None
