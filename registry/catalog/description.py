@@ -69,12 +69,10 @@ class Description:
             return cls(name, notices, people)
         return cls(name, notices, people, parts[-1]["text"].strip(), parts[-1]["mark"] or "")
 
-    def noting(self, title: str, text: str) -> Self:
-        """The same with a notice; an empty text removes it."""
-        others = {key: value for key, value in self.notices.items() if key != title}
-        line = " ".join(text.split())
-        cut = line if len(line) <= _MAX_NOTICE else line[: _MAX_NOTICE - 2] + " …"
-        return replace(self, notices={**others, title: cut} if cut else others)
+    def noting(self, notices: Mapping[str, str]) -> Self:
+        """The same with these notices, by title, added or replaced; an empty text removes one."""
+        found = {**self.notices, **{title: _one_line(text) for title, text in notices.items()}}
+        return replace(self, notices={title: text for title, text in found.items() if text})
 
     def __str__(self) -> str:
         """The text for MLflow. What is too long for it is left out from the end of the table."""
@@ -83,6 +81,11 @@ class Description:
         first = "\n\n".join(filter(None, (head, self.people)))
         room = LIMIT - len(first) - len(_ours("", self.mark)) - 2
         return f"{first}\n\n{_ours(_cut(self.table, room), self.mark)}" if room > 0 else first[:LIMIT]
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_NOTICE else line[: _MAX_NOTICE - 2] + " …"
 
 
 def _ours(text: str, mark: str = "") -> str:

@@ -151,9 +151,9 @@ def _apply(client: MlflowClient, model: str, change: CatalogChange, before: Mirr
     else:
         client.set_registered_model_alias(model, change.alias, str(change.after))
     if change.by_hand and (moved := before.holder(change.before)):
-        note(client, model, moved, change.title, change.hint)
+        note(client, model, moved, {change.title: change.hint})
     if holder := before.holder(change.after):
-        note(client, model, holder, change.title, "")
+        note(client, model, holder, {change.title: ""})
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from registry.catalog import tags
@@ -38,11 +39,12 @@ def show(client: MlflowClient, entries: Entries, store: str, wanted: Known, page
     return _describe(client, wanted.model, found, page, links) or bool(differ)
 
 
-def note(client: MlflowClient, model: str, version: CatalogVersion, title: str, text: str) -> None:
-    """Set a notice at the top of a version's page; an empty text removes it."""
+def note(client: MlflowClient, model: str, version: CatalogVersion, notices: Mapping[str, str]) -> None:
+    """Set notices at the top of a version's page, by their titles; an empty text removes one."""
     said = Description.parse(version.description, version.version or f"#{version.number}")
-    if (text or title in said.notices) and (described := str(said.noting(title, text))) != version.description:
-        client.update_model_version(model, str(version.number), described)
+    wanted = said.noting(notices)
+    if wanted != said:
+        client.update_model_version(model, str(version.number), str(wanted))
 
 
 def describe_model(client: MlflowClient, model: str, registered: RegisteredModel) -> bool:
@@ -71,9 +73,7 @@ def _parent(entries: Entries, page: VersionPage) -> int | None:
 def _describe(client: MlflowClient, model: str, found: CatalogVersion, page: VersionPage, links: Links) -> bool:
     said = Description.parse(found.description, page.manifest.version)
     people = said.people if found.description.strip() else people_of(page.manifest)
-    wanted = Description(said.name, said.notices, people, page.table(links), page.mark)
-    for title, text in page.notices().items():
-        wanted = wanted.noting(title, text)
+    wanted = Description(said.name, said.notices, people, page.table(links), page.mark).noting(page.notices())
     if str(wanted) == found.description:
         return False
     client.update_model_version(model, str(found.number), str(wanted))

@@ -12,6 +12,7 @@ from registry.catalog.entries import set_tags
 from registry.catalog.page_writer import note
 from registry.catalog.request_decisions import RequestDecider
 from registry.catalog.requests import Claim, Request, pending
+from registry.catalog.version_page import done, refusal
 from registry.errors import CatalogRefused, Unreachable
 
 if TYPE_CHECKING:
@@ -69,10 +70,11 @@ def answer_one(catalog: Catalog, model: str, request: Request, decider: RequestD
 
 
 def _show_answer(catalog: Catalog, client: MlflowClient, model: str, request: Request, answer: str) -> None:
-    """Show a refusal where people look; what was done, the page of the version shows anyway. Then the claim ends."""
+    """Show an answer where people look: at the top of the version's page. Then the claim ends."""
     refused = answer if answer.startswith("refused") else ""
     found = catalog.entries(client).numbered(model, request.number)
-    note(client, model, found, request.title, refused.removeprefix("refused "))
+    notices = {refusal(request.asks): refused.removeprefix("refused "), done(request.asks): "" if refused else answer}
+    note(client, model, found, notices)
     if refused or found.tags.get(tags.REQUESTED, "").partition(" ")[0] == request.asks:
         set_tags(client, model, found, {tags.REQUESTED: f"{request.asks} refused" if refused else ""})
     client.delete_model_version_tag(model, str(request.number), request.tag)

@@ -27,7 +27,6 @@ from registry.catalog import tags
 from registry.catalog.client import Catalog
 from registry.catalog.entries import CatalogVersion
 from registry.catalog.version_id import VersionId
-from registry.catalog.version_page import refusal
 from registry.names import CHANNELS
 from registry.versions.bindings import Binding
 
@@ -107,11 +106,6 @@ class Request:
     def tag(self) -> str:
         """The name of the tag that holds the claim."""
         return tags.REQUEST + self.asks
-
-    @property
-    def title(self) -> str:
-        """The title of the notice that says that it was refused."""
-        return refusal(self.asks)
 
 
 def pending(catalog: Catalog, model: str) -> list[Request]:

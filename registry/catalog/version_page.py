@@ -102,6 +102,7 @@ class VersionPage:
         """What the log says that should be seen first, by title; empty for what is no more so."""
         found = {f"{word} {channel}": "" for word in ("Withdrawn from", "Forced into") for channel in CHANNELS}
         found |= {refusal(asks): "" for asks in self.settled()}
+        found |= {done(asks): "" for asks in (*CHANNELS, "rollback") if asks not in self.settled()}
         for each in self.standings:
             if each.role == "withdrawn":
                 found[f"Withdrawn from {each.channel}"] = _change(each) or "see `ulora history`"
@@ -174,6 +175,11 @@ class VersionPage:
 def refusal(asks: str) -> str:
     """The title of the notice that a request was refused, by what it asked for."""
     return f"Refused: request-{asks}"
+
+
+def done(asks: str) -> str:
+    """The title of the notice that a request was done."""
+    return f"Done: request-{asks}"
 
 
 def number(metric: Metric) -> str:

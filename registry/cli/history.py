@@ -22,7 +22,7 @@ _SECONDS = 120.0
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 @registry_options
 def history_command(registry: Registry, out: Output, *, channel: str, limit: int | None) -> None:
-    """Show the records of a channel, newest first. Without --limit the whole chain is verified (exit 6 if broken).
+    """Show the records of a channel, newest first; forced promotions with the rules that they overruled. Without --limit the whole chain is verified (exit 6 if broken).
 
     \b
     Example:
@@ -30,17 +30,24 @@ def history_command(registry: Registry, out: Output, *, channel: str, limit: int
     """
     with time_limit(_SECONDS):
         records = registry.history(channel, limit)
+        forced = registry.forced(records)
     rows = [
         (
             record.generation,
-            record.action,
+            f"{record.action} (forced)" if record.generation in forced else record.action,
             record.stable.version if record.stable else None,
             record.canary.version if record.canary else None,
             author(record.who, record.who_verified),
             record.when,
-            record.reason or "-",
+            _why(record.reason, forced.get(record.generation, "")),
         )
         for record in records
     ]
     header = ("GENERATION", "ACTION", "STABLE", "CANARY", "WHO", "WHEN", "REASON")
-    out.answer(records, table(header, rows) if rows else f"{channel} has no history yet")
+    document = [{**record.model_dump(mode="json"), "forced": record.generation in forced} for record in records]
+    out.answer(document, table(header, rows) if rows else f"{channel} has no history yet")
+
+
+def _why(reason: str, overruled: str) -> str:
+    """The reason of a change, and the rules that it overruled."""
+    return "; overruled: ".join(filter(None, (reason, overruled))) or "-"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +33,7 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
     evidence = registry.evidence(version)
     tested, ready = (_judge(registry, version, channel) for channel in CHANNELS)
     forgotten = registry.wiring.forgotten.find(version)
+    channels = _channels(registry, version)
     document = {
         **manifest.model_dump(mode="json"),
         "tested": tested.passes,
@@ -40,10 +41,11 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
         "evidence": evidence,
         "verdicts": {"staging": tested.verdict, "production": ready.verdict},
         "forgotten": forgotten,
+        "channels": channels,
     }
     files = table(("FILE", "BYTES", "SHA256"), [(file.path, file.size, file.sha256[:12]) for file in manifest.files])
     text = (
-        _facts(manifest, forgotten, tested, ready),
+        _facts(manifest, forgotten, channels, tested, ready),
         files,
         metrics_table(evidence),
         tested.checks(refusals_only=True),
@@ -73,6 +75,36 @@ class _Judged:
         return checks(self.verdict, refusals_only=refusals_only) if self.verdict else ""
 
 
+def _channels(registry: Registry, version: str) -> list[dict[str, Any]]:
+    """What the version is in each channel, by which record, and the rules that a forced promotion overruled."""
+    found = []
+    for each in registry.standings(version):
+        forced = registry.forced([each.promoted]) if each.promoted else {}
+        record = each.record
+        of_record = {
+            name: getattr(record, name) if record else None for name in ("generation", "who", "when", "reason")
+        }
+        is_forced = bool(forced)
+        found.append(
+            {
+                "channel": each.channel,
+                "role": each.role,
+                **of_record,
+                "forced": is_forced,
+                "overruled": "; ".join(forced.values()),
+            }
+        )
+    return found
+
+
+def _in_words(each: dict[str, Any]) -> str:
+    """`production: withdrawn by bob, 2026-…, generation 3: error rate`."""
+    by = f" by {each['who']}, {each['when']}, generation {each['generation']}" if each["generation"] else ""
+    why = f": {each['reason']}" if each["reason"] else ""
+    forced = f" (forced; overruled: {each['overruled']})" if each["forced"] else ""
+    return f"{each['channel']}: {each['role']}{by}{why}{forced}"
+
+
 def _judge(registry: Registry, version: str, channel: str) -> _Judged:
     try:
         return _Judged(registry.judge(version, channel))
@@ -80,12 +112,15 @@ def _judge(registry: Registry, version: str, channel: str) -> _Judged:
         return _Judged(None, f"can't be judged: {error}")
 
 
-def _facts(manifest: Manifest, forgotten: Forgotten | None, tested: _Judged, ready: _Judged) -> str:
+def _facts(
+    manifest: Manifest, forgotten: Forgotten | None, channels: list[dict[str, Any]], tested: _Judged, ready: _Judged
+) -> str:
     backbone = manifest.backbone
     return facts(
         {
             "version": f"{manifest.model} {manifest.version}",
             "forgotten": f"by {forgotten.who}, {forgotten.when}: {forgotten.reason or 'old'}" if forgotten else "",
+            "channels": "; ".join(map(_in_words, channels)),
             "description": manifest.description,
             "made": f"{manifest.timestamp} from {manifest.source}",
             "content": manifest.content_sha256,

@@ -20,6 +20,7 @@ from registry.usecases.judge import judge
 from registry.versions.bindings import Binding
 from registry.wiring import Wiring
 
+_SHOWN = 3
 RECENT = 50
 """So many records are read where the whole log would take too long."""
 
@@ -49,13 +50,16 @@ class Pages:
         Raises:
             MissingBlob, CorruptBlob, BadManifest: its manifest can't be read.
         """
-        named = VersionId.of(binding)
         manifest = self.wiring.bindings.manifest(binding.pointer)
-        found = [standing(channel, records, named) for channel, records in self.records.items()]
-        standings = tuple(each for each in found if each)
+        standings = self.standings(binding)
         everything = self.wiring.ledger.evidence(VersionName.parse(binding.version))
         evidence = tuple(each for each in everything if each.content_sha256 == binding.content_sha256)
         return VersionPage(manifest, standings, self._verdicts(binding.version, standings, evidence), evidence)
+
+    def standings(self, binding: Binding) -> tuple[Standing, ...]:
+        """What a version is in each channel."""
+        found = [standing(channel, records, VersionId.of(binding)) for channel, records in self.records.items()]
+        return tuple(each for each in found if each)
 
     def moved(self) -> list[VersionId]:
         """The versions that the newest record of each channel or the one before it serves."""
@@ -91,3 +95,21 @@ def verdict_of(wiring: Wiring, record: Record) -> Verdict | None:
         return wiring.ledger.verdict(record.verdict)
     except (NotFound, IntegrityError):
         return None
+
+
+def standings(wiring: Wiring, binding: Binding) -> tuple[Standing, ...]:
+    """What a version is in each channel; see `Registry.standings`."""
+    return Pages.read(wiring).standings(binding)
+
+
+def forced(wiring: Wiring, records: Sequence[Record]) -> dict[int, str]:
+    """The records that were made by force, and the rules that were overruled; see `Registry.forced`."""
+    verdicts = in_parallel(lambda record: verdict_of(wiring, record), records)
+    pairs = zip(records, verdicts, strict=True)
+    return {record.generation: _overruled(verdict) for record, verdict in pairs if verdict and verdict.forced}
+
+
+def _overruled(verdict: Verdict) -> str:
+    refused = verdict.refusals
+    more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+    return "; ".join(check.reason for check in refused[:_SHOWN]) + more

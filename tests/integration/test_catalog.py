@@ -17,6 +17,7 @@ from registry.catalog.client import Catalog
 from registry.catalog.connection import HASTY
 from registry.catalog.runs import EvidenceRun
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, UloraError, VersionNotFound
+from registry.evidence.results import MeasuredOn
 from registry.formats.canonical import sha256
 from registry.versions.bindings import Binding
 from registry.versions.manifest import Manifest
@@ -29,6 +30,7 @@ STORE = "s3://bucket/prefix"
 _LOG_IN_ANOTHER_PROCESS = """
 import sys, pathlib
 from registry.catalog.client import Catalog
+from registry.evidence.results import MeasuredOn
 from registry.formats.canonical import sha256
 from tests.support import flavor_package
 folder, url, model = pathlib.Path(sys.argv[1]), *sys.argv[2:]
@@ -76,18 +78,29 @@ def test_a_logged_version_has_tags_description_alias_and_page(catalog: Catalog, 
     manifest, logged = log(catalog, tmp_path, model)
     found = client(catalog).get_model_version_by_alias(model, "v1_0_0-dinov3")
     assert int(found.version) == logged.number == 1
-    assert found.tags == {
+    assert found.tags == {"version": "v1.0.0-dinov3", "family": "none"}
+    said = [line for line in found.description.splitlines() if line and not line.startswith("[//]")]
+    assert said[:3] == ["### v1.0.0-dinov3", "a first one", "| | |"]
+    assert found.status == "READY"
+    assert "request-rollback" in client(catalog).get_registered_model(model).description
+    its_source = client(catalog).get_logged_model(logged.model_id)
+    assert its_source.status == "READY"
+    assert {name: value for name, value in its_source.tags.items() if not name.startswith("mlflow.")} == {
         "ulora.store": STORE,
         "ulora.version": "v1.0.0-dinov3",
         "ulora.content_sha256": manifest.content_sha256,
         "ulora.manifest_sha256": sha256(manifest.to_bytes()),
-        "ulora.family": "none",
     }
-    assert found.description.startswith("a first one")
-    assert found.status == "READY"
-    assert client(catalog).get_registered_model(model).description
-    assert client(catalog).get_logged_model(logged.model_id).status == "READY"
-    assert logged.url == f"{catalog.connection.uri}/#/models/{model}/versions/1"
+    assert logged.url == f"{catalog.connection.uri}/#/models/{model}/versions/1?workflowType=machine_learning"
+
+
+def test_a_version_is_registered_with_a_run_to_compare_by(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    _, one = log(catalog, tmp_path, model, "v1.0.0")
+    _, two = log(catalog, tmp_path, model, "v1.1.0", "b")
+    shown = [client(catalog).get_run(each.run_id) for each in (one, two)]
+    assert [run.info.run_name for run in shown] == ["v1.0.0", "v1.1.0"]
+    assert [run.info.status for run in shown] == ["FINISHED", "FINISHED"]
+    assert set(shown[0].data.params) == set(shown[1].data.params) >= {"version", "family", "backbone", "parent"}
 
 
 def test_a_logged_version_loads_by_plain_pyfunc(catalog: Catalog, tmp_path: Path, model: str) -> None:
@@ -126,10 +139,9 @@ def test_versions_with_equal_content_share_nothing_in_mlflow(catalog: Catalog, t
     assert list(loaded.predict(pandas.DataFrame({"path": ["version.json"]}))["text"]) == [second.to_bytes().decode()]
 
     catalog.record_evidence(binding_of(second), EvidenceRun("ood", ANY, {"ood_auroc": 0.5}))
-    catalog.set_tags(binding_of(second), {"ulora.verdict": "pass"})
+    catalog.set_tags(binding_of(second), {"verdict": "pass"})
     assert catalog.find(binding_of(first)) == one
-    changed = dict(catalog.find(binding_of(second)).tags)
-    assert changed == {**two.tags, "ulora.metric.ood_auroc": "0.5", "ulora.verdict": "pass"}
+    assert dict(catalog.find(binding_of(second)).tags) == {**two.tags, "verdict": "pass"}
     assert not client(catalog).get_logged_model(one.model_id).metrics
 
 
@@ -174,6 +186,25 @@ def test_a_registration_whose_reply_is_lost_leaves_one_version(
     assert [version.number for version in catalog.versions(model)] == [1]
 
 
+def test_files_that_could_not_be_sent_leave_one_model(
+    mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
+) -> None:
+    mlflow_proxy.next(
+        lambda exchange: exchange.send(faults.Reply(413, [], b"large")), containing="/artifacts/", times=99
+    )
+    for _ in range(3):
+        with pytest.raises((CatalogUnreachable, CatalogRefused), match="413"):
+            log(Catalog(mlflow_proxy.url, STORE), tmp_path, model)
+    experiment = client(catalog).get_experiment_by_name(model).experiment_id
+    (left,) = client(catalog).search_logged_models([experiment])
+    client(catalog).create_logged_model(experiment, tags=left.tags)  # as earlier releases did at each try
+    mlflow_proxy.clear()
+    _, logged = log(catalog, tmp_path, model)
+    (kept,) = client(catalog).search_logged_models([experiment])
+    assert (kept.model_id, kept.status) == (logged.model_id, "READY")
+    assert len(client(catalog).search_runs([experiment])) == 1
+
+
 def test_of_two_who_log_at_once_the_first_to_register_wins(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
@@ -206,10 +237,14 @@ def test_an_alias_that_another_version_holds_is_not_taken(catalog: Catalog, tmp_
     assert theirs.get_registered_model(model).aliases == {"v1_0_0-dinov3": "1"}
 
 
-def test_evidence_becomes_a_run_and_tags_of_the_version(catalog: Catalog, tmp_path: Path, model: str) -> None:
+def test_evidence_becomes_a_run_with_its_user_data_and_duration(catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, logged = log(catalog, tmp_path, model)
     metrics = {"ood_auroc": 0.9612345678, "ood_fpr95": float("nan")}
-    result = EvidenceRun("ood", ANY, metrics, {"device": "cpu"}, {"ood.png": b"png"})
+    measured = MeasuredOn(name="images", sha256="a" * 64, n=300)
+    result = EvidenceRun(
+        "ood", ANY, metrics, {"device": "cpu"}, {"ood.png": b"png"},
+        data=measured, who="bob@host", ended="2026-11-21T12:00:00+00:00", seconds=12.5,
+    )  # fmt: skip
     run_id = catalog.record_evidence(binding_of(manifest), result)
     run = client(catalog).get_run(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "v1.0.0-dinov3 ood")
@@ -219,9 +254,21 @@ def test_evidence_becomes_a_run_and_tags_of_the_version(catalog: Catalog, tmp_pa
     assert [each.path for each in client(catalog).list_artifacts(run_id)] == ["ood.png"]
     shown = client(catalog).get_logged_model(logged.model_id).metrics
     assert [(each.key, each.value) for each in shown] == [("ood_auroc", 0.9612345678)]
-    found = catalog.find(binding_of(manifest))
-    assert found.tags["ulora.metric.ood_auroc"] == "0.961235"
-    assert "ulora.metric.ood_fpr95" not in found.tags
+    assert dict(catalog.find(binding_of(manifest)).tags) == dict(logged.tags), "metrics are no tags"
+    assert run.info.end_time - run.info.start_time == 12_500
+    assert run.info.user_id == "bob@host"
+    assert run.data.tags["mlflow.source.name"] == "ulora measure"
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("images", "a" * 36)
+    assert [each.path for each in client(catalog).list_artifacts(logged.run_id)] == ["ood.png"], "to compare by"
+
+
+def test_a_run_that_a_process_left_unfinished_is_finished(catalog: Catalog, tmp_path: Path, model: str) -> None:
+    manifest, _ = log(catalog, tmp_path, model)
+    experiment = client(catalog).get_experiment_by_name(model).experiment_id
+    left = client(catalog).create_run(experiment, tags={"ulora.evidence_sha256": ANY}).info.run_id
+    assert catalog.record_evidence(binding_of(manifest), EvidenceRun("ood", ANY, {"ood_auroc": 0.5})) == left
+    assert client(catalog).get_run(left).info.status == "FINISHED"
 
 
 def test_the_same_evidence_is_recorded_once(catalog: Catalog, tmp_path: Path, model: str) -> None:
@@ -237,18 +284,18 @@ def test_evidence_and_tags_need_a_registered_version(catalog: Catalog, tmp_path:
     with pytest.raises(VersionNotFound, match=model):
         catalog.record_evidence(binding_of(manifest), EvidenceRun("ood", ANY, {}))
     with pytest.raises(VersionNotFound) as missing:
-        catalog.set_tags(binding_of(manifest), {"ulora.verdict": "pass"})
+        catalog.set_tags(binding_of(manifest), {"verdict": "pass"})
     assert "reconcile" in missing.value.hint
 
 
 def test_only_tags_that_differ_are_written(mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str) -> None:
     manifest, _ = log(catalog, tmp_path, model)
-    tags = {"ulora.verdict": "production: pass", "ulora.version": manifest.version}
+    tags = {"verdict": "production pass", "version": manifest.version}
     for _ in range(2):
         Catalog(mlflow_proxy.url, STORE).set_tags(binding_of(manifest), tags)
     written = [path for _, path in mlflow_proxy.requests if path.endswith("/set-tag")]
     assert len(written) == 1
-    assert catalog.find(binding_of(manifest)).tags["ulora.verdict"] == "production: pass"
+    assert catalog.find(binding_of(manifest)).tags["verdict"] == "production pass"
 
 
 def test_a_deleted_experiment_is_refused_with_what_to_do(catalog: Catalog, tmp_path: Path, model: str) -> None:

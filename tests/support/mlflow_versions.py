@@ -1,4 +1,5 @@
-"""Versions in MLflow, tagged and named as `Catalog.log` does, but without artifacts: for tests that load none."""
+"""Versions in MLflow, named as `Catalog.log` does, but without artifacts, and tagged as earlier releases tagged them: for
+tests that load none."""
 
 from __future__ import annotations
 
@@ -52,9 +53,8 @@ def register_as(
     theirs: Any, model: str, its_tags: Mapping[str, str], logged_as: Mapping[str, str] | None = None
 ) -> int:
     """Register a version with these tags, and return its number. Its LoggedModel has the same, or those given."""
-    name = f"{model}-logged"
-    experiment = theirs.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else theirs.create_experiment(name)
+    experiment = theirs.get_experiment_by_name(model)
+    experiment_id = experiment.experiment_id if experiment else theirs.create_experiment(model)
     logged = theirs.create_logged_model(experiment_id, tags=dict(its_tags if logged_as is None else logged_as))
     registered = theirs.create_model_version(
         model, f"models:/{logged.model_id}", tags=dict(its_tags), await_creation_for=0, model_id=logged.model_id

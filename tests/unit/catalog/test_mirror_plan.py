@@ -45,7 +45,7 @@ def registered(
     """A version in MLflow; None is one that was not created by ulora."""
     tags = {"ulora.store": store, "ulora.version": name or "", "ulora.manifest_sha256": digest}
     its_tags = {**tags, "ulora.content_sha256": digest} if name else {}
-    return CatalogVersion(number, f"m-{number}", its_tags, stage, "")
+    return CatalogVersion(number, f"m-{number}", {}, stage, "", its_tags)
 
 
 def shown_as(*versions: CatalogVersion, **fields) -> MirrorState:
