@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from registry.breakglass.write_script import Script
     from registry.catalog.client import Catalog
     from registry.catalog.reconciler import Reconciler
+    from registry.catalog.standing import Standing
     from registry.channels.record import Record
     from registry.evidence.results import Evidence
     from registry.evidence.verdict import Verdict
@@ -266,7 +267,7 @@ class Registry:
 
     def standings(self, version: str) -> tuple[Standing, ...]:
         """What a version is in each channel whose log names it, since when, by whom and why."""
-        return usecases.pages.standings(self.wiring, self.bindings.get(VersionName.parse(version)))
+        return usecases.pages.standings(self.wiring, version)
 
     def rollback_script(
         self, version: str, channel: str = "production", *, reason: str = "", dry_run: bool = False

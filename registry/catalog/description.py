@@ -34,9 +34,11 @@ Versions are made, gated, promoted and rolled back with `ulora`; stages and alia
 | `request-production` | make this version stable in production |
 | `request-rollback` | roll production back: on the version that is served, from it; on an earlier one, to it |
 
-The gates decide within seconds while `ulora reconcile --watch` runs. The alias goes, and the top of the version's page
-says why a request was refused. **The blue button "Promote model" does not promote:** it copies a version to another
-model. Moving a stage or the alias of a channel by hand does not either: it is moved back."""
+The gates decide within seconds while `ulora reconcile --watch` runs. The version's page then begins with the answer.
+
+**The blue button "Promote model" does not promote:** it copies a version to another model.
+
+A stage, or the alias of a channel, that is moved by hand is moved back."""
 _OLD_TABLE = re.compile(r"\| \| \|\n\|---\|---\|\n\| version \| .*\| content \| `[0-9a-f]{64}` \|\n?", re.DOTALL)
 """What earlier releases wrote, without marks."""
 
@@ -75,12 +77,17 @@ class Description:
         return replace(self, notices={title: text for title, text in found.items() if text})
 
     def __str__(self) -> str:
-        """The text for MLflow. What is too long for it is left out from the end of the table."""
-        notices = "\n>\n".join(f"> **{title}** {text}" for title, text in self.notices.items())
-        head = _ours("\n\n".join(filter(None, (f"### {self.name}", notices))))
-        first = "\n\n".join(filter(None, (head, self.people)))
+        """The text for MLflow. What is too long for it is left out: the end of the table, then notices, never what
+        people wrote."""
+        heads = [self._head(self.notices), self._head({title: "" for title in self.notices}), self._head({}), ""]
+        firsts = ["\n\n".join(filter(None, (head, self.people))) for head in heads]
+        first = next((text for text in firsts if len(text) <= LIMIT), self.people)
         room = LIMIT - len(first) - len(_ours("", self.mark)) - 2
-        return f"{first}\n\n{_ours(_cut(self.table, room), self.mark)}" if room > 0 else first[:LIMIT]
+        return f"{first}\n\n{_ours(_cut(self.table, room), self.mark)}" if room > 0 else first
+
+    def _head(self, notices: Mapping[str, str]) -> str:
+        shown = "\n>\n".join(f"> **{title}** {text}" for title, text in notices.items())
+        return _ours("\n\n".join(filter(None, (f"### {self.name}", shown))))
 
 
 def _one_line(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from registry.catalog import tags
 from registry.catalog.standing import Standing
-from registry.evidence.results import Evidence, Metric, newest
+from registry.evidence.results import PROPORTION, Evidence, Metric, newest
 from registry.evidence.verdict import Verdict
 from registry.formats import canonical
 from registry.names import CHANNELS
@@ -85,7 +85,7 @@ class VersionPage:
             tags.NAME: self.manifest.version,
             tags.FAMILY: tags.family(self.manifest),
             tags.CHANNEL: stable,
-            tags.WITHDRAWN: "" if stable else withdrawn,
+            tags.WITHDRAWN: withdrawn,
             tags.VERDICT: f"{verdict.channel} {verdict.outcome}" if verdict else "",
             tags.FORCED: ", ".join(each.channel for each in self.verdicts if each.forced),
             tags.TRIAL: ", ".join(trial),
@@ -186,11 +186,12 @@ def number(metric: Metric) -> str:
     """A metric's value with its interval and its samples, e.g. `0.849 (95% CI 0.756-0.910, n=34)`."""
     if metric.value is None:
         return "not a number"
-    unit = f" {metric.unit}" if metric.unit not in ("", "proportion", "area") else ""
-    between = (
-        f"95% CI {metric.low:.3f}-{metric.high:.3f}, " if metric.low is not None and metric.high is not None else ""
-    )
-    return f"{metric.value:.3f}{unit} ({between}n={metric.n})"
+    unit = f" {metric.unit}" if metric.unit not in ("", PROPORTION, "area") else ""
+    digits = ".4g" if unit else ".3f"
+    between = ""
+    if metric.low is not None and metric.high is not None:
+        between = f"95% CI {metric.low:{digits}}-{metric.high:{digits}}, "
+    return f"{metric.value:{digits}}{unit} ({between}n={metric.n})"
 
 
 def _change(each: Standing) -> str:

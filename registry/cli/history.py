@@ -22,7 +22,9 @@ _SECONDS = 120.0
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 @registry_options
 def history_command(registry: Registry, out: Output, *, channel: str, limit: int | None) -> None:
-    """Show the records of a channel, newest first; forced promotions with the rules that they overruled. Without --limit the whole chain is verified (exit 6 if broken).
+    """Show the records of a channel, newest first; forced promotions with the rules that they overruled.
+
+    Without --limit the whole chain is verified (exit 6 if broken).
 
     \b
     Example:

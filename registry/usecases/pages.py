@@ -97,9 +97,9 @@ def verdict_of(wiring: Wiring, record: Record) -> Verdict | None:
         return None
 
 
-def standings(wiring: Wiring, binding: Binding) -> tuple[Standing, ...]:
+def standings(wiring: Wiring, version: str) -> tuple[Standing, ...]:
     """What a version is in each channel; see `Registry.standings`."""
-    return Pages.read(wiring).standings(binding)
+    return Pages.read(wiring).standings(wiring.bindings.get(VersionName.parse(version)))
 
 
 def forced(wiring: Wiring, records: Sequence[Record]) -> dict[int, str]:

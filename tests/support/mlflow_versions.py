@@ -1,5 +1,4 @@
-"""Versions in MLflow, named as `Catalog.log` does, but without artifacts, and tagged as earlier releases tagged them: for
-tests that load none."""
+"""Versions in MLflow, named as `Catalog.log` does, but without artifacts, and with the tags of earlier releases."""
 
 from __future__ import annotations
 
