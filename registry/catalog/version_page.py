@@ -94,9 +94,7 @@ class VersionPage:
 
     def settled(self) -> list[str]:
         """What was asked for at some time and is so now: a refusal of it says nothing any more."""
-        stable = [each.channel for each in self.standings if each.role == "stable"]
-        left = [each for each in self.standings if each.role == "withdrawn" and each.channel == "production"]
-        return [*stable, *(["rollback"] if left else [])]
+        return [each.channel for each in self.standings if each.role == "stable"]
 
     def notices(self) -> dict[str, str]:
         """What the log says that should be seen first, by title; empty for what is no more so."""

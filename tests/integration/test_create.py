@@ -178,10 +178,10 @@ def test_mlflow_gets_the_version_once(registry: Registry, bundle: Path, tmp_path
     first, again = (other.create("v1.0.0-dinov3", bundle) for _ in range(2))
     assert first.catalog_number == again.catalog_number == 1
     (found,) = other.catalog.versions(registry.model)
-    assert found.tags["ulora.version"] == "v1.0.0-dinov3"
-    assert found.tags["ulora.content_sha256"] == first.content_sha256
+    assert found.tags["version"] == "v1.0.0-dinov3"
+    assert found.identity["ulora.content_sha256"] == first.content_sha256
     manifest_sha256 = registry.bindings.get(registry.manifest("v1.0.0-dinov3").name).manifest_sha256
-    assert found.tags["ulora.manifest_sha256"] == manifest_sha256
+    assert found.identity["ulora.manifest_sha256"] == manifest_sha256
     assert [listed.catalog_number for listed in other.versions()] == [1]
 
 
