@@ -1,7 +1,7 @@
 """The description of a registered version: its name, notices, what people wrote, then a table.
 
-The mirror writes the first and the last part anew; they are between marks that Markdown does not show. What is outside
-of them is people's, and is kept.
+It begins with the name itself: lists in MLflow show the first characters. The mirror writes name, notices and table
+anew; marks that Markdown does not show tell them from what people wrote, which is kept.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Self
 LIMIT = 5000
 """Characters that MLflow's tables hold."""
 _MAX_NOTICE = 900
-_END = "[//]: # (ulora: until here)"
-_OURS = re.compile(
-    r"\[//\]: # \(ulora: written anew at each change(?: (?P<mark>[0-9a-f]+))?\)\n(?P<text>.*?)\n" + re.escape(_END),
+_ABOVE = "[//]: # (ulora: what is above is written anew at each change)"
+_TABLE = re.compile(
+    r"\[//\]: # \(ulora: the table is written anew at each change, (?P<mark>[0-9a-f]*)\)\n(?P<text>.*?)\n"
+    r"\[//\]: # \(ulora: end of the table\)",
     re.DOTALL,
 )
 _NOTICE = re.compile(r"^> \*\*(?P<title>[^*\n]+)\*\* (?P<text>.*)$", re.MULTILINE)
@@ -39,6 +40,8 @@ The gates decide within seconds while `ulora reconcile --watch` runs. The versio
 **The blue button "Promote model" does not promote:** it copies a version to another model.
 
 A stage, or the alias of a channel, that is moved by hand is moved back."""
+_UNDERLINE = "---"
+"""Below the name: makes it a heading."""
 _OLD_TABLE = re.compile(r"\| \| \|\n\|---\|---\|\n\| version \| .*\| content \| `[0-9a-f]{64}` \|\n?", re.DOTALL)
 """What earlier releases wrote, without marks."""
 
@@ -64,12 +67,14 @@ class Description:
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
         """The parts of what MLflow holds; also of what earlier releases or people alone wrote."""
-        parts = list(_OURS.finditer(text))
-        notices = {each["title"]: each["text"] for each in _NOTICE.finditer(parts[0]["text"])} if parts else {}
-        people = _OLD_TABLE.sub("", _OURS.sub("", text)).strip()
-        if len(parts) < 2:
-            return cls(name, notices, people)
-        return cls(name, notices, people, parts[-1]["text"].strip(), parts[-1]["mark"] or "")
+        head, mark, rest = text.partition(_ABOVE)
+        if not mark:
+            head, rest = "", text
+        notices = {each["title"]: each["text"] for each in _NOTICE.finditer(head)}
+        above = "\n".join(line for line in head.splitlines() if not _is_ours(line, name))
+        people = _OLD_TABLE.sub("", _TABLE.sub("", f"{above.strip()}\n{rest}")).strip()
+        found = _TABLE.search(rest)
+        return cls(name, notices, people, found["text"].strip(), found["mark"]) if found else cls(name, notices, people)
 
     def noting(self, notices: Mapping[str, str]) -> Self:
         """The same with these notices, by title, added or replaced; an empty text removes one."""
@@ -82,12 +87,12 @@ class Description:
         heads = [self._head(self.notices), self._head({title: "" for title in self.notices}), self._head({}), ""]
         firsts = ["\n\n".join(filter(None, (head, self.people))) for head in heads]
         first = next((text for text in firsts if len(text) <= LIMIT), self.people)
-        room = LIMIT - len(first) - len(_ours("", self.mark)) - 2
-        return f"{first}\n\n{_ours(_cut(self.table, room), self.mark)}" if room > 0 else first
+        room = LIMIT - len(first) - len(_framed("", self.mark)) - 2
+        return f"{first}\n\n{_framed(_cut(self.table, room), self.mark)}" if room > 0 else first
 
     def _head(self, notices: Mapping[str, str]) -> str:
         shown = "\n>\n".join(f"> **{title}** {text}" for title, text in notices.items())
-        return _ours("\n\n".join(filter(None, (f"### {self.name}", shown))))
+        return "\n\n".join(filter(None, (f"{self.name}\n{_UNDERLINE}", shown, _ABOVE)))
 
 
 def _one_line(text: str) -> str:
@@ -95,9 +100,15 @@ def _one_line(text: str) -> str:
     return line if len(line) <= _MAX_NOTICE else line[: _MAX_NOTICE - 2] + " …"
 
 
-def _ours(text: str, mark: str = "") -> str:
-    begin = f"[//]: # (ulora: written anew at each change{mark and ' '}{mark})"
-    return f"{begin}\n\n{text}\n\n{_END}"  # a mark right below a table or a paragraph would be shown as part of it
+def _is_ours(line: str, name: str) -> bool:
+    """Whether a line above what people wrote is the mirror's."""
+    return line.strip() in ("", ">", name, _UNDERLINE) or _NOTICE.match(line) is not None
+
+
+def _framed(table: str, mark: str) -> str:
+    begin = f"[//]: # (ulora: the table is written anew at each change, {mark})"
+    # With empty lines: a mark right below a table would be shown as a row of it.
+    return f"{begin}\n\n{table}\n\n[//]: # (ulora: end of the table)"
 
 
 def _cut(table: str, room: int) -> str:
@@ -109,5 +120,6 @@ def _cut(table: str, room: int) -> str:
 
 def model_description(text: str) -> str:
     """The description of a registered model: how to ask for a change, then what people wrote in `text`."""
-    people = _OLD_MODEL.sub("", _OURS.sub("", text)).strip()
-    return "\n\n".join(filter(None, (_ours(_OF_MODEL), people)))[:LIMIT]
+    _, mark, rest = text.partition(_ABOVE)
+    people = _OLD_MODEL.sub("", rest if mark else text).strip()
+    return "\n\n".join(filter(None, (_OF_MODEL, _ABOVE, people)))[:LIMIT]

@@ -106,7 +106,8 @@ class VersionPage:
                 found[f"Withdrawn from {each.channel}"] = _change(each) or "see `ulora history`"
         for verdict in self.verdicts:
             if verdict.forced:
-                said = f"{len(verdict.refusals)} rules were not met ({verdict.outcome})"
+                unmet = len(verdict.refusals)
+                said = f"{unmet} {'rule was' if unmet == 1 else 'rules were'} not met ({verdict.outcome})"
                 found[f"Forced into {verdict.channel}"] = (
                     f"{verdict.timestamp[:16]} by {verdict.who}: {verdict.forced}; {said}"
                 )
@@ -139,7 +140,9 @@ class VersionPage:
         for verdict in sorted(self.verdicts, key=lambda each: each.channel != "production"):
             refused, passed = verdict.refusals, [each for each in verdict.checks if each.outcome == "pass"]
             forced = ", overruled by force" if verdict.forced else ""
-            counts = f"{len(refused)} of {len(verdict.checks)} rules not met" if refused else f"{len(passed)} rules met"
+            counts = (
+                f"{len(refused)} of {len(verdict.checks)} rules not met" if refused else f"all {len(passed)} rules met"
+            )
             yield f"gates of {verdict.channel}", f"**{verdict.outcome}**{forced}: {counts}"
             for check in refused[:_MAX_RULES]:
                 yield _name(check.metric, check.target), f"**{_SIGNS[check.outcome]}** {_cell(check.reason)}"

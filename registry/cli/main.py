@@ -57,7 +57,8 @@ class _Commands(click.Group):
 HELP_OPTIONS = ["-h", "--help"]
 EXIT_STATUS = """Exit status:
   0 done; 1 failed; 2 usage; 3 gate refused; 4 channel moved, name taken, or not
-  now; 5 not found; 6 integrity; 7 unreachable or outcome unknown; 130 interrupted"""
+  now; 5 not found; 6 integrity; 7 unreachable or outcome unknown; 8 done in the
+  store, but MLflow lacks it; 130 interrupted"""
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": HELP_OPTIONS, "max_content_width": 110})

@@ -80,7 +80,7 @@ def test_a_logged_version_has_tags_description_alias_and_page(catalog: Catalog, 
     assert int(found.version) == logged.number == 1
     assert found.tags == {"version": "v1.0.0-dinov3", "family": "none"}
     said = [line for line in found.description.splitlines() if line and not line.startswith("[//]")]
-    assert said[:3] == ["### v1.0.0-dinov3", "a first one", "| | |"]
+    assert said[:3] == ["v1.0.0-dinov3", "---", "a first one"]
     assert found.status == "READY"
     assert "request-rollback" in client(catalog).get_registered_model(model).description
     its_source = client(catalog).get_logged_model(logged.model_id)

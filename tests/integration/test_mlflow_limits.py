@@ -46,9 +46,7 @@ def sign_in(exchange: Exchange) -> None:
     )
 
 
-def test_a_server_without_logged_models_is_found_out_before_the_name_is_bound(
-    registry: Registry, mlflow_proxy: Proxy, tmp_path: Path
-) -> None:
+def test_a_server_without_logged_models_binds_no_name(registry: Registry, mlflow_proxy: Proxy, tmp_path: Path) -> None:
     mlflow_proxy.next(not_found, containing="logged-models", times=99)
     with pytest.raises(CatalogRefused, match="no LoggedModels") as refused:
         registry.create(V1, small_bundle(tmp_path / "bundle"))
@@ -57,9 +55,7 @@ def test_a_server_without_logged_models_is_found_out_before_the_name_is_bound(
         registry.bindings.get(VersionName.parse(V1))
 
 
-def test_a_sign_in_page_is_found_out_before_the_name_is_bound(
-    registry: Registry, mlflow_proxy: Proxy, tmp_path: Path
-) -> None:
+def test_a_sign_in_page_binds_no_name(registry: Registry, mlflow_proxy: Proxy, tmp_path: Path) -> None:
     mlflow_proxy.next(sign_in, times=99)
     with pytest.raises(Unreachable):
         registry.create(V1, small_bundle(tmp_path / "bundle"))
@@ -67,7 +63,7 @@ def test_a_sign_in_page_is_found_out_before_the_name_is_bound(
         registry.bindings.get(VersionName.parse(V1))
 
 
-def test_a_version_that_mlflow_does_not_take_stands_and_says_so(
+def test_a_version_that_mlflow_lacks_stands_and_says_so(
     registry: Registry, mlflow_proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow_proxy.next(too_large, method="PUT", times=999)
@@ -96,9 +92,7 @@ def test_a_version_that_mlflow_does_not_take_stands_and_says_so(
     assert sorted((each.name, each.status) for each in found) == [("v1_0_0", "READY"), ("v2_0_0", "READY")]
 
 
-def test_one_version_that_mlflow_can_not_take_does_not_stop_the_others(
-    registry: Registry, mlflow_proxy: Proxy, tmp_path: Path
-) -> None:
+def test_a_version_that_mlflow_refuses_stops_no_other(registry: Registry, mlflow_proxy: Proxy, tmp_path: Path) -> None:
     for name in (V1, V2):
         create(registry, name, tmp_path)
     refused: list[str] = []

@@ -25,7 +25,7 @@ _ARGUMENTS = (
 )  # fmt: skip
 _MILLISECONDS = 120_000
 """How long a page may take on a busy machine: a guard against a hang."""
-_SIZE = {"width": 1280, "height": 1000}
+_SIZE = {"width": 1280, "height": 1250}
 TRAINING = "workflowType=machine_learning"
 
 
@@ -78,7 +78,7 @@ def _text(page: Any) -> str:
     close = page.get_by_label("Close")
     if close.count():
         close.first.click()  # MLflow's assistant, which covers a third of the page
-    return str(page.inner_text("body"))
+    return " ".join(page.inner_text("body").split())
 
 
 def _picture(page: Any, path: Path) -> None:
