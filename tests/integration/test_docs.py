@@ -195,9 +195,13 @@ def test_mlflow_run_measures_as_ulora_measure_does(workplace: Path, model: str, 
     by_run = json.loads(run(f"ulora show {V4} --json"))["evidence"]
     by_command = json.loads(run(f"ulora measure {V4} --only ood --data images --json"))
     assert [one["metrics"] for one in by_run] == [one["metrics"] for one in by_command]
-    runs = MlflowClient(tracking_uri).search_runs(["0"], f"params.model = '{model}'")
-    assert [run.info.status for run in runs] == ["FINISHED"]
-    assert "ood_auroc" in runs[0].data.metrics, "the result belongs into the run that `mlflow run` opened"
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name(model).experiment_id
+    found = client.search_runs([experiment], f"attributes.run_name = '{V4} ood'", order_by=["attributes.end_time"])
+    assert ["ood_auroc" in run.data.metrics for run in found] == [True, True], "by `mlflow run`, then by the command"
+    (opened,) = client.search_runs(["0"], f"params.model = '{model}'")
+    assert opened.info.status == "FINISHED"
+    assert found[0].info.run_id in opened.data.tags["mlflow.note.content"], "it says where the results are"
 
 
 def test_the_page_of_commands_is_their_help() -> None:

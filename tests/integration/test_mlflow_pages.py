@@ -35,7 +35,7 @@ def test_people_find_their_way_through_mlflows_pages(story: Story, tracking_uri:
         assert "request-rollback" in shown
         assert "does not promote" in shown
         assert "channel : production" in shown
-        assert f"{FORCED} ---" in shown, "the list of versions shows the first characters of a description"
+        assert f"@ v5_5_2 {FIRST} Previous" in shown, "the list of versions shows the first line of a description"
         assert "[//]" not in shown, "the marks of the mirror are not shown"
 
         refused = open_version(page, url(story, WEAK), WEAK)
