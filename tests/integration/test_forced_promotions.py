@@ -1,0 +1,50 @@
+"""That a promotion was forced, what it overruled, and why a version was withdrawn: said wherever people look back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.channels.channel import PromoteOptions, RollbackOptions
+from tests.support.registries import bind, open_registry
+from tests.support.run_ulora import ulora
+
+V1, V2 = "v1.0.0", "v1.1.0"
+STRICT = "format: 1\nchannels: {staging: {}, production: {defaults: [{metric: accuracy, min: 0.9}]}}\n"
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Production went to V1 by force, to V2 by force, and back to V1."""
+    registry = open_registry(tmp_path, store_url, model, who="ana")
+    assert registry.settings.policy is not None
+    registry.settings.policy.write_text(STRICT)
+    registry.store.initialise()
+    bind(registry, V1, V2)
+    for version in (V1, V2):
+        registry.promote(version, "production", PromoteOptions(force=True), reason="the field needs it")
+    registry.rollback(options=RollbackOptions(leave=V2), reason="errors doubled")
+    monkeypatch.setenv("ULORA_MODEL", model)
+    monkeypatch.setenv("ULORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ULORA_POLICY", str(registry.settings.policy))
+    return registry
+
+
+def test_the_history_says_what_was_forced_and_overruled(registry: Registry) -> None:
+    shown = ulora("history", "--channel", "production").out.splitlines()
+    assert "promote (forced)" in shown[2]
+    assert "the field needs it; overruled: accuracy" in shown[2]
+    assert "forced" not in shown[1], "the rollback was not"
+    assert [record["forced"] for record in ulora("history", "--json").document] == [False, True, True]
+
+
+def test_a_version_says_that_it_was_withdrawn_and_why(registry: Registry) -> None:
+    shown = ulora("show", V2)
+    line = next(line for line in shown.out.splitlines() if line.startswith("channels"))
+    assert "production: withdrawn by ana" in line
+    assert "generation 3: errors doubled" in line
+    assert "(forced; overruled: accuracy" in line
+    (channel,) = ulora("show", V1, "--json").document["channels"]
+    assert (channel["role"], channel["generation"], channel["forced"]) == ("stable", 3, True)
