@@ -17,7 +17,7 @@ from registry.formats import canonical
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
 from registry.store import layout
-from registry.store.cache import UNWATCHED, BlobCache, Described, FetchWatch
+from registry.store.cache import UNWATCHED, BlobCache, Described, FetchWatch, LockPatience
 from registry.store.objects import ObjectStore
 
 _CHUNK = 1024 * 1024
@@ -116,9 +116,10 @@ class Blobs:
             DiskFull, BadSetting: neither the cache nor a temporary folder can hold it.
         """
         distinct = {file.sha256: file for file in files}
+        patience = LockPatience()
 
         def fetch_one(file: Described) -> Path:
-            path = self._cache.get(file, partial(self._stream, file), watch)
+            path = self._cache.get(file, partial(self._stream, file), watch, patience)
             progress(file.size)
             return path
 

@@ -11,6 +11,7 @@ import atexit
 import fcntl
 import functools
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -30,7 +31,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _CHUNK = 1024 * 1024
 _LOCK_POLL = 0.05
 _LONGEST_LOCK = 1800.0
-"""Seconds after which a lock is not waited for any longer, even if its holder shows signs of life."""
+"""Seconds after which a fetch waits for no lock any longer, even if the holders show signs of life."""
 _LIFE_EVERY = 1.0
 """Seconds between two signs of life of a process that holds a lock."""
 _ABANDONED_AFTER = 86400.0
@@ -77,14 +78,35 @@ class FetchWatch:
 UNWATCHED = FetchWatch()
 
 
+class LockPatience:
+    """For how long the locks of one fetch are waited for, in all its threads together.
+
+    Whoever may write to the cache may hold a lock on each of a thousand blobs, or keep each alive for a while.
+    """
+
+    def __init__(self) -> None:
+        self._ends_at = time.monotonic() + _LONGEST_LOCK
+
+    def end(self) -> None:
+        """Wait for no other lock: one was given up."""
+        self._ends_at = -math.inf
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._ends_at
+
+
 class BlobCache:
     """The cache in one folder. Threads and processes may share it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, file: Described, download: Download, watch: FetchWatch) -> Path:
+    def get(self, file: Described, download: Download, watch: FetchWatch, patience: LockPatience) -> Path:
         """A local file that held exactly a blob's bytes when it was looked at in this call.
+
+        Args:
+            patience: one for all blobs of a fetch.
 
         Raises:
             DiskFull: neither the cache nor the folder of this process has space for it.
@@ -96,7 +118,7 @@ class BlobCache:
                 return path
         problem = None
         try:
-            if self._fill(file, download, watch):
+            if self._fill(file, download, watch, patience):
                 return path
         except OSError as error:
             problem = error
@@ -107,14 +129,14 @@ class BlobCache:
             with disk_errors(path):
                 raise problem or error from error
 
-    def _fill(self, file: Described, download: Download, watch: FetchWatch) -> bool:
+    def _fill(self, file: Described, download: Download, watch: FetchWatch, patience: LockPatience) -> bool:
         """Download into the cache, one process at a time; False if another one holds the lock for too long.
 
         Raises:
             OSError: the cache can't be written.
         """
         with self._opened(file.sha256, make=True) as folder, _opened_lock(folder, file.sha256) as lock:
-            if not _is_taken(lock, file.sha256, watch):
+            if not _is_taken(lock, file.sha256, watch, patience):
                 return False
             if not _is_whole(folder, file, watch):
                 _remove_abandoned(folder)
@@ -153,17 +175,21 @@ def _is_whole(folder: int, file: Described, watch: FetchWatch) -> bool:
     try:
         info = os.fstat(opened)
         is_blob = stat.S_ISREG(info.st_mode) and info.st_size == file.size
-        return is_blob and _hash(opened, watch) == file.sha256
+        return is_blob and _hash(opened, file.size, watch) == file.sha256
     finally:
         os.close(opened)
 
 
-def _hash(source: int, watch: FetchWatch) -> str:
-    digest = hashlib.sha256()
-    while chunk := os.read(source, _CHUNK):
+def _hash(source: int, size: int, watch: FetchWatch) -> str | None:
+    """The sha256 of a file of so many bytes; None if it has others by now: somebody may make it longer meanwhile."""
+    digest, left = hashlib.sha256(), size
+    while chunk := os.read(source, min(_CHUNK, left + 1)):
+        left -= len(chunk)
+        if left < 0:
+            return None
         digest.update(chunk)
         watch.arrived(len(chunk))
-    return digest.hexdigest()
+    return None if left else digest.hexdigest()
 
 
 def _write(folder: int, name: str, chunks: Iterable[bytes], watch: FetchWatch) -> None:
@@ -197,60 +223,88 @@ def _remove_abandoned(folder: int) -> None:
 # --- the lock --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Lock:
+    """A file that is locked while a blob is downloaded.
+
+    Attributes:
+        opened: its descriptor; closing it ends the lock.
+        is_alone: whether it has no other name. Somebody may have given this name to another file of this user, which
+            must stay as it is.
+    """
+
+    opened: int
+    is_alone: bool
+
+
 @contextmanager
-def _opened_lock(folder: int, digest: str) -> Iterator[int]:
-    """A descriptor of the file that is locked while a blob is downloaded. Closing it ends the lock."""
+def _opened_lock(folder: int, digest: str) -> Iterator[_Lock]:
     name = f"{digest}.lock"
     try:
         lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=folder)
     except PermissionError:  # another user's
         lock = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
-        yield lock
+        yield _Lock(lock, _is_alone(lock, folder, name))
     finally:
         os.close(lock)
 
 
-def _is_taken(lock: int, digest: str, watch: FetchWatch) -> bool:
-    """Take a lock, and write there who has it; False if its holder shows no sign of life for too long."""
-    started = alive_at = time.monotonic()
+def _is_alone(opened: int, folder: int, name: str) -> bool:
+    """Whether an opened file is a regular one, and this name its only one: asked of the name, which may have changed
+    since."""
+    with suppress(OSError):
+        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and os.path.samestat(info, os.fstat(opened))
+    return False
+
+
+def _is_taken(lock: _Lock, digest: str, watch: FetchWatch, patience: LockPatience) -> bool:
+    """Take a lock, and write there who has it; False if its holder shows no sign of life for too long, or this fetch
+    has no patience left."""
+    alive_at = time.monotonic()
     last_sign = None
     while True:
         with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock.opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _sign(lock)
             return True
-        now, sign = time.monotonic(), os.fstat(lock).st_mtime_ns
+        now, sign = time.monotonic(), os.fstat(lock.opened).st_mtime_ns
         if sign != last_sign:
             last_sign, alive_at = sign, now
-        if now - alive_at >= watch.lock_seconds or now - started >= _LONGEST_LOCK:
+        if now - alive_at >= watch.lock_seconds:
+            patience.end()
+        if patience.is_over:
             watch.note(f"{_holder(lock)} holds the cache's lock on blob {digest}: it is fetched without the cache")
             return False
         watch.waits(f"the cache's lock on blob {digest[:12]}, held by {_holder(lock)}")
         time.sleep(_LOCK_POLL)
 
 
-def _sign(lock: int) -> None:
-    with suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}@{socket.gethostname()}"[:200].encode(), 0)
+def _sign(lock: _Lock) -> None:
+    if lock.is_alone:
+        with suppress(OSError):
+            os.ftruncate(lock.opened, 0)
+            os.pwrite(lock.opened, f"{os.getpid()}@{socket.gethostname()}"[:200].encode(), 0)
 
 
-def _holder(lock: int) -> str:
+def _holder(lock: _Lock) -> str:
     with suppress(OSError):
-        text = os.pread(lock, 200, 0).decode("ascii", "replace")
+        if not lock.is_alone:
+            return "an unknown process"
+        text = os.pread(lock.opened, 200, 0).decode("ascii", "replace")
         return "".join(letter if letter.isprintable() else "?" for letter in text) or "an unknown process"
     return "an unknown process"
 
 
-def _with_life(lock: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _with_life(lock: _Lock, chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The same chunks; meanwhile the lock's file shows that this process lives."""
     shown_at = time.monotonic()
     for chunk in chunks:
-        if time.monotonic() - shown_at >= _LIFE_EVERY:
+        if lock.is_alone and time.monotonic() - shown_at >= _LIFE_EVERY:
             shown_at = time.monotonic()
             with suppress(OSError):
-                os.utime(lock)
+                os.utime(lock.opened)
         yield chunk
 
 

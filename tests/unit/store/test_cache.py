@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from registry.errors import BadSetting
+from registry.parallel import WORKERS
 from registry.store import cache
 from registry.store.blobs import BlobEntry, Blobs
 from registry.store.cache import FetchWatch
@@ -72,6 +75,7 @@ _FULL = """
 import resource, sys
 from pathlib import Path
 from registry.errors import BadSetting
+from registry.parallel import WORKERS
 from registry.store import cache
 from registry.store.blobs import BlobEntry, Blobs
 from registry.store.objects import ObjectStore
@@ -116,6 +120,58 @@ def test_a_lock_that_is_held_for_ever_is_left_alone(blobs: Blobs, shared: Path, 
     assert not path.is_relative_to(shared)
     assert "held by 7@elsewhere" in waits[0]
     assert "7@elsewhere holds the cache's lock" in notes[0]
+
+
+def test_after_one_lock_that_was_given_up_no_other_is_waited_for(blobs: Blobs, shared: Path) -> None:
+    """Three waves of files, and each lock is held: only the first wave waits."""
+    content = [bytes([number]) for number in range(3 * WORKERS)]
+    files = [BlobEntry(blobs.put(data), 1) for data in content]
+    waited: set[str] = set()
+    with ExitStack() as held:
+        for file in files:
+            lock = held.enter_context(place(shared, file).with_suffix(".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        found = blobs.fetch(files, watch=FetchWatch(waits=waited.add, lock_seconds=0.2))
+    assert [found[file.sha256].read_bytes() for file in files] == content
+    assert 1 <= len(waited) <= WORKERS
+    assert not any(path.is_relative_to(shared) for path in found.values())
+
+
+def test_locks_that_are_kept_alive_share_one_limit(blobs: Blobs, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LONGEST_LOCK", 0.3)
+    files = [BlobEntry(blobs.put(bytes([number])), 1) for number in range(3 * WORKERS)]
+    locks = [place(shared, file).with_suffix(".lock") for file in files]
+    waited: set[str] = set()
+
+    def wait(reason: str) -> None:
+        waited.add(reason)
+        for lock in locks:
+            os.utime(lock)
+
+    with ExitStack() as held:
+        for lock in locks:
+            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        blobs.fetch(files, watch=FetchWatch(waits=wait))
+    assert 1 <= len(waited) <= WORKERS
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_lock_that_is_another_file_too_stays_as_it_is(
+    is_held: bool, blobs: Blobs, shared: Path, file: BlobEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_LIFE_EVERY", 0.0)
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"secret")
+    os.utime(precious, (1, 1))
+    os.link(precious, place(shared, file).with_suffix(".lock"))
+    said: list[str] = []
+    with precious.open() as held:
+        if is_held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        path = blobs.fetch([file], watch=FetchWatch(waits=said.append, note=said.append, lock_seconds=0.1))[file.sha256]
+    assert path.read_bytes() == DATA
+    assert (precious.read_bytes(), precious.stat().st_mtime) == (b"secret", 1)
+    assert "secret" not in str(said)
 
 
 def test_a_lock_whose_holder_lives_is_waited_for(blobs: Blobs, shared: Path, file: BlobEntry) -> None:
@@ -174,6 +230,28 @@ def test_a_pipe_in_place_of_a_blob_holds_nobody_up(blobs: Blobs, shared: Path, f
     assert blobs.fetch([file])[file.sha256].read_bytes() == DATA
 
 
+def test_a_file_that_grows_while_it_is_hashed_is_not_read_on(
+    blobs: Blobs, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody makes it longer than the disk after its size was looked at."""
+    monkeypatch.setattr(cache, "_CHUNK", 64)
+    data = bytes(range(256))
+    file = BlobEntry(blobs.put(data), len(data))
+    path = place(shared, file)
+    path.write_bytes(data)
+    hashed: list[int] = []
+
+    def arrived(count: int) -> None:
+        hashed.append(count)
+        if len(hashed) == 1:
+            os.truncate(path, 1 << 40)
+        assert sum(hashed) <= 2 * len(data)
+
+    found = blobs.fetch([file], watch=FetchWatch(arrived=arrived))[file.sha256]
+    assert found.stat().st_size == len(data)
+    assert found.read_bytes() == data
+
+
 def test_a_folder_in_place_of_a_blob_holds_nobody_up(blobs: Blobs, shared: Path, file: BlobEntry) -> None:
     place(shared, file).mkdir()
     assert blobs.fetch([file])[file.sha256].read_bytes() == DATA
@@ -195,8 +273,7 @@ def test_a_private_folder_that_is_gone_is_made_again(blobs: Blobs, shared: Path,
     with no_right_to_write(shared):
         private = blobs.fetch([file])[file.sha256]
         assert shared not in private.parents
-        private.unlink()
-        private.parent.rmdir()
+        shutil.rmtree(private.parent)
         assert blobs.fetch([file])[file.sha256].read_bytes() == DATA
 
 
