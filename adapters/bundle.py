@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from registry.errors import BadManifest, BadWeights, MissingBlob
+from registry.errors import BadWeights, MissingBlob
 from registry.formats import canonical
 from registry.versions.manifest import BackboneRef
 from registry.versions.weights import MAX_HEADER, read_header
@@ -106,10 +106,7 @@ class BundleFiles:
             BadManifest: when it is too large.
         """
         place = self._place(path)
-        size = place.stat().st_size
-        if size > canonical.MAX_DOCUMENT:
-            raise BadManifest(f"{path} is {size} bytes, more than {canonical.MAX_DOCUMENT}")
-        return place.read_bytes()
+        return canonical.read_file(place, path)
 
     def tensors(self, path: str) -> dict[str, torch.Tensor]:
         """Read the tensors of a safetensors file into memory; floating point tensors become float32.

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.versions.manifest import BackboneRef
+if TYPE_CHECKING:  # `pickle_rehearsal` starts once for each file
+    from registry.versions.manifest import BackboneRef
 
 if TYPE_CHECKING:
     from adapters.backbone.locate import FetchWeights

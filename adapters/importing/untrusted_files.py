@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,20 +12,31 @@ from typing import Any
 import torch
 
 from adapters.backbone.sanitise import sanitise
-from registry.errors import BadBundle, BadManifest, BadWeights
+from registry.errors import BadBundle, BadManifest, BadWeights, LoadFailed, UloraError, first_line
 from registry.formats import canonical
+from registry.machine.programs import ask_module
 from registry.versions.weights import read_header
 
 MAX_WEIGHTS = 2 * 1024**3
 """Bytes of the largest weights file, and of all its tensors in memory."""
 MAX_JSON = 256 * 1024**2
 """Bytes of the largest JSON file; those of real releases contain feature vectors and have up to 34 MB."""
+MAX_PICKLE = 64 * 1024**2
+"""Bytes of what a file says besides the numbers of its tensors. Real releases have less than 1 MiB."""
+UNPICKLE_SECONDS = 60.0
+"""Real releases take a tenth of a second, most of it the start of a process."""
 MAX_CLASSES = 10_000
 
 _DTYPES = {
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
 }  # fmt: skip
+_ARCHIVE = b"PK\x03\x04"
+_LEGACY_PICKLES = 5
+"""In a file of the format before torch 1.6: a magic number, a version, the machine, the content, the keys of storages;
+then come the numbers (`torch.serialization._legacy_save`)."""
+_REHEARSAL = f"{__package__}.pickle_rehearsal"
+_UNSAFE_ADVICE = "weights_only"
 _METADATA = "__metadata__"  # reserved in a safetensors header
 _MAX_FLOAT = torch.finfo(torch.float32).max
 _HINT = "nothing was created; get the file again, or save plain tensors: torch.save(module.state_dict(), …)"
@@ -57,14 +69,17 @@ def read_pickle(path: Path) -> Any:
     Other values become strings, see also `adapters.backbone.sanitise.sanitise`; tensors of float64 become float32.
 
     Raises:
-        BadWeights: when it is truncated, damaged, too large, too deep or compressed, contains code, or has tensors of
-            other kinds or with numbers that are not finite in float32.
+        BadWeights: when it is truncated, damaged, too large, too deep or compressed, contains code, takes too much
+            memory or time besides its numbers, or has tensors of other kinds or with numbers that are not finite in
+            float32.
+        LoadFailed: when no process can be started to look at it first.
     """
     with _as_bad_weights(path):
         _check_size(path)
-        is_zip = zipfile.is_zipfile(path)
+        is_zip = _begins_like_archive(path)
         if is_zip:
             _check_archive(path)
+        _check_pickles(path, is_zip=is_zip)
         return sanitise(torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None), _tensor_check())
 
 
@@ -196,10 +211,14 @@ def _as_bad_weights(path: Path) -> Iterator[None]:
         yield
     except BadWeights as error:
         raise BadWeights(str(error), hint=error.hint or _HINT) from error
+    except LoadFailed:
+        raise
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
         raise BadBundle(f"{path} can't be read: {error.strerror}", hint="nothing was created") from error
     except Exception as error:  # torch raises many kinds of exceptions for malformed files
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
+        if _UNSAFE_ADVICE in str(error):  # torch says how to run the code in it
+            first = "torch refuses to read it safely"
         raise BadWeights(f"{path} is not a valid file of plain tensors: {first[:200]}", hint=_HINT) from error
 
 
@@ -222,6 +241,34 @@ def _check_archive(path: Path) -> None:
             raise BadWeights(f"{path} expands to more than the allowed {MAX_WEIGHTS} bytes")
         if damaged := archive.testzip():
             raise BadWeights(f"{path} is damaged: {damaged[:80]!a} in it does not match its checksum")
+
+
+def _begins_like_archive(path: Path) -> bool:
+    """Whether torch takes a file for an archive, wherever its directory may be."""
+    with path.open("rb") as file:
+        return file.read(len(_ARCHIVE)) == _ARCHIVE
+
+
+def _check_pickles(path: Path, *, is_zip: bool) -> None:
+    """Check that what torch will unpickle takes a bounded amount of memory and time, in a process of its own."""
+    if is_zip:  # by torch's own reader, so that both look at the same bytes
+        data = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+        if len(data) > MAX_PICKLE:
+            raise BadWeights(f"{path}: its values besides the numbers of tensors have more than {MAX_PICKLE} bytes")
+    else:
+        with path.open("rb") as file:
+            data = file.read(MAX_PICKLE)  # the numbers follow, or the rest of a pickle that is too long
+    count = 1 if is_zip else _LEGACY_PICKLES
+    try:
+        problem = json.loads(ask_module(_REHEARSAL, bytes([count]) + data, seconds=UNPICKLE_SECONDS))
+    except TimeoutError as error:
+        raise BadWeights(f"{path} can't be read within {UNPICKLE_SECONDS:g} s") from error
+    except OSError as error:
+        raise LoadFailed(f"{path}: no process can be started to look at it: {error}") from error
+    except UloraError as error:
+        raise BadWeights(f"{path} can't be read within bounds of memory and time") from error
+    if problem:
+        raise ValueError(problem)
 
 
 def _tensor_check() -> Callable[[str, Any], Any]:
