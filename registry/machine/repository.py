@@ -34,6 +34,11 @@ _CHUNK = 1024 * 1024
 _SHARED = ("objects", "refs", "packed-refs", "reftable")
 _SHA256 = re.compile(rb'^\s*objectformat\s*=\s*"?sha256"?\s*$', re.IGNORECASE | re.MULTILINE)
 _REFTABLE = re.compile(rb'^\s*refstorage\s*=\s*"?reftable"?\s*$', re.IGNORECASE | re.MULTILINE)
+_WORKTREE = re.compile(rb'^\s*worktree\s*=\s*"?(?P<path>[^"\n]+?)"?\s*$', re.IGNORECASE | re.MULTILINE)
+_WRITTEN = (
+    "refs", "refs/tags", "reftable", "reftable/tables.list", "objects", *(f"objects/{n:02x}" for n in range(256)),
+)  # fmt: skip
+"""What git writes a tag into, besides the file of the tag itself."""
 _LINK, _FILE, _PROGRAM = b"120000", b"100644", b"100755"
 _WHO = re.compile(r"(?P<name>.*) <(?P<email>[^<>]*)> (?P<date>\d+ [+-]\d{4})")
 _OF_A_PERSON = (
@@ -49,12 +54,16 @@ class Repository:
 
     Attributes:
         root: the folder whose files it holds.
+        own: the folder that the root's `.git` is or names.
+        common: the folder with the references and objects; another one in a linked worktree.
         borrowed: the scratch folder in which git runs.
         hash_name: `sha1` or `sha256`, the digest that it names objects by.
         exclude: its own file of ignored patterns, `info/exclude`.
     """
 
     root: Path
+    own: Path
+    common: Path
     borrowed: Path
     hash_name: str
     exclude: Path
@@ -85,6 +94,32 @@ class Repository:
             "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1",
         }  # fmt: skip
         return ask_git(words, cwd=self.borrowed, seconds=_SECONDS, env={**env, **ours})
+
+    def tag_elsewhere(self, name: str) -> str | None:
+        """Why a tag of this name might be written into another folder, None if it stays in this repository.
+
+        Whoever made the files may have put a `.git` there that leads to any repository on this machine. A linked
+        worktree and a submodule have such a one as well, but what theirs names, names them back.
+        """
+        named = self.root / _GIT
+        if named.is_symlink():
+            return f"{named} is a link"
+        if named.is_file() and not self._is_worktree(named) and not self._is_submodule():
+            return f"{named} names {self.own}, which does not name it back"
+        if named.is_dir() and _real(self.common) != _real(self.own):
+            return f"{self.own}/commondir names {self.common}"
+        places = (self.common / place for place in (*_WRITTEN, f"refs/tags/{name}"))
+        return next((f"{place} is a link" for place in places if place.is_symlink()), None)
+
+    def _is_worktree(self, named: Path) -> bool:
+        back = _path(_text(self.own / "gitdir"))
+        is_named = back != "" and _real(self.own / back) == _real(named)
+        return is_named and _real(self.own).parent == _real(self.common) / "worktrees"
+
+    def _is_submodule(self) -> bool:
+        found = _WORKTREE.search(_text(self.own / "config"))
+        is_named = found is not None and _real(self.own / _path(found["path"])) == self.root
+        return is_named and _real(self.own) == _real(self.common)
 
     def differs(self, folder: Path, commit: str) -> bool:
         """Whether a folder in it is not as a commit has it: a file changed, is missing, or is neither in the commit nor
@@ -117,7 +152,7 @@ def opened(folder: Path) -> Iterator[Repository | None]:
         yield None
         return
     root, own = found
-    common = own / _text(own / "commondir").decode("utf-8", "surrogateescape").strip()
+    common = own / _path(_text(own / "commondir"))
     config = _text(common / "config")
     hash_name = "sha256" if _SHA256.search(config) else "sha1"
     with scratch("ulora-git-") as place:
@@ -129,7 +164,7 @@ def opened(folder: Path) -> Iterator[Repository | None]:
         if _real(own) != _real(common):  # a linked worktree
             borrowed = _borrow(own, place / "own", ("reftable",))
             (borrowed / "commondir").write_text("../common\n")
-        yield Repository(root, borrowed, hash_name, common / "info" / "exclude")
+        yield Repository(root, own, common, borrowed, hash_name, common / "info" / "exclude")
 
 
 def committer(folder: Path) -> dict[str, str] | None:
@@ -161,8 +196,7 @@ def _git_folder(folder: Path) -> tuple[Path, Path] | None:
     for root in (here, *here.parents) if here.is_dir() else ():
         own = root / _GIT
         if own.is_file():
-            text = _text(own).decode("utf-8", "surrogateescape")
-            own = root / text.removeprefix("gitdir:").strip()
+            own = root / _path(_text(own).removeprefix(b"gitdir:"))
         if (own / "HEAD").is_file():
             return root, own
     return None
@@ -175,6 +209,10 @@ def _borrow(source: Path, place: Path, names: tuple[str, ...]) -> Path:
         if (source / name).exists():
             (place / name).symlink_to(_real(source / name))
     return place
+
+
+def _path(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape").strip()
 
 
 def _text(file: Path) -> bytes:

@@ -38,12 +38,12 @@ class GitTag:
         """Check whether the commit of a folder can be tagged with a version's name.
 
         Raises:
-            BadInput: git is not installed, the folder is not in a repository, there is no commit, git has no user
-                name, or refuses a tag of this name.
+            BadInput: git is not installed, the folder is not in a repository, the tag might be written into another
+                folder, there is no commit, git has no user name, or refuses a tag of this name.
             VersionExists: the tag is on another commit.
         """
         name = str(version)
-        with _repository(folder) as repository:
+        with _repository(folder, name) as repository:
             commit = repository.commit
             if not commit:
                 raise BadInput(f"{folder} has no commit to tag", hint="commit first, or omit --git-tag")
@@ -63,12 +63,13 @@ class GitTag:
         """Create the tag, unless it exists.
 
         Raises:
+            BadInput: by now it might be written into another folder.
             UloraError: git refuses.
         """
         if self.exists:
             return
         words = ("tag", "-a", self.name, "-m", f"{self.name}\n\ncontent {content_sha256}", self.commit)
-        with _repository(self.folder) as repository:
+        with _repository(self.folder, self.name) as repository:
             done = repository.run(*words, env=committer(self.folder) or {})
         if done.code != 0:
             raise UloraError(
@@ -93,11 +94,17 @@ def planned_tag(folder: Path | None, version: VersionName, say: Callable[[str], 
 
 
 @contextmanager
-def _repository(folder: Path) -> Iterator[Repository]:
+def _repository(folder: Path, tag: str) -> Iterator[Repository]:
+    """The repository of a folder, which a tag of this name stays in."""
     try:
         with opened(folder) as repository:
             if repository is None:
                 raise BadInput(f"{folder} is not in a git repository, so it can't be tagged", hint="omit --git-tag")
+            if problem := repository.tag_elsewhere(tag):
+                raise BadInput(
+                    f"{folder} can't be tagged, because the tag might be written into another folder: {problem}",
+                    hint="omit --git-tag, and make the tag with git",
+                )
             yield repository
     except (OSError, ValueError) as error:
         raise UloraError(f"the repository of {folder} can't be read: {error}", hint="omit --git-tag") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,98 @@ def test_what_git_can_not_tag_is_refused(repository: Path, tmp_path: Path, monke
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UloraError, match="not installed"):
         GitTag.planned(repository, VersionName.parse("v1.0.0"))
+
+
+def other_repository(repository: Path) -> Path:
+    """A repository beside it that is none of its files' business."""
+    other = write_tree(repository.parent / "other", {"b.py": "b"})
+    _git(other, "init", "-q")
+    _git(other, "add", ".")
+    _git(other, "commit", "-qm", "other")
+    return other
+
+
+def name_another(repository: Path, other: Path) -> None:
+    (repository / ".git").rename(repository.parent / "away")
+    (repository / ".git").write_text(f"gitdir: {other}/.git\n")
+
+
+def name_another_worktree(repository: Path, other: Path) -> None:
+    _git(other, "worktree", "add", "-q", str(other.parent / "theirs"))
+    name_another(repository, other)
+    (repository / ".git").write_text(f"gitdir: {other}/.git/worktrees/theirs\n")
+
+
+def pretend_to_be_a_worktree(repository: Path, other: Path) -> None:
+    name_another(repository, other)
+    own = write_tree(
+        repository / "worktrees/mine",
+        {"gitdir": f"{repository}/.git\n", "commondir": f"{other}/.git\n", "HEAD": _git(other, "rev-parse", "HEAD")},
+    )
+    (repository / ".git").write_text(f"gitdir: {own}\n")
+
+
+def pretend_to_be_a_submodule(repository: Path, other: Path) -> None:
+    pretend_to_be_a_worktree(repository, other)
+    (repository / "worktrees/mine/gitdir").unlink()
+    write_tree(repository / "worktrees/mine", {"config": f"[core]\nworktree = {repository}\n"})
+
+
+def share_another(repository: Path, other: Path) -> None:
+    (repository / ".git/commondir").write_text(f"{other}/.git\n")
+    (repository / ".git/HEAD").write_text(_git(other, "rev-parse", "HEAD"))
+
+
+def link_all(repository: Path, other: Path) -> None:
+    (repository / ".git").rename(repository.parent / "away")
+    (repository / ".git").symlink_to(other / ".git")
+
+
+def link_below(place: str) -> Callable[[Path, Path], None]:
+    def link(repository: Path, other: Path) -> None:
+        here = repository / ".git" / place
+        if here.exists():
+            here.rename(repository.parent / "away")
+        here.symlink_to(repository.parent / "away")
+
+    return link
+
+
+ELSEWHERE = {
+    "another": name_another, "another's worktree": name_another_worktree, "a false worktree": pretend_to_be_a_worktree,
+    "a false submodule": pretend_to_be_a_submodule, "shared references": share_another, "a link": link_all,
+    **{place: link_below(place) for place in ("refs", "refs/tags", "refs/tags/v1.0.0", "objects")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_no_tag_is_written_into_another_folder(how: str, repository: Path) -> None:
+    other = other_repository(repository)
+    ELSEWHERE[how](repository, other)
+    with pytest.raises(BadInput, match="written into another folder"):
+        GitTag.planned(repository, VersionName.parse("v1.0.0"))
+    assert _git(other, "tag") == ""
+
+
+def test_a_folder_that_changes_before_the_tag_is_refused(repository: Path) -> None:
+    tag = GitTag.planned(repository, VersionName.parse("v1.0.0"))
+    other = other_repository(repository)
+    name_another(repository, other)
+    with pytest.raises(BadInput, match="does not name it back"):
+        tag.make("c0ffee")
+    assert _git(other, "tag") == ""
+
+
+def test_worktrees_and_submodules_are_tagged(repository: Path) -> None:
+    worktree = repository.parent / "worktree"
+    _git(repository, "worktree", "add", "-q", str(worktree))
+    other = other_repository(repository)
+    _git(other, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository), "sub")
+    for folder, name in ((worktree, "v1.0.0"), (other / "sub", "v1.1.0")):
+        GitTag.planned(folder, VersionName.parse(name)).make("c0ffee")
+        assert name in _git(folder, "tag").split()
+    assert _git(repository, "tag") == "v1.0.0"
+    assert _git(other, "tag") == ""
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
