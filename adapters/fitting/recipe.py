@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from adapters.backbone.families import Family
-from adapters.bank.peft_config import MAX_RANK
+from adapters.bank.peft_values import MAX_RANK
 from adapters.fitting.mahalanobis import FALSE_ALARM_RATE
 from registry.errors import BadInput
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from adapters.bank.match_patterns import is_literal, patterns_of
 from adapters.bank.peft_fields import check_fields, is_config
+from adapters.bank.peft_values import check_values
 from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles
-from registry.errors import BadManifest, BadWeights, first_line
+from registry.errors import BadWeights, first_line
 from registry.formats import canonical
 from registry.versions.manifest import BackboneRef
 
@@ -29,35 +30,19 @@ def literal_documents(files: Mapping[str, Path], backbone: BackboneRef | None) -
     Raises:
         BadWeights: when a configuration has a field or value that loading would refuse, its patterns can't be matched
             in reasonable time, or they match no module.
-        BadManifest, MissingBlob: when the backbone's configuration or a file of the adapter is malformed or missing.
+        BadManifest, MissingBlob: when a configuration, that of the backbone, or a file of the adapter is malformed or
+            missing.
         LoadFailed: when no process can be started to match them.
     """
     bundle = BundleFiles(files)
-    configs = {path: document for path in files if (document := _config(bundle, path)) is not None}
+    configs = {path: bundle.document(path) for path in files if is_config(path)}
     for path, document in configs.items():
         check_fields(document, path)
-    found = {path: document for path, document in configs.items() if _has_patterns(document)}
+        check_values(document, path)
+    found = {path: document for path, document in configs.items() if not is_literal(patterns_of(document))}
     if backbone is None or not found:
         return {}
     return {path: _literal(bundle, path, document, backbone) for path, document in found.items()}
-
-
-def _config(bundle: BundleFiles, path: str) -> dict[str, Any] | None:
-    """An adapter's configuration; None for other files, and for one that is malformed, which loading refuses."""
-    if not is_config(path):
-        return None
-    try:
-        return bundle.document(path)
-    except BadManifest:
-        return None
-
-
-def _has_patterns(document: Mapping[str, Any]) -> bool:
-    """Whether a regular expression has to be matched. What is malformed is left to loading, which refuses it."""
-    try:
-        return not is_literal(patterns_of(document))
-    except (TypeError, ValueError, AttributeError):
-        return False
 
 
 def _literal(bundle: BundleFiles, path: str, document: Mapping[str, Any], backbone: BackboneRef) -> bytes:

@@ -11,7 +11,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import mul
 from pathlib import Path
 
 from registry.errors import BadManifest, BadWeights
@@ -130,12 +131,20 @@ def read_header(path: Path, what: str = "") -> list[TensorSpan]:
         text = file.read(length)
     try:
         header = canonical.decode(text, "it", MAX_HEADER)
-        header.pop("__metadata__", None)
+        _check_metadata(header.pop("__metadata__", None))
         spans = [_span(name, entry, 8 + length) for name, entry in header.items()]
     except (BadManifest, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadWeights(f"{what} has a malformed safetensors header: {error}") from error
     _check_cover(what, sorted(spans, key=lambda span: (span.start, span.end)), 8 + length, size)
     return spans
+
+
+def _check_metadata(metadata: object) -> None:
+    """As strictly as the library of the format does, which reads the file when a version is loaded."""
+    entries = {} if metadata is None else metadata
+    if not isinstance(entries, dict) or not all(isinstance(text, str) for text in entries.values()):
+        raise TypeError("__metadata__ is not an object of texts")
+    "".join([*entries, *entries.values()]).encode()  # refuses a lone surrogate
 
 
 def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
@@ -146,6 +155,8 @@ def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
         raise ValueError(f"tensor {name!r} has {len(shape)} dimensions and {len(offsets)} offsets")
     if not all(type(number) is int and 0 <= number < _TOO_LARGE for number in [*shape, *offsets]):
         raise ValueError(f"tensor {name!r} has an invalid number: negative, too large, or not an integer")
+    if any(product >= _TOO_LARGE for product in accumulate(shape, mul)):  # such as 2**40, 2**40, 0
+        raise ValueError(f"tensor {name!r} has a shape that is too large")
     name.encode()  # refuses a lone surrogate, which can't be encoded
     start, end = offsets
     if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:

@@ -23,6 +23,7 @@ from registry.catalog.download import check_remote
 from registry.errors import (
     BadBundle,
     BadInput,
+    BadWeights,
     CatalogRefused,
     CatalogUnreachable,
     CorruptBlob,
@@ -180,6 +181,23 @@ def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, t
     complains(ulora(*create, tmp_path / "missing"), 2, "is not a folder")
     done = ulora(*create, "models:/plants/1", "--json")
     assert (done.code, done.error["error"]) == (7, "CatalogUnreachable")
+    assert listing(registry) == before
+
+
+@pytest.mark.parametrize("place", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_bundle_that_nothing_could_load_gets_no_name(registry: Registry, tmp_path: Path, place: str) -> None:
+    file = write_bundle(tmp_path / "bundle", targets=("low",)) / "adapters/low" / place
+    if place.endswith(".json"):
+        edit_json(file, lambda config: config.update(target_modules=7))
+    else:
+        length = int.from_bytes(file.read_bytes()[:8], "little")
+        header = json.loads(file.read_bytes()[8 : 8 + length]) | {"__metadata__": []}
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + file.read_bytes()[8 + length :])
+    before = listing(registry)
+    with pytest.raises(BadWeights, match=place):
+        registry.create("v1.0.0", tmp_path / "bundle", offline=True)
+    assert list(registry.bindings.names()) == []
     assert listing(registry) == before
 
 

@@ -147,6 +147,12 @@ def test_a_file_cut_anywhere_is_refused(file: Path, cut: int) -> None:
         raw({"a": entry(0, 2)}, b"\x00"),
         raw({}, b"\x00"),
         raw(b'{"\\ud800": {"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"\x00"),
+        raw({"a": entry(0, 0, shape=[2**40, 2**40, 0])}),
+        raw({"__metadata__": []}),
+        raw({"__metadata__": "text"}),
+        raw({"__metadata__": {"a": 1}}),
+        raw({"__metadata__": {"a": None}}),
+        raw(b'{"__metadata__": {"a": "\\ud800"}}'),
     ],
     ids=lambda data: repr(data[8:48]),
 )
