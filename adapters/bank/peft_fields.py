@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from adapters.bank.peft_values import check_values
 from adapters.bundle import ADAPTER_CONFIG, ADAPTERS
 from registry.errors import BadManifest, BadWeights
 from registry.formats import canonical
@@ -78,7 +79,7 @@ def check_fields(document: Mapping[str, Any], path: str) -> None:
 
 
 def refused_documents(paths: Iterable[str], read: Callable[[str], bytes]) -> dict[str, str]:
-    """The adapters' configurations of a version that loading would refuse by their fields: path -> why.
+    """The adapters' configurations of a version that loading would refuse by their fields and values: path -> why.
 
     Args:
         paths: of all files of the version.
@@ -88,7 +89,9 @@ def refused_documents(paths: Iterable[str], read: Callable[[str], bytes]) -> dic
     for path in paths:
         if is_config(path):
             try:
-                check_fields(canonical.decode(read(path), path), path)
+                document = canonical.decode(read(path), path)
+                check_fields(document, path)
+                check_values(document, path)
             except (BadManifest, BadWeights) as error:
                 found[path] = str(error).removeprefix(f"{path}: ")
     return found

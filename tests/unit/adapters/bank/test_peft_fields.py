@@ -261,12 +261,13 @@ def test_documents_that_loading_would_refuse_are_found() -> None:
     stored = {
         "adapters/maize/adapter_config.json": json.dumps(LORA | {"init_lora_weights": "pissa"}).encode(),
         "adapters/wheat/adapter_config.json": json.dumps(LORA).encode(),
+        "adapters/oats/adapter_config.json": json.dumps(LORA | {"target_modules": 7}).encode(),
         "adapters/rice/adapter_config.json": b"[",
         "adapters/rice/source/adapter_config.json": b"[",
         "project/adapter_config.json": b"[",
     }
     found = refused_documents(stored, stored.__getitem__)
-    assert found.keys() == {"adapters/maize/adapter_config.json", "adapters/rice/adapter_config.json"}
+    assert found.keys() == {f"adapters/{target}/adapter_config.json" for target in ("maize", "oats", "rice")}
     assert found["adapters/maize/adapter_config.json"].startswith("init_lora_weights is 'pissa'")
 
 
