@@ -26,6 +26,8 @@ MAX_SECONDS: Final = 60
 MAX_MEMORY: Final = 1 << 30
 """Bytes of address space, with the pickle itself; those of the largest known release take a hundredth of it."""
 
+_TOO_MUCH_MEMORY = f"to read it takes more than {MAX_MEMORY} bytes of memory"
+"""Made before there is no memory left for it."""
 _TENSOR_BYTES = 2048
 """Of a tensor in torch with its storage, besides the numbers, rounded up."""
 _MAX_DIMENSIONS = 64
@@ -153,7 +155,9 @@ def main() -> None:
         for _ in range(count):
             _Rehearsal(sys.stdin.buffer, encoding="utf-8").load()
     except MemoryError:
-        problem = f"to read it takes more than {MAX_MEMORY} bytes of memory"
+        problem = _TOO_MUCH_MEMORY
+    except KeyError:
+        problem = "it has an instruction that torch.save never writes"
     except EOFError:
         problem = "it ends too early"
     except Exception as error:  # a malformed pickle raises any kind

@@ -109,6 +109,12 @@ def test_a_pickle_that_is_too_long_is_refused(
         read_pickle(path)
 
 
+def test_an_instruction_of_another_protocol_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "other.bin", pickle.dumps({"a": "b"}, protocol=4), as_archive=True)
+    with pytest.raises(BadWeights, match=r"other.bin.*never writes"):
+        read_pickle(path)
+
+
 def test_no_set_is_made_of_the_numbers_of_a_tensor(tmp_path: Path) -> None:
     """A set of a tensor has an object for each of its numbers, in torch."""
     content = PROTO + named("__builtin__", "set") + b")Q\x85R."
