@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -10,11 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 WORKERS = 16
 MAX_CALLS = 256
 """The number of calls with a deadline that may run at a time: those that were given up and never end are bounded."""
+MAX_IDLE = 8
+"""Threads that are kept for later calls."""
 _LAST_SECONDS = 1.0
 """How long after Ctrl-C the other threads may go on."""
 
@@ -113,39 +117,89 @@ def within(
     left = 0.0 if any(stop.is_set() for stop in _LIMITS.get().stops) else min(seconds, time_left())
     if not left or not _CALLS.acquire(timeout=left):
         raise NotStarted("the time for it is over")
-    results: list[Result] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with time_limit(math.inf if moved else seconds):
-                results.append(act())
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            _CALLS.release()
-
-    thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
     try:
-        thread.start()
+        call = _Call(act, math.inf if moved else seconds, name)
+        _make_elsewhere(call)
     except BaseException:
         _CALLS.release()
         raise
-    _wait(thread, seconds, moved)
-    if failures:
-        raise failures[0]
-    return results[0]
+    _wait(call, seconds, moved)
+    if call.failures:
+        raise call.failures[0]
+    return call.results[0]
 
 
-def _wait(thread: threading.Thread, seconds: float, moved: Callable[[], object] | None) -> None:
+class _Call(Generic[Result]):
+    """A call that another thread makes, for a caller who may give it up."""
+
+    def __init__(self, act: Callable[[], Result], seconds: float, name: str) -> None:
+        self.results: list[Result] = []
+        self.failures: list[BaseException] = []
+        self._act, self._seconds, self._name = act, seconds, name
+        self._context = copy_context()
+        self._changing = threading.Lock()
+        self._is_over = self._is_given_up = False
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def make(self, waiting: SimpleQueue[_Call[Any]]) -> bool:
+        """Make the call. If it was not given up, this thread, which waits for calls at `waiting`, may make another."""
+        threading.current_thread().name = self._name
+        try:
+            self.results.append(self._context.run(self._act_in_time))
+        except BaseException as error:
+            self.failures.append(error)
+        _CALLS.release()
+        with self._changing:
+            self._is_over = True
+            goes_on = not self._is_given_up and len(_IDLE) < MAX_IDLE
+        if goes_on:
+            _IDLE.append(waiting)
+        self._running.release()
+        return goes_on
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end at most so long; whether it has ended."""
+        return self._running.acquire(timeout=seconds)
+
+    def give_up(self) -> bool:
+        """Leave it behind; False if it has ended meanwhile."""
+        with self._changing:
+            self._is_given_up = not self._is_over
+        return self._is_given_up
+
+    def _act_in_time(self) -> Result:
+        with time_limit(self._seconds):
+            return self._act()
+
+
+_IDLE: list[SimpleQueue[_Call[Any]]] = []
+"""Where threads that have made a call wait for the next one: to start a thread costs more than many a call does."""
+os.register_at_fork(after_in_child=_IDLE.clear)
+
+
+def _make_elsewhere(call: _Call[Any]) -> None:
+    try:
+        _IDLE.pop().put(call)
+    except IndexError:
+        waiting: SimpleQueue[_Call[Any]] = SimpleQueue()
+        waiting.put(call)
+        threading.Thread(target=_make_calls, args=(waiting,), daemon=True).start()
+
+
+def _make_calls(waiting: SimpleQueue[_Call[Any]]) -> None:
+    while waiting.get().make(waiting):
+        pass
+
+
+def _wait(call: _Call[Any], seconds: float, moved: Callable[[], object] | None) -> None:
     place = moved() if moved else None
     while True:
         patience = min(seconds, time_left())
-        thread.join(patience)
-        if not thread.is_alive():
+        if call.wait(patience):
             return
         before, place = place, moved() if moved else None
-        if place == before or not time_left():
+        if (place == before or not time_left()) and call.give_up():
             raise TimeoutError(f"not done after {patience:.3g} s")
 
 

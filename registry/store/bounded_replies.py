@@ -42,6 +42,9 @@ def bound_replies(client: Any) -> None:
         reply = send(request)
         if is_streamed and reply.status_code < 300:
             return reply
+        if _is_announced(reply.headers):
+            _ = reply.content  # read here and kept
+            return reply
         whole = HTTPResponse(io.BytesIO(_read(reply.raw)), preload_content=False)
         return AWSResponse(reply.url, reply.status_code, reply.headers, whole)
 
@@ -57,6 +60,12 @@ def check_replies(client: Any) -> None:
 def _check_reply(field: str, http_response: Any, parsed: Any, **_: object) -> None:
     if http_response.status_code < 300 and (field not in parsed or str(parsed[field]).startswith(_WEAK)):
         raise KeyError(field)
+
+
+def _is_announced(headers: Any) -> bool:
+    """Whether the size of a body is bounded by its header: then no more of it is read."""
+    length = headers.get("content-length", "")
+    return length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= MAX_REPLY
 
 
 def _read(raw: Any) -> bytes:

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
+from registry import parallel
 from registry.parallel import MAX_CALLS, NotStarted, in_parallel, time_left, time_limit, within
 
 
@@ -54,10 +56,10 @@ def test_a_call_that_gets_on_is_waited_for() -> None:
 
 
 HANGING = """
-import threading
+import os, threading
 from registry.parallel import in_parallel, within
 def hang(number):
-    print("hangs", flush=True)
+    os.write(1, b"hangs\\n")
     within(600, threading.Event().wait)
 try:
     in_parallel(hang, range(40))
@@ -80,8 +82,60 @@ def test_a_call_that_can_t_start_takes_no_place(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as full:
+        full.setattr(parallel, "_IDLE", [])
         full.setattr(threading.Thread, "start", too_many)
         for _ in range(MAX_CALLS + 1):
             with pytest.raises(RuntimeError, match="can't start"):
                 within(0.1, lambda: None)
     assert within(60, lambda: "done") == "done"
+
+
+def test_a_thread_makes_many_calls_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_IDLE", [])
+    assert len({within(60, threading.get_ident) for _ in range(20)}) == 1
+
+
+def test_no_later_call_is_made_by_a_thread_that_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_IDLE", [])
+    given_up: list[threading.Thread] = []
+    go_on, has_ended = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        given_up.append(threading.current_thread())
+        go_on.wait(300)
+        has_ended.set()
+
+    with pytest.raises(TimeoutError):
+        within(0.1, hang)
+    go_on.set()
+    has_ended.wait(300)
+    assert given_up[0] not in [within(60, threading.current_thread) for _ in range(5)]
+
+
+def test_calls_inside_of_calls_have_threads_of_their_own() -> None:
+    def depth(left: int) -> list[int]:
+        return [threading.get_ident(), *(within(60, lambda: depth(left - 1)) if left else [])]
+
+    assert len(set(within(60, lambda: depth(5)))) == 6
+
+
+def test_a_call_ends_before_its_caller_gives_it_up_or_not_at_all() -> None:
+    """However close the end of the call and the end of the time are."""
+    for _ in range(300):
+        with suppress(TimeoutError):
+            assert within(0.001, lambda: threading.Event().wait(0.001)) is False
+    assert within(60, lambda: "done") == "done"
+
+
+FORK = """
+import os, sys
+from registry.parallel import within
+within(60, lambda: None)
+if (child := os.fork()) == 0:
+    os._exit(within(60, lambda: 7))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=300, check=False).returncode == 7
