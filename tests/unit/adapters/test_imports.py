@@ -10,6 +10,7 @@ import adapters
 
 ALLOWED = {
     "registry.errors",
+    "registry.evidence.stats",
     "registry.formats.canonical",
     "registry.formats.html",
     "registry.machine.programs",

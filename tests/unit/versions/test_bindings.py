@@ -72,7 +72,8 @@ def test_names_are_listed_in_order_without_other_objects(
     assert [str(name) for name in versions.names()] == ["v1.9.0", "v1.9.0-x", "v1.10.0"]
 
 
-def test_a_name_that_is_free_is_not_found(versions: Bindings) -> None:
+def test_a_name_that_is_free_is_not_found(store: ObjectStore, versions: Bindings) -> None:
+    store.initialise()
     with pytest.raises(VersionNotFound, match=r"m has no version v1\.0\.0"):
         versions.get(V1)
 
