@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from registry.versions.manifest import Manifest
 
 
+_PARTS = frozenset({"store", "blobs", "bindings", "catalog", "channel", "wiring"})
+
+
 class Registry:
     """The versions and channels of one model. Opens nothing until it is used. Threads may share it.
 
@@ -65,6 +68,10 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"Registry({self.model!r}, store={self.settings.store!r})"
+
+    def __dir__(self) -> list[str]:
+        """What people do, without the parts: completion in a notebook shows these."""
+        return sorted({*super().__dir__()} - _PARTS)
 
     # --- the parts, for tools built on this package; all others are in `wiring` ---------------------------------------
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import registry
-from registry import errors
+from registry import Registry, errors
 
 PUBLIC = [
     "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
@@ -64,6 +64,12 @@ def test_what_rolls_back_loads_neither_mlflow_nor_torch() -> None:
     )
     assert "boto3" in loaded
     assert not loaded & {"torch", "transformers", "peft", "mlflow", "numpy", "requests"}
+
+
+def test_completion_shows_what_people_do_and_no_parts() -> None:
+    shown = [name for name in dir(Registry("m", store="s3://bucket/p")) if not name.startswith("_")]
+    assert {"create", "measure", "promote", "rollback", "status", "history", "follow", "load"} <= set(shown)
+    assert not {"store", "blobs", "bindings", "catalog", "channel", "wiring"} & set(shown)
 
 
 def test_every_error_has_a_documented_exit_code() -> None:
