@@ -42,6 +42,7 @@ clean:
 
 $(VENV)/.installed-demo $(VENV)/.installed-dev: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing ulora-registry[$*] and about 150 pinned packages into $(VENV): 2 GB, or 5 with a CUDA build of torch; log: $(VENV)/pip-$*.log'
+	@rm -rf *.egg-info  # of earlier builds: Python would read their entry points before those of this one
 	@{ $(PIP) install -c constraints.txt -e '.[$*]'$(if $(filter dev,$*), && $(PIP) install --no-deps -c constraints.txt pytorch-ood); } \
 	    >$(VENV)/pip-$*.log 2>&1 || { status=$$?; cat $(VENV)/pip-$*.log >&2; \
 	    echo 'error: the installation failed; the reason is above (log of pip, if it ran: $(VENV)/pip-$*.log)' >&2; exit $$status; }
