@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from registry.evidence.number_text import bound_text, number
 from registry.evidence.results import Metric
 from registry.evidence.verdict import Check, Verdict
 
 _SIGNS = {"min": ">=", "max": "<=", "max_increase": "<=", "max_decrease": ">="}
+_RELATIVE = {"max_increase": "stable + ", "max_decrease": "stable - "}
 _OWN = {"past": "stable in staging before", "withdrawn": "not rolled back"}
 """What is asked by the checks that are about no metric."""
 
@@ -37,7 +39,7 @@ def metric_text(metric: Metric) -> str:
     if metric.value is None:
         return f"not a number (n={metric.n})"
     unit = f" {metric.unit}" if metric.unit in ("ms", "MB", "1/s") else ""
-    return f"{_number(metric.value)}{unit} ({_samples(metric.low, metric.high, metric.n)})"
+    return f"{number(metric.value)}{unit} ({_samples(metric.low, metric.high, metric.n)})"
 
 
 def named(metric: str, target: str | None) -> str:
@@ -51,7 +53,7 @@ def _passed(verdict: Verdict) -> Iterable[Check]:
 
 def _cells(check: Check) -> tuple[str, str, str, str, str]:
     status = _status(check)
-    value = "-" if check.observed is None else _number(check.observed, check.bound)
+    value = "-" if check.observed is None else number(check.observed, check.bound)
     return named(check.metric, check.target), value, _asked(check), status, _why(check, status)
 
 
@@ -62,9 +64,8 @@ def _asked(check: Check) -> str:
     if kind is None:
         return "measured"
     if check.bound is not None:
-        return f"{_SIGNS[kind]} {check.bound:.6g}"
-    relative = {"max_increase": "stable + ", "max_decrease": "stable - "}.get(kind, "")
-    return f"{_SIGNS[kind]} {relative}{check.rule[kind]:g}"
+        return f"{_SIGNS[kind]} {bound_text(check.bound, check.observed, is_relative=kind in _RELATIVE)}"
+    return f"{_SIGNS[kind]} {_RELATIVE.get(kind, '')}{check.rule[kind]:g}"
 
 
 def _status(check: Check) -> str:
@@ -91,13 +92,7 @@ def _why(check: Check, status: str) -> str:
 
 
 def _samples(low: float | None, high: float | None, n: int) -> str:
-    return f"n={n}" if low is None or high is None else f"95% CI {_number(low)}-{_number(high)}, n={n}"
-
-
-def _number(value: float, bound: float | None = None) -> str:
-    """Three decimals, or four digits of a large number; more where that would look like the bound."""
-    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
-    return f"{value:.6g}" if bound is not None and float(text) == bound != value else text
+    return f"n={n}" if low is None or high is None else f"95% CI {number(low)}-{number(high)}, n={n}"
 
 
 def _aligned(rows: list[tuple[str, str, str, str, str]]) -> list[str]:

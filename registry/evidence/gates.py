@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from registry.evidence.metrics import benchmark_of
+from registry.evidence.number_text import bound_text, number
 from registry.evidence.policy import Policy, Rule
 from registry.evidence.results import PROPORTION, Evidence, Metric
 from registry.evidence.stats import n_that_decides
@@ -223,7 +224,7 @@ def _check_relative(
         return _check(rule, sample, "inconclusive", f"measure {stable.version} first, on the same data: `{command}`")
     bound = base + (rule.max_increase or 0.0) - (rule.max_decrease or 0.0)
     check = _check_sample(rule, candidate, sample, bound)
-    aside = f"; stable {stable.version} has {_show(base)}"
+    aside = f"; stable {stable.version} has {number(base, sample.value)}"
     return check.model_copy(
         update={"reason": check.reason + aside, "stable_evidence": reference.sha256 if reference else None}
     )
@@ -242,7 +243,7 @@ def _check_sample(rule: Rule, candidate: Candidate, sample: _Sample, bound: floa
         problem = "was not measured" if sample.metric is None else "is not a number"
         return _check(rule, sample, "fail", f"{what} {problem}{_where(rule)}: {_remedy(rule, candidate, sample)}")
     if bound is None:
-        return _check(rule, sample, "pass", f"{what} was measured: {_show(sample.value)}")
+        return _check(rule, sample, "pass", f"{what} was measured: {number(sample.value)}")
     outcome, reason = _compare(rule, sample.metric, sample.value, bound)
     return _check(rule, sample, outcome, f"{what} is {reason}", bound=bound)
 
@@ -252,23 +253,24 @@ def _compare(rule: Rule, metric: Metric, value: float, bound: float) -> tuple[Ou
     side = 1 if rule.wants_more else -1
     holds = side * value >= side * bound
     worse, better = (metric.low, metric.high) if rule.wants_more else (metric.high, metric.low)
-    asked = f"{'at least' if rule.wants_more else 'at most'} {_show(bound)}"
+    shown, limit = number(value, bound), bound_text(bound, value, is_relative=rule.is_relative)
+    asked = f"{'at least' if rule.wants_more else 'at most'} {limit}"
     why = f": {rule.why}" if rule.why else ""
     if metric.n < rule.min_n:
         if not holds and better is not None and side * better < side * bound:
-            return "fail", f"{_show(value)}, not {asked}, which {metric.n} samples suffice to tell{why}"
-        return "inconclusive", f"{_show(value)} on only {metric.n} samples: {_wanted_n(rule, metric, value, bound)}"
+            return "fail", f"{shown}, not {asked}, which {metric.n} samples suffice to tell{why}"
+        return "inconclusive", f"{shown} on only {metric.n} samples: {_wanted_n(rule, metric, value, bound)}"
     if not holds:
-        return "fail", f"{_show(value)}, not {asked}{why}"
+        return "fail", f"{shown}, not {asked}{why}"
     if worse is not None and side * worse < side * bound:
-        return "pass", f"{_show(value)}, {asked}; its interval reaches {_show(worse)}"
-    return "pass", f"{_show(value)}, {asked}"
+        return "pass", f"{shown}, {asked}; its interval reaches {number(worse, bound)}"
+    return "pass", f"{shown}, {asked}"
 
 
 def _wanted_n(rule: Rule, metric: Metric, value: float, bound: float) -> str:
     wanted = n_that_decides(value, bound) if metric.unit == PROPORTION and 0 <= value <= 1 else None
-    decides = max(rule.min_n, wanted or 0)
-    return f"the rule asks for {rule.min_n}, and {decides} would decide against {_show(bound)} at this value"
+    decides, limit = max(rule.min_n, wanted or 0), bound_text(bound, value, is_relative=rule.is_relative)
+    return f"the rule asks for {rule.min_n}, and {decides} would decide against {limit} at this value"
 
 
 def _check(rule: Rule, sample: _Sample, outcome: Outcome, reason: str, *, bound: float | None = None) -> Check:
@@ -307,7 +309,3 @@ def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
 def _measure(rule: Rule, version: Candidate) -> str:
     device = f" --device {rule.device}" if rule.device else ""
     return f"ulora measure {version.version} --only {benchmark_of(rule.metric)}{device}"
-
-
-def _show(number: float) -> str:
-    return f"{number:.6g}"

@@ -102,7 +102,7 @@ def test_one_bad_metric_refuses_and_is_named() -> None:
     judged = verdict(load_policy(), *everything(fpr=0.2), past=WAS_IN_STAGING)
     assert judged.outcome == "fail"
     assert [(check.metric, check.target) for check in judged.refusals] == [("ood_fpr95", "low"), ("ood_fpr95", "mid")]
-    assert "0.2, not at most 0.05" in judged.refusals[0].reason
+    assert "0.200, not at most 0.05" in judged.refusals[0].reason
 
 
 @pytest.mark.parametrize(

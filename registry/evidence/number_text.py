@@ -1,0 +1,23 @@
+"""Numbers as people read them: three decimals, unless two that differ would then look equal."""
+
+from __future__ import annotations
+
+
+def number(value: float, beside: float | None = None) -> str:
+    """Three decimals, four digits from 10 on, six from 1000 on; also six where it would look like the one beside it."""
+    text = _short(value)
+    return exact(value) if beside is not None and value != beside and text == _short(beside) else text
+
+
+def exact(value: float) -> str:
+    """A number that people chose, as they wrote it, to six digits."""
+    return f"{value:.6g}"
+
+
+def bound_text(bound: float, value: float | None, *, is_relative: bool) -> str:
+    """A bound beside the value that it is for: exactly, or short if it was computed from another version's value."""
+    return number(bound, value) if is_relative else exact(bound)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}" if abs(value) < 1000 else exact(value)
