@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from registry.catalog import logged_model, runs, tags
 from registry.catalog.connection import HASTY, PATIENT, PING, Connection, Limits
 from registry.catalog.entries import CatalogVersion, Entries, by_id, create_registered_model, set_tags
+from registry.catalog.held_files import holds, refuse
 from registry.catalog.identities import Identities
 from registry.catalog.logged_model import check_logged_models
 from registry.catalog.page_writer import describe_model, show
@@ -92,7 +93,7 @@ class Catalog:
                 create_registered_model(client, manifest.model, self.store)
                 identity = tags.identity(manifest, manifest_sha256, self.store)
                 run_id = summary_run(client, runs.experiment_id(client, manifest.model), manifest, identity, who)
-                model_id = logged_model.log_once(client, identity, manifest, files, run_id)
+                model_id = logged_model.log_once(client, identity, manifest, files, run_id, self._holds)
                 found = entries.register(VersionPage(manifest), manifest_sha256, model_id, run_id)
             registered = entries.model(manifest.model)
             if registered and registered.store in (self.store, "") and manifest.name.alias not in registered.aliases:
@@ -112,6 +113,21 @@ class Catalog:
         """All registered versions of a model by number, also those of other tools; empty if there is no such model."""
         with self._entries() as (_, entries):
             return entries.all(model)
+
+    def look_again(self) -> None:
+        """Read anew what registered versions are: their LoggedModels may be deleted since."""
+        self._identities.forget()
+
+    def holds(self, version: CatalogVersion, manifest: Manifest) -> bool:
+        """Whether a registered version holds the version that it says it is; see `held_files`."""
+        with self.connection.open() as client:
+            return self._holds(client, str(version.model_id), manifest)
+
+    def refuse(self, version: CatalogVersion) -> None:
+        """Note on the LoggedModel of a false version that it is none."""
+        with self.connection.open() as client:
+            refuse(client, str(version.model_id), str(version.version))
+        self._identities.forget()
 
     def record_evidence(self, wanted: Known, run: EvidenceRun) -> str:
         """Show evidence: a run linked to the version's LoggedModel, and its plots in the version's summary run.
@@ -202,6 +218,9 @@ class Catalog:
     def entries(self, client: MlflowClient) -> Entries:
         """The registered versions, within a conversation."""
         return Entries(client, self.store, self.url, self._identities)
+
+    def _holds(self, client: MlflowClient, model_id: str, manifest: Manifest) -> bool:
+        return holds(self.connection, client, model_id, manifest)
 
     @contextmanager
     def _entries(self, limits: Limits | None = None) -> Iterator[tuple[MlflowClient, Entries]]:

@@ -40,7 +40,7 @@ class CatalogVersion:
         tags: the version's own tags.
         stage: `None`, `Staging`, `Production` or `Archived`.
         url: its page.
-        logged: the identity tags of its LoggedModel.
+        logged: the identity tags of its LoggedModel, or why that counts as none.
         description: the text of its page.
         run_id: the run that it is registered with, None for one of an earlier release.
         was_asked: whether its LoggedModel was looked at; if not, it counts as a version of others.
@@ -88,6 +88,11 @@ class CatalogVersion:
     def store(self) -> str:
         """The store that it is of; empty if an early release registered it, which did not say, or if it is not ours."""
         return self.identity.get(tags.STORE, "")
+
+    @property
+    def refused(self) -> str:
+        """Why its LoggedModel counts as none: it was deleted, or is not what it said; empty if it may be one."""
+        return self.logged.get(tags.REFUSED, "")
 
     @property
     def is_mislabelled(self) -> bool:

@@ -1,7 +1,8 @@
 """What LoggedModels say that they are: the tags that identify a version of a store.
 
 A registered version names its LoggedModel as its source, which can't be changed. So what a registered version is, is
-said by its source alone. These tags never change once all of them are set, so each LoggedModel is read once.
+said by its source alone. These tags never change once all of them are set, so each LoggedModel is read once, until
+`forget`: it may be deleted.
 """
 
 from __future__ import annotations
@@ -25,8 +26,15 @@ class Identities:
     def __init__(self) -> None:
         self._known: dict[str, Mapping[str, str]] = {}
 
+    def forget(self) -> None:
+        """Read all of them anew, when they are next asked for."""
+        self._known.clear()
+
     def of(self, client: MlflowClient, model: str, ids: Collection[str]) -> dict[str, Mapping[str, str]]:
-        """The identity tags of LoggedModels of a model; empty for those that say nothing or are deleted."""
+        """The identity tags of LoggedModels of a model; empty for those that say nothing.
+
+        For one that is deleted, or was found to be false, there is only the tag that says so.
+        """
         missing = [each for each in ids if each not in self._known]
         found = self._searched(client, model, missing) if len(missing) > _FEW else {}
         found |= {each: _read(client, each) for each in missing if each not in found}
@@ -54,8 +62,10 @@ def _read(client: MlflowClient, model_id: str) -> Mapping[str, str]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return {}
+        return {tags.REFUSED: "its LoggedModel was deleted"}
 
 
 def _identity(said: Mapping[str, str]) -> dict[str, str]:
+    if tags.REFUSED in said:
+        return {tags.REFUSED: said[tags.REFUSED]}
     return {tag: said[tag] for tag in tags.IDENTITY if tag in said}

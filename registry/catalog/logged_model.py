@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
 from registry.catalog.artifact_names import write_files
+from registry.catalog.held_files import Holds, refuse
 from registry.catalog.runs import experiment_id
 from registry.catalog.summary import params
 from registry.errors import CatalogRefused
@@ -54,15 +55,22 @@ def check_logged_models(client: MlflowClient, server: str) -> None:
 
 
 def log_once(
-    client: MlflowClient, identity: Mapping[str, str], manifest: Manifest, files: Mapping[str, Path], run_id: str
+    client: MlflowClient,
+    identity: Mapping[str, str],
+    manifest: Manifest,
+    files: Mapping[str, Path],
+    run_id: str,
+    holds: Holds,
 ) -> str:
     """Log a version of a store as a LoggedModel, unless it was done before.
 
-    What an earlier try left unfinished is finished; if there are several, the others are deleted.
+    What an earlier try left unfinished is finished; if there are several, the others are deleted. What only says that
+    it is the version gets a note of that, and is not used.
 
     Args:
         identity: the tags that identify the version.
         run_id: the version's summary run, shown as the source.
+        holds: see `held_files`.
 
     Returns:
         Its id.
@@ -76,7 +84,11 @@ def log_once(
     experiment = experiment_id(client, manifest.model)
     query = f"tags.`{tags.VERSION}` = '{manifest.version}' and tags.`{tags.CONTENT}` = '{manifest.content_sha256}'"
     same = [each for each in client.search_logged_models([experiment], query) if _is_of(each.tags, identity)]
-    ready = [str(each.model_id) for each in same if each.status == LoggedModelStatus.READY]
+    finished = [str(each.model_id) for each in same if each.status == LoggedModelStatus.READY]
+    ready = [each for each in finished if holds(client, each, manifest)]
+    for each in finished:
+        if each not in ready:
+            refuse(client, each, manifest.version)
     left = sorted(str(each.model_id) for each in same if each.status != LoggedModelStatus.READY)
     if not ready:
         model_id = left.pop(0) if left else _create(client, experiment, identity, manifest, run_id)
@@ -94,6 +106,8 @@ def log_once(
 
 def _is_of(said: Mapping[str, str], identity: Mapping[str, str]) -> bool:
     """Whether a LoggedModel was made for a version: earlier releases did not say the manifest."""
+    if tags.REFUSED in said:
+        return False
     return said.get(tags.STORE) == identity[tags.STORE] and said.get(tags.MANIFEST) in (identity[tags.MANIFEST], None)
 
 

@@ -100,7 +100,7 @@ def mirror(
         _note_mirrored(catalog, before, channels)
         again = read_channels()
         if _generations(again) == _generations(channels):
-            return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)))
+            return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)), todo.to_delete)
         channels = again
     raise NotNow(
         f"the channels of {model} moved {_ROUNDS} times while MLflow was updated", hint="run `ulora reconcile`"

@@ -2,7 +2,8 @@
 
 Only versions of one store get a stage or an alias, and only in a registered model that shows this store's channels.
 Versions of other stores, and those that were not created by ulora, keep their stages; aliases that the latter hold
-stay there. The caller may ask to adopt them.
+stay there. The caller may ask to adopt them. A version whose LoggedModel is deleted or false keeps neither: whoever
+loads it gets nothing, or something else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from registry.names import CHANNELS, VersionName
 
 MlflowStage = Literal["Production", "Staging", "Archived", "None"]
 Unmanaged = Literal["leave", "adopt"]
+_WAYS_OUT = "delete it in MLflow, or run with --adopt"
 SERVED: tuple[MlflowStage, ...] = ("Production", "Staging")
 
 
@@ -87,10 +89,15 @@ CatalogChange = ModelClaim | StageChange | AliasChange
 
 @dataclass(frozen=True)
 class MirrorPlan:
-    """The changes, and in words what will stay different from the log and why."""
+    """The changes, and in words what will stay different from the log and why.
+
+    Attributes:
+        to_delete: the registered versions that are not what they say they are, and why.
+    """
 
     changes: tuple[CatalogChange, ...] = ()
     skipped: tuple[str, ...] = ()
+    to_delete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,11 +199,12 @@ def plan_mirror(
     planned = _join([*by_alias, *_plan_stages(state, channels, unmanaged)])
     names = _join(_plan_name_aliases(state, unmanaged))
     wrong = (
-        f"#{each.number}: its tags say what its source is not; delete it in MLflow"
+        f"#{each.number}: {each.refused or 'its tags say what its source is not'}; delete it in MLflow"
         for each in state.versions
-        if each.is_mislabelled
+        if each.refused or each.is_mislabelled
     )
-    return MirrorPlan((*claim, *planned.changes, *names.changes), (*planned.skipped, *names.skipped, *wrong))
+    changes = (*claim, *planned.changes, *names.changes)
+    return MirrorPlan(changes, (*planned.skipped, *names.skipped), tuple(wrong))
 
 
 def aliased(channels: Sequence[ChannelView], aliases: Mapping[str, str]) -> list[ChannelView]:
@@ -211,8 +219,8 @@ def _plan_alias(state: MirrorState, view: ChannelView, alias: str, unmanaged: Un
     if before == after:
         return MirrorPlan()
     holder = state.holder(before)
-    if holder is not None and holder.id is None and unmanaged == "leave":
-        return MirrorPlan(skipped=(f"alias {alias}: held by #{before}, which was not created by ulora",))
+    if holder is not None and holder.id is None and not holder.refused and unmanaged == "leave":
+        return MirrorPlan(skipped=(f"alias {alias}: held by #{before}, which was not created by ulora; {_WAYS_OUT}",))
     by_hand = holder is not None and state.is_ours(holder) and state.mirrored.get(view.channel, before) != before
     version = view.stable.version if view.stable else None
     return MirrorPlan((AliasChange(alias, before, after, view.channel, version, by_hand),))
@@ -227,10 +235,11 @@ def _plan_name_aliases(state: MirrorState, unmanaged: Unmanaged) -> list[MirrorP
         holder = state.holder(before)
         if each not in state.known or (holder and state.is_ours(holder) and holder.id == each):
             continue
-        if holder is None or unmanaged == "adopt":
+        if holder is None or holder.refused or unmanaged == "adopt":
             plans.append(MirrorPlan((AliasChange(alias, before, number),)))
         else:
-            plans.append(MirrorPlan(skipped=(f"alias {alias}: held by #{before}, which is not #{number}",)))
+            way_out = "" if holder.id else f"; {_WAYS_OUT}"
+            plans.append(MirrorPlan(skipped=(f"alias {alias}: held by #{before}, which is not #{number}{way_out}",)))
     return plans
 
 
@@ -256,7 +265,7 @@ def _plan_stage(
     if each.id is None or not state.is_ours(each):
         if before not in SERVED:
             return MirrorPlan()
-        if unmanaged == "leave":
+        if unmanaged == "leave" and not each.refused:
             return MirrorPlan(skipped=(f"stage of #{each.number}: {before}, and {_whose(each)}",))
         return MirrorPlan((StageChange(each.number, None, before, "Archived"),))
     after = wanted.get(each.id, "None") if state.numbers[each.id] == each.number else "None"

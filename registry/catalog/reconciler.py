@@ -12,7 +12,7 @@ from registry.answers import Reconciled
 from registry.breakglass.write_script import Script
 from registry.catalog import mirror, requests
 from registry.catalog.client import Catalog
-from registry.catalog.entries import CatalogVersion
+from registry.catalog.entries import CatalogVersion, by_id
 from registry.catalog.mirror_plan import MirrorPlan, Unmanaged
 from registry.catalog.page_writer import is_shown
 from registry.catalog.request_answers import AnsweredRequests, answer_all
@@ -86,9 +86,14 @@ class Reconciler:
             CatalogRefused: MLflow refuses.
         """
         self.catalog.ping()
+        self.catalog.look_again()
         troubles = _Troubles()
         bound = self._bound(troubles)
-        missing = self._missing(bound)
+        false = self._false(bound, troubles)
+        for each in false:
+            with self._its_own(troubles, str(each.version)):
+                self.catalog.refuse(each)
+        missing = self._missing(bound, false)
         for binding in missing:
             with self._its_own(troubles, binding.version):
                 self.log(binding)
@@ -101,7 +106,8 @@ class Reconciler:
         added, left = self._add_scripts()
         done = _reconciled(plan, answers, troubles)
         logged = tuple(each.version for each in missing if each.version not in troubles.damaged | troubles.failed)
-        changes = (*adopted, *done.changes, *described, *shown, *added)
+        refused = tuple(map(_refusal, false))
+        changes = (*refused, *adopted, *done.changes, *described, *shown, *added)
         return replace(done, logged=logged, changes=changes, skipped=done.skipped + left)
 
     def reconcile_quickly(self) -> Reconciled:
@@ -131,9 +137,11 @@ class Reconciler:
             CatalogRefused: MLflow refuses.
         """
         self.catalog.ping()
+        self.catalog.look_again()
         troubles = _Troubles()
         bound = self._bound(troubles)
-        missing = tuple(binding.version for binding in self._missing(bound))
+        false = self._false(bound, troubles)
+        missing = tuple(binding.version for binding in self._missing(bound, false))
         asked = requests.pending(self.catalog, self.model)
         answers = AnsweredRequests(tuple(f"{request}: would be judged by the gates" for request in asked))
         views = self.views.from_logs(troubles.damaged)
@@ -142,7 +150,7 @@ class Reconciler:
         pages = tuple(f"page of {binding.version}" for binding, _, found in stale if found.store)
         scripts = tuple(map(_in_words, self._missing_scripts()))
         planned = _reconciled(plan, answers, troubles)
-        changes = (*self._adoptions(bound), *planned.changes, *pages, *scripts)
+        changes = (*map(_refusal, false), *self._adoptions(bound), *planned.changes, *pages, *scripts)
         return replace(planned, logged=missing, changes=changes)
 
     def _mirror_options(self, bound: Sequence[Binding] = ()) -> mirror.MirrorOptions:
@@ -156,9 +164,23 @@ class Reconciler:
                 bound.append(self.bindings.get(name))
         return bound
 
-    def _missing(self, bound: Sequence[Binding]) -> list[Binding]:
+    def _false(self, bound: Sequence[Binding], troubles: _Troubles) -> list[CatalogVersion]:
+        """The registered versions that say that they are what a channel serves or can go back to, and are not."""
+        named = frozenset[VersionId]().union(*(view.named for view in self.views.from_newest_records({})))
+        pointers = {VersionId.of(each): each.pointer for each in bound if VersionId.of(each) in named}
+        false = []
+        for each in self.catalog.versions(self.model):
+            if each.id in pointers and each.store in (self.catalog.store, ""):
+                with self._its_own(troubles, each.id.version):
+                    if not self.catalog.holds(each, self.bindings.manifest(pointers[each.id])):
+                        false.append(each)
+        return false
+
+    def _missing(self, bound: Sequence[Binding], false: Sequence[CatalogVersion]) -> list[Binding]:
         """The versions that MLflow does not have. Those that are forgotten may stay so."""
-        known, forgotten = self.catalog.registered(self.model), self.forgotten()
+        numbers = {each.number for each in false}
+        found = [each for each in self.catalog.versions(self.model) if each.number not in numbers]
+        known, forgotten = by_id(found, self.catalog.store), self.forgotten()
         return [each for each in bound if VersionId.of(each) not in known and each.version not in forgotten]
 
     def _adoptions(self, bound: Sequence[Binding]) -> tuple[str, ...]:
@@ -249,11 +271,15 @@ def _reconciled(plan: MirrorPlan, requests: AnsweredRequests, troubles: _Trouble
     return Reconciled(
         logged=(),
         changes=tuple(str(change) for change in plan.changes),
-        skipped=(*plan.skipped, *requests.failures),
+        skipped=(*plan.skipped, *requests.failures, *plan.to_delete),
         damaged=tuple(f"{what}: {problem}" for what, problem in troubles.damaged.items()),
         failed=tuple(f"{what}: {problem}" for what, problem in troubles.failed.items()),
         requests=requests.answers,
     )
+
+
+def _refusal(false: CatalogVersion) -> str:
+    return f"#{false.number}: no longer counts as {false.version}, whose files it does not have"
 
 
 def _in_words(script: Script) -> str:

@@ -20,6 +20,9 @@ CONTENT = "ulora.content_sha256"
 MANIFEST = "ulora.manifest_sha256"
 IDENTITY = (STORE, VERSION, CONTENT, MANIFEST)
 
+REFUSED = "ulora.refused"
+"""Of a LoggedModel: why it is not what its other tags say. `reconcile` sets it, and then it is no version."""
+
 # Of a registered version, for people.
 NAME = "version"
 FAMILY = "family"

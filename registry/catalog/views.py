@@ -35,10 +35,14 @@ class ChannelView:
     problem: str = ""
 
     @property
+    def named(self) -> frozenset[VersionId]:
+        """What it serves, the version on trial, and where rollbacks go."""
+        return self.stack.union(each for each in (self.stable, self.canary) if each)
+
+    @property
     def known(self) -> frozenset[VersionId]:
         """All versions that were read here."""
-        live = (each for each in (self.stable, self.canary) if each)
-        return self.stack.union(live, self.formerly or ())
+        return self.named.union(self.formerly or ())
 
     @classmethod
     def of(cls, channel: str, records: Sequence[Record]) -> Self:

@@ -50,7 +50,8 @@ def test_two_stores_do_not_move_each_others_aliases(first: Registry, second: Reg
     register(first, V1, V2)
     ours = aliases(first)
     for version in (V1, V2):  # as `create` does in a model that shows another store
-        register_as(client(second), second.model, tags_of(second, version))
+        manifest = second.manifest(version).to_bytes()
+        register_as(client(second), second.model, tags_of(second, version), manifest=manifest)
     first.promote(V1, "production")
     first.reconcile()  # the promotion itself waits for MLflow only for a while
     shown = ({**ours, "production": 1}, {1: "Production", 2: "None", 3: "None", 4: "None"})
