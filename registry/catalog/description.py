@@ -29,11 +29,11 @@ Versions are made, gated, promoted and rolled back with `ulora`; stages and alia
 
 **To ask from this page**, set an alias on a version (*Aliases*, the pencil):
 
-| alias | asks |
+| alias&nbsp; | asks |
 |---|---|
-| `request-staging` | make this version stable in staging |
-| `request-production` | make this version stable in production |
-| `request-rollback` | roll production back: on the version that is served, from it; on an earlier one, to it |
+| `request-staging`&nbsp; | make this version stable in staging |
+| `request-production`&nbsp; | make this version stable in production |
+| `request-rollback`&nbsp; | roll production back: on the version that is served, from it; on an earlier one, to it |
 
 The gates decide within seconds while `ulora reconcile --watch` runs. The version's page then begins with the answer.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from registry.catalog import tags
 from registry.catalog.standing import Standing
 from registry.evidence.results import PROPORTION, Evidence, Metric, newest
-from registry.evidence.verdict import Verdict
+from registry.evidence.verdict import Check, Verdict
 from registry.formats import canonical
 from registry.names import CHANNELS
 from registry.versions.manifest import Manifest
@@ -20,6 +20,8 @@ _SIGNS = {"fail": "FAIL", "inconclusive": "TOO FEW"}
 _MAX_RULES = 12
 _MAX_METRICS = 16
 _MAX_CELL = 200
+_GAP = "&nbsp;"
+"""After a name in a table: MLflow's page leaves no room between columns."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class VersionPage:
     def table(self, links: Links = Links()) -> str:
         """The table below what people wrote: channels, gates, metrics, and where the version comes from."""
         rows = [*self._channels(), *self._gates(), *self._metrics(), *self._origin(links)]
-        return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+        return "\n".join(["| | |", "|---|---|", *(f"| {name}{_GAP} | {value} |" for name, value in rows)])
 
     @property
     def mark(self) -> str:
@@ -140,12 +142,11 @@ class VersionPage:
         for verdict in sorted(self.verdicts, key=lambda each: each.channel != "production"):
             refused, passed = verdict.refusals, [each for each in verdict.checks if each.outcome == "pass"]
             forced = ", overruled by force" if verdict.forced else ""
-            counts = (
-                f"{len(refused)} of {len(verdict.checks)} rules not met" if refused else f"all {len(passed)} rules met"
-            )
+            counted, met = (refused, "not met") if refused else (passed, "met")
+            counts = f"{len(counted)} of {len(verdict.checks)} rules {met}"
             yield f"gates of {verdict.channel}", f"**{verdict.outcome}**{forced}: {counts}"
             for check in refused[:_MAX_RULES]:
-                yield _name(check.metric, check.target), f"**{_SIGNS[check.outcome]}** {_cell(check.reason)}"
+                yield _name(check.metric, check.target), f"**{_SIGNS[check.outcome]}** {_cell(_why(check))}"
             if len(refused) > _MAX_RULES:
                 yield "…", f"{len(refused) - _MAX_RULES} more: `ulora show {verdict.version}`"
 
@@ -205,6 +206,12 @@ def _change(each: Standing) -> str:
 
 def _name(metric: str, target: str | None) -> str:
     return f"{metric} ({target})" if target else metric
+
+
+def _why(check: Check) -> str:
+    """Why a rule is not met, without what the first cell of the row says."""
+    of_target = f" of {check.target}" if check.target else ""
+    return check.reason.removeprefix(f"{check.metric}{of_target} is ")
 
 
 def _cell(text: str) -> str:

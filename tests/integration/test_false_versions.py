@@ -62,7 +62,7 @@ def copy(registry: Registry, theirs: Any, name: str) -> int:
     return number
 
 
-def test_a_served_version_whose_files_were_deleted_is_logged_anew(registry: Registry) -> None:
+def test_a_served_version_that_was_deleted_is_logged_again(registry: Registry) -> None:
     client(registry).delete_logged_model(logged(registry, 1))
     assert registry.reconcile(dry_run=True).logged == (V1,)
     done = registry.reconcile()
@@ -76,7 +76,7 @@ def test_a_served_version_whose_files_were_deleted_is_logged_anew(registry: Regi
     assert (left.logged, left.changes, left.skipped) == ((), (), ())
 
 
-def test_a_version_whose_files_were_deleted_can_be_promoted(registry: Registry) -> None:
+def test_a_version_that_was_deleted_can_be_promoted(registry: Registry) -> None:
     client(registry).delete_logged_model(logged(registry, 2))
     promote_without_mlflow(registry, V2)
     assert registry.reconcile().logged == (V2,)
@@ -84,7 +84,7 @@ def test_a_version_whose_files_were_deleted_can_be_promoted(registry: Registry) 
     assert stages(registry) == {1: "Archived", 2: "None", 3: "Production"}
 
 
-def test_a_copy_of_all_tags_does_not_take_the_place_of_a_version(registry: Registry) -> None:
+def test_a_copy_of_all_tags_is_not_taken_for_a_version(registry: Registry) -> None:
     theirs = client(registry)
     false = copy(registry, theirs, V2)
     theirs.delete_model_version(registry.model, "2")
@@ -100,7 +100,7 @@ def test_a_copy_of_all_tags_does_not_take_the_place_of_a_version(registry: Regis
     assert registry.reconcile().changes == ()
 
 
-def test_a_copy_that_the_mirror_took_for_ours_loses_alias_and_stage(registry: Registry) -> None:
+def test_a_copy_that_was_shown_loses_alias_and_stage(registry: Registry) -> None:
     theirs = client(registry)
     false, true = copy(registry, theirs, V1), logged(registry, 1)
     theirs.delete_model_version(registry.model, "1")

@@ -28,7 +28,7 @@ def verdict(forced: str = "") -> Verdict:
     checks = (
         Check(metric="past", rule={}, outcome="pass", reason="was stable in staging"),
         Check(metric="accuracy", rule={}, target="potato", outcome="inconclusive", reason="only 43 samples"),
-        Check(metric="accuracy", rule={}, target="tomato", outcome="fail", reason="0.85 | too low"),
+        Check(metric="accuracy", rule={}, target="tomato", outcome="fail", reason="accuracy of tomato is .85 | low"),
     )
     return Verdict(
         format=1, model="m", version="v1.1.0", content_sha256="0" * 64, channel="production", outcome="fail",
@@ -83,9 +83,9 @@ def test_failing_rules_come_first_and_fit_a_table() -> None:
     lines = page().table().splitlines()
     first = next(place for place, line in enumerate(lines) if "gates of production" in line)
     assert lines[first : first + 3] == [
-        "| gates of production | **fail**: 2 of 3 rules not met |",
-        "| accuracy (tomato) | **FAIL** 0.85 \\| too low |",
-        "| accuracy (potato) | **TOO FEW** only 43 samples |",
+        "| gates of production&nbsp; | **fail**: 2 of 3 rules not met |",
+        "| accuracy (tomato)&nbsp; | **FAIL** .85 \\| low |",
+        "| accuracy (potato)&nbsp; | **TOO FEW** only 43 samples |",
     ]
 
 
