@@ -204,17 +204,18 @@ class Registry:
 
     def measure(
         self, version: str, options: MeasureOptions | None = None, *, offline: bool = False,
-        on_done: Callable[[Evidence], None] = ignore,
+        on_done: Callable[[Evidence], None] = ignore, say: Say = say_nothing,
     ) -> list[Evidence]:  # fmt: skip
         """Run benchmarks on a version; keep the evidence in the store, then show it in MLflow.
 
-        `on_done` is called with each evidence once it is kept.
+        `say` is told first what is odd about the images, and of which ones the gates will ask for more; `on_done` is
+        called with each evidence once it is kept.
 
         Raises:
-            BadInput, CatalogUnreachable: no images are set, a benchmark is unknown, or MLflow does not answer.
+            BadInput, CatalogUnreachable: no images are set or usable, a benchmark is unknown, or MLflow does not answer.
             BackboneNotFound, LoadFailed, SelfTestFailed, MissingDependency, NotTrusted: see `load`.
         """
-        return usecases.measure.measure(self.wiring, version, options, offline=offline, on_done=on_done)
+        return usecases.measure.measure(self.wiring, version, options, offline=offline, on_done=on_done, say=say)
 
     def evidence(self, version: str) -> list[Evidence]:
         """All evidence of a version, oldest first."""

@@ -15,7 +15,7 @@ MAX_SUFFIX = 64
 """Characters of the longest suffix of a version name."""
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHANNEL = re.compile(r"staging|production|drill-[a-z0-9-]{1,40}")
-_TARGET = re.compile(r"[a-z0-9]+(__[a-z0-9]+)?")
+_TARGET = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*(__[a-z0-9]+(_[a-z0-9]+)*)?")
 
 CHANNELS = ("staging", "production")
 """The channels that exist in every model and that MLflow mirrors."""
@@ -103,10 +103,10 @@ def check_channel(text: str) -> str:
 
 
 def check_target(text: str) -> str:
-    """Return a target's name unchanged: a crop, or a crop and part such as `tomato__leaf`.
+    """Return a target's name unchanged: a crop such as `sweet_corn`, or a crop and part such as `tomato__leaf`.
 
     Raises:
-        BadInput: it does not match `[a-z0-9]+(__[a-z0-9]+)?`.
+        BadInput: it has other characters than small letters, digits and single underscores between them, or more parts.
     """
     return _check(_TARGET, text, "target", "tomato or tomato__leaf")
 

@@ -124,6 +124,15 @@ class Settings:
         )
 
 
+def policy_file() -> Path | None:
+    """The setting `policy` alone, for what needs no store; None for the policy that ships.
+
+    Raises:
+        BadSetting: the settings file is invalid.
+    """
+    return _folder(os.environ.get("ULORA_POLICY") or _read_file().get("policy"))
+
+
 def _read_file() -> dict[str, Any]:
     """The checked content of the settings file; empty if there is no `ulora.toml`."""
     path = Path(os.environ.get("ULORA_CONFIG", "ulora.toml"))

@@ -59,8 +59,12 @@ class FitReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the data and the results, a sentence each."""
-        own = [f"{target}: {note}" for target, one in self.document["targets"].items() for note in one["notes"]]
-        return (*self.document["data"]["warnings"], *own)
+        return (*self.document["data"]["warnings"], *self.notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings about the results alone."""
+        return tuple(f"{target}: {note}" for target, one in self.document["targets"].items() for note in one["notes"])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 
 from adapters.answer.heads import MAX_LABELS, read_labels
 from adapters.backbone.preprocess import Preprocessing
+from adapters.fitting.data_report import why_unfit
 from adapters.fitting.image_folder import ImageFolder, LabelledImage
 from registry.errors import BadInput, BadManifest
 
@@ -80,13 +82,12 @@ def _choose(data: ImageFolder, target: str) -> TargetImages:
 
 
 def _problem(chosen: TargetImages) -> str:
-    if not 2 <= len(chosen.labels) <= MAX_LABELS:
+    if len(chosen.labels) > MAX_LABELS:
         return f"{len(chosen.labels)} labels with training images"
     if odd := [label for label in chosen.labels if not _is_label(label)]:
         return f"a label that is empty or too long: {odd[0][:40]!r}…"
-    if int(chosen.classes["train"].bincount().max()) < 2:
-        return "only one training image of every label"
-    return "" if chosen.splits["val"] else "no validation image"
+    counts = {split: Counter(classes.tolist()) for split, classes in chosen.classes.items()}
+    return why_unfit({label: {split: n[row] for split, n in counts.items()} for row, label in enumerate(chosen.labels)})
 
 
 def _is_label(label: str) -> bool:

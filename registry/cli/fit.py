@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.cli.options import device_option, dry_run_option, folder, json_option
+from registry.cli.data import gates_will_miss, images_table
+from registry.cli.options import device_option, dry_run_option, folder, json_option, rename_option
 from registry.cli.output import Output, table
 from registry.errors import BadSetting, Unreachable
 from registry.plugins import FIT, plugin
@@ -17,8 +18,6 @@ from registry.plugins import FIT, plugin
 if TYPE_CHECKING:
     from registry.versions.backbones import FetchBlob
     from registry.versions.manifest import BackboneRef
-
-_SPLITS = ("train", "val", "test")
 
 
 class _Names(click.ParamType[list[str]]):
@@ -35,8 +34,10 @@ class _Names(click.ParamType[list[str]]):
 
 @click.command("fit", short_help="Fit adapters to a folder of images: a bundle for `ulora create`.")
 @click.option(
-    "--data", required=True, type=folder, metavar="DIR", help="crop/disease/*, or crop/{train,val,test}/disease/*."
-)
+    "--data", required=True, type=folder, metavar="DIR",
+    help="Images as crop/disease/*, or crop/{train,val,test}/disease/*; `ulora data check` says how they are read.",
+)  # fmt: skip
+@rename_option
 @click.option("--backbone", required=True, metavar="REF", help="A folder, a hub id, or a name that the store mirrors.")
 @click.option(
     "--out",
@@ -67,6 +68,7 @@ def fit_command(
     out: Output,
     *,
     data: Path,
+    rename: Path | None,
     backbone: str,
     out_folder: Path,
     targets: list[str] | None,
@@ -90,16 +92,19 @@ def fit_command(
       ulora fit --data images/ --backbone dinov3-tiny --out bundle/ --targets tomato,potato --depth auto
       ulora create v5.6.0-dinov2 --from bundle/ --description "fitted again"
     """
+    from registry.evidence.data_check import summary
+    from registry.evidence.measure import open_data
     from registry.versions.bundle import DEFAULT_FLAVOR
 
+    images = open_data(DEFAULT_FLAVOR, data, rename)
     with out.warnings_as_notes():
         known, fetch = _mirror(store, backbone, out)
         fit = plugin(FIT, DEFAULT_FLAVOR)(
-            data, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch
+            images, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch
         )
+    _warn(out, [*fit.plan["data"]["warnings"], *summary(gates_will_miss(fit.data, fit.plan["targets"], out))])
     if dry_run:
         out.answer(fit.plan, _plan_text(fit.plan, out_folder))
-        _warn(out, fit.plan["data"]["warnings"])
         return
     try:
         with _bars(out) as progress:
@@ -108,7 +113,7 @@ def fit_command(
         out.note("the finished steps are kept: the same command goes on from there")
         raise
     out.answer({"folder": report.folder, **report.document}, _report_text(report.document, out_folder))
-    _warn(out, report.warnings)
+    _warn(out, report.notes)
 
 
 def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[BackboneRef], FetchBlob | None]:
@@ -162,14 +167,9 @@ def _warn(out: Output, warnings: Sequence[str]) -> None:
 
 
 def _plan_text(plan: dict[str, Any], place: Path) -> str:
-    images: dict[str, dict[str, dict[str, int]]] = plan["data"]["images"]
-    rows = [
-        [target, len(plan["targets"][target]), *(sum(n[split] for n in labels.values()) for split in _SPLITS)]
-        for target, labels in images.items()
-    ]
     backbone = plan["backbone"]
     told = f"would fit {place} on {backbone['name']} ({backbone['family']}, sha256 {backbone['sha256'][:12]})"
-    return f"{table(('TARGET', 'LABELS', 'TRAIN', 'VAL', 'TEST'), rows)}\n{told}"
+    return f"{images_table(plan['data']['images'])}\n{told}"
 
 
 def _report_text(document: dict[str, Any], place: Path) -> str:

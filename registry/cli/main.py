@@ -25,7 +25,7 @@ _SECTIONS = {
         "switch", "serve",
     ),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script"),
-    "Start": ("fit", "demo", "dev"),
+    "Start": ("data", "fit", "demo", "dev"),
 }  # fmt: skip
 """The commands. Each is in the module of its name, with underscores for dashes, as `NAME_command`."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.options import device_option, folder, offline_option, options_as, registry_options, runtime_option
+from registry.cli.options import device_option, folder, offline_option, options_as, registry_options, rename_option, runtime_option
 from registry.cli.output import Output, checks, metrics_table
 from registry.errors import UloraError
 from registry.usecases.options import MeasureOptions
@@ -32,6 +32,7 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
     metavar="DIR",
     help="Images as crop/disease/*.jpg, or crop/{train,val,test}/disease. [ULORA_DATA]",
 )
+@rename_option
 @device_option
 @runtime_option
 @offline_option
@@ -39,7 +40,7 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
 @options_as(MeasureOptions)
 def measure_command(registry: Registry, out: Output, *, version: str, options: MeasureOptions, offline: bool) -> None:
     """Measure a version on held-out images. The evidence goes to the store first, then to MLflow as a run with a plot.
-    Last it says, a check a line, what production's gates would say of all evidence of the version.
+    First it says what is odd about the images, and which ones the gates will miss; last, a check a line, what production's gates would say of all evidence of the version.
 
     `mlflow run . -e ood -P version=…` does the same for one benchmark.
 
@@ -52,7 +53,7 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
     def tell(evidence: Evidence) -> None:
         out.say(f"{evidence.benchmark}: {evidence.data.n} images of {evidence.data.name}, {evidence.seconds:.1f} s")
 
-    evidence = registry.measure(version, options, offline=offline, on_done=tell)
+    evidence = registry.measure(version, options, offline=offline, on_done=tell, say=out.note)
     out.answer(evidence, f"{metrics_table(evidence)}\n\n{_judged(registry, version)}")
 
 

@@ -112,3 +112,6 @@ runtime_option = click.option(
     "--runtime", metavar="NAME", help="What computes it, e.g. torch-fp32; the version's default when left out."
 )
 folder = click.Path(path_type=Path)
+rename_option = click.option(
+    "--rename", type=folder, metavar="FILE", help="What the folders show, as `ulora data check --rename` wrote it."
+)

@@ -14,6 +14,9 @@ from typing import Any
 
 from registry import plugins
 from registry.errors import BadInput
+from registry.evidence.data_check import shortages, summary
+from registry.evidence.gates import Candidate
+from registry.evidence.policy import Policy
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.machine import clock, provenance
 from registry.versions.manifest import Manifest
@@ -36,8 +39,11 @@ def find_benchmarks(only: Sequence[str] = ()) -> dict[str, Benchmark]:
     return {name: plugins.plugin(plugins.BENCHMARKS, name) for name in dict.fromkeys(only or installed)}
 
 
-def open_data(flavor: str, folder: Path | None) -> Any:
+def open_data(flavor: str, folder: Path | None, rename: Path | None = None) -> Any:
     """The test data in a folder, as the flavor's benchmarks take it.
+
+    Args:
+        rename: a file that says what the folders mean; the flavor decides what it may say.
 
     Raises:
         BadInput: no folder is set, or it does not exist.
@@ -46,8 +52,30 @@ def open_data(flavor: str, folder: Path | None) -> Any:
     if folder is None:
         raise BadInput("no test data is set", hint="pass --data DIR or set ULORA_DATA")
     if not folder.is_dir():
-        raise BadInput(f"the test data folder {folder} does not exist", hint="pass --data DIR or set ULORA_DATA")
-    return plugins.plugin(plugins.DATA, flavor)(folder)
+        raise BadInput(f"no such folder: {folder}", hint="pass --data DIR or set ULORA_DATA")
+    opened = plugins.plugin(plugins.DATA, flavor)
+    return opened(folder) if rename is None else opened(folder, rename)
+
+
+def check_data(data: Any, policy: Policy | None, candidate: Candidate, only: Sequence[str] = ()) -> list[str]:
+    """What is odd about test data, and which images the gates will miss for a version, a sentence each; nothing where
+    no package checks the data of its flavor.
+
+    Args:
+        data: what `open_data` returned.
+        policy: None where it is not known.
+        only: the benchmarks that will run; all when empty.
+
+    Raises:
+        BadInput: the data can't be used.
+    """
+    if candidate.flavor not in plugins.installed(plugins.DATA_CHECKS):
+        return []
+    report = plugins.plugin(plugins.DATA_CHECKS, candidate.flavor).check(data)
+    if policy is None:
+        return list(report.warnings)
+    subject = {"version": candidate.version, "flavor": candidate.flavor}
+    return [*report.warnings, *summary(shortages(policy, report, targets=candidate.targets, only=only, **subject))]
 
 
 def measure(

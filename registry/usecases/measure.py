@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from registry.catalog.runs import EvidenceRun
-from registry.errors import NotInMlflow
-from registry.evidence.measure import find_benchmarks, open_data
+from registry.errors import BadPolicy, NotInMlflow
+from registry.evidence.gates import Candidate
+from registry.evidence.measure import check_data, find_benchmarks, open_data
 from registry.evidence.measure import measure as run_benchmark
+from registry.evidence.policy import Policy, load_policy
 from registry.evidence.results import Evidence
 from registry.names import VersionName
+from registry.progress import Say
 from registry.usecases.mirror import not_shown, show_version
 from registry.usecases.options import MeasureOptions
 from registry.usecases.serve import load
@@ -17,13 +20,21 @@ from registry.wiring import Wiring
 
 
 def measure(
-    wiring: Wiring, version: str, options: MeasureOptions | None, *, offline: bool, on_done: Callable[[Evidence], None]
+    wiring: Wiring,
+    version: str,
+    options: MeasureOptions | None,
+    *,
+    offline: bool,
+    on_done: Callable[[Evidence], None],
+    say: Say,
 ) -> list[Evidence]:
     """Run benchmarks on a version; see `Registry.measure`."""
     options = options or MeasureOptions()
     benchmarks = find_benchmarks(options.only)
     manifest = wiring.manifest(version)
-    images = open_data(manifest.flavor, options.data or wiring.settings.data)
+    images = open_data(manifest.flavor, options.data or wiring.settings.data, options.rename)
+    for sentence in check_data(images, _policy(wiring, say), Candidate.of(manifest), options.only):
+        say(sentence)
     if not offline:
         wiring.catalog.ping()
     loaded = load(wiring, version, device=options.device, runtime=options.runtime)
@@ -39,6 +50,15 @@ def measure(
     if lacking:
         raise lacking
     return kept
+
+
+def _policy(wiring: Wiring, say: Say) -> Policy | None:
+    """The policy in force. An invalid one does not keep a version from being measured."""
+    try:
+        return load_policy(wiring.settings.policy)
+    except BadPolicy as error:
+        say(f"what the gates need is not known: {error}")
+        return None
 
 
 def _show(wiring: Wiring, name: VersionName, run: EvidenceRun, kept: list[Evidence]) -> NotInMlflow | None:

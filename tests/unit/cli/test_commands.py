@@ -18,8 +18,8 @@ from tests.support.run_ulora import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
 COMMANDS += ["sign", "restore", "switch", "rollback-script", "store", "backbone", "fit", "reconcile", "doctor"]
-COMMANDS += ["demo", "dev", "policy"]
-WITHOUT_STORE = ("demo", "dev", "fit")
+COMMANDS += ["demo", "dev", "policy", "data"]
+WITHOUT_STORE = ("data", "demo", "dev", "fit")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
     "show": ["v1.0.0"],
