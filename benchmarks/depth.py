@@ -40,7 +40,8 @@ from adapters.answer.loading import load_bundle
 from adapters.answer.stages import Stage
 from adapters.backbone.locate import TINY
 from adapters.fitting.fit import fit
-from adapters.fitting.image_folder import OOD_FOLDER, ImageFolder, LabelledImage
+from adapters.fitting.folder_tree import OOD_FOLDER
+from adapters.fitting.image_folder import ImageFolder, LabelledImage
 from adapters.fitting.ood_metrics import auroc
 from adapters.fitting.recipe import Recipe
 from benchmarks.comparison import Budget, Result, option_json, option_rounds, option_threads, run, say, take_turns

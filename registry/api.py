@@ -212,7 +212,8 @@ class Registry:
         called with each evidence once it is kept.
 
         Raises:
-            BadInput, CatalogUnreachable: no images are set or usable, a benchmark is unknown, or MLflow does not answer.
+            BadInput: no images are set or usable, or a benchmark is unknown.
+            CatalogUnreachable: MLflow does not answer.
             BackboneNotFound, LoadFailed, SelfTestFailed, MissingDependency, NotTrusted: see `load`.
         """
         return usecases.measure.measure(self.wiring, version, options, offline=offline, on_done=on_done, say=say)

@@ -306,6 +306,11 @@ _UNWRITABLE = (
 )
 
 
+def no_folder(path: Path | str) -> str:
+    """What to say of a path where a folder is needed and there is none."""
+    return f"{path} is not a folder" if Path(path).exists() else f"no such folder: {path}"
+
+
 @contextmanager
 def disk_errors(
     path: Path | str, hint: str = "choose a writable folder; ULORA_CACHE is the cache folder"

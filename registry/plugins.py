@@ -27,16 +27,16 @@ CHECKS: Final = "ulora.checks"
 FIT: Final = "ulora.fit"
 """Flavor -> what prepares a fit: `(data, backbone, out, settings, *, targets, fetch, known) -> fit`.
 
-`fit.plan` is a document of what would be done, `fit.data` a `registry.evidence.data_check.DataReport`; `fit.run(progress)`
-does it and returns an object with `folder`,
-`document` and `warnings`. The settings are those of `ulora fit`, by name."""
+`fit.plan` is a document of what would be done, `fit.data` a `registry.evidence.data_check.DataReport`;
+`fit.run(progress)` does it and returns an object with `folder`, `document` and `notes`. The settings are those of
+`ulora fit`, by name."""
 TRAINERS: Final = "ulora.trainers"
 """Flavor -> the module that fits the demo's versions; see `registry.devstack.processes`."""
 BENCHMARKS: Final = "ulora.benchmarks"
 """The name of a benchmark -> the benchmark; see `registry.evidence.measure`."""
 DATA: Final = "ulora.data"
 """Flavor -> what opens test data; see `registry.evidence.measure`."""
-DATA_CHECKS: Final = "ulora.data_checks"
+DATA_CHECKS: Final = "ulora.datachecks"
 """Flavor -> the module that reports on a folder of images and makes what it lacks; see `registry.cli.data`."""
 
 DISTRIBUTION: Final = "ulora-registry"

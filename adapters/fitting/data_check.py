@@ -1,6 +1,6 @@
 """Look at a folder of images before anything is fitted to it or measured on it, and make what it lacks.
 
-The entry point group `ulora.data_checks` names this module. It imports no torch.
+The entry point group `ulora.datachecks` names this module. It imports no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from adapters.fitting.folder_layout import proposals
 from adapters.fitting.folder_names import write_names
 from adapters.fitting.folder_tree import OOD_FOLDER, images_below, read_tree
 from adapters.fitting.image_folder import ImageFolder
-from registry.errors import BadImage, BadInput, disk_errors
+from registry.errors import BadImage, BadInput, disk_errors, no_folder
 
 MAX_FAR = 1000
 """How many far images are made at most; `ulora measure` uses no more."""
@@ -28,18 +28,13 @@ _SIDE = 64  # of an image of noise, in pixels
 _SEED = 2026
 
 
-def check(data: ImageFolder | Path, rename: Path | None = None) -> DataReport:
+def check(data: ImageFolder) -> DataReport:
     """Report on a folder of images.
 
-    Args:
-        rename: a file of names; see `adapters.fitting.folder_names`.
-
     Raises:
-        BadInput: when the folder can't be read as images of targets and labels, or holds no usable image; or the file
-            of names is invalid.
+        BadInput: when it holds no usable image.
     """
-    images = data if isinstance(data, ImageFolder) else ImageFolder(data, rename)
-    return report_on(images, images.targets)
+    return report_on(data, data.targets)
 
 
 def propose_names(folder: Path, file: Path) -> int:
@@ -94,7 +89,7 @@ def copy_images(folder: Path, source: Path, data: Path) -> None:
         BadInput: when the source holds no usable image, or can't be read.
     """
     if not source.is_dir():
-        raise BadInput(f"no such folder: {source}", hint="photos, noise, or a folder of images that show no target")
+        raise BadInput(no_folder(source), hint="photos, noise, or a folder of images that show no target")
     if data.resolve() in (source.resolve(), *source.resolve().parents):
         raise BadInput(f"{source} is part of {data}: its images show the targets", hint="give a folder of other images")
     own = {hashlib.sha256(path.read_bytes()).digest() for path in images_below(data)}

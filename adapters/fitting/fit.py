@@ -24,7 +24,8 @@ from adapters.backbone.resolve import resolve
 from adapters.fitting.assemble import assemble, open_context_runtime
 from adapters.fitting.data_report import DataReport, report_on
 from adapters.fitting.feature_extractor import FeatureExtractor
-from adapters.fitting.image_folder import SPLITS, ImageFolder, LabelledImage, Skipped
+from adapters.fitting.folder_layout import SPLITS
+from adapters.fitting.image_folder import ImageFolder, LabelledImage, Skipped
 from adapters.fitting.lora_training import Progress
 from adapters.fitting.recipe import Recipe
 from adapters.fitting.target_fit import MAX_OTHERS, FitContext, TargetFit

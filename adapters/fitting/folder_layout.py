@@ -244,7 +244,9 @@ class _Reading:
 
     def _nothing_found(self) -> BadInput:
         if inner := self._inner_folders():
-            return BadInput(f"{self.root} has no target folder with images", hint=f"the images are further down: {inner}")
+            return BadInput(
+                f"{self.root} has no target folder with images", hint=f"the images are further down: {inner}"
+            )
         count = sum(len(self.tree.images[parts]) for parts in self.filled)
         loose = f"; {count} images lie elsewhere" if count else ""
         return BadInput(f"{self.root} has no target folder with images{loose}", hint=f"the layout is {LAYOUTS}")

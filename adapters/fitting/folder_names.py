@@ -111,7 +111,9 @@ def read_names(path: Path) -> dict[str, Meaning | None]:
     try:
         document = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{path} is not valid TOML: {error}"[:300], hint='a line is "folder" = "target/label"') from error
+        raise BadInput(
+            f"{path} is not valid TOML: {error}"[:300], hint='a line is "folder" = "target/label"'
+        ) from error
     return {composed(folder): _meaning(path, folder, text) for folder, text in document.items()}
 
 
@@ -138,8 +140,8 @@ def _meaning(path: Path, folder: str, text: object) -> Meaning | None:
     if not slash or not is_target(target) or not 0 < len(label) <= _MAX_LABEL:
         raise BadInput(
             f"{path}: {folder[:80]!r} is {str(text)[:80]!r}, not a target and a label",
-            hint='for example "corn_maize/Common_rust"; "" leaves the folder out. A target has small letters, digits and '
-            "single underscores",
+            hint='for example "corn_maize/Common_rust", a target of small letters, digits and single underscores; ""'
+            " leaves the folder out",
         )
     return Meaning(target, label)
 

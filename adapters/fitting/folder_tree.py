@@ -57,7 +57,7 @@ def read_tree(root: Path) -> FolderTree:
     Raises:
         BadInput: when a folder can't be read.
     """
-    walk = _Walk()
+    walk = _TreeWalk()
     walk.visit(root, (), ())
     return FolderTree(walk.images, walk.marked, dict(sorted(walk.ignored.items())), walk.system)
 
@@ -96,7 +96,7 @@ def readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class _Walk:
+class _TreeWalk:
     def __init__(self) -> None:
         self.images: dict[Parts, tuple[Path, ...]] = {}
         self.marked: dict[Parts, tuple[Path, ...]] = {}

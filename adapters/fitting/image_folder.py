@@ -14,7 +14,7 @@ from adapters.backbone.images import MAX_BYTES, decoded
 from adapters.fitting.folder_layout import LAYOUTS, SPLITS, LabelFolder, Layout, read_layout
 from adapters.fitting.folder_names import read_names
 from adapters.fitting.folder_tree import OOD_FOLDER, SUFFIXES, image_files, read_tree, readable, unicode_name
-from registry.errors import BadImage, BadInput
+from registry.errors import BadImage, BadInput, no_folder
 from registry.formats import canonical
 
 _PERCENT = {"train": 70, "val": 14, "test": 16}
@@ -80,7 +80,7 @@ class ImageFolder:
         self.root = Path(root)
         with readable(self.root):
             if not self.root.is_dir():
-                raise BadInput(f"no such folder: {unicode_name(root)}", hint=f"give a folder of images: {LAYOUTS}")
+                raise BadInput(no_folder(unicode_name(root)), hint=f"give a folder of images: {LAYOUTS}")
         names = {} if rename is None else read_names(rename)
         self._tree = read_tree(self.root)
         self.layout: Layout = read_layout(self.root, self._tree, names)
@@ -156,7 +156,7 @@ class ImageFolder:
         skipped: list[Skipped] = []
         seen: dict[str, tuple[Path, LabelFolder]] = {}
         # Training images come first, so that of equal files they are kept.
-        for folder, path in ((folder, path) for folder in self.layout.folders for path in folder.files):
+        for folder, path in ((each, path) for each in self.layout.folders for path in each.files):
             data = _read(path)
             if isinstance(data, str):
                 skipped.append(Skipped(path, "damaged", data, folder.target))

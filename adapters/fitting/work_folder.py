@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from registry.formats import canonical
 
 _RECIPE = "recipe.json"
 _REPORT = "report.json"
-_CHANGES, _SHOWN = 5, 60  # how many differences are shown, and characters of each
+_SHOWN = 60  # characters of an option's value
 
 
 def work_folder_of(out: Path) -> Path:
@@ -169,31 +168,61 @@ def _check_recipe(folder: Path, out: Path, recipe: Mapping[str, Any]) -> None:
         (folder / f"{_RECIPE}.new").replace(path)
         return
     known = canonical.decode(path.read_bytes(), str(path))
-    if changes := list(_changes(known, recipe)):
-        more = f" and {len(changes) - _CHANGES} more" if len(changes) > _CHANGES else ""
-        raise BadInput(
-            f"an interrupted fit of {out} had other settings: {', '.join(changes[:_CHANGES])}{more}",
-            hint=f"give the same settings to continue it, or remove {folder} to start again",
-        )
-
-
-def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
-    """The differences between two JSON values, each as `path was this, now that`."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                yield from _changes(before.get(name), now.get(name), f"{place}.{name}" if place else name)
+    if known == recipe:
         return
-    texts = [canonical.encode(value).decode() for value in (before, now)]
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
-    start = sum(1 for _ in same)
-    yield "{} was {}, now {}".format(place, *(_short(text, start) for text in texts))
+    used = [*_options(known, recipe)]
+    if used:
+        raise BadInput(
+            f"the unfinished fit in {folder} used {' '.join(used)}",
+            hint=f"rerun with that, or delete the folder {folder} to start again",
+        )
+    raise BadInput(
+        f"the unfinished fit in {folder} used {_what_else(known, recipe)}",
+        hint=f"delete the folder {folder} to start again, or give another --out than {out}",
+    )
 
 
-def _short(text: str, start: int) -> str:
-    """A text around the character at `start`, shortened on both sides if it is long."""
-    if len(text) <= _SHOWN:
-        return text
-    first = max(0, start - _SHOWN // 2)
-    last = first + _SHOWN
-    return f"{'…' * (first > 0)}{text[first:last]}{'…' * (last < len(text))}"
+def _options(known: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """The options of the unfinished fit, as they are typed, that are others now."""
+    before, now = (_with_own_alpha(one.get("recipe")) for one in (known, recipe))
+    yield from (_option(name, value) for name, value in sorted(before.items()) if now.get(name) != value)
+    names = [str((one.get("backbone") or {}).get("name")) for one in (known, recipe)]
+    if names[0] != names[1]:
+        yield _option("backbone", names[0])
+    targets = [sorted(one.get("targets") or {}) for one in (known, recipe)]
+    if targets[0] != targets[1]:
+        yield _option("targets", targets[0])
+
+
+def _with_own_alpha(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings without an alpha that follows from the rank."""
+    settings = dict(recipe or {})
+    if "rank" in settings and settings.get("alpha") == 2 * settings["rank"]:
+        settings["alpha"] = None
+    return settings
+
+
+def _option(name: str, value: Any) -> str:
+    """An option with its value, as it is typed; a setting without a value was left out."""
+    option = f"--{name.replace('_', '-')}"
+    if value is None or value == []:
+        return f"no {option}"
+    text = (
+        ",".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+    return f"{option} {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}"
+
+
+def _what_else(known: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """What differs besides the options."""
+    if known.get("targets") != recipe.get("targets"):
+        return "other labels"
+    if known.get("digests") != recipe.get("digests"):
+        return "other images"
+    if known.get("backbone") != recipe.get("backbone"):
+        return "other weights of the backbone"
+    return "another release of this software"

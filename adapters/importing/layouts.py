@@ -11,7 +11,7 @@ from typing import Any
 
 from adapters.bundle import ADAPTER_CONFIG, BACKBONE
 from adapters.importing.untrusted_files import read_json
-from registry.errors import BadBundle, BadInput
+from registry.errors import BadBundle, BadInput, no_folder
 from registry.names import check_target
 from registry.versions.manifest import MAX_FILES, check_new_path
 
@@ -114,7 +114,7 @@ def find_adapters(source: Path, target: str | None = None) -> FoundAdapters:
         BadInput: when a target's name is not allowed, or is needed.
     """
     if not source.is_dir():
-        raise BadBundle(f"{source} is not a folder", hint=UNDERSTOOD)
+        raise BadBundle(no_folder(source), hint=UNDERSTOOD)
     files = dict(_files(source))
     if bundles := [path for path in files if Path(path).name == BACKBONE]:
         raise BadBundle(

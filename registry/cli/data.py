@@ -10,7 +10,7 @@ import click
 
 from registry.cli.options import folder, json_option
 from registry.cli.output import Output, table
-from registry.errors import BadInput, UloraError
+from registry.errors import BadInput, UloraError, no_folder
 from registry.plugins import DATA_CHECKS, plugin
 
 if TYPE_CHECKING:
@@ -59,30 +59,33 @@ def check_command(out: Output, *, data: Path, rename: Path | None, source: str |
       ulora data check images/ --ood-from photos
       ulora data check PlantDoc/ --rename names.toml
     """
+    from registry.evidence.measure import open_data
     from registry.versions.bundle import DEFAULT_FLAVOR
 
     if not data.is_dir():
-        raise BadInput(f"no such folder: {data}", hint="give a folder of images")
-    checks = plugin(DATA_CHECKS, DEFAULT_FLAVOR)
+        raise BadInput(no_folder(data), hint="give a folder of images")
+    checks: Any = plugin(DATA_CHECKS, DEFAULT_FLAVOR)
     if rename is not None and not rename.exists():
         guesses = checks.propose_names(data, rename)
         by_guess = f"; {guesses} of them by the first word of a name, which may be wrong" if guesses else ""
         out.note(f"wrote {rename}: what each folder shows{by_guess}. Read and correct it")
+    images = open_data(DEFAULT_FLAVOR, data, rename)
     if source is not None:
         checks.make_far(data, lambda place: _write_far(checks, source, place, data))
-    report = checks.check(data, rename)
+    report = checks.check(images)
     missing = gates_will_miss(report, report.counts, out)
     out.answer(_document(data, report, missing), "\n".join(_lines(data, report, missing)))
 
 
 def gates_will_miss(report: DataReport, targets: Collection[str], out: Output) -> list[Shortage]:
     """Which images the rules of the policy in force will miss; a note where there is no valid policy."""
-    from registry.evidence.data_check import shortages
+    from registry.evidence.data_check import future_version, shortages
     from registry.evidence.policy import load_policy
     from registry.settings import policy_file
+    from registry.versions.bundle import DEFAULT_FLAVOR
 
     try:
-        return shortages(load_policy(policy_file()), report, targets=targets)
+        return shortages(load_policy(policy_file()), report, future_version(targets, DEFAULT_FLAVOR))
     except UloraError as error:
         out.note(f"what the gates need is not known: {error}")
         return []
@@ -113,7 +116,9 @@ def _lines(data: Path, report: Any, missing: list[Shortage]) -> Iterator[str]:
     from registry.evidence.data_check import summary
 
     yield images_table(report.document()["images"])
-    near = f"{report.near} near" if report.near else "no near ones: the other targets' test images are taken for them"
+    near = f"{report.near} near" if report.near else "no near ones"
+    if not report.near and len(report.counts) > 1:
+        near += ": for each target the other targets' test images are taken"
     yield f"out-of-distribution: {report.far} far, {near}"
     if report.system_files:
         yield f"left aside: {report.system_files} files and folders of operating systems"

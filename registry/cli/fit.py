@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.cli.data import gates_will_miss, images_table
-from registry.cli.options import device_option, dry_run_option, folder, json_option, rename_option
+from registry.cli.options import (
+    ImageOptions,
+    device_option,
+    dry_run_option,
+    folder,
+    json_option,
+    options_as,
+    rename_option,
+)
 from registry.cli.output import Output, table
 from registry.errors import BadSetting, Unreachable
 from registry.plugins import FIT, plugin
@@ -64,11 +72,11 @@ class _Names(click.ParamType[list[str]]):
 @device_option
 @dry_run_option
 @json_option
+@options_as(ImageOptions, "images")
 def fit_command(
     out: Output,
     *,
-    data: Path,
-    rename: Path | None,
+    images: ImageOptions,
     backbone: str,
     out_folder: Path,
     targets: list[str] | None,
@@ -96,11 +104,11 @@ def fit_command(
     from registry.evidence.measure import open_data
     from registry.versions.bundle import DEFAULT_FLAVOR
 
-    images = open_data(DEFAULT_FLAVOR, data, rename)
+    data = open_data(DEFAULT_FLAVOR, images.data, images.rename)
     with out.warnings_as_notes():
         known, fetch = _mirror(store, backbone, out)
         fit = plugin(FIT, DEFAULT_FLAVOR)(
-            images, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch
+            data, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch
         )
     _warn(out, [*fit.plan["data"]["warnings"], *summary(gates_will_miss(fit.data, fit.plan["targets"], out))])
     if dry_run:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.options import device_option, folder, offline_option, options_as, registry_options, rename_option, runtime_option
+from registry.cli.options import (
+    device_option,
+    folder,
+    offline_option,
+    options_as,
+    registry_options,
+    rename_option,
+    runtime_option,
+)
 from registry.cli.output import Output, checks, metrics_table
 from registry.errors import UloraError
 from registry.usecases.options import MeasureOptions
@@ -40,7 +48,9 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
 @options_as(MeasureOptions)
 def measure_command(registry: Registry, out: Output, *, version: str, options: MeasureOptions, offline: bool) -> None:
     """Measure a version on held-out images. The evidence goes to the store first, then to MLflow as a run with a plot.
-    First it says what is odd about the images, and which ones the gates will miss; last, a check a line, what production's gates would say of all evidence of the version.
+
+    First it says what is odd about the images, and which ones the gates will miss; last, a check a line, what
+    production's gates would say of all evidence of the version.
 
     `mlflow run . -e ood -P version=…` does the same for one benchmark.
 

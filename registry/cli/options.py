@@ -29,6 +29,14 @@ class ChangeOptions:
     dry_run: bool
 
 
+@dataclass(frozen=True)
+class ImageOptions:
+    """A folder of images, and the file that says what its folders show."""
+
+    data: Path
+    rename: Path | None
+
+
 def options_as(kind: type[Any] | str, name: str = "options") -> Callable[[Command], Command]:
     """Collect the options that are fields of a dataclass: the command gets one object, as its parameter `name`.
 

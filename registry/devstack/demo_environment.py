@@ -23,7 +23,7 @@ from registry.devstack.replica_server import ReplicaServer
 from registry.devstack.stack import Stack
 from registry.devstack.timeline import RequestCount, Screen, Timeline
 from registry.devstack.traffic import Client, ClientReply, Question, SteadyLoad, raise_if_failed
-from registry.errors import BadInput, UloraError
+from registry.errors import BadInput, UloraError, no_folder
 from registry.evidence.measure import open_data
 from registry.evidence.policy import load_policy
 from registry.formats import canonical
@@ -77,7 +77,7 @@ class DemoEnvironment:
             BadInput: a folder can't be used.
         """
         if data and not data.is_dir():
-            raise BadInput(f"{data} is not a folder", hint="give a folder of images: DIR/crop/disease/*.jpg")
+            raise BadInput(no_folder(data), hint="give a folder of images: DIR/crop/disease/*.jpg")
         folder = _empty_folder(root, ending)
         stack = Stack(folder)
         ending.callback(stack.stop)

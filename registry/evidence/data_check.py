@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from registry.evidence.gates import Candidate
 from registry.evidence.metrics import METRICS, benchmark_of
 from registry.evidence.policy import Policy, Rule
 from registry.names import CHANNELS, VersionName
@@ -14,8 +15,7 @@ from registry.names import CHANNELS, VersionName
 Kind: TypeAlias = Literal["test", "far", "near"]
 """Test images; out-of-distribution images that show none of the targets; those that are like them."""
 
-NO_NAME = VersionName(0, 0, 0)
-"""Stands for a version that has no name yet: the rules of suffixes are left out."""
+_MEANING = "with these images the gates can't pass, whatever is fitted (docs/policy.md says how to ask for less):"
 
 
 class DataReport(Protocol):
@@ -53,58 +53,57 @@ class Shortage:
     whole: int | None = None
 
     def __str__(self) -> str:
-        asked = f"and {self.channel} asks {self.metric} of {self.needs}"
+        asked = f"and {self.channel} asks {self.metric} of {self.needs:,}"
+        if self.needs == 1:
+            asked = f"and {self.channel} asks that {self.metric} is measured"
         if self.images == "far":
             return (
-                f"_ood/far has {_count(self.n, 'image')}, {asked}: put images there that show none of the targets, or make "
-                "some with `ulora data check DIR --ood-from photos`"
+                f"_ood/far has {_count(self.n, 'image')}, {asked}: put images there that show none of the targets, "
+                "or make some with `ulora data check DIR --ood-from photos`"
             )
         if self.images == "near":
+            there = "there is" if self.n == 1 else "there are"
             return (
-                f"there {'is' if self.n == 1 else 'are'} {_count(self.n, 'near image')} for {self.target or 'the targets'}, "
+                f"{there} {_count(self.n, 'near image')} for {self.target or 'the targets'}, "
                 f"{asked}: put images that look like the target's and are not into _ood/near, or add another target"
             )
         whose = f"{self.target} has" if self.target else "there are"
-        enough = f"{self.whole:,} images of it in all would be enough, or " if self.whole else ""
+        enough = f"about {self.whole:,} images of it in all would be enough, or " if self.whole else ""
         of = f" of {self.target}" if self.target else ""
         return f"{whose} {_count(self.n, 'test image')}, {asked}: {enough}{self.needs - self.n:,} more in test{of}"
 
 
-def shortages(
-    policy: Policy,
-    report: DataReport,
-    *,
-    targets: Collection[str],
-    version: VersionName = NO_NAME,
-    flavor: str = "",
-    only: Collection[str] = (),
-) -> list[Shortage]:
+def shortages(policy: Policy, report: DataReport, candidate: Candidate, only: Collection[str] = ()) -> list[Shortage]:
     """Too few images for the rules of the channels: of each kind and target the largest number that is asked.
 
     Args:
-        targets: of the version.
-        version: its name, for the rules of its suffix.
+        candidate: the version; or what it will be, see `future_version`.
         only: the benchmarks that will run; all when empty.
     """
     worst: dict[tuple[Kind, str | None], Shortage] = {}
     for channel in CHANNELS:
-        for rule in policy.rules_for(channel, version, flavor):
+        for rule in policy.rules_for(channel, candidate.version, candidate.flavor):
             if only and benchmark_of(rule.metric) not in only:
                 continue
-            for found in _of_rule(channel, rule, report, sorted(targets)):
+            for found in _of_rule(channel, rule, report, candidate.targets):
                 place = (found.images, found.target)
                 if place not in worst or found.needs > worst[place].needs:
                     worst[place] = found
     return list(worst.values())
 
 
+def future_version(targets: Collection[str], flavor: str) -> Candidate:
+    """A version that has no name yet: rules of suffixes are not asked."""
+    return Candidate("", VersionName(0, 0, 0), content_sha256="", targets=tuple(sorted(targets)), flavor=flavor)
+
+
 def summary(found: Iterable[Shortage]) -> list[str]:
     """A sentence for each shortage, below one that says what they mean; empty if there are none."""
     sentences = [str(one) for one in found]
-    return sentences and ["with these images the gates can't pass, whatever is fitted:", *sentences]
+    return sentences and [_MEANING, *sentences]
 
 
-def _of_rule(channel: str, rule: Rule, report: DataReport, targets: list[str]) -> Iterator[Shortage]:
+def _of_rule(channel: str, rule: Rule, report: DataReport, targets: Sequence[str]) -> Iterator[Shortage]:
     needs, test = max(rule.min_n, 1), report.images("test")
     total = sum(test.get(target, 0) for target in targets)
     for kind in _kinds_of(rule.metric):

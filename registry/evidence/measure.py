@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry import plugins
-from registry.errors import BadInput
+from registry.errors import BadInput, no_folder
 from registry.evidence.data_check import shortages, summary
 from registry.evidence.gates import Candidate
 from registry.evidence.policy import Policy
@@ -52,7 +52,7 @@ def open_data(flavor: str, folder: Path | None, rename: Path | None = None) -> A
     if folder is None:
         raise BadInput("no test data is set", hint="pass --data DIR or set ULORA_DATA")
     if not folder.is_dir():
-        raise BadInput(f"no such folder: {folder}", hint="pass --data DIR or set ULORA_DATA")
+        raise BadInput(no_folder(folder), hint="pass --data DIR or set ULORA_DATA")
     opened = plugins.plugin(plugins.DATA, flavor)
     return opened(folder) if rename is None else opened(folder, rename)
 
@@ -74,8 +74,7 @@ def check_data(data: Any, policy: Policy | None, candidate: Candidate, only: Seq
     report = plugins.plugin(plugins.DATA_CHECKS, candidate.flavor).check(data)
     if policy is None:
         return list(report.warnings)
-    subject = {"version": candidate.version, "flavor": candidate.flavor}
-    return [*report.warnings, *summary(shortages(policy, report, targets=candidate.targets, only=only, **subject))]
+    return [*report.warnings, *summary(shortages(policy, report, candidate, only))]
 
 
 def measure(

@@ -15,7 +15,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from registry.answers import Mended, Verification
-from registry.errors import BadInput, CorruptBlob, ObjectNotFound
+from registry.errors import BadInput, CorruptBlob, ObjectNotFound, no_folder
 from registry.formats import canonical
 from registry.integrity.verify import MANIFEST, Verifier
 from registry.progress import Progress, no_progress
@@ -33,7 +33,7 @@ class FilesByDigest:
     def __init__(self, folder: Path) -> None:
         """Raises: BadInput: it is not a folder."""
         if not folder.is_dir():
-            raise BadInput(f"{folder} is not a folder", hint="name one that holds good copies, e.g. the bundle")
+            raise BadInput(no_folder(folder), hint="name one that holds good copies, e.g. the bundle")
         self._folder = folder
         self._digests: dict[Path, str] = {}
 

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from registry.errors import BadBundle, BadWeights
+from registry.errors import BadBundle, BadWeights, no_folder
 from registry.machine.gitignore import IgnoreRules, is_cache
 from registry.progress import Progress, no_progress
 from registry.tree.layout import FILES_FLAVOR, PROJECT, STATE_FOLDER
@@ -61,7 +61,7 @@ class Project:
             BadBundle: it is not a folder, can't be read, or has a path that a version can't have.
         """
         if not folder.is_dir():
-            raise BadBundle(f"{folder} is not a folder", hint="give the folder of a project")
+            raise BadBundle(no_folder(folder), hint="give the folder of a project")
         walk = _ProjectWalk(folder)
         try:
             walk.enter("", IgnoreRules())

@@ -69,16 +69,16 @@ class MeasureOptions:
     Attributes:
         only: names of benchmarks; all that are installed when empty.
         data: the folder of images; the setting `data` when left out.
-        rename: a file that says what its folders show, as `ulora data check --rename` writes it.
         device: e.g. `cpu` or `cuda:0`.
         runtime: what computes it, e.g. `torch-fp32`; the flavor's own choice when left out.
+        rename: a file that says what the folders of images show, as `ulora data check --rename` writes it.
     """
 
     only: tuple[str, ...] = ()
     data: Path | None = None
-    rename: Path | None = None
     device: str = "cpu"
     runtime: str | None = None
+    rename: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from registry.errors import BadBundle, BadInput, BadManifest, BadWeights
+from registry.errors import BadBundle, BadInput, BadManifest, BadWeights, no_folder
 from registry.formats import canonical
 from registry.formats.document import first_problem
 from registry.machine import clock, provenance
@@ -82,9 +82,7 @@ def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:
         BadWeights: a safetensors file is truncated or malformed.
     """
     if not folder.is_dir():
-        raise BadBundle(
-            f"{folder} is not a folder", hint="a bundle is a folder with backbone.json and adapters/<target>/…"
-        )
+        raise BadBundle(no_folder(folder), hint="a bundle is a folder with backbone.json and adapters/<target>/…")
     paths = _find_files(folder)
     _refuse_pickles(paths)
     backbone = _read_backbone(paths)
@@ -112,7 +110,7 @@ def read_component_files(
     """
     check_name(name)
     if not folder.is_dir():
-        raise BadBundle(f"{folder} is not a folder", hint="give the folder with the component's own files")
+        raise BadBundle(no_folder(folder), hint="give the folder with the component's own files")
     members = _find_files(folder)
     if "backbone.json" in members:
         raise BadBundle(f"{folder} is a whole bundle", hint=f"give the component's folder: {folder}/{name}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors
+from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors, no_folder
 from registry.formats import canonical
 from registry.machine.scratch import scratch
 from registry.plugins import BUNDLES, IMPORTERS, installed, not_installed, plugin
@@ -138,7 +138,7 @@ def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[Prepare
         source: a bundle, a folder of another layout, or `models:/NAME/7`, `models:/NAME@alias`.
 
     Raises:
-        BadBundle: the layout is unknown; the hint says which are supported.
+        BadBundle: there is no such folder, or its layout is unknown; the hint says which are supported.
         BadInput: it can't be imported, or it is a bundle and a target or a backbone was given.
         BadWeights: its weights are damaged.
         SelfTestFailed: what was converted does not answer as the source does.
@@ -150,6 +150,8 @@ def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[Prepare
         MissingDependency: no installed package converts other layouts.
     """
     is_model = str(source).startswith(MODELS)
+    if not is_model and not Path(source).is_dir():
+        raise BadBundle(no_folder(source), hint="give a bundle, a PEFT folder or another layout: see docs/importing.md")
     if not is_model and _is_bundle(Path(source)):
         refuse_import_options(importing, str(source))
         yield PreparedBundle(Path(source), ReleaseNotes())
@@ -251,8 +253,8 @@ def _describe(imported: Imported, bundle: Path, say: Say) -> None:
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Whether a source is a bundle, or a damaged or missing one, for which `read_bundle` has the better error."""
-    if (folder / "backbone.json").exists() or not folder.is_dir():
+    """Whether a folder is a bundle, or a damaged one, for which `read_bundle` has the better error."""
+    if (folder / "backbone.json").exists():
         return True
     return any(any(folder.glob(f"adapters/*/{name}.json")) for name in ("component", "head"))
 

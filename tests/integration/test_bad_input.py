@@ -113,7 +113,7 @@ def test_a_name_that_is_none_or_taken(registry: Registry, bundle: Path, tmp_path
 
 
 def test_what_is_given_as_a_folder_is_missing_or_a_file(registry: Registry, bundle: Path) -> None:
-    complains(ulora("create", "v1.0.0", "--from", "missing", "--offline"), 2, "missing is not a folder")
+    complains(ulora("create", "v1.0.0", "--from", "missing", "--offline"), 2, "no such folder: missing")
     complains(ulora("create", "v1.0.0", "--from", bundle / "backbone.json", "--offline"), 2, "is not a folder")
     for changes in ("missing.json", "."):
         done = ulora("create", "v1.0.0", "--from", bundle, "--changes", changes, "--offline")

@@ -92,7 +92,7 @@ def test_a_dry_run_says_what_would_be_fitted_and_writes_nothing(images: Path) ->
         (["--depth", "deep"], 2, "--depth"),
         (["--device", "abacus"], 2, "abacus"),
         (["--backbone", "dinov9"], 5, "dinov9"),
-        (["--data", "nowhere"], 2, "nowhere is not a folder"),
+        (["--data", "nowhere"], 2, "no such folder: nowhere"),
         (["--out", "."], 2, "exists already"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_fit_that_was_killed_goes_on_and_gives_the_same_files(images: Path, wh
 def test_an_interrupted_fit_is_not_resumed_with_other_settings(images: Path) -> None:
     Path(".bundle.fit").mkdir()
     Path(".bundle.fit/recipe.json").write_text('{"format":1,"recipe":{"epochs":7}}')
-    complains(fit(images, "bundle"), 2, "had other settings", "remove .bundle.fit to start again")
+    complains(fit(images, "bundle"), 2, "the unfinished fit in .bundle.fit used --epochs 7", "rerun with that")
 
 
 @contextmanager

@@ -178,7 +178,7 @@ def test_refusals_on_the_command_line_leave_nothing_behind(registry: Registry, t
             False,
         )
         assert says in ulora(*create, tmp_path / "crops", *words, "--json").error["message"]
-    complains(ulora(*create, tmp_path / "missing"), 2, "is not a folder")
+    complains(ulora(*create, tmp_path / "missing"), 2, "no such folder")
     done = ulora(*create, "models:/plants/1", "--json")
     assert (done.code, done.error["error"]) == (7, "CatalogUnreachable")
     assert listing(registry) == before

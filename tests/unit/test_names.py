@@ -91,8 +91,9 @@ def test_a_models_name_can_lead_nowhere_else(name: str) -> None:
         check_model(name)
 
 
-@pytest.mark.parametrize("name", ["Tomato", "tomato__", "tomato_leaf", "tomato__leaf__x", "", "a/b"])
+@pytest.mark.parametrize("name", ["Tomato", "tomato__", "_tomato", "tomato_", "a___b", "tomato__leaf__x", "", "a/b"])
 def test_a_target_is_a_crop_or_a_crop_and_a_part(name: str) -> None:
-    assert (check_target("tomato"), check_target("tomato__leaf")) == ("tomato", "tomato__leaf")
+    for valid in ("tomato", "tomato__leaf", "corn_maize", "sweet_corn__young_leaf"):
+        assert check_target(valid) == valid
     with pytest.raises(BadInput, match="target"):
         check_target(name)

@@ -172,8 +172,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(bundle: Path, act: Call
 
 
 def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadBundle, match="is not a folder"):
-        read_bundle(tmp_path / "missing")
+    (tmp_path / "file").touch()
+    for name, says in (("missing", "no such folder"), ("file", "is not a folder")):
+        with pytest.raises(BadBundle, match=says):
+            read_bundle(tmp_path / name)
 
 
 def test_a_version_says_what_changed_against_its_parent(bundle: Path, tmp_path: Path) -> None:

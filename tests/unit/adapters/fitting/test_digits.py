@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.fitting.image_folder import SPLITS, ImageFolder
+from adapters.fitting.folder_layout import SPLITS
+from adapters.fitting.image_folder import ImageFolder
 from registry.devstack import digits
 
 

@@ -248,21 +248,43 @@ def test_an_interrupted_fit_does_not_go_on_with_other_settings(data: ImageFolder
     ready = prepare(data, BACKBONE, tmp_path / "bundle")
     with pytest.raises(KeyboardInterrupt):
         ready.run(interrupted(lambda stage, done: True))
-    with pytest.raises(BadInput, match=r"had other settings: recipe\.epochs was 2, now 1(\n|$)") as refused:
+    with pytest.raises(BadInput, match=r"the unfinished fit in \S+\.bundle\.fit used --epochs 2(\n|$)") as refused:
         fit(data, BACKBONE, tmp_path / "bundle", {"epochs": 1})
     assert str(work_folder_of(ready.out)) in refused.value.hint
 
 
-def test_what_differs_is_shown_even_where_it_comes_late(tmp_path: Path) -> None:
-    targets = [f"label-{number}" for number in range(100)]
-    with pytest.raises(KeyboardInterrupt), open_work_folder(tmp_path / "bundle", {"targets": {"pear": targets}}):
+RECIPE = {"rank": 4, "alpha": 8.0, "seed": 0, "runtimes": []}
+PLAN: dict[str, Any] = {
+    "format": 1,
+    "recipe": RECIPE,
+    "backbone": {"name": "dinov3-tiny", "sha256": "a"},
+    "targets": {"pear": ["rot", "sound"]},
+    "digests": {"train": "a"},
+}
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        ({"recipe": RECIPE | {"rank": 8, "alpha": 16.0}}, "used --rank 4"),
+        ({"recipe": RECIPE | {"alpha": 12.0}}, "used no --alpha"),
+        ({"recipe": RECIPE | {"seed": 1, "runtimes": ["torch-bf16"]}}, "used no --runtimes --seed 0"),
+        ({"backbone": {"name": "dinov2-tiny", "sha256": "b"}}, "used --backbone dinov3-tiny"),
+        ({"targets": {"apple": ["rot", "sound"]}}, "used --targets pear"),
+        ({"targets": {"pear": ["rot", "scab", "sound"]}}, "used other labels"),
+        ({"digests": {"train": "b"}}, "used other images"),
+        ({"backbone": {"name": "dinov3-tiny", "sha256": "b"}}, "used other weights of the backbone"),
+        ({"format": 2}, "used another release of this software"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_an_unfinished_fit_used_is_said_as_typed(now: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_work_folder(tmp_path / "f3", PLAN):
         raise KeyboardInterrupt
-    other = {"targets": {"pear": [*targets[:-1], "other"]}}
-    with pytest.raises(BadInput) as refused, open_work_folder(tmp_path / "bundle", other):
+    with pytest.raises(BadInput) as refused, open_work_folder(tmp_path / "f3", PLAN | now):
         pass
-    assert 'label-99"]' in str(refused.value)
-    assert 'other"]' in str(refused.value)
-    assert len(str(refused.value)) < 400
+    assert str(refused.value) == f"the unfinished fit in {tmp_path / '.f3.fit'} {says}"
+    assert "delete the folder" in refused.value.hint
 
 
 def test_two_fits_of_the_same_bundle_do_not_mix(data: ImageFolder, tmp_path: Path) -> None:

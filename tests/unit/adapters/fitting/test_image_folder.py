@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from adapters.backbone.images import MAX_BYTES
 from adapters.fitting.data_report import DataReport, report_on
-from adapters.fitting.image_folder import SPLITS, ImageFolder, LabelledImage, _split_of
+from adapters.fitting.folder_layout import SPLITS
+from adapters.fitting.image_folder import ImageFolder, LabelledImage, _split_of
 from registry.errors import BadInput
 from registry.formats import canonical
 from tests.support.bundles import png
@@ -110,7 +111,7 @@ def test_labels_are_those_of_the_training_images(leaves: Path) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is not a folder"):
+    with pytest.raises(BadInput, match="no such folder"):
         ImageFolder(tmp_path / "gone")
 
 
@@ -126,26 +127,31 @@ def test_a_folder_without_a_usable_image_is_refused(tmp_path: Path) -> None:
         ImageFolder(tmp_path).split("train")
 
 
-def test_a_target_with_a_name_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "Tomato Leaf").mkdir()
-    with pytest.raises(BadInput, match="target"):
-        ImageFolder(tmp_path)
+def test_a_targets_name_is_made_valid_and_shown(tmp_path: Path) -> None:
+    write(tmp_path / "Tomato Leaf" / "blight" / "a.png", 1)
+    folder = ImageFolder(tmp_path)
+    assert folder.targets == ("tomato_leaf",)
+    assert folder.layout.renamed == {"Tomato Leaf/blight": "tomato_leaf/blight"}
 
 
 @pytest.mark.parametrize(
-    ("called", "says"),
+    "called",
     [
-        ({"val": "validation"}, "tomato/validation is a folder beside the splits of tomato, but not a split"),
-        ({"train": "training"}, "tomato/training is a folder beside the splits of tomato"),
-        ({"train": "Train", "val": "Val", "test": "Test"}, "tomato/Test holds folders where images should be"),
+        {"val": "validation"},
+        {"val": "valid", "train": "training"},
+        {"train": "Train", "val": "Val", "test": "Test"},
+        {"test": "TESTING"},
     ],
+    ids=lambda called: " ".join(called.values()),
 )
-def test_a_split_with_another_name_is_named(called: dict[str, str], says: str, sound: Path) -> None:
+def test_splits_with_their_other_names_are_read_and_shown(called: dict[str, str], sound: Path) -> None:
+    before = [names(sound, split) for split in SPLITS]
     for split, name in called.items():
         (sound / "tomato" / split).rename(sound / "tomato" / name)
-    with pytest.raises(BadInput, match=says) as refused:
-        ImageFolder(sound).split("train")
-    assert "train, val, test" in refused.value.hint
+    folder = ImageFolder(sound)
+    assert [names(sound, split) for split in SPLITS] == before
+    assert folder.layout.splits == {name: split for split, name in called.items()}
+    assert folder.targets == ("tomato",)
 
 
 def test_a_folder_beside_the_splits_is_named(sound: Path) -> None:
