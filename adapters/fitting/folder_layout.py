@@ -24,7 +24,7 @@ from adapters.fitting.folder_names import (
     Proposal,
     class_meaning,
     composed,
-    first_word_guess,
+    guess_meaning,
     valid_target,
 )
 from adapters.fitting.folder_tree import FolderTree, Parts, unicode_name
@@ -125,7 +125,7 @@ def proposals(root: Path, tree: FolderTree) -> list[Proposal]:
     for place in reading.places:
         meaning = reading.meaning(place)
         is_known = isinstance(meaning, Meaning)
-        guess = first_word_guess(place.key[0]) if meaning is None and len(place.key) == 1 else None
+        guess = guess_meaning(place.key[0], root.resolve().name) if meaning is None and len(place.key) == 1 else None
         if place.key:
             found[place.name] = Proposal(place.name, meaning if is_known else None, guess)  # type: ignore[arg-type]
     return [found[name] for name in sorted(found)]

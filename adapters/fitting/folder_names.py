@@ -32,7 +32,7 @@ _HEADER = """\
 # Each folder that holds images, by its path without train, val or test, and what its images show: "target/label".
 # "" leaves a folder out. A target is a crop (or crop__part): small letters, digits and single underscores.
 """
-_PROPOSED = "# By the first word, which may be wrong: correct it.\n"
+_PROPOSED = "# Guesses, by the first word or the folder around them: correct them.\n"
 _LEFT_OUT = "# Not in a place where images are read: left out unless you say what they show.\n"
 
 
@@ -87,12 +87,12 @@ def class_meaning(name: str) -> Meaning | None:
     return Meaning(target, label) if target and label.strip("_ ") else None
 
 
-def first_word_guess(name: str) -> Meaning | None:
-    """A crop and a disease by the first word of a name, e.g. of `Apple Scab Leaf`; None where there is one word only.
-    A guess, to be shown and never used by itself."""
+def guess_meaning(name: str, around: str) -> Meaning | None:
+    """A crop and a disease by the first word of a name, e.g. of `Apple Scab Leaf`; for a single word, the crop by the
+    name of the folder around. A guess, to be shown and never used by itself."""
     first, _, rest = re.sub(r"[\s_-]+", " ", composed(name)).strip().partition(" ")
-    target = valid_target(first)
-    return Meaning(target, rest) if target and rest else None
+    target, label = (valid_target(first), rest) if rest else (valid_target(around), first)
+    return Meaning(target, label) if target and label else None
 
 
 def read_names(path: Path) -> dict[str, Meaning | None]:

@@ -67,8 +67,8 @@ def check_command(out: Output, *, data: Path, rename: Path | None, source: str |
     checks: Any = plugin(DATA_CHECKS, DEFAULT_FLAVOR)
     if rename is not None and not rename.exists():
         guesses = checks.propose_names(data, rename)
-        by_guess = f"; {guesses} of them by the first word of a name, which may be wrong" if guesses else ""
-        out.note(f"wrote {rename}: what each folder shows{by_guess}. Read and correct it")
+        by_guess = f", {guesses} of them by a guess" if guesses else ""
+        out.note(f"wrote {rename}: what each folder shows{by_guess}; read and correct it")
     images = open_data(DEFAULT_FLAVOR, data, rename)
     if source is not None:
         checks.make_far(data, lambda place: _write_far(checks, source, place, data))

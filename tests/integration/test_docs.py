@@ -22,6 +22,7 @@ from registry.api import Registry
 from registry.cli.reference import page as commands_page
 from tests.servers.warm_ulora import warm_ulora
 from tests.support.bundles import png, write_bundle
+from tests.support.coloured_images import write_unsplit
 from tests.support.other_adapter_layouts import write_phase
 from tests.support.pages import GENERATED, ROOT, Block, blocks, name_of, pages
 from tests.support.random_images import write_images
@@ -29,7 +30,9 @@ from tests.support.registries import flip_a_byte, write_policy
 
 V3, V4 = "v5.5.3-performance", "v5.5.4-dinov3"
 FIRST_TIME = ("README.md",)
-"""Pages whose reader has nothing yet. All others find a policy that asks nothing, and releases in production."""
+"""Pages whose reader has nothing but images yet.
+
+All others find a policy that asks nothing, and releases in production."""
 STANDS_IN = {"facebook/dinov2-base": "dinov2-tiny", "--port 8000": "--port 0"}
 """What is replaced on a page: what needs the network, and a port that may be taken."""
 PROJECT = {
@@ -75,17 +78,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(
-    files: Path,
-    tmp_path: Path,
-    store_url: str,
-    tracking_uri: str,
-    model: str,
-    commands: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def newcomer(
+    tmp_path: Path, store_url: str, tracking_uri: str, model: str, commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A copy of these files as the current folder, and an initialised store."""
-    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    """An initialised store, as `ulora dev` has one, and in the current folder nothing but images that a user brings."""
+    write_unsplit(tmp_path / "images", count=40)
     monkeypatch.setenv("ULORA_MODEL", model)
     monkeypatch.setenv("ULORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OTHER_STORE", f"{store_url}-other")
@@ -93,6 +90,14 @@ def workplace(
     monkeypatch.chdir(tmp_path)
     run("ulora store init")
     return tmp_path
+
+
+@pytest.fixture
+def workplace(newcomer: Path, files: Path) -> Path:
+    """The same with all files that the pages name."""
+    shutil.rmtree(newcomer / "images")
+    shutil.copytree(files, newcomer, dirs_exist_ok=True)
+    return newcomer
 
 
 @pytest.fixture
@@ -122,7 +127,7 @@ def test_what_a_page_shows_runs_as_written(
     page: Path, request: pytest.FixtureRequest, model: str, dead_address: str
 ) -> None:
     name = name_of(page)
-    request.getfixturevalue("workplace" if name in FIRST_TIME else "released")
+    request.getfixturevalue("newcomer" if name in FIRST_TIME else "released")
     address = "http://localhost:8000"
     with ExitStack() as servers:
         for block in filter(lambda block: block.is_run_here, blocks(page)):

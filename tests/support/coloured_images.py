@@ -19,6 +19,18 @@ COLOURS = {
 COUNTS = {"train": 8, "val": 8, "test": 4}
 
 
+def write_unsplit(root: Path, count: int) -> Path:
+    """Write so many images of each label in the layout `target/label/*.jpg`, and return `root`."""
+    random = np.random.default_rng(0)
+    for (target, label), colour in COLOURS.items():
+        folder = root / target / label
+        folder.mkdir(parents=True)
+        for number in range(count):
+            pixels = np.clip(random.normal(colour, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.jpg", quality=92)
+    return root
+
+
 def write_blotches(root: Path, counts: Mapping[str, int] = COUNTS) -> Path:
     """Write so many images of each label and split, in the layout `target/split/label/*.png`, and return `root`."""
     random = np.random.default_rng(0)
