@@ -187,10 +187,10 @@ def _options(known: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[st
     before, now = (_with_own_alpha(one.get("recipe")) for one in (known, recipe))
     yield from (_option(name, value) for name, value in sorted(before.items()) if now.get(name) != value)
     names = [str((one.get("backbone") or {}).get("name")) for one in (known, recipe)]
-    if names[0] != names[1]:
+    if "backbone" in known and names[0] != names[1]:
         yield _option("backbone", names[0])
     targets = [sorted(one.get("targets") or {}) for one in (known, recipe)]
-    if targets[0] != targets[1]:
+    if "targets" in known and targets[0] != targets[1]:
         yield _option("targets", targets[0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from adapters.answer.loading import load_bundle
 from tests.support.bundles import read_bundle
 from tests.support.coloured_images import write_blotches
+from tests.support.image_layouts import plantdoc
 from tests.support.run_ulora import Finished, complains, ulora
 
 
@@ -144,7 +146,28 @@ def test_a_fit_that_was_killed_goes_on_and_gives_the_same_files(images: Path, wh
 def test_an_interrupted_fit_is_not_resumed_with_other_settings(images: Path) -> None:
     Path(".bundle.fit").mkdir()
     Path(".bundle.fit/recipe.json").write_text('{"format":1,"recipe":{"epochs":7}}')
-    complains(fit(images, "bundle"), 2, "the unfinished fit in .bundle.fit used --epochs 7", "rerun with that")
+    refused = fit(images, "bundle")
+    assert refused.code == 2
+    assert "error: the unfinished fit in .bundle.fit used --epochs 7\n" in refused.err
+    assert "hint: rerun with that, or delete the folder .bundle.fit" in refused.err
+
+
+def test_what_the_gates_will_miss_is_said_before_the_fit(images: Path) -> None:
+    Path(".bundle.fit").mkdir()
+    Path(".bundle.fit/recipe.json").write_text('{"format":1,"recipe":{"epochs":7}}')
+    said = fit(images, "bundle").err
+    assert said.index("pear has 8 test images, and production asks ood_false_alarm_rate of 300") < said.index("error:")
+
+
+def test_a_fit_takes_a_file_of_names() -> None:
+    plantdoc(Path("PlantDoc"))
+    complains(fit(Path("PlantDoc"), "bundle", "--dry-run"), 2, "do not say of which crop")
+    names = {"Apple Scab Leaf": "apple/scab", "Apple leaf": "apple/healthy", "Corn Gray leaf spot": ""}
+    Path("names.toml").write_text("".join(f'"{folder}" = "{meaning}"\n' for folder, meaning in names.items()))
+    for split in ("train", "test"):  # the set has no validation images of its own
+        shutil.copytree(Path("PlantDoc") / split, Path("sorted/train" if split == "train" else "sorted/val"))
+    done = fit(Path("sorted"), "bundle", "--rename", "names.toml", "--dry-run", "--json")
+    assert done.document["targets"] == {"apple": ["healthy", "scab"]}
 
 
 @contextmanager

@@ -418,7 +418,7 @@ def test_targets_that_cannot_be_trained_are_refused_together(tmp_path: Path) -> 
     shutil.rmtree(root / "plum" / "val")
     for number, path in enumerate((root / "plum").rglob("*.png")):
         Image.fromarray(np.full((28, 28, 3), number, np.uint8)).save(path)
-    with pytest.raises(BadInput, match="apple has 1 labels with training images; plum has no validation") as refused:
+    with pytest.raises(BadInput, match="apple has 1 label with training images; plum has no validation") as refused:
         prepare(root, BACKBONE, tmp_path / "bundle")
     assert refused.value.hint.endswith("--targets pear")
 
