@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -31,16 +32,17 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
     answers: list[str] = []
     for batch in batches(images, progress):
         predictions = model.predict([image.path for image in batch], target=[image.target for image in batch])
-        answers += [prediction.label or NO_ANSWER for prediction in predictions]
+        answers += [_composed(prediction.label or NO_ANSWER) for prediction in predictions]
     pairs = [
-        (image.target, f"{image.target}/{image.label}", f"{image.target}/{answer}")
+        (image.target, f"{image.target}/{_composed(image.label)}", f"{image.target}/{answer}")
         for image, answer in zip(images, answers, strict=True)
     ]
     metrics = scores([(truth, answer) for _, truth, answer in pairs], None)
     for target in model.targets:
         mine = [(truth, answer) for of, truth, answer in pairs if of == target]
         metrics += scores(mine, target) if mine else []
-    unknown = sum(image.label not in model.labels[image.target] for image in images)
+    known = {target: set(map(_composed, labels)) for target, labels in model.labels.items()}
+    unknown = sum(_composed(image.label) not in known[image.target] for image in images)
     return Measurement(
         metrics=tuple(metrics),
         data_sha256=data.digest("test"),
@@ -60,6 +62,11 @@ def scores(pairs: Sequence[tuple[str, str]], target: str | None) -> list[Metric]
         _balanced_accuracy(tally, target),
         _macro_f1(tally, target),
     ]
+
+
+def _composed(label: str) -> str:
+    """A label in Unicode's composed form: a version may have been fitted on a system that decomposes folders' names."""
+    return unicodedata.normalize("NFC", label)
 
 
 def _balanced_accuracy(tally: Counter[tuple[str, str]], target: str | None) -> Metric:

@@ -237,6 +237,33 @@ def test_measuring_without_images_or_what_is_no_benchmark(registry: Registry, im
     assert [one["benchmark"] for one in done.document] == ["memory"]
 
 
+def test_what_the_gates_will_miss_is_said_before_measuring(
+    registry: Registry, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(registry, "v1.0.0", tmp_path)
+    words = ("measure", "v1.0.0", "--offline", "--data", images, "--only", "accuracy")
+    said = ulora(*words, "--device", "abacus").err
+    assert "note: low has" in said
+    assert said.index("production asks accuracy of 100") < said.index("error:"), "before the version is loaded"
+    assert "ood" not in said, "what is not measured now is not asked for"
+    (tmp_path / "wrong.yaml").write_text("format: 2")
+    monkeypatch.setenv("ULORA_POLICY", str(tmp_path / "wrong.yaml"))
+    assert "note: what the gates need is not known: policy" in ulora(*words, "--device", "abacus").err
+
+
+def test_measure_takes_a_file_of_names(registry: Registry, images: Path, tmp_path: Path) -> None:
+    create(registry, "v1.0.0", tmp_path)
+    (images / "low").rename(images / "Low digits")
+    words = ("measure", "v1.0.0", "--offline", "--data", images, "--only", "memory", "--json")
+    names = "".join(f'"Low digits/{label}" = "low/{label}"\n' for label in ("zero", "one", "two", "three"))
+    (tmp_path / "names.toml").write_text(names)
+    done = ulora(*words, "--rename", tmp_path / "names.toml")
+    assert done.code == 0, done
+    assert "Low digits/one as low/one" in done.err
+    refused = ulora(*words, "--rename", tmp_path / "missing.toml")
+    assert (refused.code, "missing.toml can't be read" in refused.error["message"]) == (2, True)
+
+
 def test_another_package_that_is_called_adapters(registry: Registry, images: Path, tmp_path: Path) -> None:
     create(registry, "v1.0.0", tmp_path)
     other = tmp_path / "site/adapters/__init__.py"

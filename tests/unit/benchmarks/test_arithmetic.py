@@ -1,5 +1,6 @@
 """The numbers of accuracy, routing, ood and memory, on predictors whose answers are known."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def test_a_refused_answer_and_an_unknown_label_count_as_wrong() -> None:
     silent = accuracy(Player(LABELS, label_of=lambda path, target: None), more)
     assert metric(silent, "accuracy").value == 0
     assert silent.notes["images_with_labels_unknown_to_the_version"] == 1
+
+
+def test_a_label_in_unicodes_other_form_is_the_same_label() -> None:
+    composed, decomposed = (unicodedata.normalize(form, "rouill\u00e9") for form in ("NFC", "NFD"))
+    of_old_version = Player({"leaf": [decomposed]}, label_of=lambda path, target: decomposed)
+    found = accuracy(of_old_version, Album(Path("album"), pictures({("leaf", composed): 3})))
+    assert metric(found, "accuracy").value == 1
+    assert found.notes == {}
 
 
 def test_images_of_unknown_targets_are_left_out_and_counted() -> None:
