@@ -59,7 +59,7 @@ def measure(name: str, version: str, *, model: str, data: str, device: str, runt
         raise BadInput(f"{runtime[:40]!r} is not a runtime", hint="for example torch-fp32")
     registry = Registry(check_model(model) if model else None)
     options = MeasureOptions((name,), Path(data) if data else None, device or "cpu", runtime or None)
-    return registry.measure(version, options)
+    return registry.measure(version, options, say=lambda sentence: click.echo(f"note: {sentence}", err=True))
 
 
 def line(metric: Metric) -> str:

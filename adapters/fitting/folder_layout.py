@@ -121,14 +121,10 @@ def proposals(root: Path, tree: FolderTree) -> list[Proposal]:
         BadInput: when a folder beside splits is no split, or a name is not UTF-8.
     """
     reading = _Reading(root, tree, {})
-    found: dict[str, Proposal] = {}
-    for place in reading.places:
-        meaning = reading.meaning(place)
-        is_known = isinstance(meaning, Meaning)
-        guess = guess_meaning(place.key[0], root.resolve().name) if meaning is None and len(place.key) == 1 else None
-        if place.key:
-            found[place.name] = Proposal(place.name, meaning if is_known else None, guess)  # type: ignore[arg-type]
-    return [found[name] for name in sorted(found)]
+    return [
+        Proposal(name, *reading.proposal(place))
+        for name, place in sorted({place.name: place for place in reading.places if place.key}.items())
+    ]
 
 
 class _Reading:
@@ -172,6 +168,20 @@ class _Reading:
                 target = valid_target(crop)
                 return Meaning(target, composed(disease)) if target else None
         return "deeper"
+
+    def proposal(self, place: _Place) -> tuple[Meaning | None, Meaning | None]:
+        """What a folder shows by the rule, and a guess where no rule says it; neither for one that is left out."""
+        meaning = self.meaning(place)
+        if isinstance(meaning, Meaning):
+            own = self._crop_of_its_own(place, meaning)
+            return (None, own) if own else (meaning, None)
+        is_unnamed = meaning is None and len(place.key) == 1
+        return None, guess_meaning(place.key[0], self.root.resolve().name) if is_unnamed else None
+
+    def _crop_of_its_own(self, place: _Place, meaning: Meaning) -> Meaning | None:
+        """What a `Crop___disease` folder means that lies in a folder which is no such crop."""
+        own = class_meaning(place.key[-1]) if len(place.key) == 2 and place.name not in self.names else None
+        return own if own and own.target != meaning.target else None
 
     def _place(self, parts: Parts) -> _Place:
         _check_unicode(self.root, parts)
@@ -224,8 +234,7 @@ class _Reading:
     def _check_not_further_down(self, used: list[tuple[_Place, Meaning]]) -> None:
         """Refuse to take a folder around `Crop___disease` folders for a crop."""
         for place, meaning in used:
-            own = class_meaning(place.key[-1]) if len(place.key) == 2 and place.name not in self.names else None
-            if own and own.target != meaning.target:
+            if self._crop_of_its_own(place, meaning):
                 raise BadInput(
                     f"{self.root} holds no crops: {self.root / place.key[0]} has folders such as {place.key[1]}",
                     hint=f"give {self._inner_folders() or self.root / place.key[0]}",

@@ -15,7 +15,7 @@ from registry.names import CHANNELS, VersionName
 Kind: TypeAlias = Literal["test", "far", "near"]
 """Test images; out-of-distribution images that show none of the targets; those that are like them."""
 
-_MEANING = "with these images the gates can't pass, whatever is fitted (docs/policy.md says how to ask for less):"
+_MEANING = "these rules can't be met with these images, whatever is fitted (docs/policy.md says how to ask for less):"
 
 
 class DataReport(Protocol):

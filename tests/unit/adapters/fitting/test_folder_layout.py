@@ -148,6 +148,13 @@ def test_a_proposed_file_is_read_and_can_be_corrected(tmp_path: Path) -> None:
     )
 
 
+def test_folders_of_several_sets_are_proposed_with_their_crops(tmp_path: Path) -> None:
+    data, file = tmp_path / "data", tmp_path / "names.toml"
+    layouts.several_sets(data)
+    assert propose_names(data, file) == 3
+    assert '"color/Tomato___healthy" = "tomato/healthy"\n' in file.read_text()
+
+
 def test_a_file_of_names_brings_in_images_that_lie_elsewhere(tmp_path: Path) -> None:
     data, file = tmp_path / "data", tmp_path / "names.toml"
     layouts.nested(data)
