@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import threading
 import warnings
@@ -20,10 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from registry.catalog.calls import BoundedClient, Deadline
+from registry.catalog.tracking_uri import check_tracking_uri
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency
+from registry.formats.addresses import without_password, without_password_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +42,56 @@ _DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _MESSAGE_LENGTH = 300
 _REASONS = ("Connection refused", "Name or service not known", "timed out")
 """The part of a long error text that is shown, if it contains one of these."""
+
+
+_DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""What pip calls a module that SQLAlchemy imports for a database."""
+_CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """What a text of MLflow's errors that matches a pattern means."""
+
+    pattern: str
+    kind: type[CatalogRefused] | type[CatalogUnreachable]
+    message: str
+    hint: str
+
+
+_MISTAKES = (
+    _Mistake(
+        r"(?i)not in a valid JSON format|Expecting value: line|Please sign in|<form|/oauth|/login",
+        CatalogRefused,
+        "answers with a web page, such as a sign-in page, and not as MLflow does",
+        f"is the address right, and does something in front of it ask for a login? {_CREDENTIALS}",
+    ),
+    _Mistake(
+        r"error code 404 != 200.*<",
+        CatalogRefused,
+        "answers 404 (not found) with a web page: this is not the address of MLflow's API",
+        "is the path in MLFLOW_TRACKING_URI (or --tracking-uri) right? It is the address of MLflow's pages up to the #",
+    ),
+    _Mistake(
+        r"error code 413|413 Client Error|Request Entity Too Large|Payload Too Large",
+        CatalogRefused,
+        "refuses a file as too large (413)",
+        "raise the limit of the proxy in front of it (nginx: client_max_body_size), then run `ulora reconcile`",
+    ),
+    _Mistake(
+        r"WRONG_VERSION_NUMBER|wrong version number|record layer failure",
+        CatalogUnreachable,
+        "does not speak TLS",
+        "http:// instead of https:// in MLFLOW_TRACKING_URI (or --tracking-uri)?",
+    ),
+    _Mistake(
+        r"CERTIFICATE_VERIFY_FAILED",
+        CatalogUnreachable,
+        "has a certificate that is not trusted here",
+        "name the certificates of who signed it: MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE",
+    ),
+)
+"""Connection mistakes; the first line that matches counts."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +138,7 @@ class Connection:
     @property
     def name(self) -> str:
         """The address without the password, for messages."""
-        if self.uri is None:
-            return "(none)"
-        parts = urlsplit(self.uri)
-        if "@" not in parts.netloc:
-            return self.uri  # unchanged: the slashes of `sqlite:////tmp/x.db` would not come back
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return "(none)" if self.uri is None else without_password(self.uri)
 
     @contextmanager
     def open(self, limits: Limits | None = None) -> Iterator[MlflowClient]:
@@ -103,13 +150,15 @@ class Connection:
         Raises:
             CatalogUnreachable: there is no server, it does not answer, or another thread uses MLflow for too long.
             CatalogRefused: it answers, and refuses.
-            MissingDependency: MLflow is not installed.
+            BadSetting: the address can't be one of an MLflow server.
+            MissingDependency: MLflow is not installed, or the driver of its database is not.
         """
         if self.uri is None:
             raise CatalogUnreachable(
                 "no MLflow tracking server is set",
                 hint="set MLFLOW_TRACKING_URI or --tracking-uri; with --offline `create` and `measure` do not need it",
             )
+        check_tracking_uri(self.uri)
         limits = limits or self.limits
         make = _client_class()
         with _turn(limits), _silence(), self._errors():
@@ -128,18 +177,27 @@ class Connection:
             raise self._translate(error.error_code, error) from error
         except (RequestException, TimeoutError) as error:
             raise self._translate("INTERNAL_ERROR", error) from error
+        except ModuleNotFoundError as error:
+            package = _DRIVERS.get(str(error.name), error.name)
+            raise MissingDependency(
+                f"MLflow needs {error.name} for {self.name}, which is not installed",
+                hint=f"pip install '{package}', or set the address of an MLflow server",
+            ) from error
 
     def _translate(self, code: str, error: Exception) -> CatalogUnreachable | CatalogRefused:
-        text = " ".join(str(error).split()).replace(self.uri or "", self.name)
+        uri = self.uri or ""
+        text = without_password_of(uri, " ".join(str(error).split()).replace(uri, self.name))
+        found = next((line for line in _MISTAKES if re.search(line.pattern, text)), None)
+        if found:
+            return found.kind(f"the MLflow server {self.name} {found.message}", hint=found.hint)
         detail = next((reason for reason in _REASONS if reason in text), text[:_MESSAGE_LENGTH])
         if code in _DOWN:
             return CatalogUnreachable(
                 f"the MLflow server {self.name} does not answer: {detail}",
                 hint="start it or wait; or use --offline, and run `ulora reconcile` later",
             )
-        denied = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return CatalogRefused(
-            f"the MLflow server {self.name} refuses: {detail}", hint=denied if code in _DENIED else ""
+            f"the MLflow server {self.name} refuses: {detail}", hint=_CREDENTIALS if code in _DENIED else ""
         )
 
 

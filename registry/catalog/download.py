@@ -11,12 +11,12 @@ from registry.catalog.artifact_names import restore_names
 from registry.catalog.calls import Deadline
 from registry.catalog.connection import Connection
 from registry.errors import BadInput, CatalogRefused, CatalogUnreachable, VersionNotFound
-from registry.names import check_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_URI = re.compile(r"models:/([^/@]+)(?:/(\d{1,9})|@([\w\-]{1,255}))")
+_URI = re.compile(r"models:/([^/]{1,256})(?:/(\d{1,9})|@([\w\-]{1,255}))")
+"""Which names a model may have, MLflow decides: `Tomato Leaf LoRA` is one."""
 _LOGGED = "models:/m-"
 _MAX_NAMES = 5
 _DOWNLOAD_SECONDS = 1800.0
@@ -42,7 +42,6 @@ def download(connection: Connection, uri: str, folder: Path) -> Path:
             hint="for example models:/aads-ulora/7 or models:/aads-ulora@champion",
         )
     name, number, alias = match.groups()
-    check_model(name)
     if connection.uri is None:
         raise CatalogUnreachable(
             f"no MLflow tracking server is set to get {uri} from",

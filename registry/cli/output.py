@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from registry.errors import UloraError
+from registry.formats.addresses import without_password, without_passwords
 
 if TYPE_CHECKING:
     from registry.answers import Change
@@ -47,7 +48,7 @@ class Output:
     def note(self, text: str) -> None:
         """A line beside the answer, on standard error; with --json an object `{"note": …}`."""
         if self.as_json:
-            to_stderr(json.dumps({"note": text}, ensure_ascii=False))
+            to_stderr(json.dumps({"note": without_passwords(text)}, ensure_ascii=False))
         else:
             complain(f"note: {text}")
 
@@ -105,8 +106,8 @@ def author(who: str | None, verified: bool) -> str:
 
 def place(registry: Registry) -> str:
     """Which model in which store a command is about: the first line of what it prints."""
-    endpoint = registry.settings.endpoint_url
-    return f"{registry.model} in {registry.settings.store}" + (f" at {endpoint}" if endpoint else "")
+    store, endpoint = registry.settings.store, registry.settings.endpoint_url
+    return f"{registry.model} in {without_password(store)}" + (f" at {without_password(endpoint)}" if endpoint else "")
 
 
 def change_sentence(change: Change, dry_run: bool) -> str:
@@ -166,7 +167,7 @@ def _echo(text: str) -> None:
 
 def complain(text: str, color: str | None = None) -> None:
     """Print one line on standard error."""
-    line = visible(" ".join(text.splitlines()))
+    line = visible(without_passwords(" ".join(text.splitlines())))
     to_stderr(click.style(line, fg=color) if color else line)
 
 
@@ -194,7 +195,8 @@ def fail(error: UloraError, as_json: bool) -> NoReturn:
     """Print an error as one line (with its hint), or as one JSON object, and exit with its code."""
     name = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
     if as_json:
-        to_stderr(json.dumps({"error": name, "message": str(error), "hint": error.hint}, ensure_ascii=False))
+        document = {"error": name, "message": without_passwords(str(error)), "hint": without_passwords(error.hint)}
+        to_stderr(json.dumps(document, ensure_ascii=False))
     else:
         complain(f"error: {error}", color="red")
         if error.hint:

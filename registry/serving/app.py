@@ -3,8 +3,8 @@
 | request | answer |
 |---|---|
 | `POST /predict` | the prediction; a multipart field `image`, or the image as the body; optional `target`, `key` |
-| `GET /health` | 200 if requests should be sent here, else 503 |
-| `GET /version` | the version that answers, and since when |
+| `GET`, `HEAD /health` | 200 if requests should be sent here, else 503 |
+| `GET`, `HEAD /version` | the version that answers, and since when |
 | `POST /-/refresh` | 202: the log is read now |
 
 With `ULORA_INSTANCE` set, every answer repeats it as `X-Ulora-Instance`.
@@ -98,8 +98,9 @@ def create_app(live: Live) -> FastAPI:
     app.state.live = live
     app.state.threads = RequestThreads()
     app.add_api_route("/predict", predict, methods=["POST"], openapi_extra=_BODY)
-    app.add_api_route("/health", health, methods=["GET"])
-    app.add_api_route("/version", version, methods=["GET"])
+    for path, look in (("/health", health), ("/version", version)):
+        app.add_api_route(path, look, methods=["GET"])
+        app.add_api_route(path, look, methods=["HEAD"], include_in_schema=False)  # some load balancers send it
     app.add_api_route("/-/refresh", refresh, methods=["POST"], status_code=202)
     for kind in (UloraError, _Refused, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)

@@ -1,5 +1,4 @@
-"""The connection to one S3 prefix: session, credentials, endpoint; and the table that turns botocore's errors into
-ours."""
+"""The connection to one S3 prefix: session, credentials, endpoint."""
 
 from __future__ import annotations
 
@@ -7,50 +6,25 @@ import base64
 import os
 import re
 import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property
-from json import JSONDecodeError
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    ConnectTimeoutError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-    SSLError,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError as TransportError
 
-from registry.errors import (
-    BadSetting,
-    BucketNotFound,
-    CorruptBlob,
-    ObjectNotFound,
-    StoreDenied,
-    StoreUnfit,
-    StoreUnreachable,
-    UloraError,
-    first_line,
-)
+from registry.errors import BadSetting, StoreUnreachable, UloraError, first_line
+from registry.formats.addresses import without_password
 from registry.parallel import NotStarted, within
 from registry.store.bounded_replies import bound_replies, check_replies
+from registry.store.endpoint import check_endpoint
+from registry.store.error_table import Asked, translated
 from registry.store.object_info import Encryption
 
 _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
@@ -64,15 +38,6 @@ _CALLER_SECONDS = 4.0
 """For asking AWS's STS who acts."""
 
 Result = TypeVar("Result")
-
-_SKEWED = "RequestTimeTooSkewed"
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-_SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, …) and ~/.aws/config"
-_MAX_SKEW = 15 * 60
-"""Seconds by which the clock of a request may differ, by S3's documentation of RequestTimeTooSkewed."""
-
-CONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
-"""Codes with which servers refuse a conditional write."""
 
 
 @dataclass(frozen=True)
@@ -92,140 +57,6 @@ class Deadlines:
     stall: float = 60.0
 
 
-@dataclass(frozen=True)
-class _Translation:
-    """One line of the table: which errors become `kind`. Texts may name {url}, {place}, {bucket}, {key}, {code},
-    {status} and {detail}.
-
-    Attributes:
-        codes, statuses: of S3's error replies; one of the two must match.
-        only_status: with these codes only where the reply has this status as well.
-        exceptions: of botocore, where there was no reply.
-    """
-
-    kind: type[UloraError]
-    message: str = ""
-    hint: str = ""
-    codes: frozenset[str] = frozenset()
-    statuses: Container[int] = ()
-    only_status: int | None = None
-    exceptions: tuple[type[Exception], ...] = ()
-
-    def matches(self, error: Exception, code: str, status: int) -> bool:
-        """Whether this line is about an error; `code` and `status` are those of a `ClientError`."""
-        if not isinstance(error, ClientError):
-            return isinstance(error, self.exceptions)
-        return (code in self.codes and self.only_status in (None, status)) or status in self.statuses
-
-
-_TABLE = (
-    _Translation(
-        BucketNotFound,
-        "there is no bucket {bucket!r}",
-        "create it, or `ulora store init --create-bucket`",
-        codes=frozenset({"NoSuchBucket"}),
-    ),
-    _Translation(
-        BadSetting,
-        "{bucket!r} is not a bucket's name",
-        "3 to 63 lower-case letters, digits, dots or dashes",
-        codes=frozenset({"InvalidBucketName"}),
-    ),
-    _Translation(ObjectNotFound, codes=frozenset({"NoSuchKey", "404", "NotFound", "NoSuchUpload"})),
-    _Translation(
-        StoreDenied,
-        "{url} refuses access to {key}: the clocks differ too much; here it is {here}, at the server {there} ({code})",
-        "set the clock of this machine (or of the server), then run the same command again",
-        codes=frozenset({_SKEWED}),
-    ),
-    _Translation(
-        StoreDenied,
-        "{url} refuses access to {key}: the temporary credentials {credentials} have expired ({code})",
-        "get new ones (`aws sso login`, or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN again)",
-        codes=_EXPIRED,
-    ),
-    _Translation(
-        StoreDenied,
-        "{url} refuses access to {key} ({code})",
-        "check the AWS credentials in use and their rights",
-        codes=frozenset({
-            "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
-            "AuthorizationHeaderMalformed",
-        }),
-        statuses=(401, 403),
-    ),
-    _Translation(
-        CorruptBlob,
-        "the store refused {key}: the bytes it received are not the ones announced ({code})",
-        "run the same command again",
-        codes=frozenset({"BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest", "XAmzContentSHA256Mismatch"}),
-        only_status=400,
-    ),
-    _Translation(
-        BadSetting,
-        "the store {place} redirects to {elsewhere} ({status} {code})",
-        "set the endpoint that serves this bucket (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL; https instead of http?), or "
-        "its region (AWS_REGION)",
-        codes=frozenset({"PermanentRedirect", "TemporaryRedirect", "Redirect"}),
-        statuses=range(300, 400),
-        exceptions=(RecursionError,),
-    ),
-    _Translation(
-        StoreUnfit,
-        "the store {place} does not implement what is needed for {key} ({status} {code})",
-        "ulora needs a server with conditional writes (If-None-Match and If-Match of PUT); see `ulora store init`",
-        codes=frozenset({"NotImplemented"}),
-        statuses=(501,),
-    ),
-    _Translation(
-        StoreUnreachable,
-        "the store {place} answered {status} {code} for {key}",
-        "try again",
-        codes=CONDITION_FAILED,
-        statuses=(408, 409, 412, 429, *range(500, 600)),
-    ),
-    _Translation(
-        StoreDenied,
-        "no credentials for {url}: {detail}",
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; `aws sts get-caller-identity` tests them",
-        exceptions=(
-            NoCredentialsError, PartialCredentialsError, NoRegionError, CredentialRetrievalError, SSOError,
-            TokenRetrievalError, JSONDecodeError, UnicodeDecodeError,
-        ),
-    ),
-    _Translation(
-        BadSetting,
-        "the store {url} can't be used: {detail}",
-        _SETTINGS,
-        exceptions=(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
-    ),
-    _Translation(
-        StoreUnreachable,
-        "no safe connection to the store {place}: {detail}; AWS_CA_BUNDLE is {certificates}",
-        "does it (or ca_bundle in ~/.aws/config) name the certificates of who signed the server's?",
-        exceptions=(SSLError,),
-    ),
-    _Translation(
-        StoreUnreachable,
-        "the store {place} does not answer: {detail}",
-        "is the server up, and is its address right? (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL)",
-        # urllib3's own error arrives as it is where the body of an error reply breaks off.
-        exceptions=(HTTPClientError, ConnectionError, IncompleteReadError, TransportError, OSError),
-    ),
-    _Translation(
-        StoreUnreachable,
-        "what {place} answered for {key} is not an answer of S3: it lacks {detail}",
-        "is there a proxy or a login page in front of it?",
-        exceptions=(KeyError,),
-    ),
-    _Translation(
-        BadSetting, "the store {url} can't be used: {detail}", _SETTINGS, exceptions=(BotoCoreError, ValueError)
-    ),
-    _Translation(UloraError, "the store {place} answered {status} {code} for {key}: {detail}", statuses=range(1000)),
-)  # fmt: skip
-"""The first line that matches counts."""
-
-
 class S3Client:
     """Clients of boto3 for the objects below one `s3://BUCKET/PREFIX`. Threads may share it."""
 
@@ -241,19 +72,19 @@ class S3Client:
         """The arguments are those of `registry.store.objects.ObjectStore`.
 
         Raises:
-            BadSetting: the URL is not an S3 URL.
+            BadSetting: the URL is not an S3 URL, or the endpoint not the address of a server.
         """
         match = _URL.fullmatch(url)
         if match is None:
             raise BadSetting(
-                f"{url[:200]!r} is not a store",
+                f"{without_password(url)[:200]!r} is not a store",
                 hint="a store reads s3://BUCKET/PREFIX; a bucket's name has 3 to 63 letters, digits, dots or dashes",
             )
         bucket, prefix = match.groups()
         self.url: str = url.rstrip("/")
         self.bucket: str = bucket
         self.prefix = f"{prefix}/" if prefix else ""
-        self._endpoint_url = endpoint_url
+        self._endpoint_url = check_endpoint(endpoint_url, bucket) if endpoint_url else None
         self._profile = profile
         self._encryption = encryption
         self.deadlines = deadlines or Deadlines()
@@ -366,6 +197,7 @@ class S3Client:
             client = self._session.client(
                 "s3", endpoint_url=self._endpoint_url, config=common.merge(config), region_name=self._region
             )
+        check_endpoint(client.meta.endpoint_url, self.bucket)
         bound_replies(client)
         check_replies(client)
         if self._encryption:
@@ -375,25 +207,11 @@ class S3Client:
         return client
 
     def _translated(self, error: Exception, key: str) -> UloraError:
-        reply = error.response if isinstance(error, ClientError) else {}
-        code = str(reply.get("Error", {}).get("Code", ""))
-        status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        here, there = datetime.now(UTC), _server_time(reply)
-        if status in (401, 403) and there and abs((here - there).total_seconds()) > _MAX_SKEW:
-            code = _SKEWED  # servers may have another code for it, and a reply to HEAD has none
-        found = next(line for line in _TABLE if line.matches(error, code, status))
-        message = found.message.format(
-            url=self.url, place=self._place, bucket=self.bucket, key=key, code=code, status=status,
-            detail=first_line(error), here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
-            elsewhere=_redirect(reply), certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),
-            credentials=self._credentials_in_use() if code in _EXPIRED else "",
-        )  # fmt: skip
-        if found.kind is ObjectNotFound:
-            return ObjectNotFound(key)
-        if found.kind is StoreUnreachable:
-            was_sent = not isinstance(error, EndpointConnectionError | ConnectTimeoutError | NotStarted)
-            return StoreUnreachable(message, hint=found.hint, code=code, was_sent=was_sent)
-        return found.kind(message, hint=found.hint)
+        profile = self._profile or os.environ.get("AWS_PROFILE")
+        return translated(
+            error,
+            Asked(key, self.url, self.bucket, self._place, profile, lambda: self._region, self._credentials_in_use),
+        )
 
     def _credentials_in_use(self) -> str:
         """Where the credentials come from, and their key's id if it is at hand; no secret."""
@@ -407,26 +225,7 @@ class S3Client:
 
     @property
     def _place(self) -> str:
-        return f"{self.url} at {self._endpoint_url}" if self._endpoint_url else self.url
-
-
-def _redirect(reply: Any) -> str:
-    """Where a reply sends its reader; the host alone, as an address may hold a signature."""
-    address = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("location") or ""
-    endpoint = str(reply.get("Error", {}).get("Endpoint") or "")
-    host = urlsplit(address).netloc.rpartition("@")[2]
-    return f"{urlsplit(address).scheme}://{host}" if host else endpoint or "another address"
-
-
-def _server_time(reply: Any) -> datetime | None:
-    """The server's clock, by the error reply or its header; None if neither says it."""
-    told = reply.get("Error", {}).get("ServerTime") or ""
-    header = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    with suppress(ValueError):
-        return datetime.fromisoformat(told).astimezone(UTC)
-    with suppress(ValueError, TypeError):
-        return parsedate_to_datetime(header).astimezone(UTC)
-    return None
+        return f"{self.url} at {without_password(self._endpoint_url)}" if self._endpoint_url else self.url
 
 
 def base64_text(raw: bytes) -> str:

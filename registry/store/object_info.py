@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -118,5 +119,12 @@ def whole_second(when: datetime) -> datetime:
 
 
 def _date(reply: Reply) -> datetime:
-    headers = reply["ResponseMetadata"].get("HTTPHeaders", {})
-    return parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+    return header_time(reply["ResponseMetadata"].get("HTTPHeaders", {})) or datetime.now(UTC)
+
+
+def header_time(headers: Mapping[str, str]) -> datetime | None:
+    """The server's clock by its header `date`, UTC; None if there is none. Behind a proxy there may be two in one."""
+    with suppress(ValueError, TypeError):
+        found = parsedate_to_datetime(headers["date"].partition(" GMT")[0] + " GMT") if "date" in headers else None
+        return found.astimezone(UTC) if found else None
+    return None

@@ -22,8 +22,8 @@ from registry.errors import (
 )
 from registry.formats import canonical
 from registry.store import layout
-from registry.store.client import CONDITION_FAILED
 from registry.store.conditional import ConditionalWriter
+from registry.store.error_table import CONDITION_FAILED
 from registry.store.object_info import Rights
 from registry.store.reading import ObjectReader
 

@@ -21,7 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from registry.errors import BadBundle, CorruptBlob, KeyExists, ObjectNotFound, StoreUnreachable
 from registry.parallel import within
 from registry.progress import Progress, no_progress
-from registry.store.client import CONDITION_FAILED, S3Client, base64_text
+from registry.store.client import S3Client, base64_text
+from registry.store.error_table import CONDITION_FAILED
 from registry.store.reading import ObjectReader
 
 PART_BYTES = 64 * 1024 * 1024

@@ -11,7 +11,7 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author
-from registry.errors import BadSetting, OutcomeUnknown, StoreUnfit, StoreUnreachable, UloraError
+from registry.errors import BadSetting, OutcomeUnknown, StoreDenied, StoreUnfit, StoreUnreachable, UloraError
 from registry.retention.forget import RetentionRule
 from registry.store import layout
 from registry.store.client import Deadlines
@@ -133,17 +133,62 @@ def test_a_redirect_names_what_to_set(distant: Registry, proxy: Proxy, status: i
         assert "secret" not in str(error.value)
 
 
-def test_a_bucket_of_another_region_is_said_to_be_one(distant: Registry, proxy: Proxy) -> None:
+CHANGES: dict[str, Callable[[Registry, Path], object]] = {
+    "rollback": lambda registry, folder: registry.rollback(),
+    "promote": lambda registry, folder: registry.promote(V1),
+    "init": lambda registry, folder: registry.store.initialise(),
+    "create": lambda registry, folder: registry.create("v3.0.0", small_bundle(folder / "bundle"), offline=True),
+}
+EACH = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+
+
+@EACH
+def test_a_bucket_of_another_region_is_said_to_be_one(
+    distant: Registry, proxy: Proxy, tmp_path: Path, change: Callable[[Registry, Path], object]
+) -> None:
     proxy.next(answering(301, "PermanentRedirect"), times=ALWAYS)
-    with pytest.raises(BadSetting, match="redirects") as error:
+    with pytest.raises(BadSetting, match=r"redirects every request.*the region set here is us-east-1") as error:
+        change(distant, tmp_path)
+    assert "AWS_REGION" in error.value.hint
+
+
+def test_a_region_that_is_refused_is_named_with_the_right_one(distant: Registry, proxy: Proxy) -> None:
+    said = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>no</Message><Region>eu-north-1</Region></Error>"
+    proxy.next(lambda exchange: exchange.send(Reply(400, [("Content-Type", "application/xml")], said)), times=ALWAYS)
+    with pytest.raises(BadSetting, match="region") as error:
         distant.rollback()
     assert "AWS_REGION" in error.value.hint
 
 
-def test_a_server_without_conditional_writes_is_unfit(distant: Registry, proxy: Proxy) -> None:
+@EACH
+def test_a_server_without_conditional_writes_is_unfit(
+    distant: Registry, proxy: Proxy, tmp_path: Path, change: Callable[[Registry, Path], object]
+) -> None:
     proxy.next(answering(501, "NotImplemented"), method="PUT", times=ALWAYS)
-    with pytest.raises(StoreUnfit, match="does not implement"):
-        distant.rollback()
+    with pytest.raises(StoreUnfit, match="does not implement what ulora needs: PutObject") as error:
+        change(Registry(settings=distant.settings), tmp_path)
+    assert "conditional writes" in error.value.hint
+
+
+@EACH
+def test_clocks_that_differ_are_told_with_both_times(
+    distant: Registry, proxy: Proxy, tmp_path: Path, change: Callable[[Registry, Path], object]
+) -> None:
+    date = ("Date", "Mon, 01 Jun 2026 10:00:00 GMT")
+    said = b"<Error><Code>RequestTimeTooSkewed</Code><Message>no</Message></Error>"
+    proxy.next(lambda exchange: exchange.send(Reply(403, [date], said)), times=ALWAYS)
+    with pytest.raises(StoreDenied, match=r"here it is 2\d{3}-.* UTC, at the server 2026-06-01 10:00:00 UTC"):
+        change(distant, tmp_path)
+
+
+def test_a_reply_with_two_dates_is_read(distant: Registry, proxy: Proxy) -> None:
+    def twice(exchange: Exchange) -> None:
+        reply = exchange.forward()
+        dates = [header for header in reply.headers if header[0].lower() == "date"]
+        exchange.send(Reply(reply.status, [*reply.headers, *dates], reply.body))
+
+    proxy.next(twice, times=ALWAYS)
+    assert distant.promote(V1).changed
 
 
 def test_a_write_that_was_refused_after_it_was_applied_is_done(

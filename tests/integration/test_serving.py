@@ -275,6 +275,13 @@ def test_an_image_over_the_bound_is_refused_while_it_arrives(http: httpx.Client)
     assert http.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/health", "/version"])
+def test_head_answers_as_get_without_a_body(http: httpx.Client, path: str) -> None:
+    head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["X-Ulora-Version"] == get.headers["X-Ulora-Version"]
+
+
 def test_health_version_and_refresh_say_what_is_served(shop: Shop, http: httpx.Client, live: Live) -> None:
     wait_until(lambda: live.health().rollback_ready)
     health, version = http.get("/health"), http.get("/version").json()

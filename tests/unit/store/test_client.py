@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +110,40 @@ def test_without_a_server_a_write_is_unreachable_not_unknown(s3_env: dict[str, s
         with pytest.raises(StoreUnreachable, match=r"s3://bucket/x at http://127\.0\.0\.1:\d+ does") as error:
             act()
         assert "ULORA_S3_ENDPOINT" in error.value.hint
+
+
+def test_a_server_that_is_not_of_s3_is_no_empty_store(s3_env: dict[str, str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            store = ObjectStore("s3://nosuchbucket/x", endpoint_url=f"http://127.0.0.1:{server.server_port}")
+            with pytest.raises(StoreUnreachable, match=r"not an answer of S3 \(404\)") as error:
+                store.first("")
+        finally:
+            server.shutdown()
+    assert "without a bucket" in error.value.hint
+
+
+def test_an_sso_session_that_ended_is_begun_anew(
+    s3: S3Server, s3_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_keys(monkeypatch)
+    (tmp_path / "config").write_text(
+        "[profile work]\nsso_session=s\nsso_account_id=111122223333\nsso_role_name=x\n"
+        "[sso-session s]\nsso_start_url=https://x.invalid/start\nsso_region=us-east-1\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    with pytest.raises(StoreDenied, match="SSO session of the profile work has ended") as error:
+        ObjectStore(f"s3://{s3.bucket}/x").get(KEY)
+    assert "aws sso login --profile work" in error.value.hint
+
+
+def test_the_password_of_an_endpoint_is_not_shown(s3_env: dict[str, str], dead_address: str) -> None:
+    address = dead_address.replace("://", "://user:SECRET@")
+    with pytest.raises(StoreUnreachable, match="Connection refused") as error:
+        ObjectStore("s3://bucket/x", endpoint_url=address).get(KEY)
+    assert "SECRET" not in f"{error.value}{error.value.hint}"
+    with pytest.raises(BadSetting) as refused:
+        ObjectStore("s3://user:SECRET@bucket/x")
+    assert "SECRET" not in str(refused.value)

@@ -1,0 +1,43 @@
+"""Addresses without their passwords, for everything that is printed."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote, urlsplit
+
+_USER = re.compile(r"(?<=://)[^\s'\"]*@")
+"""From the scheme to the last @ of a word: a password may hold any of `/ ? # @`, if somebody did not quote it."""
+_PARAMETER = re.compile(r"(?i)([?&;][\w-]*(?:password|passwd|secret|token|signature|credential)[\w-]*=)[^&\s'\"]*")
+_HIDDEN = "***"
+
+
+def without_passwords(text: str) -> str:
+    """A text whose addresses have no user and no password, and whose secret parameters read `***`."""
+    return _PARAMETER.sub(rf"\1{_HIDDEN}", _USER.sub("", text))
+
+
+def without_password(address: str) -> str:
+    """One address without its user, its password and secret parameters, however badly it is spelled."""
+    before, slashes, after = address.partition("://")
+    start, rest = (before, after) if slashes else ("", before)
+    return _PARAMETER.sub(rf"\1{_HIDDEN}", start + slashes + rest.rpartition("@")[2])
+
+
+def without_password_of(address: str, text: str) -> str:
+    """What others said about an address, without its password in whatever form they took it apart."""
+    word, _, rest = address.rpartition("@")
+    given = word.partition("://")[2].partition(":")[2] if rest else ""
+    for secret in sorted({given, unquote(given), quote(given, safe=""), quote(given)} - {""}, key=len, reverse=True):
+        if len(secret) > 2:  # others occur in any text
+            text = text.replace(secret, _HIDDEN)
+    return without_passwords(text)
+
+
+def has_host(address: str) -> bool:
+    """Whether an http address names a host, and a port that can be one."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname) and re.search(r"\s", address) is None

@@ -1,0 +1,35 @@
+"""A password is in nothing that is printed, however badly its address is spelled."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry.formats.addresses import without_password, without_password_of, without_passwords
+
+SPELLED = {
+    "http://user:SECRET@host:5000": "http://host:5000",
+    "htps://user:SECRET@host": "htps://host",
+    "http://user:SE/CRET@host/path": "http://host/path",
+    "http://user:SE CRET#x@host": "http://host",
+    "user:SECRET@host:5000": "host:5000",
+    "postgresql://h/db?user=u&password=SECRET&sslmode=require": "postgresql://h/db?user=u&password=***&sslmode=require",
+    "s3://user:SECRET@bucket/x": "s3://bucket/x",
+    "sqlite:////tmp/x.db": "sqlite:////tmp/x.db",
+    "http://host": "http://host",
+}
+
+
+@pytest.mark.parametrize("address", SPELLED)
+def test_an_address_is_shown_without_its_password(address: str) -> None:
+    assert without_password(address) == SPELLED[address]
+
+
+def test_a_text_is_shown_without_the_passwords_in_it() -> None:
+    text = "could not connect to 'http://u:SECRET@h:1/x' or https://t:SECRET@h2, X-Amz-Date=1"
+    assert without_passwords(text) == "could not connect to 'http://h:1/x' or https://h2, X-Amz-Date=1"
+    assert without_passwords("models:/plants@champion, ann@example.com") == "models:/plants@champion, ann@example.com"
+
+
+@pytest.mark.parametrize("said", ["auth failed for u with SE%20CRET", "SE CRET", "[('u', 'SE CRET')]"])
+def test_what_others_say_of_an_address_has_no_password(said: str) -> None:
+    assert "CRET" not in without_password_of("http://u:SE%20CRET@host", said)
