@@ -384,6 +384,16 @@ class Reconciled(HtmlTable):
 
 
 @dataclass(frozen=True)
+class SettingValue:
+    """A setting: its value as text, and its source: an option, a variable, FILE:LINE, or `default`."""
+
+    name: str
+    value: str
+    source: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """One line of `doctor`: `level` is `ok`, `warning` or `error`; `fix` what to run."""
 

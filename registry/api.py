@@ -127,9 +127,14 @@ class Registry:
             self.wiring, version, source, options, offline=offline, progress=progress, say=say
         )  # fmt: skip
 
-    def versions(self) -> list[Listed]:
-        """All versions in the order of their names. MLflow's numbers are left out when it does not answer."""
-        return usecases.status.versions(self.wiring)
+    def versions(self, *, mlflow: bool = True, say: Say = say_nothing) -> list[Listed]:
+        """All versions in the order of their names, with their numbers in MLflow where that answers.
+
+        Args:
+            mlflow: False leaves the numbers out, and MLflow's import, which takes seconds.
+            say: gets a line about what was left out.
+        """
+        return usecases.status.versions(self.wiring, mlflow=mlflow, say=say)
 
     def manifest(self, version: str) -> Manifest:
         """The verified manifest of a version: what it is and which files it has."""

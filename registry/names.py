@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import total_ordering
 
 from registry.errors import BadInput, BadVersionName
@@ -85,7 +86,7 @@ def check_model(text: str) -> str:
     Raises:
         BadInput: it is not 1 to 100 letters, digits, dots, dashes or underscores.
     """
-    return _check(_MODEL, text, "model", "aads-ulora")
+    return _check(_MODEL, text, "model", "for example aads-ulora")
 
 
 def is_channel_name(text: str) -> bool:
@@ -99,7 +100,9 @@ def check_channel(text: str) -> str:
     Raises:
         BadInput: it is neither `staging`, `production` nor `drill-<id>`.
     """
-    return _check(_CHANNEL, text, "channel", "staging or production")
+    near = get_close_matches(text, CHANNELS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "for example staging or production"
+    return _check(_CHANNEL, text, "channel", hint)
 
 
 def check_target(text: str) -> str:
@@ -108,10 +111,10 @@ def check_target(text: str) -> str:
     Raises:
         BadInput: it has other characters than small letters, digits and single underscores between them, or more parts.
     """
-    return _check(_TARGET, text, "target", "tomato or tomato__leaf")
+    return _check(_TARGET, text, "target", "for example tomato or tomato__leaf")
 
 
-def _check(pattern: re.Pattern[str], text: str, what: str, example: str) -> str:
+def _check(pattern: re.Pattern[str], text: str, what: str, hint: str) -> str:
     if pattern.fullmatch(text) is None:
-        raise BadInput(f"{text[:80]!r} is not a {what}'s name", hint=f"for example {example}")
+        raise BadInput(f"{text[:80]!r} is not a {what}'s name", hint=hint)
     return text

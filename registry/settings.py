@@ -1,19 +1,4 @@
-"""Settings: from options, then environment variables, then `ulora.toml`.
-
-| setting | option | environment | ulora.toml |
-|---|---|---|---|
-| model | --model | ULORA_MODEL | model |
-| store | --store | ULORA_STORE | store |
-| S3 endpoint | | ULORA_S3_ENDPOINT, else AWS's own | endpoint_url |
-| tracking server | --tracking-uri | MLFLOW_TRACKING_URI | tracking_uri |
-| cache | | ULORA_CACHE | cache |
-| policy | | ULORA_POLICY | policy |
-| data | --data | ULORA_DATA | data |
-| who | | ULORA_WHO, else the caller's ARN where it is known, else user@host | |
-| keys whose signatures are trusted | | ULORA_TRUSTED_KEYS, separated by `:` | trusted_keys, a list |
-| oldest version that a replica serves | | ULORA_MINIMUM_VERSION | minimum_version |
-| encryption in the store: AES256 or aws:kms | | ULORA_SSE | sse |
-| KMS key of aws:kms | | ULORA_SSE_KMS_KEY_ID | sse_kms_key_id |
+"""Settings: from options, then environment variables, then `ulora.toml`; the table of all of them is `SOURCES`.
 
 Credentials are AWS's own: boto3's whole chain decides.
 """
@@ -33,10 +18,47 @@ from registry.errors import BadSetting
 from registry.machine import identity
 from registry.names import CHANNELS, VersionName, check_model
 
-_KNOWN = {
-    "model", "store", "endpoint_url", "tracking_uri", "cache", "policy", "data", "aliases", "trusted_keys",
-    "minimum_version", "sse", "sse_kms_key_id",
-}  # fmt: skip
+DEFAULT_MODEL = "aads-ulora"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a setting may come from: an option, else an environment variable, else a key of `ulora.toml`.
+
+    Attributes:
+        meaning: what it sets.
+        default: in words, if nothing sets it.
+    """
+
+    meaning: str
+    option: str = ""
+    variable: str = ""
+    key: str = ""
+    default: str = ""
+
+
+SOURCES = {
+    "model": Source("the MLflow registered model", "--model", "ULORA_MODEL", "model", DEFAULT_MODEL),
+    "store": Source("the store, s3://BUCKET/PREFIX", "--store", "ULORA_STORE", "store"),
+    "endpoint_url": Source(
+        "the S3 server", "", "ULORA_S3_ENDPOINT", "endpoint_url", "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or AWS's own"
+    ),
+    "tracking_uri": Source("the MLflow server", "--tracking-uri", "MLFLOW_TRACKING_URI", "tracking_uri", "none"),
+    "cache": Source("the folder of verified files", "", "ULORA_CACHE", "cache", "ulora in the user's cache folder"),
+    "policy": Source("the gate policy", "", "ULORA_POLICY", "policy", "the one that ships"),
+    "data": Source("the images that `measure` uses", "--data", "ULORA_DATA", "data", "none"),
+    "who": Source("who is named in records", "", "ULORA_WHO", "", "AWS's name for the caller, or user@host"),
+    "aliases": Source("MLflow's aliases of the channels", "", "", "aliases", "staging and production"),
+    "trusted_keys": Source(
+        "public keys whose signatures are trusted", "", "ULORA_TRUSTED_KEYS", "trusted_keys", "unsigned versions, too"
+    ),
+    "minimum_version": Source(
+        "the oldest version that a replica serves", "", "ULORA_MINIMUM_VERSION", "minimum_version", "any"
+    ),
+    "sse": Source("encryption in the store: AES256 or aws:kms", "", "ULORA_SSE", "sse", "the bucket's own"),
+    "sse_kms_key_id": Source("the KMS key of aws:kms", "", "ULORA_SSE_KMS_KEY_ID", "sse_kms_key_id", "AWS's own"),
+}
+"""Every field of `Settings`, and where it may come from."""
 _MAX_FILE = 1024 * 1024
 
 
@@ -98,29 +120,28 @@ class Settings:
         Raises:
             BadSetting: the file does not parse or has an unknown key, or no store is set.
         """
-        file = _read_file()
-        env = os.environ
-        found_store = store or env.get("ULORA_STORE") or file.get("store")
-        if not found_store:
+        given = {"model": model, "store": store, "tracking_uri": tracking_uri, "policy": policy, "data": data}
+        file = read_file()
+        found = {name: find(name, given.get(name), file)[0] for name in SOURCES}
+        if not found["store"]:
             raise BadSetting(
                 "no store is set", hint="pass --store s3://BUCKET/PREFIX or set ULORA_STORE; `ulora dev` starts one"
             )
-        endpoint_url = env.get("ULORA_S3_ENDPOINT") or file.get("endpoint_url")
-        cache = _folder(env.get("ULORA_CACHE") or file.get("cache")) or _default_cache()
+        cache = _folder(found["cache"]) or default_cache()
         return cls(
-            model=check_model(model or env.get("ULORA_MODEL") or file.get("model") or "aads-ulora"),
-            store=found_store,
-            endpoint_url=endpoint_url,
-            tracking_uri=tracking_uri or env.get("MLFLOW_TRACKING_URI") or file.get("tracking_uri"),
+            model=check_model(found["model"] or DEFAULT_MODEL),
+            store=found["store"],
+            endpoint_url=found["endpoint_url"],
+            tracking_uri=found["tracking_uri"],
             cache=cache,
-            policy=policy or _folder(env.get("ULORA_POLICY") or file.get("policy")),
-            data=data or _folder(env.get("ULORA_DATA") or file.get("data")),
-            aliases={"staging": "staging", "production": "production", **file.get("aliases", {})},
-            who=identity.claimed(cache, endpoint_url),
-            trusted_keys=_trusted_keys(env.get("ULORA_TRUSTED_KEYS"), file),
-            minimum_version=env.get("ULORA_MINIMUM_VERSION") or file.get("minimum_version"),
-            sse=env.get("ULORA_SSE") or file.get("sse"),
-            sse_kms_key_id=env.get("ULORA_SSE_KMS_KEY_ID") or file.get("sse_kms_key_id"),
+            policy=_folder(found["policy"]),
+            data=_folder(found["data"]),
+            aliases={"staging": "staging", "production": "production", **(found["aliases"] or {})},
+            who=identity.claimed(cache, found["endpoint_url"]),
+            trusted_keys=_trusted_keys(found["trusted_keys"]),
+            minimum_version=found["minimum_version"],
+            sse=found["sse"],
+            sse_kms_key_id=found["sse_kms_key_id"],
         )
 
 
@@ -130,12 +151,36 @@ def policy_file() -> Path | None:
     Raises:
         BadSetting: the settings file is invalid.
     """
-    return _folder(os.environ.get("ULORA_POLICY") or _read_file().get("policy"))
+    return _folder(os.environ.get("ULORA_POLICY") or read_file().get("policy"))
 
 
-def _read_file() -> dict[str, Any]:
-    """The checked content of the settings file; empty if there is no `ulora.toml`."""
-    path = Path(os.environ.get("ULORA_CONFIG", "ulora.toml"))
+def find(name: str, given: Any, file: Mapping[str, Any]) -> tuple[Any, str]:
+    """The value of a setting, and which of its source's fields says it; None and the empty string if none does.
+
+    Empty options and variables count as unset.
+
+    Args:
+        name: a field of `Settings`.
+        given: the option's value.
+        file: what `read_file` returned.
+    """
+    source = SOURCES[name]
+    found = {"option": given, "variable": os.environ.get(source.variable), "key": file.get(source.key)}
+    return next(((value, where) for where, value in found.items() if value), (None, ""))
+
+
+def file_path() -> Path:
+    """The settings file, which may not exist."""
+    return Path(os.environ.get("ULORA_CONFIG", "ulora.toml"))
+
+
+def read_file() -> dict[str, Any]:
+    """The checked content of the settings file; empty if there is no `ulora.toml`.
+
+    Raises:
+        BadSetting: it can't be read, does not parse, or has an unknown key.
+    """
+    path = file_path()
     try:
         text = _read_text(path)
     except FileNotFoundError as error:
@@ -164,11 +209,10 @@ def _read_text(path: Path) -> str:
 
 
 def _check_document(path: Path, document: Mapping[str, Any]) -> None:
-    unknown = sorted(set(document) - _KNOWN)
+    known = {source.key for source in SOURCES.values()} - {""}
+    unknown = sorted(set(document) - known)
     if unknown:
-        raise BadSetting(
-            f"{path} has unknown keys: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(_KNOWN))}"
-        )
+        raise BadSetting(f"{path} has unknown keys: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(known))}")
     for key, value in document.items():
         if key not in ("aliases", "trusted_keys") and not isinstance(value, str):
             raise BadSetting(f"{path}: {key} must be a string")
@@ -187,13 +231,11 @@ def _check_document(path: Path, document: Mapping[str, Any]) -> None:
         )
 
 
-def _trusted_keys(text: str | None, file: Mapping[str, Any]) -> tuple[Path, ...]:
-    """The files that are named. An empty variable counts as unset; one that holds only separators is an error."""
-    if not text:
-        return tuple(filter(None, map(_folder, file.get("trusted_keys", ()))))
-    found = tuple(filter(None, map(_folder, text.split(os.pathsep))))
-    if not found:
-        raise BadSetting(f"ULORA_TRUSTED_KEYS is {text!r}, which names no file")
+def _trusted_keys(named: str | list[str] | None) -> tuple[Path, ...]:
+    """The files that a variable or the file names. A variable that holds only separators is an error."""
+    found = tuple(filter(None, map(_folder, named.split(os.pathsep) if isinstance(named, str) else named or ())))
+    if isinstance(named, str) and not found:
+        raise BadSetting(f"ULORA_TRUSTED_KEYS is {named!r}, which names no file")
     return found
 
 
@@ -207,7 +249,7 @@ def _is_alias(channel: str, value: object) -> bool:
     )
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
     """The user's cache folder, or a temporary one in a container whose user has no home."""
     given = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -216,7 +258,7 @@ def _default_cache() -> Path:
         return Path(tempfile.gettempdir()) / f"ulora-{os.getuid()}"
 
 
-def _folder(text: str | None) -> Path | None:
+def _folder(text: Path | str | None) -> Path | None:
     try:
         return Path(text).expanduser() if text else None
     except RuntimeError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, lazy_registry_options, offline_option, options_as
 from registry.cli.output import Output, megabytes
 from registry.cli.signals import sigterm_interrupts
@@ -68,7 +69,10 @@ def _read_components(context: click.Context, parameter: click.Parameter, given: 
 @click.option("--breaking-change", "breaking_changes", multiple=True, metavar="TEXT", help="Repeat it for each.")
 @click.option("--backward-compatibility", default="", metavar="TEXT", help="What still works with what.")
 @click.option("--testing-instructions", default="", metavar="TEXT", help="How to test it.")
-@click.option("--parent", metavar="VERSION", help="The version it was made from: changed files are listed against it.")
+@click.option(
+    "--parent", metavar="VERSION", shell_complete=complete_versions,
+    help="The version it was made from: changed files are listed against it.",
+)  # fmt: skip
 @click.option(
     "--set", "components", multiple=True, callback=_read_components, metavar="COMPONENT=DIR",
     help="Take the parent, with this component replaced; repeatable.",

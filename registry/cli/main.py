@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+from difflib import get_close_matches
 from typing import NoReturn
 
 import click
@@ -24,7 +25,7 @@ _SECTIONS = {
         "create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "sign", "restore",
         "switch", "serve",
     ),
-    "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script"),
+    "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),
     "Start": ("data", "fit", "demo", "dev"),
 }  # fmt: skip
 """The commands. Each is in the module of its name, with underscores for dashes, as `NAME_command`."""
@@ -43,6 +44,17 @@ class _Commands(click.Group):
         command = getattr(importlib.import_module(f"registry.cli.{name}"), f"{name}_command")
         assert isinstance(command, click.Command)  # noqa: S101
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], self.list_commands(ctx))
+            if not near:
+                raise
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, names in _SECTIONS.items():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_benchmarks, complete_versions
 from registry.cli.options import (
     device_option,
     folder,
@@ -29,9 +30,9 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
 
 
 @click.command("measure", short_help="Run benchmarks on a version and keep the evidence.")
-@click.argument("version")
+@click.argument("version", shell_complete=complete_versions)
 @click.option(
-    "--only", metavar="NAME,…", default="", callback=_split,
+    "--only", metavar="NAME,…", default="", callback=_split, shell_complete=complete_benchmarks,
     help="accuracy, routing, ood, latency, memory; all by default.",
 )  # fmt: skip
 @click.option(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from registry.cli.completion import complete_channels
 from registry.cli.output import Output
+from registry.names import check_channel
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -106,8 +108,14 @@ def lazy_registry_options(command: Command) -> Command:
 def channel_option(default: str) -> Callable[[Command], Command]:
     """`--channel`."""
     return click.option(
-        "-c", "--channel", default=default, show_default=True, metavar="NAME", help="staging or production."
-    )
+        "-c", "--channel", default=default, show_default=True, metavar="NAME", help="staging or production.",
+        shell_complete=complete_channels, callback=_check_channel,
+    )  # fmt: skip
+
+
+def _check_channel(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    # Before anything is imported or asked for it.
+    return check_channel(name)
 
 
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; it stays on the record.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import (
     ChangeOptions,
     channel_option,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("promote", short_help="Make a version stable in a channel, if the gates pass.")
-@click.argument("version")
+@click.argument("version", shell_complete=complete_versions)
 @channel_option("staging")
 @click.option("--force", is_flag=True, help="Overrule the gates. Needs --reason.")
 @click.option("--expected", type=click.IntRange(min=0), metavar="N", help="The generation you saw; refuse if it moved.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, lazy_registry_options, options_as
 from registry.cli.output import Output, some
 from registry.cli.signals import sigterm_interrupts
@@ -26,7 +27,7 @@ _TARGET = Path("current")
 
 
 @click.command("restore", short_help="Put a version's files into a folder, all at once.")
-@click.argument("version", required=False)
+@click.argument("version", required=False, shell_complete=complete_versions)
 @click.option("--target", type=folder, default=_TARGET, show_default=True, metavar="DIR", help="The folder.")
 @click.option("--only", multiple=True, metavar="PATH", help="Only this file, folder or component; repeatable.")
 @click.option("--clean", is_flag=True, help="Remove also what the version does not have (into the stash; never .git).")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import (
     ChangeOptions,
     channel_option,
@@ -41,8 +42,14 @@ class _Afterwards:
 
 @click.command("rollback", short_help="Go back to the version before. Needs S3 only.")
 @channel_option("production")
-@click.option("--from", "leave", metavar="VERSION", help="The version to leave; exit 0 if it is not served any more.")
-@click.option("--to", metavar="VERSION", help="The version to go to, one on the stack; those above it are withdrawn.")
+@click.option(
+    "--from", "leave", metavar="VERSION", shell_complete=complete_versions,
+    help="The version to leave; exit 0 if it is not served any more.",
+)  # fmt: skip
+@click.option(
+    "--to", metavar="VERSION", shell_complete=complete_versions,
+    help="The version to go to, one on the stack; those above it are withdrawn.",
+)  # fmt: skip
 @click.option("--only", multiple=True, metavar="COMPONENT", help="Only this part, e.g. adapters/tomato; repeatable.")
 @click.option("--expected", type=click.IntRange(min=1), metavar="N", help="The generation you saw.")
 @click.option("--again", is_flag=True, help="Go back one more, within a minute of another rollback.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import (
     ChangeOptions,
     channel_option,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("rollback-script", short_help="Write a file that rolls back with Python and boto3 only.")
-@click.argument("version", required=False)
+@click.argument("version", required=False, shell_complete=complete_versions)
 @channel_option("production")
 @click.option("--all", "everything", is_flag=True, help="One for each version that a rollback could go to now.")
 @click.option(

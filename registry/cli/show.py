@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import registry_options
 from registry.cli.output import Output, checks, facts, megabytes, metrics_table, table
 from registry.errors import IntegrityError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show", short_help="Everything about one version.")
-@click.argument("version")
+@click.argument("version", shell_complete=complete_versions)
 @registry_options
 def show_command(registry: Registry, out: Output, *, version: str) -> None:
     """Show a version: what it is, its files, what was measured, and whether it would pass the gates.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, options_as, registry_options
 from registry.cli.output import Output
 
@@ -20,7 +21,7 @@ KEY_PASSWORD = "ULORA_KEY_PASSWORD"  # noqa: S105  the variable's name
 
 
 @click.command("sign", short_help="Sign a version's manifest with your own key.")
-@click.argument("version")
+@click.argument("version", shell_complete=complete_versions)
 @click.option("--key", required=True, type=folder, metavar="PEM", help="The private key; it never leaves this machine.")
 @click.option(
     "--certificate", type=folder, metavar="PEM", help="The key's certificate, where CA certificates are trusted."

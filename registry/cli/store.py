@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, options_as, reason_option, registry_options
 from registry.cli.output import Output, complain, megabytes, table
 from registry.errors import BadInput
@@ -109,7 +110,7 @@ def gc_command(
 
 
 @store_command.command("remember", short_help="Take back that a version was forgotten.")
-@click.argument("version")
+@click.argument("version", shell_complete=complete_versions)
 @dry_run_option
 @registry_options
 def remember_command(registry: Registry, out: Output, *, version: str, dry_run: bool) -> None:
@@ -125,7 +126,7 @@ def remember_command(registry: Registry, out: Output, *, version: str, dry_run: 
 
 
 @store_command.command("copy", short_help="Copy a version to another store or a folder.")
-@click.argument("version")
+@click.argument("version", shell_complete=complete_versions)
 @click.option("--to", metavar="PLACE", help="s3://BUCKET/PREFIX or a folder.")
 @click.option("--from", "source", type=folder, metavar="DIR", help="A folder that --to has filled, into the store.")
 @click.option("--endpoint-url", metavar="URL", help="The S3 server of --to; AWS's own choice when left out.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, lazy_registry_options
 from registry.cli.output import Output, megabytes, some
 from registry.cli.signals import sigterm_interrupts
@@ -22,7 +23,7 @@ _PAST = {"made": "written", "kept": "there already, whole", "repaired": "was dam
 
 
 @click.command("switch", short_help="Make DIR/current a link to a version, or show what it is.")
-@click.argument("version", required=False)
+@click.argument("version", required=False, shell_complete=complete_versions)
 @click.option("--root", type=folder, required=True, metavar="DIR", help="The folder of versions/ and current.")
 @dry_run_option
 @lazy_registry_options

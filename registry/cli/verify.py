@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.answers import ChainCheck, Documents, GarbageCheck, Mended, Verification, VerificationReport
+from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, options_as, registry_options
 from registry.cli.output import Output, megabytes
 from registry.errors import BadInput, BadWeights, CorruptBlob, NotTrusted
@@ -32,7 +33,7 @@ class _Percent(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command("verify", short_help="Check that a version's files are what they should be; repair them.")
-@click.argument("versions", nargs=-1, metavar="[VERSION]…")
+@click.argument("versions", nargs=-1, metavar="[VERSION]…", shell_complete=complete_versions)
 @click.option("--all", "everything", is_flag=True, help="Every version, log and document, and the backbones.")
 @click.option("--read-data", is_flag=True, help="Read every byte instead of asking the store for its checksums.")
 @click.option("--sample", "share", type=_Percent(), metavar="P%", help="Read this share of the bytes, by whole files.")

@@ -39,6 +39,19 @@ def find_benchmarks(only: Sequence[str] = ()) -> dict[str, Benchmark]:
     return {name: plugins.plugin(plugins.BENCHMARKS, name) for name in dict.fromkeys(only or installed)}
 
 
+def data_folder(folder: Path | None) -> Path:
+    """The folder of the test data. Imports nothing.
+
+    Raises:
+        BadInput: no folder is set, or it does not exist.
+    """
+    if folder is None:
+        raise BadInput("no test data is set", hint="pass --data DIR or set ULORA_DATA")
+    if not folder.is_dir():
+        raise BadInput(no_folder(folder), hint="pass --data DIR or set ULORA_DATA")
+    return folder
+
+
 def open_data(flavor: str, folder: Path | None, rename: Path | None = None) -> Any:
     """The test data in a folder, as the flavor's benchmarks take it.
 
@@ -46,15 +59,12 @@ def open_data(flavor: str, folder: Path | None, rename: Path | None = None) -> A
         rename: a file that says what the folders mean; the flavor decides what it may say.
 
     Raises:
-        BadInput: no folder is set, or it does not exist.
+        BadInput: no folder is set, it does not exist, or the data can't be used.
         MissingDependency: nothing is installed that reads test data for the flavor.
     """
-    if folder is None:
-        raise BadInput("no test data is set", hint="pass --data DIR or set ULORA_DATA")
-    if not folder.is_dir():
-        raise BadInput(no_folder(folder), hint="pass --data DIR or set ULORA_DATA")
+    found = data_folder(folder)
     opened = plugins.plugin(plugins.DATA, flavor)
-    return opened(folder) if rename is None else opened(folder, rename)
+    return opened(found) if rename is None else opened(found, rename)
 
 
 def check_data(data: Any, policy: Policy | None, candidate: Candidate, only: Sequence[str] = ()) -> list[str]:

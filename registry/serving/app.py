@@ -23,9 +23,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from registry.errors import BadImage, BadInput, BadSetting, MissingDependency, ReplicaClosed, UloraError
+from registry.errors import BadImage, BadInput, MissingDependency, ReplicaClosed, UloraError
 from registry.names import check_target
 from registry.serving.follow import Live
+from registry.serving.listening import listen
 from registry.serving.request_threads import RequestThreads
 
 try:
@@ -48,7 +49,6 @@ VERSION_HEADER = "X-Ulora-Version"
 _MAX_FORM = 64 * 1024
 DEFAULT_GRACE = 20.0
 """Seconds from SIGTERM to the end of the process. Kubernetes kills after 30 s by default."""
-_BACKLOG = 2048
 _HINT = "send the image as the multipart field `image`, or as the body with a Content-Type of image/…"
 _TEXT = {"type": "string", "maxLength": MAX_KEY}
 _BODY = {
@@ -130,7 +130,7 @@ def serve(
         create_app(live), log_config=None, timeout_graceful_shutdown=grace / 2, server_header=False,
         headers=_instance_header(), loop="asyncio",  # others take the wakeup file descriptor, on which a watchdog waits
     )  # fmt: skip
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         server = _Server(config, lambda: started(f"http://{_in_url(host)}:{listener.getsockname()[1]}"))
         # uvicorn shuts down cleanly and then raises the signal again.
         with _sigterm_ends(server), suppress(KeyboardInterrupt):
@@ -302,18 +302,7 @@ def _instance_header() -> list[tuple[str, str]]:
     return [("X-Ulora-Instance", instance)] if instance else []
 
 
-# --- sockets and signals ---------------------------------------------------------------------------------------------
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except (OSError, OverflowError) as error:
-        raise BadSetting(
-            f"can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}",
-            hint="the port is in use, or the host is not an address of this machine: choose another --port or --host",
-        ) from error
+# --- signals -------------------------------------------------------------------------------------------------------
 
 
 def _in_url(host: str) -> str:

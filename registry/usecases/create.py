@@ -99,7 +99,7 @@ def _planned(
     name = VersionName.parse(version)
     if options.components:
         with _composed(wiring, name, options, say) as (manifest, bundle):
-            yield _Planned(manifest, bundle, _bound(wiring, manifest), None, None)
+            yield _Planned(manifest, bundle, _bound(wiring, manifest, say), None, None)
         return
     project = Project.at(options.project) if isinstance(options.project, Path) else options.project
     tag = planned_tag(project.folder if project else None, name, say) if options.git_tag else None
@@ -118,7 +118,7 @@ def _planned(
         if same and same.name != name:
             yield _Planned(manifest, bundle, None, tag, same)
         else:
-            yield _Planned(manifest, bundle, _bound(wiring, manifest), tag, None, prepared.assumed)
+            yield _Planned(manifest, bundle, _bound(wiring, manifest, say), tag, None, prepared.assumed)
 
 
 @contextmanager
@@ -160,8 +160,8 @@ def _as_stored(bundle: Bundle, say: Say) -> Iterator[Bundle]:
         yield bundle.replacing(replaced)
 
 
-def _bound(wiring: Wiring, manifest: Manifest) -> Binding | None:
-    """The binding of the name, None while it is free.
+def _bound(wiring: Wiring, manifest: Manifest, say: Say) -> Binding | None:
+    """The binding of the name, None while it is free; then it is said if the newest version has the same content.
 
     Raises:
         VersionExists: the name has other content.
@@ -169,6 +169,8 @@ def _bound(wiring: Wiring, manifest: Manifest) -> Binding | None:
     bound = wiring.bindings.find(manifest.name)
     if bound:
         wiring.bindings.check_same(bound, manifest.content_sha256)
+    elif same := _newest_with(wiring, manifest):
+        say(f"{same.version} has the same content; {manifest.version} is another name for it (see --if-changed)")
     return bound
 
 

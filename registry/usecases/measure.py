@@ -7,7 +7,7 @@ from collections.abc import Callable
 from registry.catalog.runs import EvidenceRun
 from registry.errors import BadPolicy, NotInMlflow
 from registry.evidence.gates import Candidate
-from registry.evidence.measure import check_data, find_benchmarks, open_data
+from registry.evidence.measure import check_data, data_folder, find_benchmarks, open_data
 from registry.evidence.measure import measure as run_benchmark
 from registry.evidence.policy import Policy, load_policy
 from registry.evidence.results import Evidence
@@ -30,9 +30,10 @@ def measure(
 ) -> list[Evidence]:
     """Run benchmarks on a version; see `Registry.measure`."""
     options = options or MeasureOptions()
-    benchmarks = find_benchmarks(options.only)
+    folder = data_folder(options.data or wiring.settings.data)
     manifest = wiring.manifest(version)
-    images = open_data(manifest.flavor, options.data or wiring.settings.data, options.rename)
+    benchmarks = find_benchmarks(options.only)
+    images = open_data(manifest.flavor, folder, options.rename)
     for sentence in check_data(images, _policy(wiring, say), Candidate.of(manifest), options.only):
         say(sentence)
     if not offline:

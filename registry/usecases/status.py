@@ -5,17 +5,18 @@ from __future__ import annotations
 from registry.answers import ChannelStatus, Listed, ProbeStatus, ReplicaStatus, Status
 from registry.catalog.version_id import VersionId
 from registry.channels.record import Record
-from registry.errors import IntegrityError, MissingDependency, StoreDenied, Unreachable
+from registry.errors import BadSetting, IntegrityError, MissingDependency, StoreDenied, Unreachable, first_line
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
+from registry.progress import Say
 from registry.serving.fleet import replicas
 from registry.wiring import Wiring
 
 
-def versions(wiring: Wiring) -> list[Listed]:
+def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     """All versions in the order of their names; see `Registry.versions`."""
     heads = _heads(wiring)
-    numbers = _catalog_numbers(wiring)
+    numbers = _catalog_numbers(wiring, say) if mlflow else {}
     forgotten = set(wiring.forgotten.versions())
 
     def describe(name: VersionName) -> Listed:
@@ -84,14 +85,16 @@ def _heads(wiring: Wiring) -> dict[str, Record]:
     return heads
 
 
-def _catalog_numbers(wiring: Wiring) -> dict[VersionId, int]:
-    """MLflow's numbers of this store's versions; empty when it does not answer."""
+def _catalog_numbers(wiring: Wiring, say: Say) -> dict[VersionId, int]:
+    """MLflow's numbers of this store's versions; empty when it does not answer, which is said."""
     if wiring.settings.tracking_uri is None:
+        say("MLflow's numbers are left out: no tracking server is set (MLFLOW_TRACKING_URI)")
         return {}
     try:
         wiring.catalog.ping()
         return {each: found.number for each, found in wiring.catalog.registered(wiring.model).items()}
-    except (Unreachable, MissingDependency):
+    except (Unreachable, MissingDependency, BadSetting) as error:
+        say(f"MLflow's numbers are left out: {first_line(error)}")
         return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ from tests.support.run_ulora import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
 COMMANDS += ["sign", "restore", "switch", "rollback-script", "store", "backbone", "fit", "reconcile", "doctor"]
-COMMANDS += ["demo", "dev", "policy", "data"]
-WITHOUT_STORE = ("data", "demo", "dev", "fit")
+COMMANDS += ["demo", "dev", "policy", "data", "config"]
+WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
     "show": ["v1.0.0"],
@@ -138,8 +139,6 @@ def test_a_reader_that_went_away_is_no_failure() -> None:
 
 def test_interrupted_it_exits_with_130(tmp_path: Path) -> None:
     # A server that accepts and never answers: the command waits for it until Ctrl-C.
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         env = os.environ | {
             "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{silent.getsockname()[1]}",
@@ -215,3 +214,46 @@ def test_the_exit_code_survives_where_nobody_can_read_the_error() -> None:
             stdout=full, stderr=full, check=False,
         )  # fmt: skip
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["promot", "v1.0.0"], "Did you mean promote?"),
+        (["store", "ini"], "Did you mean 'init'?"),
+        (["rollback", "-c", "prodcution"], "did you mean production?"),
+        (["status", "--jsn"], "--json"),
+    ],
+    ids=" ".join,
+)
+def test_a_misspelt_word_is_told_the_near_one(words: list[str], says: str) -> None:
+    complains(ulora(*words), 2, says)
+
+
+def test_a_taken_port_is_found_before_the_store_is_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = ulora("serve", "--port", taken.getsockname()[1], "--store", "s3://bucket/x")
+    complains(done, 2, "can't listen on 127.0.0.1", "--port")
+
+
+def test_cheap_checks_load_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom registry.cli.main import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit as end: assert end.code == 2, end.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for words in (
+            ["fit", "--data", "nosuch", "--backbone", "x", "--out", str(tmp_path / "out")],
+            ["measure", "v1.0.0", "--data", "nosuch"],
+            ["create", "v1.0.0", "--from", "nosuch"],
+            ["serve", "--port", port],
+            ["demo", "--data", "nosuch"],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *words], env=os.environ | {"ULORA_STORE": "s3://bucket/x"},
+                capture_output=True, text=True, check=False, cwd=tmp_path,
+            )  # fmt: skip
+            assert done.returncode == 0, (words, done.stderr)
+            assert not set(done.stdout.split()) & {"mlflow", "torch", "transformers", "fastapi"}, words
