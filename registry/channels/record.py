@@ -112,7 +112,7 @@ def promoted(position: ChannelPosition, version: Pointer, author: Author, verdic
     if head and head.canary:
         raise NotNow(
             f"{head.canary.version} is on trial in {position.channel} at {head.canary.weight:g}%",
-            hint="`ulora canary advance --to 100` makes it stable, `ulora rollback` ends the trial",
+            hint="`ulora rollback` ends the trial; then promote again",
         )
     old = [head.stable] if head and head.stable else []
     stack = [pointer for pointer in [*old, *(head.stack if head else ())] if pointer.version != version.version]

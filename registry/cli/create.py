@@ -17,6 +17,7 @@ from registry.cli.output import Output, megabytes
 from registry.cli.signals import sigterm_interrupts
 from registry.errors import BadInput, BadManifest, NotInMlflow
 from registry.formats import canonical
+from registry.formats.counts import counted
 from registry.usecases.options import CreateOptions
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _sentence(created: Created, dry_run: bool) -> str:
         did = "exists already with this content:"
     number = f", MLflow version {created.catalog_number}" if created.catalog_number else ""
     lines = [
-        f"{did} {created.model} {created.version}: {created.files} files, {megabytes(created.size)}, "
+        f"{did} {created.model} {created.version}: {counted(created.files, 'file')}, {megabytes(created.size)}, "
         f"{megabytes(created.uploaded)} uploaded, content {created.content_sha256[:12]}{number}"
     ]
     return "\n".join([*lines, *(f"assumed: {each}" for each in created.assumed)])

@@ -14,6 +14,7 @@ import click
 from registry.cli.options import folder, json_option
 from registry.cli.output import Output, table
 from registry.cli.signals import interrupted_once, wait_for_signal
+from registry.formats.counts import counted
 
 if TYPE_CHECKING:
     from registry.devstack.demo_environment import DemoEnvironment
@@ -91,5 +92,5 @@ def _result_text(result: DemoResult) -> str:
     ]
     seconds = ", ".join(f"act {number + 1} {took:.0f} s" for number, took in enumerate(result.act_seconds.values()))
     versions = ", ".join(f"{version} {count}" for version, count in sorted(result.versions.items()))
-    total = f"{result.requests} requests, {result.failures} failed; answered by {versions}"
+    total = f"{counted(result.requests, 'request')}, {result.failures} failed; answered by {versions}"
     return f"\n{table(header, rows)}\n\n{total}\n{seconds}"

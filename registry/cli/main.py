@@ -20,6 +20,11 @@ INTERRUPTED = 130
 _COMPLETE = "_ULORA_COMPLETE"
 """Set by a shell that asks for completions."""
 
+_STOPPED = {
+    "error": "Interrupted",
+    "message": "interrupted",
+    "hint": "run the same command again: it is safe, and what was transferred is not transferred again",
+}
 _SECTIONS = {
     "Everyday": (
         "create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "sign", "restore",
@@ -114,12 +119,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.UsageError as error:
         fail(_usage(error), as_json)
     except (KeyboardInterrupt, click.Abort):
-        interrupted = {
-            "error": "Interrupted",
-            "message": "interrupted",
-            "hint": "run the same command again: it is safe",
-        }
-        to_stderr(json.dumps(interrupted) if as_json else "interrupted")
+        to_stderr(json.dumps(_STOPPED) if as_json else f"{_STOPPED['message']}\nhint: {_STOPPED['hint']}")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Only help is printed by others than `Output`: `ulora --help | head -1` is not a failure.

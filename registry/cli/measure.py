@@ -18,6 +18,7 @@ from registry.cli.options import (
 )
 from registry.cli.output import Output, checks, metrics_table
 from registry.errors import UloraError
+from registry.formats.counts import counted
 from registry.usecases.options import MeasureOptions
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
     """
 
     def tell(evidence: Evidence) -> None:
-        out.say(f"{evidence.benchmark}: {evidence.data.n} images of {evidence.data.name}, {evidence.seconds:.1f} s")
+        images = counted(evidence.data.n, "image")
+        out.say(f"{evidence.benchmark}: {images} of {evidence.data.name}, {evidence.seconds:.1f} s")
 
     evidence = registry.measure(version, options, offline=offline, on_done=tell, say=out.note)
     out.answer(evidence, f"{metrics_table(evidence)}\n\n{_judged(registry, version)}")

@@ -19,6 +19,7 @@ from registry.cli.options import (
 )
 from registry.cli.output import Output, change_sentence, place
 from registry.errors import UloraError
+from registry.formats.counts import counted
 from registry.parallel import time_limit
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def _wait_for_replicas(registry: Registry, out: Output, change: Change, wait: fl
         out.note(f"the replicas can't be seen: {error}")
         return
     if fleet.followed:
-        out.say(f"{len(fleet.followed)} replicas serve it")
+        out.say(f"it is served by {counted(len(fleet.followed), 'replica')}")
     if fleet.behind:
         names = ", ".join(replica.heartbeat.id for replica in fleet.behind[:5])
-        out.note(f"{len(fleet.behind)} replicas did not follow within {wait:g} s: {names}; look with `ulora status`")
+        behind = counted(len(fleet.behind), "replica")
+        out.note(f"{behind} did not follow within {wait:g} s: {names}; look with `ulora status`")

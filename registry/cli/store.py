@@ -16,6 +16,7 @@ from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, options_as, reason_option, registry_options
 from registry.cli.output import Output, complain, megabytes, table
 from registry.errors import BadInput
+from registry.formats.counts import counted
 from registry.usecases.options import CopyOptions
 
 if TYPE_CHECKING:
@@ -183,23 +184,25 @@ def _collected(done: Collected, dry_run: bool) -> str:
 
 
 def _pruned(done: Pruned, dry_run: bool) -> str:
-    lines = [f"{'would delete' if dry_run else 'deleted'} {done.deleted} blobs, {megabytes(done.deleted_size)}"]
+    lines = [
+        f"{'would delete' if dry_run else 'deleted'} {counted(done.deleted, 'blob')}, {megabytes(done.deleted_size)}"
+    ]
     if done.marked:
         when = f"; the next pass may delete them from {done.next_pass} on" if done.next_pass else ""
         would = "would mark" if dry_run else "marked"
-        lines.append(f"{would} {done.marked} blobs for deletion, {megabytes(done.marked_size)}{when}")
+        lines.append(f"{would} {counted(done.marked, 'blob')} for deletion, {megabytes(done.marked_size)}{when}")
     if done.left:
         lines.append(f"{done.left} of them could have been deleted by now: run it again")
     if done.uploads:
-        lines.append(f"removed {done.uploads} uploads that were never finished")
+        lines.append(f"removed {counted(done.uploads, 'unfinished upload')}")
     return "\n".join(lines)
 
 
 def _copied(done: Copied, dry_run: bool) -> str:
     did = "would copy" if dry_run else "copied" if done.is_new else "was there already, completed:"
     return (
-        f"{did} {done.model} {done.version} to {done.place}: {done.blobs} of {done.blobs_of} blobs, "
-        f"{megabytes(done.size)}, {done.evidence} results, {done.signatures} signatures"
+        f"{did} {done.model} {done.version} to {done.place}: {done.blobs} of {counted(done.blobs_of, 'blob')}, "
+        f"{megabytes(done.size)}, {counted(done.evidence, 'result')}, {counted(done.signatures, 'signature')}"
         + (f", backbone {done.backbone}" if done.backbone else "")
     )
 

@@ -14,6 +14,7 @@ from registry.cli.options import dry_run_option, folder, lazy_registry_options
 from registry.cli.output import Output, megabytes, some
 from registry.cli.signals import sigterm_interrupts
 from registry.errors import CorruptBlob
+from registry.formats.counts import counted
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -63,14 +64,16 @@ def _show_current(out: Output, root: Path) -> None:
     out.answer(found, _current_text(found))
     if not found.ok:
         raise CorruptBlob(
-            f"{root / 'current'}: {len(found.bad)} files are missing or changed: {some(found.bad)}",
+            f"{root / 'current'}: {counted(len(found.bad), 'file')} missing or changed: {some(found.bad)}",
             hint=f"ulora switch {found.version} --root {shlex.quote(str(root))} writes it again",
         )
 
 
 def _current_text(found: CurrentVersion) -> str:
     state = "all whole" if found.ok else f"{len(found.bad)} missing or changed"
-    return f"{found.root / 'current'} is {found.version}: {found.files} files, {megabytes(found.size)}, {state}"
+    return (
+        f"{found.root / 'current'} is {found.version}: {counted(found.files, 'file')}, {megabytes(found.size)}, {state}"
+    )
 
 
 def _switch_text(switched: Switched, dry_run: bool) -> str:
@@ -82,9 +85,9 @@ def _switch_text(switched: Switched, dry_run: bool) -> str:
             f"{place} {does[switched.folder]}"
         )
     if not switched.done:
-        return f"{link} is {switched.version} already, all {switched.files} files whole"
+        return f"{link} is {switched.version} already, whole: {counted(switched.files, 'file')}"
     was = f", before {switched.before}" if switched.before else ""
     return (
         f"{link} is {switched.version}{was}; {place} {_PAST[switched.folder]}: "
-        f"{switched.files} files, {megabytes(switched.size)}"
+        f"{counted(switched.files, 'file')}, {megabytes(switched.size)}"
     )

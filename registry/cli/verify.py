@@ -12,6 +12,7 @@ from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, options_as, registry_options
 from registry.cli.output import Output, megabytes
 from registry.errors import BadInput, BadWeights, CorruptBlob, NotTrusted
+from registry.formats.counts import counted
 from registry.usecases.options import VerifyOptions
 
 if TYPE_CHECKING:
@@ -90,14 +91,19 @@ def _show(out: Output, checked: Checked, dry_run: bool) -> None:
                 out.say(f"    {checked.version} {checked.path} {text}")
         case Verification():
             note = f" ({checked.note})" if checked.note else ""
-            files = f"{checked.files} files, {megabytes(checked.size)}"
+            files = f"{counted(checked.files, 'file')}, {megabytes(checked.size)}"
             out.say(f"{'ok ' if checked.ok else 'BAD'} {checked.version}: {files}{note}")
             for bad in checked.bad:
                 out.say(f"    {bad.problem}: {bad.path}")
         case ChainCheck(channel, records, problem):
-            out.say(f"BAD {channel}: {problem}" if problem else f"ok  {channel}: a chain of {records} records")
+            out.say(
+                f"BAD {channel}: {problem}"
+                if problem
+                else f"ok  {channel}: a chain of {counted(records or 0, 'record')}"
+            )
         case Documents():
-            out.say(f"{'BAD' if checked.bad else 'ok '} {checked.checked} documents: evidence, verdicts and notes")
+            documents = counted(checked.checked, "document")
+            out.say(f"{'BAD' if checked.bad else 'ok '} {documents}: evidence, verdicts and notes")
             for key, problem in checked.bad.items():
                 out.say(f"    {key}: {problem}")
         case GarbageCheck(problems):
@@ -142,7 +148,7 @@ def _fail_if_bad(report: VerificationReport, options: VerifyOptions) -> None:
         hint = "no file is bad: bring names, records and documents back from the bucket's own versions, or a copy of it"
     to_repair = sum(bool(each.source) and not each.done for each in report.mended)
     if to_repair:
-        hint = f"run it again without --dry-run: {options.repair_from} holds copies of {to_repair} blobs"
+        hint = f"run it again without --dry-run: {options.repair_from} holds copies of {counted(to_repair, 'blob')}"
     elif options.repair_from is not None:
         hint = f"{options.repair_from} holds no copy of what is left; another DIR may"
     raise CorruptBlob(summary, hint=hint)

@@ -22,6 +22,7 @@ from registry.devstack.timeline import Screen, drawn
 from registry.devstack.traffic import accuracy, largest_difference
 from registry.errors import BadInput, ChannelMoved, CorruptBlob, GateRefused, UloraError
 from registry.evidence.results import Evidence
+from registry.formats.counts import counted
 from registry.names import CHANNELS
 from registry.parallel import in_parallel
 from registry.store import layout
@@ -164,7 +165,9 @@ def _create_and_measure(demo: DemoEnvironment, version: str, parent: str | None 
     options = CreateOptions(release_notes=ReleaseNotes(ABOUT[version]), parent=parent)
     created = demo.registry.create(version, demo.bundle(version), options)
     travelled = f"{created.uploaded / 1e6:.2f} of {created.size / 1e6:.2f} MB travelled"
-    demo.report("created", version, f"{created.files} files, {travelled}, MLflow version {created.catalog_number}")
+    demo.report(
+        "created", version, f"{counted(created.files, 'file')}, {travelled}, MLflow version {created.catalog_number}"
+    )
     evidence = demo.registry.measure(version)
     demo.report("measured on held-out images", version, _numbers(evidence))
 
@@ -187,7 +190,9 @@ def _release(demo: DemoEnvironment, version: str) -> None:
     for channel in CHANNELS:
         change = demo.registry.promote(version, channel, reason="demo, act 1")
         checks = len(change.verdict.checks) if change.verdict else 0
-        demo.report(f"promoted to {channel}", version, f"{checks} checks passed, generation {change.generation}")
+        demo.report(
+            f"promoted to {channel}", version, f"{counted(checks, 'check')} passed, generation {change.generation}"
+        )
 
 
 # --- act 2 -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from registry.answers import BadFile, ChannelStatus, Finding, ReplicaStatus
 from registry.api import Registry
 from registry.channels.record import Record
 from registry.errors import UloraError
+from registry.formats.counts import counted
 from registry.integrity.rebound import HINT, BoundNames
 from registry.retention.references import holds
 from registry.versions.pointer import Pointer
@@ -25,7 +26,7 @@ def check_channel(name: str) -> Callable[[Registry], Iterator[Finding]]:
         if head:
             yield from _check_served(registry, head)
         records = registry.history(name)
-        yield Finding(name, "ok", f"a chain of {len(records)} records, verified" if records else "empty")
+        yield Finding(name, "ok", f"a chain of {counted(len(records), 'record')}, verified" if records else "empty")
         for problem in BoundNames(registry.bindings).contradictions(records):
             yield Finding(name, "error", problem, HINT)
 
@@ -117,7 +118,7 @@ def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
         except UloraError as error:
             yield Finding(subject, "error", str(error), error.hint)
             continue
-        detail = f"{pointer.version}: all {checked.files} files are there"
+        detail = f"{pointer.version}: every file is there, {counted(checked.files, 'file')}"
         yield _finding(subject, detail, checked.bad, f"ulora verify {pointer.version} --read-data --repair DIR")
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from registry.answers import Finding
 from registry.api import Registry
 from registry.errors import IntegrityError, StoreDenied, StoreUnfit, UloraError
+from registry.formats.counts import counted
 from registry.retention.references import References
 from registry.store import layout
 from registry.store.gc_marks import read_marks
@@ -98,7 +99,7 @@ def check_garbage(registry: Registry) -> Iterator[Finding]:
         return
     orphans = [info for info in blobs if info.key.rpartition("/")[2] not in referenced]
     size = sum(info.size for info in orphans) / 1e6
-    detail = f"{len(orphans)} blobs that nothing refers to, {size:.2f} MB, {len(marked)} of them marked"
+    detail = f"{counted(len(orphans), 'blob')} that nothing refers to, {size:.2f} MB, {len(marked)} of them marked"
     yield Finding("garbage", "ok", f"{detail}; `ulora store gc` deletes them in time" if orphans else "none")
 
 

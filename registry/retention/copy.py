@@ -28,6 +28,7 @@ from registry.errors import (
 )
 from registry.evidence.results import Evidence
 from registry.formats import canonical
+from registry.formats.counts import counted
 from registry.names import VersionName
 from registry.parallel import in_parallel
 from registry.progress import OpenProgress
@@ -167,7 +168,7 @@ class Copy:
         except ObjectNotFound as error:
             raise MissingBlob(f"the manifest, blob {digest}, is not in {self.source.url}") from error
         if canonical.sha256(body) != digest:
-            raise CorruptBlob(f"the manifest, blob {digest}, does not hash to its name in {self.source.url}")
+            raise CorruptBlob(f"corrupt: SHA-256 mismatch (the manifest, blob {digest}, in {self.source.url})")
         return body
 
     def _backbone(self, manifest: Manifest) -> tuple[MirroredBackbone | None, list[str]]:
@@ -259,7 +260,7 @@ class Copy:
         notes = contents.notes
         left = [key for key in contents.signatures if key not in copied]
         if left:
-            notes += (f"it was created there with another manifest: {len(left)} signatures were not copied",)
+            notes += (f"it was created there with another manifest; not copied: {counted(len(left), 'signature')}",)
         return Copied(
             model=self.model, version=contents.binding.version, place=self.target.url, is_new=bound is None,
             blobs=len(sizes), blobs_of=len(contents.blobs), size=sum(sizes),
@@ -313,7 +314,7 @@ class FromFolder:
 def _check(digest: str, file: Described, where: str) -> None:
     if digest != file.sha256:
         raise CorruptBlob(
-            f"blob {file.sha256} in {where} does not hash to its name; it was not copied",
+            f"corrupt: SHA-256 mismatch (blob {file.sha256} in {where}); it was not copied",
             hint="`ulora verify VERSION` there says which file it is",
         )
 

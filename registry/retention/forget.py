@@ -150,7 +150,7 @@ class GarbageCollection:
         absent = {bad.sha256 for bad in self.blobs.absent(manifest.files)}
         if absent:
             raise VersionForgotten(
-                f"{manifest.version} was forgotten, and {len(absent)} of its {len(manifest.files)} files are gone",
+                f"{manifest.version} was forgotten, and files of it are gone: {len(absent)} of {len(manifest.files)}",
                 hint=f"`ulora create {manifest.version} --from …` with the same files brings it back",
             )
 

@@ -43,6 +43,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from registry.errors import KeyExists, NotNow, StoreUnreachable, UloraError
+from registry.formats.counts import counted
 from registry.parallel import in_parallel
 from registry.progress import Say, say_nothing
 from registry.store import layout
@@ -175,7 +176,7 @@ class Prune:
     def _unreferenced(self, referenced: frozenset[str]) -> Iterable[tuple[str, ObjectInfo]]:
         for count, info in enumerate(self.store.list(layout.BLOBS_PREFIX)):
             if count % _REPORT_EVERY == 0 and count:
-                self.say(f"{count} blobs listed")
+                self.say(f"{counted(count, 'blob')} listed")
             digest = info.key.rpartition("/")[2]
             if digest not in referenced and info.key == layout.blob(digest):
                 yield digest, info
@@ -193,7 +194,7 @@ class Prune:
         """S4 and S5: delete what is due unless something refers to it by now, or it was written anew."""
         referenced = self.references()
         due = [digest for digest in plan.due if digest not in referenced]
-        self.say(f"deleting {len(due)} blobs")
+        self.say(f"deleting {counted(len(due), 'blob')}")
         assert claim.free_at is not None  # noqa: S101  `_claim` has read it
         stop_at = claim.free_at - LEASE_MARGIN
 
@@ -236,7 +237,7 @@ class Prune:
         try:
             self.store.swap(layout.GC_KEY, marks.to_bytes(), read.etag)
         except KeyExists as error:
-            done = f"{len(deleted)} blobs were" if deleted else "nothing was"
+            done = counted(len(deleted), "blob") if deleted else "nothing"
             raise NotNow(
-                f"another garbage collection was first, or took over; {done} deleted by this one", hint=RUN_AGAIN
+                f"another garbage collection was first, or took over; deleted by this one: {done}", hint=RUN_AGAIN
             ) from error

@@ -15,6 +15,7 @@ from itertools import chain
 from registry.channels.channel import Channel, channel_names
 from registry.channels.record import WRITER
 from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound
+from registry.formats.counts import counted
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
 from registry.progress import Say, say_nothing
@@ -131,7 +132,7 @@ class References:
         keys = [info.key for info in self.store.list(folder)]
         new = [key for key in keys if key not in self._bindings]
         if new:
-            self.say(f"reading {len(new)} versions of {model}")
+            self.say(f"reading {counted(len(new), 'version')} of {model}")
         self._bindings.update(zip(new, in_parallel(lambda key: _binding(versions, folder, key), new), strict=True))
         return {self._bindings[key].version: self._bindings[key].pointer for key in keys}
 

@@ -171,7 +171,7 @@ def load_version(
     wanted = [file for file in manifest.files if not file.path.startswith(_NOT_SERVED)]
     with steps.step("download", options.stall_seconds):
         watch = FetchWatch(steps.arrived, steps.waits, steps.note, options.lock_seconds)
-        local = blobs.fetch(wanted, watch=watch)
+        local = blobs.fetch(wanted, watch=watch, of=manifest.version)
     files = {file.path: local[file.sha256] for file in wanted}
     with _loader_errors(manifest):
         with steps.step("loader", options.loader_seconds):

@@ -104,12 +104,15 @@ class Blobs:
         return body
 
     def fetch(
-        self, files: Iterable[Described], progress: Progress = no_progress, watch: FetchWatch = UNWATCHED
+        self, files: Iterable[Described], progress: Progress = no_progress, watch: FetchWatch = UNWATCHED, of: str = ""
     ) -> dict[str, Path]:
         """Local files by digest, each verified in this call, those missing in the cache downloaded in parallel.
 
         A cache that can't be written, or in which another process holds a lock for too long, is left alone: files that
         it lacks go to a temporary folder, which ends with this process.
+
+        Args:
+            of: the version that has them, for errors.
 
         Raises:
             MissingBlob, CorruptBlob: the store does not hold a blob, or it does not hash to its name.
@@ -119,7 +122,8 @@ class Blobs:
         patience = LockPatience()
 
         def fetch_one(file: Described) -> Path:
-            path = self._cache.get(file, partial(self._stream, file), watch, patience)
+            what = ", ".join(filter(None, (of, getattr(file, "path", ""))))
+            path = self._cache.get(file, partial(self._stream, file, what), watch, patience)
             progress(file.size)
             return path
 
@@ -151,7 +155,7 @@ class Blobs:
             return BadBlob(file.sha256, "unproven")
         return None if (info.size, info.sha256) == (file.size, file.sha256) else BadBlob(file.sha256, "corrupt")
 
-    def _stream(self, file: Described) -> Iterator[bytes]:
+    def _stream(self, file: Described, what: str = "") -> Iterator[bytes]:
         """A blob's bytes as they arrive. Raises at the end if they do not hash to the name: use no byte before that."""
         digest = hashlib.sha256()
         try:
@@ -159,9 +163,9 @@ class Blobs:
                 digest.update(chunk)
                 yield chunk
         except ObjectNotFound as error:
-            raise _missing(file.sha256) from error
+            raise _missing(file.sha256, what) from error
         if digest.hexdigest() != file.sha256:
-            raise _corrupt(file.sha256)
+            raise _corrupt(file.sha256, what)
 
 
 def hash_file(path: Path, progress: Progress = no_progress) -> str:
@@ -174,15 +178,15 @@ def hash_file(path: Path, progress: Progress = no_progress) -> str:
     return digest.hexdigest()
 
 
-def _missing(digest: str) -> MissingBlob:
+def _missing(digest: str, what: str = "") -> MissingBlob:
     return MissingBlob(
-        f"blob {digest} is not in the store",
+        f"blob {digest} is not in the store" + (f" ({what})" if what else ""),
         hint="`ulora verify VERSION --repair DIR` puts it back from any copy in DIR",
     )
 
 
-def _corrupt(digest: str) -> CorruptBlob:
+def _corrupt(digest: str, what: str = "") -> CorruptBlob:
     return CorruptBlob(
-        f"blob {digest} does not hash to its name; it was not used",
-        hint="`ulora verify VERSION` says which file it is, with `--repair DIR` it puts a good copy there",
+        f"corrupt: SHA-256 mismatch ({what or f'blob {digest}'}); it was not used",
+        hint="`ulora verify VERSION --repair DIR` puts a good copy from DIR there",
     )

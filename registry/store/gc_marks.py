@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from registry.errors import BadManifest, KeyExists, NotNow, ObjectNotFound
+from registry.formats.counts import counted
 from registry.formats.document import Document, DocumentPart, Sha256
 from registry.store import layout
 from registry.store.cache import Described
@@ -100,8 +101,9 @@ class MarksRead:
     def check_free(self) -> None:
         """Raises: NotNow: a sweep is deleting."""
         if self.deleting:
+            blobs = counted(len(self.deleting), "blob")
             raise NotNow(
-                f"a garbage collection by {self.who} is deleting {len(self.deleting)} blobs; nothing changed",
+                f"a garbage collection by {self.who} is deleting {blobs}; nothing changed",
                 hint=f"run the same command again when it is done, in {self.free_in / 60:.0f} min at the latest",
             )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from registry.errors import BadSetting, NotTrusted
 from registry.formats import canonical
+from registry.formats.counts import counted
 from registry.trust.keys import SigningKey, TrustedKey
 from registry.trust.signatures import Signatures
 from registry.trust.statement import model_signing, named_key, signing_folder, states_digest_of
@@ -69,7 +70,7 @@ class Trust:
                 if _is_by(key, manifest, signature):
                     return key
         trusted = "; ".join(map(str, keys))
-        found = f"{len(signatures)} signatures, none by a trusted key" if signatures else "it is unsigned"
+        found = f"{counted(len(signatures), 'signature')}, none by a trusted key" if signatures else "it is unsigned"
         raise NotTrusted(
             f"{version} is not trusted: {found}. Trusted keys: {trusted}",
             hint=f"`ulora sign {version} --key PRIVATE.pem` signs it, after you have checked it",

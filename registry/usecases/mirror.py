@@ -81,6 +81,6 @@ def log_version(wiring: Wiring, binding: Binding, paths: Mapping[str, Path] | No
     """Log a version in MLflow, from files on disk or (None) from the store, and return its number there."""
     manifest = wiring.bindings.manifest(binding.pointer)
     if paths is None:
-        files = wiring.blobs.fetch(manifest.files)
+        files = wiring.blobs.fetch(manifest.files, of=manifest.version)
         paths = {file.path: files[file.sha256] for file in manifest.files}
     return wiring.catalog.log(manifest, binding.manifest_sha256, paths, wiring.settings.who).number

@@ -53,7 +53,7 @@ def _fetch(
     def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:
         try:
             with (progress or open_no_progress)(sum(file.size for file in files)) as advance:
-                return wiring.blobs.fetch(files, advance)
+                return wiring.blobs.fetch(files, advance, of=version)
         except MissingBlob:
             check_remembered(wiring.forgotten, version)  # it says why files are missing
             raise

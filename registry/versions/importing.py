@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors, no_folder
 from registry.formats import canonical
+from registry.formats.counts import counted
 from registry.machine.scratch import scratch
 from registry.plugins import BUNDLES, IMPORTERS, installed, not_installed, plugin
 from registry.progress import Say, say_nothing
@@ -240,7 +241,7 @@ def _describe(imported: Imported, bundle: Path, say: Say) -> None:
     """Report what was imported and what was not."""
     say(f"backbone {imported.backbone}")
     for adapter in imported.adapters:
-        head = f"a {adapter.head} head of {adapter.labels} labels" if adapter.head else "no head"
+        head = f"a {adapter.head} head of {counted(adapter.labels, 'label')}" if adapter.head else "no head"
         detector = f"a detector of kind {adapter.detector}" if adapter.detector else "no detector"
         files = sorted(path for path in (bundle / "adapters" / adapter.target).rglob("*") if path.is_file())
         names = ", ".join(path.relative_to(bundle / "adapters" / adapter.target).as_posix() for path in files)
@@ -352,7 +353,7 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
                 hint="nothing was created; copy the backup again",
             )
     if absent:
-        say(f"{absent} files listed in {MANIFEST} do not exist")
+        say(f"{counted(absent, 'file')} listed in {MANIFEST} missing")
 
 
 def _file_at(folder: Path, path: str) -> Path | None:

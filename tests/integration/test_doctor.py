@@ -149,7 +149,7 @@ def test_something_needed_that_is_forgotten_is_an_error(registry: Registry) -> N
 
 def test_garbage_is_counted_or_the_reason_why_not_is_an_error(registry: Registry) -> None:
     registry.blobs.put(b"nobody refers to this")
-    assert one(registry, "garbage").detail.startswith("1 blobs that nothing refers to")
+    assert one(registry, "garbage").detail.startswith("1 blob that nothing refers to")
     junk = layout.replica(registry.model, "production", "x")
     registry.store.overwrite(junk, b"junk")
     finding = one(registry, "garbage")

@@ -110,7 +110,7 @@ def test_release_notes_of_an_old_version_can_be_overridden(registry: Registry, t
     assert manifest.changes["changes"] == ["thresholds per class"]
     assert manifest.changes["imported"]["implementation_complete"] is True
     assert "project/requirements.txt" in [file.path for file in manifest.files]
-    assert "1 files listed in version.json do not exist" in said
+    assert "1 file listed in version.json missing" in said
     registry.create("v5.5.2", folder, CreateOptions(release_notes=ReleaseNotes("Ours")), offline=True)
     assert registry.manifest("v5.5.2").description == "Ours"
     assert registry.manifest("v5.5.2").breaking_changes == ("labels moved",)

@@ -143,7 +143,7 @@ def test_a_flipped_byte_is_refused_by_follow_and_by_load(shop: Shop, live: Live,
         load_version(shop.versions, shop.blobs, shop.pointer("v5.6.0"))
     with Load(live, threads=2) as load:
         shop.promote("v5.6.0")
-        wait_until(lambda: "does not hash" in live.health().error)
+        wait_until(lambda: "SHA-256 mismatch" in live.health().error)
         load.more()
     assert {answer.version for _, answer in load.answers} == {V3}
     repair()

@@ -69,7 +69,7 @@ def test_a_failed_load_is_shown(shop: Shop) -> None:
     shop.flip_a_byte("v1.2.0", "adapters/low/adapter_model.safetensors")
     with follow(shop):
         shop.promote("v1.2.0")
-        wait_until(lambda: seen(shop) and "does not hash" in seen(shop)[0].heartbeat.error)
+        wait_until(lambda: seen(shop) and "SHA-256 mismatch" in seen(shop)[0].heartbeat.error)
         assert (seen(shop)[0].heartbeat.version, seen(shop)[0].heartbeat.newest) == ("v1.1.0", 3)
 
 

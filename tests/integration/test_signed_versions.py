@@ -107,7 +107,7 @@ def test_a_signature_of_another_version_or_model_is_ignored(
     bind(other, "v1.0.0")
     for place, version in ((registry, "v2.0.0"), (other, "v1.0.0")):
         place.wiring.signatures.add(version, body)
-        with pytest.raises(NotTrusted, match="1 signatures, none by a trusted key"):
+        with pytest.raises(NotTrusted, match="1 signature, none by a trusted key"):
             trusting(place, ours).trusted_manifest(version)
 
 

@@ -99,7 +99,7 @@ def test_wrong_options_are_refused_with_a_hint(here: Path) -> None:
 def test_a_damaged_version_is_neither_restored_nor_switched_to(here: Path) -> None:
     created("v1.0.0")
     flip_a_byte(Registry(), "v1.0.0", "project/app.py")
-    complains(ulora("restore", "v1.0.0"), 6, "does not hash to its name")
+    complains(ulora("restore", "v1.0.0"), 6, "corrupt: SHA-256 mismatch (v1.0.0, ")
     complains(ulora("switch", "v1.0.0", "--root", "srv"), 6)
     assert not (here / "current").exists()
     assert not (here / "srv/current").is_symlink()

@@ -351,7 +351,7 @@ def test_an_overtaken_collection_says_how_much_it_has_deleted(registry: Registry
         calendar.overwrite(layout.GC_KEY, gc_marks.Marks.of({}, "other").to_bytes())
 
     calendar.before("delete", lambda: calendar.before("swap", overtake))
-    with pytest.raises(NotNow, match="took over; 1 blobs were deleted by this one"):
+    with pytest.raises(NotNow, match="took over; deleted by this one: 1 blob"):
         months_later(calendar, passes=1, registry=registry)
     assert not has(registry, b"garbage")
 
@@ -459,7 +459,7 @@ def test_the_command_says_what_stays_and_why(
     assert plan.code == 0
     assert "v2.0.0  among the newest 1" in plan.out
     assert "would forget v1.0.0" in plan.out
-    assert "would mark 1 blobs for deletion" in plan.out
+    assert "would mark 1 blob for deletion" in plan.out
     done = ulora("store", "gc", "--keep", 1, "--older-than", "0s", "--reason", "tidy", "--json").document
     assert (done["forgotten"], done["pruned"]["marked"], done["dry_run"]) == (["v1.0.0"], 1, False)
     assert registry.wiring.forgotten.find("v1.0.0").reason == "tidy"

@@ -155,7 +155,9 @@ def test_interrupted_it_exits_with_130(tmp_path: Path) -> None:
         with connection:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=300)
-    assert (process.returncode, out, err.strip()) == (130, "", "interrupted")
+    said, hint = err.splitlines()
+    assert (process.returncode, out, said) == (130, "", "interrupted")
+    assert "run the same command again" in hint
 
 
 def test_a_rollback_loads_neither_mlflow_nor_torch(dead_address: str) -> None:
