@@ -187,6 +187,6 @@ def _missing(digest: str, what: str = "") -> MissingBlob:
 
 def _corrupt(digest: str, what: str = "") -> CorruptBlob:
     return CorruptBlob(
-        f"corrupt: SHA-256 mismatch ({what or f'blob {digest}'}); it was not used",
+        f"corrupt: SHA-256 mismatch ({f'{what}, ' if what else ''}blob {digest}); it was not used",
         hint="`ulora verify VERSION --repair DIR` puts a good copy from DIR there",
     )
