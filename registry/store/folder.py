@@ -111,8 +111,8 @@ class Folder:
         """Nothing to find out: a folder has one user at a time."""
         return ""
 
-    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> None:
-        """Copy a file whose sha256 is `digest`; anything else under this key is replaced.
+    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> bool:
+        """Copy a file whose sha256 is `digest`; anything else under this key is replaced. True: it was copied.
 
         Raises:
             CorruptBlob: the file does not have this digest.
@@ -125,6 +125,7 @@ class Folder:
                 progress(len(chunk))
             if hashed.hexdigest() != digest:
                 raise CorruptBlob(f"{path} changed while it was read", hint="run the same command again")
+        return True
 
     def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
         """Copy a file over another one; `etag` is not used: a folder has one user at a time.

@@ -164,8 +164,8 @@ class ObjectStore:
         s3 = self._client.unretried
         self._client.call(key, lambda: s3.put_object(**self._client.at(key), Body=body))
 
-    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> None:
-        """Create an object from a file whose sha256 is `digest`. It may be there already with this digest.
+    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> bool:
+        """Create an object from a file whose sha256 is `digest`. It may be there already with this digest: then False.
 
         `progress` is called with the bytes of each part that has arrived.
 
@@ -173,7 +173,7 @@ class ObjectStore:
             CorruptBlob: the file does not have this digest (it changed meanwhile), or the store holds other bytes.
             BadBundle: the file can't be read any more.
         """
-        self._uploader.upload(key, path, digest, size, progress)
+        return self._uploader.upload(key, path, digest, size, progress)
 
     def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
         """Put a file whose sha256 is `digest` in place of an object that was found damaged: only for `verify --repair`.

@@ -24,6 +24,9 @@ from registry.store.storage import Storage
 _PATIENCE = 60.0
 _PAUSE = 0.5
 _ROUNDS = 5
+_GUESS_AFTER = 32
+_SMALL = 64 * 1024
+"""Bytes."""
 
 Done = TypeVar("Done")
 Local = Callable[[Described], AbstractContextManager[Path]]
@@ -51,6 +54,8 @@ class _Publication:
     progress: Progress
     patience: float
     sent: dict[str, int] = field(default_factory=dict)
+    absent: int = 0
+    """How many blobs in a row were not there: a guess at the next one, so it does not matter which thread counts."""
 
     def settle(self) -> MarksRead:
         """C1 and C2: repeat until every blob is there, none is older than its mark, and `gc.json` did not change."""
@@ -64,7 +69,11 @@ class _Publication:
         raise NotNow("garbage collections kept changing what is marked", hint="run the same command again: it is safe")
 
     def upload_missing(self) -> None:
-        """One HEAD a blob, and the bytes of those that are not there."""
+        """One HEAD a blob, and the bytes of those that are not there.
+
+        After many that were not there, small ones are sent without asking: of a new project's hundreds of files the
+        question costs as much as the file. The write is conditional, so a wrong guess costs a small request.
+        """
         in_parallel(self._upload_if_missing, self.files.values())
 
     def wait(self) -> MarksRead:
@@ -88,16 +97,22 @@ class _Publication:
             self.upload_missing()
 
     def _upload_if_missing(self, file: Described) -> None:
-        info = self.store.head(layout.blob(file.sha256))
-        if info and (info.size, info.sha256) == (file.size, file.sha256):
-            self.progress(file.size)
-        else:
-            self._upload(file)
-
-    def _upload(self, file: Described) -> None:
+        if self.absent < _GUESS_AFTER or file.size > _SMALL:
+            info = self.store.head(layout.blob(file.sha256))
+            if info and (info.size, info.sha256) == (file.size, file.sha256):
+                self._is_there(file)
+                return
+        self.absent += 1
         with self.local(file) as path:
-            self.store.upload(layout.blob(file.sha256), path, file.sha256, file.size, self.progress)
-        self.sent[file.sha256] = file.size
+            is_new = self.store.upload(layout.blob(file.sha256), path, file.sha256, file.size, self.progress)
+        if is_new:
+            self.sent[file.sha256] = file.size
+        else:
+            self._is_there(file)
+
+    def _is_there(self, file: Described) -> None:
+        self.absent = 0
+        self.progress(file.size)
 
     def _renew(self, marks: MarksRead, digest: str) -> None:
         """Write a blob anew if it is older than its mark."""

@@ -39,7 +39,7 @@ class Uploader:
         self._client = client
         self._reader = reader
 
-    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress) -> None:
+    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress) -> bool:
         """Create an object from a file; see `ObjectStore.upload`."""
         try:
             self._send(key, path, digest, size, condition={"IfNoneMatch": "*"}, progress=progress)
@@ -52,6 +52,8 @@ class Uploader:
                     f"{key} is in the store, but its bytes are not the ones its name says",
                     hint="`ulora verify VERSION --repair DIR` puts the right ones there, from the bundle or any copy",
                 ) from undecided
+            return False
+        return True
 
     def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
         """Put a file in place of the object with this ETag; see `ObjectStore.replace`."""

@@ -6,12 +6,12 @@ Order: describe the content, upload the missing blobs, bind the name (the commit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.answers import Created
-from registry.errors import IntegrityError, NotInMlflow
+from registry.errors import IntegrityError, NotInMlflow, StoreDenied
 from registry.names import VersionName
 from registry.progress import Progress, Say
 from registry.store.cache import Described
@@ -169,15 +169,19 @@ def _bound(wiring: Wiring, manifest: Manifest, say: Say) -> Binding | None:
     bound = wiring.bindings.find(manifest.name)
     if bound:
         wiring.bindings.check_same(bound, manifest.content_sha256)
-    elif same := _newest_with(wiring, manifest):
-        say(f"{same.version} has the same content; {manifest.version} is another name for it (see --if-changed)")
-    return bound
+        return bound
+    with suppress(StoreDenied):  # it is only a note, and to create needs no right to list
+        same = _newest_with(wiring, manifest)
+        if same:
+            say(f"{same.version} has the same content; {manifest.version} is another name for it (see --if-changed)")
+    return None
 
 
 def _newest_with(wiring: Wiring, manifest: Manifest) -> Manifest | None:
     """The newest version of a manifest's flavor, if it has its content. Forgotten and damaged versions do not count."""
-    forgotten = set(wiring.forgotten.versions())
-    for name in reversed(wiring.bindings.names()):
+    names = wiring.bindings.names()
+    forgotten = set(wiring.forgotten.versions()) if names else set()
+    for name in reversed(names):
         try:
             found = wiring.bindings.manifest(wiring.bindings.get(name).pointer)
         except IntegrityError:

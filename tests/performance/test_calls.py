@@ -13,6 +13,7 @@ from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.parallel import in_parallel
 from registry.store import layout
+from registry.usecases.options import CreateOptions
 from tests.servers.proxy import Proxy
 from tests.support.registries import bind, create, open_registry, small_bundle
 
@@ -147,7 +148,35 @@ def test_a_version_uploads_what_changed_and_two_documents(registry: Registry, pr
 
 def test_a_name_that_is_only_planned_or_taken_sends_nothing(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "bundle")
-    assert calls(proxy, lambda: registry.create("v1.0.0", bundle, dry_run=True)) == ["GET versions"]
+    assert calls(proxy, lambda: registry.create("v1.0.0", bundle, dry_run=True)) == ["GET versions", "LIST"]
+
+
+def test_many_small_new_files_are_sent_without_asking_for_each(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    project = tmp_path / "site"
+    project.mkdir()
+    for number in range(200):
+        (project / f"{number}.txt").write_text(f"page {number}")
+    options = CreateOptions(project=project)
+    asked = Counter(calls(proxy, lambda: registry.create("v1.0.0", options=options, offline=True)))
+    assert asked["PUT blobs"] == 201  # and the manifest
+    assert asked["HEAD blobs"] < 60
+    again = calls(proxy, lambda: registry.create("v1.0.0", options=options, offline=True))
+    assert [name for name in again if name.startswith("PUT")] == []
+    (project / "0.txt").write_text("another page")
+    changed = []
+    asked = Counter(calls(proxy, lambda: changed.append(registry.create("v1.1.0", options=options, offline=True))))
+    assert (changed[0].uploaded, asked["HEAD blobs"]) == (12, 200)
+
+
+def test_the_content_of_another_version_is_said_to_be_that(registry: Registry, tmp_path: Path) -> None:
+    bundle, said = small_bundle(tmp_path / "bundle"), list[str]()
+    registry.create("v1.0.0", bundle, offline=True, say=said.append)
+    registry.create("v1.0.0", bundle, offline=True, say=said.append)
+    assert not [line for line in said if "same content" in line]
+    registry.create("v1.1.0", bundle, offline=True, say=said.append)
+    assert said[-1].startswith("v1.0.0 has the same content; v1.1.0 is another name for it")
 
 
 def test_files_in_the_cache_are_not_fetched_again(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
