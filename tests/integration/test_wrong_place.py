@@ -84,3 +84,27 @@ def test_commands_begin_with_model_and_store(registry: Registry, monkeypatch: py
     monkeypatch.setenv("ULORA_STORE", registry.settings.store)
     for words in (["status"], ["rollback", "--dry-run"], ["promote", "v1.0.0", "-c", "production", "--dry-run"]):
         assert ulora(*words).out.startswith(first)
+
+
+def test_numbers_that_mlflow_does_not_tell_are_said_to_be_left_out(registry: Registry, dead_address: str) -> None:
+    for uri, reason in ((dead_address, "does not answer"), ("127.0.0.1:5000", "http://"), (None, "no tracking server")):
+        said: list[str] = []
+        settings = replace(registry.settings, tracking_uri=uri)
+        listed = Registry(settings=settings).versions(say=said.append)
+        assert [each.catalog_number for each in listed] == [None, None]
+        assert len(said) == 1
+        assert "MLflow's numbers are left out" in said[0]
+        assert reason in said[0]
+    assert registry.versions(mlflow=False, say=said.append)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_the_password_of_an_endpoint_is_in_nothing_printed(
+    registry: Registry, dead_address: str, monkeypatch: pytest.MonkeyPatch, as_json: list[str]
+) -> None:
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", dead_address.replace("://", "://ann:hunter22@"))
+    for words in (["status"], ["promote", "v1.0.0"], ["rollback"], ["store", "init"], ["list"], ["config", "show"]):
+        done = ulora(*words, *as_json)
+        assert dead_address.removeprefix("http://") in done.out + done.err
+        assert "hunter22" not in done.out + done.err
