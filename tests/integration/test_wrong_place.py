@@ -86,7 +86,7 @@ def test_commands_begin_with_model_and_store(registry: Registry, monkeypatch: py
         assert ulora(*words).out.startswith(first)
 
 
-def test_numbers_that_mlflow_does_not_tell_are_said_to_be_left_out(registry: Registry, dead_address: str) -> None:
+def test_numbers_that_mlflow_does_not_tell_are_a_note(registry: Registry, dead_address: str) -> None:
     for uri, reason in ((dead_address, "does not answer"), ("127.0.0.1:5000", "http://"), (None, "no tracking server")):
         said: list[str] = []
         settings = replace(registry.settings, tracking_uri=uri)
