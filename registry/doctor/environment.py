@@ -35,10 +35,10 @@ def check_catalog(registry: Registry) -> Iterator[Finding]:
         yield Finding("MLflow", "error", f"can't be shown: {damaged}", "ulora verify --all")
     for request in drift.requests:
         yield Finding("MLflow", "warning", f"a request waits: {request}", "ulora reconcile, or leave --watch running")
-    todo = [f"{version} is not logged" for version in drift.logged] + list(drift.changes)
-    if todo:
+    plan = [f"{version} is not logged" for version in drift.logged] + list(drift.changes)
+    if plan:
         yield Finding(
-            "MLflow", "warning", f"does not show what the store says: {'; '.join(todo[:3])}", "ulora reconcile"
+            "MLflow", "warning", f"does not show what the store says: {'; '.join(plan[:3])}", "ulora reconcile"
         )
     elif not drift.skipped:
         yield Finding("MLflow", "ok", "shows what the store says")
