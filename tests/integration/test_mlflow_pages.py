@@ -41,7 +41,7 @@ def test_people_find_their_way_through_mlflows_pages(story: Story, tracking_uri:
         refused = open_version(page, url(story, WEAK), WEAK)
         assert "Refused: request-production" in refused
         assert refused.index("Refused: request-production") < refused.index("Release v5.5.4-dinov3")
-        assert refused.index("FAIL accuracy of potato") < refused.index("gates of staging")
+        assert refused.index("FAIL 0.855") < refused.index("gates of staging")
         link = page.get_by_role("link", name="accuracy", exact=True).get_attribute("href")
         page.goto(f"{tracking_uri}/{link.removeprefix(tracking_uri).lstrip('/')}")
         page.get_by_text(f"{WEAK} accuracy").first.wait_for()
