@@ -196,7 +196,8 @@ class Stage:
         found = self._ask(f"registered-models/get?name={place.model}").get("registered_model", {})
         text = quote(f"name = '{place.model}'")
         versions = self._ask(f"model-versions/search?filter={text}").get("model_versions", [])
-        names = {each["version"]: _tag(each, "version") for each in versions}
+        # By the short tag, or by that of earlier releases, which registered the versions of some scenarios.
+        names = {each["version"]: _tag(each, "version") or _tag(each, "ulora.version") for each in versions}
         # The script that a promotion adds is optional, and `reconcile` adds those of production only.
         logged = self._logged if place.scenario.shows else lambda source: ("", 0)
         return {
