@@ -114,6 +114,8 @@ def test_a_name_that_is_none_or_taken(registry: Registry, bundle: Path, tmp_path
 
 def test_what_is_given_as_a_folder_is_missing_or_a_file(registry: Registry, bundle: Path) -> None:
     complains(ulora("create", "v1.0.0", "--from", "missing", "--offline"), 2, "no such folder: missing")
+    words = ("create", "v1.0.0", "--from", "nosuch/", "--target", "tomato", "--offline")
+    complains(ulora(*words), 2, "no such folder: nosuch")
     complains(ulora("create", "v1.0.0", "--from", bundle / "backbone.json", "--offline"), 2, "is not a folder")
     for changes in ("missing.json", "."):
         done = ulora("create", "v1.0.0", "--from", bundle, "--changes", changes, "--offline")
