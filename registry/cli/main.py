@@ -23,7 +23,7 @@ _COMPLETE = "_ULORA_COMPLETE"
 _STOPPED = {
     "error": "Interrupted",
     "message": "interrupted",
-    "hint": "run the same command again: it is safe, and what was transferred is not transferred again",
+    "hint": "run the same command again: it is safe, and what was transferred is kept",
 }
 _SECTIONS = {
     "Everyday": (

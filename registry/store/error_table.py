@@ -114,7 +114,7 @@ _TABLE = (
     _Translation(
         BucketNotFound,
         "there is no bucket {bucket!r}",
-        "create it, or `ulora store init --create-bucket`",
+        "is it spelled right (ULORA_STORE or --store)? `ulora store init --create-bucket` makes a new one",
         codes=frozenset({"NoSuchBucket"}),
     ),
     _Translation(

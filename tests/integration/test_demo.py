@@ -60,7 +60,7 @@ def test_an_interrupted_demo_ends_its_processes_and_files(tmp_path: Path, number
         _, errors = running.communicate(timeout=300)
 
     assert running.returncode == 130
-    assert errors.strip().endswith("interrupted")
+    assert "interrupted" in errors.splitlines()
     assert left_behind(tmp_path) == []
     for url in (word for word in said.split() if word.startswith("http")):
         with pytest.raises(ConnectionRefusedError):
