@@ -89,9 +89,9 @@ def mirror(
     done: list[CatalogChange] = []
     channels = read_channels()
     for _ in range(_ROUNDS):
-        before, todo = _plan(catalog, model, channels, options)
-        skipped = list(todo.skipped)
-        for change in todo.changes:
+        before, found = _plan(catalog, model, channels, options)
+        skipped = list(found.skipped)
+        for change in found.changes:
             with catalog.connection.open() as client:  # one for each: there may be thousands at first
                 if _apply(client, model, change, before):
                     done.append(change)
@@ -100,7 +100,7 @@ def mirror(
         _note_mirrored(catalog, before, channels)
         again = read_channels()
         if _generations(again) == _generations(channels):
-            return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)), todo.to_delete)
+            return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)), found.to_delete)
         channels = again
     raise NotNow(
         f"the channels of {model} moved {_ROUNDS} times while MLflow was updated", hint="run `ulora reconcile`"

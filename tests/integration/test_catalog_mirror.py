@@ -94,8 +94,8 @@ def test_what_is_shown_already_costs_no_write(mlflow_proxy: Proxy, catalog: Cata
 
 def test_a_preview_writes_nothing(catalog: Catalog, model: str) -> None:
     register(catalog, model, V1)
-    todo = preview(catalog, model, views(V1))
-    assert [str(change) for change in todo.changes] == [
+    plan = preview(catalog, model, views(V1))
+    assert [str(change) for change in plan.changes] == [
         "alias champion: none -> 1",
         f"stage of {V1}: None -> Production",
         "alias v1_0_0: none -> 1",
