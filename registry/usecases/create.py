@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.answers import Created
-from registry.errors import IntegrityError, NotInMlflow, StoreDenied
+from registry.errors import IntegrityError, NotInMlflow, UloraError
 from registry.names import VersionName
 from registry.progress import Progress, Say
 from registry.store.cache import Described
@@ -170,7 +170,7 @@ def _bound(wiring: Wiring, manifest: Manifest, say: Say) -> Binding | None:
     if bound:
         wiring.bindings.check_same(bound, manifest.content_sha256)
         return bound
-    with suppress(StoreDenied):  # it is only a note, and to create needs no right to list
+    with suppress(UloraError):  # it is only a note; to create needs no listing and no right to list
         same = _newest_with(wiring, manifest)
         if same:
             say(f"{same.version} has the same content; {manifest.version} is another name for it (see --if-changed)")
