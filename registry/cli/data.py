@@ -11,6 +11,7 @@ import click
 from registry.cli.options import folder, json_option
 from registry.cli.output import Output, table
 from registry.errors import BadInput, UloraError, no_folder
+from registry.formats.counts import counted
 from registry.plugins import DATA_CHECKS, plugin
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _lines(data: Path, report: Any, missing: list[Shortage]) -> Iterator[str]:
         near += ": for each target the other targets' test images are taken"
     yield f"out-of-distribution: {report.far} far, {near}"
     if report.system_files:
-        yield f"left aside: {report.system_files} files and folders of operating systems"
+        yield f"left aside: {counted(report.system_files, 'item')} of operating systems"
     yield from (f"- {warning}" for warning in report.warnings)
     yield from (f"- {target} can't be fitted: {why}" for target, why in report.unfit.items())
     said = summary(missing)
