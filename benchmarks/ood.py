@@ -42,6 +42,10 @@ class Scores:
     near: np.ndarray
 
 
+_EQUAL = 0.0005
+"""Of two areas that are shown as the same number."""
+
+
 def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
     """`ood_auroc`, `ood_fpr95`, `ood_aupr_in`, `ood_aupr_out` and `ood_detection_rate` on far images, the same with
     `ood_near_` on near ones, `ood_false_alarm_rate` on the target's own; per target, and over the scores of all targets
@@ -154,9 +158,9 @@ def _separation(prefix: str, inside: np.ndarray, outside: np.ndarray, target: st
 
 
 def _precision(name: str, value: float, resampled: np.ndarray, n: int, target: str | None) -> Metric:
-    """An AUPR; without an interval if all resamples are equal."""
+    """An AUPR; without an interval if all resamples are as good as equal: that says nothing of other images."""
     around = interval(resampled)
-    if around.low == around.high:
+    if around.high - around.low < _EQUAL:
         return Metric.of(name, value, n=n, target=target, unit="area")
     low, high = min(around.low, value), max(around.high, value)
     return Metric.of(name, value, n=n, low=low, high=high, target=target, unit="area")

@@ -40,7 +40,6 @@ class _Limits:
 
 _NONE = _Limits()
 _LIMITS: ContextVar[_Limits] = ContextVar("limits", default=_NONE)
-_CALLS = threading.BoundedSemaphore(MAX_CALLS)
 
 
 def in_parallel(act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -115,13 +114,13 @@ def within(
         Exception: the one that it raised.
     """
     left = 0.0 if any(stop.is_set() for stop in _LIMITS.get().stops) else min(seconds, time_left())
-    if not left or not _CALLS.acquire(timeout=left):
+    if not left or not _THREADS.places.acquire(timeout=left):
         raise NotStarted("the time for it is over")
     try:
         call = _Call(act, math.inf if moved else seconds, name)
         _make_elsewhere(call)
     except BaseException:
-        _CALLS.release()
+        _THREADS.places.release()
         raise
     _wait(call, seconds, moved)
     if call.failures:
@@ -149,12 +148,12 @@ class _Call(Generic[Result]):
             self.results.append(self._context.run(self._act_in_time))
         except BaseException as error:
             self.failures.append(error)
-        _CALLS.release()
+        _THREADS.places.release()
         with self._changing:
             self._is_over = True
-            goes_on = not self._is_given_up and len(_IDLE) < MAX_IDLE
+            goes_on = not self._is_given_up and len(_THREADS.idle) < MAX_IDLE
         if goes_on:
-            _IDLE.append(waiting)
+            _THREADS.idle.append(waiting)
         self._running.release()
         return goes_on
 
@@ -173,14 +172,31 @@ class _Call(Generic[Result]):
             return self._act()
 
 
-_IDLE: list[SimpleQueue[_Call[Any]]] = []
-"""Where threads that have made a call wait for the next one: to start a thread costs more than many a call does."""
-os.register_at_fork(after_in_child=_IDLE.clear)
+class _Threads:
+    """The threads that make calls. To start one costs more than many a call does, so some are kept.
+
+    Attributes:
+        places: for the calls that may be made at a time.
+        idle: where threads that have made a call wait for the next one.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: a forked process has none of its parent's threads, and maybe a lock that one of them held."""
+        # No bounded one: after an interrupt at the wrong moment a place may be given back twice.
+        self.places = threading.Semaphore(MAX_CALLS)
+        self.idle: list[SimpleQueue[_Call[Any]]] = []
+
+
+_THREADS = _Threads()
+os.register_at_fork(after_in_child=_THREADS.reset)
 
 
 def _make_elsewhere(call: _Call[Any]) -> None:
     try:
-        _IDLE.pop().put(call)
+        _THREADS.idle.pop().put(call)
     except IndexError:
         waiting: SimpleQueue[_Call[Any]] = SimpleQueue()
         waiting.put(call)

@@ -47,8 +47,14 @@ _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"})
 
 _JPEG_END = b"\xff\xd9"
 _START_OF_SCAN, _COMMENT, _APPLICATION = 0xDA, 0xFE, range(0xE0, 0xF0)
-_ANYTHING = (b"\x55\xaa\x31\x9c" * 64, b"\x1e\x80\x6b\xd3" * 64)
-"""Two different continuations of the data of a scan."""
+_ANYTHING = tuple(bytes([first, 0xAA, 0x31, 0x9C]) * 64 for first in (0x1E, 0x55, 0x9B, 0xE3))
+"""Continuations of the data of a scan: the first two bits of each are other ones."""
+_RESTARTS = re.compile(rb"\xff\xdd\0\x04(?!\0\0)", re.DOTALL)
+"""A restart interval (ITU T.81, B.2.4.4): at each restart marker a decoder throws away what comes before it."""
+_MAX_SCANS = 200
+"""Of a JPEG file: each may go over all pixels again. Encoders make about ten."""
+_RUN_LENGTHS = (1, 2)
+"""Compressions of BMP (BI_RLE8, BI_RLE4) that PIL decodes in Python, which takes a minute for a few bytes."""
 _COEFFICIENTS = 64
 """Of a block of a JPEG image."""
 
@@ -68,9 +74,11 @@ def without_metadata(data: bytes) -> bytes:
     A file whose structure is damaged is returned as it is from the damage on: the decoder decides.
 
     Raises:
-        BadImage: it has too many parts.
+        BadImage: it has too many parts, or is a BMP file with run-length encoding.
     """
     kind = format_of(data)
+    if kind == "BMP" and data[14:18] != b"\x0c\0\0\0" and int.from_bytes(data[30:34], "little") in _RUN_LENGTHS:
+        raise BadImage("BMP images with run-length encoding are not read", hint="save it again as PNG")
     if kind == "PNG":
         return data[:8] + b"".join(_png_chunks(data))
     if kind == "JPEG":
@@ -78,14 +86,19 @@ def without_metadata(data: bytes) -> bytes:
     return data
 
 
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG file ends as it should."""
+    return data.endswith(_JPEG_END)
+
+
 def with_end(data: bytes) -> tuple[bytes, ...]:
     """For a JPEG file that stops without its end marker: files that all have the same pixels if all its own pixels are
     there, and different ones if some are missing. Empty for other files.
 
     The first is the file and an end marker. The others have other data before the end marker: a decoder that has all
-    blocks does not look at it, and one that lacks some takes it for them.
+    blocks does not look at it, and one that lacks some takes it for them. (Not in files with restart markers.)
     """
-    if format_of(data) != "JPEG" or data.endswith(_JPEG_END) or not _has_all_scans(data):
+    if format_of(data) != "JPEG" or has_end(data) or _RESTARTS.search(data) or not _has_all_scans(data):
         return ()
     rest = data[:-1] if data.endswith(b"\xff") else data
     return tuple(rest + more + _JPEG_END for more in (b"", *_ANYTHING))
@@ -113,6 +126,8 @@ def _jpeg_segments(data: bytes) -> Iterator[bytes]:
     for _ in range(_MAX_PARTS):
         marker, body = data[start + 1 : start + 2], data[start + 4 : start + 14]
         if data[start : start + 1] != b"\xff" or not marker or marker[0] == _START_OF_SCAN:
+            if data.count(b"\xff\xda", start) > _MAX_SCANS:
+                raise _too_many_parts()
             yield data[start:]
             return
         if marker == b"\xff":  # a fill byte
@@ -157,4 +172,4 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _too_many_parts() -> BadImage:
-    return BadImage(f"the image file has more than {_MAX_PARTS} parts", hint="save it again with another program")
+    return BadImage("the image file has far too many parts", hint="save it again with another program")

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import ExifTags, Image
 
-from adapters.backbone.image_files import FORMATS, format_of, with_end, without_metadata
+from adapters.backbone.image_files import FORMATS, format_of, has_end, with_end, without_metadata
 from registry.errors import BadImage
 
 ImageLike: TypeAlias = "bytes | str | Path | Image.Image | np.ndarray"
@@ -28,11 +28,13 @@ MAX_PIXELS = 64 * 1000 * 1000
 """Bounds: bytes of an image file, pixels of an image."""
 DECODING_BYTES = 1024 * 1024 * 1024
 """Bytes of pixels that all threads together may hold while they read images; the others wait."""
-_PIXEL_BYTES = 8
-"""Of one pixel while an image is read: at most 4 as they are in the file, and 4 as RGB (PIL pads it)."""
+_PIXEL_BYTES, _MOST_PIXEL_BYTES = 12, 16
+"""Of one pixel while an image is read: 4 as it is in the file, 4 as RGB (PIL pads it), and what a decoder holds. The
+decoder of WEBP holds more, and a JPEG file without its end is decoded twice."""
 _STRIP_PIXELS = 1_000_000
 
-_HINT = f"send a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image of at most {MAX_BYTES >> 20} MiB and 64 megapixels"
+_READ = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+_HINT = f"send a {_READ} image of at most {MAX_BYTES >> 20} MiB and 64 megapixels"
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -90,8 +92,13 @@ def decoded(image: ImageLike) -> Iterator[Image.Image]:
     width, height = source.size
     if not 0 < width * height <= MAX_PIXELS:
         raise BadImage(f"the image has {width} x {height} pixels, not 1 to {MAX_PIXELS}", hint=_HINT)
-    with _DECODING.take(width * height * _PIXEL_BYTES):
+    with _DECODING.take(width * height * _bytes_a_pixel(data or b"")):
         yield _upright(_as_rgb(_with_pixels(source, data or b"")), _orientation(source))
+
+
+def _bytes_a_pixel(data: bytes) -> int:
+    kind = format_of(data)
+    return _MOST_PIXEL_BYTES if kind == "WEBP" or (kind == "JPEG" and not has_end(data)) else _PIXEL_BYTES
 
 
 def _file_bytes(image: ImageLike) -> bytes | None:
@@ -106,7 +113,8 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise BadImage(f"{str(path)[:200]!r} can't be read: {error}"[:400], hint=_HINT) from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadImage(f"{str(path)[:200]!r} can't be read: {reason}"[:400], hint=_HINT) from error
 
 
 def _open_file(data: bytes) -> Image.Image:
@@ -115,7 +123,7 @@ def _open_file(data: bytes) -> Image.Image:
         raise BadImage(f"the image has more than {MAX_BYTES} bytes", hint=_HINT)
     kind = format_of(data)
     if kind and kind not in FORMATS:
-        raise BadImage(f"{kind} images are not read", hint=_HINT)
+        raise BadImage(f"{kind} images are not read, but {_READ}", hint=_HINT)
     try:
         return Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS)
     except BadImage:
@@ -123,7 +131,7 @@ def _open_file(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BadImage(f"the image has far more pixels than {MAX_PIXELS}", hint=_HINT) from error
     except Exception as error:  # a damaged header can make PIL raise any exception
-        raise BadImage(f"these {len(data)} bytes are not an image in an accepted format", hint=_HINT) from error
+        raise BadImage(f"these {len(data)} bytes are no {_READ} image", hint=_HINT) from error
 
 
 def _in_memory(image: object) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from registry.versions.weights import read_header
 
 MAX_WEIGHTS = 2 * 1024**3
 """Bytes of the largest weights file, and of all its tensors in memory."""
+MAX_SIZED = 64 * 1024
+"""Elements of a value that is kept as text, such as bytes or a set."""
+MAX_TEXTS = 64 * 1024**2
+"""Characters of all values of a file that are kept as text."""
 MAX_JSON = 256 * 1024**2
 """Bytes of the largest JSON file; those of real releases contain feature vectors and have up to 34 MB."""
 MAX_PICKLE = 64 * 1024**2
@@ -273,12 +277,18 @@ def _check_pickles(path: Path, *, is_zip: bool) -> None:
 
 def _tensor_check() -> Callable[[str, Any], Any]:
     """The check that `sanitise` applies to one file's tensors: their total size, and each one's kind and numbers."""
-    total = 0
+    total = text_total = 0
 
     def check(name: str, value: Any) -> Any:
-        nonlocal total
+        nonlocal total, text_total
         if not torch.is_tensor(value):
-            return str(value)
+            if isinstance(value, Sized) and len(value) > MAX_SIZED:
+                raise ValueError(f"{name[:80]!a} is a {type(value).__name__} of {len(value)} elements")
+            text = str(value)
+            text_total += len(text)  # once for each reference: a pickle has one object in many places
+            if text_total > MAX_TEXTS:
+                raise ValueError(f"what is no tensor or number in it becomes more than {MAX_TEXTS} characters")
+            return text
         what = f"{name[:80]!a}" if name else "its tensor"
         plain_layout = value.layout == torch.strided and value.device.type == "cpu"
         if not plain_layout or value.dtype not in _DTYPES or name == _METADATA:

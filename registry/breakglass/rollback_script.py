@@ -78,7 +78,7 @@ CHUNK = 64 * 1024
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
-RECORD = re.compile(r"([0-9]{13})\.json")
+RECORD = re.compile(r"(0[0-9]{12})(?<!0{13})\.json", re.ASCII)
 WEAK = 'W/"'
 """The beginning of an ETag that web servers send, and S3 never does."""
 DENIED = {
@@ -604,7 +604,7 @@ class Store:
         """The names of the first objects in the channel's log."""
         page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=most))
         self.check_reply(page, "IsTruncated", log_prefix())
-        return [str(entry["Key"]).rpartition("/")[2] for entry in page.get("Contents", [])]
+        return [str(entry["Key"])[len(place["Prefix"]) :] for entry in page.get("Contents", [])]
 
     def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
         """Check that a success says what S3 always says: a proxy or a login page may answer 200 to everything."""

@@ -55,6 +55,10 @@ class _StandardError(logging.Handler):
         super().__init__()
         self.setFormatter(formatter)
 
+    def createLock(self) -> None:
+        """None: one thread prints, and the end of the process would wait for a lock that it holds for ever."""
+        self.lock = None
+
     def emit(self, record: logging.LogRecord) -> None:
         to_stderr(self.format(record))
 
@@ -65,10 +69,9 @@ def _when(record: logging.LogRecord) -> str:
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        message = " ".join(record.getMessage().splitlines())  # other people wrote parts of it
-        lines = [f"{_when(record)} {record.levelname} {message}"]
-        lines += [self.formatException(record.exc_info)] if record.exc_info else []
-        return visible("\n".join(lines))
+        lines = [f"{_when(record)} {record.levelname}", *record.getMessage().splitlines()]
+        lines += self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return visible(" ".join(lines))  # one line: other people wrote parts of it
 
 
 class _Json(logging.Formatter):

@@ -81,7 +81,7 @@ class Stack:
 
     def _read_settings(self) -> dict[str, Any]:
         """The settings of an earlier stack; empty if there are none that can be read."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             with (self.folder / _SETTINGS).open("rb") as file:
                 found = json.loads(file.read(_MAX_SETTINGS))
             return found if isinstance(found, dict) else {}

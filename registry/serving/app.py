@@ -160,7 +160,11 @@ async def predict(request: Request) -> JSONResponse:
     prediction = await threads.run(lambda: live.predict(given.image, target=given.target, key=given.key))
     if prediction.outcome == "corrupt_image":
         detail = str(prediction.to_dict().get("detail") or "these bytes are not an image")
-        refused = {"error": BadImage.__name__, "message": detail, "hint": "send a complete image file"}
+        refused = {
+            "error": BadImage.__name__,
+            "message": detail,
+            "hint": "send a complete image file, of a format that this version reads",
+        }
         return _answer(400, refused, prediction.version)
     return _answer(200, prediction.to_dict(), prediction.version)
 

@@ -64,7 +64,7 @@ def _check_reply(field: str, http_response: Any, parsed: Any, **_: object) -> No
 
 def _is_announced(headers: Any) -> bool:
     """Whether the size of a body is bounded by its header: then no more of it is read."""
-    length = headers.get("content-length", "")
+    length = "" if headers.get("transfer-encoding") else headers.get("content-length", "")
     return length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= MAX_REPLY
 
 

@@ -183,7 +183,7 @@ class S3Client:
                     "`aws sts get-caller-identity` tests them",
                     was_sent=False,
                 ) from error
-            except (ClientError, BotoCoreError, OSError, ValueError):
+            except (UloraError, ClientError, BotoCoreError, OSError, ValueError):
                 raise
             except Exception as error:  # what a damaged configuration may cause: it belongs to botocore
                 raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error

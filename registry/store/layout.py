@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 FORMAT = 1
 """Of the stores that this release reads and writes, as their `format.json` says."""
 
@@ -12,6 +14,7 @@ PROBE_PREFIX = "probe/"
 BLOBS_PREFIX = "blobs/sha256/"
 BACKBONES_PREFIX = "backbones/"
 
+_RECORD = re.compile(r"[0-9]{13}\.json", re.ASCII)
 _NEWEST_FIRST = 10**12
 """Generation n has the key 10^12 - n, so that a listing starts with the newest."""
 
@@ -83,12 +86,10 @@ def generation(record_key: str) -> int:
     return _NEWEST_FIRST - int(digits)
 
 
-def is_record(key: str) -> bool:
-    """Whether a key in a channel's folder is that of a record."""
-    try:
-        return key.endswith(".json") and generation(key) > 0
-    except ValueError:
-        return False
+def is_record(folder: str, key: str) -> bool:
+    """Whether a key below a channel's folder is that of a record."""
+    name = key.removeprefix(folder)
+    return _RECORD.fullmatch(name) is not None and 1 <= generation(key) < _NEWEST_FIRST
 
 
 def passed(model: str, channel_name: str, version: str, record_sha256: str = "") -> str:

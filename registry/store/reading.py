@@ -83,7 +83,9 @@ class ObjectReader:
         for page in self._pages(prefix):
             for entry in page.get("Contents", []):
                 if not str(entry["Key"]).endswith("/"):
-                    yield ObjectInfo.of_listing(self._key(entry), entry)
+                    with self._client.errors(prefix):
+                        found = ObjectInfo.of_listing(self._key(entry), entry)
+                    yield found
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names of the folders directly below a prefix."""
@@ -111,7 +113,10 @@ class ObjectReader:
                 )
             if size > limit:
                 raise BadManifest(f"{key} is {size} bytes, more than the {limit} bytes that are allowed")
-            return StoredObject.of_get(reply, body.read())
+            whole = body.read(limit + 1)
+            if len(whole) > limit:  # more than was announced
+                raise BadManifest(f"{key} has more than the {limit} bytes that are allowed")
+            return StoredObject.of_get(reply, whole)
 
     @contextmanager
     def _opened(self, key: str, start: int = 0) -> Iterator[Any]:
@@ -156,14 +161,33 @@ class ObjectReader:
             )
         )
         while page := self._client.call(prefix, lambda: next(pages, None)):
-            yield page
+            yield self._checked(page, prefix)
 
     def _first_page(self, prefix: str, what: str) -> Any:
         s3 = self._client.reads
         place = {"Bucket": self._client.bucket, "Prefix": self._client.prefix + prefix}
         if prefix.endswith("/"):
             place["StartAfter"] = place["Prefix"]
-        return self._client.call(what, lambda: s3.list_objects_v2(**place, MaxKeys=1))
+        return self._checked(self._client.call(what, lambda: s3.list_objects_v2(**place, MaxKeys=1)), prefix)
+
+    def _checked(self, page: Any, prefix: str) -> Any:
+        """A page of a listing, if it is one of this prefix: without its rest it would pass for all there is."""
+        whole = self._client.prefix + prefix
+        named = [entry.get("Key") or entry.get("Prefix") for entry in _entries(page)]
+        if page["IsTruncated"] and not page.get("NextContinuationToken"):
+            problem = "a page says that more follows, but not where"
+        elif not all(str(name).startswith(whole) for name in named):
+            problem = "a page has keys that were not asked for"
+        else:
+            return page
+        raise StoreUnreachable(
+            f"what the store answered for {prefix} is not a listing of S3: {problem}",
+            hint="is there a proxy in front of it, or is it a server that only looks like S3?",
+        )
 
     def _key(self, entry: Any) -> str:
         return str(entry["Key"]).removeprefix(self._client.prefix)
+
+
+def _entries(page: Any) -> list[Any]:
+    return [*page.get("Contents", []), *page.get("CommonPrefixes", [])]

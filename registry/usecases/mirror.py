@@ -74,7 +74,8 @@ def not_shown(what: str, answer: object) -> Iterator[None]:
     except (IntegrityError, StoreUnreachable, StoreDenied):
         raise
     except Exception as error:
-        raise NotInMlflow(f"{what}: {first_line(error)}", answer=answer) from error
+        hint = getattr(error, "hint", "") or "run `ulora reconcile` later"
+        raise NotInMlflow(f"{what}: {first_line(error)}", hint=hint, answer=answer) from error
 
 
 def log_version(wiring: Wiring, binding: Binding, paths: Mapping[str, Path] | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -224,3 +225,53 @@ def test_a_planned_rollback_is_not_planned_from_an_old_listing(
     assert log.plan_rollback(author, RollbackOptions()).record.generation == 3
     straight.promote(V1, "production")
     assert distant.rollback(dry_run=True).generation == 4
+
+
+def listing_of(text: str) -> Fault:
+    return page(f"<ListBucketResult>{text}</ListBucketResult>".encode(), ("Content-Type", "application/xml"))
+
+
+MORE = "<IsTruncated>true</IsTruncated>"
+ALL = "<IsTruncated>false</IsTruncated>"
+ENTRY = "<Size>1</Size><ETag>x</ETag><LastModified>2026-01-01T00:00:00Z</LastModified>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [MORE, f"{ALL}<Contents><Key>elsewhere/0999999999990.json</Key>{ENTRY}</Contents>"],
+    ids=["more, but not where", "other keys"],
+)
+def test_a_listing_that_can_not_be_whole_is_refused(distant: Registry, proxy: Proxy, text: str) -> None:
+    proxy.next(listing_of(text), method="GET", containing="list-type=2", times=ALWAYS)
+    for look in (distant.channel("production").head, distant.versions):
+        with pytest.raises(StoreUnreachable, match="not a listing of S3"):
+            look()
+
+
+@pytest.mark.parametrize("method", ["list", "get"])
+def test_a_reply_that_is_longer_than_it_says_is_not_read_on(distant: Registry, proxy: Proxy, method: str) -> None:
+    """Its length is ignored by HTTP where it comes in chunks."""
+    sent: list[int] = []
+
+    def endless(exchange: Exchange) -> None:
+        with suppress(OSError):
+            exchange.write(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\nETag: "a"\r\nTransfer-Encoding: chunked\r\n\r\n')
+            for _ in range(200):
+                exchange.write(b"100000\r\n" + b" " * 0x100000 + b"\r\n")
+                sent.append(1)
+        exchange.close()
+
+    proxy.next(endless, method="GET", times=ALWAYS)
+    with pytest.raises(UloraError):
+        distant.store.first("models/") if method == "list" else distant.store.get("models/x.json", 1000)
+    assert len(sent) < 150
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [".stversions/0999999999991.json", ".snapshot/0999999999901.json", "0000000000000.json", "٠999999999991.json"],
+)
+def test_no_name_but_a_record_s_is_taken_for_one(straight: Registry, junk: str) -> None:
+    straight.store.overwrite(layout.channel(straight.model, "production") + junk, b"{}")
+    assert straight.channel("production").head() == straight.channel("production").read(2)
+    assert straight.rollback().generation == 3

@@ -257,7 +257,7 @@ def test_a_sweep_that_slept_past_its_lease_deletes_nothing(
         assert registry.remember(NAME)
 
     calendar_of(registry).before("head", sleep, containing="blobs/")
-    with pytest.raises(NotNow, match="nothing was deleted by this one"):
+    with pytest.raises(NotNow, match="deleted by this one: nothing"):
         prune(registry)
     assert has(registry, FILE)
 

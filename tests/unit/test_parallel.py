@@ -82,7 +82,7 @@ def test_a_call_that_can_t_start_takes_no_place(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as full:
-        full.setattr(parallel, "_IDLE", [])
+        full.setattr(parallel._THREADS, "idle", [])
         full.setattr(threading.Thread, "start", too_many)
         for _ in range(MAX_CALLS + 1):
             with pytest.raises(RuntimeError, match="can't start"):
@@ -91,12 +91,12 @@ def test_a_call_that_can_t_start_takes_no_place(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_thread_makes_many_calls_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_IDLE", [])
+    monkeypatch.setattr(parallel._THREADS, "idle", [])
     assert len({within(60, threading.get_ident) for _ in range(20)}) == 1
 
 
 def test_no_later_call_is_made_by_a_thread_that_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_IDLE", [])
+    monkeypatch.setattr(parallel._THREADS, "idle", [])
     given_up: list[threading.Thread] = []
     go_on, has_ended = threading.Event(), threading.Event()
 
@@ -129,8 +129,10 @@ def test_a_call_ends_before_its_caller_gives_it_up_or_not_at_all() -> None:
 
 FORK = """
 import os, sys
+from registry import parallel
 from registry.parallel import within
 within(60, lambda: None)
+parallel._THREADS.places._cond.acquire()  # as if another thread held it at the fork
 if (child := os.fork()) == 0:
     os._exit(within(60, lambda: 7))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

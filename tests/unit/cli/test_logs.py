@@ -59,3 +59,9 @@ def test_who_logs_never_waits_for_the_reader() -> None:
         assert process.stdout.readline() == "done\n"  # though nobody reads standard error
         process.kill()
         process.communicate()
+
+
+def test_the_process_ends_though_nobody_reads_its_log() -> None:
+    code = 'for number in range(1000): log.info("%s", "x" * 1000)\nsys.exit(7)'
+    with subprocess.Popen([sys.executable, "-c", LOGS + code, "text"], stderr=subprocess.PIPE) as process:
+        assert process.wait(300) == 7

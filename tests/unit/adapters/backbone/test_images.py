@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import threading
 import zlib
@@ -142,10 +143,52 @@ def test_a_file_of_very_many_parts_is_refused(parts: bytes) -> None:
         pixels(plain[:header] + parts + plain[header:])
 
 
-JPEG_OPTIONS = [{}, {"quality": 95, "subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}]
+RESTARTS = {"restart_marker_rows": 1}
+JPEG_OPTIONS = [
+    {},
+    {"quality": 95, "subsampling": 0},
+    {"progressive": True},
+    RESTARTS,
+    {"progressive": True, **RESTARTS},
+]
 
 
-@pytest.mark.parametrize("options", JPEG_OPTIONS, ids=str)
+def test_a_jpeg_cut_at_a_restart_marker_is_refused() -> None:
+    data = encoded(noise_image(), "JPEG", **RESTARTS)
+    cuts = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    assert len(cuts) > 3
+    for cut in cuts:
+        with pytest.raises(BadImage):
+            pixels(data[:cut])
+
+
+def test_a_jpeg_that_lacks_bits_of_its_last_block_is_refused() -> None:
+    data = encoded(noise_image(), "JPEG", quality=95, subsampling=0)
+    whole = pixels(data)
+    for missing in range(3, 40):
+        try:
+            read = pixels(data[:-missing])
+        except BadImage:
+            continue
+        assert np.array_equal(read, whole)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    data = encoded(noise_image(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(BadImage, match="parts"):
+        pixels(data[:-2] + data[last:-2] * 200 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("compression", [1, 2])
+def test_a_bmp_with_run_lengths_is_refused_at_once(compression: int) -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 64_000_000, 1, 1, 8, compression, 0, 0, 0, 0, 0)
+    file = b"BM" + struct.pack("<IHHI", 1082, 0, 0, 1078) + header + bytes(1024) + b"\0\0\0\1"
+    with pytest.raises(BadImage, match="run-length"):
+        pixels(file)
+
+
+@pytest.mark.parametrize("options", JPEG_OPTIONS[:3], ids=str)
 @pytest.mark.parametrize("missing", [1, 2])
 def test_a_jpeg_without_its_end_marker_is_read_in_full(options: dict[str, object], missing: int) -> None:
     data = encoded(noise_image(), "JPEG", **options)
@@ -204,7 +247,7 @@ def test_the_transparent_one_of_sixteen_bits_of_grey_is_white() -> None:
 
 
 def test_images_wait_until_memory_for_pixels_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_DECODING", images.MemoryBudget(8 * 8 * 8))
+    monkeypatch.setattr(images, "_DECODING", images.MemoryBudget(8 * 8 * 12))
     with ThreadPoolExecutor(1) as other:
         with decoded(gradient(8, 8)):
             second = other.submit(pixels, gradient(8, 8))
@@ -214,7 +257,7 @@ def test_images_wait_until_memory_for_pixels_is_free(monkeypatch: pytest.MonkeyP
 
 
 def test_a_refused_image_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_DECODING", images.MemoryBudget(8 * 8 * 8))
+    monkeypatch.setattr(images, "_DECODING", images.MemoryBudget(8 * 8 * 16))
     for _ in range(3):
         with pytest.raises(BadImage):
             pixels(encoded(gradient(8, 8), "JPEG")[:-40])

@@ -177,3 +177,15 @@ def test_the_opcodes_are_those_that_torch_reads() -> None:
     source = Path(torch._weights_only_unpickler.__file__).read_text()
     read = {name for name in vars(pickle) if name.isupper() and re.search(rf"\b{name}\[0\]", source)}
     assert {getattr(pickle, name) for name in read} == {bytes([code]) for code in _OPCODES}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"a": bytearray(300_000_000)}, [bytearray(60_000)] * 2_000],
+    ids=["one large", "one in many places"],
+)
+def test_bytes_do_not_grow_when_they_become_text(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "adapter_model.bin"
+    torch.save(content, path)
+    with pytest.raises(BadWeights):
+        read_pickle(path)
