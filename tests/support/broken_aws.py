@@ -25,7 +25,7 @@ BROKEN: Mapping[str, Broken] = {
     "an expired sign-on": (
         "[profile p]\nsso_start_url = https://x\nsso_region = x\nsso_account_id = 1\nsso_role_name = x",
         _NO_KEYS,
-        "credentials",
+        "SSO",
     ),
     "a circle of roles": ("[profile p]\nrole_arn = x\nsource_profile = q", _NO_KEYS, "can't be used"),
     "no address": ("", {"AWS_ENDPOINT_URL_S3": "garbage"}, "garbage"),
