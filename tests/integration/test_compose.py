@@ -147,7 +147,7 @@ def test_a_composed_project_is_read_like_a_snapshot(
 def test_what_can_t_be_a_component_is_refused(registry: Registry, bundles: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, place, says in [
-        ("adapters/low", tmp_path / "missing", "is not a folder"),
+        ("adapters/low", tmp_path / "missing", "no such folder"),
         ("adapters/low", tmp_path / "empty", "can't be the component adapters/low"),
         ("adapters/low", bundles["first"], "whole bundle"),
         ("weights", bundles["first"] / LOW, "is not allowed in a bundle"),
