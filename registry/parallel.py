@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 WORKERS = 16
@@ -114,13 +114,17 @@ def within(
         Exception: the one that it raised.
     """
     left = 0.0 if any(stop.is_set() for stop in _LIMITS.get().stops) else min(seconds, time_left())
-    if not left or not _THREADS.places.acquire(timeout=left):
+    if not left:
         raise NotStarted("the time for it is over")
+    try:
+        _THREADS.places.get(timeout=left)
+    except Empty as error:
+        raise NotStarted("the time for it is over") from error
     try:
         call = _Call(act, math.inf if moved else seconds, name)
         _make_elsewhere(call)
     except BaseException:
-        _THREADS.places.release()
+        _THREADS.places.put(None)
         raise
     _wait(call, seconds, moved)
     if call.failures:
@@ -148,7 +152,7 @@ class _Call(Generic[Result]):
             self.results.append(self._context.run(self._act_in_time))
         except BaseException as error:
             self.failures.append(error)
-        _THREADS.places.release()
+        _THREADS.places.put(None)
         with self._changing:
             self._is_over = True
             goes_on = not self._is_given_up and len(_THREADS.idle) < MAX_IDLE
@@ -185,8 +189,10 @@ class _Threads:
 
     def reset(self) -> None:
         """Begin anew: a forked process has none of its parent's threads, and maybe a lock that one of them held."""
-        # No bounded one: after an interrupt at the wrong moment a place may be given back twice.
-        self.places = threading.Semaphore(MAX_CALLS)
+        # In C: an interrupt in the middle of a semaphore, which is Python, would leave it locked for ever.
+        self.places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(MAX_CALLS):
+            self.places.put(None)
         self.idle: list[SimpleQueue[_Call[Any]]] = []
 
 

@@ -18,6 +18,12 @@ MAX_INTEGER = 2**64
 LeafCheck = Callable[[str, Any], Any]
 """Takes the dotted name and the value of something that is not a JSON type; returns its replacement or raises."""
 
+_SCALARS = (str, int, float, type(None))
+MAX_SORTED = 16 * 1024**2
+"""Characters of all values of a set."""
+_NAME = 200
+"""Characters of a value's name, which messages show."""
+
 
 def reject(name: str, value: Any) -> Any:
     """Reject every value that is not a JSON type.
@@ -66,17 +72,29 @@ class _Walk:
             return self._dictionary(value, name, depth)
         if type(value) is list and set(map(type, value)) == {float} and math.isfinite(sum(value)):
             return value  # fast path for tables of numbers: files contain millions of them
-        items = [self(item, f"{name}.{number}".lstrip("."), depth + 1) for number, item in enumerate(value)]
+        items = [self(item, _below(name, number), depth + 1) for number, item in enumerate(value)]
         return _sorted(items, name) if isinstance(value, set | frozenset) else items
 
     def _dictionary(self, value: dict[Any, Any], name: str, depth: int) -> dict[Any, Any]:
+        if not all(isinstance(key, _SCALARS) for key in value):
+            raise ValueError(f"{name[:80]!a} has a key that is neither a text nor a number")
         names = {key: _text(str(key), name) for key in value}
         if len(set(names.values())) < len(names):
             raise ValueError(f"{name[:80]!a} has two keys that are the same string")
         return {
-            key if type(key) is int else text: self(value[key], f"{name}.{text}".lstrip("."), depth + 1)
+            key if type(key) is int else text: self(value[key], _below(name, text), depth + 1)
             for key, text in names.items()
         }
+
+
+def _below(name: str, part: object) -> str:
+    """The name of a value inside of another; cut, because a name in a file may have millions of letters."""
+    return f"{name}.{str(part)[:_NAME]}".lstrip(".")[:_NAME]
+
+
+def _characters(value: Any) -> int:
+    """The characters of a text, or of all texts in a list and in lists in it."""
+    return sum(map(_characters, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 1
 
 
 def _text(text: str, name: str) -> str:
@@ -87,6 +105,9 @@ def _text(text: str, name: str) -> str:
 
 def _sorted(items: Iterable[Any], name: str) -> list[Any]:
     """The items in an order that is the same in every run."""
+    items = list(items)
+    if _characters(items) > MAX_SORTED:  # each time that it is there: many references to one text are small in a file
+        raise ValueError(f"{name[:80]!a} is a set of more than {MAX_SORTED} characters")
     try:
         return sorted(items, key=json.dumps)
     except TypeError as error:

@@ -604,6 +604,8 @@ class Store:
         """The names of the first objects in the channel's log."""
         page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=most))
         self.check_reply(page, "IsTruncated", log_prefix())
+        if page["IsTruncated"] and not page.get("Contents"):
+            raise OutcomeUnclear(f"{self.place} answered a page without keys, though there are more")
         return [str(entry["Key"])[len(place["Prefix"]) :] for entry in page.get("Contents", [])]
 
     def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
@@ -680,8 +682,10 @@ class Store:
                 # After one unclear answer no later one is clear: only the key itself can tell.
                 maybe_applied = maybe_applied or may_be_applied(failure)
                 if not maybe_applied:
-                    if failure.error == "StoreDenied" and self.read_back(key, give_up - time.monotonic()) == body:
-                        return  # something in front of the store refused what it had passed on
+                    # Something in front of the store may refuse what it has passed on.
+                    is_sent = not isinstance(failure, OutcomeUnclear)
+                    if is_sent and self.read_back(key, give_up - time.monotonic()) == body:
+                        return
                     raise
                 answer = str(failure) if time.monotonic() < give_up or not answer else answer
             found = self.read_back(key, give_up - time.monotonic())

@@ -300,7 +300,7 @@ class Channel:
             folder, key
         ):  # junk, e.g. of a program that syncs folders: it stops no rollback
             keys = (info.key for info in islice(self._store.list(folder), _MAX_JUNK))
-            key = next((other for other in keys if layout.is_record(folder, other)), None)
+            key = next((other for other in keys if layout.is_record(folder, other)), key)
         return _generation(key) if key else 0
 
     def _newest_from(self, generation: int) -> tuple[Record, float]:

@@ -58,8 +58,12 @@ def check_replies(client: Any) -> None:
 
 
 def _check_reply(field: str, http_response: Any, parsed: Any, **_: object) -> None:
-    if http_response.status_code < 300 and (field not in parsed or str(parsed[field]).startswith(_WEAK)):
+    if http_response.status_code >= 300:
+        return
+    if field not in parsed or str(parsed[field]).startswith(_WEAK):
         raise KeyError(field)
+    if http_response.headers.get("content-type", "").startswith("text/html"):  # no object here is of this type
+        raise KeyError("a type other than text/html")
 
 
 def _is_announced(headers: Any) -> bool:

@@ -24,7 +24,6 @@ from registry.errors import (
     KeyExists,
     ObjectNotFound,
     OutcomeUnknown,
-    StoreDenied,
     StoreUnreachable,
     UloraError,
     first_line,
@@ -105,7 +104,7 @@ class ConditionalWriter:
 
     def _is_applied(self, error: UloraError, key: str, body: bytes) -> bool:
         """Whether a refused write was applied: something in front of the store may refuse what it has passed on."""
-        if not isinstance(error, StoreDenied):
+        if isinstance(error, StoreUnreachable):  # it was not sent
             return False
         found = self._read_back(key)
         return found is not None and found.body == body

@@ -95,8 +95,10 @@ class ObjectReader:
 
     def first(self, prefix: str) -> str | None:
         """The first key that starts with `prefix`, but for that of an object that stands for the folder itself."""
-        entries = self._first_page(prefix, prefix).get("Contents", [])
-        return self._key(entries[0]) if entries else None
+        page = self._first_page(prefix, prefix)
+        if not page.get("Contents") and page["IsTruncated"]:  # S3 may answer a page without keys before others
+            return next((info.key for info in self.list(prefix)), None)
+        return self._key(page["Contents"][0]) if page.get("Contents") else None
 
     def now(self) -> datetime:
         """The server's own clock."""

@@ -228,7 +228,8 @@ def test_a_planned_rollback_is_not_planned_from_an_old_listing(
 
 
 def listing_of(text: str) -> Fault:
-    return page(f"<ListBucketResult>{text}</ListBucketResult>".encode(), ("Content-Type", "application/xml"))
+    body = f"<ListBucketResult>{text}</ListBucketResult>".encode()
+    return lambda exchange: exchange.send(Reply(200, [("Content-Type", "application/xml")], body))
 
 
 MORE = "<IsTruncated>true</IsTruncated>"

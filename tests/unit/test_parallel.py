@@ -132,7 +132,8 @@ import os, sys
 from registry import parallel
 from registry.parallel import within
 within(60, lambda: None)
-parallel._THREADS.places._cond.acquire()  # as if another thread held it at the fork
+for _ in range(parallel.MAX_CALLS):
+    parallel._THREADS.places.get()  # as if other threads had all places at the fork
 if (child := os.fork()) == 0:
     os._exit(within(60, lambda: 7))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
