@@ -276,3 +276,13 @@ def test_no_name_but_a_record_s_is_taken_for_one(straight: Registry, junk: str) 
     straight.store.overwrite(layout.channel(straight.model, "production") + junk, b"{}")
     assert straight.channel("production").head() == straight.channel("production").read(2)
     assert straight.rollback().generation == 3
+
+
+def test_a_document_of_which_half_has_arrived_is_not_read(distant: Registry, proxy: Proxy) -> None:
+    def half(exchange: Exchange) -> None:
+        exchange.send(exchange.forward(), body_bytes=5)
+        exchange.close()
+
+    proxy.next(half, method="GET", containing="format.json", times=ALWAYS)
+    with pytest.raises(StoreUnreachable):
+        distant.store.get("format.json")
