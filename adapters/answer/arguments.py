@@ -23,7 +23,7 @@ def as_list(images: object) -> list[Any] | None:
     """Several images as a list; None for one image.
 
     Raises:
-        TypeError: what is given, or an element of it, is no image by its type.
+        TypeError: the value, or an element of it, has a type that no image has.
     """
     if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4):
         several = list(images)

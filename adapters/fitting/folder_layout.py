@@ -179,7 +179,7 @@ class _Reading:
         return None, guess_meaning(place.key[0], self.root.resolve().name) if is_unnamed else None
 
     def _crop_of_its_own(self, place: _Place, meaning: Meaning) -> Meaning | None:
-        """What a `Crop___disease` folder means that lies in a folder which is no such crop."""
+        """What a `Crop___disease` folder means inside a folder with another name than the crop."""
         own = class_meaning(place.key[-1]) if len(place.key) == 2 and place.name not in self.names else None
         return own if own and own.target != meaning.target else None
 

@@ -81,7 +81,7 @@ def is_target(name: str) -> bool:
 
 
 def class_meaning(name: str) -> Meaning | None:
-    """What `Crop___disease` means; None if the name is no such one."""
+    """What `Crop___disease` means; None if the name has another form."""
     crop, _, disease = name.partition(CLASS_SEPARATOR)
     target, label = valid_target(crop), composed(disease)
     return Meaning(target, label) if target and label.strip("_ ") else None

@@ -287,7 +287,9 @@ def _tensor_check() -> Callable[[str, Any], Any]:
             text = str(value)
             text_total += len(text)  # once for each reference: a pickle has one object in many places
             if text_total > MAX_TEXTS:
-                raise ValueError(f"what is no tensor or number in it becomes more than {MAX_TEXTS} characters")
+                raise ValueError(
+                    f"its values other than tensors and numbers have more than {MAX_TEXTS} characters as text"
+                )
             return text
         what = f"{name[:80]!a}" if name else "its tensor"
         plain_layout = value.layout == torch.strided and value.device.type == "cpu"

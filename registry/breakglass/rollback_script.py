@@ -610,7 +610,8 @@ class Store:
 
     def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
         """Check that a success says what S3 always says: a proxy or a login page may answer 200 to everything."""
-        if str(reply.get(field, WEAK)).startswith(WEAK):
+        kind = str(reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", ""))
+        if str(reply.get(field, WEAK)).startswith(WEAK) or kind.startswith("text/html"):
             text = f"what {self.place} answered for {key} is not an answer of S3: it lacks {field}"
             raise OutcomeUnclear(text, "is there a proxy or a login page in front of it?")
 

@@ -296,9 +296,8 @@ class Channel:
         """The newest generation by the store's listing, 0 if it is empty."""
         folder = layout.channel(self.model, self.name)
         key = self._store.first(folder)
-        if key and not layout.is_record(
-            folder, key
-        ):  # junk, e.g. of a program that syncs folders: it stops no rollback
+        # Junk, e.g. of a program that syncs folders, stops no rollback.
+        if key and not layout.is_record(folder, key):
             keys = (info.key for info in islice(self._store.list(folder), _MAX_JUNK))
             key = next((other for other in keys if layout.is_record(folder, other)), key)
         return _generation(key) if key else 0

@@ -32,7 +32,8 @@ def page(body: bytes, *headers: tuple[str, str]) -> Fault:
 
 EMPTY = page(b"")
 LOGIN = page(b"<html><body>Please log in</body></html>", ("ETag", 'W/"1f-abc"'))
-PAGES = pytest.mark.parametrize("answer", [EMPTY, LOGIN], ids=["empty", "login"])
+STRONG = page(b"<html><body>Please log in</body></html>", ("ETag", '"1f-abc"'))
+PAGES = pytest.mark.parametrize("answer", [EMPTY, LOGIN, STRONG], ids=["empty", "login", "strong ETag"])
 
 
 @pytest.fixture

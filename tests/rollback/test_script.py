@@ -516,7 +516,10 @@ def test_after_an_unclear_answer_no_error_is_clear(
 LOGIN = Reply(200, [("Content-Type", "text/html"), ("ETag", 'W/"1"')], b"<html><body>Log in</body></html>")
 
 
-@pytest.mark.parametrize("page", [LOGIN, Reply(200, [], b"")], ids=["login", "empty"])
+STRONG = Reply(200, [("Content-Type", "text/html"), ("ETag", '"abc"')], b"<html><body>Log in</body></html>")
+
+
+@pytest.mark.parametrize("page", [LOGIN, STRONG, Reply(200, [], b"")], ids=["login", "strong ETag", "empty"])
 def test_a_page_is_no_answer_of_the_store(
     registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, page: Reply
 ) -> None:
