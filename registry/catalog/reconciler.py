@@ -57,7 +57,7 @@ class Reconciler:
     does not stop the rest.
 
     Attributes:
-        names: returns the versions that MLflow should have.
+        to_log: returns the versions to log where MLflow does not have them.
         views: reads what MLflow is to show of the channels.
         log: logs a version in MLflow from the store.
         pages: reads the whole logs, or (True) their newest records, and makes the pages of versions.
@@ -69,7 +69,7 @@ class Reconciler:
     model: str
     catalog: Catalog
     bindings: Bindings
-    names: Callable[[], list[VersionName]]
+    to_log: Callable[[], list[VersionName]]
     views: ChannelViews
     decider: RequestDecider
     pages: Callable[[bool], PageSource]
@@ -157,9 +157,9 @@ class Reconciler:
         return mirror.MirrorOptions(self.unmanaged, frozenset(map(VersionId.of, bound)))
 
     def _bound(self, troubles: _Troubles) -> list[Binding]:
-        """The versions that MLflow should have, without those that can't be read."""
+        """The versions of the store, without those that can't be read."""
         bound = []
-        for name in self.names():
+        for name in self.bindings.names():
             with self._its_own(troubles, str(name)):
                 bound.append(self.bindings.get(name))
         return bound
@@ -177,11 +177,11 @@ class Reconciler:
         return false
 
     def _missing(self, bound: Sequence[Binding], false: Sequence[CatalogVersion]) -> list[Binding]:
-        """The versions that MLflow does not have. Those that are forgotten may stay so."""
+        """The versions to log, which MLflow does not have. Those that are forgotten may stay so."""
         numbers = {each.number for each in false}
         found = [each for each in self.catalog.versions(self.model) if each.number not in numbers]
-        known, forgotten = by_id(found, self.catalog.store), self.forgotten()
-        return [each for each in bound if VersionId.of(each) not in known and each.version not in forgotten]
+        known, wanted = by_id(found, self.catalog.store), set(map(str, self.to_log())) - self.forgotten()
+        return [each for each in bound if VersionId.of(each) not in known and each.version in wanted]
 
     def _adoptions(self, bound: Sequence[Binding]) -> tuple[str, ...]:
         """The versions of early releases, which name no store in MLflow: their pages will."""

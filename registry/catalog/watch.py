@@ -74,7 +74,7 @@ def reconcile_repeatedly(
     """Reconcile until `control.stop`. A round is a full one at first, after an outage, if there are new versions, and
     now and then; else a quick one.
 
-    Versions that were created within the last minute are left to their creator, who is logging them in MLflow.
+    Versions that were created within the last minute are not logged: their creator is doing it.
 
     Args:
         done: called with the result of each round.
@@ -83,11 +83,11 @@ def reconcile_repeatedly(
     seen: list[VersionName] = []
 
     def round_(number: int) -> Reconciled:
-        names = reconciler.bindings.settled(_SETTLED)
-        if number % _FULL_EVERY and names == seen:
+        settled = reconciler.bindings.settled(_SETTLED)
+        if number % _FULL_EVERY and settled == seen:
             return reconciler.reconcile_quickly()
-        reconciled = replace(reconciler, names=lambda: names).reconcile()
-        seen[:] = names
+        reconciled = replace(reconciler, to_log=lambda: settled).reconcile()
+        seen[:] = settled
         return reconciled
 
     repeat(round_, control, done, failed)

@@ -425,6 +425,18 @@ def test_a_watch_survives_an_outage_without_false_requests(registry: Registry, m
     assert generations(registry) == [V1, V2, V3, V2, V3]
 
 
+def test_the_first_round_shows_the_pages_of_new_versions_too(registry: Registry) -> None:
+    registry.reconcile()
+    away = Registry(settings=replace(registry.settings, tracking_uri=None))
+    for version in (V2, V3, V2):
+        away.promote(version, "production")
+    control = LoopControl()
+
+    watching(registry, control, lambda _: control.end()).join(300)
+
+    assert registry.reconcile(dry_run=True).changes == ()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_watches_until_it_is_told_to_stop(registry: Registry, number: signal.Signals) -> None:
     settings = registry.settings
