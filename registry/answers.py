@@ -181,7 +181,12 @@ class ReplicaStatus:
 
 @dataclass(frozen=True)
 class ChannelStatus:
-    """What a channel serves. `rollback_target` is where a rollback goes."""
+    """What a channel serves.
+
+    Attributes:
+        rollback_target: where a rollback goes.
+        overruled: the rules that the newest change overruled; empty if it was not forced.
+    """
 
     channel: str
     generation: int
@@ -197,6 +202,7 @@ class ChannelStatus:
     replicas: tuple[ReplicaStatus, ...] = ()
     problem: str = ""
     who_verified: bool = False
+    overruled: str = ""
 
     @classmethod
     def of(cls, channel: str, head: Record | None, replicas: tuple[ReplicaStatus, ...], problem: str = "") -> Self:

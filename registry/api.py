@@ -122,7 +122,9 @@ class Registry:
             CatalogUnreachable: MLflow does not answer. If it stopped answering in between, the same call finishes.
         """
         if dry_run:
-            return usecases.create.plan(self.wiring, version, source, options, progress=progress, say=say)
+            return usecases.create.plan(
+                self.wiring, version, source, options, offline=offline, progress=progress, say=say
+            )  # fmt: skip
         return usecases.create.create(
             self.wiring, version, source, options, offline=offline, progress=progress, say=say
         )  # fmt: skip

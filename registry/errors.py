@@ -39,7 +39,7 @@
     + CatalogRefused
     + OutcomeUnknown
   x NotInMlflow                 8  it is done in the store, and MLflow does not show it
-  x StoreUnfit                  1  a store that ignores conditional writes
+  x StoreUnfit                  6  a store that ignores conditional writes
   x DiskFull                    1
   x LoadFailed                  1  a version's files are correct, but can't be loaded
   x ReplicaClosed               1
@@ -272,6 +272,8 @@ class NotInMlflow(UloraError):
 
 class StoreUnfit(UloraError):
     """The store ignores conditional writes or lists keys without order, so it can't be used."""
+
+    exit_code = 6
 
 
 class DiskFull(UloraError):

@@ -24,13 +24,13 @@ def as_list(images: object) -> list[Any] | None:
 
     Raises:
         TypeError: the value, or an element of it, has a type that no image has.
+        BadInput: a path at which there is no file.
     """
     if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4):
         several = list(images)
-        for image in several:
-            _check_image(image)
+        _check_images(several)
         return several
-    _check_image(images)
+    _check_images([images])
     return None
 
 
@@ -62,6 +62,17 @@ def targets_of(images: list[Any], target: object) -> list[str | None]:
     return [one_target(each) for each in target]
 
 
-def _check_image(image: object) -> None:
-    if not isinstance(image, bytes | bytearray | memoryview | str | Path | Image.Image | np.ndarray):
-        raise TypeError(f"an image is {_KINDS}, not a {type(image).__name__}; several images are a list of them")
+def _check_images(images: list[Any]) -> None:
+    for image in images:
+        if not isinstance(image, bytes | bytearray | memoryview | str | Path | Image.Image | np.ndarray):
+            raise TypeError(f"an image is {_KINDS}, not a {type(image).__name__}; several images are a list of them")
+    for image in images:
+        if isinstance(image, str | Path) and not _is_there(Path(image)):
+            raise BadInput(f"there is no file {str(image)!r}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that may not be read
+        return False

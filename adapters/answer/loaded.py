@@ -98,7 +98,7 @@ class LoadedVersion:
 
         Raises:
             TypeError: when an image or a target is of another type, or one image has several targets.
-            BadInput: when the lists differ in length.
+            BadInput: when the lists differ in length, or there is no file at a path.
         """
         several = as_list(images)
         if several is None:

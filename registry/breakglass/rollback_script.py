@@ -100,10 +100,11 @@ SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDL
 Result = TypeVar("Result")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CODES = {
-    "Failed": 1, "DiskFull": 1, "StoreUnfit": 1, "BadInput": 2, "BadSetting": 2, "MissingDependency": 2,
+    "Failed": 1, "DiskFull": 1, "BadInput": 2, "BadSetting": 2, "MissingDependency": 2,
     "ChannelMoved": 4, "KeyExists": 4, "NotNow": 4,
-    "ObjectNotFound": 5, "NothingToRollBackTo": 5, "VersionForgotten": 5, "BadManifest": 6, "BrokenChain": 6,
-    "MissingBlob": 6, "CorruptBlob": 6, "UnsafePath": 6, "StoreUnreachable": 7, "StoreDenied": 7, "OutcomeUnknown": 7,
+    "ObjectNotFound": 5, "NothingToRollBackTo": 5, "VersionForgotten": 5,
+    "StoreUnfit": 6, "BadManifest": 6, "BrokenChain": 6, "MissingBlob": 6, "CorruptBlob": 6, "UnsafePath": 6,
+    "StoreUnreachable": 7, "StoreDenied": 7, "OutcomeUnknown": 7,
 }  # fmt: skip
 
 
@@ -782,7 +783,8 @@ class Store:
             return Failure("ObjectNotFound", f"{key} is not in {self.place}")
         is_wrong = there is not None and abs((here - there).total_seconds()) > MAX_SKEW
         if code == SKEWED or (status in (401, 403) and is_wrong):
-            text = f"{refused}: the clocks differ; here it is {here:%F %T %Z}, at the server {there or 'another time'}"
+            says = "the clocks differ" if is_wrong else f"it says that the clocks differ ({code})"
+            text = f"{refused}: {says}; here it is {here:%F %T %Z}, at the server {there or 'another time'}"
             return Failure("StoreDenied", text, "set the clock of this machine (or of the server)")
         if code in EXPIRED:
             text = f"{refused}: the temporary credentials (found by boto3 in: {self.source}) have expired ({code})"

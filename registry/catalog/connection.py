@@ -67,9 +67,15 @@ _MISTAKES = (
         f"is the address right, and does something in front of it ask for a login? {_CREDENTIALS}",
     ),
     _Mistake(
-        r"error code 404 != 200.*<",
+        r"error code 4\d\d != 200.*(<Error>|<\?xml)",
         CatalogRefused,
-        "answers 404 (not found) with a web page: this is not the address of MLflow's API",
+        "answers in XML, as an S3 server does, and not as MLflow does",
+        "is MLFLOW_TRACKING_URI (or --tracking-uri) the address of the store? It must be that of MLflow's pages",
+    ),
+    _Mistake(
+        r"error code 40[45] != 200.*<",
+        CatalogRefused,
+        "answers 404 or 405 with a web page: this is not the address of MLflow's API",
         "is the path in MLFLOW_TRACKING_URI (or --tracking-uri) right? It is the address of MLflow's pages up to the #",
     ),
     _Mistake(
@@ -140,6 +146,20 @@ class Connection:
         """The address without the password, for messages."""
         return "(none)" if self.uri is None else without_password(self.uri)
 
+    def checked_uri(self) -> str:
+        """The address of the server, which is not asked.
+
+        Raises:
+            CatalogUnreachable: there is no server.
+            BadSetting: the address can't be one of an MLflow server.
+        """
+        if self.uri is None:
+            raise CatalogUnreachable(
+                "no MLflow tracking server is set",
+                hint="set MLFLOW_TRACKING_URI or --tracking-uri; with --offline `create` and `measure` do not need it",
+            )
+        return check_tracking_uri(self.uri)
+
     @contextmanager
     def open(self, limits: Limits | None = None) -> Iterator[MlflowClient]:
         """A client for one conversation, whose exceptions become errors of this package.
@@ -153,17 +173,12 @@ class Connection:
             BadSetting: the address can't be one of an MLflow server.
             MissingDependency: MLflow is not installed, or the driver of its database is not.
         """
-        if self.uri is None:
-            raise CatalogUnreachable(
-                "no MLflow tracking server is set",
-                hint="set MLFLOW_TRACKING_URI or --tracking-uri; with --offline `create` and `measure` do not need it",
-            )
-        check_tracking_uri(self.uri)
+        uri = self.checked_uri()
         limits = limits or self.limits
         make = _client_class()
         with _turn(limits), _silence(), self._errors():
             deadline = Deadline(limits.total)
-            client = deadline.call(lambda: make(tracking_uri=self.uri, registry_uri=self.uri))
+            client = deadline.call(lambda: make(tracking_uri=uri, registry_uri=uri))
             yield cast("MlflowClient", BoundedClient(client, deadline))
 
     @contextmanager

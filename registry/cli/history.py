@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,8 @@ from registry.parallel import time_limit
 if TYPE_CHECKING:
     from registry.api import Registry
 
+_WIDTH = 120
+"""Characters of a reason."""
 _SECONDS = 120.0
 """After which it is given up, whatever the store does; a long history takes a while."""
 
@@ -46,10 +49,17 @@ def history_command(registry: Registry, out: Output, *, channel: str, limit: int
         for record in records
     ]
     header = ("GENERATION", "ACTION", "STABLE", "CANARY", "WHO", "WHEN", "REASON")
-    document = [{**record.model_dump(mode="json"), "forced": record.generation in forced} for record in records]
+    document = [
+        {
+            **record.model_dump(mode="json"),
+            "forced": record.generation in forced,
+            "overruled": forced.get(record.generation, ""),
+        }
+        for record in records
+    ]
     out.answer(document, table(header, rows) if rows else f"{channel} has no history yet")
 
 
 def _why(reason: str, overruled: str) -> str:
-    """The reason of a change, and the rules that it overruled."""
-    return "; overruled: ".join(filter(None, (reason, overruled))) or "-"
+    """The reason of a change, and the rules that it overruled, in one line that is not too long; `--json` has all."""
+    return shorten("; overruled: ".join(filter(None, (reason, overruled))), _WIDTH, placeholder=" …") or "-"

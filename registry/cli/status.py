@@ -59,6 +59,7 @@ def _channel_text(channel: ChannelStatus) -> str:
             "  generation": f"{channel.generation}: {channel.action} by {author(channel.who, channel.who_verified)}, "
             f"{channel.when}",
             "  reason": channel.reason,
+            "  overruled by force": channel.overruled,
             "  rollback goes to": channel.rollback_target or "nothing: there is no earlier version",
             "  withdrawn": channel.withdrawn,
         }

@@ -211,7 +211,7 @@ class Live:
 
         Raises:
             TypeError: something has a type that is not taken here.
-            BadInput: the lists differ in length.
+            BadInput: the lists differ in length, or there is no file at a path.
             ReplicaClosed: it is closed, not started, or belongs to another process.
         """
         return self.serving.route(key).predict(images, target=target)

@@ -81,7 +81,7 @@ class Loaded(Protocol):
 
         Raises:
             TypeError: something has a type that is not taken here.
-            BadInput: the lists differ in length.
+            BadInput: the lists differ in length, or there is no file at a path.
         """
 
     def self_test(self) -> None: ...

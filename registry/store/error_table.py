@@ -133,8 +133,8 @@ _TABLE = (
     _Translation(ObjectNotFound, codes=frozenset({"NoSuchKey", "404", "NotFound", "NoSuchUpload"})),
     _Translation(
         StoreDenied,
-        "{url} refuses access to {key}: the clocks differ too much; here it is {here}, at the server {there} ({code})",
-        "set the clock of this machine (or of the server), then run the same command again",
+        "{url} refuses access to {key}: {clocks}; here it is {here}, at the server {there} ({code})",
+        "set the clock of this machine (or of the server, or of a proxy before it), then run the same command again",
         codes=frozenset({_SKEWED}),
     ),
     _Translation(
@@ -257,15 +257,17 @@ def translated(error: Exception, asked: Asked) -> UloraError:
     code = str(reply.get("Error", {}).get("Code", ""))
     status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     here, there = datetime.now(UTC), _server_time(reply)
+    clocks = "it says that the clocks differ too much"
     if status in (401, 403) and there and abs((here - there).total_seconds()) > _MAX_SKEW:
-        code = _SKEWED  # servers may have another code for it, and a reply to HEAD has none
+        code, clocks = _SKEWED, "the clocks differ too much"  # servers may have another code for it, HEAD has none
     found = next(line for line in _TABLE if line.matches(error, code, status))
     if found.kind is ObjectNotFound:
         return ObjectNotFound(asked.key)
     message = found.message.format(
         url=asked.url, place=asked.place, bucket=asked.bucket, key=asked.key, code=code,
         answer=f"{status} {code}" if code not in ("", str(status)) else str(status),
-        detail=_detail(error), here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
+        detail=_detail(error), clocks=clocks,
+        here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
         elsewhere=_redirect(reply), certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),
         credentials=asked.credentials() if code in _EXPIRED else "",
         region=asked.region() if "{region}" in found.message else "",

@@ -41,6 +41,8 @@ VARIABLES = {
     "HF_HUB_OFFLINE": "Hugging Face: 1 downloads nothing",
 }
 """Variables that have no other form."""
+_AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""AWS's own variables of the S3 server's address, in the order in which they count."""
 _SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY_ID|USERNAME")
 
 
@@ -67,7 +69,9 @@ def _setting(name: str, given: Any, file: Mapping[str, Any], lines: list[str]) -
     source = SOURCES[name]
     value, where = find(name, given, file)
     if not where:
-        return SettingValue(name, _default(name), "default", source.meaning)
+        aws = next((each for each in _AWS_ENDPOINTS if name == "endpoint_url" and os.environ.get(each)), "")
+        value = without_password(os.environ[aws]) if aws else _default(name)
+        return SettingValue(name, value, aws or "default", source.meaning)
     said = {
         "option": source.option,
         "variable": source.variable,

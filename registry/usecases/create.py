@@ -52,10 +52,13 @@ def plan(
     source: Path | str | None,
     options: CreateOptions | None,
     *,
+    offline: bool,
     progress: Progress,
     say: Say,
 ) -> Created:
-    """Say what `create` would do. Nothing is written."""
+    """Say what `create` would do. Nothing is written, and MLflow is not asked."""
+    if not offline and wiring.settings.tracking_uri is not None:
+        wiring.catalog.connection.checked_uri()
     with _planned(wiring, version, source, options or CreateOptions(), progress, say) as planned:
         if planned.same:
             return Created.unchanged(planned.same)
@@ -73,6 +76,8 @@ def create(
     say: Say,
 ) -> Created:
     """Create a version; see `Registry.create`."""
+    if not offline:
+        wiring.catalog.connection.checked_uri()
     with _planned(wiring, version, source, options or CreateOptions(), progress, say) as planned:
         if planned.same:
             return Created.unchanged(planned.same)

@@ -49,6 +49,7 @@ class CreateOptions:
 
         Raises:
             BadInput: nothing says it, or components are to be replaced without a parent or beside another source.
+            BadBundle: there is no such folder.
         """
         if not self.components:
             if not source and self.project is None:
@@ -60,6 +61,10 @@ class CreateOptions:
             (source, self.project, self.target, self.backbone, self.if_changed, self.git_tag)
         ):
             raise BadInput("--set goes with --parent VERSION, and with no other source", hint="see --help")
+        if source:
+            from registry.versions.importing import check_is_there
+
+            check_is_there(source)
 
 
 @dataclass(frozen=True)

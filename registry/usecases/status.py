@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from registry.answers import ChannelStatus, Listed, ProbeStatus, ReplicaStatus, Status
 from registry.catalog.version_id import VersionId
 from registry.channels.record import Record
@@ -10,6 +12,7 @@ from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
 from registry.progress import Say
 from registry.serving.fleet import replicas
+from registry.usecases.pages import forced
 from registry.wiring import Wiring
 
 
@@ -49,7 +52,9 @@ def status(wiring: Wiring) -> Status:
 
     def channel_status(name: str) -> ChannelStatus:
         try:
-            return ChannelStatus.of(name, wiring.channel(name).head(), _replicas(wiring, name))
+            head = wiring.channel(name).head()
+            overruled = forced(wiring, [head] if head else []).values()
+            return replace(ChannelStatus.of(name, head, _replicas(wiring, name)), overruled="".join(overruled))
         except IntegrityError as error:
             return ChannelStatus.of(name, None, (), problem=str(error))
 

@@ -131,6 +131,16 @@ class Importing:
     say: Say = say_nothing
 
 
+def check_is_there(source: Path | str) -> None:
+    """Check that a source is a folder, or names a model in MLflow.
+
+    Raises:
+        BadBundle: it is neither.
+    """
+    if not str(source).startswith(MODELS) and not Path(source).is_dir():
+        raise BadBundle(no_folder(source), hint="give a bundle, a PEFT folder or another layout: see docs/importing.md")
+
+
 @contextmanager
 def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[PreparedBundle]:
     """A source as a bundle; any other layout is converted into a temporary folder.
@@ -150,9 +160,8 @@ def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[Prepare
         CatalogRefused: MLflow refuses the download.
         MissingDependency: no installed package converts other layouts.
     """
+    check_is_there(source)
     is_model = str(source).startswith(MODELS)
-    if not is_model and not Path(source).is_dir():
-        raise BadBundle(no_folder(source), hint="give a bundle, a PEFT folder or another layout: see docs/importing.md")
     if not is_model and _is_bundle(Path(source)):
         refuse_import_options(importing, str(source))
         yield PreparedBundle(Path(source), ReleaseNotes())

@@ -46,6 +46,7 @@ def stages(registry: Registry) -> dict[int, str]:
     return {found.number: found.stage for found in registry.catalog.versions(registry.model)}
 
 
+@pytest.mark.acceptance
 def test_two_stores_do_not_move_each_others_aliases(first: Registry, second: Registry) -> None:
     register(first, V1, V2)
     ours = aliases(first)

@@ -130,6 +130,7 @@ def test_dev_is_the_same_when_it_is_started_again(tmp_path: Path) -> None:
     assert first == again
 
 
+@pytest.mark.acceptance
 def test_dev_prints_its_exports_as_one_json_document(tmp_path: Path) -> None:
     said = interrupted_after_its_answer("dev", "--folder", str(tmp_path / "stack"))
     assert {"ULORA_STORE", "MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(said)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from _pytest.mark import ParameterSet
 from mlflow import MlflowClient
 
 from adapters.demo import write_peft_folder
@@ -118,11 +119,14 @@ def released(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workplace
 
 
-def pages_to_run() -> list[Path]:
-    return [page for page in pages() if any(block.is_run_here for block in blocks(page))]
+def pages_to_run() -> list[ParameterSet]:
+    """Every page with commands; `make test` runs the first that people read, `make acceptance` the others."""
+    found = [page for page in pages() if any(block.is_run_here for block in blocks(page))]
+    later = [() if name_of(page) in FIRST_TIME else (pytest.mark.acceptance,) for page in found]
+    return [pytest.param(page, id=name_of(page), marks=marks) for page, marks in zip(found, later, strict=True)]
 
 
-@pytest.mark.parametrize("page", pages_to_run(), ids=name_of)
+@pytest.mark.parametrize("page", pages_to_run())
 def test_what_a_page_shows_runs_as_written(
     page: Path, request: pytest.FixtureRequest, model: str, dead_address: str
 ) -> None:
@@ -181,6 +185,7 @@ AFTER: dict[str, Callable[[Registry], None]] = {
 """What must be true when all blocks of a page have run."""
 
 
+@pytest.mark.acceptance
 def test_what_backup_py_did_has_a_command_that_runs(released: Path) -> None:
     rows = re.findall(r"\| `(ulora [^`]+)` \|$", (ROOT / "docs" / "coming-from-backup.md").read_text(), re.MULTILINE)
     assert len(rows) == 13

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_the_history_says_what_was_forced_and_overruled(registry: Registry) -> N
     assert "the field needs it; overruled: accuracy" in shown[2]
     assert "forced" not in shown[1], "the rollback was not"
     assert [record["forced"] for record in ulora("history", "--json").document] == [False, True, True]
+
+
+def test_the_status_says_what_the_newest_change_overruled(registry: Registry) -> None:
+    assert "forced" not in ulora("status").out, "the rollback was not"
+    registry.promote(V2, "production", PromoteOptions(force=True), reason="it is repaired")
+    assert re.search(r"overruled by force +v1.1.0 was rolled back", ulora("status").out)
 
 
 def test_a_version_says_that_it_was_withdrawn_and_why(registry: Registry) -> None:

@@ -241,6 +241,7 @@ def test_warnings_are_notes_and_an_error_stays_one_object(registry: Registry, tm
     assert any(line.startswith("note: facebook/dinov3-base does not exist") for line in shown)
 
 
+@pytest.mark.acceptance
 @pytest.mark.usefixtures("registry")
 def test_sigterm_leaves_no_temporary_folder(store_url: str, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"

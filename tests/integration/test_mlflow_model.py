@@ -188,6 +188,7 @@ def served(released: Registry, site: Path, tmp_path: Path, mlflow_server: Tracki
         server.kill()
 
 
+@pytest.mark.acceptance
 def test_mlflow_serves_a_version_from_the_installed_package(released: Registry, served: tuple[str, Path]) -> None:
     url, log = served
     body = json.dumps({"dataframe_split": table(IMAGES)}).encode()

@@ -137,6 +137,7 @@ def test_a_restart_that_loses_its_port_after_the_look_fails(server: Server, othe
     assert not server.running
 
 
+@pytest.mark.acceptance
 def test_a_start_whose_every_choice_is_taken_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = S3Server(tmp_path)
     others = OtherProcesses(server, monkeypatch)

@@ -134,6 +134,7 @@ def test_a_mixed_batch_has_rows_of_all_targets_and_versions(place: Path) -> None
     assert [answer.target for answer in stages.predict(batch)] == [row.target for row in batch]
 
 
+@pytest.mark.acceptance
 def test_the_workload_is_imported_loaded_and_answered() -> None:
     result = ask(workload.main, "--size", "tiny-dinov3", "--rounds", "1")
     assert result["figures"]["outcomes"] in ({"review": 8}, {"answer": 8})
