@@ -114,10 +114,10 @@ def within(
         Exception: the one that it raised.
     """
     left = 0.0 if any(stop.is_set() for stop in _LIMITS.get().stops) else min(seconds, time_left())
-    if not left:
+    if not left > 0:  # also where it is not a number
         raise NotStarted("the time for it is over")
     try:
-        _THREADS.places.get(timeout=left)
+        _THREADS.places.get(timeout=min(left, threading.TIMEOUT_MAX))
     except Empty as error:
         raise NotStarted("the time for it is over") from error
     try:
@@ -163,7 +163,7 @@ class _Call(Generic[Result]):
 
     def wait(self, seconds: float) -> bool:
         """Wait for its end at most so long; whether it has ended."""
-        return self._running.acquire(timeout=seconds)
+        return self._running.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
 
     def give_up(self) -> bool:
         """Leave it behind; False if it has ended meanwhile."""

@@ -49,25 +49,25 @@ def propose_names(folder: Path, file: Path) -> int:
     return sum(one.guess is not None for one in found)
 
 
-def make_far(data: Path, write: Callable[[Path], object]) -> None:
-    """Make `data/_ood/far`, complete or not at all.
+def make_far(data: Path, write: Callable[[Path], object]) -> bool:
+    """Make `data/_ood/far`, complete or not at all; False if it holds files already, which stay.
 
     Args:
         write: writes images into the folder that it gets.
 
     Raises:
-        BadInput: when there are such images already.
         DiskFull, BadSetting: when it can't be written.
     """
     far, new = data / OOD_FOLDER / "far", data / OOD_FOLDER / ".far.new"
     with disk_errors(far, hint="make the folder of images writable, or copy it"):
         if far.exists() and any(far.iterdir()):
-            raise BadInput(f"{far} holds files already", hint="they are used as they are; remove them to make new ones")
+            return False
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         try:
             write(new)
             new.replace(far)  # an empty folder may be there
+            return True
         finally:
             shutil.rmtree(new, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from adapters.fitting.folder_names import read_names
 from adapters.fitting.folder_tree import OOD_FOLDER, SUFFIXES, image_files, read_tree, readable, unicode_name
 from registry.errors import BadImage, BadInput, no_folder
 from registry.formats import canonical
+from registry.formats.counts import counted
 
 _PERCENT = {"train": 70, "val": 14, "test": 16}
 TEST_SHARE = _PERCENT["test"] / 100
@@ -126,7 +127,7 @@ class ImageFolder:
             raise BadInput(f"{name!r} is not a split", hint=f"one of {', '.join(SPLITS)}")
         if not any(self._scan.splits.values()):
             raise BadInput(
-                f"{self.root} holds no usable image ({len(self.skipped)} files were skipped)",
+                f"{self.root} holds no usable image (skipped: {counted(len(self.skipped), 'file')})",
                 hint=f"the layout is {LAYOUTS}; files end in {', '.join(SUFFIXES)}",
             )
         return self._scan.splits[name]

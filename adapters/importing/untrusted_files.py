@@ -295,7 +295,10 @@ def _tensor_check() -> Callable[[str, Any], Any]:
         plain_layout = value.layout == torch.strided and value.device.type == "cpu"
         if not plain_layout or value.dtype not in _DTYPES or name == _METADATA:
             raise ValueError(f"{what} is not a plain tensor")
-        total += value.numel() * value.element_size()  # an expanded view counts more than it stores
+        size = value.numel() * value.element_size()
+        if size > value.untyped_storage().nbytes():  # a few bytes can say that they are any number of numbers
+            raise ValueError(f"{what} has more numbers than the file has for it; save it after `.contiguous()`")
+        total += size
         if total > MAX_WEIGHTS:
             raise ValueError(f"its tensors have more than the allowed {MAX_WEIGHTS} bytes")
         tensor = value.detach()

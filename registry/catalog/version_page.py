@@ -11,6 +11,7 @@ from registry.catalog.standing import Standing
 from registry.evidence.results import PROPORTION, Evidence, Metric, newest
 from registry.evidence.verdict import Check, Verdict
 from registry.formats import canonical
+from registry.formats.counts import counted
 from registry.names import CHANNELS
 from registry.versions.manifest import Manifest
 
@@ -170,7 +171,7 @@ class VersionPage:
         shown = ", ".join(links.run(title, run_id) for title, run_id in runs if run_id)
         if shown:
             yield "runs", shown
-        yield "made", f"{manifest.timestamp}, {len(manifest.files)} files, {manifest.size / 1e6:.2f} MB"
+        yield "made", f"{manifest.timestamp}, {counted(len(manifest.files), 'file')}, {manifest.size / 1e6:.2f} MB"
         yield "content", f"`{manifest.content_sha256[:12]}`"
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from registry.evidence.data_check import DataReport, Shortage
 
 _SPLITS = ("train", "val", "test")
+_ENOUGH_VALIDATION = 300
+"""With fewer validation images of a target, an OOD threshold that is to call 5% of the target's own images
+out-of-distribution may call more than 7% so (one-sided 95% bound of an order statistic)."""
 
 
 @click.group("data", short_help="Look at a folder of images before a fit or a measurement: check.")
@@ -71,8 +74,8 @@ def check_command(out: Output, *, data: Path, rename: Path | None, source: str |
         by_guess = f", {guesses} of them by a guess" if guesses else ""
         out.note(f"wrote {rename}: what each folder shows{by_guess}; read and correct it")
     images = open_data(DEFAULT_FLAVOR, data, rename)
-    if source is not None:
-        checks.make_far(data, lambda place: _write_far(checks, source, place, data))
+    if source is not None and not checks.make_far(data, lambda place: _write_far(checks, source, place, data)):
+        out.note(f"{data}/_ood/far holds files already, which are used as they are; remove them to make new ones")
     report = checks.check(images)
     missing = gates_will_miss(report, report.counts, out)
     out.answer(_document(data, report, missing), "\n".join(_lines(data, report, missing)))
@@ -124,6 +127,9 @@ def _lines(data: Path, report: Any, missing: list[Shortage]) -> Iterator[str]:
     if report.system_files:
         yield f"left aside: {counted(report.system_files, 'item')} of operating systems"
     yield from (f"- {warning}" for warning in report.warnings)
+    few = [f"{target} {n}" for target, n in report.images("val").items() if 0 < n < _ENOUGH_VALIDATION]
+    if few:
+        yield f"- fewer than {_ENOUGH_VALIDATION} validation images ({', '.join(few)}): OOD thresholds are uncertain"
     yield from (f"- {target} can't be fitted: {why}" for target, why in report.unfit.items())
     said = summary(missing)
     yield from ["", *said[:1], *(f"- {sentence}" for sentence in said[1:])] if said else ()

@@ -36,6 +36,9 @@ _OPENING_SECONDS = 30.0
 """For finding credentials and making a client: boto3 is imported, and a program or server may be asked."""
 _CALLER_SECONDS = 4.0
 """For asking AWS's STS who acts."""
+_HINT_SECONDS = 2.0
+"""For asking which buckets there are."""
+_BUCKET, _SHOWN_BUCKETS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}"), 10
 
 Result = TypeVar("Result")
 
@@ -210,8 +213,18 @@ class S3Client:
         profile = self._profile or os.environ.get("AWS_PROFILE")
         return translated(
             error,
-            Asked(key, self.url, self.bucket, self._place, profile, lambda: self._region, self._credentials_in_use),
-        )
+            Asked(
+                key, self.url, self.bucket, self._place, profile, lambda: self._region, self._credentials_in_use,
+                self._buckets,
+            ),
+        )  # fmt: skip
+
+    def _buckets(self) -> list[str]:
+        """Some of the buckets that are there; empty where this identity may not list them, or it takes too long."""
+        with suppress(Exception):  # it is a hint only
+            found = within(_HINT_SECONDS, self.unretried.list_buckets, "ulora-store")["Buckets"]
+            return [name for each in found if _BUCKET.fullmatch(name := str(each["Name"]))][:_SHOWN_BUCKETS]
+        return []
 
     def _credentials_in_use(self) -> str:
         """Where the credentials come from, and their key's id if it is at hand; no secret."""

@@ -67,6 +67,7 @@ class Asked:
         profile: of AWS, if one is chosen.
         region: tells the region that is set.
         credentials: tells where the credentials come from, without a secret.
+        buckets: asks the server for the names of some buckets.
     """
 
     key: str
@@ -76,6 +77,7 @@ class Asked:
     profile: str | None
     region: Callable[[], str]
     credentials: Callable[[], str]
+    buckets: Callable[[], list[str]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class _Translation:
 _TABLE = (
     _Translation(
         BucketNotFound,
-        "there is no bucket {bucket!r}",
+        "there is no bucket {bucket!r}{buckets}",
         "is it spelled right (ULORA_STORE or --store)? `ulora store init --create-bucket` makes a new one",
         codes=frozenset({"NoSuchBucket"}),
     ),
@@ -270,6 +272,7 @@ def translated(error: Exception, asked: Asked) -> UloraError:
         here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
         elsewhere=_redirect(reply), certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),
         credentials=asked.credentials() if code in _EXPIRED else "",
+        buckets=_there_are(asked.buckets()) if "{buckets}" in found.message else "",
         region=asked.region() if "{region}" in found.message else "",
         operation=error.operation_name if isinstance(error, ClientError) else "",
         of_profile=f" of the profile {asked.profile}" if asked.profile else "",
@@ -279,6 +282,10 @@ def translated(error: Exception, asked: Asked) -> UloraError:
         was_sent = not isinstance(error, EndpointConnectionError | ConnectTimeoutError | NotStarted)
         return StoreUnreachable(message, hint=hint, code=code, was_sent=was_sent)
     return found.kind(message, hint=hint)
+
+
+def _there_are(names: list[str]) -> str:
+    return f"; there are: {', '.join(names)}" if names else ""
 
 
 def _detail(error: Exception) -> str:

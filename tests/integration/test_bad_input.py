@@ -180,18 +180,18 @@ def test_a_server_without_conditional_writes_is_refused(
     with ForgetfulServer() as server:
         monkeypatch.setenv("ULORA_S3_ENDPOINT", server.url)
         monkeypatch.setenv("ULORA_STORE", "s3://bucket/x")
-        complains(ulora("store", "init"), 1, "ignores `If-None-Match: *`", "AWS S3")
+        complains(ulora("store", "init"), 6, "ignores `If-None-Match: *`", "AWS S3")
         assert server.objects == {}
         # Also when somebody has made it look like a store: with the first write of a create or a promotion.
         server.objects["/bucket/x/format.json"] = b'{"format":1}'
         before = dict(server.objects)
-        complains(ulora("create", "v1.0.0", "--from", bundle, "--offline"), 1, "ignores `If-None-Match: *`")
+        complains(ulora("create", "v1.0.0", "--from", bundle, "--offline"), 6, "ignores `If-None-Match: *`")
         complains(ulora("doctor"), 1, "store")
         assert server.objects == before
         inner = open_registry(tmp_path / "other", "s3://bucket/x", registry.model, endpoint_url=server.url)
         create_without_asking(inner, bundle)
         before = dict(server.objects)
-        complains(ulora("promote", "v1.0.0", "--force", "--reason", "x"), 1, "ignores `If-None-Match: *`")
+        complains(ulora("promote", "v1.0.0", "--force", "--reason", "x"), 6, "ignores `If-None-Match: *`")
         assert server.objects == before
 
 

@@ -21,6 +21,7 @@ ALLOWED = {
     "names",
     "evidence.stats",
     "formats.canonical",
+    "formats.counts",
     "formats.html",
     "machine.programs",
     "versions.manifest",

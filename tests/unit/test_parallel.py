@@ -40,6 +40,18 @@ def test_a_time_limit_caps_calls_in_other_threads_too() -> None:
     assert time_left() == math.inf
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
+def test_a_call_without_time_is_not_started(seconds: float) -> None:
+    made: list[int] = []
+    with pytest.raises(NotStarted):
+        within(seconds, lambda: made.append(1))
+    assert made == []
+
+
+def test_a_call_may_have_any_time() -> None:
+    assert within(math.inf, lambda: "done") == "done"
+
+
 def test_a_call_that_gets_on_is_waited_for() -> None:
     steps = iter(range(8))
     done: list[int] = []

@@ -12,6 +12,7 @@ ALLOWED = {
     "registry.errors",
     "registry.evidence.stats",
     "registry.formats.canonical",
+    "registry.formats.counts",
     "registry.formats.html",
     "registry.machine.programs",
     "registry.names",

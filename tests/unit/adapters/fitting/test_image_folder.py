@@ -123,7 +123,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_usable_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tomato" / "healthy").mkdir(parents=True)
     (tmp_path / "tomato" / "healthy" / "a.png").write_bytes(b"?")
-    with pytest.raises(BadInput, match="1 files were skipped"):
+    with pytest.raises(BadInput, match="skipped: 1 file"):
         ImageFolder(tmp_path).split("train")
 
 

@@ -129,7 +129,7 @@ PHASE_FILES: list[tuple[str, Callable[[Path], None], str]] = [
     ("classifier.pth", compress, "compressed archive"),
     ("classifier.pth", lambda path: path.write_bytes(b"no archive"), "not a valid file"),
     ("classifier.pth", save(LINEAR | {"weight": torch.full((3, 96), float("nan"))}), "not finite"),
-    ("classifier.pth", save(LINEAR | {"weight": torch.zeros(1).expand(3, 10**12)}), "more than the"),
+    ("classifier.pth", save(LINEAR | {"weight": torch.zeros(1).expand(3, 10**12)}), "more numbers than the file has"),
     ("classifier.pth", save(LINEAR | {"weight": torch.randn(3, 96).to_sparse()}), "not a plain tensor"),
     ("classifier.pth", save(LINEAR | {"weight": torch.randn(3, 50)}), "classifier_input_size 96"),
     ("classifier.pth", save(LINEAR | {"gate": torch.randn(3)}), "not a single linear layer"),
