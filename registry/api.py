@@ -246,7 +246,8 @@ class Registry:
             GateRefused: a rule was not met; the verdict is kept in the store.
             ChannelMoved: another writer was first.
             MissingBlob, CorruptBlob, VersionForgotten: files are missing or damaged, or will be deleted.
-            NotTrusted: it is not signed by a trusted key; `force` does not overrule that.
+            BadWeights: no replica would load it; `force` does not overrule that.
+            NotTrusted: it is not signed by a trusted key; nor that.
             Overwritten: the name was bound again; or, after the commit, the store has not kept or protected the record.
             BadInput: it is forced without a reason.
         """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from registry.errors import MissingBlob
+from registry.errors import BadWeights, MissingBlob, MissingDependency
+from registry.integrity.loadable import LoadableChecks
 from registry.names import VersionName
 
 if TYPE_CHECKING:
@@ -57,6 +59,23 @@ def check_whole(wiring: Wiring, manifest: Manifest) -> None:
             + " …" * (len(paths) > _SHOWN),
             hint=f"`ulora verify {manifest.version}` names every file",
         )
+
+
+def check_loadable(wiring: Wiring, manifest: Manifest) -> None:
+    """Check that no document of a version says that loading would refuse it. Passes where that can't be found out here.
+
+    Raises:
+        BadWeights: one does.
+        MissingBlob, CorruptBlob: a document can't be read.
+    """
+    with suppress(MissingDependency):
+        refused = LoadableChecks(wiring.blobs).refused(manifest)
+        if refused:
+            found = "; ".join(f"{path}: {why}" for path, why in list(refused.items())[:_SHOWN])
+            raise BadWeights(
+                f"no replica would load {manifest.version}: {found}",
+                hint=f"`ulora verify {manifest.version}` names every file; create a version with other adapters",
+            )
 
 
 def check_servable(wiring: Wiring, manifest: Manifest) -> None:

@@ -16,7 +16,7 @@ from registry.names import CHANNELS, VersionName
 from registry.parallel import within
 from registry.retention.notes import check_remembered
 from registry.store import layout
-from registry.usecases.checks import check_servable
+from registry.usecases.checks import check_loadable, check_servable
 from registry.usecases.judge import judge
 from registry.usecases.mirror import MIRROR_SECONDS, mirror
 from registry.usecases.scripts import script_of
@@ -52,7 +52,9 @@ def promote(
         log.check_newest(head)
         return Change.unneeded(head, f"{version} is stable in {channel} already")
     check_remembered(wiring.forgotten, version)
-    check_servable(wiring, wiring.bindings.manifest(binding.pointer))
+    manifest = wiring.bindings.manifest(binding.pointer)
+    check_servable(wiring, manifest)
+    check_loadable(wiring, manifest)
     verdict = judge(wiring, version, channel)
     if options.force and not verdict.allows:
         verdict = verdict.force(reason)

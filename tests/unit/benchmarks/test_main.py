@@ -1,11 +1,14 @@
 """`python -m benchmarks`: what MLflow passes on is checked, with the exit codes of `ulora`."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
-from benchmarks.__main__ import line, main
+from benchmarks.__main__ import Parameters, line, main
 from registry.evidence.results import Metric
 
 
@@ -33,6 +36,20 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFacto
 def test_an_invalid_parameter_exits_with_2(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(main, arguments)
     assert (result.exit_code, said in result.output, result.stdout) == (2, True, "")
+
+
+def test_every_entry_point_of_mlflow_hands_on_every_parameter() -> None:
+    project = yaml.safe_load((Path(__file__).parents[3] / "MLproject").read_text("utf-8"))
+    known = {field.name for field in dataclasses.fields(Parameters)} - {"name"}
+    for name, entry in project["entry_points"].items():
+        assert set(entry["parameters"]) == known, name
+        assert all(f"--{each} {{{each}}}" in entry["command"] for each in known), name
+
+
+def test_an_empty_parameter_is_one_not_given() -> None:
+    given = Parameters("ood", "v1.0.0", data="images", rename="names.toml").options()
+    assert (given.data, given.rename, given.device) == (Path("images"), Path("names.toml"), "cpu")
+    assert Parameters("ood", "v1.0.0").options().rename is None
 
 
 def test_errors_are_json_when_json_is_asked_for() -> None:
