@@ -46,6 +46,7 @@ try:
     import boto3
     import botocore.exceptions as faults
     from botocore.config import Config
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 except ImportError as error:
     ABSENT, faults = str(error), None
@@ -64,7 +65,7 @@ WRITER = 1
 NEWEST_FIRST = 10**12
 ENDPOINTS = ("ULORA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 COMMAND, CALL, ATTEMPT, DEADLINE, STALL, OPENING = 60.0, 10.0, 5.0, 15.0, 60.0, 30.0
-"""Seconds after which are given up: all calls of a rollback together, except for the time of the question; one call to
+"""Seconds after which are given up: a whole rollback, except for the time of the question; one call to
 the store, whatever it sends; one attempt to write, and all of them; a file of which no more arrives; finding
 credentials."""
 WORKERS = 16
@@ -81,6 +82,8 @@ MISSING = {"NoSuchKey", "404", "NotFound"}
 RECORD = re.compile(r"(0[0-9]{12})(?<!0{13})\.json", re.ASCII)
 WEAK = 'W/"'
 """The beginning of an ETag that web servers send, and S3 never does."""
+PAGES = ("text/html", "application/xhtml+xml")
+"""Media types of pages: no object and no answer of the store has one."""
 DENIED = {
     "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "AuthorizationHeaderMalformed",
@@ -109,7 +112,12 @@ CODES = {
 
 
 class Failure(Exception):
-    """An error: `error` is a key of CODES, `hint` says what to do next."""
+    """An error: `error` is a key of CODES, `hint` says what to do next.
+
+    `is_clear` is False for an answer of the server that is not S3's own: somebody else may have given it.
+    """
+
+    is_clear = True
 
     def __init__(self, error: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -208,8 +216,9 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     if options.dry_run:
         return answer_document(record, head, record["action"], "nothing was written: --dry-run")
     if not options.yes:
+        asked = time.monotonic()
         ask()
-        store.ends = time.monotonic() + COMMAND
+        store.ends += time.monotonic() - asked
         newest, _ = store.newest_from(head["generation"])  # the answer may have taken long
         if newest["generation"] != head["generation"]:
             return already_moved(newest)
@@ -487,6 +496,15 @@ def decode(data: bytes, what: str) -> dict[str, Any]:
     return document
 
 
+def is_document(data: bytes) -> bool:
+    """Whether bytes are a document as the store has them: canonical, with the number of its format."""
+    try:
+        found = decode(data, "a document")
+        return type(found.get("format")) is int and encode(found) == data
+    except (Failure, ValueError):
+        return False
+
+
 def is_text(text: str) -> bool:
     """Whether a string can be encoded as UTF-8."""
     try:
@@ -547,6 +565,7 @@ class Store:
         # An endpoint in the environment is newer than the one in this file.
         self.endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), STORE["endpoint"])
         self.place = f"s3://{STORE['bucket']}/{STORE['prefix']}" + (f" at {self.endpoint}" if self.endpoint else "")
+        self.ends = time.monotonic() + COMMAND
         with self.errors("client"):
             try:
                 self.reads, self.writes = within(OPENING, self.open)
@@ -558,7 +577,6 @@ class Store:
                 raise
             except Exception as error:  # what a damaged configuration may cause
                 raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
-        self.ends = time.monotonic() + COMMAND
 
     def open(self) -> tuple[Any, Any]:
         """Clients for reads and for writes."""
@@ -611,10 +629,17 @@ class Store:
 
     def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
         """Check that a success says what S3 always says: a proxy or a login page may answer 200 to everything."""
-        kind = str(reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", ""))
-        if str(reply.get(field, WEAK)).startswith(WEAK) or kind.startswith("text/html"):
+        answer = reply.get("ResponseMetadata", {})
+        kind = str(answer.get("HTTPHeaders", {}).get("content-type", "")).partition(";")[0].strip().lower()
+        is_page = kind in PAGES or answer.get("HTTPStatusCode") != 200
+        if str(reply.get(field, WEAK)).startswith(WEAK) or is_page:
             text = f"what {self.place} answered for {key} is not an answer of S3: it lacks {field}"
             raise OutcomeUnclear(text, "is there a proxy or a login page in front of it?")
+
+    def length(self, reply: dict[str, Any]) -> int:
+        """The bytes of a reply's body; 0 where it does not say."""
+        said = str(reply["ResponseMetadata"].get("HTTPHeaders", {}).get("content-length", "0"))
+        return int(said) if said.isascii() and said.isdigit() else 0
 
     def newest_from(self, generation: int) -> tuple[dict[str, Any], str]:
         """The same, found by name from a generation that exists: a listing may be out of date."""
@@ -669,7 +694,7 @@ class Store:
         bytes, the write succeeded; with others, another writer was first; without an object, it is sent again.
         """
         give_up = min(time.monotonic() + DEADLINE, self.ends)
-        pause, maybe_applied, answer = 0.05, False, ""
+        pause, is_undecided, answer = 0.05, False, ""
         request = {
             **self.at(key), "Body": body, "IfNoneMatch": "*", "ContentType": "application/json",
             "ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode(), **STORE["encryption"],
@@ -679,22 +704,23 @@ class Store:
                 left = give_up - time.monotonic()
                 reply = self.call(key, lambda: self.writes.put_object(**request), min(ATTEMPT, left))
                 self.check_reply(reply, "ETag", key)
-                return
+                if self.length(reply) == 0:
+                    return
+                raise OutcomeUnclear(f"what {self.place} answered for {key} is not an answer of S3: it has a body")
             except Failure as failure:
                 # After one unclear answer no later one is clear: only the key itself can tell.
-                maybe_applied = maybe_applied or may_be_applied(failure)
-                if not maybe_applied:
-                    # Something in front of the store may refuse what it has passed on.
-                    is_sent = not isinstance(failure, OutcomeUnclear)
-                    if is_sent and self.read_back(key, give_up - time.monotonic()) == body:
-                        return
+                refusal = None if is_undecided or may_be_applied(failure) else failure
+                if isinstance(refusal, OutcomeUnclear):  # it was not sent
                     raise
                 answer = str(failure) if time.monotonic() < give_up or not answer else answer
             found = self.read_back(key, give_up - time.monotonic())
             if found == body:
-                return
-            if found is not None:
+                return  # something in front of the store may even refuse what it has passed on
+            if refusal and (refusal.is_clear or found is not None):
+                raise refusal
+            if found:
                 raise Taken(key)
+            is_undecided = True
             if time.monotonic() > give_up:
                 raise Failure(
                     "OutcomeUnknown",
@@ -705,13 +731,14 @@ class Store:
             pause = min(2 * pause, 1.0)
 
     def read_back(self, key: str, left: float) -> bytes | None:
-        """The bytes at a key after an unclear write; None if there are none or the store does not answer."""
+        """The bytes at a key after an unclear write, empty if there are none; None if the store does not say."""
         try:
-            return self.get(self.writes, key, min(ATTEMPT, left))
+            found = self.get(self.writes, key, min(ATTEMPT, left))
         except Failure as failure:
             if failure.error == "BadManifest":  # it is too large to be ours
                 raise
-            return None
+            return b"" if failure.error == "ObjectNotFound" else None
+        return found if is_document(found) else None  # a page in the place of the store is none
 
     def get(self, client: Any, key: str, seconds: float) -> bytes:
         """A small object's bytes."""
@@ -719,6 +746,7 @@ class Store:
         def read() -> bytes:
             reply = client.get_object(**self.at(key))
             with closing(reply["Body"]) as body:
+                self.check_reply(reply, "ETag", key)
                 size = reply.get("ContentLength")
                 if size is None:
                     raise OutcomeUnclear(f"what {self.place} answered for {key} does not say its length")
@@ -762,8 +790,13 @@ class Store:
             if isinstance(error, faults.SSLError):
                 hint = f"are the certificates right? AWS_CA_BUNDLE is {os.environ.get('AWS_CA_BUNDLE', 'not set')}"
             raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
+        except ResponseParserError as error:
+            text = f"what {self.place} answered for {key} is not an answer of S3: {first_line(error)}"
+            raise OutcomeUnclear(text, "is there a proxy or a login page in front of it?") from error
         except RecursionError as error:  # boto3 asks for the region, and is redirected again, without end
-            raise self.redirected("another address") from error
+            failure = self.redirected("another address")
+            failure.is_clear = False
+            raise failure from error
         except (faults.BotoCoreError, ValueError) as error:
             text = f"the store {self.place} can't be used: {first_line(error)}"
             raise Failure("BadSetting", text, SETTINGS) from error
@@ -774,8 +807,14 @@ class Store:
         return Failure("BadSetting", f"the store {self.place} redirects ({detail})", hint)
 
     def from_reply(self, error: Any, key: str) -> Failure:
-        """The failure for an error reply of the server."""
+        """The failure for an error reply of the server. S3's own have a code in words."""
         code = str(error.response.get("Error", {}).get("Code", ""))
+        failure = self.from_code(error, code, key)
+        failure.is_clear = code != "" and not code.isdigit()
+        return failure
+
+    def from_code(self, error: Any, code: str, key: str) -> Failure:
+        """The failure for a code of S3, or the status of an answer without one."""
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         here, there = datetime.now(timezone.utc), server_time(error.response)
         refused = f"{self.place} refuses access to {key}"

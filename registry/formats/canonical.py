@@ -51,6 +51,15 @@ def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
     return document
 
 
+def is_document(data: bytes) -> bool:
+    """Whether bytes are a document as the store has them: canonical, with the number of its format."""
+    try:
+        found = decode(data, "a document")
+        return type(found.get("format")) is int and encode(found) == data
+    except (BadManifest, ValueError):
+        return False
+
+
 def read_file(path: Path, what: str, limit: int = MAX_DOCUMENT) -> bytes:
     """A document's bytes from disk; never more than `limit` + 1 bytes are read.
 

@@ -24,11 +24,18 @@ _ALWAYS_SAID = {
     "ListMultipartUploads": "IsTruncated",
     "PutObject": "ETag",
     "HeadObject": "ETag",
+    "GetObject": "ETag",
+    "DeleteObject": "",
     "CreateMultipartUpload": "UploadId",
     "UploadPart": "ETag",
     "CompleteMultipartUpload": "ETag",
 }
-"""What a success of S3 always says, by its reference of the API. (Of a GET the reader checks it.)"""
+"""What a success of S3 always says, by its reference of the API; of a deletion its status only."""
+_STATUSES = {"DeleteObject": (204,), "GetObject": (200, 206)}
+"""Of a success, where it is not 200."""
+_WITHOUT_BODY = ("PutObject", "UploadPart", "DeleteObject")
+_PAGES = ("text/html", "application/xhtml+xml")
+"""Media types that no object and no answer here has."""
 _WEAK = 'W/"'
 """The beginning of an ETag that many web servers send, and S3 never does (RFC 9110, 8.8.1)."""
 
@@ -53,17 +60,22 @@ def bound_replies(client: Any) -> None:
 
 def check_replies(client: Any) -> None:
     """Let calls of a client raise KeyError, with the name of what is missing, for a success that is none of S3."""
-    for operation, field in _ALWAYS_SAID.items():
-        client.meta.events.register(f"after-call.s3.{operation}", partial(_check_reply, field))
+    for operation in _ALWAYS_SAID:
+        client.meta.events.register(f"after-call.s3.{operation}", partial(_check_reply, operation))
 
 
-def _check_reply(field: str, http_response: Any, parsed: Any, **_: object) -> None:
-    if http_response.status_code >= 300:
+def _check_reply(operation: str, http_response: Any, parsed: Any, **_: object) -> None:
+    status, field = http_response.status_code, _ALWAYS_SAID[operation]
+    if status >= 300:
         return
-    if field not in parsed or str(parsed[field]).startswith(_WEAK):
+    if status not in _STATUSES.get(operation, (200,)):
+        raise KeyError(f"the right status ({status})")
+    if field and (field not in parsed or str(parsed[field]).startswith(_WEAK)):
         raise KeyError(field)
-    if http_response.headers.get("content-type", "").startswith("text/html"):  # no object here is of this type
-        raise KeyError("a type other than text/html")
+    if http_response.headers.get("content-type", "").partition(";")[0].strip().lower() in _PAGES:
+        raise KeyError("a type other than that of a page")
+    if operation in _WITHOUT_BODY and http_response.content:
+        raise KeyError("an empty body")
 
 
 def _is_announced(headers: Any) -> bool:

@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as TransportError
 
 from registry.errors import BadSetting, StoreUnreachable, UloraError, first_line
@@ -155,7 +156,10 @@ class S3Client:
         try:
             yield
         # A server that redirects the questions after the region too lets botocore call itself without end.
-        except (ClientError, BotoCoreError, TransportError, OSError, ValueError, KeyError, RecursionError) as error:
+        except (
+            ClientError, BotoCoreError, ResponseParserError, TransportError, OSError, ValueError, KeyError,
+            RecursionError,
+        ) as error:  # fmt: skip
             raise self._translated(error, key) from error
 
     @cached_property

@@ -8,7 +8,8 @@ but a clear answer the key is read. It holds
     another object                       another's: a writer was first, lost (`KeyExists`);
     nothing, or what was there before    not applied yet: the same bytes are sent again, until the deadline
                                          (`OutcomeUnknown`). A first try that arrives late does no harm: it is
-                                         refused, or it is these very bytes.
+                                         refused, or it is these very bytes;
+    no object of ours, or no answer      nobody knows: as above.
 
 So the bytes must be unique to their writer (they hold a nonce), or mean the same whoever wrote them.
 """
@@ -18,6 +19,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Final, Literal, TypeAlias
+
+from botocore.exceptions import ClientError
 
 from registry.errors import (
     BadManifest,
@@ -28,12 +32,16 @@ from registry.errors import (
     UloraError,
     first_line,
 )
+from registry.formats import canonical
 from registry.parallel import time_left, time_limit
 from registry.store.client import S3Client, base64_text
 from registry.store.object_info import StoredObject
 from registry.store.reading import ObjectReader
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_Unclear: TypeAlias = Literal["nothing", "unknown"]
+_NOTHING: Final = "nothing"
+_UNKNOWN: Final = "unknown"
 
 
 class ConditionalWriter:
@@ -77,46 +85,53 @@ class ConditionalWriter:
             self._write_in_time(key, body, replaces)
 
     def _write_in_time(self, key: str, body: bytes, replaces: str | None) -> None:
-        may_be_applied, answer = False, ""
+        is_undecided, answer = False, ""
         for pause in _pauses():
             try:
                 self.put_once(key, body, replaces)
                 return
             except UloraError as error:
                 # After one unclear answer no later one is clear: only the key itself can tell.
-                may_be_applied = may_be_applied or _may_be_applied(error)
-                if not may_be_applied:
-                    if self._is_applied(error, key, body):
-                        return
+                refusal = None if is_undecided or _may_be_applied(error) else error
+                if isinstance(refusal, StoreUnreachable):  # it was not sent
                     raise
                 answer = first_line(error) if time_left() or not answer else answer
-            found = self._read_back(key)
-            if found is not None and found.body == body:
-                return
-            if found is not None and found.etag != replaces:
+            found = self._read_back(key, body)
+            if isinstance(found, StoredObject) and found.body == body:
+                return  # something in front of the store may even refuse what it has passed on
+            if refusal and (found != _UNKNOWN or _is_of_s3(refusal)):
+                raise refusal
+            if isinstance(found, StoredObject) and found.etag != replaces:
                 raise KeyExists(key)
             if not time_left():
                 raise OutcomeUnknown(
                     f"a write of {key} was sent, but the store did not say whether it was applied; at last: {answer}",
                     hint="look with `ulora status` and run the same command again: it is safe",
                 )
+            is_undecided = True
             time.sleep(min(pause, time_left()))
 
-    def _is_applied(self, error: UloraError, key: str, body: bytes) -> bool:
-        """Whether a refused write was applied: something in front of the store may refuse what it has passed on."""
-        if isinstance(error, StoreUnreachable):  # it was not sent
-            return False
-        found = self._read_back(key)
-        return found is not None and found.body == body
-
-    def _read_back(self, key: str) -> StoredObject | None:
-        """What is at a key after an undecided write; None when nothing is, or the store can't say right now."""
+    def _read_back(self, key: str, body: bytes) -> StoredObject | _Unclear:
+        """What is at a key after a write of `body` that was not clearly applied."""
         try:
-            return self._reader.get_once(key, self._client.deadlines.attempt)
+            found = self._reader.get_once(key, self._client.deadlines.attempt)
+        except ObjectNotFound:
+            return _NOTHING
         except BadManifest:  # it is too large to be ours
             raise
         except UloraError:
-            return None
+            return _UNKNOWN
+        # Every document here is canonical; a page in the place of the store is not, whatever it says of itself.
+        return found if canonical.is_document(found.body) or not canonical.is_document(body) else _UNKNOWN
+
+
+def _is_of_s3(refusal: UloraError) -> bool:
+    """Whether a refusal is S3's own, which has a code in words, or was made before anything was sent."""
+    cause = refusal.__cause__
+    if isinstance(cause, ClientError):
+        code = str(cause.response.get("Error", {}).get("Code", ""))
+        return code != "" and not code.isdigit()
+    return not isinstance(cause, RecursionError)
 
 
 def _may_be_applied(error: UloraError) -> bool:

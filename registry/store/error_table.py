@@ -28,6 +28,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as TransportError
 
 from registry.errors import (
@@ -52,6 +53,7 @@ _MAX_SKEW = 15 * 60
 """Seconds by which the clock of a request may differ, by S3's documentation of RequestTimeTooSkewed."""
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, …) and ~/.aws/config"
+_IN_FRONT = "is there a proxy or a login page in front of it?"
 _REASON = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 _QUERY = re.compile(r"\?[^\s'\"]*")
 
@@ -242,8 +244,14 @@ _TABLE = (
     _Translation(
         StoreUnreachable,
         "what {place} answered for {key} is not an answer of S3: it lacks {detail}",
-        "is there a proxy or a login page in front of it?",
+        _IN_FRONT,
         exceptions=(KeyError,),
+    ),
+    _Translation(
+        StoreUnreachable,
+        "what {place} answered for {key} is not an answer of S3: {detail}",
+        _IN_FRONT,
+        exceptions=(ResponseParserError,),
     ),
     _Translation(
         BadSetting, "the store {url} can't be used: {detail}", _SETTINGS, exceptions=(BotoCoreError, ValueError)

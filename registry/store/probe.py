@@ -69,6 +69,7 @@ class StoreProbe:
 
     def initialise(self) -> None:
         """Probe the server, then create `format.json`."""
+        self._reader.head(layout.FORMAT_KEY)  # a read says clearly what is wrong with an address, a write can't
         self.check_server()
         try:
             self._writer.create(layout.FORMAT_KEY, canonical.encode({"format": layout.FORMAT}))
@@ -88,9 +89,12 @@ class StoreProbe:
         Both are needed: of two writers whose conditions were ignored, the later one finds its own bytes.
         """
         try:
-            if self._holds(key, body):
+            found = self._found(key, body)
+            if found == body:
                 self.check_writable()
                 return ""
+            if found and canonical.is_document(body) and not canonical.is_document(found):
+                return f"what the store answers for {key} is none of its documents"
         except StoreUnfit as error:
             raise Overwritten(
                 f"{key} was written, and may have replaced what another writer had created there: {error}", hint=_DOCTOR
@@ -103,12 +107,13 @@ class StoreProbe:
             hint=_DOCTOR,
         )
 
-    def _holds(self, key: str, body: bytes) -> bool:
-        """Whether these bytes are at a key. Read twice before it is denied, as a reply may be cut short."""
+    def _found(self, key: str, body: bytes) -> bytes:
+        """What is at a key; empty for nothing. Read again if it is not `body`, as a reply may be cut short."""
         try:
-            return self._reader.get(key).body == body or self._reader.get(key).body == body
+            found = self._reader.get(key).body
+            return found if found == body else self._reader.get(key).body
         except ObjectNotFound:
-            return False
+            return b""
 
     def check_format(self) -> bytes:
         """Check that this prefix is a store of our format; return the bytes of its `format.json`."""

@@ -31,7 +31,7 @@ def test_an_entry_point_passes_its_parameters_quoted(project, tmp_path: Path, na
     command = project.get_entry_point(name).compute_command(given, storage_dir=str(tmp_path))
     assert shlex.split(command) == [
         *["python", "-m", "benchmarks", name, "--version", "v5.5.4-dinov3", "--model", ""],
-        *["--data", "a folder; rm -rf x", "--device", "cpu", "--runtime", ""],
+        *["--data", "a folder; rm -rf x", "--rename", "", "--device", "cpu", "--runtime", ""],
     ]
 
 

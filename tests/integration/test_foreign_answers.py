@@ -1,0 +1,121 @@
+"""A change that was made is never said to have failed, nor one that was not made to be done, whoever answers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.errors import OutcomeUnknown, StoreUnreachable
+from registry.retention.forget import RetentionRule
+from registry.store import layout
+from registry.store.client import Deadlines
+from registry.store.objects import ObjectStore
+from tests.servers.proxy import Fault, Proxy, swallow_reply
+from tests.support.foreign_answers import FOREIGN, REFUSALS, applied, refusal
+from tests.support.registries import bind, listing, open_registry
+
+V1, V2 = "v1.0.0", "v2.0.0"
+LOG = "/channels/production/"
+RECORD = "0999999999997.json"
+"""Of generation 3, the next one."""
+ALWAYS = 10_000
+EACH = pytest.mark.parametrize("answer", FOREIGN.values(), ids=FOREIGN)
+
+
+@pytest.fixture
+def straight(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """Two generations in production."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    bind(registry, V1, V2)
+    registry.promote(V1, "production")
+    registry.promote(V2, "production")
+    return registry
+
+
+@pytest.fixture
+def distant(straight: Registry, proxy: Proxy, tmp_path: Path) -> Registry:
+    """The same by way of the proxy, with little patience."""
+    opened = open_registry(tmp_path / "far", straight.settings.store, straight.model, endpoint_url=proxy.url)
+    opened.wiring.check_writable()
+    opened.store._client.deadlines = Deadlines(attempt=1, write=2)
+    return opened
+
+
+def served(registry: Registry) -> list[str]:
+    return [record.stable.version for record in registry.history() if record.stable]
+
+
+@EACH
+def test_a_record_that_others_took_is_written_again(
+    straight: Registry, distant: Registry, proxy: Proxy, answer: Fault
+) -> None:
+    proxy.next(answer, method="PUT", containing=LOG)
+    assert distant.rollback().generation == 3
+    assert served(straight) == [V1, V2, V1]
+
+
+@EACH
+def test_a_record_that_was_written_is_found_whoever_answers(
+    straight: Registry, distant: Registry, proxy: Proxy, answer: Fault
+) -> None:
+    proxy.next(applied(answer), method="PUT", containing=LOG)
+    assert distant.rollback().generation == 3
+    assert served(straight) == [V1, V2, V1]
+
+
+@EACH
+def test_where_others_answer_the_look_back_nobody_knows(
+    straight: Registry, distant: Registry, proxy: Proxy, answer: Fault
+) -> None:
+    proxy.next(swallow_reply, method="PUT", containing=LOG)
+    proxy.next(answer, method="GET", containing=RECORD, times=ALWAYS)
+    with pytest.raises(OutcomeUnknown):
+        distant.rollback()
+    assert served(straight) == [V1, V2, V1]
+
+
+@EACH
+def test_a_promotion_that_can_not_be_read_back_is_done(distant: Registry, proxy: Proxy, answer: Fault) -> None:
+    proxy.next(answer, method="GET", containing=RECORD, times=ALWAYS)
+    change = distant.promote(V1, "production")
+    assert (change.changed, change.generation) == (True, 3)
+    assert "could not be read back" in change.notes[0]
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_of_what_was_passed_on_is_not_believed(
+    straight: Registry, distant: Registry, proxy: Proxy, status: int
+) -> None:
+    proxy.next(applied(refusal(status)), method="PUT", containing=LOG, times=ALWAYS)
+    proxy.next(refusal(status), method="GET", containing=RECORD, times=ALWAYS)
+    with pytest.raises(OutcomeUnknown):
+        distant.rollback()
+    assert served(straight) == [V1, V2, V1]
+
+
+@EACH
+def test_nothing_is_deleted_on_the_word_of_others(proxy: Proxy, store_url: str, answer: Fault) -> None:
+    store = ObjectStore(store_url, endpoint_url=proxy.url)
+    store.create("models/m/forgotten/v1.0.0.json", b'{"format":1}')
+    proxy.next(answer, method="DELETE")
+    with pytest.raises(StoreUnreachable, match="answered"):
+        store.delete("models/m/forgotten/v1.0.0.json")
+    store.delete("models/m/forgotten/v1.0.0.json")
+    assert store.head("models/m/forgotten/v1.0.0.json") is None
+
+
+def test_a_version_is_only_remembered_where_the_store_says_so(
+    straight: Registry, distant: Registry, proxy: Proxy
+) -> None:
+    bind(straight, "v0.1.0")
+    straight.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta(days=1))
+    before = listing(straight)
+    assert layout.forgotten(straight.model, "v0.1.0") in before
+    proxy.next(FOREIGN["xhtml"], method="DELETE", times=ALWAYS)
+    with pytest.raises(StoreUnreachable):
+        distant.remember("v0.1.0")
+    assert listing(straight) == before

@@ -1,0 +1,102 @@
+"""Whoever answers in place of the store, a rollback script never says the opposite of what is so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from registry.api import Registry
+from registry.breakglass.write_script import Script
+from tests.servers.proxy import Exchange, Fault, Proxy, Reply, swallow_reply
+from tests.support.foreign_answers import FOREIGN, REFUSALS, applied, refusal
+from tests.support.registries import open_registry
+from tests.support.run_script import run, serve_three
+
+NEXT = "/channels/production/0999999999996.json"
+"""The record that the script writes."""
+LOGIN = Reply(200, [("Content-Type", "text/html"), ("ETag", 'W/"1"')], b"<html><body>Log in</body></html>")
+STRONG = Reply(200, [("Content-Type", "text/html"), ("ETag", '"abc"')], b"<html><body>Log in</body></html>")
+EACH = pytest.mark.parametrize("answer", FOREIGN.values(), ids=FOREIGN)
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """Production served v1.0.0, v2.0.0, and now v3.0.0."""
+    registry = open_registry(tmp_path, store_url, model)
+    serve_three(registry)
+    return registry
+
+
+@pytest.fixture
+def script(registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """The one that goes to v2.0.0, by way of the proxy."""
+    script = registry.rollback_script("v2.0.0")
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    return script
+
+
+def served(registry: Registry) -> list[str]:
+    return [record.stable.version for record in registry.history() if record.stable]
+
+
+@pytest.mark.parametrize("page", [LOGIN, STRONG, Reply(200, [], b"")], ids=["login", "strong ETag", "empty"])
+def test_a_page_is_no_answer_of_the_store(registry: Registry, script: Script, proxy: Proxy, page: Reply) -> None:
+    proxy.next(lambda exchange: exchange.send(page), method="GET", containing="list-type=2")
+    assert run(script, "--yes", "--json").error == "StoreUnreachable"
+    proxy.next(lambda exchange: exchange.send(page), method="PUT", containing=NEXT)
+    assert run(script, "--yes", "--json").document["changed"]
+    assert served(registry)[0] == "v2.0.0"
+
+
+@EACH
+def test_a_record_that_others_took_is_written_again(
+    registry: Registry, script: Script, proxy: Proxy, answer: Fault
+) -> None:
+    proxy.next(answer, method="PUT", containing=NEXT)
+    assert run(script, "--yes", "--json").document["changed"]
+    assert served(registry)[0] == "v2.0.0"
+
+
+@EACH
+def test_where_others_answer_the_look_back_nobody_knows(
+    registry: Registry, script: Script, proxy: Proxy, answer: Fault
+) -> None:
+    def from_now_on(exchange: Exchange) -> None:
+        proxy.next(answer, method="GET", containing=NEXT, times=1000)
+        swallow_reply(exchange)
+
+    proxy.next(from_now_on, method="PUT", containing=NEXT)
+    unknown = run(script, "--yes", "--json", ATTEMPT=1.0, DEADLINE=2.0)
+    assert (unknown.code, unknown.error, served(registry)[0]) == (7, "OutcomeUnknown", "v2.0.0")
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_of_what_was_passed_on_is_not_believed(
+    registry: Registry, script: Script, proxy: Proxy, status: int
+) -> None:
+    def from_now_on(exchange: Exchange) -> None:
+        proxy.next(refusal(status), containing=NEXT, times=1000)
+        applied(refusal(status))(exchange)
+
+    proxy.next(from_now_on, method="PUT", containing=NEXT)
+    unknown = run(script, "--yes", "--json", ATTEMPT=1.0, DEADLINE=2.0)
+    assert (unknown.code, unknown.error, served(registry)[0]) == (7, "OutcomeUnknown", "v2.0.0")
+
+
+def test_only_the_question_is_left_out_of_its_time(registry: Registry, script: Script) -> None:
+    ahead, ends = [0.0], []
+
+    def check(store: Any, *_: object) -> None:
+        ends.append(store.ends)
+        ahead[0] += 20.0
+
+    def ask() -> None:
+        ahead[0] += 500.0
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead[0], sleep=time.sleep)
+    assert run(script, "--json", time=clock, check=check, ask=ask).document["changed"]
+    assert ends[1] - ends[0] == pytest.approx(500.0, abs=10.0)
