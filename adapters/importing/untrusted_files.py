@@ -264,15 +264,15 @@ def _check_pickles(path: Path, *, is_zip: bool) -> None:
             data = file.read(MAX_PICKLE)  # the numbers follow, or the rest of a pickle that is too long
     count = 1 if is_zip else _LEGACY_PICKLES
     try:
-        problem = json.loads(ask_module(_REHEARSAL, bytes([count]) + data, seconds=UNPICKLE_SECONDS))
+        problem, needed = json.loads(ask_module(_REHEARSAL, bytes([count]) + data, seconds=UNPICKLE_SECONDS))
     except TimeoutError as error:
         raise BadWeights(f"{path} can't be read within {UNPICKLE_SECONDS:g} s") from error
     except OSError as error:
         raise LoadFailed(f"{path}: no process can be started to look at it: {error}") from error
     except UloraError as error:
         raise BadWeights(f"{path} can't be read within bounds of memory and time") from error
-    if problem:
-        raise ValueError(problem)
+    if problem or needed > path.stat().st_size:
+        raise ValueError(problem or "it ends before the last of its numbers")
 
 
 def _tensor_check() -> Callable[[str, Any], Any]:

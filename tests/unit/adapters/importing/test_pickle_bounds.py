@@ -117,7 +117,9 @@ def test_an_instruction_of_another_protocol_is_refused(tmp_path: Path) -> None:
 
 def test_no_set_is_made_of_the_numbers_of_a_tensor(tmp_path: Path) -> None:
     """A set of a tensor has an object for each of its numbers, in torch."""
-    content = PROTO + named("__builtin__", "set") + b")Q\x85R."
+    words = [b"X" + struct.pack("<I", len(word)) + word for word in (b"storage", b"0", b"cpu")]
+    storage = b"(" + words[0] + named("torch", "FloatStorage") + words[1] + words[2] + b"K\x04tQ"
+    content = PROTO + named("__builtin__", "set") + storage + b"\x85R."
     with pytest.raises(BadWeights, match=r"set.bin.*not iterable"):
         read_pickle(write(tmp_path / "set.bin", content, as_archive=True))
 
