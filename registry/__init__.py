@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from registry.errors import UloraError
     from registry.names import VersionName
     from registry.serving.follow import Live, LiveOptions
+    from registry.serving.sidecar_round import SidecarOptions
     from registry.settings import Settings
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.versions.bundle import ReleaseNotes
 
 __all__ = [
     "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
-    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "UloraError", "VerifyOptions", "VersionName",
+    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "UloraError", "VerifyOptions",
+    "VersionName",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "PromoteOptions": "registry.channels.channel",
     "Registry": "registry.api",
     "Settings": "registry.settings",
+    "SidecarOptions": "registry.serving.sidecar_round",
     "ReleaseNotes": "registry.versions.bundle",
     "UloraError": "registry.errors",
     "RestoreOptions": "registry.usecases.options",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from registry.retention.forget import Collected, RetentionRule
     from registry.serving.follow import Live, LiveOptions
     from registry.serving.loaders import Loaded
+    from registry.serving.sidecar import Sidecar
+    from registry.serving.sidecar_round import SidecarOptions
     from registry.store.blobs import Blobs
     from registry.store.objects import ObjectStore
     from registry.tree.restore import Restored
@@ -425,3 +427,11 @@ class Registry:
         errors are those of `registry.serving.follow.Live.start`.
         """
         return usecases.serve.follow(self.wiring, channel, options)
+
+    def sidecar(self, channel: str, folder: Path, options: SidecarOptions | None = None) -> Sidecar:
+        """What keeps `folder` at what a channel serves, for a server of another make: `once()`, `run()`, or `plan()`.
+
+        A version gets a folder of its own, verified; `folder/current` is a link that is moved by a rename, and then a
+        hook runs. The errors are those of `registry.serving.sidecar.Sidecar.once`.
+        """
+        return usecases.serve.sidecar(self.wiring, channel, Path(folder), options)

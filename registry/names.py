@@ -105,6 +105,11 @@ def check_channel(text: str) -> str:
     return _check(_CHANNEL, text, "channel", hint)
 
 
+def is_target_name(text: str) -> bool:
+    """Whether a text is a target's name."""
+    return _TARGET.fullmatch(text) is not None
+
+
 def check_target(text: str) -> str:
     """Return a target's name unchanged: a crop such as `sweet_corn`, or a crop and part such as `tomato__leaf`.
 

@@ -1,8 +1,9 @@
-"""The one place that starts other programs: git, the Python of this installation, and the servers of `devstack`.
+"""The one place that starts other programs: git, the Python of this installation, the servers of `devstack`, and hooks.
 
 What a program reads may come from anybody, so nothing that it reads may decide what is run. Python runs modules of this
 installation only; git gets a short list of commands and a configuration that nobody else wrote, see
-`registry.machine.repository`; servers are started by `registry/devstack/` alone, on data that they made.
+`registry.machine.repository`; servers are started by `registry/devstack/` alone, on data that they made. A hook
+is the command line that the user of `ulora follow` gave; what the store says reaches it by variables only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,22 @@ class GitAnswer:
     err: str
 
 
+@dataclass(frozen=True)
+class HookAnswer:
+    """How a hook ended: its exit status, None if it was ended, and the last of what it printed."""
+
+    code: int | None
+    said: str
+
+
+_HOOK_LOOK = 0.05
+"""Seconds between two looks at a running hook."""
+_HOOK_GRACE = 2.0
+"""Seconds that a hook gets to end after SIGTERM."""
+_HOOK_READ, _HOOK_READS = 64 * 1024, 64
+"""Bytes that one look reads at a time, and how often: a hook that never stops to print must not hold up the look."""
+_HOOK_OUTPUT = 4096
+"""Bytes of its output that are kept: the last ones."""
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
 _watchdogs: dict[int, subprocess.Popen[bytes]] = {}
 """By the process that each watches: a fork has none."""
@@ -141,6 +160,38 @@ def start(command: Sequence[str], **options: Any) -> Process[Any]:
     return subprocess.Popen([sys.executable, "-P", *command[1:]] if is_python else command, **options)
 
 
+def run_hook(command: str, *, seconds: float, env: Mapping[str, str], stopped: Callable[[], bool]) -> HookAnswer:
+    """Run a command line that the user of this process gave, by `sh`, as a process group of its own.
+
+    It gets this process's environment. The group is ended if it takes too long, if `stopped` becomes true, or if this
+    call is interrupted; what the command left running in the background after its end is left alone.
+
+    Args:
+        seconds: after which it is ended.
+        env: variables besides those of this process. Values go there and never into the command line.
+
+    Raises:
+        OSError: there is no `sh`.
+    """
+    process = subprocess.Popen(
+        ["sh", "-c", command], stdin=DEVNULL, stdout=PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        env={**_absolute(os.environ), **env},
+    )  # fmt: skip
+    assert process.stdout is not None  # noqa: S101  a pipe was asked for
+    deadline, said = time.monotonic() + seconds, b""
+    with process.stdout as output:
+        os.set_blocking(output.fileno(), False)
+        try:
+            while process.poll() is None and time.monotonic() < deadline and not stopped():
+                with suppress(StillRuns):
+                    process.wait(_HOOK_LOOK)
+                said = _last(said, output.fileno())
+            code = process.poll()
+        finally:
+            _end_group(process)
+    return HookAnswer(code, said.decode("utf-8", "replace").strip())
+
+
 def start_watchdog(seconds: float) -> None:
     """Let SIGTERM and SIGINT end this process within so many seconds, even if C code holds the interpreter's lock.
 
@@ -174,6 +225,27 @@ def drop_relative_search_paths() -> None:
     such as `uname`.
     """
     os.environ.update(_absolute(os.environ))
+
+
+def _last(said: bytes, descriptor: int) -> bytes:
+    """The last of what was said before and of what can be read now, without waiting."""
+    with suppress(BlockingIOError):
+        for _ in range(_HOOK_READS):
+            chunk = os.read(descriptor, _HOOK_READ)
+            if not chunk:
+                break
+            said = (said + chunk)[-_HOOK_OUTPUT:]
+    return said
+
+
+def _end_group(process: Process[Any]) -> None:
+    """End a process that still runs, with all that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+            with suppress(StillRuns):
+                process.wait(_HOOK_GRACE)
 
 
 def _clean_environment() -> dict[str, str]:

@@ -6,9 +6,12 @@ Each line has fields for log collectors in `facts`; `registry.cli.logs` prints b
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from registry.channels.record import Record
+from registry.formats.counts import counted
 from registry.serving.health import HealthState
 from registry.serving.loaders import Loaded
 
@@ -52,6 +55,60 @@ def log_unread(problem: str) -> None:
 def log_read_again(channel: str) -> None:
     """The channel's log can be read again."""
     _info(f"{channel}: the log can be read again", event="log read")
+
+
+def folder_moved(record: Record, version: str, before: str, folder: Path, left_out: Sequence[str]) -> None:
+    """The link `current` of a kept folder leads to another version; `before` is the one that it led to."""
+    was = f", before {before}" if before else ""
+    beside = f"; {counted(len(left_out), 'file')} of it left out, such as {left_out[0]}" if left_out else ""
+    _info(
+        f"{record.model} {record.channel}: current is {version}{was}: generation {record.generation}, "
+        f"{record.action} by {record.who}, {record.when}, in {folder}{beside}",
+        event="version", version=version, generation=record.generation, action=record.action, who=record.who,
+        folder=str(folder), left_out=len(left_out),
+    )  # fmt: skip
+
+
+def folder_stays(record: Record, version: str) -> None:
+    """A new record of the channel names the version that `current` leads to already."""
+    _info(
+        f"{record.model} {record.channel}: current stays {version}: generation {record.generation}, {record.action} "
+        f"by {record.who}",
+        event="record", version=version, generation=record.generation, action=record.action, who=record.who,
+    )  # fmt: skip
+
+
+def folder_removed(places: Sequence[str]) -> None:
+    """Version folders that nobody needs any more were deleted."""
+    _info(f"deleted {', '.join(places)}", event="deleted", folders=list(places))
+
+
+def hook_succeeded(version: str, seconds: float) -> None:
+    """The command of `--exec` ended with 0."""
+    _info(f"the hook for {version} succeeded in {seconds:.3g} s", event="hook", version=version)
+
+
+def follow_failed(version: str, problem: str, tries: int, pause: float) -> None:
+    """Something about a version failed, e.g. its hook; it is tried again after a pause in seconds."""
+    _warn(
+        f"{version}: {problem} (try {tries}; the next one in {pause:.3g} s)",
+        event="follow failed", version=version, tries=tries,
+    )  # fmt: skip
+
+
+def rollback_unready(problem: str) -> None:
+    """The folder of a rollback target is not there; that is tried again."""
+    _warn(problem, event="rollback not ready")
+
+
+def channel_empty(channel: str) -> None:
+    """The channel serves no version yet."""
+    _info(f"{channel} serves no version yet; waiting for the first", event="empty")
+
+
+def fetch_note(text: str) -> None:
+    """Something about a download that people should know, e.g. that the cache can't be used."""
+    _warn(text, event="download")
 
 
 def _info(message: str, **facts: Any) -> None:

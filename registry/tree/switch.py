@@ -8,28 +8,34 @@ new one.
 
 from __future__ import annotations
 
-import errno
 import shlex
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from registry.errors import BadInput, BadManifest, BadVersionName, NotFound, UnsafePath
+from registry.errors import BadInput, BadManifest, BadVersionName, NotFound
 from registry.names import VersionName
 from registry.progress import Progress, no_progress
 from registry.tree.file_system_errors import tree_errors
-from registry.tree.layout import STATE_FOLDER, FetchFiles, mode_of, tree_files
+from registry.tree.layout import STATE_FOLDER, FetchFiles, tree_files
 from registry.tree.safe_folder import SafeFolder
-from registry.versions.manifest import FileEntry, Manifest
+from registry.tree.version_folder import (
+    CURRENT,
+    MANIFEST,
+    VERSIONS,
+    FolderContent,
+    damaged_files,
+    linked,
+    move_link,
+    whole_version,
+    write_folder,
+)
+from registry.versions.manifest import Manifest
 
-CURRENT = "current"
-VERSIONS = "versions"
-MANIFEST = "version.json"
-_LOCK, _NEXT, _READY, _LINK, _REPLACED = "lock", "next", "ready", "link", "replaced"
+_LOCK, _NEXT, _READY, _REPLACED = "lock", "next", "ready", "replaced"
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,11 @@ def switch(
         CorruptBlob: a file is corrupt; `current` was not changed.
         DiskFull: no space is left; `current` was not changed.
     """
-    version, files = manifest.version, _all_files(manifest)
+    version, content = manifest.version, whole_version(manifest)
     place = f"{VERSIONS}/{version}"
     with tree_errors(root), _opened(root, dry_run=dry_run) as found:
         before = _before(found, root)
-        bad = _bad(found, place, files) if found else None
+        bad = damaged_files(found, place, content.files) if found else None
         folder: Literal["made", "kept", "repaired"] = "made" if bad is None else "repaired" if bad else "kept"
         answer = Switched(
             version, root, before, False, folder, len(manifest.files), manifest.size, repaired=tuple(bad or ())
@@ -106,9 +112,9 @@ def switch(
             return answer
         replaced = None
         if folder != "kept":
-            _write(found, manifest, files, fetch, progress)
+            _write(found, content, fetch, progress)
             replaced = _give_name(found, version)
-        _move_link(found, place)
+        move_link(found, STATE_FOLDER, place)
         return replace(answer, done=True, replaced=root / replaced if replaced else None)
 
 
@@ -133,28 +139,16 @@ def current(root: Path) -> CurrentVersion:
         manifest = Manifest.parse(data, f"{MANIFEST} of {root / CURRENT}")
         if manifest.version != version:
             raise BadManifest(f"{root / VERSIONS / version} holds the manifest of {manifest.version}")
-        bad = _bad(found, f"{VERSIONS}/{version}", tree_files(manifest))
+        bad = damaged_files(found, f"{VERSIONS}/{version}", tree_files(manifest))
         return CurrentVersion(root, version, manifest.sha256, len(manifest.files), manifest.size, tuple(bad or ()))
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    root: SafeFolder, manifest: Manifest, files: Sequence[FileEntry], fetch: FetchFiles, progress: Progress
-) -> None:
+def _write(root: SafeFolder, content: FolderContent, fetch: FetchFiles, progress: Progress) -> None:
     """Write a version into `next`; rename it to `ready` when it is complete and flushed to the disk."""
-    own = tree_files(manifest)
-    local = fetch(own)
-    with root.folder(f"{STATE_FOLDER}/{_NEXT}", make=True) as tree:
-        for file in own:
-            with local[file.sha256].open("rb") as source:
-                tree.write_verified(file, source, progress)
-        tree.write(_manifest_path(own), manifest.to_bytes())
-        bad = _bad(root, f"{STATE_FOLDER}/{_NEXT}", files)
-        if bad:
-            raise UnsafePath(f"another process writes into {root.path}: {bad[0]} changed; {CURRENT} was not changed")
-        tree.sync()
+    write_folder(root, f"{STATE_FOLDER}/{_NEXT}", content, fetch, progress)
     root.rename(f"{STATE_FOLDER}/{_NEXT}", root, f"{STATE_FOLDER}/{_READY}")
 
 
@@ -179,18 +173,6 @@ def _set_aside(root: SafeFolder, folder: SafeFolder, name: str) -> str:
     return aside
 
 
-def _move_link(root: SafeFolder, place: str) -> None:
-    root.remove(f"{STATE_FOLDER}/{_LINK}")
-    root.symlink(place, f"{STATE_FOLDER}/{_LINK}")
-    root.sync()
-    try:
-        root.rename(f"{STATE_FOLDER}/{_LINK}", root, CURRENT)
-    except OSError as error:
-        if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
-            raise _not_a_link(root.path) from error
-        raise
-
-
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +186,7 @@ def _opened(path: Path, *, dry_run: bool) -> Iterator[SafeFolder | None]:
             yield None
             return
         if not dry_run:
-            _check_link(root, path)
+            linked(root, path)
             work = stack.enter_context(root.folder(STATE_FOLDER, make=True))
             stack.enter_context(work.locked(_LOCK))
             _clear_up(root, work)
@@ -230,58 +212,11 @@ def _before(root: SafeFolder | None, path: Path) -> str | None:
     Raises:
         BadInput: it is not a link.
     """
-    if root is None or not _check_link(root, path):
+    text = linked(root, path) if root else None
+    if text is None:
         return None
-    text = root.read_link(CURRENT)
     name = text.removeprefix(f"{VERSIONS}/")
     return name if name != text and _is_name(name) else text
-
-
-def _check_link(root: SafeFolder, path: Path) -> bool:
-    """Whether there is a `current`.
-
-    Raises:
-        BadInput: it is not a link.
-    """
-    info = root.stat(CURRENT)
-    if info is not None and not stat.S_ISLNK(info.st_mode):
-        raise _not_a_link(path)
-    return info is not None
-
-
-def _not_a_link(root: Path) -> BadInput:
-    move = shlex.join(["mv", str(root / CURRENT), str(root / "current.before")])
-    return BadInput(
-        f"{root / CURRENT} is not a symbolic link, so it can't be switched; nothing was changed",
-        hint=f"move it away first: {move}",
-    )
-
-
-def _bad(root: SafeFolder, place: str, files: Sequence[FileEntry]) -> list[str] | None:
-    """The files of a version on disk that are missing or changed; None if its folder does not exist."""
-    if root.stat(place) is None:
-        return None
-    with root.folder(place) as tree:
-        return [file.path for file in files if not _is_whole(tree, file)]
-
-
-def _is_whole(tree: SafeFolder, file: FileEntry) -> bool:
-    info = tree.stat(file.path)
-    if info is None or not stat.S_ISREG(info.st_mode) or (info.st_size, mode_of(info)) != (file.size, file.mode):
-        return False
-    return tree.digest(file.path) == file.sha256
-
-
-def _all_files(manifest: Manifest) -> tuple[FileEntry, ...]:
-    """A version's files and its manifest, with their paths on disk."""
-    files, data = tree_files(manifest), manifest.to_bytes()
-    return (*files, FileEntry(path=_manifest_path(files), size=len(data), mode="0644", sha256=manifest.sha256))
-
-
-def _manifest_path(files: Sequence[FileEntry]) -> str:
-    """At the top, or in `.ulora/` if the version itself has a file of this name."""
-    is_taken = any(file.path.casefold().split("/")[0] == MANIFEST for file in files)
-    return f"{STATE_FOLDER}/{MANIFEST}" if is_taken else MANIFEST
 
 
 def _manifest_of(root: SafeFolder, version: str) -> bytes | None:

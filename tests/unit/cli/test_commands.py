@@ -18,7 +18,18 @@ from registry.errors import NotNow
 from tests.support.run_ulora import complains, ulora
 
 COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
-COMMANDS += ["sign", "restore", "switch", "rollback-script", "store", "backbone", "fit", "reconcile", "doctor"]
+COMMANDS += [
+    "sign",
+    "restore",
+    "switch",
+    "rollback-script",
+    "store",
+    "backbone",
+    "fit",
+    "reconcile",
+    "doctor",
+    "follow",
+]
 COMMANDS += ["demo", "dev", "policy", "data", "config"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
@@ -33,6 +44,7 @@ ARGUMENTS = {
     "store": ["init"],
     "backbone": ["list"],
     "policy": ["show"],
+    "follow": ["production", "--into", "served"],
     "fit": ["--data", ".", "--backbone", ".", "--out", "bundle"],
 }
 
