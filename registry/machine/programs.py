@@ -186,6 +186,7 @@ def run_hook(command: str, *, seconds: float, env: Mapping[str, str], stopped: C
                 with suppress(StillRuns):
                     process.wait(_HOOK_LOOK)
                 said = _last(said, output.fileno())
+            said = _last(said, output.fileno())
             code = process.poll()
         finally:
             _end_group(process)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +41,10 @@ def keep(shelf: Shelf, path: Path, manifest: Manifest, generation: int = 1) -> s
         return put(shelf, folder, manifest, generation)
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
 def put(shelf: Shelf, folder: KeptFolder, manifest: Manifest, generation: int = 1) -> str:
     content = whole_version(manifest)
     place = folder.find(pointer(manifest), content) or folder.put(pointer(manifest), content, shelf.fetch)
@@ -76,7 +79,7 @@ def test_only_our_own_names_are_places(place: str, version: str) -> None:
 
 def test_what_was_there_before_stays_until_the_next_change(shelf: Shelf, path: Path) -> None:
     places = [keep(shelf, path, shelf.manifest(f"v{number}.0.0", ONE), number) for number in (1, 2, 3)]
-    assert sorted(each.name for each in (path / "versions").iterdir()) == places[1:]
+    assert names(path / "versions") == places[1:]
 
 
 def test_what_a_hook_told_of_last_is_not_deleted(shelf: Shelf, path: Path) -> None:
@@ -84,7 +87,7 @@ def test_what_a_hook_told_of_last_is_not_deleted(shelf: Shelf, path: Path) -> No
         told = put(shelf, folder, shelf.manifest("v1.0.0", ONE))
         folder.hook_succeeded(told)
         places = [put(shelf, folder, shelf.manifest(f"v{number}.0.0", ONE), number) for number in (2, 3, 4)]
-    assert sorted(each.name for each in (path / "versions").iterdir()) == [told, *places[1:]]
+    assert names(path / "versions") == [told, *places[1:]]
 
 
 def test_a_damaged_version_is_written_beside_and_never_in_place(shelf: Shelf, path: Path) -> None:
@@ -139,9 +142,9 @@ def test_a_folder_of_another_channel_model_or_layout_is_refused(
     shelf: Shelf, path: Path, change: dict[str, str]
 ) -> None:
     keep(shelf, path, shelf.manifest("v1.0.0", ONE))
-    with pytest.raises(BadInput, match="is kept at plants production"):
-        with KeptFolder.opened(path, PURPOSE.model_copy(update=change)):
-            pass
+    other = PURPOSE.model_copy(update=change)
+    with pytest.raises(BadInput, match="is kept at plants production"), KeptFolder.opened(path, other):
+        pass
 
 
 def test_a_damaged_marker_is_refused(shelf: Shelf, path: Path) -> None:
@@ -152,9 +155,8 @@ def test_a_damaged_marker_is_refused(shelf: Shelf, path: Path) -> None:
 
 
 def test_a_second_process_on_the_same_folder_is_refused(path: Path) -> None:
-    with KeptFolder.opened(path, PURPOSE):
-        with pytest.raises(NotNow), KeptFolder.opened(path, PURPOSE):
-            pass
+    with KeptFolder.opened(path, PURPOSE), pytest.raises(NotNow), KeptFolder.opened(path, PURPOSE):
+        pass
 
 
 @pytest.mark.parametrize("place", ["", ".ulora", "versions"])
@@ -209,8 +211,8 @@ def test_corrupt_bytes_are_not_put_there(shelf: Shelf, path: Path) -> None:
     (shelf.folder / manifest.files[0].sha256).write_text("not it")
     with pytest.raises(CorruptBlob):
         keep(shelf, path, manifest)
-    assert [each.name for each in (path / "versions").iterdir()] == [place]
-    assert sorted(os.listdir(path / ".ulora")) == ["follow.json", "lock"]
+    assert names(path / "versions") == [place]
+    assert names(path / ".ulora") == ["follow.json", "lock"]
 
 
 def test_killed_anywhere_current_is_the_old_or_the_new_version(shelf: Shelf, tmp_path: Path) -> None:
@@ -228,8 +230,8 @@ def test_killed_anywhere_current_is_the_old_or_the_new_version(shelf: Shelf, tmp
             assert found == whole["1"] or folder.state.hook_is_due, "a moved link without a hook that is due"
             put(shelf, folder, two, 3)
         assert tree_of(copy / "current") == whole["2"]
-        assert sorted(os.listdir(copy / ".ulora")) == ["follow.json", "lock"]
-        assert sorted(map(version_at, os.listdir(copy / "versions"))) == ["v1.0.0", "v2.0.0"]
+        assert names(copy / ".ulora") == ["follow.json", "lock"]
+        assert [version_at(name) for name in names(copy / "versions")] == ["v1.0.0", "v2.0.0"]
     assert seen == {True, False}
 
 
@@ -251,7 +253,9 @@ def test_the_peft_layout_has_a_folder_for_each_whole_adapter() -> None:
     ]  # fmt: skip
     content = peft_folders(_version(paths))
     assert [file.path for file in content.files] == ["low/adapter_config.json", "low/adapter_model.safetensors"]
-    assert content.left_out == tuple(path for path in paths if path[:22] != "adapters/low/adapter_m" and path != paths[3])
+    assert content.left_out == tuple(
+        path for path in paths if path[:22] != "adapters/low/adapter_m" and path != paths[3]
+    )
 
 
 def test_a_version_without_adapters_has_no_peft_layout() -> None:
