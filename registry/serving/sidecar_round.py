@@ -21,6 +21,7 @@ from typing import Literal
 
 from registry.channels.record import Record
 from registry.errors import BadInput, BrokenChain, LoadFailed, ReplicaClosed, first_line
+from registry.formats.html import HtmlTable
 from registry.machine import programs
 from registry.serving import events
 from registry.serving.loaders import CheckManifest, allow_all
@@ -72,7 +73,7 @@ class SidecarOptions:
 
 
 @dataclass(frozen=True)
-class KeptVersion:
+class KeptVersion(HtmlTable):
     """What a round did, or in a dry run would do.
 
     Attributes:
@@ -125,6 +126,7 @@ class FolderKeeper:
         self._stopped = stopped
         self._placed: KeptVersion | None = None
         self._is_ready = False
+        self._noted: set[str] = set()
 
     def keep(self, folder: KeptFolder, record: Record) -> tuple[KeptVersion, Exception | None]:
         """Do a round. Returns what it did, and why the hook failed or a folder could not be deleted.
@@ -253,12 +255,17 @@ class FolderKeeper:
         return record.rollback_targets()[: self._options.keep]
 
     def _fetch(self, version: str) -> FetchFiles:
-        watch = FetchWatch(arrived=self._go_on, waits=self._go_on, note=events.fetch_note)
+        watch = FetchWatch(arrived=self._go_on, waits=self._go_on, note=self._note)
 
         def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:
             return self._blobs.fetch(files, watch=watch, of=version)
 
         return fetch
+
+    def _note(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            events.fetch_note(text)
 
     def _go_on(self, _: object) -> None:
         if self._stopped():

@@ -222,6 +222,11 @@ def test_a_replica_reads_no_more_than_it_serves(cast: Cast) -> None:
             cast["replica"].store.get(key)
 
 
+def test_the_rights_of_a_replica_are_enough_for_a_sidecar(cast: Cast, tmp_path: Path) -> None:
+    done = cast["replica"].sidecar("production", tmp_path / "served").once()
+    assert (done.moved, done.unready) == (True, "")
+
+
 def test_a_replica_may_not_promote(cast: Cast) -> None:
     replica, log = cast["replica"], cast["admin"].channel("production")
     before = log.head()

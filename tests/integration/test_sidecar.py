@@ -84,7 +84,7 @@ def versions(path: Path) -> list[str]:
     return [name.rpartition("-")[0] for name in names(path / "versions")]
 
 
-def test_a_promotion_moves_current_and_a_rollback_downloads_nothing(
+def test_a_promotion_moves_current_a_rollback_fetches_nothing(
     shop: Shop, path: Path, store_url: str, proxy: Proxy
 ) -> None:
     store = ObjectStore(store_url, endpoint_url=proxy.url)

@@ -54,7 +54,7 @@ def put(shelf: Shelf, folder: KeptFolder, manifest: Manifest, generation: int = 
     return place
 
 
-def test_a_version_has_a_folder_of_its_own_and_current_leads_there(shelf: Shelf, path: Path) -> None:
+def test_a_version_has_its_own_folder_and_current_leads_there(shelf: Shelf, path: Path) -> None:
     manifest = shelf.manifest("v1.0.0-fast", ONE)
     place = keep(shelf, path, manifest)
     assert place == f"v1.0.0-fast-{manifest.sha256[:12]}"
