@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound
+from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
@@ -164,6 +164,8 @@ class Blobs:
                 yield chunk
         except ObjectNotFound as error:
             raise _missing(file.sha256, what) from error
+        except StoreUnreachable as error:
+            raise StoreUnreachable(f"{error} ({what})" if what else str(error), hint=error.hint) from error
         if digest.hexdigest() != file.sha256:
             raise _corrupt(file.sha256, what)
 

@@ -8,6 +8,7 @@ written serves what it holds. What it lacks is then kept in a temporary folder, 
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import functools
 import hashlib
@@ -20,7 +21,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -139,30 +140,38 @@ class BlobCache:
             if not _is_taken(lock, file.sha256, watch, patience):
                 return False
             if not _is_whole(folder, file, watch):
-                _remove_abandoned(folder)
-                _write(folder, file.sha256, _with_life(lock, download()), watch)
+                remove_abandoned(folder)
+                write_whole(folder, file.sha256, _with_life(lock, download()), watch)
         return True
 
-    @contextmanager
-    def _opened(self, digest: str, *, make: bool = False) -> Iterator[int]:
-        """A descriptor of the folder that has a blob. The cache's own folder may be a link, but none below it."""
-        if make:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            for name in ("blobs", digest[:2]):
-                if make:
-                    with suppress(FileExistsError):
-                        os.mkdir(name, dir_fd=folder)
-                below = os.open(name, _FOLDER, dir_fd=folder)
-                os.close(folder)
-                folder = below
-            yield folder
-        finally:
-            os.close(folder)
+    def _opened(self, digest: str, *, make: bool = False) -> AbstractContextManager[int]:
+        return opened_folder(self._folder, "blobs", digest[:2], make=make)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened_folder(cache: Path, *names: str, make: bool = False) -> Iterator[int]:
+    """A descriptor of a folder in the cache. The cache's own folder may be a link, but none below it.
+
+    Raises:
+        OSError: it does not exist, or can't be made.
+    """
+    if make:
+        cache.mkdir(parents=True, exist_ok=True)
+    folder = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in names:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=folder)
+            below = os.open(name, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        yield folder
+    finally:
+        os.close(folder)
 
 
 def _is_whole(folder: int, file: Described, watch: FetchWatch) -> bool:
@@ -192,8 +201,16 @@ def _hash(source: int, size: int, watch: FetchWatch) -> str | None:
     return None if left else digest.hexdigest()
 
 
-def _write(folder: int, name: str, chunks: Iterable[bytes], watch: FetchWatch) -> None:
-    """Write beside and rename, so that a reader sees a whole file or none."""
+def write_whole(
+    folder: int, name: str, chunks: Iterable[bytes], watch: FetchWatch = UNWATCHED, *, sync: bool = False
+) -> None:
+    """Write beside and rename, so that a reader sees a whole file, the old or the new one, or none.
+
+    With `sync` that holds after a power cut too.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
     part = f"{name}.{secrets.token_hex(16)}.part"
     opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
@@ -203,6 +220,8 @@ def _write(folder: int, name: str, chunks: Iterable[bytes], watch: FetchWatch) -
                 watch.arrived(len(chunk))
             out.flush()
             os.fchmod(opened, 0o444)
+            if sync:
+                os.fsync(opened)
         os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
@@ -210,7 +229,20 @@ def _write(folder: int, name: str, chunks: Iterable[bytes], watch: FetchWatch) -
         raise
 
 
-def _remove_abandoned(folder: int) -> None:
+def read_bounded(folder: int, name: str, limit: int) -> bytes:
+    """The bytes of a small regular file in a folder, at most `limit` + 1 of them.
+
+    Raises:
+        OSError: it does not exist, is no regular file, or can't be read.
+    """
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(limit + 1)
+
+
+def remove_abandoned(folder: int) -> None:
     """Remove the parts that dead processes left in a folder."""
     with suppress(OSError):
         for name in os.listdir(folder):
@@ -323,7 +355,7 @@ def _get_privately(file: Described, download: Download, watch: FetchWatch) -> Pa
     folder = os.open(private, _FOLDER)
     try:
         if not _is_whole(folder, file, watch):
-            _write(folder, file.sha256, download(), watch)
+            write_whole(folder, file.sha256, download(), watch)
     finally:
         os.close(folder)
     return private / file.sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import urlsplit
 
@@ -33,3 +34,10 @@ def check_endpoint(address: str, bucket: str) -> str:
             hint=f"set {_VARIABLES} to {parts.scheme}://{server}",
         )
     return address
+
+
+def named_endpoint(endpoint_url: str | None) -> str:
+    """The address of the S3 server as the settings and the environment name it, without a password; empty for AWS's own
+    choice. Nothing is opened for it."""
+    named = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return without_password(named) if named else ""

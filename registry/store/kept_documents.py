@@ -1,0 +1,61 @@
+"""A store's documents, noted while they are read, so that the same code can read them again without the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from registry.errors import BadManifest, StoreUnreachable
+from registry.formats import canonical
+from registry.store import layout
+from registry.store.object_info import ObjectInfo, StoredObject
+from registry.store.objects import ObjectStore
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class NotingStore(ObjectStore):
+    """A store, which notes every document that is read through it, by key; not the streamed bytes of blobs.
+
+    Attributes:
+        documents: the noted documents.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        vars(self).update(vars(store))  # the same parts: no second connection
+        self.documents: dict[str, bytes] = {}
+
+    def get(self, key: str, limit: int = canonical.MAX_DOCUMENT) -> StoredObject:
+        found = super().get(key, limit)
+        self.documents[key] = found.body
+        return found
+
+
+class KeptStore(ObjectStore):
+    """What was noted of a store, read as the store is. All that loads a version can be read; no server is asked."""
+
+    def __init__(self, url: str, documents: Mapping[str, bytes]) -> None:
+        super().__init__(url)
+        self._documents = documents
+
+    def get(self, key: str, limit: int = canonical.MAX_DOCUMENT) -> StoredObject:
+        body = self._documents.get(key)
+        if body is None:
+            raise StoreUnreachable(f"{key} is not kept on this machine, and the store does not answer")
+        if len(body) > limit:
+            raise BadManifest(f"{key} is {len(body)} bytes, more than the {limit} bytes that are allowed")
+        return StoredObject(body, _LONG_AGO, 0.0)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        for key, body in sorted(self._documents.items()):
+            if key.startswith(prefix):
+                yield ObjectInfo(key, len(body), modified=_LONG_AGO)
+
+    def stream(self, key: str, size: int) -> Iterator[bytes]:
+        raise StoreUnreachable(
+            f"this machine's cache has no whole copy of blob {layout.stem(key)}, and the store does not answer",
+            hint="start it again when the store answers",
+        )
+
+    def check_holds(self, model: str) -> None:
+        """Nothing can be said without the store."""
