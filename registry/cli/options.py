@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from registry.api import Registry
 
 Command = TypeVar("Command", bound=Callable[..., None])
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_MAX_DAYS = 36_500
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,23 @@ class ImageOptions:
 
     data: Path
     rename: Path | None
+
+
+class _Age(click.ParamType[timedelta]):
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch(r"(\d{1,9})([smhdw])", str(value))
+        age = int(match[1]) * _UNITS[match[2]] if match else -1
+        if not 0 <= age <= _MAX_DAYS * _UNITS["d"]:
+            self.fail(f"{value!r} is not an age: for example 30d, 24h or 90m", param, ctx)
+        return timedelta(seconds=age)
+
+
+AGE = _Age()
+"""The type of an option such as `30d`."""
 
 
 def options_as(kind: type[Any] | str, name: str = "options") -> Callable[[Command], Command]:

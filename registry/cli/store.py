@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.completion import complete_versions
-from registry.cli.options import dry_run_option, folder, options_as, reason_option, registry_options
+from registry.cli.options import AGE, dry_run_option, folder, options_as, reason_option, registry_options
 from registry.cli.output import Output, complain, megabytes, table
 from registry.errors import BadInput
 from registry.formats.counts import counted
@@ -25,22 +24,7 @@ if TYPE_CHECKING:
     from registry.retention.forget import Collected, RetentionRule
     from registry.retention.prune import Pruned
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_MAX_DAYS = 36_500
 _SHORT = timedelta(hours=1)
-
-
-class _Age(click.ParamType[timedelta]):
-    name = "age"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        match = re.fullmatch(r"(\d{1,9})([smhdw])", str(value))
-        age = int(match[1]) * _UNITS[match[2]] if match else -1
-        if not 0 <= age <= _MAX_DAYS * _UNITS["d"]:
-            self.fail(f"{value!r} is not an age: for example 30d, 24h or 90m", param, ctx)
-        return timedelta(seconds=age)
 
 
 @click.group("store", short_help="The store itself: init, gc, remember, copy.")
@@ -76,10 +60,8 @@ def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_ru
 
 @store_command.command("gc", short_help="Forget old versions; delete what nothing needs.")
 @click.option("--keep", default=5, show_default=True, metavar="N", help="Keep the newest N versions, by their names.")
-@click.option(
-    "--older-than", type=_Age(), default="30d", show_default=True, help="Forget no version younger than this."
-)
-@click.option("--grace", type=_Age(), default="24h", show_default=True, help="Time between marking and deleting.")
+@click.option("--older-than", type=AGE, default="30d", show_default=True, help="Forget no version younger than this.")
+@click.option("--grace", type=AGE, default="24h", show_default=True, help="Time between marking and deleting.")
 @dry_run_option
 @reason_option
 @registry_options
