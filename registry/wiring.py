@@ -52,6 +52,12 @@ class Wiring:
         """The objects of the store."""
         return ObjectStore(self.settings.store, endpoint_url=self.settings.endpoint_url, encryption=self.encryption)
 
+    def through(self, store: ObjectStore) -> Wiring:
+        """Parts of their own that read another view of the store."""
+        other = Wiring(self.settings)
+        other.store = store
+        return other
+
     @property
     def encryption(self) -> Encryption | None:
         """How the store encrypts what is written; None for the bucket's default."""

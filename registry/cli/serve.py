@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
 
 from registry.cli.logs import FORMATS, start_logging
-from registry.cli.options import channel_option, device_option, options_as, registry_options, runtime_option
+from registry.cli.options import AGE, channel_option, device_option, options_as, registry_options, runtime_option
 from registry.cli.output import Output
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ class ListenOptions:
     grace: float
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta | None) -> float | None:
+    return None if age is None else age.total_seconds()
+
+
 @click.command("serve", short_help="Answer predictions over HTTP, following a channel.")
 @channel_option("production")
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -36,6 +41,20 @@ class ListenOptions:
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
     help="How long it may take to end; after that it is killed.",
+)
+@click.option(
+    "--max-cache-age",
+    type=AGE,
+    default="7d",
+    show_default=True,
+    callback=_seconds,
+    help="If the store does not answer at the start: the oldest state of this machine to begin with.",
+)
+@click.option(
+    "--max-staleness",
+    type=AGE,
+    callback=_seconds,
+    help="Not ready after so long without the store; never when left out.",
 )
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of its log lines.")
 @device_option
@@ -50,6 +69,8 @@ def serve_command(
 
     A promotion or rollback is followed within about a second, without failing a request. Ctrl-C and SIGTERM end it
     cleanly, and in any case within --grace.
+
+    If the store does not answer at the start, it begins with what it served last on this machine, and catches up later.
 
     Standard error has a line for each change of version, failed load, refused signature and change of state.
 

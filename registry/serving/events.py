@@ -111,6 +111,16 @@ def fetch_note(text: str) -> None:
     _warn(text, event="download")
 
 
+def state_unusable(problem: str) -> None:
+    """What this machine keeps for a start without the store is damaged, or another's; it is not used."""
+    _warn(problem, event="kept state unusable")
+
+
+def state_not_kept(problem: str) -> None:
+    """What a start without the store needs can't be kept."""
+    _warn(problem, event="state not kept")
+
+
 def _info(message: str, **facts: Any) -> None:
     _log.info("%s", message, extra={"facts": facts})
 

@@ -14,15 +14,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Self, overload
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed, first_line
+from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed, StoreUnreachable
 from registry.machine import clock
 from registry.serving import events
 from registry.serving.fleet import Heartbeats
+from registry.serving.freshness import Freshness
 from registry.serving.health import Health, HealthState
+from registry.serving.kept_state import StateKeeper
 from registry.serving.loaders import (
     Images,
     Loaded,
@@ -68,15 +71,19 @@ class LiveOptions(LoadOptions):
     Attributes:
         poll: seconds between two reads of the log, varied at random by 10%.
         stale_after: seconds without a successful read of the log after which the state is `stale`.
-        max_staleness: seconds after which it is `not ready`. Requests are still answered.
-        read_seconds: seconds after which a read of the log is given up. The next one is made all the same.
+        max_staleness: seconds after which it is `not ready`; None for never. Requests are still answered.
+        max_cache_age: seconds after which a kept state is refused by a start without the store, since its record was
+            last confirmed as the newest of the log.
+        read_seconds: seconds after which a read of the log is given up. The next one is made all the same. Also how
+            long the store may not answer at the start, until this machine's kept state is used.
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
         slow_after: seconds after which a load is logged as slow, and no longer holds up more urgent ones.
     """
 
     poll: float = 1.0
     stale_after: float = 60.0
-    max_staleness: float = 900.0
+    max_staleness: float | None = None
+    max_cache_age: float = 7 * 86_400.0
     read_seconds: float = 5.0
     retry: float = 1.0
     slow_after: float = 30.0
@@ -98,17 +105,19 @@ class Live:
         *,
         fleet: Heartbeats | None = None,
         check_model: Callable[[], None] = lambda: None,
+        keeper: StateKeeper | None = None,
     ) -> None:
         """Nothing is read before `start`, which a `with` statement calls. `fleet` writes this replica's heartbeat;
-        `check_model` is called where the channel serves nothing, and raises if there is no such model at all."""
+        `check_model` is called where the channel serves nothing, and raises if there is no such model at all; `keeper`
+        loads the versions, and keeps what a start without the store needs."""
         options = options or LiveOptions()
         self._channel = channel
         self._device = options.device
         self._runtime = options.runtime
         self._poll = options.poll
-        self._stale_after = options.stale_after
-        self._max_staleness = options.max_staleness
         self._fleet = fleet
+        self._keeper = keeper
+        self._writers = [writer for writer in (fleet, keeper) if writer]
         self._check_model = check_model
         self._process = os.getpid()
 
@@ -117,9 +126,7 @@ class Live:
         self._previous: Pointer | None = None
         self._log = LogReader(channel)
         self._read_seconds = options.read_seconds
-        self._last_read = time.monotonic()
-        self._unread_since = ""
-        self._log_problem = ""
+        self._freshness = Freshness(channel.name, options.stale_after, options.max_staleness, self._tell_fleet)
         self._told_state: HealthState = "starting"
 
         self._changed = threading.Condition()
@@ -127,7 +134,7 @@ class Live:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ulora-follower", daemon=True)
         self._residents = Residents(
-            lambda pointer, steps: load_version(versions, blobs, pointer, options, steps),
+            keeper.load if keeper else lambda pointer, steps: load_version(versions, blobs, pointer, options, steps),
             self._serve_goal,
             retry=options.retry,
             slow_after=options.slow_after,
@@ -138,15 +145,20 @@ class Live:
     def start(self) -> Self:
         """Load what the channel serves, then follow it.
 
+        Where the store does not answer, and this machine keeps what it served last, it begins with that, and is `stale`
+        until the store answers. A store that refuses (`StoreDenied`) has answered: somebody may have taken the rights
+        away on purpose.
+
         Raises:
             ChannelEmpty: it serves no version yet.
             NotFound: there is no store, or no such model in it.
-            StoreUnreachable, StoreDenied: the log can't be read.
+            StoreUnreachable: the log can't be read, and what this machine keeps is too old, damaged or not complete.
+            StoreDenied: the log can't be read.
             LoadFailed: the version can't be loaded, or not within the deadlines of `LoadOptions`.
             MissingBlob, CorruptBlob, SelfTestFailed, …: see `load_version`.
         """
         self._check_usable()
-        head = self._log.read(_FIRST_READ_SECONDS)
+        head = self._read_first()
         if head is None or head.stable is None:
             self._check_model()
             raise ChannelEmpty(
@@ -159,9 +171,12 @@ class Live:
             self._residents.start()
             self._residents.load_first(head.stable)
             self._set_goal(head)
+            if self._keeper:
+                self._keeper.start()
         except BaseException:
             self.close()
             raise
+        self._tell_state()
         self._thread.start()
         return self
 
@@ -177,13 +192,28 @@ class Live:
         self._read_now.set()
         with self._changed:
             self._changed.notify_all()
-        if self._fleet:
-            self._fleet.stop()
+        for writer in self._writers:
+            writer.stop()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_SECONDS)
         self._residents.close(max(0.0, deadline - time.monotonic()))
-        if self._fleet:
-            self._fleet.close(max(0.0, deadline - time.monotonic()))
+        for writer in self._writers:
+            writer.close(max(0.0, deadline - time.monotonic()))
+
+    def _read_first(self) -> Record | None:
+        """The newest record; the kept one if there is one and the store does not answer."""
+        if self._keeper is None:
+            return self._log.read(_FIRST_READ_SECONDS)
+        kept = self._keeper.find()
+        try:
+            return self._log.read_persistently(self._read_seconds) if kept else self._log.read(_FIRST_READ_SECONDS)
+        except StoreUnreachable as error:
+            if kept is None:
+                raise StoreUnreachable(f"{error}; {self._keeper.problem}", hint=error.hint) from error
+            self._freshness.begin_without_store(kept.age, self._keeper.begin_with(kept), error)
+        record = kept.served()
+        self._log.resume(record)
+        return record
 
     def __enter__(self) -> Self:
         return self.start()
@@ -257,10 +287,10 @@ class Live:
                 error=self._problems(),
                 rollback_ready=self._rollback_ready(),
                 resident=self._residents.names(),
-                last_seen=round(time.monotonic() - self._last_read, 3),
+                last_seen=round(self._freshness.age, 3),
                 device=self._device,
                 runtime=serving.stable.runtime if serving else self._runtime,
-                note=self._fleet.note if self._fleet else "",
+                note="; ".join(writer.note for writer in self._writers if writer.note),
                 loading=self._residents.loading(),
             )
 
@@ -302,33 +332,36 @@ class Live:
 
     def _read_log(self) -> None:
         """Read the newest record and make it the goal. No error ends the thread."""
+        when = datetime.now(UTC)
         try:
             newest = self._log.read(self._read_seconds)
         except BrokenChain as error:
-            self._last_read = time.monotonic()
-            self._set_log_problem(str(error))
+            self._freshness.note_broken(error)
         except Exception as error:
-            self._unread_since = self._unread_since or clock.timestamp()
-            self._set_log_problem(f"the log can't be read since {self._unread_since}: {first_line(error)}")
+            self._freshness.note_unread(error)
         else:
             self._note_read()
             self._set_goal(newest)
+            self._confirm(newest, when)
 
     def _tell_state(self) -> None:
         """Log the state, if it is another one than before."""
         state, told = self._state(), self._told_state
         if state not in (told, "closed"):
             self._told_state = state
-            events.state_changed(self._channel.name, state, told, self._reading_problem())
+            events.state_changed(self._channel.name, state, told, self._freshness.problem)
 
     def _note_read(self) -> None:
-        self._last_read = time.monotonic()
-        if self._unread_since:
-            self._unread_since = ""
+        if self._freshness.note_read():
             self._residents.retry_now()
             if self._fleet:
                 self._fleet.retry_now()
-        self._set_log_problem("")
+
+    def _confirm(self, newest: Record | None, when: datetime) -> None:
+        """Let the record that is served be kept, if it is the newest."""
+        serving = self._serving
+        if self._keeper and newest and serving and serving.record.generation == newest.generation:
+            self._keeper.confirm(serving.record, when, self._needed(serving.record))
 
     def _set_goal(self, newest: Record | None) -> None:
         if newest and (self._goal is None or newest.generation > self._goal.generation):
@@ -348,6 +381,9 @@ class Live:
                     self._previous = _stable(serving) if _stable(serving) != goal.stable else self._previous
                     self._changed.notify_all()
                 self._residents.want(self._needed(goal))
+        self._tell_fleet()
+
+    def _tell_fleet(self) -> None:
         if self._fleet:
             self._fleet.changed()
 
@@ -365,41 +401,21 @@ class Live:
         return [pointer for pointer in (*wanted, self._previous) if pointer]
 
     def _state(self) -> HealthState:
-        age = time.monotonic() - self._last_read
         if self._closing.is_set():
             return "closed"
-        if self._serving is None:
-            return "starting"
-        if age > self._max_staleness:
-            return "not ready"
-        return "stale" if age > self._stale_after else "serving"
+        return "starting" if self._serving is None else self._freshness.state
 
     def _problems(self) -> str:
         goal = self._goal
         wanted = (goal.stable, *goal.rollback_targets()[:1]) if goal else ()
-        problems = [self._reading_problem(), *(self._residents.problem(pointer) for pointer in wanted if pointer)]
+        problems = [self._freshness.problem, *(self._residents.problem(pointer) for pointer in wanted if pointer)]
         return "; ".join(dict.fromkeys(problem for problem in problems if problem))
-
-    def _reading_problem(self) -> str:
-        """Why the log is not up to date: never empty while it is too old."""
-        age = time.monotonic() - self._last_read
-        return self._log_problem or (f"the log was last read {age:.0f} s ago" if age > self._stale_after else "")
 
     def _rollback_ready(self) -> bool:
         goal, serving = self._goal, self._serving
         if goal is None or serving is None or serving.record is not goal or not goal.rollback_targets():
             return False
         return self._residents.get(goal.rollback_targets()[0]) is not None
-
-    def _set_log_problem(self, problem: str) -> None:
-        if problem != self._log_problem:
-            if problem and not self._log_problem:  # the text has times in it, so that only the first one is news
-                events.log_unread(problem)
-            elif not problem:
-                events.log_read_again(self._channel.name)
-            self._log_problem = problem
-            if self._fleet:
-                self._fleet.changed()
 
     def _check_usable(self) -> None:
         self._check_process()

@@ -11,7 +11,8 @@ from typing import Literal
 from registry.serving.fleet import Heartbeat
 
 HealthState = Literal["starting", "serving", "stale", "not ready", "closed"]
-"""`stale`: the log could not be read for some time. `not ready`: for so long that other replicas should answer."""
+"""`stale`: the log could not be read for some time, or not yet since a start without the store. `not ready`: for more
+than `max_staleness`, if that is set."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Health:
         error: why the newest record is not served, or another problem; empty if there is none.
         rollback_ready: whether the next rollback target is in memory.
         resident: the versions in memory.
-        last_seen: seconds since the log was last read.
+        last_seen: seconds since the log was last read; after a start without the store, since its record was confirmed.
         runtime: the runtime that computes the answers; before the first version the requested one, None for the
             flavor's own choice.
-        note: a problem with the heartbeat; empty if it is written or not wanted.
+        note: a problem with the heartbeat, or with what is kept for a start without the store; empty if there is none.
         loading: the loads that run or hang, for how long, and at which step; empty if there are none.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -21,6 +22,9 @@ _BATCH = 64
 """Records that one look reads in parallel, so that it stays short however far this replica is behind."""
 _MAX_HANGING = 4
 """Looks that hang at a time: each has a thread."""
+
+_PAUSE = 0.2
+"""Seconds between two tries of a first read."""
 
 Result = TypeVar("Result")
 
@@ -55,6 +59,26 @@ class LogReader:
         self._seen = found
         self._reads_since_list = (reads + 1) % _LIST_EVERY
         return found
+
+    def read_persistently(self, seconds: float) -> Record | None:
+        """The newest record. A store that does not answer is asked again until so many seconds are over.
+
+        Raises:
+            StoreUnreachable: it has not answered in all that time.
+            UloraError: the log can't be read.
+        """
+        ends = time.monotonic() + seconds
+        while True:
+            try:
+                return self.read(max(_PAUSE, ends - time.monotonic()))
+            except StoreUnreachable:
+                if time.monotonic() + _PAUSE >= ends:
+                    raise
+            time.sleep(_PAUSE)
+
+    def resume(self, seen: Record) -> None:
+        """Take a record for the one that was read last: the next read must find it in the log, or what continues it."""
+        self._seen = seen
 
     def _look(self, seen: Record | None, lists: bool) -> tuple[Record | None, bool]:
         """A newer record than `seen`, or the same; and whether it is known to be the newest."""

@@ -9,11 +9,17 @@ from pathlib import Path
 from registry.names import VersionName, check_channel
 from registry.serving.fleet import Heartbeats
 from registry.serving.follow import Live, LiveOptions
+from registry.serving.kept_state import StateKeeper, StatePlace
 from registry.serving.loaders import Loaded, LoadOptions, load_version, no_mirror
+from registry.serving.loads import LoadPointer
 from registry.serving.sidecar import Sidecar
 from registry.serving.sidecar_round import SidecarOptions
+from registry.serving.steps import Steps
+from registry.store.endpoint import named_endpoint
+from registry.store.objects import ObjectStore
 from registry.usecases.checks import check_followed, check_trusted
 from registry.versions.manifest import Manifest
+from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
 
 
@@ -28,16 +34,9 @@ def follow(wiring: Wiring, channel: str, options: LiveOptions | None) -> Live:
     """Follow a channel; see `Registry.follow`."""
     heartbeats = Heartbeats(wiring.store, wiring.model, check_channel(channel))
     wanted = options or LiveOptions()
-
-    def check(manifest: Manifest) -> None:
-        check_followed(wiring, manifest)
-        wanted.check(manifest)
-
-    fetch = wiring.backbone_mirror.fetch if wanted.fetch is no_mirror else wanted.fetch
-    whole = replace(wanted, check=check, fetch=fetch)
     return Live(
-        wiring.channel(channel), wiring.bindings, wiring.blobs, whole, fleet=heartbeats,
-        check_model=lambda: wiring.store.check_holds(wiring.model),
+        wiring.channel(channel), wiring.bindings, wiring.blobs, _checked(wiring, wanted), fleet=heartbeats,
+        check_model=lambda: wiring.store.check_holds(wiring.model), keeper=_keeper(wiring, channel, wanted),
     )  # fmt: skip
 
 
@@ -53,3 +52,28 @@ def sidecar(wiring: Wiring, channel: str, folder: Path, options: SidecarOptions 
         wiring.channel(check_channel(channel)), wiring.bindings, wiring.blobs, folder, replace(wanted, check=check),
         check_model=lambda: wiring.store.check_holds(wiring.model),
     )  # fmt: skip
+
+
+def _checked(wiring: Wiring, wanted: LiveOptions) -> LiveOptions:
+    """The options, with the check of what may be followed before their own, and the store's backbones."""
+
+    def check(manifest: Manifest) -> None:
+        check_followed(wiring, manifest)
+        wanted.check(manifest)
+
+    fetch = wiring.backbone_mirror.fetch if wanted.fetch is no_mirror else wanted.fetch
+    return replace(wanted, check=check, fetch=fetch)
+
+
+def _keeper(wiring: Wiring, channel: str, wanted: LiveOptions) -> StateKeeper:
+    def load_through(store: ObjectStore) -> LoadPointer:
+        parts = wiring.through(store)
+        return partial(_load_followed, parts, _checked(parts, wanted))
+
+    settings = wiring.settings
+    place = StatePlace(settings.cache, settings.store, named_endpoint(settings.endpoint_url), wiring.model, channel)
+    return StateKeeper(place, wiring.store, load_through, max_age=wanted.max_cache_age)
+
+
+def _load_followed(wiring: Wiring, options: LiveOptions, pointer: Pointer, steps: Steps) -> Loaded:
+    return load_version(wiring.bindings, wiring.blobs, pointer, options, steps)
