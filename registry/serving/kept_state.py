@@ -11,7 +11,7 @@ import base64
 import fcntl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from registry.serving.loaders import Loaded
 from registry.serving.loads import LoadPointer
 from registry.serving.steps import Steps
 from registry.store.cache import opened_folder, read_bounded, remove_abandoned, write_whole
-from registry.store.kept_documents import KeptStore, NotingStore
+from registry.store.kept_documents import Documents, KeptStore, NotingStore
 from registry.store.objects import ObjectStore
 from registry.versions.pointer import Pointer
 
@@ -75,7 +75,8 @@ class KeptState(Document):
         store, endpoint, model, channel: whose state it is.
         confirmed: when the record was last read as the newest of the log.
         record: the record's own bytes, which are text.
-        documents: what was read to load its stable version, by key of the store, in base64.
+        documents: what was read to load its stable version, by key of the store, in base64; null where no object
+            had the key.
         digest: of all other fields.
     """
 
@@ -88,11 +89,11 @@ class KeptState(Document):
     channel: str = Field(max_length=64)
     confirmed: AwareDatetime
     record: str = Field(max_length=Record.LIMIT)
-    documents: dict[str, str] = Field(max_length=10_000)
+    documents: dict[str, str | None] = Field(max_length=10_000)
     digest: Sha256
 
     @classmethod
-    def make(cls, place: StatePlace, record: Record, documents: Mapping[str, bytes], confirmed: datetime) -> Self:
+    def make(cls, place: StatePlace, record: Record, documents: Documents, confirmed: datetime) -> Self:
         """The state of a replica.
 
         Raises:
@@ -103,7 +104,7 @@ class KeptState(Document):
             **place.owner,
             "confirmed": confirmed.isoformat(timespec="milliseconds"),
             "record": record.to_bytes().decode(),
-            "documents": {key: base64.b64encode(body).decode() for key, body in documents.items()},
+            "documents": {key: _as_text(body) for key, body in documents.items()},
         }
         return cls.parse(canonical.encode({**fields, "digest": canonical.digest(fields)}), "the state")
 
@@ -128,9 +129,9 @@ class KeptState(Document):
         self.contents()
         return self
 
-    def contents(self) -> dict[str, bytes]:
+    def contents(self) -> Documents:
         """The documents' bytes, by key."""
-        return {key: base64.b64decode(text, validate=True) for key, text in self.documents.items()}
+        return {key: _as_bytes(text) for key, text in self.documents.items()}
 
     def served(self) -> Record:
         """The record."""
@@ -145,6 +146,14 @@ class KeptState(Document):
     def is_of_future(self) -> bool:
         """Whether nobody can tell its age, because clocks differ."""
         return self.age < -_MAX_AHEAD
+
+
+def _as_text(body: bytes | None) -> str | None:
+    return None if body is None else base64.b64encode(body).decode()
+
+
+def _as_bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text, validate=True)
 
 
 def read_state(place: StatePlace) -> KeptState | None:
@@ -227,7 +236,7 @@ class StateKeeper:
         self._max_age = max_age
         self._every = every
         self._began_with: KeptState | None = None
-        self._documents: dict[str, Mapping[str, bytes]] = {}
+        self._documents: dict[str, Documents] = {}
         self._confirmed: tuple[Record, datetime] | None = None
         self._due = threading.Event()
         self._closing = threading.Event()
@@ -244,7 +253,8 @@ class StateKeeper:
             self.problem = f"{error}; it is not used"
             events.state_unusable(self.problem)
             return None
-        self.problem = self._too_old(state) if state else f"no state is kept in {self._place.path}"
+        none = f"this machine keeps no state to start from in {self._place.path}"
+        self.problem = self._too_old(state) if state else none
         return None if self.problem else state
 
     def begin_with(self, state: KeptState) -> str:

@@ -144,7 +144,7 @@ class LogReader:
         try:
             return within(seconds, run, "ulora-log-reader")
         except TimeoutError as error:
-            raise StoreUnreachable(f"the store did not answer within {seconds:g} s") from error
+            raise StoreUnreachable(f"the store did not answer within {seconds:.3g} s") from error
 
 
 def _regressed(seen: Record, head: Record | None) -> BrokenChain:

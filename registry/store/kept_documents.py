@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import TypeAlias
 
-from registry.errors import BadManifest, StoreUnreachable
+from registry.errors import BadManifest, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
 from registry.store import layout
 from registry.store.object_info import ObjectInfo, StoredObject
 from registry.store.objects import ObjectStore
 
+Documents: TypeAlias = Mapping[str, bytes | None]
+"""Documents by key; None where no object had the key."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NotingStore(ObjectStore):
-    """A store, which notes every document that is read through it, by key; not the streamed bytes of blobs.
+    """A store, which notes every document that is read through it, or was not there; not the streamed bytes of blobs.
 
     Attributes:
         documents: the noted documents.
@@ -23,10 +26,14 @@ class NotingStore(ObjectStore):
 
     def __init__(self, store: ObjectStore) -> None:
         vars(self).update(vars(store))  # the same parts: no second connection
-        self.documents: dict[str, bytes] = {}
+        self.documents: dict[str, bytes | None] = {}
 
     def get(self, key: str, limit: int = canonical.MAX_DOCUMENT) -> StoredObject:
-        found = super().get(key, limit)
+        try:
+            found = super().get(key, limit)
+        except ObjectNotFound:
+            self.documents[key] = None
+            raise
         self.documents[key] = found.body
         return found
 
@@ -34,21 +41,23 @@ class NotingStore(ObjectStore):
 class KeptStore(ObjectStore):
     """What was noted of a store, read as the store is. All that loads a version can be read; no server is asked."""
 
-    def __init__(self, url: str, documents: Mapping[str, bytes]) -> None:
+    def __init__(self, url: str, documents: Documents) -> None:
         super().__init__(url)
         self._documents = documents
 
     def get(self, key: str, limit: int = canonical.MAX_DOCUMENT) -> StoredObject:
-        body = self._documents.get(key)
-        if body is None:
+        if key not in self._documents:
             raise StoreUnreachable(f"{key} is not kept on this machine, and the store does not answer")
+        body = self._documents[key]
+        if body is None:
+            raise ObjectNotFound(key)
         if len(body) > limit:
             raise BadManifest(f"{key} is {len(body)} bytes, more than the {limit} bytes that are allowed")
         return StoredObject(body, _LONG_AGO, 0.0)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         for key, body in sorted(self._documents.items()):
-            if key.startswith(prefix):
+            if key.startswith(prefix) and body is not None:
                 yield ObjectInfo(key, len(body), modified=_LONG_AGO)
 
     def stream(self, key: str, size: int) -> Iterator[bytes]:

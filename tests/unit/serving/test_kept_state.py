@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from registry.channels.record import Author, ChannelPosition, Record, promoted
-from registry.errors import BadManifest, StoreUnreachable
+from registry.errors import BadManifest, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
 from registry.serving.kept_state import KeptState, StateKeeper, StatePlace, read_state, write_state
 from registry.store.cache import opened_folder
@@ -23,7 +23,12 @@ from registry.store.objects import ObjectStore
 from registry.versions.pointer import Pointer
 from tests.support.kill_at_step import count_of, killed_at
 
-DOCUMENTS = {"blobs/sha256/aa/aabb": b'{"format":1}', "models/m/signatures/v1.0.0/cc.json": b"\xff\x00"}
+DOCUMENTS = {
+    "blobs/sha256/aa/aabb": b'{"format":1}',
+    "backbones/00.json": None,
+    "models/m/signatures/v1.0.0/cc.json": b"\xff\x00",
+    "models/m/signatures/v1.0.0/dd.json": b"",
+}
 
 
 @pytest.fixture
@@ -186,8 +191,11 @@ def test_a_kept_store_knows_what_was_noted_and_asks_no_server() -> None:
     store = KeptStore("s3://bucket/prefix", DOCUMENTS)
     assert store.get("blobs/sha256/aa/aabb").body == b'{"format":1}'
     assert [(info.key, info.size) for info in store.list("models/m/signatures/")] == [
-        ("models/m/signatures/v1.0.0/cc.json", 2)
+        ("models/m/signatures/v1.0.0/cc.json", 2),
+        ("models/m/signatures/v1.0.0/dd.json", 0),
     ]
+    with pytest.raises(ObjectNotFound):
+        store.get("backbones/00.json")
     with pytest.raises(StoreUnreachable, match="backbones/aa is not kept on this machine"):
         store.get("backbones/aa")
     with pytest.raises(StoreUnreachable, match="no whole copy of blob aabb"):
