@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -99,6 +100,9 @@ def changed(**fields: object) -> Callable[[bytes], bytes]:
         (changed(endpoint="http://h:1"), "is that of plants production in s3://bucket/prefix http://h:1"),
         (changed(documents={"key": "not base64"}), "does not follow the format: "),
         (changed(confirmed="2026-01-01T00:00:00"), "does not follow the format: confirmed"),
+        (lambda body: body[:-1] + b',"more":"\\ud800"}', "does not follow the format"),
+        (lambda body: body[:-1] + b',"more":' + b"[" * 5000 + b"]" * 5000 + b"}", "not valid JSON|the format"),
+        (lambda body: body[:-1] + b',"more":' + b"[" * 900 + b"]" * 900 + b"}", "the format"),
     ],
 )
 def test_a_damaged_state_is_named_and_not_used(place: StatePlace, damage: Callable[[bytes], bytes], said: str) -> None:
@@ -170,6 +174,22 @@ def test_a_lock_that_another_holds_does_not_hang(place: StatePlace) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError):
             write_state(place, state(place))
+
+
+def test_a_full_disk_leaves_the_old_state(place: StatePlace) -> None:
+    old = state(place)
+    write_state(place, old)
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # no file may have more bytes
+        try:
+            write_state(place, state(place))
+        except OSError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert read_state(place) == old
+    assert list(place.path.parent.iterdir()) == [place.path]
 
 
 def test_a_kill_leaves_the_old_state_or_the_new_one(place: StatePlace) -> None:
