@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -15,17 +14,17 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.backbone.locate import TINY
 from registry.api import Registry
 from registry.channels.record import Record
 from registry.devstack.s3_server import S3Server
 from registry.errors import BadManifest, CorruptBlob, NotTrusted, StoreDenied, StoreUnreachable
+from registry.formats import canonical
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.kept_state import KeptState, StatePlace, read_state, write_state
 from registry.store import layout
 from registry.store.endpoint import named_endpoint
-from registry.versions.backbones import FetchBlob
-from registry.versions.manifest import Manifest
+from registry.versions.backbones import FetchBlob, LocalBackbone
+from registry.versions.manifest import BackboneRef, Manifest
 from tests.servers.proxy import Proxy, Stall, answering, refuse
 from tests.support.echo_releases import Echo, Shop, find_echo, load_echo, wait_until
 from tests.support.hanging_flavor import FLAVOR, serving
@@ -213,9 +212,10 @@ def test_a_file_that_is_not_in_the_cache_is_named(registry: Registry, shop: Shop
 
 
 def test_the_backbone_comes_from_the_cache(registry: Registry, shop: Shop, proxy: Proxy, tmp_path: Path) -> None:
-    folder = tmp_path / "team-vit"
-    shutil.copytree(TINY / "dinov3-tiny", folder)
-    ref = registry.add_backbone(folder).mirrored.backbone
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    ref = BackboneRef(family="dinov3", sha256=canonical.sha256(b"weights"), name="team-vit")
+    registry.wiring.backbone_mirror.add(LocalBackbone(ref, weights, 7), "a test")
 
     def load(manifest: Manifest, files: Any, *, fetch: FetchBlob, **how: Any) -> Echo:
         assert fetch(ref.sha256)
