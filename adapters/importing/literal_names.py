@@ -30,11 +30,14 @@ def literal_documents(files: Mapping[str, Path], backbone: BackboneRef | None) -
     Raises:
         BadWeights: when a configuration has a field or value that loading would refuse, its patterns can't be matched
             in reasonable time, or they match no module.
-        BadManifest, MissingBlob: when a configuration, that of the backbone, or a file of the adapter is malformed or
+        BadManifest, MissingBlob: when a document, that of the backbone, or a file of the adapter is malformed or
             missing.
         LoadFailed: when no process can be started to match them.
     """
     bundle = BundleFiles(files)
+    for path in files:
+        if path.endswith(".json") and path.startswith(("adapters/", "router/")):
+            bundle.document(path)  # a replica would find out that it is none
     configs = {path: bundle.document(path) for path in files if is_config(path)}
     for path, document in configs.items():
         check_fields(document, path)

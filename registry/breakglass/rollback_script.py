@@ -78,7 +78,8 @@ MAX_REASON, MAX_WHO = 4096, 256
 CHUNK = 64 * 1024
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
-MISSING = {"NoSuchKey", "404", "NotFound"}
+MISSING = {"NoSuchKey", "NotFound", "NoSuchBucket"}
+IN_FRONT = "is there a proxy or a login page in front of it?"
 RECORD = re.compile(r"(0[0-9]{12})(?<!0{13})\.json", re.ASCII)
 WEAK = 'W/"'
 """The beginning of an ETag that web servers send, and S3 never does."""
@@ -634,7 +635,7 @@ class Store:
         is_page = kind in PAGES or answer.get("HTTPStatusCode") != 200
         if str(reply.get(field, WEAK)).startswith(WEAK) or is_page:
             text = f"what {self.place} answered for {key} is not an answer of S3: it lacks {field}"
-            raise OutcomeUnclear(text, "is there a proxy or a login page in front of it?")
+            raise OutcomeUnclear(text, IN_FRONT)
 
     def length(self, reply: dict[str, Any]) -> int:
         """The bytes of a reply's body; 0 where it does not say."""
@@ -734,9 +735,7 @@ class Store:
         """The bytes at a key after an unclear write, empty if there are none; None if the store does not say."""
         try:
             found = self.get(self.writes, key, min(ATTEMPT, left))
-        except Failure as failure:
-            if failure.error == "BadManifest":  # it is too large to be ours
-                raise
+        except Failure as failure:  # also one that says that it is too large to be ours
             return b"" if failure.error == "ObjectNotFound" else None
         return found if is_document(found) else None  # a page in the place of the store is none
 
@@ -792,7 +791,7 @@ class Store:
             raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
         except ResponseParserError as error:
             text = f"what {self.place} answered for {key} is not an answer of S3: {first_line(error)}"
-            raise OutcomeUnclear(text, "is there a proxy or a login page in front of it?") from error
+            raise OutcomeUnclear(text, IN_FRONT) from error
         except RecursionError as error:  # boto3 asks for the region, and is redirected again, without end
             failure = self.redirected("another address")
             failure.is_clear = False
@@ -818,8 +817,10 @@ class Store:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         here, there = datetime.now(timezone.utc), server_time(error.response)
         refused = f"{self.place} refuses access to {key}"
-        if code in MISSING or code == "NoSuchBucket":
+        if code in MISSING or (code == "404" and error.operation_name == "HeadObject"):  # whose replies have no body
             return Failure("ObjectNotFound", f"{key} is not in {self.place}")
+        if status == 404:
+            return OutcomeUnclear(f"what {self.place} answered for {key} is not an answer of S3 ({status})", IN_FRONT)
         is_wrong = there is not None and abs((here - there).total_seconds()) > MAX_SKEW
         if code == SKEWED or (status in (401, 403) and is_wrong):
             says = "the clocks differ" if is_wrong else f"it says that the clocks differ ({code})"

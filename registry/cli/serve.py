@@ -11,6 +11,7 @@ import click
 from registry.cli.logs import FORMATS, start_logging
 from registry.cli.options import AGE, channel_option, device_option, options_as, registry_options, runtime_option
 from registry.cli.output import Output
+from registry.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -88,7 +89,7 @@ def serve_command(
 
     start_logging(log_format)
     start_watchdog(listen.grace)
-    with registry.follow(channel, options) as live:
+    with sigterm_interrupts(), registry.follow(channel, options) as live:  # a first load may take minutes
         serve(
             live,
             listen.host,

@@ -9,6 +9,7 @@ done.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -72,10 +73,15 @@ def _check_reply(operation: str, http_response: Any, parsed: Any, **_: object) -
         raise KeyError(f"the right status ({status})")
     if field and (field not in parsed or str(parsed[field]).startswith(_WEAK)):
         raise KeyError(field)
-    if http_response.headers.get("content-type", "").partition(";")[0].strip().lower() in _PAGES:
+    if is_page(http_response.headers):
         raise KeyError("a type other than that of a page")
     if operation in _WITHOUT_BODY and http_response.content:
         raise KeyError("an empty body")
+
+
+def is_page(headers: Mapping[str, str]) -> bool:
+    """Whether a reply says that it is a web page."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() in _PAGES
 
 
 def _is_announced(headers: Any) -> bool:

@@ -24,7 +24,6 @@ from typing import Final, Literal, TypeAlias
 from botocore.exceptions import ClientError
 
 from registry.errors import (
-    BadManifest,
     KeyExists,
     ObjectNotFound,
     OutcomeUnknown,
@@ -117,9 +116,7 @@ class ConditionalWriter:
             found = self._reader.get_once(key, self._client.deadlines.attempt)
         except ObjectNotFound:
             return _NOTHING
-        except BadManifest:  # it is too large to be ours
-            raise
-        except UloraError:
+        except UloraError:  # also one that says that it is too large to be ours
             return _UNKNOWN
         # Every document here is canonical; a page in the place of the store is not, whatever it says of itself.
         return found if canonical.is_document(found.body) or not canonical.is_document(body) else _UNKNOWN

@@ -44,6 +44,7 @@ from registry.errors import (
 )
 from registry.formats.addresses import without_passwords
 from registry.parallel import NotStarted
+from registry.store.bounded_replies import is_page
 from registry.store.object_info import header_time
 
 CONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
@@ -53,6 +54,8 @@ _MAX_SKEW = 15 * 60
 """Seconds by which the clock of a request may differ, by S3's documentation of RequestTimeTooSkewed."""
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, …) and ~/.aws/config"
+_PAGE = "a page"
+"""Stands for the code of a reply that is a web page: nothing in it is S3's."""
 _IN_FRONT = "is there a proxy or a login page in front of it?"
 _REASON = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 _QUERY = re.compile(r"\?[^\s'\"]*")
@@ -134,7 +137,20 @@ _TABLE = (
         statuses=(404, 405),
         operation="ListObjectsV2",
     ),
-    _Translation(ObjectNotFound, codes=frozenset({"NoSuchKey", "404", "NotFound", "NoSuchUpload"})),
+    _Translation(
+        StoreUnreachable,
+        "what {place} answered for {key} is not an answer of S3 ({answer})",
+        _IN_FRONT,
+        codes=frozenset({_PAGE}),
+    ),
+    _Translation(ObjectNotFound, codes=frozenset({"NoSuchKey", "NotFound", "NoSuchUpload"})),
+    _Translation(ObjectNotFound, codes=frozenset({"404"}), operation="HeadObject"),  # whose replies have no body
+    _Translation(
+        StoreUnreachable,
+        "what {place} answered for {key} is not an answer of S3 ({answer})",
+        _IN_FRONT,
+        statuses=(404,),
+    ),
     _Translation(
         StoreDenied,
         "{url} refuses access to {key}: {clocks}; here it is {here}, at the server {there} ({code})",
@@ -268,6 +284,9 @@ def translated(error: Exception, asked: Asked) -> UloraError:
     status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     here, there = datetime.now(UTC), _server_time(reply)
     clocks = "it says that the clocks differ too much"
+    answer = f"{status} {code}" if code not in ("", str(status)) else str(status)
+    if status == 404 and is_page(reply.get("ResponseMetadata", {}).get("HTTPHeaders", {})):
+        code = _PAGE
     if status in (401, 403) and there and abs((here - there).total_seconds()) > _MAX_SKEW:
         code, clocks = _SKEWED, "the clocks differ too much"  # servers may have another code for it, HEAD has none
     found = next(line for line in _TABLE if line.matches(error, code, status))
@@ -275,7 +294,7 @@ def translated(error: Exception, asked: Asked) -> UloraError:
         return ObjectNotFound(asked.key)
     message = found.message.format(
         url=asked.url, place=asked.place, bucket=asked.bucket, key=asked.key, code=code,
-        answer=f"{status} {code}" if code not in ("", str(status)) else str(status),
+        answer=answer,
         detail=_detail(error), clocks=clocks,
         here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
         elsewhere=_redirect(reply), certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),

@@ -69,7 +69,8 @@ class StoreProbe:
 
     def initialise(self) -> None:
         """Probe the server, then create `format.json`."""
-        self._reader.head(layout.FORMAT_KEY)  # a read says clearly what is wrong with an address, a write can't
+        with suppress(ObjectNotFound):  # a read says clearly what is wrong with an address, a write can't
+            self._reader.get(layout.FORMAT_KEY)
         self.check_server()
         try:
             self._writer.create(layout.FORMAT_KEY, canonical.encode({"format": layout.FORMAT}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pk
 """Suffixes of files that may contain code. A version has none of them outside of its project."""
 _MAX_DIMENSIONS = 64
 _TOO_LARGE = 2**63
+_ENTRY = {"dtype", "shape", "data_offsets"}
+_MINUS_ZERO = re.compile(rb"[\[,:]\s*-0\s*[,\]}]")
 
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -130,6 +133,8 @@ def read_header(path: Path, what: str = "") -> list[TensorSpan]:
             )
         text = file.read(length)
     try:
+        if _MINUS_ZERO.search(text):
+            raise ValueError("a number is -0, which the library of the format takes for no integer")
         header = canonical.decode(text, "it", MAX_HEADER)
         _check_metadata(header.pop("__metadata__", None))
         spans = [_span(name, entry, 8 + length) for name, entry in header.items()]
@@ -148,6 +153,8 @@ def _check_metadata(metadata: object) -> None:
 
 
 def _span(name: str, entry: dict[str, object], base: int) -> TensorSpan:
+    if set(entry) != _ENTRY:
+        raise ValueError(f"tensor {name!r} has other fields than {', '.join(sorted(_ENTRY))}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
         raise TypeError(f"tensor {name!r} has fields of the wrong type")

@@ -13,7 +13,7 @@ from registry.retention.forget import RetentionRule
 from registry.store import layout
 from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
-from tests.servers.proxy import Fault, Proxy, swallow_reply
+from tests.servers.proxy import Fault, Proxy, answering, swallow_reply
 from tests.support.foreign_answers import FOREIGN, REFUSALS, applied, refusal
 from tests.support.registries import bind, listing, open_registry
 
@@ -95,6 +95,33 @@ def test_a_refusal_of_what_was_passed_on_is_not_believed(
     with pytest.raises(OutcomeUnknown):
         distant.rollback()
     assert served(straight) == [V1, V2, V1]
+
+
+@pytest.mark.parametrize("page", [refusal(404), answering(404)], ids=["a page", "empty"])
+@pytest.mark.parametrize("status", [400, 403, 413, 502])
+def test_a_404_of_others_says_nothing_of_a_record(
+    straight: Registry, distant: Registry, proxy: Proxy, status: int, page: Fault
+) -> None:
+    proxy.next(applied(refusal(status)), method="PUT", containing=LOG, times=ALWAYS)
+    proxy.next(page, method="GET", containing=RECORD, times=ALWAYS)
+    with pytest.raises(OutcomeUnknown):
+        distant.rollback()
+    assert served(straight) == [V1, V2, V1]
+
+
+@pytest.mark.parametrize("page", [refusal(404), answering(404)], ids=["a page", "empty"])
+def test_gc_believes_no_404_of_others(straight: Registry, distant: Registry, proxy: Proxy, page: Fault) -> None:
+    key = layout.replica(straight.model, "production", "r1")
+    straight.store.overwrite(key, b"{}")
+    proxy.next(page, method="GET", containing=key, times=ALWAYS)
+    with pytest.raises(StoreUnreachable, match="not an answer of S3"):
+        distant.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta())
+
+
+def test_a_page_never_says_that_a_file_is_missing(distant: Registry, proxy: Proxy) -> None:
+    proxy.next(refusal(404), method="HEAD", times=ALWAYS)
+    with pytest.raises(StoreUnreachable, match="not an answer of S3"):
+        distant.store.head(layout.version(distant.model, V1))
 
 
 @EACH

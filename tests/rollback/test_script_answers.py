@@ -11,7 +11,7 @@ import pytest
 
 from registry.api import Registry
 from registry.breakglass.write_script import Script
-from tests.servers.proxy import Exchange, Fault, Proxy, Reply, swallow_reply
+from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering, swallow_reply
 from tests.support.foreign_answers import FOREIGN, REFUSALS, applied, refusal
 from tests.support.registries import open_registry
 from tests.support.run_script import run, serve_three
@@ -80,6 +80,21 @@ def test_a_refusal_of_what_was_passed_on_is_not_believed(
 ) -> None:
     def from_now_on(exchange: Exchange) -> None:
         proxy.next(refusal(status), containing=NEXT, times=1000)
+        applied(refusal(status))(exchange)
+
+    proxy.next(from_now_on, method="PUT", containing=NEXT)
+    unknown = run(script, "--yes", "--json", ATTEMPT=1.0, DEADLINE=2.0)
+    assert (unknown.code, unknown.error, served(registry)[0]) == (7, "OutcomeUnknown", "v2.0.0")
+
+
+@pytest.mark.parametrize("page", [refusal(404), answering(404)], ids=["a page", "empty"])
+@pytest.mark.parametrize("status", [400, 403, 413, 502])
+def test_a_404_of_others_says_nothing_of_the_record(
+    registry: Registry, script: Script, proxy: Proxy, status: int, page: Fault
+) -> None:
+    def from_now_on(exchange: Exchange) -> None:
+        proxy.next(page, method="GET", containing=NEXT, times=1000)
+        proxy.next(refusal(status), method="PUT", containing=NEXT, times=1000)
         applied(refusal(status))(exchange)
 
     proxy.next(from_now_on, method="PUT", containing=NEXT)
