@@ -46,8 +46,9 @@ from registry.devstack.s3_server import S3Server
 from registry.errors import NotNow
 from registry.machine import clock
 from registry.names import VersionName
-from registry.serving.follow import Live, LiveOptions
+from registry.serving.follow import Live
 from registry.serving.loaders import Loader
+from registry.serving.options import LiveOptions
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.versions.bindings import Bindings

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from registry.channels.channel import PromoteOptions, RollbackOptions
     from registry.errors import UloraError
     from registry.names import VersionName
-    from registry.serving.follow import Live, LiveOptions
+    from registry.serving.follow import Live
+    from registry.serving.options import LiveOptions
     from registry.serving.sidecar_round import SidecarOptions
     from registry.settings import Settings
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
@@ -35,7 +36,7 @@ _HOMES = {
     "CopyOptions": "registry.usecases.options",
     "CreateOptions": "registry.usecases.options",
     "Live": "registry.serving.follow",
-    "LiveOptions": "registry.serving.follow",
+    "LiveOptions": "registry.serving.options",
     "MeasureOptions": "registry.usecases.options",
     "PromoteOptions": "registry.channels.channel",
     "Registry": "registry.api",

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from registry.evidence.verdict import Verdict
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected, RetentionRule
-    from registry.serving.follow import Live, LiveOptions
+    from registry.serving.follow import Live
     from registry.serving.loaders import Loaded
+    from registry.serving.options import LiveOptions
     from registry.serving.sidecar import Sidecar
     from registry.serving.sidecar_round import SidecarOptions
     from registry.store.blobs import Blobs

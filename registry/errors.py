@@ -43,6 +43,8 @@
   x DiskFull                    1
   x LoadFailed                  1  a version's files are correct, but can't be loaded
   x ReplicaClosed               1
+  x Overloaded                  1  a replica has more requests than it can answer in time
+  x Expired                     1  a request's deadline passed before it was answered
 
 The message says what happened and to what; `hint` says what to do next.
 """
@@ -286,6 +288,22 @@ class LoadFailed(UloraError):
 
 class ReplicaClosed(UloraError):
     """A followed channel was used after it was closed, or in a forked process."""
+
+
+class Overloaded(UloraError):
+    """A replica can't answer the request within its deadline, or lacks the memory for it. It was not computed.
+
+    Attributes:
+        retry_after: whole seconds after which it may be answered, 1 or more.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 1, hint: str = "send it again later") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class Expired(UloraError):
+    """The deadline of a request passed before it was answered."""
 
 
 def first_line(error: BaseException, limit: int = 400) -> str:

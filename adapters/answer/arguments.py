@@ -28,9 +28,9 @@ def as_list(images: object) -> list[Any] | None:
     """
     if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4):
         several = list(images)
-        _check_images(several)
+        check_images(several)
         return several
-    _check_images([images])
+    check_images([images])
     return None
 
 
@@ -62,7 +62,13 @@ def targets_of(images: list[Any], target: object) -> list[str | None]:
     return [one_target(each) for each in target]
 
 
-def _check_images(images: list[Any]) -> None:
+def check_images(images: list[Any]) -> None:
+    """Check that each is something that an image can be given as.
+
+    Raises:
+        TypeError: one has another type.
+        BadInput: a path at which there is no file.
+    """
     for image in images:
         if not isinstance(image, bytes | bytearray | memoryview | str | Path | Image.Image | np.ndarray):
             raise TypeError(f"an image is {_KINDS}, not a {type(image).__name__}; several images are a list of them")

@@ -1,4 +1,7 @@
-"""Answer a batch of images: choose each row's target, and run the rows that fit together in one forward pass."""
+"""Answer a batch of images: choose each row's target, and run the rows that fit together in one forward pass.
+
+`prepare` reads an image, in any thread; `answer_rows` computes, and can take rows of several versions and callers.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from adapters.answer.components import Components, LoadedComponent
@@ -14,6 +18,7 @@ from adapters.answer.forward_pass import forward
 from adapters.answer.predictions import Outcome, Prediction
 from adapters.answer.stages import Answer
 from adapters.backbone.images import ImageLike
+from adapters.backbone.preprocess import Preprocessing
 from registry.errors import BadImage, BadInput
 
 MAX_BATCH = 64
@@ -27,6 +32,28 @@ class HasComponents(Protocol):
     def version(self) -> str: ...
     @property
     def components(self) -> Components: ...
+
+
+@dataclass(frozen=True)
+class PreparedRow:
+    """An image that can be computed, or that already has its answer because it can't be read.
+
+    Attributes:
+        version: the version that answers.
+        named: the target that the caller named, None for the router to choose.
+        square: its pixels, [H, W, 3] uint8; None if it has its answer.
+        answer: None if it has to be computed.
+    """
+
+    version: HasComponents
+    named: str | None
+    square: np.ndarray | None
+    answer: Prediction | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes while it waits."""
+        return 0 if self.square is None else self.square.nbytes
 
 
 @dataclass(frozen=True)
@@ -84,8 +111,28 @@ def predict_together(
     answered: list[Prediction] = []
     for start in range(0, len(images), MAX_BATCH):
         part = slice(start, start + MAX_BATCH)
-        answered += _predict_batch(versions[part], images[part], named[part])
+        answered += answer_rows([*map(prepare, versions[part], images[part], named[part])])
     return answered
+
+
+def prepare(version: HasComponents, image: ImageLike, target: str | None) -> PreparedRow:
+    """Read an image as the square that a version takes; one that can't be read gets its answer."""
+    try:
+        return PreparedRow(version, target, version.components.preprocessing.square(image))
+    except BadImage as error:
+        corrupt = Prediction(
+            version.version, target, None, 0.0, None, False, "corrupt_image", 0.0, detail=str(error)
+        )  # fmt: skip
+        return PreparedRow(version, target, None, corrupt)
+
+
+def answer_rows(prepared: Sequence[PreparedRow]) -> list[Prediction]:
+    """Answer rows of any versions, in order. Those that are on the same backbone go through it together."""
+    answered = {number: row.answer for number, row in enumerate(prepared) if row.answer is not None}
+    rows = _choose_targets(_with_pixels(prepared))
+    answered |= {number: refusal for number, row in rows.items() if (refusal := _refuse(row)) is not None}
+    answered |= _predict_rows({number: row for number, row in rows.items() if number not in answered})
+    return [answered[number] for number in range(len(prepared))]
 
 
 def most_likely(labels: Sequence[str], one: Answer) -> tuple[str, float]:
@@ -95,29 +142,20 @@ def most_likely(labels: Sequence[str], one: Answer) -> tuple[str, float]:
     return labels[best], probabilities[best]
 
 
-def _predict_batch(
-    versions: Sequence[HasComponents], images: Sequence[ImageLike], named: Sequence[str | None]
-) -> list[Prediction]:
-    answered: dict[int, Prediction] = {}
+def _with_pixels(prepared: Sequence[PreparedRow]) -> dict[int, _Row]:
+    """The rows that have to be computed, by their number, normalised: all those with the same preprocessing at once."""
+    groups: dict[tuple[Preprocessing, str], list[tuple[int, np.ndarray]]] = {}
+    for number, row in enumerate(prepared):
+        if row.square is not None:
+            components = row.version.components
+            group = groups.setdefault((components.preprocessing, components.runtime.device), [])
+            group.append((number, row.square))
     rows: dict[int, _Row] = {}
-    for number, (version, image, target) in enumerate(zip(versions, images, named, strict=True)):
-        components = version.components
-        try:
-            square = components.preprocessing.square(image)
-        except BadImage as error:
-            answered[number] = _corrupt_image(version.version, target, error)
-        else:
-            device = components.runtime.device
-            pixels = components.preprocessing.normalise(torch.from_numpy(square.copy())[None].to(device))
-            rows[number] = _Row(version, target, pixels)
-    rows |= _choose_targets(rows)
-    answered |= {number: refusal for number, row in rows.items() if (refusal := _refuse(row)) is not None}
-    answered |= _predict_rows({number: row for number, row in rows.items() if number not in answered})
-    return [answered[number] for number in range(len(images))]
-
-
-def _corrupt_image(version: str, target: str | None, error: BadImage) -> Prediction:
-    return Prediction(version, target, None, 0.0, None, False, "corrupt_image", 0.0, detail=str(error))
+    for (preprocessing, device), members in groups.items():
+        squares = torch.from_numpy(np.stack([square for _, square in members])).to(device)
+        for (number, _), pixels in zip(members, preprocessing.normalise(squares).split(1), strict=True):
+            rows[number] = _Row(prepared[number].version, prepared[number].named, pixels)
+    return rows
 
 
 def _choose_targets(rows: Mapping[int, _Row]) -> dict[int, _Row]:

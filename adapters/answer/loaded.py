@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from adapters.answer import selftest
-from adapters.answer.arguments import Images, Targets, as_list, one_target, targets_of
-from adapters.answer.batching import MAX_BATCH, most_likely, predict_together
+from adapters.answer.arguments import Images, Targets, as_list, check_images, one_target, targets_of
+from adapters.answer.batching import MAX_BATCH, PreparedRow, answer_rows, most_likely, predict_together, prepare
 from adapters.answer.components import Components, LoadedComponent
 from adapters.answer.forward_pass import features_of, forward
 from adapters.answer.heads import Features
@@ -19,6 +19,7 @@ from adapters.answer.predictions import Prediction
 from adapters.answer.stages import Answer, Stage
 from adapters.backbone.features import FeatureSpec
 from adapters.backbone.images import ImageLike
+from adapters.runtimes.threads import compute_in_this_thread
 from registry.errors import BadInput
 from registry.versions.manifest import BackboneRef
 
@@ -104,6 +105,26 @@ class LoadedVersion:
         if several is None:
             return predict_together([self], [images], [one_target(target)])[0]
         return predict_together([self] * len(several), several, targets_of(several, target))
+
+    def prepare(self, image: ImageLike, target: str | None = None) -> PreparedRow:
+        """Read one image, in any thread, for `answer_rows`; one that can't be read already has its answer.
+
+        Raises:
+            TypeError: when the image or the target is of another type.
+            BadInput: when there is no file at a path.
+        """
+        check_images([image])
+        return prepare(self, image, one_target(target))
+
+    @staticmethod
+    def answer_rows(rows: Sequence[PreparedRow]) -> list[Prediction]:
+        """Answer rows that any versions prepared, in order, at most `MAX_BATCH` or so at a time."""
+        return answer_rows(rows)
+
+    @staticmethod
+    def begin_computing() -> None:
+        """Prepare this process for one thread, the one that calls, to do all the computing."""
+        compute_in_this_thread()
 
     def route(self, images: Sequence[ImageLike]) -> list[tuple[str, float]]:
         """The router's choice for each image: target and probability, however small.

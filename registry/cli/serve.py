@@ -15,7 +15,7 @@ from registry.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.serving.follow import LiveOptions
+    from registry.serving.options import LiveOptions
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,33 @@ def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta 
     callback=_seconds,
     help="Not ready after so long without the store; never when left out.",
 )
+@click.option(
+    "--deadline",
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.001, max=600),
+    help="Of a request without X-Request-Timeout-Ms: refused with 429 if it can't be answered by then.",
+)
+@click.option(
+    "--max-batch",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    help="Images that are computed together at most; found out at the start when left out.",
+)
+@click.option(
+    "--waiting-bytes",
+    default=512 * 1024 * 1024,
+    show_default=True,
+    metavar="BYTES",
+    type=click.IntRange(min=1024 * 1024),
+    help="What the bodies and images of waiting requests may hold together; above it, 429.",
+)
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of its log lines.")
 @device_option
 @runtime_option
 @registry_options
-@options_as("registry.serving.follow:LiveOptions")
+@options_as("registry.serving.options:LiveOptions")
 @options_as(ListenOptions, "listen")
 def serve_command(
     registry: Registry, out: Output, *, channel: str, listen: ListenOptions, log_format: str, options: LiveOptions
@@ -80,9 +102,11 @@ def serve_command(
       ulora serve --channel production --port 8000
       curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
     """
+    from registry.machine.cores import wait_without_spinning
     from registry.serving.listening import check_free
 
     check_free(listen.host, listen.port)
+    wait_without_spinning()
 
     from registry.machine.programs import start_watchdog
     from registry.serving.app import serve

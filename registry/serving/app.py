@@ -23,11 +23,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from registry.errors import BadImage, BadInput, MissingDependency, ReplicaClosed, UloraError
+from registry.errors import (
+    BadImage,
+    BadInput,
+    Expired,
+    MissingDependency,
+    Overloaded,
+    ReplicaClosed,
+    UloraError,
+)
 from registry.names import check_target
+from registry.serving.byte_budget import HeldBytes
+from registry.serving.clients import DEADLINE_HEADER, MAX_DEADLINE, answer_for, deadline_of
 from registry.serving.follow import Live
 from registry.serving.listening import listen
-from registry.serving.request_threads import RequestThreads
 
 try:
     import python_multipart  # noqa: F401  Starlette looks for it only when the first form arrives
@@ -50,9 +59,13 @@ _MAX_FORM = 64 * 1024
 DEFAULT_GRACE = 20.0
 """Seconds from SIGTERM to the end of the process. Kubernetes kills after 30 s by default."""
 _HINT = "send the image as the multipart field `image`, or as the body with a Content-Type of image/…"
+_STATUS: dict[type[UloraError], int] = {BadInput: 400, Overloaded: 429, ReplicaClosed: 503, Expired: 504}
 _TEXT = {"type": "string", "maxLength": MAX_KEY}
 _BODY = {
-    "parameters": [{"name": name, "in": "query", "schema": _TEXT} for name in ("target", "key")],
+    "parameters": [
+        *({"name": name, "in": "query", "schema": _TEXT} for name in ("target", "key")),
+        {"name": DEADLINE_HEADER, "in": "header", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE}},
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -96,7 +109,6 @@ def create_app(live: Live) -> FastAPI:
     """The ASGI application of `live`, which the caller starts and closes."""
     app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
     app.state.live = live
-    app.state.threads = RequestThreads()
     app.add_api_route("/predict", predict, methods=["POST"], openapi_extra=_BODY)
     for path, look in (("/health", health), ("/version", version)):
         app.add_api_route(path, look, methods=["GET"])
@@ -155,9 +167,13 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
 async def predict(request: Request) -> JSONResponse:
     """Predict for one image."""
     live: Live = request.app.state.live
-    given = await _read_input(request)
-    threads: RequestThreads = request.app.state.threads
-    prediction = await threads.run(lambda: live.predict(given.image, target=given.target, key=given.key))
+    deadline = deadline_of(request) or live.deadline
+    live.scheduler.check_admission(deadline)  # before the body is read
+    with HeldBytes(live.scheduler.budget) as held:
+        given = await _read_input(request, held)
+        future = live.submit(given.image, target=given.target, key=given.key, deadline=deadline)
+    del given  # the body is not needed once the image was read
+    prediction = await answer_for(request, future, deadline)
     if prediction.outcome == "corrupt_image":
         detail = str(prediction.to_dict().get("detail") or "these bytes are not an image")
         refused = {
@@ -203,7 +219,10 @@ def _answer(status: int, document: Mapping[str, Any], version: str | None) -> JS
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     refused = _as_refused(error)
     document = {"error": refused.error, "message": str(refused), "hint": refused.hint}
-    return _answer(refused.status, document, request.app.state.live.health().version)
+    answer = _answer(refused.status, document, request.app.state.live.health().version)
+    if isinstance(error, Overloaded):
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
 def _as_refused(error: Exception) -> _Refused:
@@ -212,7 +231,7 @@ def _as_refused(error: Exception) -> _Refused:
     if isinstance(error, HTTPException):
         return _Refused(error.status_code, "HTTPError", str(error.detail), "see /docs")
     if isinstance(error, UloraError):
-        status = 400 if isinstance(error, BadInput) else 503 if isinstance(error, ReplicaClosed) else 500
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
         return _Refused(status, type(error).__name__, str(error), error.hint)
     return _Refused(500, "InternalError", f"{type(error).__name__} while answering", "see the server's log")
 
@@ -220,19 +239,20 @@ def _as_refused(error: Exception) -> _Refused:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-async def _read_input(request: Request) -> _Input:
-    """Read the image and its fields, from either kind of body.
+async def _read_input(request: Request, held: HeldBytes) -> _Input:
+    """Read the image and its fields, from either kind of body, of which `held` counts the bytes.
 
     Raises:
         _Refused: the body is too large, or of an unknown content type.
+        Overloaded: there is no memory for it.
         BadInput: the body has no image, or a field is invalid.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query = request.query_params.multi_items()
     if kind.startswith("image/"):
-        return _checked_input(await _read_body(request, MAX_IMAGE), query, [])
+        return _checked_input(await _read_body(request, MAX_IMAGE, held), query, [])
     if kind == "multipart/form-data":
-        form = await _read_form(request, await _read_body(request, MAX_IMAGE + _MAX_FORM))
+        form = await _read_form(request, await _read_body(request, MAX_IMAGE + _MAX_FORM, held))
         image = _only("image", form.multi_items())
         if not hasattr(image, "read"):
             raise BadInput("the form has no file field `image`", hint=_HINT)
@@ -268,14 +288,15 @@ def _only(name: str, fields: _Fields) -> Any:
     return values[0] if values else None
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Read the whole body; refuse it as soon as it is known to be larger than `limit` bytes."""
+async def _read_body(request: Request, limit: int, held: HeldBytes) -> bytes:
+    """Read the whole body; refuse it as soon as it is known to be larger than `limit` bytes, or than the memory."""
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large()
     body = bytearray()
     try:
         async for chunk in request.stream():
+            held.add(len(chunk))
             body += chunk
             if len(body) > limit:
                 raise _too_large()

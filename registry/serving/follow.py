@@ -1,9 +1,9 @@
 """Follow a channel: answer with the version that it serves, and switch to the next one while requests run.
 
-Three threads beside those of the callers: one reads the log (`log_reader`), one sees to it that versions are loaded
-(`residents`), one writes the heartbeat (`fleet`). What answers is one reference to an immutable `Serving`. A request
-reads that reference once, so exactly one version answers it; a switch is one assignment, so no request ever waits for
-it.
+Threads beside those of the callers: one reads the log (`log_reader`), one sees to it that versions are loaded
+(`residents`), one writes the heartbeat (`fleet`), one computes and a few read images (`scheduler`). What answers is one
+reference to an immutable `Serving`. A request reads that reference once, so exactly one version answers it; a switch is
+one assignment, so no request ever waits for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, overload
@@ -26,16 +27,11 @@ from registry.serving.fleet import Heartbeats
 from registry.serving.freshness import Freshness
 from registry.serving.health import Health, HealthState
 from registry.serving.kept_state import StateKeeper
-from registry.serving.loaders import (
-    Images,
-    Loaded,
-    LoadOptions,
-    Prediction,
-    Targets,
-    load_version,
-)
+from registry.serving.loaders import Images, Loaded, Prediction, Targets, load_version
 from registry.serving.log_reader import LogReader
+from registry.serving.options import LiveOptions
 from registry.serving.residents import Residents
+from registry.serving.scheduler import Scheduler
 from registry.store.blobs import Blobs
 from registry.versions.bindings import Bindings
 from registry.versions.pointer import Pointer
@@ -62,31 +58,6 @@ class Serving:
     def route(self, key: str | None) -> Loaded:
         """The version that answers a request with this key."""
         return self.stable
-
-
-@dataclass(frozen=True)
-class LiveOptions(LoadOptions):
-    """How a channel is followed, and how its versions are loaded.
-
-    Attributes:
-        poll: seconds between two reads of the log, varied at random by 10%.
-        stale_after: seconds without a successful read of the log after which the state is `stale`.
-        max_staleness: seconds after which it is `not ready`; None for never. Requests are still answered.
-        max_cache_age: seconds after which a kept state is refused by a start without the store, since its record was
-            last confirmed as the newest of the log.
-        read_seconds: seconds after which a read of the log is given up. The next one is made all the same. Also how
-            long the store may not answer at the start, until this machine's kept state is used.
-        retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
-        slow_after: seconds after which a load is logged as slow, and no longer holds up more urgent ones.
-    """
-
-    poll: float = 1.0
-    stale_after: float = 60.0
-    max_staleness: float | None = None
-    max_cache_age: float = 7 * 86_400.0
-    read_seconds: float = 5.0
-    retry: float = 1.0
-    slow_after: float = 30.0
 
 
 class Live:
@@ -120,6 +91,8 @@ class Live:
         self._writers = [writer for writer in (fleet, keeper) if writer]
         self._check_model = check_model
         self._process = os.getpid()
+        self.deadline = options.deadline
+        self.scheduler = Scheduler(options.max_batch, options.waiting_bytes)
 
         self._serving: Serving | None = None
         self._goal: Record | None = None
@@ -170,6 +143,7 @@ class Live:
         try:
             self._residents.start()
             self._residents.load_first(head.stable)
+            self.scheduler.start(self._residents.get(head.stable))
             self._set_goal(head)
             if self._keeper:
                 self._keeper.start()
@@ -196,6 +170,7 @@ class Live:
             writer.stop()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_SECONDS)
+        self.scheduler.close(max(0.0, deadline - time.monotonic()))
         self._residents.close(max(0.0, deadline - time.monotonic()))
         for writer in self._writers:
             writer.close(max(0.0, deadline - time.monotonic()))
@@ -224,13 +199,19 @@ class Live:
     # --- requests and state ------------------------------------------------------------------------------------------
 
     @overload
-    def predict(self, images: Images, *, target: Targets = None, key: str | None = None) -> Sequence[Prediction]: ...
-    @overload
-    def predict(self, images: Any, *, target: str | None = None, key: str | None = None) -> Prediction: ...
     def predict(
-        self, images: Any, *, target: Targets = None, key: str | None = None
+        self, images: Images, *, target: Targets = None, key: str | None = None, deadline: float | None = None
+    ) -> Sequence[Prediction]: ...
+    @overload
+    def predict(
+        self, images: Any, *, target: str | None = None, key: str | None = None, deadline: float | None = None
+    ) -> Prediction: ...
+    def predict(
+        self, images: Any, *, target: Targets = None, key: str | None = None, deadline: float | None = None
     ) -> Prediction | Sequence[Prediction]:
         """Predict for one image, or for each of a list of images, in order, all with exactly one version.
+
+        Images of callers in other threads are computed together with these.
 
         Args:
             images: an image file's bytes or path, or another input that the version's flavor takes; or a list or tuple
@@ -238,13 +219,33 @@ class Live:
             target: the crop (and part) if it is known; None lets the router choose. Of a list of images it may be a
                 list with one for each.
             key: identifies the user or device: during a trial the same version answers all requests with one key.
+            deadline: seconds in which all have to be answered. None, for callers that wait anyway: nothing is refused,
+                and the call takes as long as it takes.
 
         Raises:
             TypeError: something has a type that is not taken here.
             BadInput: the lists differ in length, or there is no file at a path.
+            Overloaded: they can't be answered by the deadline, or would take too much memory.
+            Expired: the deadline passed.
             ReplicaClosed: it is closed, not started, or belongs to another process.
         """
-        return self.serving.route(key).predict(images, target=target)
+        return self.scheduler.predict(self.serving.route(key), images, target, deadline)
+
+    def submit(
+        self, image: Any, *, target: str | None = None, key: str | None = None, deadline: float | None = None
+    ) -> Future[Prediction]:
+        """Predict for one image, for a caller that does not wait in a thread; cancel the future if nobody wants it.
+
+        Args:
+            image, target, key: see `predict`.
+            deadline: seconds; that of `LiveOptions` if it is None.
+
+        Raises:
+            Overloaded: it can't be answered by then, or would take too much memory.
+            ReplicaClosed: it is closed, not started, or belongs to another process.
+        """
+        seconds = self.deadline if deadline is None else deadline
+        return self.scheduler.submit(self.serving.route(key), image, target, seconds)
 
     @property
     def serving(self) -> Serving:
@@ -292,6 +293,9 @@ class Live:
                 runtime=serving.stable.runtime if serving else self._runtime,
                 note="; ".join(writer.note for writer in self._writers if writer.note),
                 loading=self._residents.loading(),
+                max_batch=self.scheduler.max_batch,
+                queued=self.scheduler.queued,
+                compute=round(self.scheduler.busy_seconds, 3),
             )
 
     def refresh(self) -> None:

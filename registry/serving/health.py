@@ -30,6 +30,9 @@ class Health:
             flavor's own choice.
         note: a problem with the heartbeat, or with what is kept for a start without the store; empty if there is none.
         loading: the loads that run or hang, for how long, and at which step; empty if there are none.
+        max_batch: images that are computed together at most.
+        queued: images that wait.
+        compute: seconds that the present batch has taken so far; 0 if there is none. It grows while that hangs.
     """
 
     state: HealthState
@@ -46,6 +49,9 @@ class Health:
     runtime: str | None = None
     note: str = ""
     loading: str = ""
+    max_batch: int = 0
+    queued: int = 0
+    compute: float = 0.0
 
     @property
     def ready(self) -> bool:

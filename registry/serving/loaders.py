@@ -87,6 +87,41 @@ class Loaded(Protocol):
     def self_test(self) -> None: ...
 
 
+class PreparedRow(Protocol):
+    """One image of one request, read and resized, for the version that prepared it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes while it waits."""
+
+    @property
+    def answer(self) -> Prediction | None:
+        """Its answer, if it needs no computing, e.g. because it is no image."""
+
+
+class LoadedForBatches(Loaded, Protocol):
+    """A version whose rows can be computed together with those of other versions of its class.
+
+    A flavor need not offer this. A replica asks a version that has only `predict` for one image at a time.
+    """
+
+    def prepare(self, image: Any, target: str | None = None) -> PreparedRow:
+        """Read one image. Called in several threads.
+
+        Raises:
+            TypeError, BadInput: as `predict`.
+        """
+
+    def answer_rows(self, rows: Sequence[Any]) -> Sequence[Prediction]:
+        """Answer rows that this version, and others of its class, have prepared; in order, each as if it were alone.
+
+        Called in one thread only, with at most `max_batch` rows. If it raises, each row is tried alone.
+        """
+
+    def begin_computing(self) -> None:
+        """Prepare the process for one thread that computes, which calls this before `answer_rows`."""
+
+
 class Loader(Protocol):
     """What an entry point names: makes a loaded version from verified files (manifest path -> file).
 

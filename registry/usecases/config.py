@@ -39,6 +39,8 @@ VARIABLES = {
     "MLFLOW_ALLOW_FILE_STORE": "MLflow: true lets a folder be the server",
     "HF_HOME": "Hugging Face: the folder of downloaded backbones",
     "HF_HUB_OFFLINE": "Hugging Face: 1 downloads nothing",
+    "OMP_NUM_THREADS": "OpenMP: how many threads a replica computes with",
+    "OMP_WAIT_POLICY": "OpenMP: how they wait for each other",
 }
 """Variables that have no other form."""
 _AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")

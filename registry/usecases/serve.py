@@ -8,10 +8,11 @@ from pathlib import Path
 
 from registry.names import VersionName, check_channel
 from registry.serving.fleet import Heartbeats
-from registry.serving.follow import Live, LiveOptions
+from registry.serving.follow import Live
 from registry.serving.kept_state import StateKeeper, StatePlace
 from registry.serving.loaders import Loaded, LoadOptions, load_version, no_mirror
 from registry.serving.loads import LoadPointer
+from registry.serving.options import LiveOptions
 from registry.serving.sidecar import Sidecar
 from registry.serving.sidecar_round import SidecarOptions
 from registry.serving.steps import Steps

@@ -70,7 +70,7 @@ def test_sigterm_ends_a_replica_whose_answer_holds_the_lock(shop: Shop, tmp_path
 
 
 @pytest.mark.acceptance
-def test_a_hanging_load_and_answer_hold_nothing_else_up(shop: Shop, tmp_path: Path) -> None:
+def test_hanging_loads_and_answers_hold_nothing_else_up(shop: Shop, tmp_path: Path) -> None:
     release(shop, GOOD)
     environment = {"ULORA_MODEL": shop.model}
     with serving(tmp_path / "serve", environment, "--grace", "30") as process, ThreadPoolExecutor(1) as pool:
@@ -84,7 +84,11 @@ def test_a_hanging_load_and_answer_hold_nothing_else_up(shop: Shop, tmp_path: Pa
         assert (health["version"], health["newest"], health["state"]) == (GOOD, 2, "serving")
         assert f"loading {LOAD_WAITS} for " in health["loading"]
         assert health["loading"].endswith("s (loader)")
-        assert ask(url, b"leaf").json()["version"] == GOOD
+        # One thread computes. While it hangs no image is answered, and health says so.
+        assert health["compute"] > 0
+        refused = ask(url, b"leaf")
+        assert refused.status_code in (429, 504)
+        assert refused.json()["version"] == GOOD
 
         shop.rollback()
         wait_until(lambda: httpx.get(f"{url}/version", timeout=300).json()["generation"] == 3)

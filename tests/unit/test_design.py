@@ -23,6 +23,7 @@ ALLOWED = {
     "formats.canonical",
     "formats.counts",
     "formats.html",
+    "machine.cores",
     "machine.programs",
     "versions.manifest",
     "versions.weights",

@@ -32,6 +32,7 @@ from registry.formats import canonical
 from registry.serving import loaders
 from registry.versions.weights import weights_sha256
 from tests.support.bundles import LABELS, add_goldens, manifest_of, noise, png, read_bundle, write_bundle
+from tests.support.equal_answers import assert_equal_answers
 
 TARGETS = ("low", "mid", "high")
 MODULES = [f"{layer}.{module}" for layer in range(6) for module in ("q_proj", "v_proj")]
@@ -131,6 +132,26 @@ def test_one_pass_serves_rows_of_different_versions(version: LoadedVersion, tmp_
     for together, single in zip(mixed, alone, strict=True):
         assert (together.version, together.label) == (single.version, single.label)
         assert list(together.probabilities.values()) == pytest.approx(list(single.probabilities.values()), abs=1e-4)
+
+
+def test_rows_are_read_by_their_versions_and_answered_together(version: LoadedVersion, tmp_path: Path) -> None:
+    other = loaded(write_bundle(tmp_path / "other", family="dinov2", seed=1))
+    rows = [other.prepare(IMAGES[0], "low"), version.prepare(b"no image"), version.prepare(IMAGES[1])]
+    assert [row.nbytes for row in rows] == [IMAGES[0].nbytes, 0, IMAGES[1].nbytes]
+    assert [row.answer is None for row in rows] == [True, False, True]
+    answers = version.answer_rows(rows)
+    assert answers[1] == version.predict(b"no image")
+    for answer, alone in (
+        (answers[0], other.predict(IMAGES[0], target="low")),
+        (answers[2], version.predict(IMAGES[1])),
+    ):
+        assert_equal_answers(answer.to_dict(), alone.to_dict())
+    with pytest.raises(TypeError):
+        version.prepare(7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        version.prepare(IMAGES[0], ["low"])  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="no file"):
+        version.prepare(tmp_path / "missing.png")
 
 
 def test_versions_on_different_backbones_answer_together(version: LoadedVersion, tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""How long batches take: measured at the start, and corrected by every batch that is computed.
+
+A batch of a few rows takes less time than a full one, so its duration is compared with what was measured for as many
+rows. The ratio says how much slower the machine is now, and with it how long a full batch takes.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from registry.serving.loaders import LoadedForBatches
+
+SIZES = (1, 8, 16, 32, 64)
+"""Rows of the batches that are tried."""
+DEFAULT_MAX_BATCH = 32
+"""For versions that can't be calibrated."""
+_ENOUGH = 0.9
+"""Of the best throughput: a larger batch would gain little, and every request in it waits longer."""
+_TRIES = 3
+_SLOW = 0.25
+"""Seconds of a batch after which no larger one is tried: requests would wait too long for it."""
+_GUESS = 0.001
+"""Seconds a row takes before anything was measured."""
+_SHORTEST = 1e-6
+"""Seconds; clocks may stand still for less."""
+_WEIGHT = 0.2
+"""Of the newest batch in the mean."""
+_OUTLIER = 4.0
+"""A batch that is slower than the mean by more than this counts as if it were this much slower."""
+_SIDE = 256
+
+
+class Pace:
+    """The mean duration of a full batch, in seconds. One thread notes, others read."""
+
+    def __init__(self, max_batch: int, measured: Mapping[int, float] | None = None) -> None:
+        """Args:
+        measured: rows of a batch -> its seconds; none for versions that can't be calibrated.
+        """
+        self.max_batch = max_batch
+        self._measured = dict(sorted((measured or {}).items()))
+        self._slowness: float | None = 1.0 if self._measured else None
+
+    @property
+    def batch_seconds(self) -> float:
+        """How long a full batch takes now."""
+        return self._usual(self.max_batch) * (1.0 if self._slowness is None else self._slowness)
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A batch was computed."""
+        now = max(seconds, _SHORTEST) / self._usual(rows)
+        before = self._slowness
+        self._slowness = now if before is None else before + _WEIGHT * (min(now, _OUTLIER * before) - before)
+
+    def _usual(self, rows: int) -> float:
+        """Seconds of a batch when it was measured, on the straight line between the two nearest sizes."""
+        below, above = (0, 0.0), (0, 0.0)
+        for size, seconds in self._measured.items():
+            below, above = above, (size, seconds)
+            if size >= rows:
+                break
+        if above[0] < rows:  # larger than all that were measured: in proportion to the largest
+            return rows * (above[1] / above[0] if above[0] else _GUESS)
+        share = (rows - below[0]) / (above[0] - below[0])
+        return below[1] + share * (above[1] - below[1])
+
+
+@dataclass(frozen=True)
+class _Timing:
+    rows: int
+    seconds: float
+
+    @property
+    def throughput(self) -> float:
+        return self.rows / self.seconds
+
+
+def calibrate(
+    loaded: LoadedForBatches, max_batch: int | None = None, clock: Callable[[], float] = time.perf_counter
+) -> Pace:
+    """Time batches of random images: the smallest that has 90% of the best throughput is a full batch.
+
+    Takes up to about a second, more only where one image alone takes long.
+
+    Args:
+        max_batch: rows of a full batch, if that is decided; None to choose.
+    """
+    rows = _rows(loaded, max_batch or SIZES[-1])
+    timings: list[_Timing] = []
+    for size in sorted({*SIZES, max_batch or 1}):
+        if size <= len(rows) and (not timings or timings[-1].seconds < _SLOW):
+            timings.append(_Timing(size, _fastest(lambda: loaded.answer_rows(rows[:size]), clock)))  # noqa: B023
+    best = max(timing.throughput for timing in timings)
+    chosen = next(timing.rows for timing in timings if timing.throughput >= _ENOUGH * best)
+    return Pace(max_batch or chosen, {timing.rows: timing.seconds for timing in timings})
+
+
+def _fastest(act: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Seconds of the fastest of a few tries, because other work on the machine can only slow it down."""
+    best = float("inf")
+    for _ in range(_TRIES):
+        began = clock()
+        act()
+        best = min(best, clock() - began)
+        if best > _SLOW:
+            break
+    return max(best, _SHORTEST)
+
+
+def _rows(loaded: LoadedForBatches, count: int) -> list[object]:
+    """Rows of random images, with each target and without one in turn, that have to be computed."""
+    asked = (None, *loaded.targets)
+    different = [loaded.prepare(_png(number), target) for number, target in enumerate(islice(asked, 8))]
+    return [different[number % len(different)] for number in range(count)]
+
+
+def _png(seed: int) -> bytes:
+    """A PNG file of random colours."""
+    chosen = random.Random(seed)  # noqa: S311  no secret
+    lines = b"".join(b"\0" + chosen.randbytes(3 * _SIDE) for _ in range(_SIDE))
+    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,385 @@
+"""Answer the images of all callers in batches: a few threads read images, and one thread computes.
+
+An image is admitted if it can be answered within its deadline, by what batches take and how many images wait; else it
+is refused at once. It is read (decoded and resized) and waits. When the computing thread is idle, it takes what has
+been read, in order of arrival, up to `max_batch` rows of any versions, targets and callers; it never waits for more.
+
+A row that is cancelled, because its client went away, or whose deadline passed, is not computed. All rows that wait
+hold a bounded number of bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from weakref import WeakSet
+
+from registry.errors import Expired, Overloaded, ReplicaClosed, first_line
+from registry.machine.cores import usable_cores
+from registry.serving import rows as of_versions
+from registry.serving.byte_budget import ByteBudget
+from registry.serving.loaders import Loaded, Prediction, PreparedRow
+from registry.serving.pace import DEFAULT_MAX_BATCH, Pace, calibrate
+
+DEFAULT_WAITING_BYTES = 512 * 1024 * 1024
+"""Bytes of bodies and of rows that may wait."""
+LATE_SECONDS = 1.0
+"""Seconds after its deadline for which a row that is being computed is waited for."""
+_MAX_READERS = 4
+_MAX_RETRY_AFTER = 60
+_CALIBRATION_SECONDS = 60.0
+"""Seconds after which a start no longer waits for the calibration; a guard against a hang."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _AdmittedRow:
+    """One image that was admitted.
+
+    Attributes:
+        expires: when it need not be answered any more, on the monotonic clock; never without a deadline.
+        held: bytes that it holds of the budget.
+        prepared: None until it was read.
+    """
+
+    loaded: Loaded
+    image: Any
+    target: Any
+    expires: float
+    held: int
+    prepared: PreparedRow | None = None
+    future: Future[Prediction] = field(default_factory=Future)
+
+    @property
+    def has_deadline(self) -> bool:
+        return self.expires < math.inf
+
+
+class Scheduler:
+    """The rows that wait, and the threads that read and compute them. Any thread may call it."""
+
+    def __init__(self, max_batch: int | None = None, waiting_bytes: int = DEFAULT_WAITING_BYTES) -> None:
+        """Args:
+        max_batch: rows of a batch at most; None to find out at the start.
+        waiting_bytes: what bodies and rows that wait may hold together.
+        """
+        self.budget = ByteBudget(waiting_bytes)
+        self._max_batch = max_batch
+        self._pace = Pace(max_batch or DEFAULT_MAX_BATCH)
+        # In order of arrival, read or not. Who takes a row out of it, and nobody else, settles its future.
+        self._waiting: dict[_AdmittedRow, None] = {}
+        self._work = threading.Condition()
+        self._busy_since: float | None = None
+        self._calls = 0
+        self._closing = self._ended = False
+        self._prepared_for: WeakSet[type] = WeakSet()
+        self._unread: queue.SimpleQueue[_AdmittedRow | None] = queue.SimpleQueue()
+        self._first: Loaded | None = None
+        self._calibrated = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ulora-compute", daemon=True)
+        self._readers = [
+            threading.Thread(target=self._run_reader, name=f"ulora-read-{number}", daemon=True)
+            for number in range(min(usable_cores(), _MAX_READERS))
+        ]
+
+    def start(self, first: Loaded | None = None) -> None:
+        """Start the threads, and calibrate with the first version if its flavor answers batches."""
+        self._first = first
+        for thread in (self._thread, *self._readers):
+            thread.start()
+        self._calibrated.wait(_CALIBRATION_SECONDS)
+
+    def close(self, timeout: float) -> None:
+        """Answer what was admitted, and end the threads. What is left after `timeout` seconds gets `ReplicaClosed`."""
+        with self._work:
+            self._closing = True
+            self._work.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        with self._work:
+            self._ended = True
+            left = list(self._waiting)
+            self._work.notify_all()
+        for row in left:
+            self._fail(row, _closed())
+        for _ in self._readers:
+            self._unread.put(None)
+
+    # --- callers -----------------------------------------------------------------------------------------------------
+
+    def predict(
+        self, loaded: Loaded, images: Any, target: Any = None, deadline: float | None = None
+    ) -> Prediction | list[Prediction]:
+        """Answer one image or several as `Loaded.predict` does, and wait for it.
+
+        Args:
+            deadline: seconds in which all have to be answered; None waits as long as it takes, and is never refused.
+
+        Raises:
+            TypeError, BadInput: see `Loaded.predict`.
+            Overloaded, Expired: they can't be answered by the deadline, or were not.
+            ReplicaClosed: it was closed.
+        """
+        several = of_versions.as_list(images)
+        asked = [(images, target)]
+        if several is not None:
+            asked = list(zip(several, of_versions.targets_of(several, target), strict=True))
+        expires = math.inf if deadline is None else time.monotonic() + deadline
+        with self._call():
+            answered = self._answer_in_order(loaded, asked, expires)
+        return answered[0] if several is None else answered
+
+    def submit(self, loaded: Loaded, image: Any, target: str | None, deadline: float) -> Future[Prediction]:
+        """Admit one image; its answer comes in the future. Cancelling that takes the image out of the queue.
+
+        The future may also get the errors of `predict`.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            Overloaded: it can't be answered by then, or there is no memory for it.
+            ReplicaClosed: it was closed.
+        """
+        with self._call():
+            return self._submit(loaded, image, target, time.monotonic() + deadline)
+
+    def check_admission(self, deadline: float) -> None:
+        """Check that one image more can be answered within so many seconds.
+
+        Raises:
+            Overloaded: it can't.
+        """
+        with self._work:
+            waiting, busy = len(self._waiting), self.busy_seconds
+            if not waiting and self._busy_since is None:
+                return  # whatever batches took before, nothing is in its way, and its duration is news
+            one = self._pace.batch_seconds
+            # A batch that takes longer than usual may do so for as long again.
+            seconds = (math.ceil(waiting / self.max_batch) + 1) * one + max(0.0, busy - one)
+        if seconds > deadline:
+            raise Overloaded(
+                f"{waiting} images wait, so that this one would take {seconds:.1f} s, and not {deadline:g} s",
+                retry_after=min(_MAX_RETRY_AFTER, max(1, math.ceil(seconds - deadline))),
+            )
+
+    @property
+    def max_batch(self) -> int:
+        """Rows of a batch at most."""
+        return self._pace.max_batch
+
+    @property
+    def queued(self) -> int:
+        """Images that wait."""
+        return len(self._waiting)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the present batch has been computed; 0 if there is none."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """A call that began before the end may add rows until it is done."""
+        with self._work:
+            if self._closing:
+                raise _closed()
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._work:
+                self._calls -= 1
+                self._work.notify_all()
+
+    def _answer_in_order(self, loaded: Loaded, asked: Sequence[tuple[Any, Any]], expires: float) -> list[Prediction]:
+        """Answer images, with two batches of them in the queue at most: a long list leaves room for other callers."""
+        pending: deque[Future[Prediction]] = deque()
+        answered = []
+        try:
+            for image, target in asked:
+                if len(pending) >= 2 * self.max_batch:
+                    answered.append(_wait(pending.popleft(), expires))
+                pending.append(self._submit(loaded, image, target, expires))
+            while pending:
+                answered.append(_wait(pending.popleft(), expires))
+        finally:
+            for future in pending:
+                future.cancel()
+        return answered
+
+    def _submit(self, loaded: Loaded, image: Any, target: Any, expires: float) -> Future[Prediction]:
+        row = _AdmittedRow(loaded, image, target, expires, of_versions.nbytes_of(image))
+        if row.has_deadline:
+            self.check_admission(expires - time.monotonic())
+        self.budget.take(row.held, bounded=row.has_deadline)
+        with self._work:
+            ended = self._ended
+            if not ended:
+                self._waiting[row] = None
+        row.future.add_done_callback(lambda future: self._leave(row))
+        if ended:
+            row.future.set_exception(_closed())
+        self._unread.put(row)
+        return row.future
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def _leave(self, row: _AdmittedRow) -> None:
+        """Take a row that is settled or cancelled out of the queue, with the memory that it holds."""
+        with self._work:
+            self._waiting.pop(row, None)
+            held, row.held = row.held, 0
+            row.image = row.prepared = None
+        self.budget.give(held)
+
+    def _claim(self, row: _AdmittedRow) -> bool:
+        """Take a row out of the queue in order to settle it; False if another thread did, or it was cancelled."""
+        with self._work:
+            if row not in self._waiting:
+                return False
+            del self._waiting[row]
+        return row.future.set_running_or_notify_cancel()
+
+    def _fail(self, row: _AdmittedRow, error: BaseException) -> None:
+        if self._claim(row):
+            row.future.set_exception(error)
+
+    # --- the threads that read ---------------------------------------------------------------------------------------
+
+    def _run_reader(self) -> None:
+        while (row := self._unread.get()) is not None:
+            self._read(row)
+            del row
+
+    def _read(self, row: _AdmittedRow) -> None:
+        image = row.image
+        if row not in self._waiting:
+            return  # it was cancelled
+        if row.expires <= time.monotonic():
+            self._fail(row, _expired())
+            return
+        try:
+            prepared = of_versions.prepare(row.loaded, image, row.target)
+            if prepared.answer is None:
+                self._await_turn(row, prepared)
+            elif self._claim(row):
+                row.future.set_result(prepared.answer)
+        except BaseException as error:
+            self._fail(row, error)
+
+    def _await_turn(self, row: _AdmittedRow, prepared: PreparedRow) -> None:
+        """Let a row that was read wait for its turn. It now holds its pixels instead of the image."""
+        self.budget.take(prepared.nbytes, bounded=row.has_deadline)
+        given_back = prepared.nbytes
+        with self._work:
+            if row in self._waiting:
+                given_back, row.held = row.held, prepared.nbytes
+                row.image, row.prepared = None, prepared
+                self._work.notify_all()
+        self.budget.give(given_back)
+
+    # --- the thread that computes ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._calibrate()
+        while rows := self._take():
+            self._answer(rows)
+            del rows  # a version that is served no more must not stay in memory because nothing came after it
+
+    def _calibrate(self) -> None:
+        first, self._first = self._first, None
+        try:
+            if first is not None and of_versions.takes_batches(first):
+                self._prepare_for(first)
+                self._pace = calibrate(first, self._max_batch)
+        except Exception as error:
+            _log.warning(
+                "batches could not be timed, so they have up to %d images: %s", self.max_batch, first_line(error)
+            )
+        self._calibrated.set()
+
+    def _take(self) -> list[_AdmittedRow]:
+        """The next rows, as soon as there are any; none at the end."""
+        with self._work:
+            self._busy_since = None
+            while not self._ended:
+                ready = (row for row in self._waiting if row.prepared is not None)
+                taken = list(islice(ready, self.max_batch))
+                if taken:
+                    self._busy_since = time.monotonic()
+                    for row in taken:
+                        del self._waiting[row]
+                    return taken
+                if self._closing and not self._waiting and not self._calls:
+                    break
+                self._work.wait()
+        return []
+
+    def _answer(self, rows: list[_AdmittedRow]) -> None:
+        now = time.monotonic()
+        groups: dict[Any, list[_AdmittedRow]] = {}
+        for row in rows:
+            if not row.future.set_running_or_notify_cancel():
+                continue
+            if row.expires <= now:
+                row.future.set_exception(_expired())
+            elif row.prepared is not None:
+                groups.setdefault(of_versions.group_of(row.loaded, row.prepared), []).append(row)
+        for group in groups.values():
+            self._answer_group(group)
+        if groups:
+            self._pace.note(sum(map(len, groups.values())), time.monotonic() - now)
+
+    def _answer_group(self, rows: Sequence[_AdmittedRow]) -> None:
+        """Answer rows together; if that fails each alone, so that an image that breaks it costs no other its answer."""
+        try:
+            self._prepare_for(rows[0].loaded)
+            answers = of_versions.answers(rows[0].loaded, [row.prepared for row in rows])
+        except BaseException as error:
+            if len(rows) == 1:
+                rows[0].future.set_exception(error)
+                return
+        else:
+            for row, answer in zip(rows, answers, strict=True):
+                row.future.set_result(answer)
+            return
+        for row in rows:
+            self._answer_group([row])
+
+    def _prepare_for(self, loaded: Loaded) -> None:
+        """Let the first version of a class set up this thread."""
+        if of_versions.takes_batches(loaded) and type(loaded) not in self._prepared_for:
+            loaded.begin_computing()
+            self._prepared_for.add(type(loaded))
+
+
+def _wait(future: Future[Prediction], expires: float) -> Prediction:
+    seconds = None if expires == math.inf else max(0.0, expires - time.monotonic()) + LATE_SECONDS
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():
+            raise
+        future.cancel()
+        raise _expired() from None
+
+
+def _expired() -> Expired:
+    return Expired("the deadline passed before the image was computed", hint="give it a later deadline, or send less")
+
+
+def _closed() -> ReplicaClosed:
+    return ReplicaClosed("this replica was closed", hint="follow the channel again")

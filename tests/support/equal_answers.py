@@ -1,0 +1,20 @@
+"""Answers are equal if they differ by no more than float32 does between batches of different sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+NUMBERS = {"confidence", "target_confidence", "ood_score", "probabilities"}
+
+
+def assert_equal_answers(answer: Mapping[str, Any], quiet: Mapping[str, Any]) -> None:
+    """Compare two answers as `to_dict` gives them; the second one was computed alone."""
+    assert answer.keys() == quiet.keys()
+    assert {name: answer[name] for name in answer.keys() - NUMBERS} == {
+        name: quiet[name] for name in quiet.keys() - NUMBERS
+    }
+    for name in NUMBERS & quiet.keys():
+        assert answer[name] == pytest.approx(quiet[name], rel=1e-3, abs=1e-3)

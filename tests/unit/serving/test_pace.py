@@ -1,0 +1,114 @@
+"""How large a batch is, and how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from registry.serving.pace import SIZES, Pace, calibrate
+from registry.serving.scheduler import Scheduler
+from tests.support.batch_flavor import Controls, TogetherEcho, together
+
+
+def test_a_small_batch_tells_how_slow_the_machine_is() -> None:
+    pace = Pace(32, {1: 1.0, 32: 8.0})
+    assert pace.batch_seconds == 8.0
+    for _ in range(100):
+        pace.note(1, 2.0)
+    assert pace.batch_seconds == pytest.approx(16.0)
+    for _ in range(100):
+        pace.note(32, 4.0)
+    assert pace.batch_seconds == pytest.approx(4.0)
+
+
+def test_sizes_between_are_on_a_straight_line() -> None:
+    pace = Pace(16, {8: 2.0, 32: 8.0})
+    assert pace.batch_seconds == pytest.approx(4.0)
+    assert Pace(64, {8: 2.0, 32: 8.0}).batch_seconds == pytest.approx(16.0)
+    assert Pace(4, {8: 2.0, 32: 8.0}).batch_seconds == pytest.approx(1.0)
+
+
+def test_one_slow_batch_changes_little() -> None:
+    pace = Pace(32, {32: 1.0})
+    pace.note(32, 1000.0)
+    assert pace.batch_seconds < 2.0
+
+
+def test_without_measurements_the_first_batch_counts() -> None:
+    pace = Pace(10)
+    pace.note(2, 4.0)
+    assert pace.batch_seconds == pytest.approx(20.0)
+    pace.note(2, 0.0)
+    assert pace.batch_seconds > 0
+
+
+@dataclass
+class Stopwatch:
+    """A clock that only computing moves, and a version for which batches of so many rows take so long."""
+
+    seconds: Callable[[int], float]
+    now: float = 0.0
+    sizes: list[int] = field(default_factory=list)
+    targets: tuple[str, ...] = ("low", "mid")
+    asked: list[Any] = field(default_factory=list)
+
+    def prepare(self, image: bytes, target: str | None) -> object:
+        assert image.startswith(b"\x89PNG")
+        self.asked.append(target)
+        return object()
+
+    def answer_rows(self, rows: Sequence[object]) -> list[object]:
+        self.sizes.append(len(rows))
+        self.now += self.seconds(len(rows))
+        return [*rows]
+
+    def calibrated(self, max_batch: int | None = None) -> Pace:
+        return calibrate(self, max_batch, lambda: self.now)  # type: ignore[arg-type]
+
+
+def test_the_smallest_batch_near_the_best_throughput_is_taken() -> None:
+    watch = Stopwatch(lambda rows: 0.010 + 0.001 * rows)
+    assert watch.calibrated().max_batch == 64
+    assert watch.asked == [None, "low", "mid"]
+    assert Stopwatch(lambda rows: 0.001 + 0.001 * rows).calibrated().max_batch == 8
+    assert Stopwatch(lambda rows: 0.001 * rows).calibrated().max_batch == 1
+
+
+def test_slow_versions_are_not_tried_in_large_batches() -> None:
+    watch = Stopwatch(lambda rows: 0.2 * rows)
+    assert watch.calibrated().max_batch == 1
+    assert max(watch.sizes) == 8
+
+
+def test_a_given_size_is_kept_and_timed() -> None:
+    watch = Stopwatch(lambda rows: 0.001 + 0.001 * rows)
+    pace = watch.calibrated(12)
+    assert (pace.max_batch, pace.batch_seconds) == (12, pytest.approx(0.013))
+    assert set(watch.sizes) == {1, 8, 12}
+
+
+def test_a_start_calibrates_in_the_thread_that_computes() -> None:
+    scheduler, controls = Scheduler(), Controls()
+    scheduler.start(together(controls))
+    assert controls.began == ["ulora-compute"]
+    assert {len(batch) for batch in controls.batches} <= set(SIZES)
+    assert scheduler.max_batch in SIZES
+    scheduler.close(60)
+
+
+def test_a_version_that_cannot_be_timed_is_served_all_the_same() -> None:
+    scheduler, controls = Scheduler(), Controls()
+
+    class Fails(TogetherEcho):
+        def prepare(self, image: bytes, target: str | None = None) -> Any:
+            if image.startswith(b"\x89PNG"):
+                raise RuntimeError("it takes leaves only")
+            return super().prepare(image, target)
+
+    version = Fails("v1.0.0", "", b"", controls=controls)
+    scheduler.start(version)
+    assert scheduler.predict(version, b"leaf").version == "v1.0.0"
+    scheduler.close(60)
