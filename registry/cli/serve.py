@@ -76,7 +76,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta 
     default=512 * 1024 * 1024,
     show_default=True,
     metavar="BYTES",
-    type=click.IntRange(min=1024 * 1024),
+    type=click.IntRange(min=128 * 1024 * 1024),
     help="What the bodies and images of waiting requests may hold together; above it, 429.",
 )
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of its log lines.")

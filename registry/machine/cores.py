@@ -23,8 +23,8 @@ def usable_cores(root: Path = Path("/")) -> int:
 def wait_without_spinning() -> None:
     """Let the threads of OpenMP sleep while they wait for each other, unless the environment says how they wait.
 
-    By default they keep their cores busy. On cores that other work uses too, an operation then takes until the system has
-    given every thread its turn, which is many times as long. To be called before torch is imported.
+    By default they keep their cores busy. On cores that other work uses too, an operation then takes until the system
+    has given every thread its turn, which is many times as long. To be called before torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -252,7 +252,9 @@ async def _read_input(request: Request, held: HeldBytes) -> _Input:
     if kind.startswith("image/"):
         return _checked_input(await _read_body(request, MAX_IMAGE, held), query, [])
     if kind == "multipart/form-data":
-        form = await _read_form(request, await _read_body(request, MAX_IMAGE + _MAX_FORM, held))
+        body = await _read_body(request, MAX_IMAGE + _MAX_FORM, held)
+        held.add(len(body))  # of the copy that a form's fields are
+        form = await _read_form(request, body)
         image = _only("image", form.multi_items())
         if not hasattr(image, "read"):
             raise BadInput("the form has no file field `image`", hint=_HINT)

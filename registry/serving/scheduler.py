@@ -51,6 +51,7 @@ class _AdmittedRow:
         expires: when it need not be answered any more, on the monotonic clock; never without a deadline.
         held: bytes that it holds of the budget.
         prepared: None until it was read.
+        future: when it is done, the row has neither version nor image any more.
     """
 
     loaded: Loaded
@@ -81,6 +82,7 @@ class Scheduler:
         self._waiting: dict[_AdmittedRow, None] = {}
         self._work = threading.Condition()
         self._busy_since: float | None = None
+        self._free_since = math.inf
         self._calls = 0
         self._closing = self._ended = False
         self._prepared_for: WeakSet[type] = WeakSet()
@@ -243,6 +245,7 @@ class Scheduler:
             self._waiting.pop(row, None)
             held, row.held = row.held, 0
             row.image = row.prepared = None
+            del row.loaded  # row and future refer to each other: a version must not wait for the garbage collector
         self.budget.give(held)
 
     def _claim(self, row: _AdmittedRow) -> bool:
@@ -265,14 +268,15 @@ class Scheduler:
             del row
 
     def _read(self, row: _AdmittedRow) -> None:
-        image = row.image
-        if row not in self._waiting:
-            return  # it was cancelled
+        with self._work:
+            if row not in self._waiting:
+                return  # it was cancelled
+            loaded, image = row.loaded, row.image
         if row.expires <= time.monotonic():
             self._fail(row, _expired())
             return
         try:
-            prepared = of_versions.prepare(row.loaded, image, row.target)
+            prepared = of_versions.prepare(loaded, image, row.target)
             if prepared.answer is None:
                 self._await_turn(row, prepared)
             elif self._claim(row):
@@ -315,7 +319,10 @@ class Scheduler:
         """The next rows, as soon as there are any; none at the end."""
         with self._work:
             self._busy_since = None
+            self._free_since = time.monotonic()
             while not self._ended:
+                if not self._waiting:
+                    self._free_since = math.inf
                 ready = (row for row in self._waiting if row.prepared is not None)
                 taken = list(islice(ready, self.max_batch))
                 if taken:
@@ -341,7 +348,8 @@ class Scheduler:
         for group in groups.values():
             self._answer_group(group)
         if groups:
-            self._pace.note(sum(map(len, groups.values())), time.monotonic() - now)
+            # Where images waited to be read since the batch before, their reading is what takes long.
+            self._pace.note(sum(map(len, groups.values())), time.monotonic() - min(now, self._free_since))
 
     def _answer_group(self, rows: Sequence[_AdmittedRow]) -> None:
         """Answer rows together; if that fails each alone, so that an image that breaks it costs no other its answer."""

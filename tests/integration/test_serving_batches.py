@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,6 +180,24 @@ def test_bodies_that_arrive_together_have_bounded_memory(live: Live, http: httpx
         assert post(http, b"x" * 100).status_code == 200
     wait_until(lambda: live.scheduler.budget.taken == 0)
     assert post(http, b"x" * 3000).status_code == 200
+
+
+@pytest.mark.acceptance
+def test_hundreds_of_flips_leave_no_thread_behind(shop: Shop, live: Live, http: httpx.Client) -> None:
+    shop.release("v1.1.0")
+    shop.promote("v1.1.0")
+    assert live.wait_for(version="v1.1.0", timeout=300)
+    assert post(http, b"a").json()["version"] == "v1.1.0"
+    wait_until(lambda: live.health().rollback_ready)
+    threads = threading.active_count()
+    for _ in range(150):
+        for record in (shop.rollback(), shop.promote("v1.1.0")):
+            live.refresh()
+            assert live.wait_for(generation=record.generation, timeout=300)
+            assert post(http, b"a").json()["version"] == record.stable.version
+    assert live.health().resident == ("v1.0.0", "v1.1.0")
+    assert live.scheduler.budget.taken == 0
+    wait_until(lambda: threading.active_count() <= threads)
 
 
 def test_callers_in_threads_share_batches_with_clients(live: Live, http: httpx.Client, controls: Controls) -> None:

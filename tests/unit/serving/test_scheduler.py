@@ -132,6 +132,24 @@ def test_no_image_is_answered_without_computing(scheduler: Scheduler, controls: 
     assert controls.batches == []
 
 
+def test_slow_reading_counts_as_a_slow_batch(
+    scheduler: Scheduler, controls: Controls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[float] = []
+    monkeypatch.setattr(scheduler._pace, "note", lambda rows, seconds: noted.append(seconds))
+    with Held(scheduler, controls):
+        controls.reading.clear()
+        (future,) = ask(scheduler, controls, b"a")
+    wait_until(lambda: noted)
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() > began)
+    waited = time.monotonic() - began
+    controls.reading.set()
+    future.result(60)
+    wait_until(lambda: len(noted) == 2)
+    assert noted[1] >= waited > 0
+
+
 # --- admission -------------------------------------------------------------------------------------------------------
 
 
@@ -259,13 +277,16 @@ def test_a_row_that_finds_no_memory_is_refused(controls: Controls) -> None:
 def test_hundreds_of_versions_leave_nothing_behind(scheduler: Scheduler, controls: Controls) -> None:
     threads = threading.active_count()
     left = []
-    for number in range(300):
-        version = together(controls, f"v{number}.0.0")
-        assert scheduler.predict(version, b"a").version == version.version
-        left.append(weakref.ref(version))
-    del version
-    gc.collect()
-    wait_until(lambda: not any(each() for each in left))
+    gc.disable()  # a version's memory is free at once
+    try:
+        for number in range(300):
+            version = together(controls, f"v{number}.0.0")
+            assert scheduler.predict(version, b"a").version == version.version
+            left.append(weakref.ref(version))
+        del version
+        wait_until(lambda: not any(each() for each in left))
+    finally:
+        gc.enable()
     assert threading.active_count() == threads
 
 
