@@ -191,7 +191,8 @@ def test_hundreds_of_flips_leave_no_thread_behind(shop: Shop, live: Live, http: 
     wait_until(lambda: live.health().rollback_ready)
     threads = threading.active_count()
     for _ in range(150):
-        for record in (shop.rollback(), shop.promote("v1.1.0")):
+        for move in (shop.rollback, lambda: shop.promote("v1.1.0")):
+            record = move()
             live.refresh()
             assert live.wait_for(generation=record.generation, timeout=300)
             assert post(http, b"a").json()["version"] == record.stable.version
