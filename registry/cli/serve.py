@@ -102,11 +102,9 @@ def serve_command(
       ulora serve --channel production --port 8000
       curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
     """
-    from registry.machine.cores import wait_without_spinning
     from registry.serving.listening import check_free
 
     check_free(listen.host, listen.port)
-    wait_without_spinning()
 
     from registry.machine.programs import start_watchdog
     from registry.serving.app import serve

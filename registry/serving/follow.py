@@ -22,6 +22,7 @@ from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed, StoreUnreachable
 from registry.machine import clock
+from registry.machine.cores import wait_without_spinning
 from registry.serving import events
 from registry.serving.fleet import Heartbeats
 from registry.serving.freshness import Freshness
@@ -131,6 +132,7 @@ class Live:
             MissingBlob, CorruptBlob, SelfTestFailed, …: see `load_version`.
         """
         self._check_usable()
+        wait_without_spinning()  # before a loader imports torch
         head = self._read_first()
         if head is None or head.stable is None:
             self._check_model()
