@@ -14,6 +14,7 @@ ALLOWED = {
     "registry.formats.canonical",
     "registry.formats.counts",
     "registry.formats.html",
+    "registry.machine.cores",
     "registry.machine.programs",
     "registry.names",
     "registry.versions.manifest",
