@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from registry.channels.record import Record
     from registry.evidence.verdict import Verdict
     from registry.serving.fleet import Replica
+    from registry.serving.proof import ProofState
     from registry.versions.manifest import Manifest
 
 
@@ -93,6 +94,7 @@ class Change(HtmlTable):
         changed: whether the log moved.
         version: what the channel serves now; `previous` what it served before.
         verdict: the verdict that allowed it, None for a rollback.
+        manifest_sha256: the digest of the manifest of `version`, empty if the channel serves none.
         notes: what else the caller should know, e.g. that MLflow was down.
     """
 
@@ -108,6 +110,7 @@ class Change(HtmlTable):
     reason: str = ""
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
+    manifest_sha256: str = ""
 
     @classmethod
     def of(
@@ -133,6 +136,7 @@ class Change(HtmlTable):
             reason=record.reason,
             verdict=verdict,
             notes=notes,
+            manifest_sha256=record.stable.manifest_sha256 if record.stable else "",
         )
 
     @classmethod
@@ -152,7 +156,10 @@ class Change(HtmlTable):
 
 @dataclass(frozen=True)
 class ReplicaStatus:
-    """What a replica last reported. `age` is in seconds, by the store's clock."""
+    """What a replica last reported. `age` is in seconds, by the store's clock.
+
+    `proof` says how the digests that it reported compare with the version's manifest; see `registry.serving.proof`.
+    """
 
     id: str
     version: str
@@ -162,9 +169,10 @@ class ReplicaStatus:
     age: float
     error: str = ""
     loading: str = ""
+    proof: ProofState = "not told"
 
     @classmethod
-    def of(cls, replica: Replica) -> Self:
+    def of(cls, replica: Replica, proof: ProofState) -> Self:
         """The status in a replica's heartbeat; `silent` if the heartbeat is old."""
         said = replica.heartbeat
         return cls(
@@ -176,7 +184,19 @@ class ReplicaStatus:
             age=round(replica.age, 1),
             error=said.error,
             loading=said.loading,
+            proof=proof,
         )
+
+
+@dataclass(frozen=True)
+class Followers:
+    """The replicas that serve a change of a channel (or a later one) after a wait, and those that do not yet.
+
+    Replicas whose heartbeats are old are in neither.
+    """
+
+    followed: tuple[ReplicaStatus, ...]
+    behind: tuple[ReplicaStatus, ...]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from registry.versions.manifest import BackboneRef
 
 
 class LoadedVersion:
-    """A version that answers. It does not change after construction, and threads may share it."""
+    """A version that answers. It does not change after its self-test, and threads may share it."""
 
     def __init__(
         self, version: str, content_sha256: str, components: Components, weights: Mapping[str, str | None]
@@ -35,6 +35,7 @@ class LoadedVersion:
         self._content_sha256 = content_sha256
         self._components = components
         self._expected_weights = weights
+        self._golden_sha256 = ""
 
     @property
     def version(self) -> str:
@@ -181,6 +182,16 @@ class LoadedVersion:
         """
         return {component.folder: component.weights_sha256() for component in self._all_components()}
 
+    @property
+    def golden_sha256(self) -> str:
+        """The fingerprint of the outputs that the self-test computed for recorded images, by the last bit of each
+        number; empty before the self-test, or if nothing is recorded.
+
+        Equal numbers need equal weights, backbone, runtime, packages and kind of processor. So it tells replicas on
+        equal machines apart, and says nothing by itself where machines differ.
+        """
+        return self._golden_sha256
+
     def golden_outputs(self, images: np.ndarray, target: str | None) -> dict[str, np.ndarray]:
         """The content of a component's `golden.safetensors`: inputs and the outputs for them.
 
@@ -218,12 +229,15 @@ class LoadedVersion:
         """
         selftest.check_weights(self.version, self.weights_sha256(), self._expected_weights)
         tolerance = self._components.tolerance
+        computed: dict[str, dict[str, np.ndarray]] = {}
         for target in (None, *self.targets):
             component = self._components.router if target is None else self._components.adapters[target]
             if component and component.golden is not None:
                 actual = self.golden_outputs(component.golden["images"].numpy(), target)
                 name = f"{self.version}: {component.folder}"
                 selftest.check_outputs(name, actual, component.golden, runtime=self.runtime, tolerance=tolerance)
+                computed[component.folder] = actual
+        self._golden_sha256 = selftest.fingerprint(computed)
 
     def _answers(self, images: Sequence[ImageLike], component: LoadedComponent) -> list[Answer]:
         return [

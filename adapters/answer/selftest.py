@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from adapters.runtimes.gate import MIN_COSINE, cosines
 from adapters.runtimes.interface import REFERENCE
 from registry.errors import CorruptBlob, SelfTestFailed
+from registry.versions.weights import Tensor, tensors_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +71,24 @@ def check_outputs(
             f"{component} does not reproduce its recorded outputs: {fault}",
             hint="compare this machine's torch, transformers and peft with the version's provenance",
         )
+
+
+def fingerprint(computed: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """One digest over the outputs of components, by the bytes of each number; empty if there are none.
+
+    Args:
+        computed: outputs by name, by component; `images`, the inputs, count too.
+    """
+    arrays = {f"{folder}/{name}": array for folder, outputs in computed.items() for name, array in outputs.items()}
+    if not arrays:
+        return ""
+    return tensors_sha256(
+        Tensor(name, array.dtype.str, array.shape, partial(_bytes_of, array)) for name, array in arrays.items()
+    )
+
+
+def _bytes_of(array: np.ndarray) -> tuple[bytes]:
+    return (np.ascontiguousarray(array).tobytes(),)
 
 
 def golden_fault(actual: Mapping[str, np.ndarray], recorded: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.completion import complete_versions
+from registry.cli.followers import check_proofs, wait_for_followers, wait_option
 from registry.cli.options import (
     ChangeOptions,
     channel_option,
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 @channel_option("staging")
 @click.option("--force", is_flag=True, help="Overrule the gates. Needs --reason.")
 @click.option("--expected", type=click.IntRange(min=0), metavar="N", help="The generation you saw; refuse if it moved.")
+@wait_option(0.0)
 @reason_option
 @dry_run_option
 @registry_options
 @options_as("registry.channels.channel:PromoteOptions")
 @options_as(ChangeOptions, "change")
 def promote_command(
-    registry: Registry, out: Output, *, version: str, options: PromoteOptions, change: ChangeOptions
+    registry: Registry, out: Output, *, version: str, options: PromoteOptions, change: ChangeOptions, wait: float
 ) -> None:
     """Make VERSION what a channel serves, if its files are in the store and recorded evidence meets the policy's rules.
 
@@ -43,10 +45,14 @@ def promote_command(
     The record is read back: where the store has stopped honouring conditional writes, the exit status is 6.
     `ulora rollback --channel …` undoes it.
 
+    With --wait it then waits for the replicas, and compares the digests of the weights in their memory with the
+    version's manifest. Replicas that are late are named; if one has other weights, the exit status is 6 as well.
+
     \b
     Examples:
       ulora promote v5.5.4-dinov3
       ulora promote v5.5.4-dinov3 --channel production --dry-run
+      ulora promote v5.5.4-dinov3 --channel production --wait 120
       ulora promote v5.5.3-hotfix --channel production --force --reason "incident 42"
     """
     from registry.errors import GateRefused
@@ -65,6 +71,8 @@ def promote_command(
     out.answer(done, change_sentence(done, change.dry_run))
     for note in done.notes:
         out.note(note)
+    if not change.dry_run:
+        check_proofs(wait_for_followers(registry, out, done, wait), done)
 
 
 def _without_reasons(refused: GateRefused, verdict: Verdict) -> GateRefused:

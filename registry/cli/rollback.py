@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.completion import complete_versions
+from registry.cli.followers import check_proofs, wait_for_followers, wait_option
 from registry.cli.options import (
     ChangeOptions,
     channel_option,
@@ -18,19 +19,14 @@ from registry.cli.options import (
     registry_options,
 )
 from registry.cli.output import Output, change_sentence, place
-from registry.errors import UloraError
-from registry.formats.counts import counted
 from registry.parallel import time_limit
 
 if TYPE_CHECKING:
-    from registry.answers import Change
     from registry.api import Registry
     from registry.channels.channel import RollbackOptions
 
 _SECONDS = 30.0
 """After which a rollback is given up, whatever the store does: of these, a write that was sent has 15."""
-_LAST_LOOK_SECONDS = 5.0
-"""How much longer than asked it may take to look at the replicas."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,7 @@ class _Afterwards:
 @click.option("--expected", type=click.IntRange(min=1), metavar="N", help="The generation you saw.")
 @click.option("--again", is_flag=True, help="Go back one more, within a minute of another rollback.")
 @click.option("--stable", "leave_stable", is_flag=True, help="With a canary running, leave stable too.")
-@click.option(
-    "--wait",
-    default=10.0,
-    show_default=True,
-    type=click.FloatRange(0, 3600),
-    metavar="SECONDS",
-    help="Wait for the replicas; 0 does not.",
-)
+@wait_option(10.0)
 @click.option("--no-mirror", is_flag=True, help="Do not update MLflow afterwards.")
 @reason_option
 @dry_run_option
@@ -78,6 +67,9 @@ def rollback_command(
 
     The version left is withdrawn: only a forced promotion brings it back. Two people who roll back at the same time
     go back one step, not two.
+
+    Then it waits for the replicas, and compares the digests of the weights in their memory with the version's manifest.
+    Replicas that are late are named. If one has other weights than that, the exit status is 6; the channel has moved.
 
     With --only the live version goes on, with these components of the version before (or of the one that --to names).
     That is a version of its own; nothing is uploaded for it. Components made for another backbone or preprocessing are
@@ -98,25 +90,7 @@ def rollback_command(
     for note in done.notes:
         out.note(note)
     if not change.dry_run:
-        _wait_for_replicas(registry, out, done, afterwards.wait)
+        fleet = wait_for_followers(registry, out, done, afterwards.wait)
         for note in () if afterwards.no_mirror else registry.mirror():
             out.note(note)
-
-
-def _wait_for_replicas(registry: Registry, out: Output, change: Change, wait: float) -> None:
-    from registry.serving.fleet import wait_for_replicas
-
-    if not wait > 0:
-        return
-    try:
-        with time_limit(wait + _LAST_LOOK_SECONDS):
-            fleet = wait_for_replicas(registry.store, registry.model, change.channel, change.generation, wait)
-    except UloraError as error:  # the channel has moved: this must not be reported as a failure
-        out.note(f"the replicas can't be seen: {error}")
-        return
-    if fleet.followed:
-        out.say(f"it is served by {counted(len(fleet.followed), 'replica')}")
-    if fleet.behind:
-        names = ", ".join(replica.heartbeat.id for replica in fleet.behind[:5])
-        behind = counted(len(fleet.behind), "replica")
-        out.note(f"{behind} did not follow within {wait:g} s: {names}; look with `ulora status`")
+        check_proofs(fleet, done)

@@ -25,6 +25,9 @@ _SECONDS = 30.0
 def status_command(registry: Registry, out: Output) -> None:
     """Show what is live in every channel, since when and by whom, where a rollback would go, and the replicas.
 
+    PROOF compares the digests of the weights in a replica's memory, which it reports, with the version's manifest: ok,
+    differs, not told (its release or its flavor does not), or unknown (the manifest can't be read).
+
     \b
     Example:
       ulora status --json | jq -r '.channels[] | select(.channel == "production").stable'
@@ -67,9 +70,9 @@ def _channel_text(channel: ChannelStatus) -> str:
     rows = [
         (
             replica.id, replica.version, replica.generation, replica.state, replica.rollback_ready,
-            f"{replica.age:.0f} s", "; ".join(filter(None, (replica.error, replica.loading))),
+            replica.proof, f"{replica.age:.0f} s", "; ".join(filter(None, (replica.error, replica.loading))),
         )
         for replica in channel.replicas
     ]  # fmt: skip
-    replicas = table(("REPLICA", "VERSION", "GENERATION", "STATE", "ROLLBACK-READY", "HEARD", "ERROR"), rows)
+    replicas = table(("REPLICA", "VERSION", "GENERATION", "STATE", "ROLLBACK-READY", "PROOF", "HEARD", "ERROR"), rows)
     return f"{text}\n{textwrap.indent(replicas, '    ')}" if rows else text

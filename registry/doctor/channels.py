@@ -102,6 +102,8 @@ def _problems(channel: ChannelStatus, replica: ReplicaStatus) -> Iterator[str]:
         yield f"behind {channel.channel}, which is at {channel.generation}"
     elif channel.rollback_target and not replica.rollback_ready:
         yield f"{channel.rollback_target} is not in its memory: a rollback has to load it first"
+    if replica.proof == "differs":
+        yield "other weights in memory than the manifest names: restart it"
     if replica.error:
         yield replica.error
 

@@ -47,6 +47,11 @@ def load_is_slow(version: str, progress: str) -> None:
     _warn(progress, event="slow load", version=version)
 
 
+def weights_changed(version: str, problem: str) -> None:
+    """The weights of a version in memory are not those that were loaded, or can't be hashed any more."""
+    _warn(problem, event="weights changed", version=version)
+
+
 def log_unread(problem: str) -> None:
     """The channel's log can't be read, or does not continue what was read before."""
     _warn(problem, event="log unread")

@@ -24,6 +24,7 @@ from pydantic import Field
 from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied
 from registry.formats.document import Document
 from registry.parallel import in_parallel
+from registry.serving.proof import MAX_COMPONENTS
 from registry.store import layout
 from registry.store.objects import ObjectStore
 
@@ -34,6 +35,7 @@ SILENT_AFTER = 3.5 * EVERY
 GONE_AFTER = 3600.0
 """Seconds without a heartbeat after which a replica counts as ended, and is no longer shown."""
 MAX_REPLICAS = 10_000
+_DIGEST = r"^([0-9a-f]{64})?$"
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0
 _LONGEST_PAUSE = 300.0
 """Seconds at most between two tries to write a heartbeat that the store refuses."""
@@ -50,6 +52,11 @@ class Heartbeat(Document):
         resident: the versions in its memory, which the garbage collector must not delete.
         error: why it does not serve the newest record, or another problem; empty if there is none.
         loading: which loads run or hang, for how long, and at which step; earlier releases do not write it.
+        manifest_sha256: of the version that it serves. Earlier releases write neither this nor what follows.
+        weights_sha256, weights_count: one digest over those of the weights in memory, by component, and how many
+            components these are; empty and 0 where its flavor does not tell. See `registry.serving.proof`.
+        golden_sha256: the fingerprint of the outputs that its self-test computed; empty if there were none.
+        proved: when the digests were computed, UTC, ISO 8601, by the replica's clock.
         when: UTC, ISO 8601, by the replica's clock.
     """
 
@@ -69,6 +76,11 @@ class Heartbeat(Document):
     resident: tuple[str, ...] = Field(max_length=100)
     error: str = Field(max_length=1000)
     loading: str = Field(default="", max_length=300)
+    manifest_sha256: str = Field(default="", pattern=_DIGEST)
+    weights_sha256: str = Field(default="", pattern=_DIGEST)
+    weights_count: int = Field(default=0, ge=0, le=MAX_COMPONENTS)
+    golden_sha256: str = Field(default="", pattern=_DIGEST)
+    proved: str = Field(default="", max_length=40)
     when: str = Field(max_length=40)
 
 

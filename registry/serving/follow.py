@@ -112,6 +112,7 @@ class Live:
             self._serve_goal,
             retry=options.retry,
             slow_after=options.slow_after,
+            prove_every=options.prove_every,
         )
 
     # --- start and close ---------------------------------------------------------------------------------------------
@@ -298,6 +299,7 @@ class Live:
                 max_batch=self.scheduler.max_batch,
                 queued=self.scheduler.queued,
                 compute=round(self.scheduler.busy_seconds, 3),
+                proof=self._residents.proof(serving.record.stable) if serving and serving.record.stable else None,
             )
 
     def refresh(self) -> None:

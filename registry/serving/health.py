@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from registry.serving.fleet import Heartbeat
+from registry.serving.proof import Proof
 
 HealthState = Literal["starting", "serving", "stale", "not ready", "closed"]
 """`stale`: the log could not be read for some time, or not yet since a start without the store. `not ready`: for more
@@ -33,6 +34,8 @@ class Health:
         max_batch: images that are computed together at most.
         queued: images that wait.
         compute: seconds that the present batch has taken so far; 0 if there is none. It grows while that hangs.
+        proof: what the version that answers was found to be, by the digests of its weights in memory; None before the
+            first.
     """
 
     state: HealthState
@@ -52,6 +55,7 @@ class Health:
     max_batch: int = 0
     queued: int = 0
     compute: float = 0.0
+    proof: Proof | None = None
 
     @property
     def ready(self) -> bool:
@@ -60,6 +64,7 @@ class Health:
 
     def heartbeat(self, replica_id: str) -> Heartbeat:
         """The heartbeat of this process that says the same."""
+        proof = self.proof or Proof("")
         return Heartbeat(
             format=1,
             id=replica_id,
@@ -75,5 +80,10 @@ class Health:
             resident=self.resident,
             error=self.error[:1000],
             loading=self.loading[:300],
+            manifest_sha256=proof.manifest_sha256,
+            weights_sha256=proof.weights_sha256,
+            weights_count=len(proof.weights),
+            golden_sha256=proof.golden_sha256,
+            proved=proof.when,
             when=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )

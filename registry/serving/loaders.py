@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, overload
+from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
 
 from registry import plugins
 from registry.errors import LoadFailed, UloraError, first_line
@@ -120,6 +120,20 @@ class LoadedForBatches(Loaded, Protocol):
 
     def begin_computing(self) -> None:
         """Prepare the process for one thread that computes, which calls this before `answer_rows`."""
+
+
+@runtime_checkable
+class TellsWeights(Protocol):
+    """What a version in memory may have beside `Loaded`: it tells which weights are there.
+
+    `golden_sha256` is a fingerprint of the outputs that its self-test computed, empty if it computed none.
+    """
+
+    @property
+    def golden_sha256(self) -> str: ...
+    def weights_sha256(self) -> Mapping[str, str]:
+        """The digests of the tensors in memory now, as the manifest has them: of each adapter and the router that has
+        weights, by component. Called in other threads than those that answer, while they do."""
 
 
 class Loader(Protocol):

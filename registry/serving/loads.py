@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 from registry.errors import LoadFailed
 from registry.serving.loaders import Loaded
+from registry.serving.proof import Proof, prove
 from registry.serving.steps import Steps
 from registry.versions.pointer import Pointer
 
+_PROOF_SECONDS = 300.0
+"""Seconds for the digests of a version's weights in memory."""
 LoadPointer = Callable[[Pointer, Steps], Loaded]
 """Loads a version into memory, and says which step it is at; slow, may raise, may hang."""
 
@@ -22,7 +25,7 @@ class Load:
         is_slow: whether it was reported as slow.
         given_up: whether nobody waits for it any more. It ends at its next step, if it ever gets there.
         has_ended: whether its thread is done.
-        loaded, error: what came of it.
+        loaded, error: what came of it; `proof` is what was loaded, computed before anybody may use it.
         settled: is set when `loaded` or `error` is final.
     """
 
@@ -33,6 +36,7 @@ class Load:
         self._changed = changed
         self.is_slow = self.given_up = self.has_ended = False
         self.loaded: Loaded | None = None
+        self.proof: Proof | None = None
         self.error: BaseException | None = None
         self.settled = threading.Event()
         self._lock = threading.Lock()
@@ -70,14 +74,16 @@ class Load:
         return f"{verb} {self.pointer.version} for {self.steps.age:.0f} s ({self.steps.current})"
 
     def _run(self, load: LoadPointer) -> None:
-        loaded, error = None, None
+        loaded, proof, error = None, None, None
         try:
             loaded = load(self.pointer, self.steps)
+            with self.steps.step("digests of the weights", _PROOF_SECONDS):
+                proof = prove(self.pointer, loaded)
         except BaseException as caught:  # of any kind: the version in memory serves on
-            error = caught
+            loaded, error = None, caught
         with self._lock:
             if not self.given_up:
-                self.loaded, self.error = loaded, error
+                self.loaded, self.proof, self.error = loaded, proof, error
         del loaded, error
         self.has_ended = True
         self._changed()

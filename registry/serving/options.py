@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from registry.serving.loaders import LoadOptions
+from registry.serving.proofs import EVERY as PROVE_EVERY
 from registry.serving.scheduler import DEFAULT_WAITING_BYTES
 
 
@@ -22,6 +23,7 @@ class LiveOptions(LoadOptions):
             long the store may not answer at the start, until this machine's kept state is used.
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
         slow_after: seconds after which a load is logged as slow, and no longer holds up more urgent ones.
+        prove_every: seconds after which the digests of the weights in memory are computed again.
         max_batch: images that are computed together at most; None to find out at the start.
         deadline: seconds in which a request over HTTP has to be answered if it does not say so itself.
         waiting_bytes: bytes that the bodies and images of waiting requests may hold together.
@@ -34,6 +36,7 @@ class LiveOptions(LoadOptions):
     read_seconds: float = 5.0
     retry: float = 1.0
     slow_after: float = 30.0
+    prove_every: float = PROVE_EVERY
     max_batch: int | None = None
     deadline: float = 2.0
     waiting_bytes: int = DEFAULT_WAITING_BYTES

@@ -16,6 +16,8 @@ from registry.errors import MissingBlob, UloraError, Unreachable, first_line
 from registry.serving import events
 from registry.serving.loaders import Loaded
 from registry.serving.loads import Load, LoadPointer
+from registry.serving.proof import Proof, prove
+from registry.serving.proofs import EVERY, Proofs
 from registry.versions.pointer import Pointer
 
 MAX_LOADS = 3
@@ -41,12 +43,20 @@ class Residents:
     """
 
     def __init__(
-        self, load: LoadPointer, changed: Callable[[], None], *, retry: float = 1.0, slow_after: float = 30.0
+        self,
+        load: LoadPointer,
+        changed: Callable[[], None],
+        *,
+        retry: float = 1.0,
+        slow_after: float = 30.0,
+        prove_every: float = EVERY,
     ) -> None:
         """Args:
-        changed: called in the watching thread when a load succeeded, failed, was given up, or became slow.
+        changed: called in the watching thread when a load succeeded, failed, was given up, or became slow; and in
+            another one when weights in memory changed.
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
         slow_after: seconds after which a load is reported as slow, and no longer holds up more urgent ones.
+        prove_every: seconds after which the digests of the weights in memory are computed again.
         """
         self._load = load
         self._changed = changed
@@ -54,6 +64,7 @@ class Residents:
         self._slow_after = slow_after
         self._wanted: tuple[Pointer, ...] = ()
         self._loaded: dict[str, Loaded] = {}
+        self._proofs = Proofs(lambda: dict(self._loaded), changed, every=prove_every)
         self._failures: dict[str, _Failure] = {}
         self._loads: list[Load] = []
         self._work = threading.Condition()
@@ -66,7 +77,9 @@ class Residents:
 
     def put(self, pointer: Pointer, loaded: Loaded) -> None:
         """Add a version that was loaded elsewhere."""
+        proof = prove(pointer, loaded)
         with self._work:
+            self._proofs.add(proof)
             self._loaded[pointer.manifest_sha256] = loaded
 
     def load_first(self, pointer: Pointer) -> None:
@@ -99,11 +112,18 @@ class Residents:
             self._work.notify_all()
 
     def problem(self, pointer: Pointer) -> str:
-        """Why a version is not in memory; empty if it is, or if nothing is wrong."""
+        """Why a version is not in memory, or what is wrong with its weights there; empty if nothing is."""
         failure = self._failures.get(pointer.manifest_sha256)
         if failure is None and self.get(pointer) is None and sum(load.given_up for load in self._loads) >= MAX_LOADS:
             return f"{MAX_LOADS} loads hang: no version is loaded until one of them ends; restart this replica"
-        return failure.problem if failure else ""
+        if failure is not None:
+            return failure.problem
+        proof = self._proofs.get(pointer)
+        return proof.problem if proof else ""
+
+    def proof(self, pointer: Pointer) -> Proof | None:
+        """What a version in memory was last found to be; None if it is not there."""
+        return self._proofs.get(pointer)
 
     def loading(self) -> str:
         """Which loads run or hang, for how long, and at which step."""
@@ -118,10 +138,12 @@ class Residents:
     def start(self) -> None:
         """Start loading the wanted versions."""
         self._thread.start()
+        self._proofs.start()
 
     def close(self, timeout: float) -> None:
         """Stop loading and drop all versions. Waits at most `timeout` seconds for loads in progress."""
         deadline = time.monotonic() + timeout
+        self._proofs.stop()
         with self._work:
             self._closing = True
             running = [load for load in self._loads if not load.given_up]
@@ -132,6 +154,7 @@ class Residents:
             self._thread.join(timeout)
         for load in running:
             load.join(max(0.0, deadline - time.monotonic()))
+        self._proofs.close(max(0.0, deadline - time.monotonic()))
         with self._work:
             self._loaded = {}
 
@@ -172,8 +195,9 @@ class Residents:
     def _settle(self, load: Load) -> None:
         """Note what came of a load."""
         digest = load.pointer.manifest_sha256
-        if load.loaded is not None:
+        if load.loaded is not None and load.proof is not None:
             self._failures.pop(digest, None)
+            self._proofs.add(load.proof)
             self._loaded[digest] = load.loaded
         elif load.error is not None:
             self._note_failure(load.pointer, load.error)
@@ -230,6 +254,8 @@ class Residents:
         wanted = {pointer.manifest_sha256 for pointer in self._wanted}
         for digest in set(self._failures) - wanted:
             del self._failures[digest]
+        for digest in set(self._loaded) - wanted:
+            self._proofs.remove(digest)
         return [self._loaded.pop(digest) for digest in set(self._loaded) - wanted]
 
     def _note_failure(self, pointer: Pointer, error: BaseException) -> None:

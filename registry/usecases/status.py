@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from registry.answers import ChannelStatus, Listed, ProbeStatus, ReplicaStatus, Status
+from registry.answers import ChannelStatus, Listed, ProbeStatus, Status
 from registry.catalog.version_id import VersionId
 from registry.channels.record import Record
-from registry.errors import BadSetting, IntegrityError, MissingDependency, StoreDenied, Unreachable, first_line
+from registry.errors import BadSetting, IntegrityError, MissingDependency, Unreachable, first_line
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
 from registry.progress import Say
-from registry.serving.fleet import replicas
 from registry.usecases.pages import forced
+from registry.usecases.replicas import replica_statuses
 from registry.wiring import Wiring
 
 
@@ -54,7 +54,8 @@ def status(wiring: Wiring) -> Status:
         try:
             head = wiring.channel(name).head()
             overruled = forced(wiring, [head] if head else []).values()
-            return replace(ChannelStatus.of(name, head, _replicas(wiring, name)), overruled="".join(overruled))
+            found = replica_statuses(wiring, name, head)
+            return replace(ChannelStatus.of(name, head, found), overruled="".join(overruled))
         except IntegrityError as error:
             return ChannelStatus.of(name, None, (), problem=str(error))
 
@@ -101,12 +102,3 @@ def _catalog_numbers(wiring: Wiring, say: Say) -> dict[VersionId, int]:
     except (Unreachable, MissingDependency, BadSetting) as error:
         say(f"MLflow's numbers are left out: {first_line(error)}")
         return {}
-
-
-def _replicas(wiring: Wiring, channel: str) -> tuple[ReplicaStatus, ...]:
-    """What the replicas last reported; empty where this identity may not read it."""
-    try:
-        found = replicas(wiring.store, wiring.model, channel)
-    except StoreDenied:
-        return ()
-    return tuple(ReplicaStatus.of(replica) for replica in found)

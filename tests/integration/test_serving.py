@@ -273,6 +273,10 @@ def test_health_version_and_refresh_say_what_is_served(shop: Shop, http: httpx.C
     health, version = http.get("/health"), http.get("/version").json()
     assert (health.status_code, health.json()["state"], health.json()["ready"]) == (200, "serving", True)
     assert health.json()["resident"] == [V2, V3]
+    weights = {name: component.weights_sha256 for name, component in shop.manifest(V3).components.items()}
+    proof = health.json()["proof"]
+    assert (proof["weights"], proof["problem"]) == ({name: digest for name, digest in weights.items() if digest}, "")
+    assert proof["manifest_sha256"] == shop.pointer(V3).manifest_sha256
     manifest = shop.versions.manifest(shop.pointer(V3))
     assert (version["version"], version["generation"], version["channel"]) == (V3, 2, "production")
     assert (version["model"], version["content_sha256"]) == (shop.model, manifest.content_sha256)

@@ -70,6 +70,9 @@ class Shop:
     def pointer(self, name: str) -> Pointer:
         return self.versions.get(VersionName.parse(name)).pointer
 
+    def manifest(self, name: str) -> Manifest:
+        return self.versions.manifest(self.pointer(name))
+
     def promote(self, name: str, channel: str = "production") -> Record:
         log = self.channel(channel)
         record = promoted(ChannelPosition(self.model, channel, log.head()), self.pointer(name), TESTER, None)
@@ -81,7 +84,7 @@ class Shop:
 
     def file(self, name: str, path: str) -> FileEntry:
         """A file of a version."""
-        return next(file for file in self.versions.manifest(self.pointer(name)).files if file.path == path)
+        return next(file for file in self.manifest(name).files if file.path == path)
 
     def flip_a_byte(self, name: str, path: str) -> Callable[[], None]:
         """Damage a file's blob in the store; what is returned puts the right bytes back."""

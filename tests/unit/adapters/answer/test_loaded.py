@@ -188,6 +188,35 @@ def test_the_self_test_fails_for_other_weights_than_the_manifest(folder: Path) -
         load(other, read_bundle(folder)).self_test()
 
 
+@pytest.mark.parametrize("runtime", ["torch-bf16", "torch-int8"])
+def test_other_runtimes_hold_the_adapters_that_were_released(
+    runtime: str, version: LoadedVersion, folder: Path
+) -> None:
+    """Only the backbone is converted."""
+    assert load_bundle(read_bundle(folder), runtime=runtime).weights_sha256() == version.weights_sha256()
+
+
+def test_the_fingerprint_is_that_of_the_computed_outputs(spoiled: Path) -> None:
+    before = loaded(add_goldens(spoiled))
+    assert before.golden_sha256 == ""
+    before.self_test()
+    again = loaded(spoiled)
+    again.self_test()
+    assert len(before.golden_sha256) == 64
+    assert again.golden_sha256 == before.golden_sha256
+    path = spoiled / bundle.ROUTER / "head.safetensors"
+    head = load_file(path)
+    bundle.write_tensors(path, head | {"bias": head["bias"] + np.float32(1e-5)})
+    other = loaded(spoiled)
+    other.self_test()
+    assert other.golden_sha256 != before.golden_sha256
+
+
+def test_there_is_no_fingerprint_without_recorded_outputs(version: LoadedVersion) -> None:
+    version.self_test()
+    assert version.golden_sha256 == ""
+
+
 def test_threads_with_different_targets_do_not_interfere(version: LoadedVersion) -> None:
     expected = {target: version.predict(IMAGES, target=[target] * 9) for target in TARGETS}
     with ThreadPoolExecutor(6) as pool_of_threads:
