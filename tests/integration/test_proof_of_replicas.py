@@ -18,7 +18,7 @@ from registry.serving.follow import Live, LiveOptions
 from registry.serving.loaders import Loader
 from registry.serving.proof import Released
 from registry.store import layout
-from tests.support.bundles import add_goldens, write_bundle
+from tests.support.bundles import add_goldens, png, write_bundle
 from tests.support.echo_releases import wait_until
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import ulora
@@ -74,7 +74,7 @@ def earlier(said: Heartbeat) -> dict[str, Any]:
     return {name: type(getattr(said, name))() for name in ("manifest_sha256", "weights_sha256", "weights_count")}
 
 
-def test_a_heartbeat_and_the_health_carry_the_digests_of_the_weights(registry: Registry) -> None:
+def test_heartbeats_and_health_carry_digests_of_weights(registry: Registry) -> None:
     expected = released(registry, OLD)
     components = registry.manifest(OLD).components
     with replica(registry) as live:
@@ -234,6 +234,7 @@ def test_proofs_are_computed_again_while_versions_come_and_go(registry: Registry
         for name in (NEW, OLD, NEW, OLD):
             generation = registry.promote(name, "production").generation
             assert live.wait_for(version=name, generation=generation, timeout=300)
+            assert live.predict(png(0)).version == name
             proof = live.health().proof
             assert proof is not None
             assert released(registry, name).compare(proof.manifest_sha256, proof.weights_sha256) == "ok"
