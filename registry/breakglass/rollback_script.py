@@ -78,6 +78,9 @@ MAX_REASON, MAX_WHO = 4096, 256
 CHUNK = 64 * 1024
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+TRANSIENT = {"RequestTimeout", "InternalError", "SlowDown", "ServiceUnavailable", "Throttling"}
+CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*")
+"""Codes of S3's own errors."""
 MISSING = {"NoSuchKey", "NotFound", "NoSuchBucket"}
 IN_FRONT = "is there a proxy or a login page in front of it?"
 RECORD = re.compile(r"(0[0-9]{12})(?<!0{13})\.json", re.ASCII)
@@ -624,23 +627,25 @@ class Store:
         """The names of the first objects in the channel's log."""
         page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=most))
         self.check_reply(page, "IsTruncated", log_prefix())
+        if (page.get("Name"), page.get("Prefix") or "") != (STORE["bucket"], place["Prefix"]):
+            raise OutcomeUnclear(
+                f"what {self.place} answered for {log_prefix()} is a listing of something else", IN_FRONT
+            )
         if page["IsTruncated"] and not page.get("Contents"):
             raise OutcomeUnclear(f"{self.place} answered a page without keys, though there are more")
         return [str(entry["Key"])[len(place["Prefix"]) :] for entry in page.get("Contents", [])]
 
     def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
         """Check that a success says what S3 always says: a proxy or a login page may answer 200 to everything."""
-        answer = reply.get("ResponseMetadata", {})
-        kind = str(answer.get("HTTPHeaders", {}).get("content-type", "")).partition(";")[0].strip().lower()
-        is_page = kind in PAGES or answer.get("HTTPStatusCode") != 200
-        if str(reply.get(field, WEAK)).startswith(WEAK) or is_page:
+        is_other = self.is_page(reply) or reply.get("ResponseMetadata", {}).get("HTTPStatusCode") != 200
+        if str(reply.get(field, WEAK)).startswith(WEAK) or is_other:
             text = f"what {self.place} answered for {key} is not an answer of S3: it lacks {field}"
             raise OutcomeUnclear(text, IN_FRONT)
 
-    def length(self, reply: dict[str, Any]) -> int:
-        """The bytes of a reply's body; 0 where it does not say."""
-        said = str(reply["ResponseMetadata"].get("HTTPHeaders", {}).get("content-length", "0"))
-        return int(said) if said.isascii() and said.isdigit() else 0
+    def is_page(self, reply: dict[str, Any]) -> bool:
+        """Whether a reply says that it is a web page."""
+        kind = str(reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", ""))
+        return kind.partition(";")[0].strip().lower() in PAGES
 
     def newest_from(self, generation: int) -> tuple[dict[str, Any], str]:
         """The same, found by name from a generation that exists: a listing may be out of date."""
@@ -681,7 +686,7 @@ class Store:
     def has(self, key: str) -> bool:
         """Whether an object exists."""
         try:
-            self.call(key, lambda: self.reads.head_object(**self.at(key)))
+            self.check_reply(self.call(key, lambda: self.reads.head_object(**self.at(key))), "ETag", key)
         except Failure as failure:
             if failure.error == "ObjectNotFound":
                 return False
@@ -705,9 +710,9 @@ class Store:
                 left = give_up - time.monotonic()
                 reply = self.call(key, lambda: self.writes.put_object(**request), min(ATTEMPT, left))
                 self.check_reply(reply, "ETag", key)
-                if self.length(reply) == 0:
+                if reply["ResponseMetadata"].get("HTTPHeaders", {}).get("content-length") == "0":
                     return
-                raise OutcomeUnclear(f"what {self.place} answered for {key} is not an answer of S3: it has a body")
+                raise OutcomeUnclear(f"what {self.place} answered for {key} is not an answer of S3: it may have a body")
             except Failure as failure:
                 # After one unclear answer no later one is clear: only the key itself can tell.
                 refusal = None if is_undecided or may_be_applied(failure) else failure
@@ -777,7 +782,9 @@ class Store:
             raise self.from_reply(error, key) from error
         except (*NO_CREDENTIALS, json.JSONDecodeError, UnicodeDecodeError) as error:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            raise Failure("StoreDenied", f"no credentials for {self.place}: {first_line(error)}", hint) from error
+            failure = Failure("StoreDenied", f"no credentials for {self.place}: {first_line(error)}", hint)
+            failure.is_clear = isinstance(error, NO_CREDENTIALS)
+            raise failure from error
         except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
             raise Failure("BadSetting", f"the store {self.place} can't be used: {error}", SETTINGS) from error
         except (
@@ -797,8 +804,9 @@ class Store:
             failure.is_clear = False
             raise failure from error
         except (faults.BotoCoreError, ValueError) as error:
-            text = f"the store {self.place} can't be used: {first_line(error)}"
-            raise Failure("BadSetting", text, SETTINGS) from error
+            failure = Failure("BadSetting", f"the store {self.place} can't be used: {first_line(error)}", SETTINGS)
+            failure.is_clear = False  # it may be about a reply
+            raise failure from error
 
     def redirected(self, detail: str) -> Failure:
         """The failure for a store that sends its callers elsewhere."""
@@ -809,7 +817,7 @@ class Store:
         """The failure for an error reply of the server. S3's own have a code in words."""
         code = str(error.response.get("Error", {}).get("Code", ""))
         failure = self.from_code(error, code, key)
-        failure.is_clear = code != "" and not code.isdigit()
+        failure.is_clear = CODE.fullmatch(code) is not None
         return failure
 
     def from_code(self, error: Any, code: str, key: str) -> Failure:
@@ -817,7 +825,10 @@ class Store:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         here, there = datetime.now(timezone.utc), server_time(error.response)
         refused = f"{self.place} refuses access to {key}"
-        if code in MISSING or (code == "404" and error.operation_name == "HeadObject"):  # whose replies have no body
+        if code in TRANSIENT:
+            return OutcomeUnclear(f"the store {self.place} answered {status} {code} for {key}")
+        is_bare = code == "404" and error.operation_name == "HeadObject"  # whose replies have no body
+        if (code in MISSING or is_bare) and not self.is_page(error.response):
             return Failure("ObjectNotFound", f"{key} is not in {self.place}")
         if status == 404:
             return OutcomeUnclear(f"what {self.place} answered for {key} is not an answer of S3 ({status})", IN_FRONT)

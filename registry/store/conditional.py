@@ -16,12 +16,21 @@ So the bytes must be unique to their writer (they hold a nonce), or mean the sam
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Final, Literal, TypeAlias
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
 
 from registry.errors import (
     KeyExists,
@@ -38,6 +47,11 @@ from registry.store.object_info import StoredObject
 from registry.store.reading import ObjectReader
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*")
+"""Of S3's own errors."""
+_BEFORE_IT_IS_SENT = (
+    NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, NoRegionError, SSOError, TokenRetrievalError,
+)  # fmt: skip
 _Unclear: TypeAlias = Literal["nothing", "unknown"]
 _NOTHING: Final = "nothing"
 _UNKNOWN: Final = "unknown"
@@ -126,9 +140,8 @@ def _is_of_s3(refusal: UloraError) -> bool:
     """Whether a refusal is S3's own, which has a code in words, or was made before anything was sent."""
     cause = refusal.__cause__
     if isinstance(cause, ClientError):
-        code = str(cause.response.get("Error", {}).get("Code", ""))
-        return code != "" and not code.isdigit()
-    return not isinstance(cause, RecursionError)
+        return _CODE.fullmatch(str(cause.response.get("Error", {}).get("Code", ""))) is not None
+    return isinstance(cause, _BEFORE_IT_IS_SENT)
 
 
 def _may_be_applied(error: UloraError) -> bool:

@@ -47,6 +47,8 @@ from registry.parallel import NotStarted
 from registry.store.bounded_replies import is_page
 from registry.store.object_info import header_time
 
+_TRANSIENT = frozenset({"RequestTimeout", "InternalError", "SlowDown", "ServiceUnavailable", "Throttling"})
+"""Codes after which S3 says to try again, whatever their status."""
 CONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 """Codes with which servers refuse a conditional write."""
 _SKEWED = "RequestTimeTooSkewed"
@@ -150,6 +152,9 @@ _TABLE = (
         "what {place} answered for {key} is not an answer of S3 ({answer})",
         _IN_FRONT,
         statuses=(404,),
+    ),
+    _Translation(
+        StoreUnreachable, "the store {place} answered {answer} for {key}", "try again", codes=_TRANSIENT
     ),
     _Translation(
         StoreDenied,

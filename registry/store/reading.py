@@ -22,6 +22,8 @@ _CHUNK = 1024 * 1024
 _PIECE = 64 * 1024
 """Bytes that must arrive within `deadlines.stall`: about 1 KB/s at least, on each of up to 16 connections."""
 _TRIES = 3
+_MAX_EMPTY_PAGES = 1000
+"""S3 may answer pages without keys before others."""
 
 
 class ObjectReader:
@@ -163,8 +165,13 @@ class ObjectReader:
                 Bucket=self._client.bucket, Prefix=self._client.prefix + prefix, **options
             )
         )
+        last, empty = "", 0
         while page := self._client.call(prefix, lambda: next(pages, None)):
-            yield self._checked(page, prefix)
+            named = sorted(_names(self._checked(page, prefix, last)))
+            last, empty = (named[-1], 0) if named else (last, empty + 1)
+            if empty > _MAX_EMPTY_PAGES:
+                raise _no_listing(prefix, "pages without keys follow each other without end")
+            yield page
 
     def _first_page(self, prefix: str, what: str) -> Any:
         s3 = self._client.reads
@@ -173,24 +180,35 @@ class ObjectReader:
             place["StartAfter"] = place["Prefix"]
         return self._checked(self._client.call(what, lambda: s3.list_objects_v2(**place, MaxKeys=1)), prefix)
 
-    def _checked(self, page: Any, prefix: str) -> Any:
-        """A page of a listing, if it is one of this prefix: without its rest it would pass for all there is."""
+    def _checked(self, page: Any, prefix: str, last: str = "") -> Any:
+        """A page of a listing, if it is one of this prefix: another one would pass for all there is.
+
+        Args:
+            last: the last key of the page before.
+        """
         whole = self._client.prefix + prefix
-        named = [entry.get("Key") or entry.get("Prefix") for entry in _entries(page)]
+        if (page.get("Name"), page.get("Prefix") or "") != (self._client.bucket, whole):
+            raise _no_listing(prefix, f"it is one of {page.get('Name')!r} below {page.get('Prefix')!r}")
         if page["IsTruncated"] and not page.get("NextContinuationToken"):
-            problem = "a page says that more follows, but not where"
-        elif not all(str(name).startswith(whole) for name in named):
-            problem = "a page has keys that were not asked for"
-        else:
-            return page
-        raise StoreUnreachable(
-            f"what the store answered for {prefix} is not a listing of S3: {problem}",
-            hint="is there a proxy in front of it, or is it a server that only looks like S3?",
-        )
+            raise _no_listing(prefix, "a page says that more follows, but not where")
+        if not all(name.startswith(whole) for name in _names(page)):
+            raise _no_listing(prefix, "a page has keys that were not asked for")
+        if not all(name > last for name in _names(page)):
+            raise _no_listing(prefix, "a page has keys that are not after those of the page before")
+        return page
 
     def _key(self, entry: Any) -> str:
         return str(entry["Key"]).removeprefix(self._client.prefix)
 
 
-def _entries(page: Any) -> list[Any]:
-    return [*page.get("Contents", []), *page.get("CommonPrefixes", [])]
+def _names(page: Any) -> list[str]:
+    """The keys and folders of a page of a listing."""
+    entries = (*page.get("Contents", []), *page.get("CommonPrefixes", []))
+    return [str(entry.get("Key") or entry.get("Prefix")) for entry in entries]
+
+
+def _no_listing(prefix: str, problem: str) -> StoreUnreachable:
+    return StoreUnreachable(
+        f"what the store answered for {prefix} is not a listing of S3: {problem[:200]}",
+        hint="is there a proxy in front of it, or is it a server that only looks like S3?",
+    )

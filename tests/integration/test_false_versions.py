@@ -14,6 +14,7 @@ from tests.support import flavor_package
 from tests.support.mlflow_versions import client, register_as, tags_of
 from tests.support.registries import open_registry
 
+pytestmark = pytest.mark.acceptance
 V1, V2 = "v1.0.0", "v1.1.0"
 
 

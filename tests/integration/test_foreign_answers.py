@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -13,8 +14,8 @@ from registry.retention.forget import RetentionRule
 from registry.store import layout
 from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
-from tests.servers.proxy import Fault, Proxy, answering, swallow_reply
-from tests.support.foreign_answers import FOREIGN, REFUSALS, applied, refusal
+from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering, swallow_reply
+from tests.support.foreign_answers import EACH_404, EACH_FOREIGN, EACH_REFUSAL, FOREIGN, applied, refusal
 from tests.support.registries import bind, listing, open_registry
 
 V1, V2 = "v1.0.0", "v2.0.0"
@@ -22,7 +23,8 @@ LOG = "/channels/production/"
 RECORD = "0999999999997.json"
 """Of generation 3, the next one."""
 ALWAYS = 10_000
-EACH = pytest.mark.parametrize("answer", FOREIGN.values(), ids=FOREIGN)
+BUCKET = "ulora"
+EACH = pytest.mark.parametrize("answer", EACH_FOREIGN)
 
 
 @pytest.fixture
@@ -43,6 +45,15 @@ def distant(straight: Registry, proxy: Proxy, tmp_path: Path) -> Registry:
     opened.wiring.check_writable()
     opened.store._client.deadlines = Deadlines(attempt=1, write=2)
     return opened
+
+
+OTHER = b"<ListBucketResult><Name>other</Name><Prefix>x/</Prefix><IsTruncated>false</IsTruncated></ListBucketResult>"
+BARE = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+NONE = b'<html xmlns="x"><IsTruncated>false</IsTruncated></html>'
+
+
+def listing_of(body: bytes) -> Fault:
+    return lambda exchange: exchange.send(Reply(200, [("Content-Type", "application/xml")], body))
 
 
 def served(registry: Registry) -> list[str]:
@@ -86,19 +97,18 @@ def test_a_promotion_that_can_not_be_read_back_is_done(distant: Registry, proxy:
     assert "could not be read back" in change.notes[0]
 
 
-@pytest.mark.parametrize("status", REFUSALS)
+@pytest.mark.parametrize("refused", EACH_REFUSAL)
 def test_a_refusal_of_what_was_passed_on_is_not_believed(
-    straight: Registry, distant: Registry, proxy: Proxy, status: int
+    straight: Registry, distant: Registry, proxy: Proxy, refused: Fault
 ) -> None:
-    proxy.next(applied(refusal(status)), method="PUT", containing=LOG, times=ALWAYS)
-    proxy.next(refusal(status), method="GET", containing=RECORD, times=ALWAYS)
+    proxy.next(applied(refused), method="PUT", containing=LOG, times=ALWAYS)
+    proxy.next(refused, method="GET", containing=RECORD, times=ALWAYS)
     with pytest.raises(OutcomeUnknown):
         distant.rollback()
     assert served(straight) == [V1, V2, V1]
 
 
-@pytest.mark.parametrize("page", [refusal(404), answering(404)], ids=["a page", "empty"])
-@pytest.mark.parametrize("status", [400, 403, 413, 502])
+@pytest.mark.parametrize(("status", "page"), EACH_404)
 def test_a_404_of_others_says_nothing_of_a_record(
     straight: Registry, distant: Registry, proxy: Proxy, status: int, page: Fault
 ) -> None:
@@ -146,3 +156,52 @@ def test_a_version_is_only_remembered_where_the_store_says_so(
     with pytest.raises(StoreUnreachable):
         distant.remember("v0.1.0")
     assert listing(straight) == before
+
+
+@pytest.mark.parametrize("body", [OTHER, BARE, NONE], ids=["another", "without a name", "no listing"])
+def test_a_listing_of_something_else_is_none_of_this(
+    straight: Registry, distant: Registry, proxy: Proxy, body: bytes
+) -> None:
+    before = listing(straight)
+    proxy.next(listing_of(body), method="GET", containing="channels", times=ALWAYS)
+    for _ in range(2):
+        with pytest.raises(StoreUnreachable, match="not a listing of S3: it is one of"):
+            distant.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta())
+    for act in (distant.rollback, distant.status, distant.channel("production").head):
+        with pytest.raises(StoreUnreachable, match="not a listing of S3"):
+            act()
+    assert {key: size for key, size in before.items() if "blobs/" in key}.items() <= listing(straight).items()
+
+
+@pytest.mark.parametrize("key", ["<Contents><Key>{prefix}a</Key><Size>1</Size></Contents>", ""], ids=["again", "empty"])
+def test_pages_without_end_are_given_up(distant: Registry, proxy: Proxy, key: str) -> None:
+    def first_page(exchange: Exchange) -> None:
+        asked = parse_qs(urlsplit(exchange.path).query)
+        prefix = asked["prefix"][0]
+        said = f"<Name>{BUCKET}</Name><Prefix>{prefix}</Prefix><IsTruncated>true</IsTruncated>"
+        more = f"<NextContinuationToken>{len(proxy.requests)}</NextContinuationToken>" + key.format(prefix=prefix)
+        listing_of(f"<ListBucketResult>{said}{more}</ListBucketResult>".encode())(exchange)
+
+    proxy.next(first_page, method="GET", containing="list-type=2", times=ALWAYS)
+    with pytest.raises(StoreUnreachable, match="not a listing of S3"):
+        list(distant.store.folders("models/"))
+
+
+def test_a_refusal_that_comes_from_reading_the_reply_is_unclear(
+    straight: Registry, distant: Registry, proxy: Proxy
+) -> None:
+    odd = [("ETag", '"a"'), ("x-amz-object-size", "abc")]
+    proxy.next(applied(lambda exchange: exchange.send(Reply(200, odd, b""))), method="PUT", containing=LOG)
+    proxy.next(refusal(403), method="GET", containing=RECORD, times=ALWAYS)
+    with pytest.raises(OutcomeUnknown):
+        distant.rollback()
+    assert served(straight) == [V1, V2, V1]
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "RequestTimeout"), (400, "InternalError"), (403, "SlowDown")])
+def test_what_s3_asks_to_try_again_is_tried_again(
+    straight: Registry, distant: Registry, proxy: Proxy, status: int, code: str
+) -> None:
+    proxy.next(answering(status, code), method="PUT", containing=LOG)
+    assert distant.rollback().changed
+    assert served(straight) == [V1, V2, V1]

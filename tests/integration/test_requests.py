@@ -183,6 +183,7 @@ def crash(registry: Registry, *, after_commit: bool) -> None:
         answer_all(registry.catalog, registry.model, dying(registry, after_commit=after_commit))
 
 
+@pytest.mark.acceptance
 def test_a_crash_before_the_promotion_is_finished_by_the_next(registry: Registry) -> None:
     ask(registry, V2)
     crash(registry, after_commit=False)
@@ -194,6 +195,7 @@ def test_a_crash_before_the_promotion_is_finished_by_the_next(registry: Registry
     assert generations(registry) == [V1, V2]
 
 
+@pytest.mark.acceptance
 def test_a_crash_after_the_promotion_is_answered_from_the_log(registry: Registry) -> None:
     ask(registry, V2)
     crash(registry, after_commit=True)
@@ -202,6 +204,7 @@ def test_a_crash_after_the_promotion_is_answered_from_the_log(registry: Registry
     assert generations(registry) == [V1, V2]
 
 
+@pytest.mark.acceptance
 def test_a_crash_then_a_rollback_is_never_promoted_again(registry: Registry) -> None:
     ask(registry, V2)
     crash(registry, after_commit=True)
@@ -210,6 +213,7 @@ def test_a_crash_then_a_rollback_is_never_promoted_again(registry: Registry) -> 
     assert generations(registry) == [V1, V2, V1]
 
 
+@pytest.mark.acceptance
 def test_a_crash_then_another_promotion_is_refused(registry: Registry) -> None:
     ask(registry, V2)
     crash(registry, after_commit=False)
@@ -437,6 +441,7 @@ def test_the_first_round_shows_the_pages_of_new_versions_too(registry: Registry)
     assert registry.reconcile(dry_run=True).changes == ()
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_watches_until_it_is_told_to_stop(registry: Registry, number: signal.Signals) -> None:
     settings = registry.settings

@@ -64,6 +64,7 @@ def test_on_an_earlier_version_it_rolls_back_to_it(registry: Registry) -> None:
     assert registry.history(limit=1)[0].withdrawn == (V3, V2)
 
 
+@pytest.mark.acceptance
 def test_on_any_other_version_it_is_refused_with_what_to_do(registry: Registry) -> None:
     ask(registry, 3)
     ask(registry, 3)
@@ -71,6 +72,7 @@ def test_on_any_other_version_it_is_refused_with_what_to_do(registry: Registry) 
     assert "production does not serve v2.0.0" in notices(registry, 3)["Refused: request-rollback"]
 
 
+@pytest.mark.acceptance
 def test_the_policy_can_switch_it_off(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "off.yaml").write_text(OFF)
     strict = Registry(settings=replace(registry.settings, policy=tmp_path / "off.yaml"))

@@ -345,6 +345,7 @@ def test_a_lost_reply_at_any_write_does_not_change_the_outcome(
     assert len(registry.history()) == 3
 
 
+@pytest.mark.acceptance
 def test_an_interrupt_after_the_binding_is_completed_by_a_rerun(
     registry: Registry, proxy: Proxy, tmp_path: Path
 ) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from registry.api import Registry
 from registry.breakglass.write_script import Script
-from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering, swallow_reply
-from tests.support.foreign_answers import FOREIGN, REFUSALS, applied, refusal
+from tests.servers.proxy import Exchange, Fault, Proxy, Reply, swallow_reply
+from tests.support.foreign_answers import EACH_404, EACH_FOREIGN, EACH_REFUSAL, applied, refusal
 from tests.support.registries import open_registry
 from tests.support.run_script import run, serve_three
 
@@ -20,7 +20,7 @@ NEXT = "/channels/production/0999999999996.json"
 """The record that the script writes."""
 LOGIN = Reply(200, [("Content-Type", "text/html"), ("ETag", 'W/"1"')], b"<html><body>Log in</body></html>")
 STRONG = Reply(200, [("Content-Type", "text/html"), ("ETag", '"abc"')], b"<html><body>Log in</body></html>")
-EACH = pytest.mark.parametrize("answer", FOREIGN.values(), ids=FOREIGN)
+EACH = pytest.mark.parametrize("answer", EACH_FOREIGN)
 
 
 @pytest.fixture
@@ -74,21 +74,20 @@ def test_where_others_answer_the_look_back_nobody_knows(
     assert (unknown.code, unknown.error, served(registry)[0]) == (7, "OutcomeUnknown", "v2.0.0")
 
 
-@pytest.mark.parametrize("status", REFUSALS)
+@pytest.mark.parametrize("refused", EACH_REFUSAL)
 def test_a_refusal_of_what_was_passed_on_is_not_believed(
-    registry: Registry, script: Script, proxy: Proxy, status: int
+    registry: Registry, script: Script, proxy: Proxy, refused: Fault
 ) -> None:
     def from_now_on(exchange: Exchange) -> None:
-        proxy.next(refusal(status), containing=NEXT, times=1000)
-        applied(refusal(status))(exchange)
+        proxy.next(refused, containing=NEXT, times=1000)
+        applied(refused)(exchange)
 
     proxy.next(from_now_on, method="PUT", containing=NEXT)
     unknown = run(script, "--yes", "--json", ATTEMPT=1.0, DEADLINE=2.0)
     assert (unknown.code, unknown.error, served(registry)[0]) == (7, "OutcomeUnknown", "v2.0.0")
 
 
-@pytest.mark.parametrize("page", [refusal(404), answering(404)], ids=["a page", "empty"])
-@pytest.mark.parametrize("status", [400, 403, 413, 502])
+@pytest.mark.parametrize(("status", "page"), EACH_404)
 def test_a_404_of_others_says_nothing_of_the_record(
     registry: Registry, script: Script, proxy: Proxy, status: int, page: Fault
 ) -> None:
@@ -100,6 +99,34 @@ def test_a_404_of_others_says_nothing_of_the_record(
     proxy.next(from_now_on, method="PUT", containing=NEXT)
     unknown = run(script, "--yes", "--json", ATTEMPT=1.0, DEADLINE=2.0)
     assert (unknown.code, unknown.error, served(registry)[0]) == (7, "OutcomeUnknown", "v2.0.0")
+
+
+@pytest.mark.parametrize("said", [[("Transfer-Encoding", "chunked")], []], ids=["in chunks", "without a length"])
+def test_a_body_that_is_not_announced_is_one(
+    registry: Registry, script: Script, proxy: Proxy, said: list[tuple[str, str]]
+) -> None:
+    def page(exchange: Exchange) -> None:
+        body = b"4\r\npage\r\n0\r\n\r\n" if said else b"page"
+        headers = "".join(f"{name}: {value}\r\n" for name, value in [("ETag", '"a"'), *said])
+        exchange.write(f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode() + body)
+        exchange.close()
+
+    proxy.next(page, method="PUT", containing=NEXT)
+    assert run(script, "--yes", "--json").document["changed"]
+    assert served(registry)[0] == "v2.0.0"
+
+
+def test_a_listing_of_something_else_is_no_log(script: Script, proxy: Proxy) -> None:
+    other = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+    proxy.next(lambda exchange: exchange.send(Reply(200, [], other)), method="GET", containing="list-type=2")
+    refused = run(script, "--yes", "--json")
+    assert (refused.code, refused.error) == (7, "StoreUnreachable")
+
+
+def test_a_page_never_says_that_files_are_missing(script: Script, proxy: Proxy) -> None:
+    proxy.next(refusal(404), method="HEAD", times=1000)
+    refused = run(script, "--yes", "--json")
+    assert (refused.code, refused.error) == (7, "StoreUnreachable")
 
 
 def test_only_the_question_is_left_out_of_its_time(registry: Registry, script: Script) -> None:

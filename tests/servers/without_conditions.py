@@ -79,7 +79,8 @@ def _handler_of(objects: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
             entries = "".join(
                 f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size></Contents>" for key, size in sizes.items()
             )
-            listing = f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+            said = f"<Name>{escape(bucket.strip('/'))}</Name><Prefix>{escape(prefix)}</Prefix>"
+            listing = f"<ListBucketResult>{said}<IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
             self._answer(200, listing.encode())
 
         def _answer(self, status: int, body: bytes = b"") -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.servers.proxy import Exchange, Fault, Reply
+import pytest
+from _pytest.mark import ParameterSet
+
+from tests.servers.proxy import Exchange, Fault, Reply, answering
 
 _XHTML = b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><body>Maintenance</body></html>'
 _STATIC = [("ETag", '"65a1-1f4"'), ("Last-Modified", "Sun, 29 Nov 2026 10:00:00 GMT"), ("Accept-Ranges", "bytes")]
@@ -41,3 +44,20 @@ def applied(answer: Fault) -> Fault:
 def refusal(status: int) -> Fault:
     """An answer with this status that is none of S3's."""
     return lambda exchange: exchange.send(Reply(status, [("Content-Type", "text/html")], b"<html>no</html>"))
+
+
+def _some(cases: dict[str, Fault], *now: str) -> list[ParameterSet]:
+    """Cases by their names; those that are not named here are left to `make acceptance`."""
+    return [
+        pytest.param(case, id=name, marks=() if name in now else pytest.mark.acceptance) for name, case in cases.items()
+    ]
+
+
+EACH_FOREIGN = _some(FOREIGN, "html in capitals", "json with a format", "partial")
+EACH_REFUSAL = _some({str(status): refusal(status) for status in REFUSALS}, "302", "403", "413")
+EACH_404 = [
+    pytest.param(status, page, id=f"{status} {name}", marks=() if status == 413 else pytest.mark.acceptance)
+    for status in (400, 403, 413, 502)
+    for name, page in {"a page": refusal(404), "empty": answering(404)}.items()
+]
+"""What a write that was passed on is answered with, and the look back."""
