@@ -212,6 +212,7 @@ def test_servers_that_are_down(
     complains(ulora("create", "v1.0.0", "--from", bundle, "--offline"), 7, dead_address)
 
 
+@pytest.mark.acceptance
 def test_a_full_disk(registry: Registry, images: Path, tmp_path: Path) -> None:
     create(registry, "v1.0.0", tmp_path)
     sha256 = file_of(registry, "v1.0.0", WEIGHTS).sha256

@@ -102,6 +102,7 @@ def interrupted_after_its_answer(*words: str) -> Any:
     return json.loads("".join(lines))
 
 
+@pytest.mark.acceptance
 def test_serve_says_where_in_one_json_document(released: Registry) -> None:
     said = interrupted_after_its_answer("serve", "--port", "0")
     assert said["version"] == "v2.0.0"

@@ -122,8 +122,8 @@ def released(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pages_to_run() -> list[ParameterSet]:
     """Every page with commands; `make test` runs the first that people read, `make acceptance` the others."""
     found = [page for page in pages() if any(block.is_run_here for block in blocks(page))]
-    later = [() if name_of(page) in FIRST_TIME else (pytest.mark.acceptance,) for page in found]
-    return [pytest.param(page, id=name_of(page), marks=marks) for page, marks in zip(found, later, strict=True)]
+    later = [pytest.mark.first if name_of(page) in FIRST_TIME else pytest.mark.acceptance for page in found]
+    return [pytest.param(page, id=name_of(page), marks=mark) for page, mark in zip(found, later, strict=True)]
 
 
 @pytest.mark.parametrize("page", pages_to_run())

@@ -23,6 +23,7 @@ def begun(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("way", ["upload", "download"])
 def test_a_transfer_is_interrupted_and_goes_on(
     store_url: str, model: str, tmp_path: Path, proxy: Proxy, way: str

@@ -63,6 +63,7 @@ def test_a_sign_in_page_binds_no_name(registry: Registry, mlflow_proxy: Proxy, t
         registry.bindings.get(VersionName.parse(V1))
 
 
+@pytest.mark.acceptance
 def test_a_version_that_mlflow_lacks_stands_and_says_so(
     registry: Registry, mlflow_proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_version_that_mlflow_lacks_stands_and_says_so(
     assert sorted((each.name, each.status) for each in found) == [("v1_0_0", "READY"), ("v2_0_0", "READY")]
 
 
+@pytest.mark.acceptance
 def test_a_version_that_mlflow_refuses_stops_no_other(registry: Registry, mlflow_proxy: Proxy, tmp_path: Path) -> None:
     for name in (V1, V2):
         create(registry, name, tmp_path)
@@ -107,6 +109,7 @@ def test_a_version_that_mlflow_refuses_stops_no_other(registry: Registry, mlflow
     assert (done.logged, [line.partition(":")[0] for line in done.failed]) == ((V2,), [V1])
 
 
+@pytest.mark.acceptance
 def test_files_with_any_name_are_stored_in_mlflow_and_come_back(registry: Registry, tmp_path: Path) -> None:
     project = tmp_path / "site"
     for name in ODD:

@@ -128,6 +128,7 @@ def test_a_dry_run_answers_nothing(registry: Registry) -> None:
     assert aliases(registry)["request-production"] == 2
 
 
+@pytest.mark.acceptance
 def test_what_was_rolled_back_does_not_come_back_by_a_request(registry: Registry) -> None:
     registry.promote(V2, "production")
     registry.rollback()
@@ -137,6 +138,7 @@ def test_what_was_rolled_back_does_not_come_back_by_a_request(registry: Registry
     assert generations(registry) == [V1, V2, V1]
 
 
+@pytest.mark.acceptance
 def test_a_request_for_an_unmanaged_version_is_refused(registry: Registry) -> None:
     register_one(registry, None)
     client(registry).set_registered_model_alias(registry.model, "request-production", "4")
@@ -152,6 +154,7 @@ def test_a_request_for_an_unmanaged_version_is_refused(registry: Registry) -> No
     assert generations(registry) == [V1]
 
 
+@pytest.mark.acceptance
 def test_an_equal_name_with_other_content_is_not_promoted(registry: Registry) -> None:
     source = client(registry).get_model_version(registry.model, "2").source
     client(registry).set_logged_model_tags(source.removeprefix("models:/"), {"ulora.content_sha256": "0" * 64})
@@ -224,6 +227,7 @@ def test_a_crash_then_another_promotion_is_refused(registry: Registry) -> None:
     assert generations(registry) == [V1, V3]
 
 
+@pytest.mark.acceptance
 def test_a_request_withdrawn_during_the_claim_is_not_promoted(registry: Registry, mlflow_proxy: Proxy) -> None:
     through = Registry(settings=replace(registry.settings, tracking_uri=mlflow_proxy.url))
 
@@ -248,6 +252,7 @@ def test_a_request_withdrawn_during_the_claim_is_not_promoted(registry: Registry
     assert answer(registry, V2).startswith("promoted")
 
 
+@pytest.mark.acceptance
 def test_an_unexpected_error_is_answered_from_the_log(registry: Registry) -> None:
     def promote(version: str, channel: str, *words: Any, **options: Any) -> Any:
         if channel == "production":
@@ -263,6 +268,7 @@ def test_an_unexpected_error_is_answered_from_the_log(registry: Registry) -> Non
     assert answer(registry, V3, "staging").startswith("refused")
 
 
+@pytest.mark.acceptance
 def test_with_the_store_down_a_request_stays_claimed(registry: Registry, dead_address: str) -> None:
     ask(registry, V2)
     away = open_registry(
@@ -304,6 +310,7 @@ def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> No
     assert len(told) == 2
 
 
+@pytest.mark.acceptance
 def test_a_request_moved_before_the_claim_is_ignored(registry: Registry) -> None:
     ask(registry, V2)
     decider = registry.reconciler().decider
@@ -315,6 +322,7 @@ def test_a_request_moved_before_the_claim_is_ignored(registry: Registry) -> None
     assert generations(registry) == [V1, V3]
 
 
+@pytest.mark.acceptance
 def test_a_request_withdrawn_before_the_claim_is_ignored(registry: Registry) -> None:
     ask(registry, V2)
     first = requests.pending(registry.catalog, registry.model)[0]
@@ -323,6 +331,7 @@ def test_a_request_withdrawn_before_the_claim_is_ignored(registry: Registry) -> 
     assert generations(registry) == [V1]
 
 
+@pytest.mark.acceptance
 def test_a_request_never_overwrites_a_move_made_meanwhile(registry: Registry) -> None:
     ask(registry, V2)
     decider = registry.reconciler().decider
@@ -337,6 +346,7 @@ def test_a_request_never_overwrites_a_move_made_meanwhile(registry: Registry) ->
     assert "generation 2 (promote by ops)" in answer(registry, V2)
 
 
+@pytest.mark.acceptance
 def test_a_slow_reconciler_does_not_repeat_what_another_has_done(registry: Registry) -> None:
     ask(registry, V2)
 
@@ -353,6 +363,7 @@ def test_a_slow_reconciler_does_not_repeat_what_another_has_done(registry: Regis
     assert generations(registry) == [V1, V2, V3]
 
 
+@pytest.mark.acceptance
 def test_an_alias_moved_by_hand_is_moved_back_with_a_hint(registry: Registry) -> None:
     registry.reconcile()
     client(registry).set_registered_model_alias(registry.model, "production", "2")
@@ -366,6 +377,7 @@ def test_an_alias_moved_by_hand_is_moved_back_with_a_hint(registry: Registry) ->
     assert "Alias production was set by hand" not in notices(registry, V2)
 
 
+@pytest.mark.acceptance
 def test_a_late_mirror_is_not_a_manual_change_or_a_request(registry: Registry, dead_address: str) -> None:
     registry.reconcile()
     offline = Registry(settings=replace(registry.settings, tracking_uri=dead_address))

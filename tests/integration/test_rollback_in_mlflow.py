@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 
 from tests.support.echo_releases import wait_until
 from tests.support.registries import create, open_registry
 
 
+@pytest.mark.acceptance
 def test_reconcile_logs_a_composed_version_and_the_script(
     store_url: str, model: str, tmp_path: Path, tracking_uri: str, dead_address: str
 ) -> None:

@@ -58,6 +58,7 @@ def test_on_the_served_version_it_rolls_back_from_it(registry: Registry) -> None
     assert client(registry).get_registered_model(registry.model).aliases["production"] == "2"
 
 
+@pytest.mark.acceptance
 def test_on_an_earlier_version_it_rolls_back_to_it(registry: Registry) -> None:
     ask(registry, 1)
     assert served(registry)[0] == V1

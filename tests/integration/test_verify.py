@@ -146,6 +146,7 @@ def test_a_name_that_was_bound_again_is_found(registry: Registry, monkeypatch: p
     complains(ulora("verify", "--all"), 6, before, after)
 
 
+@pytest.mark.acceptance
 def test_a_rebound_name_is_found_by_documents_and_old_records(registry: Registry) -> None:
     names = [f"v2.{number}.0" for number in range(12)]
     bind(registry, *names)

@@ -141,6 +141,7 @@ def test_broken_settings_of_aws_are_one_line(
     assert serves(registry) == "v2.0.0"
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("redirection", ["> /dev/full", "2> /dev/full", ">&-", ">&- 2>&- <&-", "| true"])
 def test_what_becomes_of_the_output_of_a_command(registry: Registry, redirection: str) -> None:
     words = "rollback --reason 'größer…' --wait 0 --json"

@@ -676,6 +676,7 @@ def test_a_write_whose_answers_all_drip_is_unknown(
     assert len(registry.history()) == 4, "it was applied"
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(
     "line", ["> /dev/full", "--json > /dev/full", "2> /dev/full", ">&-", ">&- 2>&- <&-", "| true", "--json | true"]
 )

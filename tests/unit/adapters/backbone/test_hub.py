@@ -94,6 +94,7 @@ def client(hub: Hub, tmp_path: Path) -> Client:
     return Client(hub.url, tmp_path / "cache")
 
 
+@pytest.mark.acceptance
 def test_a_repository_is_downloaded_once_and_named_by_its_commit(hub: Hub, client: Client) -> None:
     before = len(hub.requests)
     first, again = client.ask({"spec": "team/plants"}, {"spec": "team/plants", "revision": COMMIT})
@@ -103,6 +104,7 @@ def test_a_repository_is_downloaded_once_and_named_by_its_commit(hub: Hub, clien
     assert [path.rpartition("/")[2] for path in hub.requests[before:]] == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.acceptance
 def test_weights_that_a_version_names_are_downloaded_and_checked(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,7 @@ def test_weights_that_a_version_names_are_downloaded_and_checked(
     assert (neither["error"], neither["message"]) == ("CorruptBlob", "the mirror is damaged")
 
 
+@pytest.mark.acceptance
 def test_names_of_older_documents_are_understood_with_a_word(client: Client) -> None:
     base, giant = client.ask({"spec": "facebook/dinov3-base"}, {"spec": "facebook/dinov3-giant"})
     assert (base["ref"]["hub_id"], base["ref"]["name"]) == (VITB16, VITB16.rpartition("/")[2])
