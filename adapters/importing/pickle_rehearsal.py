@@ -216,7 +216,7 @@ def main() -> None:
     try:
         count = sys.stdin.buffer.read(1)[0]
         needed = _rehearse(count, io.BytesIO(sys.stdin.buffer.read()))
-    except MemoryError:
+    except (MemoryError, SystemError):  # some of Python's C code forgets to say that there is no memory
         problem = _TOO_MUCH_MEMORY
     except KeyError:
         problem = "it has an instruction that torch.save never writes"

@@ -10,7 +10,15 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from registry.errors import BadManifest, KeyExists, ObjectNotFound, StoreDenied, VersionForgotten
+from registry.errors import (
+    BadManifest,
+    KeyExists,
+    ObjectNotFound,
+    StoreDenied,
+    StoreUnreachable,
+    UloraError,
+    VersionForgotten,
+)
 from registry.formats.document import Document, Sha256
 from registry.parallel import in_parallel
 from registry.store import layout
@@ -102,12 +110,28 @@ class Notes(Generic[Kind]):
 
         Raises:
             StoreDenied: only the identity that collects garbage may delete.
+            StoreUnreachable: the note is still there, or the store does not say.
         """
+        key = self._key(self._model, version)
         try:
-            self._store.delete(self._key(self._model, version))
-        except StoreDenied as error:
-            error.hint = "only who may run `ulora store gc` may delete such a note; ask them to run this command"
+            self._store.delete(key)
+        except UloraError as error:
+            if self._is_gone(key):  # something in front of the store may refuse what it has passed on
+                return
+            if isinstance(error, StoreDenied):
+                error.hint = "only who may run `ulora store gc` may delete such a note; ask them to run this command"
             raise
+        if not self._is_gone(key):
+            raise StoreUnreachable(f"the store said that {key} is deleted, but it is still there", hint="try again")
+
+    def _is_gone(self, key: str) -> bool:
+        try:
+            self._store.get(key, self._kind.LIMIT)
+        except ObjectNotFound:
+            return True
+        except UloraError:
+            return False
+        return False
 
 
 def forgotten_notes(store: Storage, model: str) -> Notes[Forgotten]:

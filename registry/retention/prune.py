@@ -47,6 +47,7 @@ from registry.formats.counts import counted
 from registry.parallel import in_parallel
 from registry.progress import Say, say_nothing
 from registry.store import layout
+from registry.store.conditional import is_of_s3
 from registry.store.gc_marks import MAX_MARKED, RUN_AGAIN, Marks, MarksRead, is_older_than_mark, read_marks
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
@@ -160,14 +161,16 @@ class Prune:
         read = plan.read
         if plan.due:
             read = self._claim(plan)
+            undecided: set[str] = set()
             try:
-                self._sweep(plan, read, deleted)
-            except StoreUnreachable:
-                raise  # a deletion may still be under way: the claim stays until its lease is over
+                self._sweep(plan, read, deleted, undecided)
             except BaseException:
-                with suppress(UloraError):
-                    self._end(plan, deleted, read)
+                if not undecided:
+                    with suppress(UloraError):
+                        self._end(plan, deleted, read)
                 raise
+            if undecided:  # a deletion may still be under way: the claim stays until its lease is over
+                return plan.outcome(deleted, self.grace, self._abort_uploads())
         self._end(plan, deleted, read)
         return plan.outcome(deleted, self.grace, self._abort_uploads())
 
@@ -190,8 +193,13 @@ class Prune:
             raise NotNow("another garbage collection took over; nothing was deleted", hint=RUN_AGAIN)
         return claimed
 
-    def _sweep(self, plan: PrunePlan, claim: MarksRead, deleted: set[str]) -> None:
-        """S4 and S5: delete what is due unless something refers to it by now, or it was written anew."""
+    def _sweep(self, plan: PrunePlan, claim: MarksRead, deleted: set[str], undecided: set[str]) -> None:
+        """S4 and S5: delete what is due unless something refers to it by now, or it was written anew.
+
+        Args:
+            deleted: gets the digests of the blobs that are gone.
+            undecided: gets those of which the store did not say what became of a deletion, whatever it said later.
+        """
         referenced = self.references()
         due = [digest for digest in plan.due if digest not in referenced]
         self.say(f"deleting {counted(len(due), 'blob')}")
@@ -199,12 +207,12 @@ class Prune:
         stop_at = claim.free_at - LEASE_MARGIN
 
         def delete(digest: str) -> None:
-            if self._delete(layout.blob(digest), plan.due[digest], stop_at):
+            if self._delete(layout.blob(digest), plan.due[digest], stop_at, lambda: undecided.add(digest)):
                 deleted.add(digest)
 
         in_parallel(delete, due)
 
-    def _delete(self, key: str, mark: datetime, stop_at: datetime) -> bool:
+    def _delete(self, key: str, mark: datetime, stop_at: datetime, undecided: Callable[[], None]) -> bool:
         """S5 for one blob: whether it was deleted. Before each try it is looked at, which tells the time as well."""
         for tries_left in reversed(range(_TRIES)):
             info = self.store.head(key)
@@ -212,8 +220,10 @@ class Prune:
                 return False
             try:
                 self.store.delete(key)
-            except StoreUnreachable:
-                if not tries_left:
+            except UloraError as error:
+                if (isinstance(error, StoreUnreachable) and error.was_sent) or not is_of_s3(error):
+                    undecided()
+                if not tries_left or not isinstance(error, StoreUnreachable):
                     raise
             else:
                 return True

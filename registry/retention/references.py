@@ -174,13 +174,13 @@ def _of_replicas(store: ObjectStore, model: str) -> Iterator[Hold]:
             stored = store.get(key, Heartbeat.LIMIT)
         except ObjectNotFound:  # the replica has ended since the listing
             return []
-        if stored.age > SILENT_AFTER.total_seconds():
-            return []
-        try:
+        try:  # before its age counts: a page in the place of the store is old, too
             heartbeat = Heartbeat.parse(stored.body, key)
         except BadManifest as error:
             error.hint = f"delete {key}: the replica it belongs to writes it anew"
             raise
+        if stored.age > SILENT_AFTER.total_seconds():
+            return []
         names = {heartbeat.version, *heartbeat.resident} - {""}
         return [Hold(name, f"held by replica {heartbeat.id}") for name in sorted(names)]
 

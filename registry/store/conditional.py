@@ -112,7 +112,7 @@ class ConditionalWriter:
             found = self._read_back(key, body)
             if isinstance(found, StoredObject) and found.body == body:
                 return  # something in front of the store may even refuse what it has passed on
-            if refusal and (found != _UNKNOWN or _is_of_s3(refusal)):
+            if refusal and (found != _UNKNOWN or is_of_s3(refusal)):
                 raise refusal
             if isinstance(found, StoredObject) and found.etag != replaces:
                 raise KeyExists(key)
@@ -136,7 +136,7 @@ class ConditionalWriter:
         return found if canonical.is_document(found.body) or not canonical.is_document(body) else _UNKNOWN
 
 
-def _is_of_s3(refusal: UloraError) -> bool:
+def is_of_s3(refusal: UloraError) -> bool:
     """Whether a refusal is S3's own, which has a code in words, or was made before anything was sent."""
     cause = refusal.__cause__
     if isinstance(cause, ClientError):

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from registry.api import Registry
-from registry.errors import OutcomeUnknown, StoreUnreachable
+from registry.errors import BadManifest, OutcomeUnknown, StoreUnreachable
 from registry.retention.forget import RetentionRule
 from registry.store import layout
 from registry.store.client import Deadlines
@@ -205,3 +205,31 @@ def test_what_s3_asks_to_try_again_is_tried_again(
     proxy.next(answering(status, code), method="PUT", containing=LOG)
     assert distant.rollback().changed
     assert served(straight) == [V1, V2, V1]
+
+
+@pytest.mark.parametrize("refused", EACH_REFUSAL)
+def test_a_note_that_was_taken_back_is_said_to_be(
+    straight: Registry, distant: Registry, proxy: Proxy, refused: Fault
+) -> None:
+    bind(straight, "v0.1.0")
+    straight.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta(days=1))
+    proxy.next(applied(refused), method="DELETE")
+    assert distant.remember("v0.1.0")
+    assert layout.forgotten(straight.model, "v0.1.0") not in listing(straight)
+
+
+def test_a_note_that_is_still_there_was_not_taken_back(straight: Registry, distant: Registry, proxy: Proxy) -> None:
+    bind(straight, "v0.1.0")
+    straight.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta(days=1))
+    proxy.next(lambda exchange: exchange.send(Reply(204, [], b"")), method="DELETE")
+    with pytest.raises(StoreUnreachable, match="still there"):
+        distant.remember("v0.1.0")
+
+
+def test_an_old_page_is_no_silent_replica(
+    straight: Registry, distant: Registry, proxy: Proxy
+) -> None:
+    straight.store.overwrite(layout.replica(straight.model, "production", "r1"), b"{}")
+    proxy.next(FOREIGN["json"], method="GET", containing="/replicas/", times=ALWAYS)
+    with pytest.raises(BadManifest):
+        distant.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta())

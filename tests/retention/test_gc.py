@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from registry.errors import (
     BadManifest,
     IntegrityError,
     NotNow,
+    StoreDenied,
     StoreUnreachable,
     UloraError,
     VersionExists,
@@ -380,6 +382,27 @@ def test_the_claim_of_a_dead_sweep_holds_until_its_lease_is_over(
     monkeypatch.setattr(gc_marks, "LEASE", timedelta(seconds=-1))
     release(registry, "v1.0.0", b"garbage")
     months_later(calendar, passes=2, registry=registry)
+    assert has(registry, b"garbage")
+
+
+@pytest.mark.parametrize("error", [StoreUnreachable("no answer"), StoreDenied("403")], ids=["no answer", "a page"])
+def test_after_a_deletion_of_unknown_outcome_the_claim_holds(
+    registry: Registry, calendar: Calendar, monkeypatch: pytest.MonkeyPatch, error: UloraError
+) -> None:
+    """The deletion may arrive when a creator has brought the blob back."""
+    registry.blobs.put(b"garbage")
+    months_later(calendar, passes=1, registry=registry)
+
+    def lose() -> None:
+        raise error
+
+    calendar.before("delete", lose)
+    with suppress(StoreDenied):
+        registry.collect_garbage(KEEP_ONE)
+    with pytest.raises(NotNow, match="is deleting"):
+        release(registry, "v1.0.0", b"garbage")
+    monkeypatch.setattr(gc_marks, "LEASE", timedelta(seconds=-1))
+    release(registry, "v1.0.0", b"garbage")
     assert has(registry, b"garbage")
 
 
