@@ -74,11 +74,11 @@ def check_images(images: list[Any]) -> None:
             raise TypeError(f"an image is {_KINDS}, not a {type(image).__name__}; several images are a list of them")
     for image in images:
         if isinstance(image, str | Path) and not _is_there(Path(image)):
-            raise BadInput(f"there is no file {str(image)!r}")
+            raise BadInput(f"there is no file {str(image)[:200]!r}", hint="an image that is no file is given as bytes")
 
 
 def _is_there(path: Path) -> bool:
     try:
-        return path.exists()
+        return path.exists() and not path.is_dir()
     except OSError:  # a name that is too long, or a folder that may not be read
         return False

@@ -67,7 +67,7 @@ _MISTAKES = (
         f"is the address right, and does something in front of it ask for a login? {_CREDENTIALS}",
     ),
     _Mistake(
-        r"error code 4\d\d != 200.*(<Error>|<\?xml)",
+        r"error code 4\d\d != 200.*<Error>",
         CatalogRefused,
         "answers in XML, as an S3 server does, and not as MLflow does",
         "is MLFLOW_TRACKING_URI (or --tracking-uri) the address of the store? It must be that of MLflow's pages",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _SPLITS = ("train", "val", "test")
 _ENOUGH_VALIDATION = 300
-"""With fewer validation images of a target, an OOD threshold that is to call 5% of the target's own images
-out-of-distribution may call more than 7% so (one-sided 95% bound of an order statistic)."""
+"""With fewer validation images of a target, an OOD threshold that is to call 3% of the target's own images
+out-of-distribution may call more than 4.8% so (one-sided 95% bound of an order statistic)."""
 
 
 @click.group("data", short_help="Look at a folder of images before a fit or a measurement: check.")

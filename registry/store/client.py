@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -39,7 +40,7 @@ _CALLER_SECONDS = 4.0
 """For asking AWS's STS who acts."""
 _HINT_SECONDS = 2.0
 """For asking which buckets there are."""
-_BUCKET, _SHOWN_BUCKETS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}"), 10
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
 
 Result = TypeVar("Result")
 
@@ -224,10 +225,11 @@ class S3Client:
         )  # fmt: skip
 
     def _buckets(self) -> list[str]:
-        """Some of the buckets that are there; empty where this identity may not list them, or it takes too long."""
+        """The buckets with similar names; empty where this identity may not list them, or it takes too long."""
         with suppress(Exception):  # it is a hint only
             found = within(_HINT_SECONDS, self.unretried.list_buckets, "ulora-store")["Buckets"]
-            return [name for each in found if _BUCKET.fullmatch(name := str(each["Name"]))][:_SHOWN_BUCKETS]
+            names = [name for each in found if _BUCKET.fullmatch(name := str(each["Name"]))]
+            return get_close_matches(self.bucket, names)
         return []
 
     def _credentials_in_use(self) -> str:

@@ -74,7 +74,7 @@ class Asked:
         profile: of AWS, if one is chosen.
         region: tells the region that is set.
         credentials: tells where the credentials come from, without a secret.
-        buckets: asks the server for the names of some buckets.
+        buckets: asks the server for the names of similar buckets.
     """
 
     key: str
@@ -304,7 +304,7 @@ def translated(error: Exception, asked: Asked) -> UloraError:
         here=f"{here:%F %T} UTC", there=f"{there:%F %T} UTC" if there else "another time",
         elsewhere=_redirect(reply), certificates=os.environ.get("AWS_CA_BUNDLE", "not set"),
         credentials=asked.credentials() if code in _EXPIRED else "",
-        buckets=_there_are(asked.buckets()) if "{buckets}" in found.message else "",
+        buckets=_near(asked.buckets()) if "{buckets}" in found.message else "",
         region=asked.region() if "{region}" in found.message else "",
         operation=error.operation_name if isinstance(error, ClientError) else "",
         of_profile=f" of the profile {asked.profile}" if asked.profile else "",
@@ -316,8 +316,8 @@ def translated(error: Exception, asked: Asked) -> UloraError:
     return found.kind(message, hint=hint)
 
 
-def _there_are(names: list[str]) -> str:
-    return f"; there are: {', '.join(names)}" if names else ""
+def _near(names: list[str]) -> str:
+    return f"; is it {' or '.join(names)}?" if names else ""
 
 
 def _detail(error: Exception) -> str:

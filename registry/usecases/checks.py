@@ -73,8 +73,9 @@ def check_loadable(wiring: Wiring, manifest: Manifest) -> None:
         if refused:
             found = "; ".join(f"{path}: {why}" for path, why in list(refused.items())[:_SHOWN])
             raise BadWeights(
-                f"no replica would load {manifest.version}: {found}",
-                hint=f"`ulora verify {manifest.version}` names every file; create a version with other adapters",
+                f"this release would not load {manifest.version}: {found}",
+                hint=f"`ulora verify {manifest.version}` names every file; create a version with other adapters, or "
+                "upgrade ulora-registry if a later release made it",
             )
 
 

@@ -76,7 +76,7 @@ def create(
     say: Say,
 ) -> Created:
     """Create a version; see `Registry.create`."""
-    if not offline:
+    if not offline and wiring.settings.tracking_uri is not None:
         wiring.catalog.connection.checked_uri()
     with _planned(wiring, version, source, options or CreateOptions(), progress, say) as planned:
         if planned.same:

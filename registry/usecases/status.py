@@ -7,7 +7,15 @@ from dataclasses import replace
 from registry.answers import ChannelStatus, Listed, ProbeStatus, Status
 from registry.catalog.version_id import VersionId
 from registry.channels.record import Record
-from registry.errors import BadSetting, IntegrityError, MissingDependency, Unreachable, first_line
+from registry.errors import (
+    BadSetting,
+    IntegrityError,
+    MissingDependency,
+    StoreDenied,
+    StoreUnreachable,
+    Unreachable,
+    first_line,
+)
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
 from registry.progress import Say
@@ -53,9 +61,8 @@ def status(wiring: Wiring) -> Status:
     def channel_status(name: str) -> ChannelStatus:
         try:
             head = wiring.channel(name).head()
-            overruled = forced(wiring, [head] if head else []).values()
             found = replica_statuses(wiring, name, head)
-            return replace(ChannelStatus.of(name, head, found), overruled="".join(overruled))
+            return replace(ChannelStatus.of(name, head, found), overruled=_overruled(wiring, head))
         except IntegrityError as error:
             return ChannelStatus.of(name, None, (), problem=str(error))
 
@@ -71,6 +78,14 @@ def history(wiring: Wiring, channel: str, limit: int | None) -> list[Record]:
     if not records:
         wiring.store.check_holds(wiring.model)
     return records
+
+
+def _overruled(wiring: Wiring, head: Record | None) -> str:
+    """What the newest change overruled; empty where this identity may not read it, as not all may read verdicts."""
+    try:
+        return "".join(forced(wiring, [head] if head else []).values())
+    except (StoreDenied, StoreUnreachable):
+        return ""
 
 
 def _last_probe(wiring: Wiring) -> ProbeStatus | None:

@@ -9,6 +9,7 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions, RollbackOptions
+from registry.errors import StoreDenied
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import ulora
 
@@ -45,6 +46,16 @@ def test_the_status_says_what_the_newest_change_overruled(registry: Registry) ->
     assert "forced" not in ulora("status").out, "the rollback was not"
     registry.promote(V2, "production", PromoteOptions(force=True), reason="it is repaired")
     assert re.search(r"overruled by force +v1.1.0 was rolled back", ulora("status").out)
+
+
+def test_the_status_needs_no_right_to_read_verdicts(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise StoreDenied("a replica may not read verdicts")
+
+    registry.promote(V2, "production", PromoteOptions(force=True), reason="it is repaired")
+    monkeypatch.setattr(type(registry.wiring.ledger), "verdict", denied)
+    production = registry.status().channels[1]
+    assert (production.stable, production.overruled) == (V2, "")
 
 
 def test_a_version_says_that_it_was_withdrawn_and_why(registry: Registry) -> None:

@@ -226,9 +226,7 @@ def test_a_note_that_is_still_there_was_not_taken_back(straight: Registry, dista
         distant.remember("v0.1.0")
 
 
-def test_an_old_page_is_no_silent_replica(
-    straight: Registry, distant: Registry, proxy: Proxy
-) -> None:
+def test_an_old_page_is_no_silent_replica(straight: Registry, distant: Registry, proxy: Proxy) -> None:
     straight.store.overwrite(layout.replica(straight.model, "production", "r1"), b"{}")
     proxy.next(FOREIGN["json"], method="GET", containing="/replicas/", times=ALWAYS)
     with pytest.raises(BadManifest):

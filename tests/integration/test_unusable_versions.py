@@ -54,7 +54,7 @@ def test_create_takes_no_bundle_that_could_not_be_loaded(registry: Registry, pis
 
 
 def test_no_channel_takes_a_version_that_could_not_be_loaded(old: Registry) -> None:
-    with pytest.raises(BadWeights, match=r"no replica would load v1.1.0: .*init_lora_weights is 'pissa'"):
+    with pytest.raises(BadWeights, match=r"this release would not load v1.1.0: .*init_lora_weights is 'pissa'"):
         old.promote("v1.1.0", "production", PromoteOptions(force=True), reason="in haste")
     assert old.history("production") == []
 
