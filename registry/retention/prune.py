@@ -198,7 +198,8 @@ class Prune:
 
         Args:
             deleted: gets the digests of the blobs that are gone.
-            undecided: gets those of which the store did not say what became of a deletion, whatever it said later.
+            undecided: gets the keys of deletions that may be under way: the store did not say what became of a try,
+                whatever it said later, or the sweep was interrupted.
         """
         referenced = self.references()
         due = [digest for digest in plan.due if digest not in referenced]
@@ -207,25 +208,30 @@ class Prune:
         stop_at = claim.free_at - LEASE_MARGIN
 
         def delete(digest: str) -> None:
-            if self._delete(layout.blob(digest), plan.due[digest], stop_at, lambda: undecided.add(digest)):
+            if self._delete(layout.blob(digest), plan.due[digest], stop_at, undecided):
                 deleted.add(digest)
 
         in_parallel(delete, due)
 
-    def _delete(self, key: str, mark: datetime, stop_at: datetime, undecided: Callable[[], None]) -> bool:
+    def _delete(self, key: str, mark: datetime, stop_at: datetime, undecided: set[str]) -> bool:
         """S5 for one blob: whether it was deleted. Before each try it is looked at, which tells the time as well."""
+        is_unclear = False
         for tries_left in reversed(range(_TRIES)):
             info = self.store.head(key)
             if info is None or not is_older_than_mark(info, mark) or info.read_at is None or info.read_at >= stop_at:
                 return False
+            undecided.add(key)
             try:
                 self.store.delete(key)
             except UloraError as error:
-                if (isinstance(error, StoreUnreachable) and error.was_sent) or not is_of_s3(error):
-                    undecided()
+                is_unclear |= isinstance(error, StoreUnreachable) or not is_of_s3(error)
+                if not is_unclear:
+                    undecided.discard(key)
                 if not tries_left or not isinstance(error, StoreUnreachable):
                     raise
             else:
+                if not is_unclear:
+                    undecided.discard(key)
                 return True
         return False
 
