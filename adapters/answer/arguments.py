@@ -74,7 +74,10 @@ def check_images(images: list[Any]) -> None:
             raise TypeError(f"an image is {_KINDS}, not a {type(image).__name__}; several images are a list of them")
     for image in images:
         if isinstance(image, str | Path) and not _is_there(Path(image)):
-            raise BadInput(f"there is no file {str(image)[:200]!r}", hint="an image that is no file is given as bytes")
+            raise BadInput(
+                f"there is no file {str(image)[:200]!r}",
+                hint="give the path of an image file, or the bytes of an image",
+            )
 
 
 def _is_there(path: Path) -> bool:

@@ -22,7 +22,7 @@ def deadline_of(request: Request) -> float | None:
     """The deadline that a request asks for, in seconds; None if it does not.
 
     Raises:
-        BadInput: it is no whole number of milliseconds, or out of bounds.
+        BadInput: it is not a whole number of milliseconds, or out of bounds.
     """
     asked = request.headers.get(DEADLINE_HEADER)
     if asked is None:

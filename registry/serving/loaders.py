@@ -96,7 +96,7 @@ class PreparedRow(Protocol):
 
     @property
     def answer(self) -> Prediction | None:
-        """Its answer, if it needs no computing, e.g. because it is no image."""
+        """Its answer, if nothing has to be computed, e.g. because the bytes are not an image."""
 
 
 class LoadedForBatches(Loaded, Protocol):

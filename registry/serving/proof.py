@@ -78,7 +78,7 @@ def prove(pointer: Pointer, loaded: Loaded) -> Proof:
         weights = _checked(loaded.weights_sha256())
         golden = loaded.golden_sha256
         if golden and not _SHA256.fullmatch(golden):
-            raise LoadFailed("its golden fingerprint is no sha256")
+            raise LoadFailed("its golden fingerprint is not a sha256")
     except Exception as error:  # of any kind: a flavor's own code
         return replace(blank, problem=f"{pointer.version}: no digests of its weights in memory: {first_line(error)}")
     return replace(blank, weights=weights, weights_sha256=digest_of(weights), golden_sha256=golden)

@@ -233,7 +233,7 @@ def read_bounded(folder: int, name: str, limit: int) -> bytes:
     """The bytes of a small regular file in a folder, at most `limit` + 1 of them.
 
     Raises:
-        OSError: it does not exist, is no regular file, or can't be read.
+        OSError: it does not exist, is not a regular file, or can't be read.
     """
     opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     with os.fdopen(opened, "rb") as file:
