@@ -102,12 +102,12 @@ def serve_command(
       ulora serve --channel production --port 8000
       curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
     """
-    from registry.serving.listening import check_free
+    from registry.serving.http.listening import check_free
 
     check_free(listen.host, listen.port)
 
     from registry.machine.programs import start_watchdog
-    from registry.serving.app import serve
+    from registry.serving.http.server import serve
 
     start_logging(log_format)
     start_watchdog(listen.grace)

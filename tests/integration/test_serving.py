@@ -21,9 +21,10 @@ import pytest
 from PIL import Image
 
 from registry.errors import BadSetting, CorruptBlob
-from registry.serving.app import MAX_IMAGE, serve
 from registry.serving.fleet import replicas
 from registry.serving.follow import Live, LiveOptions
+from registry.serving.http.request_body import MAX_IMAGE
+from registry.serving.http.server import serve
 from registry.serving.loaders import Prediction, load_version
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
@@ -341,7 +342,7 @@ def test_a_taken_port_is_named(live: Live) -> None:
 _SERVE = """
 import sys
 from pathlib import Path
-from registry.serving.app import serve
+from registry.serving.http.server import serve
 from registry.serving.fleet import Heartbeats
 from registry.serving.follow import Live, LiveOptions
 from registry.store.objects import ObjectStore
@@ -381,7 +382,7 @@ def test_a_signal_ends_serving_cleanly(store_url: str, model: str, tmp_path: Pat
 _STOPPED_EARLY = """
 import signal, sys
 from pathlib import Path
-from registry.serving import app
+from registry.serving.http import server
 from registry.serving.follow import Live, LiveOptions
 from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo
@@ -390,16 +391,16 @@ announced = []
 def stop(url=""):
     announced.append(url)
     signal.raise_signal(signal.SIGTERM)
-class StoppedBeforeItRuns(app._Server):
+class StoppedBeforeItRuns(server._Server):
     def run(self, sockets=None):
         stop()
         super().run(sockets=sockets)
 with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live:
     for _ in range(5):
-        app.serve(live, port=0, started=stop)
+        server.serve(live, port=0, started=stop)
     assert len(announced) == 5
-    app._Server = StoppedBeforeItRuns
-    app.serve(live, port=0, started=announced.append)
+    server._Server = StoppedBeforeItRuns
+    server.serve(live, port=0, started=announced.append)
     assert len(announced) == 7, "the server had started and ended"
 print("closed", flush=True)
 """

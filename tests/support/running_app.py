@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import httpx
 import uvicorn
 
-from registry.serving.app import create_app
 from registry.serving.follow import Live
+from registry.serving.http.app import create_app
 from tests.support.echo_releases import wait_until
 
 

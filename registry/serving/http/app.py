@@ -1,0 +1,36 @@
+"""The HTTP service of a replica. Every answer names its version, in JSON and as the header `X-Ulora-Version`.
+
+| request | answer |
+|---|---|
+| `POST /predict` | the prediction; a multipart field `image`, or the image as the body; optional `target`, `key` |
+| `GET`, `HEAD /health` | 200 if requests should be sent here, else 503 |
+| `GET`, `HEAD /version` | the version that answers, and since when |
+| `POST /-/refresh` | 202: the log is read now |
+
+With `ULORA_INSTANCE` set, every answer repeats it as `X-Ulora-Instance`.
+Errors are `{"error": …, "message": …, "hint": …, "version": …}`.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from registry.errors import UloraError
+from registry.serving.follow import Live
+from registry.serving.http import predict, status
+from registry.serving.http.responses import Refused, answer_error
+
+
+def create_app(live: Live) -> FastAPI:
+    """The ASGI application of `live`, which the caller starts and closes."""
+    app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
+    app.state.live = live
+    app.add_api_route("/predict", predict.predict, methods=["POST"], openapi_extra=predict.BODY)
+    for path, look in (("/health", status.health), ("/version", status.version)):
+        app.add_api_route(path, look, methods=["GET"])
+        app.add_api_route(path, look, methods=["HEAD"], include_in_schema=False)  # some load balancers send it
+    app.add_api_route("/-/refresh", status.refresh, methods=["POST"], status_code=202)
+    for kind in (UloraError, Refused, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_error)
+    return app
