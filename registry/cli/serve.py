@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,8 @@ from registry.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from registry.api import Registry
+    from registry.serving.http.options import HttpOptions
     from registry.serving.options import LiveOptions
-
-
-@dataclass(frozen=True)
-class ListenOptions:
-    """Where it listens, and how long it may take to end."""
-
-    host: str
-    port: int
-    grace: float
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta | None) -> float | None:
@@ -84,9 +75,9 @@ def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta 
 @runtime_option
 @registry_options
 @options_as("registry.serving.options:LiveOptions")
-@options_as(ListenOptions, "listen")
+@options_as("registry.serving.http.options:HttpOptions", "http")
 def serve_command(
-    registry: Registry, out: Output, *, channel: str, listen: ListenOptions, log_format: str, options: LiveOptions
+    registry: Registry, out: Output, *, channel: str, http: HttpOptions, log_format: str, options: LiveOptions
 ) -> None:
     """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
 
@@ -104,18 +95,12 @@ def serve_command(
     """
     from registry.serving.http.listening import check_free
 
-    check_free(listen.host, listen.port)
+    check_free(http.host, http.port)
 
     from registry.machine.programs import start_watchdog
     from registry.serving.http.server import serve
 
     start_logging(log_format)
-    start_watchdog(listen.grace)
+    start_watchdog(http.grace)
     with sigterm_interrupts(), registry.follow(channel, options) as live:  # a first load may take minutes
-        serve(
-            live,
-            listen.host,
-            listen.port,
-            grace=listen.grace,
-            started=lambda url: out.answer({"url": url, "version": live.version}, f"{live.version} at {url}"),
-        )
+        serve(live, http, lambda url: out.answer({"url": url, "version": live.version}, f"{live.version} at {url}"))

@@ -23,6 +23,7 @@ from PIL import Image
 from registry.errors import BadSetting, CorruptBlob
 from registry.serving.fleet import replicas
 from registry.serving.follow import Live, LiveOptions
+from registry.serving.http.options import HttpOptions
 from registry.serving.http.request_body import MAX_IMAGE
 from registry.serving.http.server import serve
 from registry.serving.loaders import Prediction, load_version
@@ -336,12 +337,13 @@ def test_a_taken_port_is_named(live: Live) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadSetting, match=f"can't listen on 127.0.0.1:{port}"):
-            serve(live, "127.0.0.1", port)
+            serve(live, HttpOptions(port=port))
 
 
 _SERVE = """
 import sys
 from pathlib import Path
+from registry.serving.http.options import HttpOptions
 from registry.serving.http.server import serve
 from registry.serving.fleet import Heartbeats
 from registry.serving.follow import Live, LiveOptions
@@ -350,7 +352,7 @@ from tests.support.echo_releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 heartbeats = Heartbeats(shop.store, shop.model, "production")
 with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo), fleet=heartbeats) as live:
-    serve(live, port=0, started=lambda url: print(url, flush=True))
+    serve(live, HttpOptions(port=0), started=lambda url: print(url, flush=True))
 print("closed", flush=True)
 """
 
@@ -383,6 +385,7 @@ _STOPPED_EARLY = """
 import signal, sys
 from pathlib import Path
 from registry.serving.http import server
+from registry.serving.http.options import HttpOptions
 from registry.serving.follow import Live, LiveOptions
 from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo
@@ -397,10 +400,10 @@ class StoppedBeforeItRuns(server._Server):
         super().run(sockets=sockets)
 with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live:
     for _ in range(5):
-        server.serve(live, port=0, started=stop)
+        server.serve(live, HttpOptions(port=0), started=stop)
     assert len(announced) == 5
     server._Server = StoppedBeforeItRuns
-    server.serve(live, port=0, started=announced.append)
+    server.serve(live, HttpOptions(port=0), started=announced.append)
     assert len(announced) == 7, "the server had started and ended"
 print("closed", flush=True)
 """

@@ -19,13 +19,15 @@ from starlette.exceptions import HTTPException
 from registry.errors import UloraError
 from registry.serving.follow import Live
 from registry.serving.http import predict, status
+from registry.serving.http.options import HttpOptions
 from registry.serving.http.responses import Refused, answer_error
 
 
-def create_app(live: Live) -> FastAPI:
+def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     """The ASGI application of `live`, which the caller starts and closes."""
     app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
     app.state.live = live
+    app.state.options = options or HttpOptions()
     app.add_api_route("/predict", predict.predict, methods=["POST"], openapi_extra=predict.BODY)
     for path, look in (("/health", status.health), ("/version", status.version)):
         app.add_api_route(path, look, methods=["GET"])

@@ -14,36 +14,25 @@ import uvicorn
 from registry.serving.follow import Live
 from registry.serving.http.app import create_app
 from registry.serving.http.listening import listen
-
-DEFAULT_GRACE = 20.0
-"""Seconds from SIGTERM to the end of the process. Kubernetes kills after 30 s by default."""
+from registry.serving.http.options import HttpOptions
 
 
-def serve(
-    live: Live,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    *,
-    grace: float = DEFAULT_GRACE,
-    started: Callable[[str], None] = lambda url: None,
-) -> None:
-    """Serve on `host` and `port` until Ctrl-C or SIGTERM, then finish the running requests and return.
+def serve(live: Live, options: HttpOptions, started: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until Ctrl-C or SIGTERM, then finish the running requests and return.
 
     Args:
         live: a started replica; the caller closes it.
-        port: 0 for any free one.
-        grace: seconds in which the process has to end. Half of them is for running requests, which are then cut off.
         started: called with the URL once requests are answered and signals are handled.
 
     Raises:
         BadSetting: the port is in use, or the host is not an address of this machine.
     """
     config = uvicorn.Config(
-        create_app(live), log_config=None, timeout_graceful_shutdown=grace / 2, server_header=False,
+        create_app(live, options), log_config=None, timeout_graceful_shutdown=options.grace / 2, server_header=False,
         headers=_instance_header(), loop="asyncio",  # others take the wakeup file descriptor, on which a watchdog waits
     )  # fmt: skip
-    with listen(host, port) as listener:
-        server = _Server(config, lambda: started(f"http://{_in_url(host)}:{listener.getsockname()[1]}"))
+    with listen(options.host, options.port) as listener:
+        server = _Server(config, lambda: started(f"http://{_in_url(options.host)}:{listener.getsockname()[1]}"))
         # uvicorn shuts down cleanly and then raises the signal again.
         with _sigterm_ends(server), suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
