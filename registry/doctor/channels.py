@@ -88,12 +88,16 @@ def check_replicas(registry: Registry) -> Iterator[Finding]:
     for channel in registry.status().channels:
         for replica in channel.replicas:
             problems = list(_problems(channel, replica))
-            detail = f"{replica.version} at generation {replica.generation}: {'; '.join(problems) or replica.state}"
+            where = f"{replica.version} at generation {replica.generation}: " if replica.version else ""
+            detail = where + ("; ".join(problems) or replica.state)
             level, fix = ("warning", "look at its log; `ulora status` again") if problems else ("ok", "")
             yield Finding(f"replica {replica.id}", level, detail, fix)
 
 
 def _problems(channel: ChannelStatus, replica: ReplicaStatus) -> Iterator[str]:
+    if replica.state == "unreadable":
+        yield replica.error
+        return
     if replica.state == "silent":
         yield f"silent for {replica.age:.0f} s"
     elif replica.state != "serving":

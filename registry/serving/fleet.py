@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied
+from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, first_line
 from registry.formats.document import Document
 from registry.parallel import in_parallel
 from registry.serving.proof import MAX_COMPONENTS
@@ -112,7 +112,8 @@ class Followed:
 
 
 def replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
-    """The replicas of a channel, by id, without those that are gone. Objects that are not heartbeats are left out.
+    """The replicas of a channel, by id, without those that are gone. One whose heartbeat can't be read has the state
+    `unreadable`.
 
     Raises:
         StoreUnreachable, StoreDenied: the heartbeats can't be read.
@@ -121,7 +122,7 @@ def replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
 
 
 def all_replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
-    """The replicas of a channel, by id, with those that are gone. Objects that are not heartbeats are left out.
+    """The replicas of a channel, by id, with those that are gone; see `replicas`.
 
     Raises:
         StoreUnreachable, StoreDenied: the heartbeats can't be read.
@@ -237,11 +238,29 @@ def _read(store: ObjectStore, keys: list[str]) -> list[Replica]:
 def _read_one(store: ObjectStore, key: str) -> Replica | None:
     try:
         stored = store.get(key, Heartbeat.LIMIT)
-        heartbeat = Heartbeat.parse(stored.body, key)
-    except (ObjectNotFound, BadManifest):
-        # Deleted since the listing, or written by something else: neither may make a rollback fail.
+    except ObjectNotFound:  # deleted since the listing
         return None
+    except BadManifest as error:  # too large
+        return _unreadable(key, error, _age_of(store, key))
+    try:
+        heartbeat = Heartbeat.parse(stored.body, key)
+    except BadManifest as error:
+        return _unreadable(key, error, stored.age)
     return Replica(heartbeat, stored.age) if key.endswith(f"/{heartbeat.id}.json") else None
+
+
+def _age_of(store: ObjectStore, key: str) -> float:
+    info = store.head(key)
+    return (info.read_at - info.modified).total_seconds() if info and info.read_at and info.modified else GONE_AFTER
+
+
+def _unreadable(key: str, error: BadManifest, age: float) -> Replica:
+    """Stands for a heartbeat that can't be read: a replica of which nothing is known is none that follows."""
+    said = Heartbeat.model_construct(
+        format=1, id=layout.stem(key)[:120], host="", pid=0, device="", state="unreadable", version="", generation=0,
+        newest=0, rollback_ready=False, resident=(), error=f"its heartbeat can't be read: {first_line(error)}", when="",
+    )  # fmt: skip
+    return Replica(said, age)
 
 
 def _sort(found: list[Replica], generation: int) -> Followed:

@@ -18,6 +18,7 @@ from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
 from registry.store import layout
 from registry.store.cache import UNWATCHED, BlobCache, Described, FetchWatch, LockPatience
+from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
 
 _CHUNK = 1024 * 1024
@@ -50,9 +51,13 @@ class Blobs:
     # --- to the store ------------------------------------------------------------------------------------------------
 
     def absent(self, files: Iterable[Described]) -> list[BadBlob]:
-        """Those of the files whose blob the store does not hold with the right size and digest. One HEAD a blob."""
+        """Those of the files whose blob the store does not hold with the right size and digest. One HEAD a blob.
+
+        Raises:
+            StoreUnreachable: a HEAD and a listing do not say the same of a blob.
+        """
         distinct = {file.sha256: file for file in files}
-        found = in_parallel(self._look, distinct.values())
+        found = in_parallel(self._look_twice, distinct.values())
         return [bad for bad in found if bad is not None]
 
     def upload(self, sources: Mapping[str, Path], progress: Progress = no_progress) -> int:
@@ -68,7 +73,7 @@ class Blobs:
                 size = path.stat().st_size
             except OSError as error:
                 raise BadBundle(f"{path} can't be read: {error.strerror}") from error
-            present = self._look(BlobEntry(digest, size)) is None
+            present = _judge(BlobEntry(digest, size), self._store.head(layout.blob(digest))) is None
             if present:
                 progress(size)
                 return 0
@@ -147,13 +152,20 @@ class Blobs:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _look(self, file: Described) -> BadBlob | None:
-        info = self._store.head(layout.blob(file.sha256))
-        if info is None:
-            return BadBlob(file.sha256, "missing")
-        if info.size == file.size and info.sha256 is None:
-            return BadBlob(file.sha256, "unproven")
-        return None if (info.size, info.sha256) == (file.size, file.sha256) else BadBlob(file.sha256, "corrupt")
+    def _look_twice(self, file: Described) -> BadBlob | None:
+        """As the store describes a blob; a problem counts only if a listing says the same. The reply to a HEAD has no
+        body to know S3 by, so that whatever stands in front of the store can answer in its place."""
+        key = layout.blob(file.sha256)
+        info = self._store.head(key)
+        bad = _judge(file, info)
+        if bad:
+            listed = next((each.size for each in self._store.list(key) if each.key == key), None)
+            if listed != (info.size if info else None):
+                raise StoreUnreachable(
+                    f"the store describes {key} as {_words(info.size if info else None)}, and lists {_words(listed)}",
+                    hint="is there a proxy in front of it that answers by itself? Else try again",
+                )
+        return bad
 
     def _stream(self, file: Described, what: str = "") -> Iterator[bytes]:
         """A blob's bytes as they arrive. Raises at the end if they do not hash to the name: use no byte before that."""
@@ -168,6 +180,18 @@ class Blobs:
             raise StoreUnreachable(f"{error} ({what})" if what else str(error), hint=error.hint) from error
         if digest.hexdigest() != file.sha256:
             raise _corrupt(file.sha256, what)
+
+
+def _judge(file: Described, info: ObjectInfo | None) -> BadBlob | None:
+    if info is None:
+        return BadBlob(file.sha256, "missing")
+    if info.size == file.size and info.sha256 is None:
+        return BadBlob(file.sha256, "unproven")
+    return None if (info.size, info.sha256) == (file.size, file.sha256) else BadBlob(file.sha256, "corrupt")
+
+
+def _words(size: int | None) -> str:
+    return "no object" if size is None else f"an object of {size} bytes"
 
 
 def hash_file(path: Path, progress: Progress = no_progress) -> str:

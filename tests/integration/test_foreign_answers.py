@@ -9,14 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from registry.api import Registry
-from registry.errors import BadManifest, OutcomeUnknown, StoreUnreachable
+from registry.errors import BadManifest, IntegrityError, OutcomeUnknown, StoreUnreachable
 from registry.retention.forget import RetentionRule
 from registry.store import layout
 from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
 from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering, swallow_reply
 from tests.support.foreign_answers import EACH_404, EACH_FOREIGN, EACH_REFUSAL, FOREIGN, applied, refusal
-from tests.support.registries import bind, listing, open_registry
+from tests.support.registries import bind, create, listing, open_registry
 
 V1, V2 = "v1.0.0", "v2.0.0"
 LOG = "/channels/production/"
@@ -231,3 +231,32 @@ def test_an_old_page_is_no_silent_replica(straight: Registry, distant: Registry,
     proxy.next(FOREIGN["json"], method="GET", containing="/replicas/", times=ALWAYS)
     with pytest.raises(BadManifest):
         distant.collect_garbage(RetentionRule(keep=1, older_than=timedelta()), grace=timedelta())
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", None])
+def test_a_404_of_somebody_else_is_no_missing_file(
+    straight: Registry, distant: Registry, proxy: Proxy, tmp_path: Path, kind: str | None
+) -> None:
+    create(straight, "v3.0.0", tmp_path)
+    answer = Reply(404, [("Content-Type", kind)] if kind else [], b"")
+    proxy.next(lambda exchange: exchange.send(answer), method="HEAD", containing="/blobs/", times=ALWAYS)
+    with pytest.raises(StoreUnreachable, match=r"as no object, and lists an object of"):
+        distant.promote("v3.0.0", "production")
+    assert served(straight) == [V2, V1]
+
+
+def test_a_file_of_a_web_server_is_no_damaged_blob(
+    straight: Registry, distant: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    create(straight, "v3.0.0", tmp_path)
+    proxy.next(FOREIGN["json"], method="HEAD", containing="/blobs/", times=ALWAYS)
+    with pytest.raises(StoreUnreachable):
+        distant.promote("v3.0.0", "production")
+    assert served(straight) == [V2, V1]
+
+
+def test_a_file_that_is_gone_is_missing(straight: Registry, distant: Registry, tmp_path: Path) -> None:
+    create(straight, "v3.0.0", tmp_path)
+    straight.store.delete(layout.blob(straight.manifest("v3.0.0").files[0].sha256))
+    with pytest.raises(IntegrityError, match="missing"):
+        distant.promote("v3.0.0", "production")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from registry.answers import ReplicaStatus
 from registry.channels.channel import Channel
 from registry.errors import BadInput
 from registry.serving import fleet
@@ -198,6 +199,37 @@ def test_waiting_reads_again_only_those_that_are_behind(shop: Shop, store_url: s
     assert sum("list-type=2" in path for _, path in proxy.requests) == 1
 
 
+@pytest.mark.parametrize("body", [b"{}", b"\xff{", b" " * 100_000])
+def test_a_heartbeat_that_cannot_be_read_follows_nothing(shop: Shop, body: bytes) -> None:
+    shop.store.overwrite(layout.replica(shop.model, "production", "r-1"), body)
+    state = wait_for_replicas(shop.store, shop.model, "production", 1, timeout=0)
+    assert [one.heartbeat.id for one in state.behind] == ["r-1"]
+    shown = ReplicaStatus.of(state.behind[0], "not told")
+    assert (shown.state, shown.generation) == ("unreadable", 0)
+    assert shown.error.startswith("its heartbeat can't be read: ")
+
+
+def test_one_whose_heartbeat_became_unreadable_stays_behind(shop: Shop, store_url: str, proxy: Proxy) -> None:
+    with follow(shop):
+        wait_until(lambda: seen(shop))
+        (replica,) = seen(shop)
+        late = replica.heartbeat.model_copy(update={"id": "late-1", "generation": 1})
+        shop.store.overwrite(layout.replica(shop.model, "production", "late-1"), late.to_bytes())
+        through = ObjectStore(store_url, endpoint_url=proxy.url)
+        pages = 0
+
+        def page(exchange: Exchange) -> None:
+            nonlocal pages
+            pages += 1
+            true = exchange.forward()
+            exchange.send(true if pages == 1 else Reply(200, true.headers, b"{}"))
+
+        proxy.next(page, method="GET", containing="/late-1.json", times=100)
+        state = wait_for_replicas(through, shop.model, "production", 2, timeout=1)
+    assert pages > 1
+    assert [one.heartbeat.id for one in state.behind] == ["late-1"]
+
+
 def test_one_that_says_goodbye_is_not_waited_for(shop: Shop, store_url: str, proxy: Proxy) -> None:
     with follow(shop):
         wait_until(lambda: seen(shop))
@@ -217,11 +249,17 @@ def test_nobody_can_wait_for_no_number_of_seconds(shop: Shop, timeout: float) ->
         wait_for_replicas(shop.store, shop.model, "production", 1, timeout)
 
 
-def test_what_is_no_heartbeat_is_passed_over(shop: Shop) -> None:
+def test_what_is_no_heartbeat_does_not_hide_the_others(shop: Shop) -> None:
     folder = layout.replicas(shop.model, "production")
-    for name, body in (("junk", b"\xff{"), ("empty", b""), ("large", b" " * 100_000), ("other", b'{"format":1}')):
+    junk = {"empty": b"", "junk": b"\xff{", "large": b" " * 100_000, "other": b'{"format":1}'}
+    for name, body in junk.items():
         shop.store.overwrite(f"{folder}{name}.json", body)
+
+    def readable() -> list[Replica]:
+        return [one for one in seen(shop) if one.heartbeat.state != "unreadable"]
+
     with follow(shop):
-        wait_until(lambda: len(seen(shop)) == 1)
-        shop.store.overwrite(f"{folder}copy.json", seen(shop)[0].heartbeat.to_bytes())
-        assert len(seen(shop)) == 1
+        wait_until(lambda: len(readable()) == 1)
+        shop.store.overwrite(f"{folder}copy.json", readable()[0].heartbeat.to_bytes())
+        assert len(readable()) == 1
+        assert [one.heartbeat.id for one in seen(shop) if one.heartbeat.state == "unreadable"] == list(junk)
