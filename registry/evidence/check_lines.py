@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from registry.evidence.number_text import bound_text, number
+from registry.evidence.policy import DEFAULT_CONFIDENCE
 from registry.evidence.results import Metric
 from registry.evidence.verdict import Check, Verdict
 
@@ -80,15 +81,25 @@ def _status(check: Check) -> str:
 
 def _why(check: Check, status: str) -> str:
     """The rest of a line."""
-    if status == "TOO FEW":
+    if status == "TOO FEW" and check.end is None:
         return f"n={check.n}, needs {check.rule.get('min_n')}"
+    if status == "TOO FEW":
+        return f"{_sure(check)}, n={check.n}, needs {check.wanted_n or 'another version'}"
     if status in ("NOT MEASURED", "NO VALUE"):
         return check.reason.partition(": ")[2]
     if check.n is None or status == "UNDECIDED":
         return check.reason
-    samples = _samples(check.low, check.high, check.n)
+    samples = f"{_sure(check)}, n={check.n}" if check.end is not None else _samples(check.low, check.high, check.n)
     why = check.rule.get("why")
     return f"{samples}; {why}" if status == "FAIL" and why else samples
+
+
+def _sure(check: Check) -> str:
+    """The end of a one-sided interval: `95% sure of >= 0.943`."""
+    confidence = check.rule.get("confidence") or DEFAULT_CONFIDENCE
+    return (
+        f"{100 * confidence:g}% sure of {'>=' if 'min' in check.rule else '<='} {number(check.end or 0.0, check.bound)}"
+    )
 
 
 def _samples(low: float | None, high: float | None, n: int) -> str:

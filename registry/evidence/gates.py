@@ -7,7 +7,9 @@ The outcome of a check:
 * the rule is relative, and stable was not measured on the same data: inconclusive, "measure <stable> first";
 * there are fewer samples than the rule's `min_n`: inconclusive, with the n that would decide; but fail if the whole
   interval is on the wrong side of the bound;
-* otherwise the observed value decides. A pass whose interval contains the bound says so.
+* otherwise the observed value decides: a value that does not meet the bound fails. A pass whose interval contains the
+  bound says so;
+* with `judge: bound` the end of the one-sided interval must meet it too, else it is inconclusive.
 
 A verdict fails if any check fails, else is inconclusive if any check is, else passes.
 """
@@ -20,10 +22,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from registry.evidence.metrics import benchmark_of
-from registry.evidence.number_text import bound_text, number
+from registry.evidence.number_text import bound_text, exact, number
 from registry.evidence.policy import Policy, Rule
 from registry.evidence.results import PROPORTION, Evidence, Metric
-from registry.evidence.stats import n_that_decides
+from registry.evidence.stats import CONFIDENCE, n_that_decides, wilson
 from registry.evidence.verdict import Check, Outcome, Verdict
 from registry.names import VersionName
 from registry.tree.layout import FILES_FLAVOR
@@ -244,12 +246,25 @@ def _check_sample(rule: Rule, candidate: Candidate, sample: _Sample, bound: floa
         return _check(rule, sample, "fail", f"{what} {problem}{_where(rule)}: {_remedy(rule, candidate, sample)}")
     if bound is None:
         return _check(rule, sample, "pass", f"{what} was measured: {number(sample.value)}")
-    outcome, reason = _compare(rule, sample.metric, sample.value, bound)
-    return _check(rule, sample, outcome, f"{what} is {reason}", bound=bound)
+    judged = _compare(rule, sample.metric, sample.value, bound)
+    return _check(rule, sample, judged.outcome, f"{what} is {judged.reason}", bound=bound).model_copy(
+        update={
+            name: value for name, value in (("end", judged.end), ("wanted_n", judged.wanted_n)) if value is not None
+        }
+    )
 
 
-def _compare(rule: Rule, metric: Metric, value: float, bound: float) -> tuple[Outcome, str]:
-    """The outcome of comparing a value with its bound, and the end of the sentence that says why."""
+@dataclass(frozen=True)
+class _Compared:
+    """How a value compares with its bound: `reason` is the end of the sentence; for the rest see `Check`."""
+
+    outcome: Outcome
+    reason: str
+    end: float | None = None
+    wanted_n: int | None = None
+
+
+def _compare(rule: Rule, metric: Metric, value: float, bound: float) -> _Compared:
     side = 1 if rule.wants_more else -1
     holds = side * value >= side * bound
     worse, better = (metric.low, metric.high) if rule.wants_more else (metric.high, metric.low)
@@ -258,19 +273,60 @@ def _compare(rule: Rule, metric: Metric, value: float, bound: float) -> tuple[Ou
     why = f": {rule.why}" if rule.why else ""
     if metric.n < rule.min_n:
         if not holds and better is not None and side * better < side * bound:
-            return "fail", f"{shown}, not {asked}, which {metric.n} samples suffice to tell{why}"
-        return "inconclusive", f"{shown} on only {metric.n} samples: {_wanted_n(rule, metric, value, bound)}"
+            return _Compared("fail", f"{shown}, not {asked}, which {metric.n} samples suffice to tell{why}")
+        wanted = _wanted_n(rule, metric, value, bound)
+        few = f"{shown} on only {metric.n} samples: the rule asks for {rule.min_n}, and {wanted} would decide against"
+        return _Compared("inconclusive", f"{few} {limit} at this value", wanted_n=wanted)
     if not holds:
-        return "fail", f"{shown}, not {asked}{why}"
+        return _Compared("fail", f"{shown}, not {asked}{why}")
+    if rule.judge == "bound":
+        return _compare_end(rule, metric, value, bound)
     if worse is not None and side * worse < side * bound:
-        return "pass", f"{shown}, {asked}; its interval reaches {number(worse, bound)}"
-    return "pass", f"{shown}, {asked}"
+        return _Compared("pass", f"{shown}, {asked}; its interval reaches {number(worse, bound)}")
+    return _Compared("pass", f"{shown}, {asked}")
 
 
-def _wanted_n(rule: Rule, metric: Metric, value: float, bound: float) -> str:
-    wanted = n_that_decides(value, bound) if metric.unit == PROPORTION and 0 <= value <= 1 else None
-    decides, limit = max(rule.min_n, wanted or 0), bound_text(bound, value, is_relative=rule.is_relative)
-    return f"the rule asks for {rule.min_n}, and {decides} would decide against {limit} at this value"
+def _compare_end(rule: Rule, metric: Metric, value: float, bound: float) -> _Compared:
+    """Whether the end of the one-sided interval meets a bound that the value meets."""
+    sure = f"{100 * rule.one_sided:g}%"
+    end, side = one_sided_end(metric, rule), 1 if rule.wants_more else -1
+    asked = f"{'at least' if rule.wants_more else 'at most'} {exact(bound)}"
+    shown = number(value, bound)
+    if end is None:
+        kept = "no interval" if metric.low is None else "an interval of less confidence only"
+        return _Compared("inconclusive", f"{shown}, but is it {asked} with {sure} confidence? It was kept with {kept}")
+    if side * end >= side * bound:
+        return _Compared("pass", f"{shown}, and with {sure} confidence {asked} ({number(end, bound)})", end)
+    wanted = _wanted_n(rule, metric, value, bound)
+    then = f"{wanted} samples would decide at this value" if wanted else "no number of samples decides at this value"
+    reason = f"{shown} on {metric.n} samples: with {sure} confidence only {number(end, bound)}, not {asked}; {then}"
+    return _Compared("inconclusive", reason, end, wanted or None)
+
+
+def one_sided_end(metric: Metric, rule: Rule) -> float | None:
+    """The end of a metric's one-sided interval on the rule's bad side; None where the evidence does not tell it.
+
+    Of a proportion of independent samples it is Wilson's, at the rule's confidence. Of other metrics evidence keeps the
+    two-sided 95% interval, each end of which holds with 97.5%: enough for a rule that asks for no more.
+    """
+    if metric.value is None or metric.low is None or metric.high is None:
+        return None
+    if metric.unit == PROPORTION and metric.n:
+        right = round(metric.value * metric.n)
+        plain = wilson(right, metric.n)
+        if math.isclose(plain.low, metric.low, abs_tol=1e-9) and math.isclose(plain.high, metric.high, abs_tol=1e-9):
+            ends = wilson(right, metric.n, 2 * rule.one_sided - 1)
+            return ends.low if rule.wants_more else ends.high
+    if rule.one_sided > (1 + CONFIDENCE) / 2:
+        return None
+    return metric.low if rule.wants_more else metric.high
+
+
+def _wanted_n(rule: Rule, metric: Metric, value: float, bound: float) -> int:
+    """How many samples would decide at this value; the rule's least number where that can't be told."""
+    confidence = 2 * rule.one_sided - 1 if rule.judge == "bound" else CONFIDENCE
+    is_share = metric.unit == PROPORTION and 0 <= value <= 1
+    return max(rule.min_n, (n_that_decides(value, bound, confidence) if is_share else None) or 0)
 
 
 def _check(rule: Rule, sample: _Sample, outcome: Outcome, reason: str, *, bound: float | None = None) -> Check:

@@ -5,6 +5,7 @@ A policy is a YAML file (see docs/policy.md and `default_policy.yaml`). Errors n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +23,8 @@ MAX_POLICY = 256 * 1024
 MAX_RULES = 1000
 _BOUNDS = ("min", "max", "max_increase", "max_decrease")
 _DEFAULT = "default_policy.yaml"
+DEFAULT_CONFIDENCE = 0.95
+"""One-sided: of what `judge: bound` looks at where a rule does not say."""
 
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
@@ -44,6 +47,10 @@ class Rule(_PolicyPart):
         max_decrease: how much it may be below stable's value.
         per: `all` checks the aggregate over all targets; `target` each target; `worst` the worst target; `mean` the
             mean over the targets.
+        judge: what must meet the bound. `value`: the measured value. `bound`: the end of its one-sided interval on the
+            bad side, so that a version which is worse than the bound passes with a probability of at most
+            1 - `confidence`.
+        confidence: of the interval that `judge: bound` looks at; 0.95 if left out.
         min_n: with fewer samples the check can't pass: it is inconclusive, or fails if they already decide against it.
         device: counts only what was measured on this device, e.g. `cpu`; any device if left out.
         runtime: counts only what this runtime computed, e.g. `torch-fp32`; any runtime if left out.
@@ -56,6 +63,8 @@ class Rule(_PolicyPart):
     max_increase: Annotated[Bound, Field(ge=0)] | None = None
     max_decrease: Annotated[Bound, Field(ge=0)] | None = None
     per: Literal["all", "target", "worst", "mean"] = "all"
+    judge: Literal["value", "bound"] = "value"
+    confidence: float | None = Field(default=None, ge=0.5, lt=1)
     min_n: int = Field(default=0, ge=0, le=10**9)
     device: str | None = Field(default=None, min_length=1, max_length=200)
     runtime: str | None = Field(default=None, min_length=1, max_length=200)
@@ -76,21 +85,37 @@ class Rule(_PolicyPart):
         """Whether a larger value is a better one, as far as this rule can tell."""
         return self.kind in ("min", "max_decrease")
 
+    @property
+    def one_sided(self) -> float:
+        """The confidence with which a version that passes `judge: bound` is not worse than the bound."""
+        return DEFAULT_CONFIDENCE if self.confidence is None else self.confidence
+
     def document(self) -> dict[str, Any]:
         """The rule as JSON, without the fields that are not set."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return _without_defaults(self.model_dump(mode="json", exclude_none=True))
 
     def __str__(self) -> str:
         signs = {"min": ">=", "max": "<=", "max_increase": "<= stable +", "max_decrease": ">= stable -"}
         asked = "measured" if self.kind == "measured" else f"{signs[self.kind]} {getattr(self, self.kind):g}"
         scope = {"all": "", "target": " for every target", "worst": " for the worst target", "mean": " on average"}
         place = " on " + ", ".join(filter(None, (self.device, self.runtime))) if self.device or self.runtime else ""
-        return f"{self.metric} {asked}{scope[self.per]}{place}"
+        sure = f" with {100 * self.one_sided:g}% confidence" if self.judge == "bound" else ""
+        return f"{self.metric} {asked}{scope[self.per]}{place}{sure}"
 
     @model_validator(mode="after")
     def _has_one_bound(self) -> Self:
         if len([name for name in _BOUNDS if getattr(self, name) is not None]) > 1:
             raise ValueError(f"a rule has at most one of {', '.join(_BOUNDS)}; write one rule for each")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_what_has_an_interval(self) -> Self:
+        if self.judge == "value" and self.confidence is not None:
+            raise ValueError("`confidence` says how sure `judge: bound` must be; `judge: value` looks at no interval")
+        if self.judge == "bound" and self.kind not in ("min", "max"):
+            raise ValueError("`judge: bound` needs `min` or `max`")
+        if self.judge == "bound" and self.per not in ("all", "target"):
+            raise ValueError("`judge: bound` is for `per: all` or `per: target`, which judges the worst one too")
         return self
 
 
@@ -128,14 +153,14 @@ class Policy(_PolicyPart):
 
         These are the rules of its flavor, if the channel has any for it. Else they are the defaults and the rules of
         the suffix's words, except that a `min` or `max` of a suffix replaces the `min` or `max` of the defaults for the
-        same metric. Scratch channels (`drill-…`) have no rules.
+        same metric that is judged in the same way. Scratch channels (`drill-…`) have no rules.
         """
         asked = self._of(channel)
         if flavor in asked.by_flavor:
             return tuple(dict.fromkeys(asked.by_flavor[flavor]))
         special = [rule for word in sorted(version.suffix_words) for rule in asked.by_suffix.get(word, ())]
-        replaced = {(rule.metric, rule.kind) for rule in special if rule.kind in ("min", "max")}
-        kept = [rule for rule in asked.defaults if (rule.metric, rule.kind) not in replaced]
+        replaced = {(rule.metric, rule.kind, rule.judge) for rule in special if rule.kind in ("min", "max")}
+        kept = [rule for rule in asked.defaults if (rule.metric, rule.kind, rule.judge) not in replaced]
         return tuple(dict.fromkeys([*kept, *special]))
 
     def required_channel(self, channel: str) -> str | None:
@@ -150,6 +175,8 @@ class Policy(_PolicyPart):
     def digest(self) -> str:
         """The sha256 of the policy's content; comments and order in the file do not count."""
         document = self.model_dump(mode="json")
+        for rule in _rules_in(document):
+            _without_defaults(rule)
         for channel in document["channels"].values():
             if not channel["by_flavor"]:  # an older release, which did not know it, computes the same digest
                 del channel["by_flavor"]
@@ -171,6 +198,22 @@ class Policy(_PolicyPart):
             if channel.requires is not None and (name, channel.requires) != ("production", "staging"):
                 raise ValueError(f"{name} can't require {channel.requires!r}; only production can, and only staging")
         return self
+
+
+def _rules_in(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for channel in document["channels"].values():
+        for rules in (channel["defaults"], *channel["by_suffix"].values(), *channel["by_flavor"].values()):
+            yield from rules
+
+
+def _without_defaults(rule: dict[str, Any]) -> dict[str, Any]:
+    """A rule's JSON without the fields that later releases added, where they say what rules without them mean: the
+    digests and verdicts of earlier releases stay right."""
+    if rule.get("judge") == "value":
+        del rule["judge"]
+    if rule.get("confidence", 0) is None:
+        del rule["confidence"]
+    return rule
 
 
 def load_policy(path: Path | None = None) -> Policy:

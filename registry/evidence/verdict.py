@@ -21,6 +21,8 @@ class Check(DocumentPart):
         rule: the rule, as in the policy.
         target: the target; None is the aggregate. The worst target if the rule is `per: worst`.
         observed: the value, None if there is none. `low` and `high` are its interval, `n` its samples.
+        end: the end of the one-sided interval that had to meet the bound, where the rule says `judge: bound`.
+        wanted_n: how many samples would decide, where there are too few.
         bound: what the value was compared with; for a relative rule stable's value with the allowance added.
         outcome: `pass`, `fail` or `inconclusive`.
         reason: one line that says why.
@@ -35,6 +37,8 @@ class Check(DocumentPart):
     low: Number | None = None
     high: Number | None = None
     n: int | None = Field(default=None, ge=0)
+    end: Number | None = None
+    wanted_n: int | None = Field(default=None, ge=0)
     bound: Number | None = None
     outcome: Outcome
     reason: str = Field(max_length=4000)

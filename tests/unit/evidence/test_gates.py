@@ -12,6 +12,7 @@ from registry.evidence.gates import Candidate, GateInputs, Past, judge
 from registry.evidence.metrics import benchmark_of
 from registry.evidence.policy import Policy, load_policy, parse_policy
 from registry.evidence.results import Evidence, Measurement, Metric
+from registry.evidence.stats import wilson
 from registry.evidence.verdict import Check, Verdict
 from registry.formats import canonical
 from tests.unit.evidence.samples import CONTENT, NOW, STABLE_CONTENT, TARGETS, candidate, evidence, stable
@@ -70,8 +71,8 @@ def everything(fpr: float = 0.0, detected: int = 196, alarms: int = 12, near: fl
         metric
         for target in TARGETS
         for metric in (
-            Metric.of("ood_auroc", 0.99, n=200, target=target),
-            Metric.of("ood_fpr95", fpr, n=200, target=target),
+            Metric.of("ood_auroc", 0.99, low=0.97, high=0.999, n=200, target=target, unit="area"),
+            Metric.proportion("ood_fpr95", round(1000 * fpr), 1000, target=target),
             Metric.proportion("ood_detection_rate", detected, 200, target=target),
             Metric.proportion("ood_false_alarm_rate", alarms, 400, target=target),
             Metric.of("ood_near_detection_rate", near, n=100, target=target),
@@ -101,7 +102,7 @@ def test_a_version_from_staging_that_meets_every_rule_passes() -> None:
 def test_one_bad_metric_refuses_and_is_named() -> None:
     judged = verdict(load_policy(), *everything(fpr=0.2), past=WAS_IN_STAGING)
     assert judged.outcome == "fail"
-    assert [(check.metric, check.target) for check in judged.refusals] == [("ood_fpr95", "low"), ("ood_fpr95", "mid")]
+    assert {(check.metric, check.target) for check in judged.refusals} == {("ood_fpr95", "low"), ("ood_fpr95", "mid")}
     assert "0.200, not at most 0.05" in judged.refusals[0].reason
 
 
@@ -234,6 +235,37 @@ def test_a_pass_by_less_than_its_interval_says_so() -> None:
     check = only(verdict(policy_of("metric: accuracy, min: 0.95"), accuracy(955, 955)))
     assert check.outcome == "pass"
     assert "its interval reaches 0.94" in check.reason
+
+
+def test_a_value_whose_interval_misses_the_bound_is_inconclusive() -> None:
+    asked = policy_of("metric: accuracy, min: 0.95, judge: bound")
+    check = only(verdict(asked, evidence("accuracy", Metric.proportion("accuracy", 193, 200))))
+    assert (check.outcome, check.bound) == ("inconclusive", 0.95)
+    assert check.end == pytest.approx(wilson(193, 200, 0.9).low)
+    assert check.wanted_n is not None
+    enough = Metric.proportion("accuracy", round(0.965 * check.wanted_n + 0.5), check.wanted_n)
+    assert verdict(asked, evidence("accuracy", enough)).outcome == "pass"
+    assert "0.965 on 200 samples: with 95% confidence only 0.937, not at least 0.95; 572 samples" in check.reason
+
+
+def test_a_value_that_misses_the_bound_fails() -> None:
+    asked = policy_of("metric: accuracy, min: 0.95, judge: bound")
+    assert verdict(asked, evidence("accuracy", Metric.proportion("accuracy", 47, 50))).outcome == "fail"
+
+
+def test_an_interval_of_another_kind_is_taken_as_it_was_kept() -> None:
+    found = evidence("ood", Metric.of("ood_auroc", 0.95, low=0.91, high=0.97, n=300, unit="area"))
+    asked = [policy_of(f"metric: ood_auroc, min: {bound}, judge: bound") for bound in (0.90, 0.93)]
+    assert [verdict(each, found).outcome for each in asked] == ["pass", "inconclusive"]
+    surer = policy_of("metric: ood_auroc, min: 0.90, judge: bound, confidence: 0.99")
+    assert "an interval of less confidence only" in only(verdict(surer, found)).reason
+    assert only(verdict(surer, found)).outcome == "inconclusive"
+
+
+def test_a_value_without_an_interval_has_no_bound_to_judge() -> None:
+    check = only(verdict(policy_of("metric: latency_ms_p95, max: 200, judge: bound"), latency(150.0)))
+    assert (check.outcome, check.end) == ("inconclusive", None)
+    assert "no interval" in check.reason
 
 
 def test_the_device_and_runtime_of_a_rule_choose_the_evidence() -> None:

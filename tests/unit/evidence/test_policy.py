@@ -37,11 +37,17 @@ def rules(policy: Policy, version: str, channel: str = "production") -> list[str
 
 DEFAULTS = {
     "accuracy >= 0.95 for every target",
+    "accuracy >= 0.93 for every target with 95% confidence",
     "crop_routing_accuracy >= 0.98",
+    "crop_routing_accuracy >= 0.96 with 95% confidence",
     "ood_auroc >= 0.92 for every target",
+    "ood_auroc >= 0.9 for every target with 95% confidence",
     "ood_fpr95 <= 0.05 for every target",
+    "ood_fpr95 <= 0.1 for every target with 95% confidence",
     "ood_detection_rate >= 0.9 for every target",
+    "ood_detection_rate >= 0.85 for every target with 95% confidence",
     "ood_false_alarm_rate <= 0.06 for every target",
+    "ood_false_alarm_rate <= 0.09 for every target with 95% confidence",
     "ood_near_detection_rate measured for every target",
     "latency_ms_p95 <= 200 on cpu, torch-fp32",
     "adapter_memory_mb <= 25 for every target",
@@ -177,6 +183,38 @@ def test_another_packages_benchmark_may_name_metrics(tmp_path: Path, monkeypatch
 
 
 SNAPSHOTS = PLAIN + "    by_flavor:\n      files: []\n      other: [{metric: macro_f1}]\n"
+
+
+def test_a_policy_that_judges_values_has_the_digest_that_it_had() -> None:
+    said = PLAIN.replace("min: 0.9\n", "min: 0.9\n        judge: value\n")
+    assert parse_policy(said.encode()).digest == parse_policy(PLAIN.encode()).digest
+    judged = PLAIN.replace("min: 0.9\n", "min: 0.9\n        judge: bound\n")
+    assert parse_policy(judged.encode()).digest != parse_policy(PLAIN.encode()).digest
+    assert "judge" not in parse_policy(said.encode()).channels["production"].defaults[0].document()
+
+
+def test_a_suffix_replaces_only_what_is_judged_in_the_same_way() -> None:
+    both = PLAIN.replace("min: 0.9\n", "min: 0.9\n      - {metric: accuracy, min: 0.7, judge: bound}\n")
+    assert rules(parse_policy(both.encode()), "v1.0.0-fast") == [
+        "accuracy >= 0.7 with 95% confidence",
+        "accuracy >= 0.8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("metric: accuracy, min: 0.9, confidence: 0.9", "looks at no interval"),
+        ("metric: accuracy, max_decrease: 0.1, judge: bound", "needs `min` or `max`"),
+        ("metric: accuracy, judge: bound", "needs `min` or `max`"),
+        ("metric: accuracy, min: 0.9, judge: bound, per: mean", "per: target"),
+        ("metric: accuracy, min: 0.9, judge: bound, confidence: 1.0", "less than 1"),
+        ("metric: accuracy, min: 0.9, judge: guess", "'value' or 'bound'"),
+    ],
+)
+def test_a_rule_that_judges_nothing_is_refused(rule: str, said: str) -> None:
+    with pytest.raises(BadPolicy, match=said):
+        parse_policy(f"format: 1\nchannels: {{staging: {{}}, production: {{defaults: [{{{rule}}}]}}}}".encode())
 
 
 def test_a_flavor_has_rules_of_its_own() -> None:
