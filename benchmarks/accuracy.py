@@ -6,11 +6,13 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.inputs import Data, Model, Progress, batches, left_out, name_of, test_images
+from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, test_images
+from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import Measurement, Metric
 from registry.evidence.stats import Interval, mean_interval, wilson
 
@@ -29,10 +31,11 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
         BadInput: when there is no test image of any of the version's targets.
     """
     images = test_images(model, data)
-    answers: list[str] = []
+    outcomes: list[ImageOutcome] = []
     for batch in batches(images, progress):
         predictions = model.predict([image.path for image in batch], target=[image.target for image in batch])
-        answers += [_composed(prediction.label or NO_ANSWER) for prediction in predictions]
+        outcomes += [_outcome(image, prediction) for image, prediction in zip(batch, predictions, strict=True)]
+    answers = [outcome.answered_label or NO_ANSWER for outcome in outcomes]
     pairs = [
         (image.target, f"{image.target}/{_composed(image.label)}", f"{image.target}/{answer}")
         for image, answer in zip(images, answers, strict=True)
@@ -49,6 +52,7 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
         data_name=name_of(data),
         data_n=len(images),
         plot=_plot([(truth, answer) for _, truth, answer in pairs]),
+        outcomes=tuple(outcomes),
         notes=left_out(model, data) | ({"images_with_labels_unknown_to_the_version": unknown} if unknown else {}),
     )
 
@@ -62,6 +66,19 @@ def scores(pairs: Sequence[tuple[str, str]], target: str | None) -> list[Metric]
         _balanced_accuracy(tally, target),
         _macro_f1(tally, target),
     ]
+
+
+def _outcome(image: Image, prediction: Any) -> ImageOutcome:
+    return ImageOutcome(
+        image=image.sha256,
+        target=image.target,
+        label=_composed(image.label),
+        answered_label=_composed(prediction.label) if prediction.label else None,
+        probability=prediction.confidence if prediction.label else None,
+        ood_score=prediction.ood_score,
+        is_ood=None if prediction.ood_score is None else prediction.is_ood,
+        blocks=prediction.blocks_used,
+    )
 
 
 def _composed(label: str) -> str:

@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass
 import click
 
 from registry.evidence.gates import Candidate, GateInputs, judge
+from registry.evidence.paired_stats import PairedCounts, lowest_difference
 from registry.evidence.policy import ChannelPolicy, Policy, Rule, load_policy
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
 from registry.names import VersionName
 
+PAIRED = (0.01, 0.02, 0.03, 0.05)
+"""Shares of images that only one of two versions gets right."""
 SIZES = (100, 300, 1000)
 """Numbers of images."""
 TARGETS = (1, 3, 8, 20)
@@ -58,7 +61,7 @@ def main(*, as_json: bool) -> None:
 def chances(sizes: Sequence[int] = SIZES) -> Iterator[Chance]:
     """The chances of the default policy's rules on accuracies and false alarms, whatever number of images they ask."""
     for rule in load_policy().channels["production"].defaults:
-        for n in sizes if rule.metric in _TRUE else ():
+        for n in sizes if rule.metric in _TRUE and not rule.is_relative else ():
             passing = passing_counts(rule.model_copy(update={"min_n": 0}), n)
             for true in _TRUE[rule.metric]:
                 passes = pass_probability(passing, n, true)
@@ -87,7 +90,36 @@ def pass_probability(passing: Sequence[int], n: int, true: float) -> float:
 def table(found: Sequence[Chance]) -> list[str]:
     """The chances as Markdown tables: a row for each rule and n, a column for each true share."""
     of_one = [line for metric in _TRUE for line in _table_of(metric, found)]
-    return [*of_one, *_table_of_targets(found)]
+    return [*of_one, *_table_of_targets(found), "", *_table_of_pairs()]
+
+
+def paired_pass_probability(rule: Rule, n: int, newer_only: float, older_only: float) -> float:
+    """The probability that `judge: paired` passes a version, by the shares that only one of two gets right."""
+    total, share = 0.0, newer_only / (1 - older_only)
+    for older in _likely(n, older_only):
+        for newer in _likely(n - older, share):
+            if lowest_difference(PairedCounts(newer, older, n), rule.one_sided) >= -rule.margin:
+                total += _binomial(older, n, older_only) * _binomial(newer, n - older, share)
+    return total
+
+
+def _likely(n: int, p: float) -> range:
+    """The counts that a binomial number has with any probability worth adding up."""
+    middle, width = n * p, 10 + 8 * math.sqrt(n * p * (1 - p))
+    return range(max(0, math.floor(middle - width)), min(n, math.ceil(middle + width)) + 1)
+
+
+def _table_of_pairs(sizes: Sequence[int] = SIZES) -> Iterator[str]:
+    rules = [rule for rule in load_policy().channels["production"].defaults if rule.judge == "paired"]
+    yield "| passes, if so many images are answered differently | " + _cells(f"{100 * share:g}%" for share in PAIRED)
+    yield "|---" * (len(PAIRED) + 1) + "|"
+    for rule in rules:
+        for n in sizes:
+            for what, drop in (("no drop", 0.0), (f"a drop of {rule.margin:g}", rule.margin)):
+                shares = [((share - drop) / 2, (share + drop) / 2) for share in PAIRED]
+                passes = [paired_pass_probability(rule, n, *each) if each[0] >= 0 else None for each in shares]
+                cells = _cells("" if one is None else f"{100 * one:.0f}%" for one in passes)
+                yield f"| `{rule}`, n = {n}, {what} | {cells}"
 
 
 def _table_of(metric: str, found: Sequence[Chance]) -> Iterator[str]:
@@ -117,6 +149,8 @@ def _cells(cells: Iterable[str]) -> str:
 
 
 def _binomial(count: int, n: int, p: float) -> float:
+    if p == 0:
+        return float(count == 0)
     ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
     return math.exp(ways + count * math.log(p) + (n - count) * math.log1p(-p))
 

@@ -9,8 +9,9 @@ leaves says little about separating one leaf from another.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from adapters.fitting.ood_metrics import ScoreCounts, auroc_interval
 from benchmarks import plots
 from benchmarks.bootstrap import interval, resampled_separation
 from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
+from registry.evidence.outcomes import ImageOutcome, Kind
 from registry.evidence.results import PROPORTION, Measurement, Metric
 from registry.evidence.stats import CONFIDENCE, Interval, wilson
 from registry.formats import canonical
@@ -72,6 +74,7 @@ def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = 
         data_name=f"{name_of(data)} and _ood/far",
         data_n=len(images) + len(far),
         plot=_plot(found),
+        outcomes=tuple(_outcomes(data, plans, found)),
         notes=left_out(model, data) | _notes(data, far, near) | _reasons(data, found),
     )
 
@@ -135,6 +138,22 @@ def pooled(plans: Mapping[str, Mapping[str, Sequence[Path]]], found: Mapping[str
                 scores.setdefault(path, []).append(float(score))
         kinds[kind] = [several[number % len(several)] for number, several in enumerate(scores.values())]
     return Scores(**{kind: np.asarray(values, np.float64) for kind, values in kinds.items()})
+
+
+def _outcomes(
+    data: Data, plans: Mapping[str, Mapping[str, Sequence[Path]]], found: Mapping[str, Scores]
+) -> Iterator[ImageOutcome]:
+    """The score that each target's detector gave each image; none for a target without a detector."""
+    sha256 = cache(data.sha256_of)
+    kinds: tuple[tuple[str, Kind], ...] = (("inside", "test"), ("far", "far"), ("near", "near"))
+    for target, plan in plans.items():
+        for name, kind in kinds:
+            for path, score in zip(plan[name], getattr(found[target], name), strict=True):
+                if math.isfinite(score):
+                    yield ImageOutcome(
+                        image=sha256(path), kind=kind, target=target, ood_score=float(score),
+                        is_ood=bool(score > plots.THRESHOLD),
+                    )  # fmt: skip
 
 
 def _separation(prefix: str, inside: np.ndarray, outside: np.ndarray, target: str | None, seed: int) -> list[Metric]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.inputs import Data, Model, Progress, batches, left_out, name_of, test_images
+from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, test_images
+from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import Measurement, Metric
 
 
@@ -18,9 +19,11 @@ def routing(model: Model, data: Data, *, seed: int = 0, progress: Progress | Non
         BadInput: when there is no test image of any of the version's targets.
     """
     images = test_images(model, data)
-    chosen: list[str] = []
+    outcomes: list[ImageOutcome] = []
     for batch in batches(images, progress):
-        chosen += [target for target, _ in model.route([image.path for image in batch])]
+        routed = model.route([image.path for image in batch])
+        outcomes += [_outcome(image, *choice) for image, choice in zip(batch, routed, strict=True)]
+    chosen = [outcome.answered_target or "" for outcome in outcomes]
     names = sorted({*model.targets, *chosen})
     counts: np.ndarray = np.zeros((len(names), len(names)), dtype=int)
     for image, choice in zip(images, chosen, strict=True):
@@ -37,5 +40,10 @@ def routing(model: Model, data: Data, *, seed: int = 0, progress: Progress | Non
         data_name=name_of(data),
         data_n=len(images),
         plot=plots.confusion(counts, names, f"routing {total.value:.3f}, n={len(images)}"),
+        outcomes=tuple(outcomes),
         notes=left_out(model, data),
     )
+
+
+def _outcome(image: Image, chosen: str, probability: float) -> ImageOutcome:
+    return ImageOutcome(image=image.sha256, target=image.target, answered_target=chosen, probability=probability)

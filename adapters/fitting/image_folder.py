@@ -143,6 +143,10 @@ class ImageFolder:
             self._ood[kind] = tuple(path for path in files if isinstance(_read(path), bytes))
         return self._ood[kind]
 
+    def sha256_of(self, path: Path) -> str:
+        """The sha256 of a file's bytes."""
+        return canonical.sha256(path.read_bytes())
+
     def digest(self, name: str) -> str:
         """The sha256 of the content of a split, or of a kind of out-of-distribution images."""
         if name in SPLITS:

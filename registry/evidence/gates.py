@@ -9,7 +9,9 @@ The outcome of a check:
   interval is on the wrong side of the bound;
 * otherwise the observed value decides: a value that does not meet the bound fails. A pass whose interval contains the
   bound says so;
-* with `judge: bound` the end of the one-sided interval must meet it too, else it is inconclusive.
+* with `judge: bound` the end of the one-sided interval must meet it too, else it is inconclusive;
+* with `judge: paired` the difference to stable on the same images is judged, and the end of its interval must meet the
+  bound. Where it is not known what both answered for each image, it is inconclusive, with the commands that find out.
 
 A verdict fails if any check fails, else is inconclusive if any check is, else passes.
 """
@@ -17,21 +19,26 @@ A verdict fails if any check fails, else is inconclusive if any check is, else p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from registry.evidence.comparison import Compared, compare_paired, compare_value
 from registry.evidence.metrics import benchmark_of
-from registry.evidence.number_text import bound_text, exact, number
+from registry.evidence.number_text import number
+from registry.evidence.outcomes import ImageOutcome
+from registry.evidence.paired import CompareOptions, compare
 from registry.evidence.policy import Policy, Rule
-from registry.evidence.results import PROPORTION, Evidence, Metric
-from registry.evidence.stats import CONFIDENCE, n_that_decides, wilson
+from registry.evidence.results import Evidence, Metric
 from registry.evidence.verdict import Check, Outcome, Verdict
 from registry.names import VersionName
 from registry.tree.layout import FILES_FLAVOR
 from registry.versions.manifest import Manifest
 
 _ADAPTERS = "adapters/"
+
+
+ReadOutcomes = Callable[[Evidence], Sequence[ImageOutcome]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class GateInputs:
         withdrawn: whether the channel was rolled back from it, and it was not promoted since.
         stable: the version that relative rules compare with: the channel's stable, None where there is none.
         stable_evidence: what was measured of it.
+        outcomes: gives what a version answered for each image of a measurement; nothing where that was not kept.
     """
 
     channel: str
@@ -89,17 +97,18 @@ class GateInputs:
     withdrawn: bool = False
     stable: Candidate | None = None
     stable_evidence: Iterable[Evidence] = ()
+    outcomes: ReadOutcomes = lambda evidence: ()
 
 
 def judge(policy: Policy, inputs: GateInputs, *, timestamp: str, who: str) -> Verdict:
     """Judge whether a channel may take a version. `timestamp` is now (UTC, ISO 8601), `who` asks."""
     channel, candidate, stable = inputs.channel, inputs.candidate, inputs.stable
     ours = _of_content(inputs.evidence, candidate)
-    theirs = _of_content(inputs.stable_evidence, stable) if stable else []
+    against = _Against(stable, _of_content(inputs.stable_evidence, stable) if stable else [], inputs.outcomes)
     checks = [*_check_withdrawn(channel, candidate, inputs.withdrawn)]
     checks += _check_past(policy.required_channel(channel), candidate, inputs.past)
     for rule in policy.rules_for(channel, candidate.version, candidate.flavor):
-        checks += _check_rule(rule, candidate, ours, stable, theirs)
+        checks += _check_rule(rule, candidate, ours, against)
     return Verdict(
         format=1,
         model=candidate.model,
@@ -160,15 +169,23 @@ class _Sample:
         return self.metric.value if self.metric else None
 
 
-def _check_rule(
-    rule: Rule, candidate: Candidate, ours: Sequence[Evidence], stable: Candidate | None, theirs: Sequence[Evidence]
-) -> list[Check]:
+@dataclass(frozen=True)
+class _Against:
+    """What relative rules compare with: the stable version, what was measured of it, and the outcomes of both."""
+
+    stable: Candidate | None
+    evidence: Sequence[Evidence]
+    outcomes: ReadOutcomes
+
+
+def _check_rule(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], against: _Against) -> list[Check]:
     source = _newest_with(rule, ours)
     samples = _sample(rule, source, candidate.targets)
     if not rule.is_relative:
         return [_check_sample(rule, candidate, sample, getattr(rule, rule.kind, None)) for sample in samples]
-    reference = _newest_with(rule, [one for one in theirs if source and one.data.sha256 == source.data.sha256])
-    return [_check_relative(rule, candidate, sample, stable, reference) for sample in samples]
+    theirs = [one for one in against.evidence if source and one.data.sha256 == source.data.sha256]
+    reference = _newest_with(rule, theirs)
+    return [_check_relative(rule, candidate, sample, against, reference) for sample in samples]
 
 
 def _newest_with(rule: Rule, evidence: Sequence[Evidence]) -> Evidence | None:
@@ -212,8 +229,9 @@ def _mean(metrics: Sequence[Metric]) -> Metric:
 
 
 def _check_relative(
-    rule: Rule, candidate: Candidate, sample: _Sample, stable: Candidate | None, reference: Evidence | None
+    rule: Rule, candidate: Candidate, sample: _Sample, against: _Against, reference: Evidence | None
 ) -> Check:
+    stable = against.stable
     if sample.value is None:
         return _check_sample(rule, candidate, sample, None)
     if stable is None:
@@ -221,15 +239,31 @@ def _check_relative(
     if rule.per == "target" and sample.target not in stable.targets:
         return _check(rule, sample, "pass", f"{stable.version} has no target {sample.target} to compare with")
     base = _base(rule, sample, _sample(rule, reference, stable.targets))
-    if base is None:
+    if base is None or reference is None:
         command = _measure(rule, stable)
         return _check(rule, sample, "inconclusive", f"measure {stable.version} first, on the same data: `{command}`")
-    bound = base + (rule.max_increase or 0.0) - (rule.max_decrease or 0.0)
-    check = _check_sample(rule, candidate, sample, bound)
+    if rule.judge == "paired":
+        check = _check_paired(rule, candidate, sample, base, against, reference)
+    else:
+        check = _check_sample(rule, candidate, sample, base + rule.allowance)
     aside = f"; stable {stable.version} has {number(base, sample.value)}"
-    return check.model_copy(
-        update={"reason": check.reason + aside, "stable_evidence": reference.sha256 if reference else None}
-    )
+    return check.model_copy(update={"reason": check.reason + aside, "stable_evidence": reference.sha256})
+
+
+def _check_paired(
+    rule: Rule, candidate: Candidate, sample: _Sample, base: float, against: _Against, reference: Evidence
+) -> Check:
+    """Compare a sample with stable's answers for the same images; `base` is stable's value."""
+    newer = against.outcomes(sample.source) if sample.source else ()
+    older = against.outcomes(reference)
+    options = CompareOptions(rule.margin, rule.wants_more, rule.one_sided)
+    found = compare(rule.metric, sample.target, newer, older, options)
+    if found is None or sample.value is None:
+        asked = [one for one, known in ((candidate, newer), (against.stable, older)) if one and not known]
+        remedy = " and ".join(f"`{_measure(rule, one)}`" for one in asked or [candidate])
+        reason = f"{_what(rule, sample)}: what was answered for each image is not known: run {remedy}, on the same data"
+        return _check(rule, sample, "inconclusive", reason)
+    return _check_compared(rule, sample, compare_paired(rule, found, sample.value, base), base + rule.allowance)
 
 
 def _base(rule: Rule, sample: _Sample, others: Sequence[_Sample]) -> float | None:
@@ -240,93 +274,24 @@ def _base(rule: Rule, sample: _Sample, others: Sequence[_Sample]) -> float | Non
 
 
 def _check_sample(rule: Rule, candidate: Candidate, sample: _Sample, bound: float | None) -> Check:
-    what = rule.metric + (f" of {sample.target}" if sample.target else "")
     if sample.metric is None or sample.value is None:
         problem = "was not measured" if sample.metric is None else "is not a number"
-        return _check(rule, sample, "fail", f"{what} {problem}{_where(rule)}: {_remedy(rule, candidate, sample)}")
+        what = f"{_what(rule, sample)} {problem}{_where(rule)}"
+        return _check(rule, sample, "fail", f"{what}: {_remedy(rule, candidate, sample)}")
     if bound is None:
-        return _check(rule, sample, "pass", f"{what} was measured: {number(sample.value)}")
-    judged = _compare(rule, sample.metric, sample.value, bound)
-    return _check(rule, sample, judged.outcome, f"{what} is {judged.reason}", bound=bound).model_copy(
-        update={
-            name: value for name, value in (("end", judged.end), ("wanted_n", judged.wanted_n)) if value is not None
-        }
+        return _check(rule, sample, "pass", f"{_what(rule, sample)} was measured: {number(sample.value)}")
+    return _check_compared(rule, sample, compare_value(rule, sample.metric, sample.value, bound), bound)
+
+
+def _check_compared(rule: Rule, sample: _Sample, found: Compared, bound: float) -> Check:
+    told = {"end": found.end, "wanted_n": found.wanted_n}
+    return _check(rule, sample, found.outcome, f"{_what(rule, sample)} is {found.reason}", bound=bound).model_copy(
+        update={name: value for name, value in told.items() if value is not None}
     )
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """How a value compares with its bound: `reason` is the end of the sentence; for the rest see `Check`."""
-
-    outcome: Outcome
-    reason: str
-    end: float | None = None
-    wanted_n: int | None = None
-
-
-def _compare(rule: Rule, metric: Metric, value: float, bound: float) -> _Compared:
-    side = 1 if rule.wants_more else -1
-    holds = side * value >= side * bound
-    worse, better = (metric.low, metric.high) if rule.wants_more else (metric.high, metric.low)
-    shown, limit = number(value, bound), bound_text(bound, value, is_relative=rule.is_relative)
-    asked = f"{'at least' if rule.wants_more else 'at most'} {limit}"
-    why = f": {rule.why}" if rule.why else ""
-    if metric.n < rule.min_n:
-        if not holds and better is not None and side * better < side * bound:
-            return _Compared("fail", f"{shown}, not {asked}, which {metric.n} samples suffice to tell{why}")
-        wanted = _wanted_n(rule, metric, value, bound)
-        few = f"{shown} on only {metric.n} samples: the rule asks for {rule.min_n}, and {wanted} would decide against"
-        return _Compared("inconclusive", f"{few} {limit} at this value", wanted_n=wanted)
-    if not holds:
-        return _Compared("fail", f"{shown}, not {asked}{why}")
-    if rule.judge == "bound":
-        return _compare_end(rule, metric, value, bound)
-    if worse is not None and side * worse < side * bound:
-        return _Compared("pass", f"{shown}, {asked}; its interval reaches {number(worse, bound)}")
-    return _Compared("pass", f"{shown}, {asked}")
-
-
-def _compare_end(rule: Rule, metric: Metric, value: float, bound: float) -> _Compared:
-    """Whether the end of the one-sided interval meets a bound that the value meets."""
-    sure = f"{100 * rule.one_sided:g}%"
-    end, side = one_sided_end(metric, rule), 1 if rule.wants_more else -1
-    asked = f"{'at least' if rule.wants_more else 'at most'} {exact(bound)}"
-    shown = number(value, bound)
-    if end is None:
-        kept = "no interval" if metric.low is None else "an interval of less confidence only"
-        return _Compared("inconclusive", f"{shown}, but is it {asked} with {sure} confidence? It was kept with {kept}")
-    if side * end >= side * bound:
-        return _Compared("pass", f"{shown}, and with {sure} confidence {asked} ({number(end, bound)})", end)
-    wanted = _wanted_n(rule, metric, value, bound)
-    then = f"{wanted} samples would decide at this value" if wanted else "no number of samples decides at this value"
-    reason = f"{shown} on {metric.n} samples: with {sure} confidence only {number(end, bound)}, not {asked}; {then}"
-    return _Compared("inconclusive", reason, end, wanted or None)
-
-
-def one_sided_end(metric: Metric, rule: Rule) -> float | None:
-    """The end of a metric's one-sided interval on the rule's bad side; None where the evidence does not tell it.
-
-    Of a proportion of independent samples it is Wilson's, at the rule's confidence. Of other metrics evidence keeps the
-    two-sided 95% interval, each end of which holds with 97.5%: enough for a rule that asks for no more.
-    """
-    if metric.value is None or metric.low is None or metric.high is None:
-        return None
-    if metric.unit == PROPORTION and metric.n:
-        right = round(metric.value * metric.n)
-        plain = wilson(right, metric.n)
-        if math.isclose(plain.low, metric.low, abs_tol=1e-9) and math.isclose(plain.high, metric.high, abs_tol=1e-9):
-            ends = wilson(right, metric.n, 2 * rule.one_sided - 1)
-            return ends.low if rule.wants_more else ends.high
-    if rule.one_sided > (1 + CONFIDENCE) / 2:
-        return None
-    return metric.low if rule.wants_more else metric.high
-
-
-def _wanted_n(rule: Rule, metric: Metric, value: float, bound: float) -> int:
-    """How many samples would decide at this value; the rule's least number where that can't be told."""
-    confidence = 2 * rule.one_sided - 1 if rule.judge == "bound" else CONFIDENCE
-    is_share = metric.unit == PROPORTION and 0 <= value <= 1
-    return max(rule.min_n, (n_that_decides(value, bound, confidence) if is_share else None) or 0)
+def _what(rule: Rule, sample: _Sample) -> str:
+    return rule.metric + (f" of {sample.target}" if sample.target else "")
 
 
 def _check(rule: Rule, sample: _Sample, outcome: Outcome, reason: str, *, bound: float | None = None) -> Check:

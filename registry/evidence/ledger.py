@@ -10,8 +10,10 @@ from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BadManifest, IntegrityError, ObjectNotFound
 from registry.evidence.gates import Past
+from registry.evidence.outcomes import MAX_STORED, ImageOutcome, unpacked
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
+from registry.formats import canonical
 from registry.formats.document import Document, Sha256
 from registry.names import VersionName
 from registry.parallel import in_parallel
@@ -40,8 +42,10 @@ class Ledger:
         self._store = store
         self._model = model
 
-    def add(self, evidence: Evidence) -> str:
-        """Store evidence; return its digest."""
+    def add(self, evidence: Evidence, outcomes: bytes = b"") -> str:
+        """Store evidence, and before it the outcomes that it names; return its digest."""
+        if evidence.outcomes:
+            self._store.create(layout.outcomes(self._model, evidence.version, evidence.outcomes), outcomes)
         self._store.create(layout.evidence(self._model, evidence.version, evidence.sha256), evidence.to_bytes())
         return evidence.sha256
 
@@ -49,6 +53,20 @@ class Ledger:
         """All evidence of a version, oldest first, without what this release can't read."""
         found = self._read_all(layout.evidence(self._model, str(version)), Evidence)
         return sorted(found, key=lambda one: one.order)
+
+    def outcomes(self, evidence: Evidence) -> tuple[ImageOutcome, ...]:
+        """What a version answered for each image of a measurement.
+
+        None if that was not kept, or can't be read: then the gates say that it is missing.
+        """
+        if not evidence.outcomes:
+            return ()
+        key = layout.outcomes(self._model, evidence.version, evidence.outcomes)
+        try:
+            data = self._store.get(key, MAX_STORED).body
+            return unpacked(data, key) if canonical.sha256(data) == evidence.outcomes else ()
+        except (ObjectNotFound, BadManifest):
+            return ()
 
     def benchmarks(self, version: VersionName) -> tuple[str, ...]:
         """The names of the benchmarks that a version has evidence from."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from registry import plugins
 from registry.errors import BadInput, no_folder
 from registry.evidence.data_check import shortages, summary
 from registry.evidence.gates import Candidate
+from registry.evidence.outcomes import packed
 from registry.evidence.policy import Policy
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
+from registry.formats import canonical
 from registry.machine import clock, provenance
 from registry.versions.manifest import Manifest
 
@@ -87,10 +90,22 @@ def check_data(data: Any, policy: Policy | None, candidate: Candidate, only: Seq
     return [*report.warnings, *summary(shortages(policy, report, candidate, only))]
 
 
-def measure(
-    name: str, benchmark: Benchmark, manifest: Manifest, loaded: Any, data: Any, *, who: str
-) -> tuple[Evidence, bytes | None]:
-    """Run one benchmark on a loaded version; return the evidence and the plot (PNG), if it drew one."""
+@dataclass(frozen=True)
+class Measured:
+    """What is kept of one benchmark.
+
+    Attributes:
+        outcomes: the bytes of what was answered for each image, which the evidence names; empty if there are none.
+        plot: a picture (PNG), if it drew one.
+    """
+
+    evidence: Evidence
+    outcomes: bytes
+    plot: bytes | None
+
+
+def measure(name: str, benchmark: Benchmark, manifest: Manifest, loaded: Any, data: Any, *, who: str) -> Measured:
+    """Run one benchmark on a loaded version."""
     began = time.perf_counter()
     measurement = benchmark(loaded, data)
     run = BenchmarkRun(
@@ -105,4 +120,6 @@ def measure(
         libraries=provenance.libraries(),
         who=who,
     )
-    return Evidence.of(measurement, run), measurement.plot
+    outcomes = packed(measurement.outcomes)
+    digest = canonical.sha256(outcomes) if outcomes else ""
+    return Measured(Evidence.of(measurement, run, digest), outcomes, measurement.plot)

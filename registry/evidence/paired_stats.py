@@ -56,10 +56,10 @@ def highest_difference(counts: PairedCounts, confidence: float) -> float:
     return -lowest_difference(PairedCounts(counts.older_only, counts.newer_only, counts.n), confidence)
 
 
-def lowest_area_difference(
+def area_difference(
     newer: tuple[Sequence[float], Sequence[float]], older: tuple[Sequence[float], Sequence[float]], confidence: float
-) -> float:
-    """The one-sided lower bound of the difference between two AUROCs on the same images, by DeLong's method.
+) -> tuple[float, float]:
+    """The difference between two AUROCs on the same images and its one-sided lower bound, by DeLong's method.
 
     Source: E. R. DeLong, D. M. DeLong and D. L. Clarke-Pearson, "Comparing the areas under two or more correlated
     receiver operating characteristic curves", Biometrics 44 (1988), 837. Where the scores give no variance at all,
@@ -82,7 +82,7 @@ def lowest_area_difference(
     difference = math.fsum(inside) / len(inside)
     deviation = math.sqrt(_variance(inside) / len(inside) + _variance(outside) / len(outside))
     z, n = _quantile(confidence), min(sizes)
-    return difference - (z * deviation if deviation > 0 else z * z / (n + z * z))
+    return difference, difference - (z * deviation if deviation > 0 else z * z / (n + z * z))
 
 
 def n_that_decides_pairs(counts: PairedCounts, margin: float, confidence: float) -> int | None:

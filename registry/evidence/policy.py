@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from registry.errors import BadPolicy
 from registry.evidence.metrics import check_metric, did_you_mean
+from registry.evidence.paired import PAIRED_METRICS
 from registry.formats import canonical
 from registry.formats.strict_yaml import BadYaml, StrictYaml
 from registry.names import CHANNELS, VersionName, check_channel
@@ -49,8 +50,9 @@ class Rule(_PolicyPart):
             mean over the targets.
         judge: what must meet the bound. `value`: the measured value. `bound`: the end of its one-sided interval on the
             bad side, so that a version which is worse than the bound passes with a probability of at most
-            1 - `confidence`.
-        confidence: of the interval that `judge: bound` looks at; 0.95 if left out.
+            1 - `confidence`. `paired`: the same of the difference to stable on the images that both answered, against
+            `max_decrease` or `max_increase`.
+        confidence: of the one-sided interval that `bound` and `paired` look at; 0.95 if left out.
         min_n: with fewer samples the check can't pass: it is inconclusive, or fails if they already decide against it.
         device: counts only what was measured on this device, e.g. `cpu`; any device if left out.
         runtime: counts only what this runtime computed, e.g. `torch-fp32`; any runtime if left out.
@@ -63,7 +65,7 @@ class Rule(_PolicyPart):
     max_increase: Annotated[Bound, Field(ge=0)] | None = None
     max_decrease: Annotated[Bound, Field(ge=0)] | None = None
     per: Literal["all", "target", "worst", "mean"] = "all"
-    judge: Literal["value", "bound"] = "value"
+    judge: Literal["value", "bound", "paired"] = "value"
     confidence: float | None = Field(default=None, ge=0.5, lt=1)
     min_n: int = Field(default=0, ge=0, le=10**9)
     device: str | None = Field(default=None, min_length=1, max_length=200)
@@ -86,8 +88,18 @@ class Rule(_PolicyPart):
         return self.kind in ("min", "max_decrease")
 
     @property
+    def margin(self) -> float:
+        """How much worse than stable a relative rule allows."""
+        return self.max_decrease or self.max_increase or 0.0
+
+    @property
+    def allowance(self) -> float:
+        """What a relative rule adds to stable's value to get its bound."""
+        return -self.margin if self.wants_more else self.margin
+
+    @property
     def one_sided(self) -> float:
-        """The confidence with which a version that passes `judge: bound` is not worse than the bound."""
+        """The confidence with which a version that passes `judge: bound` or `paired` is not worse than the bound."""
         return DEFAULT_CONFIDENCE if self.confidence is None else self.confidence
 
     def document(self) -> dict[str, Any]:
@@ -99,7 +111,8 @@ class Rule(_PolicyPart):
         asked = "measured" if self.kind == "measured" else f"{signs[self.kind]} {getattr(self, self.kind):g}"
         scope = {"all": "", "target": " for every target", "worst": " for the worst target", "mean": " on average"}
         place = " on " + ", ".join(filter(None, (self.device, self.runtime))) if self.device or self.runtime else ""
-        sure = f" with {100 * self.one_sided:g}% confidence" if self.judge == "bound" else ""
+        sure = f" with {100 * self.one_sided:g}% confidence" if self.judge != "value" else ""
+        sure += " on the same images" if self.judge == "paired" else ""
         return f"{self.metric} {asked}{scope[self.per]}{place}{sure}"
 
     @model_validator(mode="after")
@@ -111,11 +124,19 @@ class Rule(_PolicyPart):
     @model_validator(mode="after")
     def _judges_what_has_an_interval(self) -> Self:
         if self.judge == "value" and self.confidence is not None:
-            raise ValueError("`confidence` says how sure `judge: bound` must be; `judge: value` looks at no interval")
+            raise ValueError("`confidence` is for `judge: bound` and `paired`; `judge: value` looks at no interval")
         if self.judge == "bound" and self.kind not in ("min", "max"):
             raise ValueError("`judge: bound` needs `min` or `max`")
-        if self.judge == "bound" and self.per not in ("all", "target"):
-            raise ValueError("`judge: bound` is for `per: all` or `per: target`, which judges the worst one too")
+        if self.judge == "paired" and not self.is_relative:
+            raise ValueError("`judge: paired` needs `max_decrease` or `max_increase`")
+        if self.judge == "paired" and self.metric not in PAIRED_METRICS:
+            raise ValueError(f"`judge: paired` is for {', '.join(sorted(PAIRED_METRICS))}")
+        if self.judge != "value" and self.per not in ("all", "target"):
+            raise ValueError(
+                f"`judge: {self.judge}` is for `per: all` or `per: target`, which judges the worst one too"
+            )
+        if self.judge == "paired" and self.metric.startswith("ood_") and self.per != "target":
+            raise ValueError("`judge: paired` is `per: target` here: each image has a score of every target's detector")
         return self
 
 
@@ -140,6 +161,19 @@ class ChannelPolicy(_PolicyPart):
     by_suffix: dict[Suffix, Rules] = Field(default_factory=dict, max_length=100)
     by_flavor: dict[Flavor, Rules] = Field(default_factory=dict, max_length=100)
     rollback_requests: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_floor_beside_each_pair(self) -> Self:
+        groups = [self.defaults, *((*self.defaults, *rules) for rules in self.by_suffix.values())]
+        for rules in (*groups, *self.by_flavor.values()):
+            absolute = {rule.metric for rule in rules if rule.kind in ("min", "max")}
+            for rule in rules:
+                if rule.judge == "paired" and rule.metric not in absolute:
+                    raise ValueError(
+                        f"{rule.metric} has a rule against stable and no `min` or `max` beside it: a release that is a "
+                        "little worse than the one before it, again and again, would pass for ever"
+                    )
+        return self
 
 
 class Policy(_PolicyPart):

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from registry.errors import BadInput
+from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.stats import wilson
 from registry.formats.document import Document, DocumentPart, Sha256
 from registry.names import VersionName, check_model, check_target
@@ -115,6 +116,7 @@ class Measurement:
         data_name: the name of the test data.
         data_n: the number of test images.
         plot: a plot (PNG), or None.
+        outcomes: what the version answered for each image; empty if the benchmark asks no questions about images.
         notes: short facts, e.g. the data set that was used as out-of-distribution images.
     """
 
@@ -123,6 +125,7 @@ class Measurement:
     data_name: str
     data_n: int
     plot: bytes | None = None
+    outcomes: tuple[ImageOutcome, ...] = ()
     notes: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
@@ -161,6 +164,7 @@ class Evidence(Document):
         libraries: versions of the packages that were used.
         who: who measured.
         notes: the measurement's notes.
+        outcomes: the sha256 of the outcomes for each image, in the store; None if none are kept.
     """
 
     LIMIT: ClassVar[int] = 4 * 1024 * 1024
@@ -179,10 +183,11 @@ class Evidence(Document):
     libraries: dict[Word, Word] = Field(default_factory=dict, max_length=1000)
     who: str = Field(default="", max_length=500)
     notes: dict[Word, Any] = Field(default_factory=dict, max_length=1000)
+    outcomes: Sha256 | None = None
 
     @classmethod
-    def of(cls, measurement: Measurement, run: BenchmarkRun) -> Self:
-        """The evidence that holds a measurement.
+    def of(cls, measurement: Measurement, run: BenchmarkRun, outcomes: str = "") -> Self:
+        """The evidence that holds a measurement; `outcomes` is the digest of those that are kept.
 
         Raises:
             pydantic.ValidationError: a field is out of its bounds, which is an error of the benchmark.
@@ -202,6 +207,7 @@ class Evidence(Document):
             libraries=dict(run.libraries),
             who=run.who[:500],
             notes=dict(measurement.notes),
+            **({"outcomes": outcomes} if outcomes else {}),
         )
 
     @property

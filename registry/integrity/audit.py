@@ -9,6 +9,7 @@ from registry.answers import Documents
 from registry.channels.channel import Channel
 from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound
 from registry.evidence.ledger import Passed
+from registry.evidence.outcomes import unpacked
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
 from registry.formats import canonical
@@ -120,6 +121,11 @@ def _evidence(model: str, body: bytes, key: str) -> _Said:
     return _Said(place, evidence.version, content_sha256=evidence.content_sha256)
 
 
+def _outcomes(model: str, body: bytes, key: str) -> _Said:
+    unpacked(body, key)
+    return _Said(layout.outcomes(model, key.split("/")[-2], canonical.sha256(body)))
+
+
 def _verdict(model: str, body: bytes, key: str) -> _Said:
     verdict = Verdict.parse(body, key)
     place = layout.verdict(verdict.model, verdict.sha256)
@@ -157,6 +163,7 @@ def _script(model: str, body: bytes, key: str) -> _Said:
 _READ: dict[str, ReadDocument] = {
     "versions": _foreign,
     "evidence": _evidence,
+    "outcomes": _outcomes,
     "verdicts": _verdict,
     "passed": _passed,
     "forgotten": _forgotten,

@@ -26,6 +26,7 @@ from registry.errors import (
     VersionNotFound,
     disk_errors,
 )
+from registry.evidence.outcomes import MAX_STORED
 from registry.evidence.results import Evidence
 from registry.formats import canonical
 from registry.formats.counts import counted
@@ -83,6 +84,7 @@ class VersionContents:
     manifest: Manifest
     manifest_file: FileEntry
     backbone: MirroredBackbone | None
+    outcomes: dict[str, bytes]
     evidence: dict[str, bytes]
     signatures: dict[str, bytes]
     notes: tuple[str, ...]
@@ -157,10 +159,11 @@ class Copy:
             raise BadManifest(f"{key} and the manifest that it names are about different versions")
         backbone, notes = self._backbone(manifest)
         evidence, bad = self._documents(layout.evidence(self.model, str(name)), Evidence.LIMIT)
+        outcomes, lost = self._documents(layout.outcomes(self.model, str(name)), MAX_STORED, ".jsonl.gz")
         signatures, worse = self._documents(layout.signature(self.model, str(name)), canonical.MAX_DOCUMENT)
-        notes += [f"{key} is damaged, it was not copied" for key in (*bad, *worse)]
+        notes += [f"{key} is damaged, it was not copied" for key in (*bad, *lost, *worse)]
         manifest_file = FileEntry(path="version.json", size=len(body), sha256=binding.manifest_sha256)
-        return VersionContents(binding, manifest, manifest_file, backbone, evidence, signatures, tuple(notes))
+        return VersionContents(binding, manifest, manifest_file, backbone, outcomes, evidence, signatures, tuple(notes))
 
     def _read_blob(self, digest: str) -> bytes:
         try:
@@ -184,7 +187,7 @@ class Copy:
             raise BadManifest(f"{key} is about other weights, {mirrored.backbone.sha256}")
         return mirrored, []
 
-    def _documents(self, folder: str, limit: int) -> tuple[dict[str, bytes], list[str]]:
+    def _documents(self, folder: str, limit: int, suffix: str = ".json") -> tuple[dict[str, bytes], list[str]]:
         """The documents of a folder that are named by their own digests, and the keys of those that are damaged."""
 
         def read(key: str) -> bytes | None:
@@ -192,7 +195,7 @@ class Copy:
                 body = self.source.get(key, limit).body
             except (ObjectNotFound, BadManifest):
                 return None
-            return body if key == f"{folder}{canonical.sha256(body)}.json" else None
+            return body if key == f"{folder}{canonical.sha256(body)}{suffix}" else None
 
         keys = [info.key for _, info in zip(range(_MAX_DOCUMENTS), self.source.list(folder), strict=False)]
         found = dict(zip(keys, in_parallel(read, keys), strict=True))
@@ -251,9 +254,12 @@ class Copy:
             self.target.confirm(key, binding)
 
     def _documents_to_copy(self, contents: VersionContents, bound: Binding | None) -> dict[str, bytes]:
-        """Evidence, and signatures unless the target has a manifest of its own: they sign the bytes of ours."""
+        """Outcomes, the evidence that names them, and signatures.
+
+        No signatures if the target has a manifest of its own: they sign the bytes of ours.
+        """
         is_same = bound is None or bound.manifest_sha256 == contents.binding.manifest_sha256
-        return {**contents.evidence, **(contents.signatures if is_same else {})}
+        return {**contents.outcomes, **contents.evidence, **(contents.signatures if is_same else {})}
 
     def _answer(self, contents: VersionContents, bound: Binding | None, sizes: Collection[int]) -> Copied:
         copied = self._documents_to_copy(contents, bound)

@@ -59,6 +59,11 @@ def evidence(model: str, version: str, sha256: str = "") -> str:
     return f"models/{model}/evidence/{version}/" + (f"{sha256}.json" if sha256 else "")
 
 
+def outcomes(model: str, version: str, sha256: str = "") -> str:
+    """What a version answered for each image of a measurement, or without a digest the folder of these."""
+    return f"models/{model}/outcomes/{version}/" + (f"{sha256}.jsonl.gz" if sha256 else "")
+
+
 def verdict(model: str, sha256: str) -> str:
     """One judgement of a version."""
     return f"models/{model}/verdicts/{sha256}.json"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from registry.channels.record import Record
 from registry.errors import IntegrityError
-from registry.evidence.gates import Candidate, GateInputs
+from registry.evidence.gates import Candidate, GateInputs, ReadOutcomes
 from registry.evidence.gates import judge as judge_by_policy
+from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.policy import load_policy
+from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
 from registry.machine import clock
 from registry.names import VersionName
@@ -29,9 +33,22 @@ def judge(wiring: Wiring, version: str, channel: str) -> Verdict:
         withdrawn=head is not None and version in head.withdrawn,
         stable=compared,
         stable_evidence=wiring.ledger.evidence(compared.version) if compared else (),
+        outcomes=_read_once(wiring.ledger.outcomes),
     )
     timestamp = clock.timestamp()
     return judge_by_policy(policy, inputs, timestamp=timestamp, who=wiring.settings.who)
+
+
+def _read_once(read: ReadOutcomes) -> ReadOutcomes:
+    """Several rules look at the same measurement."""
+    found: dict[str, Sequence[ImageOutcome]] = {}
+
+    def outcomes(evidence: Evidence) -> Sequence[ImageOutcome]:
+        if evidence.sha256 not in found:
+            found[evidence.sha256] = read(evidence)
+        return found[evidence.sha256]
+
+    return outcomes
 
 
 def _stable_candidate(wiring: Wiring, candidate: Candidate, head: Record | None) -> Candidate | None:

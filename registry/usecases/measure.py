@@ -42,12 +42,12 @@ def measure(
     kept: list[Evidence] = []
     lacking: NotInMlflow | None = None
     for name, benchmark in benchmarks.items():
-        evidence, plot = run_benchmark(name, benchmark, manifest, loaded, images, who=wiring.settings.who)
-        wiring.ledger.add(evidence)
-        kept.append(evidence)
+        done = run_benchmark(name, benchmark, manifest, loaded, images, who=wiring.settings.who)
+        wiring.ledger.add(done.evidence, done.outcomes)
+        kept.append(done.evidence)
         if not offline:
-            lacking = _show(wiring, manifest.name, EvidenceRun.of(evidence, plot), kept) or lacking
-        on_done(evidence)
+            lacking = _show(wiring, manifest.name, EvidenceRun.of(done.evidence, done.plot), kept) or lacking
+        on_done(done.evidence)
     if lacking:
         raise lacking
     return kept

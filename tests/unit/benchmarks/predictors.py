@@ -13,10 +13,18 @@ class Picture:
     target: str
     label: str
 
+    @property
+    def sha256(self) -> str:
+        return canonical.sha256(str(self.path).encode())
+
 
 @dataclass(frozen=True)
 class Answer:
     label: str | None
+    confidence: float = 0.9
+    ood_score: float | None = None
+    is_ood: bool = False
+    blocks_used: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,9 @@ class Album:
 
     def ood(self, kind: str) -> tuple[Path, ...]:
         return self.far if kind == "far" else self.near
+
+    def sha256_of(self, path: Path) -> str:
+        return canonical.sha256(str(path).encode())
 
     def digest(self, name: str) -> str:
         return canonical.digest([name, len(self.test)])

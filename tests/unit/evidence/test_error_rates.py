@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gates import chances, pass_probability, passing_counts, table
-from registry.evidence.policy import parse_policy
+from benchmarks.gates import chances, paired_pass_probability, pass_probability, passing_counts, table
+from registry.evidence.policy import load_policy, parse_policy
 
 
 def passes(rule: str, true: float, n: int) -> float:
@@ -43,6 +43,14 @@ def test_a_rule_chooses_how_sure_it_must_be(confidence: float) -> None:
     rule = f"metric: accuracy, min: 0.93, judge: bound, confidence: {confidence}"
     assert passes(rule, 0.93, 300) <= 1 - confidence + 0.005  # the counts are whole numbers
     assert passes(rule, 0.97, 300) >= (0.95 if confidence < 0.95 else 0.7)
+
+
+@pytest.mark.parametrize("n", [100, 300])
+def test_a_drop_of_the_margin_passes_one_time_in_twenty(n: int) -> None:
+    (rule,) = [each for each in load_policy().channels["production"].defaults if each.judge == "paired"]
+    for gained in (0.0, 0.005, 0.02):
+        assert paired_pass_probability(rule, n, gained, gained + rule.margin) <= 0.05
+    assert paired_pass_probability(rule, 300, 0.01, 0.01) >= 0.9
 
 
 def test_the_documented_chances_are_those_of_the_default_policy() -> None:

@@ -38,6 +38,7 @@ def rules(policy: Policy, version: str, channel: str = "production") -> list[str
 DEFAULTS = {
     "accuracy >= 0.95 for every target",
     "accuracy >= 0.93 for every target with 95% confidence",
+    "accuracy >= stable - 0.03 for every target with 95% confidence on the same images",
     "crop_routing_accuracy >= 0.98",
     "crop_routing_accuracy >= 0.96 with 95% confidence",
     "ood_auroc >= 0.92 for every target",
@@ -209,7 +210,7 @@ def test_a_suffix_replaces_only_what_is_judged_in_the_same_way() -> None:
         ("metric: accuracy, judge: bound", "needs `min` or `max`"),
         ("metric: accuracy, min: 0.9, judge: bound, per: mean", "per: target"),
         ("metric: accuracy, min: 0.9, judge: bound, confidence: 1.0", "less than 1"),
-        ("metric: accuracy, min: 0.9, judge: guess", "'value' or 'bound'"),
+        ("metric: accuracy, min: 0.9, judge: guess", "'value', 'bound' or 'paired'"),
     ],
 )
 def test_a_rule_that_judges_nothing_is_refused(rule: str, said: str) -> None:
