@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from registry.tree.restore import Restored
     from registry.tree.switch import Switched
     from registry.trust.keys import SigningKey
+    from registry.usecases.diff import VersionDiff
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.usecases.verify import Checked
     from registry.versions.backbones import AddedBackbone, Mirrored
@@ -276,6 +277,10 @@ class Registry:
     def status(self) -> Status:
         """What every channel serves, and its replicas."""
         return usecases.status.status(self.wiring)
+
+    def diff(self, older: str, newer: str) -> VersionDiff:
+        """What differs between two versions: files, metrics, and the images for which they answer different labels."""
+        return usecases.diff.diff(self.wiring, older, newer)
 
     def history(self, channel: str = "production", limit: int | None = None) -> list[Record]:
         """The records of a channel, newest first; without a limit the whole chain is verified, else `BrokenChain`."""

@@ -93,7 +93,7 @@ def serve_command(
       ulora serve --channel production --port 8000
       curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
     """
-    from registry.serving.http.listening import check_free
+    from registry.serving.listening import check_free
 
     check_free(http.host, http.port)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from registry.usecases import backbones as backbones
     from registry.usecases import create as create
+    from registry.usecases import diff as diff
     from registry.usecases import judge as judge
     from registry.usecases import measure as measure
     from registry.usecases import mirror as mirror

@@ -13,8 +13,8 @@ import uvicorn
 
 from registry.serving.follow import Live
 from registry.serving.http.app import create_app
-from registry.serving.http.listening import listen
 from registry.serving.http.options import HttpOptions
+from registry.serving.listening import listen
 
 
 def serve(live: Live, options: HttpOptions, started: Callable[[str], None] = lambda url: None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from registry.serving.http.listening import listen
+from registry.serving.listening import listen
 
 
 def test_answers_are_not_held_back_for_an_acknowledgement() -> None:

@@ -1,0 +1,83 @@
+"""The page that `ulora diff --html` writes: the images about which two versions do not agree, in one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.errors import disk_errors
+
+if TYPE_CHECKING:
+    from registry.evidence.differences import Disagreement
+    from registry.usecases.diff import VersionDiff
+
+MAX_SHOWN = 200
+"""Images on the page."""
+_MAX_IMAGE = 1024 * 1024
+"""Bytes of an image that is put into the page."""
+_TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
+_STYLE = (
+    "body{font:15px system-ui;margin:2em;max-width:80em}table{border-collapse:collapse}td,th{padding:.4em .8em;"
+    "border-bottom:1px solid #ccc;text-align:left}img{width:112px;height:112px;object-fit:contain;background:#eee}"
+    ".older{background:#fdecea}.newer{background:#e8f5e9}"
+)
+
+
+def write_page(page: Path, found: VersionDiff, data: Path | None) -> int:
+    """Write the page, with the image files of `data`; return how many images it shows.
+
+    Raises:
+        BadSetting: the page can't be written there.
+        DiskFull: there is no space for it.
+    """
+    shown = found.images[:MAX_SHOWN]
+    files = _files(data, {each.image for each in shown}) if data else {}
+    rows = "".join(_row(each, files.get(each.image)) for each in shown)
+    title = escape(f"{found.older} and {found.newer}: {len(found.images)} of {found.compared} images")
+    more = f"<p>… and {len(found.images) - len(shown)} more</p>" if len(found.images) > len(shown) else ""
+    head = "".join(
+        f"<th>{escape(name)}</th>" for name in ("image", "target", "label", found.older, found.newer, "right")
+    )
+    text = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"<h1>{title}</h1><p>Images for which the two versions answer different labels.</p>"
+        f"<table><tr>{head}</tr>{rows}</table>{more}</html>\n"
+    )
+    with disk_errors(page, hint="give another --html FILE"):
+        page.write_text(text, "utf-8")
+    return len(shown)
+
+
+def _row(each: Disagreement, file: Path | None) -> str:
+    cells = (each.target, each.label, each.older, each.newer, each.right)
+    return (
+        f'<tr class="{each.right}"><td>{_picture(each, file)}</td>'
+        + "".join(f"<td>{escape(cell or '-')}</td>" for cell in cells)
+        + "</tr>"
+    )
+
+
+def _picture(each: Disagreement, file: Path | None) -> str:
+    if file is None:
+        return f"<code>{each.image[:16]}</code>"
+    kind = _TYPES[file.suffix.lower()]
+    content = base64.b64encode(file.read_bytes()).decode()
+    source = f"data:image/{kind};base64,{content}"
+    return f'<img loading="lazy" alt="{escape(file.name)}" title="{escape(str(file))}" src="{source}">'
+
+
+def _files(data: Path, wanted: set[str]) -> Mapping[str, Path]:
+    """The image files of a folder that have one of these digests."""
+    found: dict[str, Path] = {}
+    for path in sorted(data.rglob("*")):
+        if len(found) == len(wanted):
+            break
+        if path.suffix.lower() in _TYPES and path.is_file() and path.stat().st_size <= _MAX_IMAGE:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if digest in wanted:
+                found.setdefault(digest, path)
+    return found
