@@ -32,9 +32,10 @@ _MAX_FILES = 100_000
 _MAX_DEPTH = 64
 _CHUNK = 1024 * 1024
 _SHARED = ("objects", "refs", "packed-refs", "reftable")
-_SHA256 = re.compile(rb'^\s*objectformat\s*=\s*"?sha256"?\s*$', re.IGNORECASE | re.MULTILINE)
-_REFTABLE = re.compile(rb'^\s*refstorage\s*=\s*"?reftable"?\s*$', re.IGNORECASE | re.MULTILINE)
-_WORKTREE = re.compile(rb'^\s*worktree\s*=\s*"?(?P<path>[^"\n]+?)"?\s*$', re.IGNORECASE | re.MULTILINE)
+# One line each, in which no two stars can share what they take: other patterns take for ever on some configurations.
+_SHA256 = re.compile(rb'^[ \t]*objectformat[ \t]*=[ \t]*"?sha256"?[ \t\r]*$', re.IGNORECASE | re.MULTILINE)
+_REFTABLE = re.compile(rb'^[ \t]*refstorage[ \t]*=[ \t]*"?reftable"?[ \t\r]*$', re.IGNORECASE | re.MULTILINE)
+_WORKTREE = re.compile(rb"^[ \t]*worktree[ \t]*=(?P<path>.*)$", re.IGNORECASE | re.MULTILINE)
 _WRITTEN = (
     "refs", "refs/tags", "reftable", "reftable/tables.list", "objects", *(f"objects/{n:02x}" for n in range(256)),
 )  # fmt: skip
@@ -118,7 +119,7 @@ class Repository:
 
     def _is_submodule(self) -> bool:
         found = _WORKTREE.search(_text(self.own / "config"))
-        is_named = found is not None and _real(self.own / _path(found["path"])) == self.root
+        is_named = found is not None and _real(self.own / _path(_unquoted(found["path"]))) == self.root
         return is_named and _real(self.own) == _real(self.common)
 
     def differs(self, folder: Path, commit: str) -> bool:
@@ -209,6 +210,11 @@ def _borrow(source: Path, place: Path, names: tuple[str, ...]) -> Path:
         if (source / name).exists():
             (place / name).symlink_to(_real(source / name))
     return place
+
+
+def _unquoted(value: bytes) -> bytes:
+    """A value of a configuration, without the quotes that may be around it."""
+    return value.strip().removeprefix(b'"').removesuffix(b'"')
 
 
 def _path(text: bytes) -> str:

@@ -151,3 +151,15 @@ def test_a_relative_folder_has_the_name_of_its_repository(folder: Path, monkeypa
     found = repository.committer(Path())
     assert found
     assert found["GIT_COMMITTER_NAME"] == "Only Here"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("config", [b"\n" * 60_000, b"worktree=" + b" " * 60_000 + b'""x'], ids=["lines", "spaces"])
+def test_no_configuration_takes_long_to_read(folder: Path, config: bytes) -> None:
+    """Patterns whose stars share what they take would need hours for the second one."""
+    moved = (folder / ".git").rename(folder.parent / "moved")
+    (folder / ".git").write_text(f"gitdir: {moved}\n")
+    (moved / "config").write_bytes(config)
+    with opened(folder) as found:
+        assert found is not None
+        assert "does not name it back" in str(found.tag_elsewhere("v1.0.0"))
