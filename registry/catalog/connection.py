@@ -39,7 +39,8 @@ _QUIET = {
 _NOISY = ("mlflow", "urllib3.connectionpool", "alembic")
 _DOWN = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 _DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
-_MESSAGE_LENGTH = 300
+_MAX_READ, _MESSAGE_LENGTH = 20_000, 300
+"""Characters of an error's text, which may be of any length: in which its meaning is looked for, and that are shown."""
 _REASONS = ("Connection refused", "Name or service not known", "timed out")
 """The part of a long error text that is shown, if it contains one of these."""
 
@@ -201,7 +202,7 @@ class Connection:
 
     def _translate(self, code: str, error: Exception) -> CatalogUnreachable | CatalogRefused:
         uri = self.uri or ""
-        text = without_password_of(uri, " ".join(str(error).split()).replace(uri, self.name))
+        text = without_password_of(uri, " ".join(str(error)[:_MAX_READ].split()).replace(uri, self.name))
         found = next((line for line in _MISTAKES if re.search(line.pattern, text)), None)
         if found:
             return found.kind(f"the MLflow server {self.name} {found.message}", hint=found.hint)

@@ -13,6 +13,9 @@ from typing import Self
 
 LIMIT = 5000
 """Characters that MLflow's tables hold."""
+_MAX_PARSED = 4 * LIMIT
+"""Characters of the longest text in which the parts are looked for: on some texts that takes time in proportion to the
+square of their length, and whoever may write to MLflow chooses the text."""
 _MAX_NOTICE = 900
 _ABOVE = "[//]: # (ulora: what is above is written anew at each change)"
 _TABLE = re.compile(
@@ -66,7 +69,12 @@ class Description:
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
-        """The parts of what MLflow holds; also of what earlier releases or people alone wrote."""
+        """The parts of what MLflow holds; also of what earlier releases or people alone wrote.
+
+        A text that is far longer than the mirror makes any is one of people.
+        """
+        if len(text) > _MAX_PARSED:
+            return cls(name, people=text)
         head, mark, rest = text.partition(_ABOVE)
         if not mark:
             head, rest = "", text
@@ -120,6 +128,7 @@ def _cut(table: str, room: int) -> str:
 
 def model_description(text: str) -> str:
     """The description of a registered model: how to ask for a change, then what people wrote in `text`."""
+    text = text[:_MAX_PARSED]
     _, mark, rest = text.partition(_ABOVE)
     people = _OLD_MODEL.sub("", rest if mark else text).strip()
     return "\n\n".join(filter(None, (_OF_MODEL, _ABOVE, people)))[:LIMIT]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote, urlsplit
 
-_USER = re.compile(r"(?<=://)[^\s'\"]*@")
-"""From the scheme to the last @ of a word: a password may hold any of `/ ? # @`, if somebody did not quote it."""
-_PARAMETER = re.compile(r"(?i)([?&;][\w-]*(?:password|passwd|secret|token|signature|credential)[\w-]*=)[^&\s'\"]*")
+# Of linear time: servers choose some of the texts.
+_ADDRESS = re.compile(r"://[^\s'\"]*")
+_PARAMETER = re.compile(r"(?i)([?&;](?=[\w-]*(?:password|passwd|secret|token|signature|credential))[\w-]*=)[^&\s'\"]*")
 _HIDDEN = "***"
 
 
 def without_passwords(text: str) -> str:
     """A text whose addresses have no user and no password, and whose secret parameters read `***`."""
-    return _PARAMETER.sub(rf"\1{_HIDDEN}", _USER.sub("", text))
+    # Up to the last @ of a word: a password may hold any of `/ ? # @`, if somebody did not quote it.
+    without_user = _ADDRESS.sub(lambda found: "://" + found[0].removeprefix("://").rpartition("@")[2], text)
+    return _PARAMETER.sub(rf"\1{_HIDDEN}", without_user)
 
 
 def without_password(address: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from registry.catalog.description import LIMIT, Description, model_description
 
 PAGE = Description("v1.0.0", {"Refused: request-production": "too few images"}, "made by hand", "| a | b |", "abc123")
@@ -59,3 +61,21 @@ def test_the_models_description_is_replaced_and_people_are_kept() -> None:
     assert before[:80] not in once
     assert once.endswith("Ask Ana first.")
     assert model_description(once) == once
+
+
+ENDLESS = {
+    "tables": "[//]: # (ulora: the table is written anew at each change, )\n",
+    "old tables": "| | |\n|---|---|\n| version | ",
+    "old texts": "Versions are made, gated, promoted and rolled back with `ulora` (ulora-registry).",
+    "notices": "> **a** ",
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("part", ENDLESS)
+def test_no_text_in_mlflow_takes_long_to_read(part: str) -> None:
+    """To look for the end of each beginning would take hours, in which no thread of the process goes on."""
+    text = ENDLESS[part] * (5_000_000 // len(ENDLESS[part]))
+    found = Description.parse(text, "v1.0.0")
+    assert str(found) == text, "a text of people is not written anew"
+    assert len(model_description(text)) == LIMIT

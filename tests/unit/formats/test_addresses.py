@@ -33,3 +33,9 @@ def test_a_text_is_shown_without_the_passwords_in_it() -> None:
 @pytest.mark.parametrize("said", ["auth failed for u with SE%20CRET", "SE CRET", "[('u', 'SE CRET')]"])
 def test_what_others_say_of_an_address_has_no_password(said: str) -> None:
     assert "CRET" not in without_password_of("http://u:SE%20CRET@host", said)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("said", ["://", "?password", "&token?", "http://a@"])
+def test_no_answer_of_a_server_takes_long_to_clean(said: str) -> None:
+    assert "SECRET" not in without_passwords(said * 1_000_000 + " http://u:SECRET@h")
