@@ -625,15 +625,24 @@ class Store:
 
     def names(self, place: dict[str, str], most: int) -> list[str]:
         """The names of the first objects in the channel's log."""
-        page = self.call(log_prefix(), lambda: self.reads.list_objects_v2(**place, MaxKeys=most))
-        self.check_reply(page, "IsTruncated", log_prefix())
+        return [str(entry["Key"])[len(place["Prefix"]) :] for entry in self.entries(place, most, log_prefix())]
+
+    def entries(self, place: dict[str, str], most: int, what: str) -> list[dict[str, Any]]:
+        """The first entries of a listing."""
+        page = self.call(what, lambda: self.reads.list_objects_v2(**place, MaxKeys=most))
+        self.check_reply(page, "IsTruncated", what)
         if (page.get("Name"), page.get("Prefix") or "") != (STORE["bucket"], place["Prefix"]):
-            raise OutcomeUnclear(
-                f"what {self.place} answered for {log_prefix()} is a listing of something else", IN_FRONT
-            )
+            raise OutcomeUnclear(f"what {self.place} answered for {what} is a listing of something else", IN_FRONT)
         if page["IsTruncated"] and not page.get("Contents"):
             raise OutcomeUnclear(f"{self.place} answered a page without keys, though there are more")
-        return [str(entry["Key"])[len(place["Prefix"]) :] for entry in page.get("Contents", [])]
+        found: list[dict[str, Any]] = page.get("Contents", [])
+        return found
+
+    def listed_size(self, key: str) -> int | None:
+        """The size of an object by the store's listing, None if there is none."""
+        place = self.at(key, name="Prefix")
+        sizes = (int(entry["Size"]) for entry in self.entries(place, 1, key) if entry["Key"] == place["Prefix"])
+        return next(sizes, None)
 
     def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
         """Check that a success says what S3 always says: a proxy or a login page may answer 200 to everything."""
@@ -667,31 +676,38 @@ class Store:
         return record, hashlib.sha256(body).hexdigest()
 
     def blob_state(self, sha256: str, size: int) -> str:
-        """The state of a blob: `ok`, `missing`, `corrupt`, or `unproven` if the server has no checksum."""
-        place = self.at(blob_key(sha256))
+        """The state of a blob: `ok`, `missing`, `corrupt`, or `unproven` if the server has no checksum.
+
+        The reply to a HEAD has no body to know S3 by: a problem counts only if a listing says the same.
+        """
+        key = blob_key(sha256)
+        described, found = self.described(key)
+        if described == size and found in (sha256, None):
+            return "ok" if found else "unproven"
+        listed = self.listed_size(key)
+        if listed != described:
+            sizes = ["no object" if each is None else f"an object of {each} bytes" for each in (described, listed)]
+            raise OutcomeUnclear(
+                f"the store {self.place} describes {key} as {sizes[0]}, and lists {sizes[1]}", IN_FRONT
+            )
+        return "missing" if described is None else "corrupt"
+
+    def described(self, key: str) -> tuple[int | None, str | None]:
+        """The size and the sha256 of an object by HEAD; None for what the server does not say, or has not."""
         try:
-            reply = self.call(blob_key(sha256), lambda: self.reads.head_object(**place, ChecksumMode="ENABLED"))
+            reply = self.call(key, lambda: self.reads.head_object(**self.at(key), ChecksumMode="ENABLED"))
         except Failure as failure:
             if failure.error == "ObjectNotFound":
-                return "missing"
+                return None, None
             raise
-        self.check_reply(reply, "ETag", blob_key(sha256))
+        self.check_reply(reply, "ETag", key)
         checksum = reply.get("ChecksumSHA256", "")
         found = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
-        found = found or reply.get("Metadata", {}).get("sha256")
-        if reply.get("ContentLength") != size or found not in (sha256, None):
-            return "corrupt"
-        return "ok" if found else "unproven"
+        return reply.get("ContentLength"), found or reply.get("Metadata", {}).get("sha256")
 
     def has(self, key: str) -> bool:
         """Whether an object exists."""
-        try:
-            self.check_reply(self.call(key, lambda: self.reads.head_object(**self.at(key))), "ETag", key)
-        except Failure as failure:
-            if failure.error == "ObjectNotFound":
-                return False
-            raise
-        return True
+        return self.listed_size(key) is not None
 
     def create(self, key: str, body: bytes) -> None:
         """Create an object; Taken if it exists with other bytes.

@@ -11,8 +11,9 @@ import pytest
 
 from registry.api import Registry
 from registry.breakglass.write_script import Script
-from tests.servers.proxy import Exchange, Fault, Proxy, Reply, swallow_reply
-from tests.support.foreign_answers import EACH_404, EACH_FOREIGN, EACH_REFUSAL, applied, refusal
+from registry.channels.channel import RollbackOptions
+from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering, swallow_reply
+from tests.support.foreign_answers import EACH_404, EACH_FOREIGN, EACH_REFUSAL, FOREIGN, applied, refusal
 from tests.support.registries import open_registry
 from tests.support.run_script import run, serve_three
 
@@ -127,6 +128,25 @@ def test_a_page_never_says_that_files_are_missing(script: Script, proxy: Proxy) 
     proxy.next(refusal(404), method="HEAD", times=1000)
     refused = run(script, "--yes", "--json")
     assert (refused.code, refused.error) == (7, "StoreUnreachable")
+
+
+@pytest.mark.parametrize("answer", [answering(404), FOREIGN["json"]], ids=["404", "a file of a web server"])
+def test_a_head_alone_never_says_that_files_are_bad(
+    registry: Registry, script: Script, proxy: Proxy, answer: Fault
+) -> None:
+    """Such a reply has no body to know S3 by."""
+    proxy.next(answer, method="HEAD", times=1000)
+    refused = run(script, "--yes", "--json")
+    assert (refused.code, refused.error) == (7, "StoreUnreachable"), refused.err
+    assert "and lists an object of" in refused.err
+    assert served(registry)[0] == "v3.0.0"
+
+
+def test_a_head_alone_never_says_that_a_version_is_forgotten(registry: Registry, script: Script, proxy: Proxy) -> None:
+    registry.rollback("production")
+    registry.rollback("production", RollbackOptions(again=True))
+    proxy.next(FOREIGN["json"], method="HEAD", containing="/forgotten/", times=1000)
+    assert run(script, "--yes", "--json", "--force", "--reason", "it is needed").document["changed"]
 
 
 def test_only_the_question_is_left_out_of_its_time(registry: Registry, script: Script) -> None:
