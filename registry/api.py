@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from registry.tree.restore import Restored
     from registry.tree.switch import Switched
     from registry.trust.keys import SigningKey
+    from registry.usecases.approve import Approved
     from registry.usecases.diff import VersionDiff
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.usecases.verify import Checked
@@ -189,6 +190,12 @@ class Registry:
             BadInput, BadSetting, MissingDependency: the key is unusable, or `model-signing` is not installed.
         """
         return usecases.sign.sign(self.wiring, version, key, content_sha256=content_sha256, dry_run=dry_run)
+
+    def approve(
+        self, version: str, channel: str = "production", *, reason: str = "", dry_run: bool = False
+    ) -> Approved:
+        """Say yes to a version in a channel whose policy asks several people. Raises: NotNow: you have done so."""
+        return usecases.approve.approve(self.wiring, version, channel, reason=reason, dry_run=dry_run)
 
     def add_backbone(
         self, spec: Path | str, *, revision: str | None = None, name: str | None = None, dry_run: bool = False,

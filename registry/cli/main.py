@@ -28,7 +28,7 @@ _STOPPED = {
 _SECTIONS = {
     "Everyday": (
         "create", "list", "show", "diff", "measure", "promote", "rollback", "status", "history", "verify", "sign",
-        "restore", "switch", "serve", "follow",
+        "approve", "restore", "switch", "serve", "follow",
     ),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),
     "Start": ("data", "fit", "demo", "dev"),

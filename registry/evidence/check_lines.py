@@ -11,7 +11,7 @@ from registry.evidence.verdict import Check, Verdict
 
 _SIGNS = {"min": ">=", "max": "<=", "max_increase": "<=", "max_decrease": ">="}
 _RELATIVE = {"max_increase": "stable + ", "max_decrease": "stable - "}
-_OWN = {"past": "stable in staging before", "withdrawn": "not rolled back"}
+_OWN = {"past": "stable in staging before", "withdrawn": "not rolled back", "approvals": "approved by people"}
 """What is asked by the checks that are about no metric."""
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from registry.evidence.approvals import Approval, approvers
 from registry.evidence.comparison import Compared, compare_paired, compare_value
 from registry.evidence.metrics import benchmark_of
 from registry.evidence.number_text import number
@@ -87,6 +88,7 @@ class GateInputs:
         withdrawn: whether the channel was rolled back from it, and it was not promoted since.
         stable: the version that relative rules compare with: the channel's stable, None where there is none.
         stable_evidence: what was measured of it.
+        approvals: who said yes to the version, for any channel and content.
         outcomes: gives what a version answered for each image of a measurement; nothing where that was not kept.
     """
 
@@ -97,6 +99,7 @@ class GateInputs:
     withdrawn: bool = False
     stable: Candidate | None = None
     stable_evidence: Iterable[Evidence] = ()
+    approvals: Iterable[Approval] = ()
     outcomes: ReadOutcomes = lambda evidence: ()
 
 
@@ -107,6 +110,7 @@ def judge(policy: Policy, inputs: GateInputs, *, timestamp: str, who: str) -> Ve
     against = _Against(stable, _of_content(inputs.stable_evidence, stable) if stable else [], inputs.outcomes)
     checks = [*_check_withdrawn(channel, candidate, inputs.withdrawn)]
     checks += _check_past(policy.required_channel(channel), candidate, inputs.past)
+    checks += _check_approvals(policy.approvals(channel), channel, candidate, inputs.approvals)
     for rule in policy.rules_for(channel, candidate.version, candidate.flavor):
         checks += _check_rule(rule, candidate, ours, against)
     return Verdict(
@@ -154,6 +158,17 @@ def _check_past(required: str | None, candidate: Candidate, past: Past | None) -
     else:
         outcome, reason = "pass", f"was stable in {required}, record {past.record_sha256[:12]}"
     yield Check(metric="past", rule={"requires": required}, outcome=outcome, reason=reason)
+
+
+def _check_approvals(needed: int, channel: str, candidate: Candidate, approvals: Iterable[Approval]) -> Iterator[Check]:
+    if not needed:
+        return
+    found = approvers(approvals, channel, candidate.content_sha256)
+    said = f"{len(found)} of {needed} approvals" + (f": {', '.join(found)}" if found else "")
+    if len(found) < needed:
+        said += f"; another person runs `ulora approve {candidate.version} --channel {channel}`"
+    outcome: Outcome = "pass" if len(found) >= needed else "fail"
+    yield Check(metric="approvals", rule={"approvals": needed}, outcome=outcome, reason=said[:4000])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BadManifest, IntegrityError, ObjectNotFound
+from registry.evidence.approvals import Approval
 from registry.evidence.gates import Past
 from registry.evidence.outcomes import MAX_STORED, ImageOutcome, unpacked
 from registry.evidence.results import Evidence
@@ -71,6 +72,15 @@ class Ledger:
     def benchmarks(self, version: VersionName) -> tuple[str, ...]:
         """The names of the benchmarks that a version has evidence from."""
         return tuple(sorted({one.benchmark for one in self.evidence(version)}))
+
+    def add_approval(self, approval: Approval) -> str:
+        """Store a person's yes; return its digest."""
+        self._store.create(layout.approval(self._model, approval.version, approval.sha256), approval.to_bytes())
+        return approval.sha256
+
+    def approvals(self, version: VersionName) -> list[Approval]:
+        """Every yes to a version, without what this release can't read."""
+        return self._read_all(layout.approval(self._model, str(version)), Approval)
 
     def add_verdict(self, verdict: Verdict) -> str:
         """Store a verdict, also one that refuses; return its digest."""

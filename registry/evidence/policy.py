@@ -6,6 +6,7 @@ A policy is a YAML file (see docs/policy.md and `default_policy.yaml`). Errors n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,6 +30,15 @@ DEFAULT_CONFIDENCE = 0.95
 
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
+
+
+def _check_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text} has no time zone: write 2026-12-24T12:00:00+01:00")
+    return text
+
+
+FreezeTime = Annotated[str, Field(max_length=40), AfterValidator(_check_time)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$"), AfterValidator(check_metric)]
 
 
@@ -145,6 +155,24 @@ Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 Flavor = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 
 
+class FreezeWindow(_PolicyPart):
+    """A time in which nothing is promoted, e.g. a holiday. `begin` (in files `from`) counts, `to` does not."""
+
+    begin: FreezeTime = Field(alias="from")
+    to: FreezeTime
+    why: Text = ""
+
+    def holds(self, now: datetime) -> bool:
+        """Whether it is now."""
+        return datetime.fromisoformat(self.begin) <= now < datetime.fromisoformat(self.to)
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if datetime.fromisoformat(self.begin) >= datetime.fromisoformat(self.to):
+            raise ValueError(f"it ends ({self.to}) before it begins ({self.begin})")
+        return self
+
+
 class ChannelPolicy(_PolicyPart):
     """The rules of one channel.
 
@@ -154,6 +182,8 @@ class ChannelPolicy(_PolicyPart):
         by_suffix: rules for versions whose suffix has this word.
         by_flavor: all rules for versions of this flavor, in the place of the two above, e.g. for snapshots (`files`).
         rollback_requests: whether a request in MLflow may roll the channel back.
+        approvals: how many different people have to approve a version (`ulora approve`).
+        freeze: times in which nothing is promoted, unless by force. Rollbacks are always possible.
     """
 
     requires: str | None = None
@@ -161,6 +191,8 @@ class ChannelPolicy(_PolicyPart):
     by_suffix: dict[Suffix, Rules] = Field(default_factory=dict, max_length=100)
     by_flavor: dict[Flavor, Rules] = Field(default_factory=dict, max_length=100)
     rollback_requests: bool = True
+    approvals: int = Field(default=0, ge=0, le=100)
+    freeze: tuple[FreezeWindow, ...] = Field(default=(), max_length=1000)
 
     @model_validator(mode="after")
     def _has_a_floor_beside_each_pair(self) -> Self:
@@ -205,6 +237,15 @@ class Policy(_PolicyPart):
         """Whether a request in MLflow may roll a channel back."""
         return self._of(channel).rollback_requests
 
+    def approvals(self, channel: str) -> int:
+        """How many different people have to approve a version for a channel."""
+        return self._of(channel).approvals
+
+    def frozen(self, channel: str, now: datetime) -> FreezeWindow | None:
+        """The freeze of a channel that holds now, the one that ends last; None if there is none."""
+        holding = [window for window in self._of(channel).freeze if window.holds(now)]
+        return max(holding, key=lambda window: datetime.fromisoformat(window.to), default=None)
+
     @property
     def digest(self) -> str:
         """The sha256 of the policy's content; comments and order in the file do not count."""
@@ -214,8 +255,10 @@ class Policy(_PolicyPart):
         for channel in document["channels"].values():
             if not channel["by_flavor"]:  # an older release, which did not know it, computes the same digest
                 del channel["by_flavor"]
-            if channel["rollback_requests"]:  # as before there was this field: digests of earlier releases stay right
-                del channel["rollback_requests"]
+            # As before there were these fields: the digests of earlier releases stay right.
+            for name, default in (("rollback_requests", True), ("approvals", 0), ("freeze", [])):
+                if channel[name] == default:
+                    del channel[name]
         return canonical.digest(document)
 
     def _of(self, channel: str) -> ChannelPolicy:

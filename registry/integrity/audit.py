@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from registry.answers import Documents
 from registry.channels.channel import Channel
 from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound
+from registry.evidence.approvals import Approval
 from registry.evidence.ledger import Passed
 from registry.evidence.outcomes import unpacked
 from registry.evidence.results import Evidence
@@ -126,6 +127,12 @@ def _outcomes(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.outcomes(model, key.split("/")[-2], canonical.sha256(body)))
 
 
+def _approval(model: str, body: bytes, key: str) -> _Said:
+    approval = Approval.parse(body, key)
+    place = layout.approval(approval.model, approval.version, approval.sha256)
+    return _Said(place, approval.version, content_sha256=approval.content_sha256)
+
+
 def _verdict(model: str, body: bytes, key: str) -> _Said:
     verdict = Verdict.parse(body, key)
     place = layout.verdict(verdict.model, verdict.sha256)
@@ -164,6 +171,7 @@ _READ: dict[str, ReadDocument] = {
     "versions": _foreign,
     "evidence": _evidence,
     "outcomes": _outcomes,
+    "approvals": _approval,
     "verdicts": _verdict,
     "passed": _passed,
     "forgotten": _forgotten,

@@ -64,6 +64,11 @@ def outcomes(model: str, version: str, sha256: str = "") -> str:
     return f"models/{model}/outcomes/{version}/" + (f"{sha256}.jsonl.gz" if sha256 else "")
 
 
+def approval(model: str, version: str, sha256: str = "") -> str:
+    """One person's yes to a version, or without a digest the folder of a version's."""
+    return f"models/{model}/approvals/{version}/" + (f"{sha256}.json" if sha256 else "")
+
+
 def verdict(model: str, sha256: str) -> str:
     """One judgement of a version."""
     return f"models/{model}/verdicts/{sha256}.json"

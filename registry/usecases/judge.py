@@ -33,6 +33,7 @@ def judge(wiring: Wiring, version: str, channel: str) -> Verdict:
         withdrawn=head is not None and version in head.withdrawn,
         stable=compared,
         stable_evidence=wiring.ledger.evidence(compared.version) if compared else (),
+        approvals=wiring.ledger.approvals(candidate.version) if policy.approvals(channel) else (),
         outcomes=_read_once(wiring.ledger.outcomes),
     )
     timestamp = clock.timestamp()

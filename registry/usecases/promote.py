@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from registry.answers import Change
 from registry.breakglass.write_script import Script
 from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import ChannelPosition, Record, promoted
-from registry.errors import BadInput, ChannelMoved, GateRefused, UloraError
+from registry.errors import BadInput, ChannelMoved, GateRefused, NotNow, UloraError
+from registry.evidence.policy import FreezeWindow, load_policy
 from registry.evidence.verdict import Verdict
 from registry.integrity.rebound import check_never_rebound, newest_records
 from registry.names import CHANNELS, VersionName
@@ -46,6 +48,8 @@ def promote(
     name, log = VersionName.parse(version), wiring.channel(channel)
     head = log.head()
     _check_expected(channel, head, options.expected)
+    frozen = load_policy(wiring.settings.policy).frozen(channel, datetime.now(UTC))
+    _check_not_frozen(channel, frozen, options)
     binding = wiring.bindings.get(name)
     check_never_rebound(binding, _heads(wiring, channel, head))
     if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
@@ -69,8 +73,20 @@ def promote(
     if channel == "staging":
         wiring.ledger.add_pass(record, binding.content_sha256)
     log.commit(record)
-    notes = (*_read_back(log, record), *_after_promotion(wiring, head, verdict))
+    notes = (*_read_back(log, record), *_after_promotion(wiring, head, verdict), *_overruled(channel, frozen))
     return Change.of(record, head, changed=True, verdict=verdict, notes=notes)
+
+
+def _check_not_frozen(channel: str, frozen: FreezeWindow | None, options: PromoteOptions) -> None:
+    if frozen and not options.force:
+        raise NotNow(
+            f"{channel} is frozen until {frozen.to}" + (f": {frozen.why}" if frozen.why else "") + "; nothing changed",
+            hint="`--force --reason …` promotes all the same; a rollback is always possible",
+        )
+
+
+def _overruled(channel: str, frozen: FreezeWindow | None) -> tuple[str, ...]:
+    return (f"the freeze of {channel} until {frozen.to} was overruled by force",) if frozen else ()
 
 
 def _heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:

@@ -17,7 +17,7 @@ from registry.cli.output import Output, facts, fail, table
 from registry.errors import NotNow
 from tests.support.run_ulora import complains, ulora
 
-COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "diff", "verify", "serve"]
+COMMANDS = ["create", "list", "show", "measure", "promote", "rollback", "status", "history", "verify", "serve"]
 COMMANDS += [
     "sign",
     "restore",
@@ -30,12 +30,13 @@ COMMANDS += [
     "doctor",
     "follow",
 ]
-COMMANDS += ["demo", "dev", "policy", "data", "config"]
+COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
     "show": ["v1.0.0"],
     "diff": ["v1.0.0", "v2.0.0"],
+    "approve": ["v1.0.0"],
     "measure": ["v1.0.0"],
     "restore": ["v1.0.0"],
     "switch": ["v1.0.0", "--root", "."],
@@ -95,13 +96,13 @@ def test_the_version_is_the_distributions() -> None:
         (["nonsense"], "nonsense"),
         (["promote"], "VERSION"),
         (["create", "v1.0.0"], "--from"),
-        (["history", "diff", "--limit", "0"], "--limit"),
+        (["history", "--limit", "0"], "--limit"),
         (["rollback", "--expected", "x"], "--expected"),
         (["status", "--nonsense"], "--nonsense"),
         (["serve", "--port", "70000"], "--port"),
         (["status", "--model", "../x", "--store", "s3://bucket"], "not a model's name"),
         (["status", "--store", "ftp://x"], "is not a store"),
-        (["history", "diff", "--store", "s3://bucket", "-c", "prod"], "not a channel's name"),
+        (["history", "--store", "s3://bucket", "-c", "prod"], "not a channel's name"),
         (["show", "5.5.4", "--store", "s3://bucket"], "v5.5.4-dinov3"),
         (["verify", "--store", "s3://bucket"], "--all"),
         (["verify", "v1.0.0", "--all", "--store", "s3://bucket"], "--all"),

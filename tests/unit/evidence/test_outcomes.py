@@ -43,20 +43,17 @@ def test_no_outcomes_and_too_many_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
     assert packed([ONE]) == b""
 
 
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"{}", "not a whole gzip file"),
-        (packed([ONE])[:-9], "not a whole gzip file"),
-        (gzip.compress(b"{}\n"), "line 1: image: Field required"),
-        (gzip.compress(packed([ONE])), "line 1: Invalid JSON"),
-        (
-            gzip.compress(b'{"image": "' + IMAGE.encode() + b'", "label": "' + b"x" * 10_000 + b'"}\n'),
-            "more text than is read",
-        ),
-        (gzip.compress(b'{"image": "' + IMAGE.encode() + b'", "ood_score": 1e999}\n'), "line 1: ood_score"),
-    ],
-)
+DAMAGED = {
+    "JSON": (b"{}", "not a whole gzip file"),
+    "cut": (packed([ONE])[:-9], "not a whole gzip file"),
+    "no image": (gzip.compress(b"{}\n"), "line 1: image: Field required"),
+    "packed twice": (gzip.compress(packed([ONE])), "line 1: Invalid JSON"),
+    "a long line": (gzip.compress(b'{"image": "' + b"x" * 10_000 + b'"}\n'), "more text than is read"),
+    "no number": (gzip.compress(b'{"image": "' + IMAGE.encode() + b'", "ood_score": 1e999}\n'), "line 1: ood_score"),
+}
+
+
+@pytest.mark.parametrize(("data", "said"), DAMAGED.values(), ids=DAMAGED)
 def test_what_is_no_outcome_is_named(data: bytes, said: str) -> None:
     with pytest.raises(BadManifest, match=said):
         unpacked(data, "them")

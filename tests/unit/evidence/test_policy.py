@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,39 @@ def test_a_policy_that_judges_values_has_the_digest_that_it_had() -> None:
     judged = PLAIN.replace("min: 0.9\n", "min: 0.9\n        judge: bound\n")
     assert parse_policy(judged.encode()).digest != parse_policy(PLAIN.encode()).digest
     assert "judge" not in parse_policy(said.encode()).channels["production"].defaults[0].document()
+
+
+def test_a_policy_without_approvals_has_the_digest_that_it_had() -> None:
+    said = PLAIN.replace("production:\n", "production:\n    approvals: 0\n    freeze: []\n")
+    assert parse_policy(said.encode()).digest == parse_policy(PLAIN.encode()).digest
+    asked = PLAIN.replace("production:\n", "production:\n    approvals: 2\n")
+    assert parse_policy(asked.encode()).digest != parse_policy(PLAIN.encode()).digest
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        ("from: 2026-12-24T12:00:00, to: 2026-12-27T08:00:00+01:00", "has no time zone"),
+        ("from: 2026-12-27T08:00:00Z, to: 2026-12-24T12:00:00Z", "before it begins"),
+        ("from: yesterday, to: 2026-12-24T12:00:00Z", "Invalid isoformat string"),
+        ("to: 2026-12-24T12:00:00Z", "from: Field required"),
+        ("from: 2026-12-24T12:00:00Z, to: 2026-12-25T12:00:00Z, whi: x", "did you mean why"),
+    ],
+)
+def test_a_freeze_that_is_none_is_refused(window: str, said: str) -> None:
+    with pytest.raises(BadPolicy, match=said):
+        parse_policy(PLAIN.replace("production:\n", f"production:\n    freeze: [{{{window}}}]\n").encode())
+
+
+def test_of_several_freezes_the_one_that_ends_last_holds() -> None:
+    windows = ", ".join(f"{{from: 2026-12-01T00:00:00Z, to: 2026-12-{day}T00:00:00Z}}" for day in ("10", "24", "20"))
+    policy = parse_policy(PLAIN.replace("production:\n", f"production:\n    freeze: [{windows}]\n").encode())
+    now = datetime(2026, 12, 5, tzinfo=UTC)
+    held = policy.frozen("production", now)
+    assert held is not None
+    assert held.to == "2026-12-24T00:00:00Z"
+    assert policy.frozen("production", datetime(2026, 12, 24, tzinfo=UTC)) is None
+    assert policy.frozen("staging", now) is None
 
 
 def test_a_suffix_replaces_only_what_is_judged_in_the_same_way() -> None:

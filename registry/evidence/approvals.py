@@ -1,0 +1,37 @@
+"""Approvals: a person's yes to a version in a channel whose policy asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from registry.evidence.results import ModelName, UtcTime, VersionText
+from registry.formats.document import Document, Sha256
+
+
+class Approval(Document):
+    """A yes, create-only. It counts for this content only, whatever the version's name comes to mean.
+
+    Attributes:
+        who: the person; see `registry.machine.identity` for how far that is proven.
+        when: UTC, ISO 8601.
+    """
+
+    LIMIT: ClassVar[int] = 64 * 1024
+
+    format: Literal[1]
+    model: ModelName
+    version: VersionText
+    content_sha256: Sha256
+    channel: str = Field(max_length=64)
+    who: str = Field(min_length=1, max_length=500)
+    when: UtcTime
+    reason: str = Field(default="", max_length=4000)
+
+
+def approvers(approvals: Iterable[Approval], channel: str, content_sha256: str) -> tuple[str, ...]:
+    """The different people who said yes to this content in a channel."""
+    fitting = (one for one in approvals if (one.channel, one.content_sha256) == (channel, content_sha256))
+    return tuple(sorted({one.who for one in fitting}))
