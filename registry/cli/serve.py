@@ -10,6 +10,7 @@ import click
 from registry.cli.logs import FORMATS, start_logging
 from registry.cli.options import AGE, channel_option, device_option, options_as, registry_options, runtime_option
 from registry.cli.output import Output
+from registry.cli.serve_options import content_options
 from registry.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta 
     type=click.IntRange(min=128 * 1024 * 1024),
     help="What the bodies and images of waiting requests may hold together; above it, 429.",
 )
+@content_options
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Of its log lines.")
 @device_option
 @runtime_option
@@ -79,7 +81,8 @@ def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta 
 def serve_command(
     registry: Registry, out: Output, *, channel: str, http: HttpOptions, log_format: str, options: LiveOptions
 ) -> None:
-    """Serve what a channel names: POST /predict (an image), GET /health, GET /version. Every answer says its version.
+    """Serve what a channel names: POST /predict, POST /predict/batch, GET /health, GET /version. Every answer says its
+    version.
 
     A promotion or rollback is followed within about a second, without failing a request. Ctrl-C and SIGTERM end it
     cleanly, and in any case within --grace.

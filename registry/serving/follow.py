@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, overload
 
@@ -28,10 +27,11 @@ from registry.serving.fleet import Heartbeats
 from registry.serving.freshness import Freshness
 from registry.serving.health import Health, HealthState
 from registry.serving.kept_state import StateKeeper
-from registry.serving.loaders import Images, Loaded, Prediction, Targets, load_version
+from registry.serving.loaders import Images, Prediction, Targets, load_version
 from registry.serving.log_reader import LogReader
 from registry.serving.options import LiveOptions
 from registry.serving.residents import Residents
+from registry.serving.routing import Route, Serving
 from registry.serving.scheduler import Scheduler
 from registry.store.blobs import Blobs
 from registry.versions.bindings import Bindings
@@ -42,23 +42,6 @@ _MIN_PAUSE = 0.05
 _FIRST_READ_SECONDS = 30.0
 """Seconds for the first read of the log, before which the client of the store is made."""
 _CLOSE_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What answers at one moment. Immutable: a change of the channel makes a new one.
-
-    Attributes:
-        since: when it began to answer, UTC, ISO 8601.
-    """
-
-    record: Record
-    stable: Loaded
-    since: str
-
-    def route(self, key: str | None) -> Loaded:
-        """The version that answers a request with this key."""
-        return self.stable
 
 
 class Live:
@@ -266,6 +249,15 @@ class Live:
     def version(self) -> str:
         """The version that answers now."""
         return self.serving.stable.version
+
+    def resident(self, version: str) -> Route | None:
+        """A version in memory by its name, whether or not the channel serves it; None if it is not there."""
+        now, found = self.serving.choose(None), self._residents.find(version)
+        return now if version == now.version else found and Route(found[1], found[0], "named")
+
+    def resident_digests(self) -> frozenset[str]:
+        """The digests of the manifests of the versions in memory."""
+        return self._residents.digests()
 
     @property
     def record(self) -> Record:

@@ -135,6 +135,16 @@ class Residents:
         with self._work:
             return tuple(sorted(loaded.version for loaded in self._loaded.values()))
 
+    def digests(self) -> frozenset[str]:
+        """The digests of their manifests."""
+        with self._work:
+            return frozenset(self._loaded)
+
+    def find(self, version: str) -> tuple[str, Loaded] | None:
+        """A version in memory by its name, with the digest of its manifest; None if it is not there."""
+        with self._work:
+            return next((each for each in self._loaded.items() if each[1].version == version), None)
+
     def start(self) -> None:
         """Start loading the wanted versions."""
         self._thread.start()

@@ -187,6 +187,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def has_died(self) -> bool:
+        """Whether the computing thread has ended without having been asked to. Nothing is answered any more then."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._closing
+
+    @property
     def busy_seconds(self) -> float:
         """How long the present batch has been computed; 0 if there is none."""
         since = self._busy_since

@@ -12,13 +12,14 @@ import uvicorn
 
 from registry.serving.follow import Live
 from registry.serving.http.app import create_app
+from registry.serving.http.options import HttpOptions
 from tests.support.echo_releases import wait_until
 
 
 @contextmanager
-def running(live: Live) -> Iterator[httpx.Client]:
+def running(live: Live, options: HttpOptions | None = None) -> Iterator[httpx.Client]:
     """The application on a free port, and a client for it."""
-    server = uvicorn.Server(uvicorn.Config(create_app(live), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(live, options), log_level="error"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -3,7 +3,8 @@
 | request | answer |
 |---|---|
 | `POST /predict` | the prediction; a multipart field `image`, or the image as the body; optional `target`, `key` |
-| `GET`, `HEAD /health` | 200 if requests should be sent here, else 503 |
+| `POST /predict/batch` | several: multipart fields `image`, or JSON with base64; each has its own outcome or error |
+| `GET`, `HEAD /health/live`, `/health/ready`, `/health` | restart it? send requests here? the whole story |
 | `GET`, `HEAD /version` | the version that answers, and since when |
 | `POST /-/refresh` | 202: the log is read now |
 
@@ -18,8 +19,9 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import UloraError
 from registry.serving.follow import Live
-from registry.serving.http import predict, status
+from registry.serving.http import batch, predict, status
 from registry.serving.http.options import HttpOptions
+from registry.serving.http.response_cache import ResponseCache
 from registry.serving.http.responses import Refused, answer_error
 
 
@@ -27,12 +29,11 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     """The ASGI application of `live`, which the caller starts and closes."""
     app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
     app.state.live = live
-    app.state.options = options or HttpOptions()
-    app.add_api_route("/predict", predict.predict, methods=["POST"], openapi_extra=predict.BODY)
-    for path, look in (("/health", status.health), ("/version", status.version)):
-        app.add_api_route(path, look, methods=["GET"])
-        app.add_api_route(path, look, methods=["HEAD"], include_in_schema=False)  # some load balancers send it
-    app.add_api_route("/-/refresh", status.refresh, methods=["POST"], status_code=202)
+    app.state.options = options = options or HttpOptions()
+    app.state.cache = ResponseCache(options.cache_bytes)
+    app.add_api_route("/predict", predict.predict, methods=["POST"])
+    app.add_api_route("/predict/batch", batch.predict_batch, methods=["POST"])
+    status.add_routes(app)
     for kind in (UloraError, Refused, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -33,36 +34,50 @@ def deadline_of(request: Request) -> float | None:
     return int(text) / 1000
 
 
-async def answer_for(request: Request, future: Future[Prediction], deadline: float) -> Prediction:
-    """Wait for an answer, and drop the row if the client goes away or the deadline passes.
+async def answers_for(
+    request: Request, futures: Sequence[Future[Prediction]], deadline: float
+) -> list[Prediction | BaseException]:
+    """Wait for answers, and drop the rows that have none yet if the client goes away or the deadline passes.
 
     Args:
         request: its body was read.
         deadline: seconds from now.
 
+    Returns:
+        For each future its answer or its error; `Expired` if the deadline passed in the queue, or while the image was
+        being computed and `LATE_SECONDS` more.
+
     Raises:
         BadInput: the client went away.
-        Expired: the deadline passed in the queue, or while the image was being computed and `LATE_SECONDS` more.
-        UloraError, TypeError, …: what the future raises.
     """
-    answer: asyncio.Future[Prediction] = asyncio.wrap_future(future)
+    answers = [asyncio.wrap_future(future) for future in futures]
+    whole = asyncio.ensure_future(asyncio.wait(answers))
     gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
-    either: set[asyncio.Future[Any]] = {answer, gone}
+    either: set[asyncio.Future[Any]] = {whole, gone}
     try:
         await asyncio.wait(either, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done() and not gone.done() and not future.cancel():  # it is being computed
+        if not whole.done() and not gone.done():
+            for future in futures:
+                future.cancel()  # it stays if it is being computed
             await asyncio.wait(either, timeout=LATE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done() and not answer.cancelled():
-            return answer.result()
-        if gone.done():
+        if gone.done() and not whole.done():
             raise BadInput("the client closed the connection before it was answered")
-        raise Expired(
-            f"the image was not answered within {deadline:g} s", hint=f"send it again later, or raise {DEADLINE_HEADER}"
-        )
+        return [_outcome(answer, deadline) for answer in answers]
     finally:
-        gone.cancel()
-        answer.cancel()
-        future.cancel()
+        waits: list[asyncio.Future[Any]] = [gone, whole, *answers]
+        for waited in waits:
+            if not waited.cancel() and not waited.cancelled():
+                waited.exception()  # or asyncio logs that nobody looked at it
+        for future in futures:
+            future.cancel()
+
+
+def _outcome(answer: asyncio.Future[Prediction], deadline: float) -> Prediction | BaseException:
+    if answer.done() and not answer.cancelled():
+        return answer.exception() or answer.result()
+    return Expired(
+        f"the image was not answered within {deadline:g} s", hint=f"send it again later, or raise {DEADLINE_HEADER}"
+    )
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,16 +1,20 @@
-"""The body of a request: an image and its fields, bounded before anything is decoded."""
+"""The body of a request: images and their fields, bounded before anything is decoded."""
 
 from __future__ import annotations
 
+import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from registry.errors import BadImage, BadInput
+from registry.formats.document import first_problem
 from registry.names import check_target
 from registry.serving.byte_budget import HeldBytes
+from registry.serving.http.form import FormPart, read_form
 from registry.serving.http.responses import Refused
 
 MAX_IMAGE = 32 * 1024 * 1024
@@ -18,9 +22,21 @@ MAX_IMAGE = 32 * 1024 * 1024
 MAX_KEY = MAX_TARGET = 256
 """Characters."""
 _MAX_FORM = 64 * 1024
+_MAX_FIELDS = 8
+_MAX_JSON_MARKS = 20_000
+"""Brackets, commas and colons of a JSON body. Each makes an object of up to 100 bytes; base64 text has none."""
 _HINT = "send the image as the multipart field `image`, or as the body with a Content-Type of image/…"
 _Fields = list[tuple[str, Any]]
-"""The fields of a query or form in order: texts, and in forms files."""
+"""The fields of a query or form in order: texts, and of forms parts."""
+
+
+class JsonInput(BaseModel):
+    """A JSON document that a client sends. What it does not name is refused, so that a typing error is found."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Json = TypeVar("Json", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -40,39 +56,162 @@ async def read_input(request: Request, held: HeldBytes) -> Input:
         Overloaded: there is no memory for it.
         BadInput: the body has no image, or a field is invalid.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query = request.query_params.multi_items()
+    kind = content_type(request)
+    query: _Fields = [*request.query_params.multi_items()]
+    most: int = min(MAX_IMAGE, request.app.state.options.max_body)
     if kind.startswith("image/"):
-        return _checked_input(await _read_body(request, MAX_IMAGE, held), query, [])
+        return _checked_input(await read_body(request, most, held), query, [])
     if kind == "multipart/form-data":
-        body = await _read_body(request, MAX_IMAGE + _MAX_FORM, held)
-        held.add(len(body))  # of the copy that a form's fields are
-        form = await _read_form(request, body)
-        image = _only("image", form.multi_items())
-        if not hasattr(image, "read"):
+        parts = await read_parts(request, most + _MAX_FORM, _MAX_FIELDS, held)
+        form: _Fields = [(part.name, part) for part in parts]
+        image = _only("image", form)
+        if image is None or not image.is_file:
             raise BadInput("the form has no file field `image`", hint=_HINT)
-        return _checked_input(await image.read(), query, form.multi_items())
-    raise Refused(415, "BadInput", f"the content type {kind[:80] or '(none)'} is not supported", _HINT)
+        return _checked_input(image.data, query, form)
+    raise unknown_kind(kind, _HINT)
+
+
+def content_type(request: Request) -> str:
+    """The content type of a request, in small letters, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def unknown_kind(kind: str, hint: str) -> Refused:
+    """The refusal of another content type."""
+    return Refused(415, BadInput.__name__, f"the content type {kind[:80] or '(none)'} is not supported", hint)
+
+
+async def read_parts(request: Request, limit: int, max_parts: int, held: HeldBytes) -> list[FormPart]:
+    """The parts of a form of at most `limit` bytes.
+
+    Raises:
+        Refused, Overloaded, BadInput: see `read_body` and `registry.serving.http.form.read_form`.
+    """
+    body = await read_body(request, limit, held)
+    held.add(len(body))  # of the copy that its parts are
+    return read_form(body, request.headers.get("content-type", ""), max_parts)
+
+
+def parse_json(kind: type[Json], body: bytes, held: HeldBytes) -> Json:
+    """A JSON body as a document of this kind.
+
+    Raises:
+        BadInput: it is not one, or has too many parts.
+        Overloaded: there is no memory for it.
+    """
+    if sum(body.count(mark) for mark in b"[{,:") > _MAX_JSON_MARKS:
+        raise BadInput("the JSON document has too many parts", hint="send fewer images in one request")
+    held.add(len(body))  # of the texts in it
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise BadInput(f"the JSON document is not valid: {first_problem(error)}"[:400], hint="see /docs") from error
+
+
+def decode_base64(text: str, held: HeldBytes) -> bytes:
+    """The bytes of an image that was sent as base64.
+
+    Raises:
+        BadImage: it is not base64, or the image is too large.
+        Overloaded: there is no memory for it.
+    """
+    if len(text) > MAX_IMAGE * 4 // 3 + 4:
+        raise BadImage(f"the image has more than {MAX_IMAGE >> 20} MiB", hint="send a smaller image")
+    held.add(len(text) * 3 // 4)
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:  # UnicodeEncodeError and binascii.Error are
+        raise BadImage(f"the image is not base64: {error}"[:200], hint="without line breaks or `data:`") from error
+
+
+def checked_target(target: str | None) -> str | None:
+    """The name of a target; None if it is not given or empty.
+
+    Raises:
+        BadInput: it is not one.
+    """
+    if target and len(target) > MAX_TARGET:
+        raise _too_long("target", target, MAX_TARGET)
+    return check_target(target) if target else None
+
+
+def checked_key(key: str | None) -> str | None:
+    """The key of a request; None if it is not given or empty.
+
+    Raises:
+        BadInput: it is too long.
+    """
+    if key and len(key) > MAX_KEY:
+        raise _too_long("key", key, MAX_KEY)
+    return key or None
+
+
+def texts_of(name: str, parts: Sequence[FormPart]) -> list[str]:
+    """The texts of all fields of this name.
+
+    Raises:
+        Refused: one is a file.
+        BadInput: one is not UTF-8.
+    """
+    found = [part for part in parts if part.name == name]
+    if any(part.is_file for part in found):
+        raise _is_file(name)
+    return [part.text for part in found]
+
+
+async def read_body(request: Request, limit: int, held: HeldBytes) -> bytes:
+    """Read the whole body; refuse it as soon as it is known to be larger than `limit` bytes, or than the memory.
+
+    Raises:
+        Refused: it is too large, or compressed.
+        Overloaded: there is no memory for it.
+        BadInput: the client closed the connection.
+    """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise Refused(415, BadInput.__name__, "compressed bodies are not read", "send it without Content-Encoding")
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+        raise too_large(limit)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            held.add(len(chunk))
+            body += chunk
+            if len(body) > limit:
+                raise too_large(limit)
+    except ClientDisconnect as error:
+        raise BadInput("the client closed the connection before the whole body was received") from error
+    return bytes(body)
+
+
+def too_large(limit: int) -> Refused:
+    """The refusal of a body or an image of more bytes."""
+    size = f"{limit / (1 << 20):.3g} MiB" if limit >= 1 << 20 else f"{limit} bytes"
+    return Refused(413, BadImage.__name__, f"the body has more than {size}", "send smaller or fewer images")
+
+
+def only_text(name: str, query: _Fields, form: _Fields) -> str | None:
+    """A field of a request as text, None if it is not given or empty. That of the form counts before the query's.
+
+    Raises:
+        Refused: it is given twice, or is a file.
+        BadInput: it is not UTF-8.
+    """
+    in_query, in_form = _only(name, query), _only(name, form)
+    if isinstance(in_form, FormPart):
+        if in_form.is_file:
+            raise _is_file(name)
+        in_form = in_form.text
+    return (in_query if in_form is None else in_form) or None
 
 
 def _checked_input(image: bytes, query: _Fields, form: _Fields) -> Input:
     if len(image) > MAX_IMAGE:
-        raise _too_large()
+        raise too_large(MAX_IMAGE)
     if not image:
         raise BadImage("the image is empty", hint=_HINT)
-    target, key = (_text(name, limit, query, form) for name, limit in (("target", MAX_TARGET), ("key", MAX_KEY)))
-    return Input(image, check_target(target) if target else None, key)
-
-
-def _text(name: str, limit: int, query: _Fields, form: _Fields) -> str | None:
-    """A field of a request as text, None if it is not given or empty. That of the form counts before the query's."""
-    in_query, in_form = _only(name, query), _only(name, form)
-    value = in_query if in_form is None else in_form
-    if value is not None and not isinstance(value, str):
-        raise Refused(422, BadInput.__name__, f"the field `{name}` is a file", "send it as text")
-    if value is not None and len(value) > limit:
-        raise BadInput(f"the {name} has {len(value)} characters, more than {limit}", hint=f"send a shorter {name}")
-    return value or None
+    target, key = (only_text(name, query, form) for name in ("target", "key"))
+    return Input(image, checked_target(target), checked_key(key))
 
 
 def _only(name: str, fields: _Fields) -> Any:
@@ -83,34 +222,9 @@ def _only(name: str, fields: _Fields) -> Any:
     return values[0] if values else None
 
 
-async def _read_body(request: Request, limit: int, held: HeldBytes) -> bytes:
-    """Read the whole body; refuse it as soon as it is known to be larger than `limit` bytes, or than the memory."""
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
-        raise _too_large()
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            held.add(len(chunk))
-            body += chunk
-            if len(body) > limit:
-                raise _too_large()
-    except ClientDisconnect as error:
-        raise BadInput("the client closed the connection before the whole image was received") from error
-    return bytes(body)
+def _is_file(name: str) -> Refused:
+    return Refused(422, BadInput.__name__, f"the field `{name}` is a file", "send it as text")
 
 
-async def _read_form(request: Request, body: bytes) -> Any:
-    """Parse a multipart body that was read completely, up to the limit."""
-
-    async def replay() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    try:
-        return await Request(request.scope, replay).form(max_files=1, max_fields=8, max_part_size=_MAX_FORM)
-    except HTTPException as error:
-        raise BadInput(f"the form can't be parsed: {error.detail}", hint=_HINT) from error
-
-
-def _too_large() -> Refused:
-    return Refused(413, BadImage.__name__, f"the image has more than {MAX_IMAGE >> 20} MiB", "send a smaller image")
+def _too_long(name: str, text: str, limit: int) -> BadInput:
+    return BadInput(f"the {name} has {len(text)} characters, more than {limit}", hint=f"send a shorter {name}")

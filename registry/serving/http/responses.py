@@ -7,11 +7,12 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed, UloraError
+from registry.serving.routing import Route
 
-VERSION_HEADER = "X-Ulora-Version"
+VERSION_HEADER, ARM_HEADER = "X-Ulora-Version", "X-Ulora-Arm"
 _STATUS: dict[type[UloraError], int] = {BadInput: 400, Overloaded: 429, ReplicaClosed: 503, Expired: 504}
 
 
@@ -22,24 +23,39 @@ class Refused(Exception):
         super().__init__(message)
         self.status, self.error, self.hint = status, error, hint
 
+    def document(self) -> dict[str, str]:
+        """The error as JSON."""
+        return {"error": self.error, "message": str(self), "hint": self.hint}
 
-def answer(status: int, document: Mapping[str, Any], version: str | None) -> JSONResponse:
+
+def answer(status: int, document: Mapping[str, Any], version: str | None, arm: str = "stable") -> JSONResponse:
     """A document as the answer of a version."""
-    headers = {VERSION_HEADER: version} if version else {}
-    return JSONResponse({**document, "version": version}, status, headers)
+    return JSONResponse({**document, "version": version}, status, headers_of(version, arm))
 
 
-async def answer_error(request: Request, error: Exception) -> JSONResponse:
+def answer_of(route: Route, document: Mapping[str, Any]) -> JSONResponse:
+    """A document as the answer of the version that was chosen for a request."""
+    return answer(200, {**document, "manifest_sha256": route.manifest_sha256}, route.version, route.arm)
+
+
+def headers_of(version: str | None, arm: str = "stable") -> dict[str, str]:
+    """The headers that name the version of an answer, if one answers."""
+    return {VERSION_HEADER: version, ARM_HEADER: arm} if version else {}
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
     """The answer to a request that failed."""
-    refused = _as_refused(error)
-    document = {"error": refused.error, "message": str(refused), "hint": refused.hint}
-    response = answer(refused.status, document, request.app.state.live.health().version)
+    refused = as_refused(error)
+    route: Route | None = getattr(request.state, "route", None)
+    version, arm = (route.version, route.arm) if route else (request.app.state.live.health().version, "stable")
+    response = answer(refused.status, refused.document(), version, arm)
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 
-def _as_refused(error: Exception) -> Refused:
+def as_refused(error: BaseException) -> Refused:
+    """An error as it is told to a client."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, HTTPException):

@@ -1,9 +1,15 @@
-"""What a replica says about itself over HTTP."""
+"""What a replica says about itself over HTTP.
+
+Three probes, for three questions. `/health/live`: does a restart help? It looks at the process and the thread that
+computes, never at the store or a version: an outage of the store would restart all replicas. `/health/ready`: should
+requests be sent here? `/health`: the whole story.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -13,25 +19,64 @@ from registry.serving.http.responses import answer
 
 async def health(request: Request) -> JSONResponse:
     """The health of this replica."""
+    live: Live = request.app.state.live
+    state = live.health()
+    problem = _problem_of_process(request)
+    ready = state.ready and not problem
+    error = "; ".join(each for each in (problem, state.error) if each)
+    return answer(200 if ready else 503, {**asdict(state), "error": error, "ready": ready}, state.version)
+
+
+async def alive(request: Request) -> JSONResponse:
+    """Whether the process and the thread that computes work."""
+    problem = _problem_of_process(request)
+    document = {"live": not problem, "error": problem}
+    return answer(503 if problem else 200, document, request.app.state.live.health().version)
+
+
+async def ready(request: Request) -> JSONResponse:
+    """Whether requests should be sent here."""
     state = request.app.state.live.health()
-    return answer(200 if state.ready else 503, {**asdict(state), "ready": state.ready}, state.version)
+    is_ready = state.ready and not _problem_of_process(request)
+    return answer(200 if is_ready else 503, {"ready": is_ready, "state": state.state}, state.version)
 
 
 async def version(request: Request) -> JSONResponse:
     """The version that answers, and since when."""
     serving = request.app.state.live.serving
+    route = serving.choose(None)
     document = {
         "model": serving.record.model,
         "channel": serving.record.channel,
         "generation": serving.record.generation,
         "content_sha256": serving.stable.content_sha256,
+        "manifest_sha256": route.manifest_sha256,
         "since": serving.since,
     }
-    return answer(200, document, serving.stable.version)
+    return answer(200, document, route.version, route.arm)
 
 
 async def refresh(request: Request) -> JSONResponse:
     """Read the log now; many requests in a row are one read."""
     live: Live = request.app.state.live
     live.refresh()
-    return answer(202, {"generation": live.record.generation}, live.version)
+    serving = live.serving
+    return answer(202, {"generation": serving.record.generation}, serving.stable.version)
+
+
+def _problem_of_process(request: Request) -> str:
+    """What only a restart helps against; empty if there is nothing."""
+    live: Live = request.app.state.live
+    if live.scheduler.has_died:
+        return "the thread that computes has ended: restart this replica"
+    limit, busy = request.app.state.options.compute_limit, live.scheduler.busy_seconds
+    return f"one batch has been computed for {busy:.0f} s: restart this replica" if busy > limit else ""
+
+
+def add_routes(app: FastAPI) -> None:
+    """Let an application say these things."""
+    looks = {"/health": health, "/health/live": alive, "/health/ready": ready, "/version": version}
+    for path, look in looks.items():
+        app.add_api_route(path, look, methods=["GET"])
+        app.add_api_route(path, look, methods=["HEAD"], include_in_schema=False)  # some load balancers send it
+    app.add_api_route("/-/refresh", refresh, methods=["POST"], status_code=202)

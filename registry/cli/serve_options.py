@@ -1,0 +1,45 @@
+"""The options of `ulora serve` that say what it answers over HTTP, and which requests are too large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def content_options(command: Command) -> Command:
+    """Fields of `HttpOptions` and `LiveOptions`: limits of requests, cache, browsers, liveness."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.option(
+        "--max-images",
+        default=32,
+        show_default=True,
+        metavar="N",
+        type=click.IntRange(1, 1024),
+        help="Images of one request at most.",
+    ),
+    click.option(
+        "--max-body",
+        default=64 * 1024 * 1024,
+        show_default=True,
+        metavar="BYTES",
+        type=click.IntRange(1024, 1024 * 1024 * 1024),
+        help="Of a request at most; above it, 413.",
+    ),
+    click.option(
+        "--compute-limit",
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        type=click.FloatRange(min=0, min_open=True),
+        help="What one batch may take until /health/live is 503.",
+    ),
+)
