@@ -118,7 +118,8 @@ def predict_together(
 def prepare(version: HasComponents, image: ImageLike, target: str | None) -> PreparedRow:
     """Read an image as the square that a version takes; one that can't be read gets its answer."""
     try:
-        return PreparedRow(version, target, version.components.preprocessing.square(image))
+        components = version.components
+        return PreparedRow(version, target, components.preprocessing.square(image, components.max_pixels))
     except BadImage as error:
         corrupt = Prediction(
             version.version, target, None, 0.0, None, False, "corrupt_image", 0.0, detail=str(error)

@@ -16,6 +16,7 @@ from adapters.answer.heads import read_head
 from adapters.answer.ood import read_detector
 from adapters.answer.stages import Stage
 from adapters.backbone.families import family_named
+from adapters.backbone.images import MAX_PIXELS
 from adapters.backbone.preprocess import Preprocessing
 from adapters.bank.peft_files import read_adapter
 from adapters.bank.slots import Slot
@@ -112,6 +113,7 @@ class Components:
         router: chooses among targets; None if the version has none.
         router_threshold: the smallest probability at which its choice is used.
         tolerance: how far the version's outputs may differ from recorded ones: `logits`, and `ood_score` in thresholds.
+        max_pixels: of an image to be answered.
     """
 
     runtime: Runtime
@@ -120,6 +122,7 @@ class Components:
     router: LoadedComponent | None
     router_threshold: float
     tolerance: Mapping[str, float]
+    max_pixels: int = MAX_PIXELS
 
 
 def read_components(files: BundleFiles, runtime: Runtime) -> Components:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -76,6 +77,17 @@ class LoadedVersion:
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """The labels of each target."""
         return MappingProxyType({target: adapter.labels for target, adapter in self._components.adapters.items()})
+
+    @property
+    def has_router(self) -> bool:
+        """Whether it can choose the target itself by a router."""
+        return self._components.router is not None
+
+    @property
+    def targets_with_ood(self) -> frozenset[str]:
+        """The targets that have an OOD detector."""
+        adapters = self._components.adapters.items()
+        return frozenset(target for target, adapter in adapters if adapter.last and adapter.last.detector)
 
     @property
     def memory(self) -> Mapping[str, int]:
@@ -218,6 +230,10 @@ class LoadedVersion:
             outputs["ood_score"] = np.array([one.score for one in answers], np.float32)
             outputs["is_ood"] = np.array([one.flag for one in answers], np.uint8)
         return outputs
+
+    def limit_pixels(self, max_pixels: int) -> None:
+        """Answer no image of more pixels, by its header; to be called before the self-test."""
+        self._components = replace(self._components, max_pixels=max_pixels)
 
     def self_test(self) -> None:
         """Check that the weights in memory are those of the manifest, and that every component with recorded outputs

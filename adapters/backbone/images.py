@@ -26,6 +26,8 @@ ImageLike: TypeAlias = "bytes | str | Path | Image.Image | np.ndarray"
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64 * 1000 * 1000
 """Bounds: bytes of an image file, pixels of an image."""
+MAX_SIDE = 65_535
+"""Pixels of a side: a JPEG's can't be longer (ITU T.81, B.2.2)."""
 DECODING_BYTES = 1024 * 1024 * 1024
 """Bytes of pixels that all threads together may hold while they read images; the others wait."""
 _PIXEL_BYTES, _MOST_PIXEL_BYTES = 12, 16
@@ -80,9 +82,12 @@ _DECODING = MemoryBudget(DECODING_BYTES)
 
 
 @contextmanager
-def decoded(image: ImageLike) -> Iterator[Image.Image]:
+def decoded(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """An image as RGB, upright as its EXIF orientation says, transparent parts on white. To be used inside only: the
     memory for it is limited over all threads, and a thread that reads one image inside another may wait for ever.
+
+    Args:
+        max_pixels: of one with more, nothing is decoded; at most `MAX_PIXELS`.
 
     Raises:
         BadImage: when it is not an image, damaged, in a format that is not accepted, or too large.
@@ -90,8 +95,10 @@ def decoded(image: ImageLike) -> Iterator[Image.Image]:
     data = _file_bytes(image)
     source = _in_memory(image) if data is None else _open_file(data)
     width, height = source.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise BadImage(f"the image has {width} x {height} pixels, not 1 to {MAX_PIXELS}", hint=_HINT)
+    if not 0 < width * height <= min(max_pixels, MAX_PIXELS):
+        raise BadImage(f"the image has {width} x {height} pixels, not 1 to {min(max_pixels, MAX_PIXELS)}", hint=_HINT)
+    if max(width, height) > MAX_SIDE:
+        raise BadImage(f"the image has {width} x {height} pixels; a side has at most {MAX_SIDE}", hint=_HINT)
     with _DECODING.take(width * height * _bytes_a_pixel(data or b"")):
         yield _upright(_as_rgb(_with_pixels(source, data or b"")), _orientation(source))
 

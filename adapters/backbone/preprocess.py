@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from adapters.backbone.images import ImageLike, decoded
+from adapters.backbone.images import MAX_PIXELS, ImageLike, decoded
 from registry.errors import BadManifest
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ class Preprocessing:
             raise BadManifest(f"config/preprocessing.json is out of bounds: {made}")
         return made
 
-    def square(self, image: ImageLike) -> np.ndarray:
+    def square(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """The resized, cropped pixels: [crop, crop, 3] uint8. A square of this size is returned unchanged if
         nothing is cropped.
 
         Raises:
             BadImage: when it is not an image, or too large.
         """
-        with decoded(image) as pixels:
-            # Resize only the part that remains: resizing a 64,000,000 x 1 image as a whole would take too much memory.
+        with decoded(image, max_pixels) as pixels:
+            # Resize only the part that remains: resizing a 60,000 x 1 image as a whole would take too much memory.
             side = min(pixels.size) * self.crop / self.resize
             left, top = ((length - side) / 2 for length in pixels.size)
             box = (left, top, left + side, top + side)

@@ -35,6 +35,12 @@ _OPTIONS = (
         help="Of a request at most; above it, 413.",
     ),
     click.option(
+        "--max-pixels",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Of an image; the version's own limit when left out. More are refused before they are decoded.",
+    ),
+    click.option(
         "--compute-limit",
         default=120.0,
         show_default=True,

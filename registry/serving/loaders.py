@@ -5,7 +5,7 @@ The name of an entry point is a manifest's `flavor`, so another kind of model ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +136,27 @@ class TellsWeights(Protocol):
         weights, by component. Called in other threads than those that answer, while they do."""
 
 
+@runtime_checkable
+class LimitsPixels(Protocol):
+    """What a version in memory may have beside `Loaded`: it refuses images by their size before it decodes them."""
+
+    def limit_pixels(self, max_pixels: int) -> None:
+        """Answer no image of more pixels. Called once, before the self-test."""
+
+
+@runtime_checkable
+class TellsComponents(Protocol):
+    """What a version in memory may have beside `Loaded`: it tells which components it has."""
+
+    @property
+    def has_router(self) -> bool:
+        """Whether a router can choose the target."""
+
+    @property
+    def targets_with_ood(self) -> Set[str]:
+        """The targets that have an OOD detector."""
+
+
 class Loader(Protocol):
     """What an entry point names: makes a loaded version from verified files (manifest path -> file).
 
@@ -176,6 +197,7 @@ class LoadOptions:
             the file is downloaded without the cache.
         stall_seconds: for 1 MiB of a download to arrive, or to be hashed; not for the whole download.
         backbone_seconds: for `fetch`, which may download gigabytes.
+        max_pixels: of an image to be answered, for flavors that can refuse one by its header; None for their own limit.
         loader_seconds, self_test_seconds: for the loader without `fetch`, and for the self-test.
 
     A replica gives up a load after these seconds. Here nothing is interrupted: `steps` says when it is time.
@@ -193,6 +215,7 @@ class LoadOptions:
     backbone_seconds: float = 3600.0
     loader_seconds: float = 600.0
     self_test_seconds: float = 300.0
+    max_pixels: int | None = None
 
 
 def load_version(
@@ -225,6 +248,8 @@ def load_version(
     with _loader_errors(manifest):
         with steps.step("loader", options.loader_seconds):
             loaded = _call_loader(load, manifest, files, options, steps)
+            if options.max_pixels is not None and isinstance(loaded, LimitsPixels):
+                loaded.limit_pixels(options.max_pixels)
         with steps.step("self-test", options.self_test_seconds):
             loaded.self_test()
     return loaded

@@ -7,6 +7,7 @@
 | `GET`, `HEAD /health/live`, `/health/ready`, `/health` | restart it? send requests here? the whole story |
 | `GET`, `HEAD /version` | the version that answers, and since when |
 | `POST /-/refresh` | 202: the log is read now |
+| `/v2/…` | the Open Inference Protocol, see `open_inference` |
 
 With `ULORA_INSTANCE` set, every answer repeats it as `X-Ulora-Instance`.
 Errors are `{"error": …, "message": …, "hint": …, "version": …}`.
@@ -19,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import UloraError
 from registry.serving.follow import Live
-from registry.serving.http import batch, predict, status
+from registry.serving.http import batch, open_inference, predict, status
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.response_cache import ResponseCache
 from registry.serving.http.responses import Refused, answer_error
@@ -34,6 +35,7 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     app.add_api_route("/predict", predict.predict, methods=["POST"])
     app.add_api_route("/predict/batch", batch.predict_batch, methods=["POST"])
     status.add_routes(app)
+    open_inference.add_routes(app)
     for kind in (UloraError, Refused, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
     return app

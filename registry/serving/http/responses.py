@@ -48,10 +48,19 @@ async def answer_error(request: Request, error: Exception) -> Response:
     refused = as_refused(error)
     route: Route | None = getattr(request.state, "route", None)
     version, arm = (route.version, route.arm) if route else (request.app.state.live.health().version, "stable")
-    response = answer(refused.status, refused.document(), version, arm)
+    if is_open_inference(request.url.path):
+        text = f"{refused}; {refused.hint}" if refused.hint else str(refused)
+        response = JSONResponse({"error": text}, refused.status, headers_of(version, arm))
+    else:
+        response = answer(refused.status, refused.document(), version, arm)
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(error.retry_after)
     return response
+
+
+def is_open_inference(path: str) -> bool:
+    """Whether a path belongs to the Open Inference Protocol, whose errors are `{"error": text}`."""
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def as_refused(error: BaseException) -> Refused:

@@ -307,6 +307,19 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
         pixels(png_that_claims(20_000, 20_000))
 
 
+def test_a_side_that_no_jpeg_has_is_refused() -> None:
+    with pytest.raises(BadImage, match="a side has at most 65535"):
+        pixels(png_that_claims(65_536, 1))
+
+
+def test_a_smaller_limit_of_pixels_may_be_given() -> None:
+    black = np.zeros((20, 20, 3), np.uint8)
+    with pytest.raises(BadImage, match="20 x 20 pixels, not 1 to 399"), decoded(black, 399):
+        pass
+    with decoded(black, 400) as read:
+        assert read.size == (20, 20)
+
+
 def test_a_decompression_bomb_is_refused() -> None:
     with pytest.raises(BadImage):
         pixels(png_that_claims(2**30, 2**30))
