@@ -41,6 +41,21 @@ _OPTIONS = (
         help="Of an image; the version's own limit when left out. More are refused before they are decoded.",
     ),
     click.option(
+        "--cache-bytes",
+        default=0,
+        show_default=True,
+        metavar="BYTES",
+        type=click.IntRange(min=0),
+        help="Memory for answers, given again for the same image, target and version.",
+    ),
+    click.option(
+        "--cors-origin",
+        "cors_origins",
+        metavar="ORIGIN",
+        multiple=True,
+        help="Whose pages may read answers in a browser, e.g. https://app.example; * for any. Repeatable.",
+    ),
+    click.option(
         "--compute-limit",
         default=120.0,
         show_default=True,

@@ -8,6 +8,7 @@
 | `GET`, `HEAD /version` | the version that answers, and since when |
 | `POST /-/refresh` | 202: the log is read now |
 | `/v2/…` | the Open Inference Protocol, see `open_inference` |
+| `/v1/crops`, `/v1/adapters/{crop}/status`, `/v1/diagnose` | as the older system has them, see `older_endpoints` |
 
 With `ULORA_INSTANCE` set, every answer repeats it as `X-Ulora-Instance`.
 Errors are `{"error": …, "message": …, "hint": …, "version": …}`.
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import UloraError
 from registry.serving.follow import Live
-from registry.serving.http import batch, open_inference, predict, status
+from registry.serving.http import batch, encoding, older_endpoints, open_inference, predict, status
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.response_cache import ResponseCache
 from registry.serving.http.responses import Refused, answer_error
@@ -36,6 +37,8 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     app.add_api_route("/predict/batch", batch.predict_batch, methods=["POST"])
     status.add_routes(app)
     open_inference.add_routes(app)
+    older_endpoints.add_routes(app)
+    encoding.add_middleware(app, options)
     for kind in (UloraError, Refused, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
     return app

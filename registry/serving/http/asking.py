@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from registry.errors import BadImage, Overloaded, UloraError
+from registry.errors import BadImage, Overloaded, UloraError, first_line
 from registry.serving.follow import Live
 from registry.serving.http.clients import answers_for, deadline_of
 from registry.serving.http.response_cache import AnswerKey, ResponseCache
-from registry.serving.http.responses import Refused
+from registry.serving.http.responses import Refused, as_refused
 from registry.serving.loaders import Prediction
 from registry.serving.routing import Route
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,24 @@ def ask(request: Request, route: Route, images: Sequence[AskedImage], deadline: 
     return AskedImages(route, deadline, futures, questions)
 
 
+def told(error: BaseException) -> Exception:
+    """An image's error as an exception of the request. What nobody foresaw, a flavor's own for example, is logged here:
+    as an exception of the application it would cost the client its connection."""
+    if isinstance(error, UloraError | Refused):
+        return error
+    _log.error("an image could not be answered: %s", first_line(error), exc_info=error)
+    return as_refused(error)
+
+
 def refuse_corrupt(answered: Prediction | BaseException) -> Prediction:
     """The prediction, if there is one.
 
     Raises:
         Refused: the bytes are not an image.
-        UloraError, …: the error in its place.
+        UloraError: the error in its place.
     """
     if isinstance(answered, BaseException):
-        raise answered
+        raise told(answered)
     if answered.outcome == "corrupt_image":
         detail = str(answered.to_dict().get("detail") or "these bytes are not an image")
         raise Refused(400, BadImage.__name__, detail, "send a complete image file, of a format that this version reads")

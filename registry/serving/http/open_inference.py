@@ -20,7 +20,7 @@ from registry.errors import BadInput, NotFound
 from registry.serving.byte_budget import HeldBytes
 from registry.serving.follow import Live
 from registry.serving.http import status
-from registry.serving.http.asking import AskedImage, ask, check_admission, choose
+from registry.serving.http.asking import AskedImage, ask, check_admission, choose, told
 from registry.serving.http.infer_inputs import INPUT, LENGTH_HEADER, InferInputs, read_inputs
 from registry.serving.http.request_body import read_body
 from registry.serving.http.responses import Refused, headers_of
@@ -134,7 +134,7 @@ def _all_or_error(answered: list[Prediction | BaseException]) -> list[dict[str, 
     predictions = []
     for each in answered:
         if isinstance(each, BaseException):
-            raise each
+            raise told(each)
         predictions.append(each.to_dict())
     return predictions
 

@@ -7,13 +7,16 @@ requests be sent here? `/health`: the whole story.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from registry.errors import ReplicaClosed
 from registry.serving.follow import Live
+from registry.serving.http.older_endpoints import health_fields
 from registry.serving.http.responses import answer
 
 
@@ -24,7 +27,11 @@ async def health(request: Request) -> JSONResponse:
     problem = _problem_of_process(request)
     ready = state.ready and not problem
     error = "; ".join(each for each in (problem, state.error) if each)
-    return answer(200 if ready else 503, {**asdict(state), "error": error, "ready": ready}, state.version)
+    serving = None
+    with suppress(ReplicaClosed):
+        serving = live.serving
+    document = {**asdict(state), "error": error, "ready": ready, **health_fields(ready, serving)}
+    return answer(200 if ready else 503, document, state.version)
 
 
 async def alive(request: Request) -> JSONResponse:
