@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import UloraError
 from registry.serving.follow import Live
-from registry.serving.http import batch, encoding, older_endpoints, open_inference, predict, status
+from registry.serving.http import batch, encoding, older_endpoints, open_inference, openapi, predict, status
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.response_cache import ResponseCache
 from registry.serving.http.responses import Refused, answer_error
@@ -33,11 +33,11 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     app.state.live = live
     app.state.options = options = options or HttpOptions()
     app.state.cache = ResponseCache(options.cache_bytes)
-    app.add_api_route("/predict", predict.predict, methods=["POST"])
-    app.add_api_route("/predict/batch", batch.predict_batch, methods=["POST"])
-    status.add_routes(app)
-    open_inference.add_routes(app)
-    older_endpoints.add_routes(app)
+    for routes in (predict.ROUTES, batch.ROUTES, status.ROUTES, open_inference.ROUTES, older_endpoints.ROUTES):
+        for (method, path), endpoint in routes.items():
+            app.add_api_route(path, endpoint, methods=[method], **openapi.OPERATIONS[path])
+    for path in status.HEADS:  # some load balancers send it
+        app.add_api_route(path, status.ROUTES["GET", path], methods=["HEAD"], include_in_schema=False)
     encoding.add_middleware(app, options)
     for kind in (UloraError, Refused, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)

@@ -17,6 +17,7 @@ from registry.serving.http.request_body import (
     MAX_IMAGE,
     MAX_KEY,
     MAX_TARGET,
+    TARGET_PATTERN,
     JsonInput,
     checked_key,
     checked_target,
@@ -30,7 +31,7 @@ from registry.serving.http.request_body import (
     too_large,
     unknown_kind,
 )
-from registry.serving.http.responses import answer_of, as_refused
+from registry.serving.http.responses import Routes, answer_of, as_refused
 from registry.serving.loaders import Prediction
 
 _OTHER_PARTS = 8
@@ -40,8 +41,8 @@ _HINT = 'send the images as multipart fields `image`, or as JSON {"images": [{"i
 class BatchImage(JsonInput):
     """One image of a batch."""
 
-    image: str = Field(description="An image file in base64.")
-    target: str | None = Field(None, max_length=MAX_TARGET)
+    image: str = Field(description="An image file in base64.", json_schema_extra={"format": "byte"})
+    target: str | None = Field(None, max_length=MAX_TARGET, pattern=TARGET_PATTERN)
     key: str | None = Field(None, max_length=MAX_KEY)
 
 
@@ -136,3 +137,6 @@ def _one(answered: Prediction | BaseException) -> dict[str, Any]:
     except Exception as error:
         refused = as_refused(error)
         return {**refused.document(), "status": refused.status}
+
+
+ROUTES: Routes = {("POST", "/predict/batch"): predict_batch}

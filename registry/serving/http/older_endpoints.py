@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -26,7 +25,7 @@ from registry.serving.http.request_body import (
     read_body,
     unknown_kind,
 )
-from registry.serving.http.responses import Refused, answer_of
+from registry.serving.http.responses import Refused, Routes, answer_of
 from registry.serving.loaders import Loaded, TellsComponents
 from registry.serving.routing import Route, Serving
 
@@ -39,7 +38,7 @@ _HINT = 'send JSON: {"image": "<base64>", "crop_hint": "tomato"}'
 class _AppPart(BaseModel):
     """A part of what an app sends; what is not named here is ignored, as the older system did."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
 class Location(_AppPart):
@@ -61,17 +60,10 @@ class PhotoMetadata(_AppPart):
 class DiagnoseInput(_AppPart):
     """One photo to diagnose."""
 
-    image: str = Field(min_length=1, description="An image file in base64.")
+    image: str = Field(min_length=1, description="An image file in base64.", json_schema_extra={"format": "byte"})
     crop_hint: str | None = Field(None, max_length=MAX_TARGET)
     location: Location | None = None
     metadata: PhotoMetadata | None = None
-
-
-def add_routes(app: FastAPI) -> None:
-    """Let an application have these endpoints."""
-    app.add_api_route("/v1/crops", crops, methods=["GET"])
-    app.add_api_route("/v1/adapters/{crop}/status", adapter_status, methods=["GET"])
-    app.add_api_route("/v1/diagnose", diagnose, methods=["POST"])
 
 
 async def crops(request: Request) -> JSONResponse:
@@ -164,3 +156,10 @@ def _diagnosis(route: Route, found: dict[str, Any]) -> dict[str, Any]:
         "outcome": found.get("outcome"),
         "detail": found.get("detail"),
     }  # fmt: skip
+
+
+ROUTES: Routes = {
+    ("GET", "/v1/crops"): crops,
+    ("GET", "/v1/adapters/{crop}/status"): adapter_status,
+    ("POST", "/v1/diagnose"): diagnose,
+}

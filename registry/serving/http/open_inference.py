@@ -11,7 +11,6 @@ import json
 from importlib.metadata import version as installed_version
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,7 +22,7 @@ from registry.serving.http import status
 from registry.serving.http.asking import AskedImage, ask, check_admission, choose, told
 from registry.serving.http.infer_inputs import INPUT, LENGTH_HEADER, InferInputs, read_inputs
 from registry.serving.http.request_body import read_body
-from registry.serving.http.responses import Refused, headers_of
+from registry.serving.http.responses import Refused, Routes, headers_of
 from registry.serving.http.tensors import Datatype, OutputTensor
 from registry.serving.loaders import Prediction
 from registry.serving.routing import Route
@@ -40,18 +39,6 @@ OUTPUTS: dict[str, Datatype] = {
 }
 """Output -> datatype. Each is the field of a prediction of that name; a text that is not there is empty, a number that
 is not there NaN, in JSON null."""
-_MODEL = "/v2/models/{model}"
-_VERSION = f"{_MODEL}/versions/{{version}}"
-
-
-def add_routes(app: FastAPI) -> None:
-    """Let an application speak the protocol."""
-    looks = {"/v2": server, "/v2/health/live": status.alive, "/v2/health/ready": status.ready}
-    for path in (_MODEL, _VERSION):
-        looks |= {path: model, f"{path}/ready": model_ready}
-        app.add_api_route(f"{path}/infer", infer, methods=["POST"])
-    for path, look in looks.items():
-        app.add_api_route(path, look, methods=["GET"])
 
 
 async def server(request: Request) -> JSONResponse:
@@ -161,3 +148,18 @@ def _answer(model_name: str, request_id: str, route: Route, tensors: list[Output
 
 def _json(document: dict[str, Any], route: Route) -> JSONResponse:
     return JSONResponse(document, headers=headers_of(route.version, route.arm))
+
+
+_MODEL = "/v2/models/{model}"
+_VERSION = f"{_MODEL}/versions/{{version}}"
+ROUTES: Routes = {
+    ("GET", "/v2"): server,
+    ("GET", "/v2/health/live"): status.alive,
+    ("GET", "/v2/health/ready"): status.ready,
+    ("GET", _MODEL): model,
+    ("GET", _VERSION): model,
+    ("GET", f"{_MODEL}/ready"): model_ready,
+    ("GET", f"{_VERSION}/ready"): model_ready,
+    ("POST", f"{_MODEL}/infer"): infer,
+    ("POST", f"{_VERSION}/infer"): infer,
+}

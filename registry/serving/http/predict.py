@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 from registry.serving.byte_budget import HeldBytes
 from registry.serving.http.asking import AskedImage, ask, check_admission, choose, refuse_corrupt
 from registry.serving.http.request_body import read_input
-from registry.serving.http.responses import answer_of
+from registry.serving.http.responses import Routes, answer_of
 
 
 async def predict(request: Request) -> JSONResponse:
@@ -21,3 +21,6 @@ async def predict(request: Request) -> JSONResponse:
     del given  # the body is not needed once the image was read
     (answered,) = await asked.answers(request)
     return answer_of(route, refuse_corrupt(answered).to_dict())
+
+
+ROUTES: Routes = {("POST", "/predict"): predict}

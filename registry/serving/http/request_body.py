@@ -21,6 +21,8 @@ MAX_IMAGE = 32 * 1024 * 1024
 """Bytes of the largest image."""
 MAX_KEY = MAX_TARGET = 256
 """Characters."""
+TARGET_PATTERN = r"^([a-z0-9]+(_[a-z0-9]+)*(__[a-z0-9]+(_[a-z0-9]+)*)?)?$"
+"""A target's name (`registry.names`), or nothing, for documents."""
 _MAX_FORM = 64 * 1024
 _MAX_FIELDS = 8
 _MAX_JSON_MARKS = 20_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,6 +13,8 @@ from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed, UloraE
 from registry.serving.routing import Route
 
 VERSION_HEADER, ARM_HEADER = "X-Ulora-Version", "X-Ulora-Arm"
+Routes = Mapping[tuple[str, str], Callable[[Request], Awaitable[Response]]]
+"""(method, path) -> what answers it."""
 _STATUS: dict[type[UloraError], int] = {BadInput: 400, Overloaded: 429, ReplicaClosed: 503, Expired: 504}
 
 
@@ -53,6 +55,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
         response = JSONResponse({"error": text}, refused.status, headers_of(version, arm))
     else:
         response = answer(refused.status, refused.document(), version, arm)
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})  # Allow, of a 405
     if isinstance(error, Overloaded):
         response.headers["Retry-After"] = str(error.retry_after)
     return response

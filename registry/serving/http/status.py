@@ -10,14 +10,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict
 
-from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from registry.errors import ReplicaClosed
 from registry.serving.follow import Live
 from registry.serving.http.older_endpoints import health_fields
-from registry.serving.http.responses import answer
+from registry.serving.http.responses import Routes, answer
 
 
 async def health(request: Request) -> JSONResponse:
@@ -80,10 +79,12 @@ def _problem_of_process(request: Request) -> str:
     return f"one batch has been computed for {busy:.0f} s: restart this replica" if busy > limit else ""
 
 
-def add_routes(app: FastAPI) -> None:
-    """Let an application say these things."""
-    looks = {"/health": health, "/health/live": alive, "/health/ready": ready, "/version": version}
-    for path, look in looks.items():
-        app.add_api_route(path, look, methods=["GET"])
-        app.add_api_route(path, look, methods=["HEAD"], include_in_schema=False)  # some load balancers send it
-    app.add_api_route("/-/refresh", refresh, methods=["POST"], status_code=202)
+ROUTES: Routes = {
+    ("GET", "/health"): health,
+    ("GET", "/health/live"): alive,
+    ("GET", "/health/ready"): ready,
+    ("GET", "/version"): version,
+    ("POST", "/-/refresh"): refresh,
+}
+HEADS = ("/health", "/health/live", "/health/ready", "/version")
+"""The paths that answer HEAD too."""
