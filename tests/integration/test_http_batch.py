@@ -176,6 +176,12 @@ def test_a_document_that_is_no_batch_is_refused(http: httpx.Client, body: bytes)
     assert len(answer.json()["message"]) <= 400
 
 
+def test_an_image_without_a_name_is_known_by_its_type(http: httpx.Client) -> None:
+    for kind in ("image/png", "application/octet-stream"):
+        found = http.post("/predict/batch", files=[("image", (None, b"a", kind))] * 2)
+        assert len(found.json()["predictions"]) == 2
+
+
 def test_a_form_that_is_no_batch_is_refused(http: httpx.Client) -> None:
     def post(files: list[Any], **more: Any) -> tuple[int, str]:
         return refused(http.post("/predict/batch", files=files, **more))

@@ -159,6 +159,7 @@ def test_what_is_no_request_is_refused_in_its_form(shop: Shop, echo: httpx.Clien
         assert answer.headers["X-Ulora-Version"] == "v1.1.0"
     assert infer(shop, echo, tensor(one)).status_code == 200
     assert infer(shop, echo, tensor([one], shape=[1, 1], parameters={"content_type": "base64"})).status_code == 200
+    assert infer(shop, echo, tensor(one, shape=[1.0])).status_code == 200
     missing = echo.get("/v2/nowhere")
     assert (missing.status_code, list(missing.json())) == (404, ["error"])
     refused = infer(shop, echo, tensor(one), X_Request_Timeout_Ms="soon")

@@ -32,6 +32,15 @@ schemathesis.openapi.media_type("application/octet-stream", st.just(json.dumps(R
 
 
 @schemathesis.hook
+def map_body(context: Any, body: Any) -> Any:
+    """Several targets are as many as the images: give one for all."""
+    targets = body.get("target") if isinstance(body, dict) else None
+    if isinstance(targets, list):
+        body["target"] = targets[:1]
+    return body
+
+
+@schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     is_valid = case.meta is None or case.meta.generation.mode is GenerationMode.POSITIVE
     for name in case.path_parameters or {}:
@@ -46,11 +55,12 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
             _fit_data(case.body)
         elif case.path == "/v1/diagnose" and is_valid:
             case.body["image"] = TEXT
-        elif case.media_type == "multipart/form-data" and is_valid:
-            if isinstance(case.body.get("target"), list):
-                del case.body["target"][1:]  # one for all images, or none
-        elif case.media_type == "multipart/form-data":
+        elif case.media_type == "multipart/form-data" and not is_valid:
             case.body = {"image": PNG, "target": "../"}  # of a form all is text, so another type may be valid
+
+
+def _is_count(value: object) -> bool:
+    return type(value) in (int, float) and 1 <= value <= 2**31 and value == int(value)  # type: ignore[operator,call-overload]
 
 
 def _fit_data(body: dict[str, Any]) -> None:
@@ -60,7 +70,7 @@ def _fit_data(body: dict[str, Any]) -> None:
         return
     (tensor,) = inputs
     shape = tensor.get("shape")
-    is_shape = isinstance(shape, list) and len(shape) in (1, 2) and all(type(n) is int and n > 0 for n in shape)
+    is_shape = isinstance(shape, list) and len(shape) in (1, 2) and all(map(_is_count, shape))
     is_data = tensor.get("data") is None or isinstance(tensor["data"], list)
     if is_shape and is_data and isinstance(tensor.get("parameters", {}), dict):
         tensor |= {"shape": [1], "data": [TEXT]}

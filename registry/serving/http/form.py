@@ -16,7 +16,7 @@ _HINT = "send multipart/form-data as `curl -F image=@leaf.jpg` does"
 
 @dataclass(frozen=True)
 class FormPart:
-    """One part of a form; a file if it has a file's name."""
+    """One part of a form; a file if it has a file's name, or the content type of an image or of any bytes."""
 
     name: str
     is_file: bool
@@ -103,7 +103,8 @@ class _FormReader:
         if b"name" not in options:
             raise BadInput("a part of the form has no name", hint=_HINT)
         name = options[b"name"].decode("utf-8", "replace")[:100]
-        is_file = b"filename" in options
+        kind = self.headers.get(b"content-type", b"").strip().lower()
+        is_file = b"filename" in options or kind.startswith((b"image/", b"application/octet-stream"))
         data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
         if not is_file and len(data) > MAX_TEXT:
             raise BadInput(f"the field `{name}` has more than {MAX_TEXT} bytes", hint="send files with a file's name")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from registry.errors import BadInput
 from registry.serving.byte_budget import HeldBytes
@@ -19,6 +19,11 @@ _Name = Annotated[str, Field(max_length=256)]
 _Parameters = dict[str, bool | int | float | str]
 
 
+def _whole(value: object) -> object:
+    """JSON does not tell 1.0 from 1, and some clients write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class _ProtocolPart(BaseModel):
     """A part of a request; what other servers understand beside it is ignored, as the protocol wants."""
 
@@ -30,7 +35,7 @@ class InferInput(_ProtocolPart):
 
     name: Literal["image"]
     datatype: Literal["BYTES"]
-    shape: list[Annotated[int, Field(ge=1, le=2**31)]] = Field(min_length=1, max_length=2)
+    shape: list[Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_whole)]] = Field(min_length=1, max_length=2)
     parameters: _Parameters = {}
     data: list[str] | list[list[str]] | None = None
 
