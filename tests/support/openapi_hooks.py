@@ -34,9 +34,9 @@ schemathesis.openapi.media_type("application/octet-stream", st.just(json.dumps(R
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
     """Several targets are as many as the images: give one for all."""
-    targets = body.get("target") if isinstance(body, dict) else None
-    if isinstance(targets, list):
-        body["target"] = targets[:1]
+    fields = getattr(body, "body", body)  # forms with content types of their parts are wrapped
+    if isinstance(fields, dict) and isinstance(fields.get("target"), list):
+        fields["target"] = fields["target"][:1]
     return body
 
 
