@@ -33,6 +33,7 @@ from registry.serving.options import LiveOptions
 from registry.serving.residents import Residents
 from registry.serving.routing import Route, Serving
 from registry.serving.scheduler import Scheduler
+from registry.serving.tally import Tally
 from registry.store.blobs import Blobs
 from registry.versions.bindings import Bindings
 from registry.versions.pointer import Pointer
@@ -76,7 +77,8 @@ class Live:
         self._check_model = check_model
         self._process = os.getpid()
         self.deadline = options.deadline
-        self.scheduler = Scheduler(options.max_batch, options.waiting_bytes)
+        self.tally = Tally()
+        self.scheduler = Scheduler(options.max_batch, options.waiting_bytes, self.tally)
 
         self._serving: Serving | None = None
         self._goal: Record | None = None
@@ -96,6 +98,7 @@ class Live:
             retry=options.retry,
             slow_after=options.slow_after,
             prove_every=options.prove_every,
+            tally=self.tally,
         )
 
     # --- start and close ---------------------------------------------------------------------------------------------
@@ -378,6 +381,7 @@ class Live:
                 if loaded and (serving is None or goal.generation > serving.record.generation):
                     self._serving = Serving(goal, loaded, clock.timestamp())
                     events.version_changed(goal, loaded, serving.stable.version if serving else None)
+                    self.tally.swapped(loaded.version)
                     self._previous = _stable(serving) if _stable(serving) != goal.stable else self._previous
                     self._changed.notify_all()
                 self._residents.want(self._needed(goal))

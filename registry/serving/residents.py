@@ -18,6 +18,7 @@ from registry.serving.loaders import Loaded
 from registry.serving.loads import Load, LoadPointer
 from registry.serving.proof import Proof, prove
 from registry.serving.proofs import EVERY, Proofs
+from registry.serving.tally import Tally
 from registry.versions.pointer import Pointer
 
 MAX_LOADS = 3
@@ -50,6 +51,7 @@ class Residents:
         retry: float = 1.0,
         slow_after: float = 30.0,
         prove_every: float = EVERY,
+        tally: Tally | None = None,
     ) -> None:
         """Args:
         changed: called in the watching thread when a load succeeded, failed, was given up, or became slow; and in
@@ -57,7 +59,9 @@ class Residents:
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
         slow_after: seconds after which a load is reported as slow, and no longer holds up more urgent ones.
         prove_every: seconds after which the digests of the weights in memory are computed again.
+        tally: counts failed loads, and has counts for each version in memory.
         """
+        self._tally = tally or Tally()
         self._load = load
         self._changed = changed
         self._retry = retry
@@ -80,6 +84,7 @@ class Residents:
         proof = prove(pointer, loaded)
         with self._work:
             self._proofs.add(proof)
+            self._tally.version_came(loaded.version, loaded.targets)
             self._loaded[pointer.manifest_sha256] = loaded
 
     def load_first(self, pointer: Pointer) -> None:
@@ -208,6 +213,7 @@ class Residents:
         if load.loaded is not None and load.proof is not None:
             self._failures.pop(digest, None)
             self._proofs.add(load.proof)
+            self._tally.version_came(load.loaded.version, load.loaded.targets)
             self._loaded[digest] = load.loaded
         elif load.error is not None:
             self._note_failure(load.pointer, load.error)
@@ -266,6 +272,7 @@ class Residents:
             del self._failures[digest]
         for digest in set(self._loaded) - wanted:
             self._proofs.remove(digest)
+            self._tally.version_left(self._loaded[digest].version)
         return [self._loaded.pop(digest) for digest in set(self._loaded) - wanted]
 
     def _note_failure(self, pointer: Pointer, error: BaseException) -> None:
@@ -275,6 +282,7 @@ class Residents:
         pause = min(longest, self._retry * 2 ** min(tries - 1, 20)) * random.uniform(0.9, 1.1)  # noqa: S311  jitter
         problem = _describe(pointer, error)
         self._failures[pointer.manifest_sha256] = _Failure(problem, tries, time.monotonic() + pause)
+        self._tally.load_failed()
         events.load_failed(pointer.version, problem, tries, pause)
 
 

@@ -29,6 +29,7 @@ from registry.machine.cores import usable_cores
 from registry.serving import rows as of_versions
 from registry.serving.byte_budget import ByteBudget
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
+from registry.serving.observer import BatchObserver, NoObserver
 from registry.serving.pace import DEFAULT_MAX_BATCH, Pace, calibrate
 
 DEFAULT_WAITING_BYTES = 512 * 1024 * 1024
@@ -50,6 +51,7 @@ class _AdmittedRow:
     Attributes:
         expires: when it need not be answered any more, on the monotonic clock; never without a deadline.
         held: bytes that it holds of the budget.
+        since: when it was admitted.
         prepared: None until it was read.
         future: when it is done, the row has neither version nor image any more.
     """
@@ -59,6 +61,7 @@ class _AdmittedRow:
     target: Any
     expires: float
     held: int
+    since: float
     prepared: PreparedRow | None = None
     future: Future[Prediction] = field(default_factory=Future)
 
@@ -70,11 +73,18 @@ class _AdmittedRow:
 class Scheduler:
     """The rows that wait, and the threads that read and compute them. Any thread may call it."""
 
-    def __init__(self, max_batch: int | None = None, waiting_bytes: int = DEFAULT_WAITING_BYTES) -> None:
+    def __init__(
+        self,
+        max_batch: int | None = None,
+        waiting_bytes: int = DEFAULT_WAITING_BYTES,
+        observer: BatchObserver | None = None,
+    ) -> None:
         """Args:
         max_batch: rows of a batch at most; None to find out at the start.
         waiting_bytes: what bodies and rows that wait may hold together.
+        observer: is told about batches and answers.
         """
+        self._observer = observer or NoObserver()
         self.budget = ByteBudget(waiting_bytes)
         self._max_batch = max_batch
         self._pace = Pace(max_batch or DEFAULT_MAX_BATCH)
@@ -228,9 +238,9 @@ class Scheduler:
         return answered
 
     def _submit(self, loaded: Loaded, image: Any, target: Any, expires: float) -> Future[Prediction]:
-        row = _AdmittedRow(loaded, image, target, expires, of_versions.nbytes_of(image))
+        row = _AdmittedRow(loaded, image, target, expires, of_versions.nbytes_of(image), time.monotonic())
         if row.has_deadline:
-            self.check_admission(expires - time.monotonic())
+            self.check_admission(expires - row.since)
         self.budget.take(row.held, bounded=row.has_deadline)
         with self._work:
             ended = self._ended
@@ -285,6 +295,7 @@ class Scheduler:
             if prepared.answer is None:
                 self._await_turn(row, prepared)
             elif self._claim(row):
+                self._observer.answered([prepared.answer])
                 row.future.set_result(prepared.answer)
         except BaseException as error:
             self._fail(row, error)
@@ -350,6 +361,8 @@ class Scheduler:
                 row.future.set_exception(_expired())
             elif row.prepared is not None:
                 groups.setdefault(of_versions.group_of(row.loaded, row.prepared), []).append(row)
+        if groups:
+            self._observer.batch_taken([now - row.since for group in groups.values() for row in group])
         for group in groups.values():
             self._answer_group(group)
         if groups:
@@ -358,6 +371,7 @@ class Scheduler:
 
     def _answer_group(self, rows: Sequence[_AdmittedRow]) -> None:
         """Answer rows together; if that fails each alone, so that an image that breaks it costs no other its answer."""
+        began = time.monotonic()
         try:
             self._prepare_for(rows[0].loaded)
             answers = of_versions.answers(rows[0].loaded, [row.prepared for row in rows])
@@ -366,6 +380,8 @@ class Scheduler:
                 rows[0].future.set_exception(error)
                 return
         else:
+            self._observer.batch_computed(time.monotonic() - began)
+            self._observer.answered(answers)
             for row, answer in zip(rows, answers, strict=True):
                 row.future.set_result(answer)
             return

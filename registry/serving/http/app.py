@@ -6,6 +6,7 @@
 | `POST /predict/batch` | several: multipart fields `image`, or JSON with base64; each has its own outcome or error |
 | `GET`, `HEAD /health/live`, `/health/ready`, `/health` | restart it? send requests here? the whole story |
 | `GET`, `HEAD /version` | the version that answers, and since when |
+| `GET /metrics` | what the replica counts, for Prometheus |
 | `POST /-/refresh` | 202: the log is read now |
 | `/v2/…` | the Open Inference Protocol, see `open_inference` |
 | `/v1/crops`, `/v1/adapters/{crop}/status`, `/v1/diagnose` | as the older system has them, see `older_endpoints` |
@@ -21,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import UloraError
 from registry.serving.follow import Live
-from registry.serving.http import batch, encoding, older_endpoints, open_inference, openapi, predict, status
+from registry.serving.http import batch, encoding, measured, older_endpoints, open_inference, openapi, predict, status
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.response_cache import ResponseCache
 from registry.serving.http.responses import Refused, answer_error
@@ -39,6 +40,7 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     for path in status.HEADS:  # some load balancers send it
         app.add_api_route(path, status.ROUTES["GET", path], methods=["HEAD"], include_in_schema=False)
     encoding.add_middleware(app, options)
+    measured.add_metrics(app, live)
     for kind in (UloraError, Refused, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
     return app
