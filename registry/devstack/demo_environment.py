@@ -17,6 +17,7 @@ from typing import Any
 from registry.api import Registry
 from registry.catalog import mirror
 from registry.catalog.watch import LoopControl, Watch
+from registry.devstack.batch_sizes import BatchSizes
 from registry.devstack.digits import FEW, write_digits, write_photo_crops
 from registry.devstack.processes import Finished, FitProcess, isolated_env, ulora
 from registry.devstack.replica_server import ReplicaServer
@@ -68,6 +69,7 @@ class DemoEnvironment:
     _registry: Registry | None = None
     _replica: ReplicaServer | None = None
     _load: SteadyLoad | None = None
+    _batches: BatchSizes | None = None
 
     @classmethod
     def create(cls, screen: Screen, data: Path | None, root: Path | None, ending: ExitStack) -> DemoEnvironment:
@@ -138,6 +140,7 @@ class DemoEnvironment:
         self._replica = ReplicaServer(self.folder / "serve", self.env)
         self.ending.callback(self._replica.stop)
         self._replica.start()
+        self._batches = BatchSizes(self._replica.url)
         self._load = load = self.ending.enter_context(SteadyLoad(self._replica.url, self.questions))
         self.timeline.traffic = lambda: RequestCount(len(load.answers), len(load.failures()))
 
@@ -251,8 +254,10 @@ class DemoEnvironment:
             return "; ".join(fits)
         load, versions = self._load, self._load.versions()
         numbers = f"{len(load.answers)} requests ({load.rate():.0f}/s), {len(load.failures())} failed"
+        times = f"p50 {1000 * load.percentile(0.5):.0f} ms, p99 {1000 * load.percentile(0.99):.0f} ms"
+        batches = self._batches.text() if self._batches else ""
         counts = ", ".join(f"{version.partition('-')[0]} {count}" for version, count in sorted(versions.items()))
-        return "; ".join([numbers, counts, *fits])
+        return "; ".join(part for part in (numbers, times, batches, counts, *fits) if part)
 
     def catalog_text(self) -> str:
         """Each version's stage and aliases, as MLflow shows them."""

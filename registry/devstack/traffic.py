@@ -47,6 +47,7 @@ class ClientReply:
         is_right: whether target and label are those of the image.
         document: the answer's JSON.
         problem: why it counts as failed, the empty string where it does not.
+        seconds: from the request to the whole answer.
     """
 
     at: float
@@ -54,6 +55,7 @@ class ClientReply:
     is_right: bool
     document: dict[str, Any]
     problem: str = ""
+    seconds: float = 0.0
 
 
 class Client:
@@ -71,6 +73,7 @@ class Client:
         """Ask once, without a second try. Never raises: anything but a whole answer of a version is a failed one."""
         if time.monotonic() - self._used > _IDLE:
             self.close()
+        began = time.monotonic()
         try:
             self._connection.request("POST", "/predict", question.image, {"Content-Type": "image/png"})
             reply = self._connection.getresponse()
@@ -85,7 +88,7 @@ class Client:
         is_whole = reply.status == http.client.OK and version
         problem = "" if is_whole else f"status {reply.status}, body {body[:_MAX_BODY].decode('utf-8', 'replace')!r}"
         is_right = (document.get("target"), document.get("label")) == (question.target, question.label)
-        return ClientReply(self._used, version, is_right, document, problem)
+        return ClientReply(self._used, version, is_right, document, problem, self._used - began)
 
 
 class SteadyLoad:
@@ -162,6 +165,13 @@ class SteadyLoad:
         """Answers a second lately."""
         now = time.monotonic()
         return sum(now - answer.at < seconds for answer in reversed(self.answers)) / seconds
+
+    def percentile(self, share: float, seconds: float = 10.0) -> float:
+        """The seconds in which this share of the answers lately came; 0 without any."""
+        now = time.monotonic()
+        recent = itertools.takewhile(lambda answer: now - answer.at < seconds, reversed(self.answers))
+        took = sorted(answer.seconds for answer in recent if not answer.problem)
+        return took[min(len(took) - 1, int(share * len(took)))] if took else 0.0
 
     def _run(self, delay: float) -> None:
         self._stop.wait(delay)

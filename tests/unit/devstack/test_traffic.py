@@ -63,6 +63,22 @@ def test_every_answer_is_kept_with_its_version(service: Service) -> None:
     assert load.versions() == {"v1.0.0": len(load.answers)}
 
 
+def test_the_times_of_recent_answers_are_told(service: Service) -> None:
+    load = SteadyLoad(service.url, [QUESTION], rate=200)
+    assert load.percentile(0.5) == 0
+    now = time.monotonic()
+    load._answers = [replace(answer(), at=now - 60, seconds=9.0)]
+    load._answers += [replace(answer(), at=now, seconds=number / 100) for number in range(1, 101)]
+    load._answers.append(replace(answer(), at=now, seconds=9.0, problem="no answer"))
+    assert (load.percentile(0.5), load.percentile(0.99), load.percentile(1)) == (0.51, 1.0, 1.0)
+
+
+def test_each_answer_tells_how_long_it_took(service: Service) -> None:
+    with SteadyLoad(service.url, [QUESTION], rate=200) as load:
+        (answer,) = load.wait_for("v1.0.0", since=0, seconds=180)
+    assert 0 < answer.seconds < 180
+
+
 def test_a_change_of_version_is_seen(service: Service) -> None:
     with SteadyLoad(service.url, [QUESTION], rate=200) as load:
         load.wait_for("v1.0.0", since=0, seconds=180)
