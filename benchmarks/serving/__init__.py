@@ -1,0 +1,1 @@
+"""How a replica serves, measured from other processes over loopback: `python -m benchmarks.serving`."""

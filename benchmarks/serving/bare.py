@@ -1,0 +1,108 @@
+"""The forward pass without a server, in a process of its own: `python -m benchmarks.serving.bare`.
+
+It answers each line on standard input, a number of seconds, by computing for so long, and prints images a second: of
+the version's whole answer (adapters, heads, detectors), and of the plain backbone by transformers. Both take the same
+photos, decoded before, in full batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.serving.stage import TARGETS, ModelOnStage, photos
+from registry.errors import LoadFailed
+from registry.machine.cores import wait_without_spinning
+from registry.machine.programs import PIPE, Process, start
+
+
+class BareForward:
+    """The process, which waits without using a core between two measurements."""
+
+    def __init__(self, process: Process[str]) -> None:
+        self._process = process
+
+    def rates(self, seconds: float) -> tuple[float, float]:
+        """Images a second of the version's forward pass and of the plain backbone.
+
+        Raises:
+            LoadFailed: the process ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018  pipes
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise LoadFailed("the process of the bare forward pass ended")
+        version, plain = json.loads(line)
+        return float(version), float(plain)
+
+
+@contextmanager
+def bare_forward(model: ModelOnStage, version: str, max_batch: int) -> Iterator[BareForward]:
+    """The forward pass of a version in batches of so many images."""
+    words = [str(model.bundles[version]), str(model.backbone.folder), str(max_batch)]
+    with start(
+        [sys.executable, "-m", "benchmarks.serving.bare", *words],
+        stdin=PIPE, stdout=PIPE, text=True, env=dict(os.environ),
+    ) as process:  # fmt: skip
+        try:
+            yield BareForward(process)
+        finally:
+            process.kill()
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("backbone", type=click.Path(path_type=Path))
+@click.argument("max_batch", type=int)
+def main(bundle: Path, backbone: Path, max_batch: int) -> None:
+    """Compute whenever asked."""
+    wait_without_spinning()
+    import torch
+
+    from adapters.answer.loading import load_bundle
+    from benchmarks.synthetic import files_of
+
+    loaded = load_bundle(files_of(bundle), backbone_folders=[backbone])
+    loaded.begin_computing()
+    images = photos()
+    rows = [loaded.prepare(image, TARGETS[number % len(TARGETS)]) for number, image in enumerate(images)]
+    model: Any = getattr(loaded.components.runtime, "model")  # noqa: B009  only torch's runtimes have it
+    side = int(loaded.components.preprocessing.square(images[0]).shape[0])
+    pixels = torch.randn(max_batch, 3, side, side)
+    batches = [rows[at : at + max_batch] for at in range(0, len(rows), max_batch)]
+
+    def forward(number: int) -> int:
+        batch = batches[number % len(batches)]
+        loaded.answer_rows(batch)
+        return len(batch)
+
+    @torch.no_grad()
+    def plain(number: int) -> int:
+        model(pixel_values=pixels)
+        return max_batch
+
+    for line in sys.stdin:
+        print(json.dumps([_rate(each, float(line)) for each in (forward, plain)]), flush=True)  # noqa: T201
+
+
+def _rate(compute: Callable[[int], int], seconds: float) -> float:
+    compute(0)
+    began, done, number = time.perf_counter(), 0, 0
+    while time.perf_counter() - began < seconds:
+        done += compute(number)
+        number += 1
+    return done / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
