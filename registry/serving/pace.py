@@ -10,7 +10,7 @@ import random
 import struct
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -81,42 +81,54 @@ class _Timing:
         return self.rows / self.seconds
 
 
+Clock = Callable[[], float]
+
+
 def calibrate(
-    loaded: LoadedForBatches, max_batch: int | None = None, clock: Callable[[], float] = time.perf_counter
+    loaded: LoadedForBatches,
+    max_batch: int | None = None,
+    clocks: Sequence[Clock] = (time.perf_counter, time.process_time),
 ) -> Pace:
     """Time batches of random images: the smallest that has 90% of the best throughput is a full batch.
 
-    Takes up to about a second, more only where one image alone takes long.
+    Takes up to about a second, more only where one image alone takes long, or other work needs the cores.
 
     Args:
         max_batch: rows of a full batch, if that is decided; None to choose.
+        clocks: the one by which a batch took least counts. On a machine with other work that is the processor time:
+            by the time that passes, only the smallest batches are fast, because the system does not interrupt them,
+            and a replica would keep computing image by image once that work is done.
     """
     rows = _rows(loaded, max_batch or SIZES[-1])
     loaded.answer_rows(rows[:1])  # the first one takes longer: libraries make what they keep
     timings: list[_Timing] = []
     for size in sorted({*SIZES, max_batch or 1}):
         if size <= len(rows) and (not timings or timings[-1].seconds < _SLOW):
-            timings.append(_Timing(size, _fastest(lambda: loaded.answer_rows(rows[:size]), clock)))  # noqa: B023
+            timings.append(_Timing(size, _fastest(lambda: loaded.answer_rows(rows[:size]), clocks)))  # noqa: B023
     best = max(timing.throughput for timing in timings)
     chosen = next(timing.rows for timing in timings if timing.throughput >= _ENOUGH * best)
     return Pace(max_batch or chosen, {timing.rows: timing.seconds for timing in timings})
 
 
-def _fastest(act: Callable[[], object], clock: Callable[[], float]) -> float:
+def _fastest(act: Callable[[], object], clocks: Sequence[Clock]) -> float:
     """Seconds of the fastest of a few tries, because other work on the machine can only slow it down."""
     best = float("inf")
     for _ in range(_TRIES):
-        began = clock()
+        began = [clock() for clock in clocks]
         act()
-        best = min(best, clock() - began)
+        best = min(best, *(clock() - start for clock, start in zip(clocks, began, strict=True)))
         if best > _SLOW:
             break
     return max(best, _SHORTEST)
 
 
 def _rows(loaded: LoadedForBatches, count: int) -> list[object]:
-    """Rows of random images, with each target and without one in turn, that have to be computed."""
-    asked = (None, *loaded.targets)
+    """Rows of random images, with each target in turn.
+
+    None is without a target: a version without a router answers such a row without computing it, and one with a router
+    computes it twice, so that batches with different shares of them could not be compared.
+    """
+    asked = loaded.targets or (None,)
     different = [loaded.prepare(_png(number), target) for number, target in enumerate(islice(asked, 8))]
     return [different[number % len(different)] for number in range(count)]
 
