@@ -1,8 +1,8 @@
 """The forward pass without a server, in a process of its own: `python -m benchmarks.serving.bare`.
 
-It answers each line on standard input, a number of seconds, by computing for so long, and prints images a second: of
-the version's whole answer (adapters, heads, detectors), and of the plain backbone by transformers. Both take the same
-photos, decoded before, in full batches.
+It answers each line on standard input, a number of seconds, by computing for so long, and prints images a second and
+milliseconds of the processor for an image: of the version's whole answer (adapters, heads, detectors), and of the plain
+backbone by transformers. Both take the same photos, decoded before, in full batches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,22 @@ from registry.machine.cores import wait_without_spinning
 from registry.machine.programs import PIPE, Process, start
 
 
+@dataclass(frozen=True)
+class ForwardSpeed:
+    """Images a second, and milliseconds of the processor for each."""
+
+    rate: float
+    processor_ms: float
+
+
 class BareForward:
     """The process, which waits without using a core between two measurements."""
 
     def __init__(self, process: Process[str]) -> None:
         self._process = process
 
-    def rates(self, seconds: float) -> tuple[float, float]:
-        """Images a second of the version's forward pass and of the plain backbone.
+    def speeds(self, seconds: float) -> tuple[ForwardSpeed, ForwardSpeed]:
+        """Of the version's forward pass and of the plain backbone.
 
         Raises:
             LoadFailed: the process ended.
@@ -43,7 +52,7 @@ class BareForward:
         if not line:
             raise LoadFailed("the process of the bare forward pass ended")
         version, plain = json.loads(line)
-        return float(version), float(plain)
+        return ForwardSpeed(*version), ForwardSpeed(*plain)
 
 
 @contextmanager
@@ -92,16 +101,17 @@ def main(bundle: Path, backbone: Path, max_batch: int) -> None:
         return max_batch
 
     for line in sys.stdin:
-        print(json.dumps([_rate(each, float(line)) for each in (forward, plain)]), flush=True)  # noqa: T201
+        print(json.dumps([_speed(each, float(line)) for each in (forward, plain)]), flush=True)  # noqa: T201
 
 
-def _rate(compute: Callable[[int], int], seconds: float) -> float:
+def _speed(compute: Callable[[int], int], seconds: float) -> tuple[float, float]:
     compute(0)
-    began, done, number = time.perf_counter(), 0, 0
+    began, processor, done, number = time.perf_counter(), time.process_time(), 0, 0
     while time.perf_counter() - began < seconds:
         done += compute(number)
         number += 1
-    return done / (time.perf_counter() - began)
+    took = time.process_time() - processor
+    return done / (time.perf_counter() - began), 1000 * took / done
 
 
 if __name__ == "__main__":

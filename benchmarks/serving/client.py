@@ -89,7 +89,7 @@ class HttpAnswer:
         return self.head[at + len(name) + 3 :].partition(b"\r\n")[0].strip().decode("latin-1") if at >= 0 else ""
 
 
-class Connection(asyncio.Protocol):
+class KeptConnection(asyncio.Protocol):
     """One kept connection: one request at a time."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class Sender:
     versions: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     sent: int = 0
-    _free: list[Connection] = field(default_factory=list)
+    _free: list[KeptConnection] = field(default_factory=list)
     _opened: int = 0
     _stopped: bool = False
     _queue: deque[asyncio.Future[None]] = field(default_factory=deque)
@@ -175,7 +175,7 @@ class Sender:
             connection.close()
 
     async def _run_client(self, end: float) -> None:
-        connection = Connection()
+        connection = KeptConnection()
         while self._may_send() and (now := time.monotonic()) < end:
             connection = await self._ask_on(connection, self._next(), now)
         connection.close()
@@ -202,7 +202,7 @@ class Sender:
         if self._queue:
             self._queue.popleft().set_result(None)
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> KeptConnection:
         if not self._free and self._opened >= self.job.connections:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
@@ -210,16 +210,16 @@ class Sender:
         if self._free:
             return self._free.pop()
         self._opened += 1
-        return Connection()
+        return KeptConnection()
 
-    async def _ask_on(self, connection: Connection, number: int, due: float) -> Connection:
+    async def _ask_on(self, connection: KeptConnection, number: int, due: float) -> KeptConnection:
         """Ask on a connection, or on a new one if that is closed; return the one that was used."""
         index = number % len(self.requests)
         began = time.monotonic()
         try:
             if not connection.is_open:
                 loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(Connection, "127.0.0.1", self.job.port)
+                _, connection = await loop.create_connection(KeptConnection, "127.0.0.1", self.job.port)
             answer = await connection.ask(self.requests[index])
         except OSError:
             answer = HttpAnswer()

@@ -6,6 +6,7 @@ client in another process that sends JPEGs over loopback. The client shares the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,17 +56,34 @@ Examples:
 @click.option(
     "--packages", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of rivals' packages."
 )
+@click.option("--markdown", is_flag=True, help="Print the result as a table in Markdown.")
 @option_json
-def main(
-    *, parts: tuple[str, ...], sizes: tuple[str, ...], quick: bool, scale: float, packages: Path | None, as_json: bool
-) -> None:
+def main(*, parts: tuple[str, ...], markdown: bool, as_json: bool, **how: Any) -> None:
     """A replica under load: throughput, overload, swaps, flips, how fast it follows, cold start; beside rivals."""
-    effort = Effort(sizes or ("tiny", "vit-b"), QUICK if quick else scale, packages and packages.absolute())
     chosen = [name for name in PARTS if not parts or name in parts]
-    run(lambda: serving(chosen, effort), threads=usable_cores(), as_json=as_json)
+    kind = TableResult if markdown else Result
+    run(lambda: serving(chosen, _effort(**how), kind), threads=usable_cores(), as_json=as_json)
 
 
-def serving(parts: list[str], effort: Effort) -> Result:
+class TableResult(Result):
+    """A result whose report for people is a table in Markdown: the budgets, then the other figures."""
+
+    def text(self) -> str:
+        """The table."""
+        verdicts = {True: "met", False: "**not met**"}
+        rows = [
+            f"| {one.what} | {one.value:.4g} {one.unit} ({one.bound} {one.limit:g}) | {verdicts[one.met]} |"
+            for one in self.budgets
+        ]
+        rows += [f"| {name} | {json.dumps(value)} | |" for name, value in self.figures.items()]
+        return "\n".join(["| what | figure | budget |", "|---|---|---|", *rows])
+
+
+def _effort(sizes: tuple[str, ...], quick: bool, scale: float, packages: Path | None) -> Effort:
+    return Effort(sizes or ("tiny", "vit-b"), QUICK if quick else scale, packages and packages.absolute())
+
+
+def serving(parts: list[str], effort: Effort, kind: type[Result] = Result) -> Result:
     """Measure parts, one after the other, on one stage."""
     figures: dict[str, Any] = {}
     budgets: list[Budget] = []
@@ -76,7 +94,7 @@ def serving(parts: list[str], effort: Effort) -> Result:
             figures |= {f"{name}: {what}": _short(value) for what, value in found.figures.items()}
             budgets += found.budgets
     setting = {"parts": ",".join(parts), "sizes": ",".join(effort.sizes), "scale": effort.scale}
-    return Result(benchmark="serving", setting=setting, figures=figures, budgets=budgets)
+    return kind(benchmark="serving", setting=setting, figures=figures, budgets=budgets)
 
 
 def _short(value: Any) -> Any:

@@ -162,6 +162,11 @@ class MeasuredReplica(Server):
         status = Path(f"/proc/{self.pid}/status").read_text()
         return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
 
+    def processor_seconds(self) -> float:
+        """What its process has taken of all cores so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def _command(self) -> list[str]:
         return [
             sys.executable, "-m", "registry", "serve", "--channel", CHANNEL, "--host", HOST, "--port", str(self.port),

@@ -6,13 +6,13 @@ import base64
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.comparison import Budget, say
-from benchmarks.serving.bare import BareForward, bare_forward
+from benchmarks.serving.bare import BareForward, ForwardSpeed, bare_forward
 from benchmarks.serving.client import LoadJob, write_requests
 from benchmarks.serving.load import LoadResult, post_requests, run_load
 from benchmarks.serving.outcome import Effort, Found
@@ -30,7 +30,7 @@ _DEADLINE = "600"
 
 
 @dataclass(frozen=True)
-class Contender:
+class ServerAtWork:
     """A running server, and the file of its requests."""
 
     port: int
@@ -53,81 +53,95 @@ def throughput(stage: ServingStage, effort: Effort) -> Found:
         model = stage.model(size)
         model.create(VERSION, offline=False)
         model.serve(VERSION)
-        with replica(model, "throughput", "--deadline", _DEADLINE) as server, ExitStack() as peers:
-            found = _of_size(model, server, effort, peers)
+        with replica(model, "throughput", "--deadline", _DEADLINE) as server:
+            found = _of_size(model, server, effort)
         figures |= {f"{size}: {name}": value for name, value in found.figures.items()}
         budgets += found.budgets
     return Found(figures, budgets)
 
 
-def _of_size(model: ModelOnStage, server: MeasuredReplica, effort: Effort, peers: ExitStack) -> Found:
+def _of_size(model: ModelOnStage, server: MeasuredReplica, effort: Effort) -> Found:
     max_batch = int(server.health()["max_batch"])
-    ours = Contender(server.port, model.requests())
-    rivals, missing = _rivals(model, max_batch, effort, peers)
-    contenders = {"replica": ours, **rivals}
+    ours = ServerAtWork(server.port, model.requests())
     seconds = effort.of(6.0 if model.size == "tiny" else 20.0, 1.0)
-    rates: dict[str, dict[int, float]] = {name: {} for name in contenders}
-    for clients in CLIENTS:
-        for name, contender in contenders.items():
-            say(f"{model.size}: {name}, {clients} clients")
-            rates[name][clients] = round(contender.closed_loop(clients, seconds).rate(), 2)
+    with ExitStack() as peers:
+        rivals, missing = _rivals(model, max_batch, effort, peers)
+        rates = _closed_loops({"replica": ours, **rivals}, seconds, model.size)
     best = max(rates["replica"], key=lambda clients: rates["replica"][clients])
     with bare_forward(model, VERSION, max_batch) as bare:
-        bare.rates(0.1)
-        ratios = _ratios(ours, bare, best, seconds, effort.count(5, 2), model.size)
-    capacity = statistics.median(ratios.served)
+        rounds = [_round(server, ours, bare, best, seconds, number, model.size) for number in range(effort.count(5, 2))]
+    capacity = statistics.median(one.served for one in rounds)
     figures: dict[str, object] = {
         "images a second by clients": rates,
         "not measured": missing,
+        "cores": usable_cores(),
         "max_batch": max_batch,
         "batches seen": batches_seen(server),
-        "replica at saturation, images a second": capacity,
-        "bare forward, images a second": statistics.median(ratios.forward),
-        "plain backbone of transformers, images a second": statistics.median(ratios.plain),
-        "replica / plain backbone": _ratio(ratios.served, ratios.plain),
-        "client's share of a core": ratios.client_share,
-        "cores": usable_cores(),
     }
     for name in rivals:
-        figures[f"replica / {name}, each at its best"] = max(rates["replica"].values()) / max(
-            *rates[name].values(), 1e-9
-        )
-    figures |= _open_loops(ours, capacity, seconds, model.size)
-    value = _ratio(ratios.served, ratios.forward)
-    budget = Budget(f"{model.size}: replica / bare forward", value, "at least", AT_LEAST[model.size])
-    return Found(figures, [budget])
+        figures[f"replica / {name}, each at its best"] = max(rates["replica"].values()) / max(rates[name].values())
+    figures |= _medians(rounds) | _open_loops(ours, capacity, seconds, model.size)
+    value = statistics.median(one.served / one.forward.rate for one in rounds)
+    return Found(figures, [Budget(f"{model.size}: replica / bare forward", value, "at least", AT_LEAST[model.size])])
+
+
+def _closed_loops(servers: Mapping[str, ServerAtWork], seconds: float, size: str) -> dict[str, dict[int, float]]:
+    """Images a second by name and clients. Servers take turns."""
+    rates: dict[str, dict[int, float]] = {name: {} for name in servers}
+    for clients in CLIENTS:
+        for name, each in servers.items():
+            say(f"{size}: {name}, {clients} clients")
+            rates[name][clients] = max(1e-3, round(each.closed_loop(clients, seconds).rate(), 2))
+    return rates
 
 
 @dataclass(frozen=True)
-class _Ratios:
-    served: list[float]
-    forward: list[float]
-    plain: list[float]
+class _Round:
+    """A round of the replica and of the bare forward pass.
+
+    Attributes:
+        served: images a second by the replica.
+        processor_ms: of the replica for each of them.
+        client_share: of a core, that the client took.
+    """
+
+    served: float
+    processor_ms: float
     client_share: float
+    forward: ForwardSpeed
+    plain: ForwardSpeed
 
 
-def _ratios(ours: Contender, bare: BareForward, clients: int, seconds: float, rounds: int, size: str) -> _Ratios:
-    """Bare forward and replica in turns."""
-    served, forward, plain, shares = [], [], [], []
-    for number in range(rounds):
-        say(f"{size}: replica and bare forward, round {number + 1} of {rounds}")
-        if number % 2:
-            load = ours.closed_loop(clients, seconds)
-        computed = bare.rates(seconds / 2)
-        if not number % 2:
-            load = ours.closed_loop(clients, seconds)
-        served.append(load.rate())
-        shares.append(load.client_share)
-        forward.append(computed[0])
-        plain.append(computed[1])
-    return _Ratios(served, forward, plain, statistics.median(shares))
+def _round(
+    server: MeasuredReplica, ours: ServerAtWork, bare: BareForward, clients: int, seconds: float, number: int, size: str
+) -> _Round:
+    """Both, another one first each time."""
+    say(f"{size}: replica and bare forward, round {number + 1}")
+    computed = bare.speeds(seconds / 2) if number % 2 else None
+    before = server.processor_seconds()
+    load = ours.closed_loop(clients, seconds)
+    took = 1000 * (server.processor_seconds() - before) / max(1, len(load.answers))
+    forward, plain = computed or bare.speeds(seconds / 2)
+    return _Round(load.rate(), took, load.client_share, forward, plain)
 
 
-def _ratio(ones: list[float], others: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
+def _medians(rounds: Sequence[_Round]) -> dict[str, object]:
+    def median(value: Callable[[_Round], float]) -> float:
+        return statistics.median(value(one) for one in rounds)
+
+    return {
+        "replica at saturation, images a second": median(lambda one: one.served),
+        "bare forward, images a second": median(lambda one: one.forward.rate),
+        "plain backbone of transformers, images a second": median(lambda one: one.plain.rate),
+        "replica / plain backbone": median(lambda one: one.served / one.plain.rate),
+        "processor ms of an image: replica, bare forward": [
+            round(median(lambda one: one.processor_ms), 3), round(median(lambda one: one.forward.processor_ms), 3),
+        ],
+        "client's share of a core": median(lambda one: one.client_share),
+    }  # fmt: skip
 
 
-def _open_loops(ours: Contender, capacity: float, seconds: float, size: str) -> dict[str, object]:
+def _open_loops(ours: ServerAtWork, capacity: float, seconds: float, size: str) -> dict[str, object]:
     figures: dict[str, object] = {}
     for share in OPEN_LOOPS:
         say(f"{size}: open loop at {share:g} x its capacity")
@@ -161,9 +175,9 @@ def batches_seen(server: MeasuredReplica) -> dict[str, int]:
 
 def _rivals(
     model: ModelOnStage, max_batch: int, effort: Effort, peers: ExitStack
-) -> tuple[dict[str, Contender], dict[str, str]]:
+) -> tuple[dict[str, ServerAtWork], dict[str, str]]:
     """The other servers, all running, and why some are not."""
-    running: dict[str, Contender] = {}
+    running: dict[str, ServerAtWork] = {}
     missing: dict[str, str] = {}
     for name, begin in (("one at a time", _one_at_a_time), ("LitServe", _litserve), ("mlflow models serve", _mlflow)):
         say(f"{model.size}: starting {name}")
@@ -176,16 +190,16 @@ def _rivals(
 
 
 @contextmanager
-def _peer(server: PeerServer, requests: str) -> Iterator[Contender]:
+def _peer(server: PeerServer, requests: str) -> Iterator[ServerAtWork]:
     try:
         server.start()
-        yield Contender(server.port, requests)
+        yield ServerAtWork(server.port, requests)
     finally:
         server.stop()
 
 
 @contextmanager
-def _one_at_a_time(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[Contender]:
+def _one_at_a_time(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[ServerAtWork]:
     words = ["benchmarks.baselines.one_at_a_time", *_files(model), "--port", "{port}"]
     server = PeerServer(_folder(model, "one-at-a-time"), words, "/health", model.stage.env)
     with _peer(server, model.requests()) as contender:
@@ -193,7 +207,7 @@ def _one_at_a_time(model: ModelOnStage, max_batch: int, effort: Effort) -> Itera
 
 
 @contextmanager
-def _litserve(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[Contender]:
+def _litserve(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[ServerAtWork]:
     env = _with_packages(model.stage.env, effort)
     if start([sys.executable, "-c", "import litserve"], env=dict(env), stderr=DEVNULL).wait():
         raise MissingDependency("litserve is not installed", hint="pip install litserve")
@@ -208,7 +222,7 @@ def _litserve(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[C
 
 
 @contextmanager
-def _mlflow(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[Contender]:
+def _mlflow(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[ServerAtWork]:
     cores = usable_cores()
     words = [
         "mlflow", "models", "serve", "-m", f"models:/{model.name}/1", "--env-manager", "local",
