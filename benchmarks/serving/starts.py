@@ -45,7 +45,9 @@ def get_bytes(bucket: str, config: Path, weights: str, folder: Path, keys: tuple
         fetched = [pool.submit(fetch, key) for key in (weights, *keys)]
         import torch
         from transformers import AutoModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         for one in fetched:
             one.result()
     (folder / "config.json").write_bytes(config.read_bytes())

@@ -86,6 +86,11 @@ def test_other_work_on_the_machine_does_not_make_batches_small() -> None:
     assert calibrate(watch, None, [passing, lambda: watch.now]).max_batch == 64  # type: ignore[arg-type]
 
 
+def test_one_slow_try_does_not_make_batches_small() -> None:
+    watch = Stopwatch(lambda rows: 0.6 if len(watch.sizes) == 2 else 0.010 + 0.001 * rows)  # the first that is timed
+    assert watch.calibrated().max_batch == 64
+
+
 def test_slow_versions_are_not_tried_in_large_batches() -> None:
     watch = Stopwatch(lambda rows: 0.2 * rows)
     assert watch.calibrated().max_batch == 1
