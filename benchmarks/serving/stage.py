@@ -227,7 +227,8 @@ def on_stage(*, with_mlflow: bool = False) -> Iterator[ServingStage]:
         config.touch()
         own = {
             "ULORA_CONFIG": str(config), "ULORA_CACHE": str(folder / "cache"), "ULORA_WHO": "a benchmark",
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1",
             "NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         }  # fmt: skip

@@ -47,7 +47,7 @@ def get_bytes(bucket: str, config: Path, weights: str, folder: Path, keys: tuple
         from transformers import AutoModel
         from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         for one in fetched:
             one.result()
     (folder / "config.json").write_bytes(config.read_bytes())
