@@ -14,7 +14,6 @@ import click
 import litserve
 
 from benchmarks.synthetic import files_of
-from registry.machine.cores import wait_without_spinning
 
 _BATCH_SECONDS = 0.002
 
@@ -61,7 +60,6 @@ class BundleApi(litserve.LitAPI):  # type: ignore[misc]
 @click.option("--max-batch", type=int, required=True)
 def main(bundle: str, backbone: str, port: int, max_batch: int) -> None:
     """Serve a bundle."""
-    wait_without_spinning()
     server = litserve.LitServer(BundleApi(bundle, backbone, max_batch), accelerator="cpu", workers_per_device=1)
     server.run(host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="error")
 

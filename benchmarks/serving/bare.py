@@ -1,8 +1,9 @@
 """The forward pass without a server, in a process of its own: `python -m benchmarks.serving.bare`.
 
 It answers each line on standard input, a number of seconds, by computing for so long, and prints images a second and
-milliseconds of the processor for an image: of the version's whole answer (adapters, heads, detectors), and of the plain
-backbone by transformers. Both take the same photos, decoded before, in full batches.
+milliseconds of the processor for an image: of the version's whole answer (adapters, heads, detectors), of the plain
+backbone by transformers, and of reading the photos and answering them. All take the same photos in full batches; the
+first two have them decoded before.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import click
 
 from benchmarks.serving.stage import TARGETS, ModelOnStage, photos
 from registry.errors import LoadFailed
-from registry.machine.cores import wait_without_spinning
 from registry.machine.programs import PIPE, Process, start
+
+_AS_A_REPLICA = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""How the threads of a replica wait; it has to be said before torch is imported."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class BareForward:
     def __init__(self, process: Process[str]) -> None:
         self._process = process
 
-    def speeds(self, seconds: float) -> tuple[ForwardSpeed, ForwardSpeed]:
-        """Of the version's forward pass and of the plain backbone.
+    def speeds(self, seconds: float) -> tuple[ForwardSpeed, ForwardSpeed, ForwardSpeed]:
+        """Of the version's forward pass, of the plain backbone, and of reading and answering.
 
         Raises:
             LoadFailed: the process ended.
@@ -51,8 +54,8 @@ class BareForward:
         line = self._process.stdout.readline()
         if not line:
             raise LoadFailed("the process of the bare forward pass ended")
-        version, plain = json.loads(line)
-        return ForwardSpeed(*version), ForwardSpeed(*plain)
+        version, plain, whole = json.loads(line)
+        return ForwardSpeed(*version), ForwardSpeed(*plain), ForwardSpeed(*whole)
 
 
 @contextmanager
@@ -61,7 +64,7 @@ def bare_forward(model: ModelOnStage, version: str, max_batch: int) -> Iterator[
     words = [str(model.bundles[version]), str(model.backbone.folder), str(max_batch)]
     with start(
         [sys.executable, "-m", "benchmarks.serving.bare", *words],
-        stdin=PIPE, stdout=PIPE, text=True, env=dict(os.environ),
+        stdin=PIPE, stdout=PIPE, text=True, env=os.environ | _AS_A_REPLICA,
     ) as process:  # fmt: skip
         try:
             yield BareForward(process)
@@ -75,7 +78,6 @@ def bare_forward(model: ModelOnStage, version: str, max_batch: int) -> Iterator[
 @click.argument("max_batch", type=int)
 def main(bundle: Path, backbone: Path, max_batch: int) -> None:
     """Compute whenever asked."""
-    wait_without_spinning()
     import torch
 
     from adapters.answer.loading import load_bundle
@@ -100,8 +102,13 @@ def main(bundle: Path, backbone: Path, max_batch: int) -> None:
         model(pixel_values=pixels)
         return max_batch
 
+    def whole(number: int) -> int:
+        chosen = [(number * max_batch + one) % len(images) for one in range(max_batch)]
+        loaded.predict([images[one] for one in chosen], target=[TARGETS[one % len(TARGETS)] for one in chosen])
+        return max_batch
+
     for line in sys.stdin:
-        print(json.dumps([_speed(each, float(line)) for each in (forward, plain)]), flush=True)  # noqa: T201
+        print(json.dumps([_speed(each, float(line)) for each in (forward, plain, whole)]), flush=True)  # noqa: T201
 
 
 def _speed(compute: Callable[[int], int], seconds: float) -> tuple[float, float]:

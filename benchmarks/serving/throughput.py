@@ -110,6 +110,7 @@ class _Round:
     client_share: float
     forward: ForwardSpeed
     plain: ForwardSpeed
+    whole: ForwardSpeed
 
 
 def _round(
@@ -121,8 +122,8 @@ def _round(
     before = server.processor_seconds()
     load = ours.closed_loop(clients, seconds)
     took = 1000 * (server.processor_seconds() - before) / max(1, len(load.answers))
-    forward, plain = computed or bare.speeds(seconds / 2)
-    return _Round(load.rate(), took, load.client_share, forward, plain)
+    forward, plain, whole = computed or bare.speeds(seconds / 2)
+    return _Round(load.rate(), took, load.client_share, forward, plain, whole)
 
 
 def _medians(rounds: Sequence[_Round]) -> dict[str, object]:
@@ -133,7 +134,9 @@ def _medians(rounds: Sequence[_Round]) -> dict[str, object]:
         "replica at saturation, images a second": median(lambda one: one.served),
         "bare forward, images a second": median(lambda one: one.forward.rate),
         "plain backbone of transformers, images a second": median(lambda one: one.plain.rate),
+        "reading and answering in one thread, images a second": median(lambda one: one.whole.rate),
         "replica / plain backbone": median(lambda one: one.served / one.plain.rate),
+        "replica / reading and answering": median(lambda one: one.served / one.whole.rate),
         "processor ms of an image: replica, bare forward": [
             round(median(lambda one: one.processor_ms), 3), round(median(lambda one: one.forward.processor_ms), 3),
         ],
@@ -208,7 +211,7 @@ def _one_at_a_time(model: ModelOnStage, max_batch: int, effort: Effort) -> Itera
 
 @contextmanager
 def _litserve(model: ModelOnStage, max_batch: int, effort: Effort) -> Iterator[ServerAtWork]:
-    env = _with_packages(model.stage.env, effort)
+    env = {**_with_packages(model.stage.env, effort), "OMP_WAIT_POLICY": "PASSIVE"}
     if start([sys.executable, "-c", "import litserve"], env=dict(env), stderr=DEVNULL).wait():
         raise MissingDependency("litserve is not installed", hint="pip install litserve")
     words = ["benchmarks.baselines.litserve_server", *_files(model), "--port", "{port}", "--max-batch", str(max_batch)]
