@@ -7,6 +7,7 @@ client in another process that sends JPEGs over loopback. The client shares the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,4 +99,6 @@ def serving(parts: list[str], effort: Effort, kind: type[Result] = Result) -> Re
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -19,6 +19,9 @@ from registry.errors import LoadFailed
 from registry.machine.programs import PIPE, Process, start
 
 OK, TOO_MANY = 200, 429
+_ENOUGH = 50
+SLOWEST = 0.5
+"""Requests a second of an open loop at least, where a capacity was too small to be measured."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,14 @@ class LoadResult:
         return sum(one.status != OK for one in self.answers)
 
     def rate(self, skip: float = 0.2) -> float:
-        """Answers a second, without the beginning and the end, where clients begin and wait."""
+        """Answers a second, without the beginning and the end, where clients begin and wait; of a few answers, all."""
         done = sorted(one.done for one in self.answers if one.status == OK)
-        if len(done) < 3:
+        if not done:
             return 0.0
-        first = min(one.sent for one in self.answers)
-        last = max(one.sent for one in self.answers)
-        low, high = first + skip * (last - first), last
-        inside = sum(low < when <= high for when in done)
-        return inside / max(high - low, 1e-9)
+        first, last = (bound(one.sent for one in self.answers) for bound in (min, max))
+        low = first + skip * (last - first)
+        inside = sum(low < when <= last for when in done)
+        return inside / (last - low) if inside >= _ENOUGH else len(done) / (done[-1] - first)
 
     def percentile(self, share: float, status: int = OK) -> float:
         """Milliseconds in which that share of the answers with a status came; NaN without any."""

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 from benchmarks.comparison import Budget, say
 from benchmarks.serving.client import LoadJob, write_requests
-from benchmarks.serving.load import TOO_MANY, LoadResult, get_request, in_background, run_load
+from benchmarks.serving.load import SLOWEST, TOO_MANY, LoadResult, get_request, in_background, run_load
 from benchmarks.serving.outcome import Effort, Found
 from benchmarks.serving.stage import MeasuredReplica, ModelOnStage, ServingStage, ask_json, replica
 
@@ -43,12 +43,12 @@ def overload(stage: ServingStage, effort: Effort) -> Found:
 
 def _of_size(model: ModelOnStage, server: MeasuredReplica, effort: Effort) -> Found:
     seconds = effort.of(SECONDS, 3.0)
-    job = LoadJob(server.port, model.requests(), clients=_CLIENTS[model.size], seconds=effort.of(10.0, 2.0))
+    job = LoadJob(server.port, model.requests(), clients=_CLIENTS[model.size], seconds=effort.of(10.0, 4.0))
     quiet = run_load(job)
     capacity = quiet.rate()
     say(f"{model.size}: {TIMES * capacity:.0f} requests a second for {seconds:g} s, {TIMES:g} x its capacity")
     probe = LoadJob(server.port, _probe(model, server), rate=_PROBES, seconds=seconds)
-    flood = LoadJob(server.port, model.requests(), rate=TIMES * capacity, seconds=seconds)
+    flood = LoadJob(server.port, model.requests(), rate=max(SLOWEST, TIMES * capacity), seconds=seconds)
     with _watched(server) as memory, in_background(probe) as looks:
         load = run_load(flood)
         health = looks.result()

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.comparison import Budget, say
 from benchmarks.serving.bare import BareForward, ForwardSpeed, bare_forward
 from benchmarks.serving.client import LoadJob, write_requests
-from benchmarks.serving.load import LoadResult, post_requests, run_load
+from benchmarks.serving.load import SLOWEST, LoadResult, post_requests, run_load
 from benchmarks.serving.outcome import Effort, Found
 from benchmarks.serving.stage import MeasuredReplica, ModelOnStage, PeerServer, ServingStage, replica
 from registry.errors import LoadFailed, MissingDependency, first_line
@@ -148,7 +148,7 @@ def _open_loops(ours: ServerAtWork, capacity: float, seconds: float, size: str) 
     figures: dict[str, object] = {}
     for share in OPEN_LOOPS:
         say(f"{size}: open loop at {share:g} x its capacity")
-        load = ours.open_loop(share * capacity, seconds)
+        load = ours.open_loop(max(SLOWEST, share * capacity), seconds)
         figures[f"open loop at {share:g} x, p50 and p99 in ms"] = [
             round(load.percentile(part), 1) for part in (0.5, 0.99)
         ]

@@ -166,7 +166,8 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
 def test_the_rate_is_that_of_the_middle() -> None:
     answers = [ClientAnswer(number, number, number + 0.5, 200, "") for number in range(101)]
     assert LoadResult(answers, [], 0.0).rate() == pytest.approx(1.0)
-    assert LoadResult(answers[:2], [], 0.0).rate() == 0.0
+    assert LoadResult(answers[:2], [], 0.0).rate() == pytest.approx(2 / 1.5)
+    assert LoadResult([], [], 0.0).rate() == 0.0
 
 
 def test_answers_under_way_during_a_change_are_around_it() -> None:
