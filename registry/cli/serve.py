@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,10 @@ from registry.cli.serve_options import content_options
 from registry.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.decorators import FC
+
     from registry.api import Registry
     from registry.serving.http.options import HttpOptions
     from registry.serving.options import LiveOptions
@@ -21,6 +26,14 @@ if TYPE_CHECKING:
 
 def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta | None) -> float | None:
     return None if age is None else age.total_seconds()
+
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _seconds_option(name: str, default: float, help_text: str) -> Callable[[FC], FC]:
+    seconds = click.FloatRange(min=0, min_open=True, max=3600)
+    return click.option(name, default=default, show_default=True, metavar="SECONDS", type=seconds, help=help_text)
 
 
 @click.command("serve", short_help="Answer predictions over HTTP, following a channel.")
@@ -35,6 +48,29 @@ def _seconds(context: click.Context, parameter: click.Parameter, age: timedelta 
     type=click.FloatRange(min=0, min_open=True),
     help="How long it may take to end; after that it is killed.",
 )
+@click.option(
+    "--drain",
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="After SIGTERM it is not ready, but still answers, for so long; at most half of --grace.",
+)
+@_seconds_option("--header-seconds", 10.0, "For the head of a request to arrive.")
+@_seconds_option("--body-seconds", 30.0, "For the body of a request to arrive, and for an answer to be read.")
+@_seconds_option("--idle-seconds", 75.0, "After which a connection without a request is closed.")
+@click.option(
+    "--max-connections",
+    default=4096,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Connections at most; fewer where the process may open few files.",
+)
+@click.option("--tokens", type=FILE, help="Bearer tokens, a line each: NAME SCOPES TOKEN.")
+@click.option("--rate-limit", metavar="N/UNIT", help="Requests of one token or address at most, such as 100/second.")
+@click.option("--ssl-certfile", type=FILE, help="A PEM certificate with its chain: HTTPS, and no HTTP.")
+@click.option("--ssl-keyfile", type=FILE, help="Its PEM key, if that is not in the same file.")
 @click.option(
     "--max-cache-age",
     type=AGE,
@@ -84,8 +120,8 @@ def serve_command(
     """Serve what a channel names: POST /predict, POST /predict/batch, GET /health, GET /version. Every answer says its
     version.
 
-    A promotion or rollback is followed within about a second, without failing a request. Ctrl-C and SIGTERM end it
-    cleanly, and in any case within --grace.
+    A promotion or rollback is followed within about a second, without failing a request. Ctrl-C ends it cleanly, and
+    SIGTERM after --drain; both within --grace, and a second one of them at once.
 
     If the store does not answer at the start, it begins with what it served last on this machine, and catches up later.
 
@@ -96,9 +132,16 @@ def serve_command(
       ulora serve --channel production --port 8000
       curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
     """
+    from registry.serving.http.certificates import read_certificate
+    from registry.serving.http.rate_limit import RateLimit
+    from registry.serving.http.tokens import read_tokens
     from registry.serving.listening import check_free
 
     check_free(http.host, http.port)
+    read_certificate(http.ssl_certfile, http.ssl_keyfile)
+    read_tokens(http.tokens)
+    if http.rate_limit:
+        RateLimit(http.rate_limit)
 
     from registry.machine.programs import start_watchdog
     from registry.serving.http.server import serve

@@ -77,6 +77,7 @@ class Live:
         self._check_model = check_model
         self._process = os.getpid()
         self.deadline = options.deadline
+        self.draining = False  # set by a server that ends soon, so that no new requests are sent here
         self.tally = Tally()
         self.scheduler = Scheduler(options.max_batch, options.waiting_bytes, self.tally)
 
@@ -407,7 +408,9 @@ class Live:
     def _state(self) -> HealthState:
         if self._closing.is_set():
             return "closed"
-        return "starting" if self._serving is None else self._freshness.state
+        if self._serving is None:
+            return "starting"
+        return "draining" if self.draining else self._freshness.state
 
     def _problems(self) -> str:
         goal = self._goal

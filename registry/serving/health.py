@@ -11,9 +11,9 @@ from typing import Literal
 from registry.serving.fleet import Heartbeat
 from registry.serving.proof import Proof
 
-HealthState = Literal["starting", "serving", "stale", "not ready", "closed"]
+HealthState = Literal["starting", "serving", "stale", "not ready", "draining", "closed"]
 """`stale`: the log could not be read for some time, or not yet since a start without the store. `not ready`: for more
-than `max_staleness`, if that is set."""
+than `max_staleness`, if that is set. `draining`: it ends soon, and still answers."""
 
 
 @dataclass(frozen=True)

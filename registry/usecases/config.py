@@ -20,6 +20,8 @@ VARIABLES = {
     "ULORA_KEY_PASSWORD": "the password of an encrypted signing key",
     "ULORA_DEBUG": "1 shows the traceback of an unexpected error",
     "ULORA_INSTANCE": "what every answer of `ulora serve` repeats as X-Ulora-Instance",
+    "ULORA_TOKENS": "the bearer tokens of `ulora serve` without --tokens",
+    "FORWARDED_ALLOW_IPS": "uvicorn: proxies whose X-Forwarded-For says the client's address",
     "XDG_CACHE_HOME": "the user's cache folder",
     "AWS_PROFILE": "AWS: the profile",
     "AWS_ACCESS_KEY_ID": "AWS: the key's id",

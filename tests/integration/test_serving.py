@@ -352,7 +352,7 @@ from tests.support.echo_releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 heartbeats = Heartbeats(shop.store, shop.model, "production")
 with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo), fleet=heartbeats) as live:
-    serve(live, HttpOptions(port=0), started=lambda url: print(url, flush=True))
+    serve(live, HttpOptions(port=0, drain=0.1), started=lambda url: print(url, flush=True))
 print("closed", flush=True)
 """
 
@@ -394,16 +394,16 @@ announced = []
 def stop(url=""):
     announced.append(url)
     signal.raise_signal(signal.SIGTERM)
-class StoppedBeforeItRuns(server._Server):
+class StoppedBeforeItRuns(server.HttpServer):
     def run(self, sockets=None):
         stop()
         super().run(sockets=sockets)
 with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live:
     for _ in range(5):
-        server.serve(live, HttpOptions(port=0), started=stop)
+        server.serve(live, HttpOptions(port=0, drain=0), started=stop)
     assert len(announced) == 5
-    server._Server = StoppedBeforeItRuns
-    server.serve(live, HttpOptions(port=0), started=announced.append)
+    server.HttpServer = StoppedBeforeItRuns
+    server.serve(live, HttpOptions(port=0, drain=0), started=announced.append)
     assert len(announced) == 7, "the server had started and ended"
 print("closed", flush=True)
 """

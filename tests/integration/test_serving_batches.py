@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -182,15 +184,28 @@ def test_bodies_that_arrive_together_have_bounded_memory(live: Live, http: httpx
     assert post(http, b"x" * 3000).status_code == 200
 
 
+def resident_bytes() -> int:
+    """The memory of this process."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_handles() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @pytest.mark.acceptance
-def test_hundreds_of_flips_leave_no_thread_behind(shop: Shop, live: Live, http: httpx.Client) -> None:
+def test_hundreds_of_flips_leave_nothing_behind(shop: Shop, live: Live, http: httpx.Client) -> None:
     shop.release("v1.1.0")
     shop.promote("v1.1.0")
     assert live.wait_for(version="v1.1.0", timeout=300)
     assert post(http, b"a").json()["version"] == "v1.1.0"
     wait_until(lambda: live.health().rollback_ready)
     threads = threading.active_count()
-    for _ in range(150):
+    handles = memory = 0
+    for number in range(150):
+        if number == 50:  # what is made once has been made
+            handles, memory = open_handles(), resident_bytes()
         for move in (shop.rollback, lambda: shop.promote("v1.1.0")):
             record = move()
             live.refresh()
@@ -199,6 +214,8 @@ def test_hundreds_of_flips_leave_no_thread_behind(shop: Shop, live: Live, http: 
     assert live.health().resident == ("v1.0.0", "v1.1.0")
     assert live.scheduler.budget.taken == 0
     wait_until(lambda: threading.active_count() <= threads)
+    wait_until(lambda: open_handles() <= handles)
+    assert resident_bytes() < memory + 16 * 1024 * 1024
 
 
 def test_callers_in_threads_share_batches_with_clients(live: Live, http: httpx.Client, controls: Controls) -> None:

@@ -1,32 +1,43 @@
-"""The HTTP application of a replica on a real server, in this process."""
+"""A replica that answers over HTTP on its real server, in this process."""
 
 from __future__ import annotations
 
-import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
-import uvicorn
 
 from registry.serving.follow import Live
-from registry.serving.http.app import create_app
 from registry.serving.http.options import HttpOptions
+from registry.serving.http.server import HttpServer
+from registry.serving.listening import listen
 from tests.support.echo_releases import wait_until
 
 
 @contextmanager
-def running(live: Live, options: HttpOptions | None = None) -> Iterator[httpx.Client]:
-    """The application on a free port, and a client for it."""
-    server = uvicorn.Server(uvicorn.Config(create_app(live, options), log_level="error"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def running(
+    live: Live, options: HttpOptions | None = None, trust: ssl.SSLContext | bool = True
+) -> Iterator[httpx.Client]:
+    """A server on a free port, and a client for it that trusts `trust`."""
+    with running_server(live, options) as (_, url), httpx.Client(base_url=url, timeout=300, verify=trust) as client:
+        yield client
+
+
+@contextmanager
+def running_server(live: Live, options: HttpOptions | None = None) -> Iterator[tuple[HttpServer, str]]:
+    """A server on a free port, and its URL."""
+    options = replace(options or HttpOptions(), port=0)
+    urls: list[str] = []
+    with listen(options.host, options.port) as listener:
+        server = HttpServer(live, options, listener, urls.append)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=300) as client:
-                wait_until(lambda: server.started)
-                yield client
+            wait_until(lambda: urls or not thread.is_alive())
+            yield server, urls[0]
         finally:
-            server.should_exit = True
+            server.should_exit = server.force_exit = True
             thread.join()

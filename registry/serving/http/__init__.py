@@ -4,12 +4,9 @@ from importlib.util import find_spec
 
 from registry.errors import MissingDependency
 
-for _name in (
-    "fastapi",
-    "uvicorn",
-    "python_multipart",
-    "prometheus_client",
-):  # looked for, and not imported: that takes a while
+# Looked for, not imported: checks of options should not wait for FastAPI. Starlette looks for python_multipart only
+# when the first form arrives.
+for _name in ("fastapi", "httptools", "prometheus_client", "python_multipart", "uvicorn"):
     if find_spec(_name) is None:
         raise MissingDependency(
             f"serving over HTTP needs {_name}, which is not installed", hint="pip install 'ulora-registry[serve]'"

@@ -23,22 +23,32 @@ from starlette.exceptions import HTTPException
 from registry.errors import UloraError
 from registry.serving.follow import Live
 from registry.serving.http import batch, encoding, measured, older_endpoints, open_inference, openapi, predict, status
+from registry.serving.http.front import Front
 from registry.serving.http.options import HttpOptions
+from registry.serving.http.rate_limit import RateLimit
 from registry.serving.http.response_cache import ResponseCache
 from registry.serving.http.responses import Refused, answer_error
+from registry.serving.http.tokens import read_tokens
 
 
 def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
-    """The ASGI application of `live`, which the caller starts and closes."""
+    """The ASGI application of `live`, which the caller starts and closes.
+
+    Raises:
+        BadSetting: the tokens or the rate can't be used.
+    """
     app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
     app.state.live = live
     app.state.options = options = options or HttpOptions()
+    app.state.tokens = read_tokens(options.tokens)
     app.state.cache = ResponseCache(options.cache_bytes)
     for routes in (predict.ROUTES, batch.ROUTES, status.ROUTES, open_inference.ROUTES, older_endpoints.ROUTES):
         for (method, path), endpoint in routes.items():
             app.add_api_route(path, endpoint, methods=[method], **openapi.OPERATIONS[path])
     for path in status.HEADS:  # some load balancers send it
         app.add_api_route(path, status.ROUTES["GET", path], methods=["HEAD"], include_in_schema=False)
+    limit = RateLimit(options.rate_limit) if options.rate_limit else None
+    app.add_middleware(Front, live=live, tokens=app.state.tokens, rate=limit)
     encoding.add_middleware(app, options)
     measured.add_metrics(app, live)
     for kind in (UloraError, Refused, HTTPException, Exception):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from registry.errors import BadImage, Overloaded, UloraError, first_line
+from registry.errors import BadImage, Overloaded, UloraError
 from registry.serving.follow import Live
 from registry.serving.http.clients import answers_for, deadline_of
 from registry.serving.http.response_cache import AnswerKey, ResponseCache
 from registry.serving.http.responses import Refused, as_refused
 from registry.serving.loaders import Prediction
 from registry.serving.routing import Route
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,12 +96,9 @@ def ask(request: Request, route: Route, images: Sequence[AskedImage], deadline: 
 
 
 def told(error: BaseException) -> Exception:
-    """An image's error as an exception of the request. What nobody foresaw, a flavor's own for example, is logged here:
-    as an exception of the application it would cost the client its connection."""
-    if isinstance(error, UloraError | Refused):
-        return error
-    _log.error("an image could not be answered: %s", first_line(error), exc_info=error)
-    return as_refused(error)
+    """An image's error as an exception of the request. What nobody foresaw, a flavor's own for example, is logged with
+    the request by what answers it."""
+    return error if isinstance(error, Exception) else as_refused(error)
 
 
 def refuse_corrupt(answered: Prediction | BaseException) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -10,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed, UloraError
+from registry.serving.follow import Live
+from registry.serving.http.failures import log_failure
 from registry.serving.routing import Route
 
 VERSION_HEADER, ARM_HEADER = "X-Ulora-Version", "X-Ulora-Arm"
@@ -21,9 +24,11 @@ _STATUS: dict[type[UloraError], int] = {BadInput: 400, Overloaded: 429, ReplicaC
 class Refused(Exception):
     """A request that is answered with this HTTP status and error."""
 
-    def __init__(self, status: int, error: str, message: str, hint: str = "") -> None:
+    def __init__(
+        self, status: int, error: str, message: str, hint: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.error, self.hint = status, error, hint
+        self.status, self.error, self.hint, self.headers = status, error, hint, dict(headers or {})
 
     def document(self) -> dict[str, str]:
         """The error as JSON."""
@@ -33,6 +38,14 @@ class Refused(Exception):
 def answer(status: int, document: Mapping[str, Any], version: str | None, arm: str = "stable") -> JSONResponse:
     """A document as the answer of a version."""
     return JSONResponse({**document, "version": version}, status, headers_of(version, arm))
+
+
+def version_of(live: Live) -> str | None:
+    """The version that answers, or did at the end; None before the first."""
+    try:
+        return live.version
+    except ReplicaClosed:
+        return live.health().version
 
 
 def answer_of(route: Route, document: Mapping[str, Any]) -> JSONResponse:
@@ -48,17 +61,16 @@ def headers_of(version: str | None, arm: str = "stable") -> dict[str, str]:
 async def answer_error(request: Request, error: Exception) -> Response:
     """The answer to a request that failed."""
     refused = as_refused(error)
+    if refused.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log_failure(request, error)
     route: Route | None = getattr(request.state, "route", None)
-    version, arm = (route.version, route.arm) if route else (request.app.state.live.health().version, "stable")
+    version, arm = (route.version, route.arm) if route else (version_of(request.app.state.live), "stable")
     if is_open_inference(request.url.path):
         text = f"{refused}; {refused.hint}" if refused.hint else str(refused)
         response = JSONResponse({"error": text}, refused.status, headers_of(version, arm))
     else:
         response = answer(refused.status, refused.document(), version, arm)
-    if isinstance(error, HTTPException):
-        response.headers.update(error.headers or {})  # Allow, of a 405
-    if isinstance(error, Overloaded):
-        response.headers["Retry-After"] = str(error.retry_after)
+    response.headers.update(refused.headers)
     return response
 
 
@@ -72,8 +84,9 @@ def as_refused(error: BaseException) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, HTTPException):
-        return Refused(error.status_code, "HTTPError", str(error.detail), "see /docs")
+        return Refused(error.status_code, "HTTPError", str(error.detail), "see /docs", error.headers)  # Allow, of a 405
     if isinstance(error, UloraError):
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
-        return Refused(status, type(error).__name__, str(error), error.hint)
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
+        return Refused(status, type(error).__name__, str(error), error.hint, headers)
     return Refused(500, "InternalError", f"{type(error).__name__} while answering", "see the server's log")

@@ -1,0 +1,28 @@
+"""What a request needs a right for, by its path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+SCOPES = ("predict", "feedback", "admin")
+"""What a token may have the right for."""
+_OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+
+
+def right_of(scope: Scope) -> str:
+    """The right that a request needs: one of `SCOPES`, `any` of them, or `` for none.
+
+    Probes of orchestrators have no credentials, and what they read says only whether the replica is ready. A path that
+    nobody thought of needs a token.
+    """
+    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    if path in _OPEN or scope["method"] == "OPTIONS":
+        return ""
+    if path.startswith("/predict") or path == "/v1/diagnose" or (path.startswith("/v2/") and path.endswith("/infer")):
+        return "predict"
+    if path.startswith("/feedback"):
+        return "feedback"
+    return "admin" if path.startswith("/-/") else "any"
