@@ -162,7 +162,7 @@ def get_request(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: replica\r\n\r\n".encode()
 
 
-def wait_for(reached: Any, seconds: float, what: str) -> float:
+def wait_for(reached: Any, seconds: float, what: str, pause: float = 0.002) -> float:
     """Wait until something holds; returns when, by `time.monotonic`.
 
     Raises:
@@ -172,7 +172,7 @@ def wait_for(reached: Any, seconds: float, what: str) -> float:
     while not reached():
         if time.monotonic() > deadline:
             raise LoadFailed(f"{what} did not happen within {seconds:g} s")
-        time.sleep(0.002)
+        time.sleep(pause)
     return time.monotonic()
 
 

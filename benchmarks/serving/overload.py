@@ -23,6 +23,8 @@ REFUSED_MS, HEALTH_MS, GROWTH = 50.0, 100.0, 0.10
 _CLIENTS = {"tiny": 16, "vit-b": 8}
 _PROBES = 10.0
 """Looks at the health a second."""
+_CONNECTIONS = 1500
+"""Of the flood: more requests than a deadline has time for, and fewer than `--max-connections`."""
 _LOOK = 0.25
 
 
@@ -48,7 +50,8 @@ def _of_size(model: ModelOnStage, server: MeasuredReplica, effort: Effort) -> Fo
     capacity = quiet.rate()
     say(f"{model.size}: {TIMES * capacity:.0f} requests a second for {seconds:g} s, {TIMES:g} x its capacity")
     probe = LoadJob(server.port, _probe(model, server), rate=_PROBES, seconds=seconds)
-    flood = LoadJob(server.port, model.requests(), rate=max(SLOWEST, TIMES * capacity), seconds=seconds)
+    rate = max(SLOWEST, TIMES * capacity)
+    flood = LoadJob(server.port, model.requests(), rate=rate, seconds=seconds, connections=_CONNECTIONS)
     with _watched(server) as memory, in_background(probe) as looks:
         load = run_load(flood)
         health = looks.result()

@@ -27,6 +27,8 @@ _CLIENTS = 16
 _PAUSE, _AFTER = 0.3, 0.15
 """Seconds between two flips, and how long after one an answer counts as around it."""
 _LOAD_PAUSE = 1.0
+_LOOK = 0.02
+"""Seconds between two looks at the replica: each takes time from the cores that it answers with."""
 _TIMEOUT = 120.0
 Window = tuple[float, float]
 """From when to when, by `time.monotonic`."""
@@ -91,7 +93,7 @@ def _go(model: ModelOnStage, server: MeasuredReplica, version: str) -> Window:
     moved = time.monotonic()
     server.refresh()
     return moved, wait_for(
-        lambda: server.health()["generation"] >= record.generation, _TIMEOUT, f"that {version} is served"
+        lambda: server.health()["generation"] >= record.generation, _TIMEOUT, f"that {version} is served", _LOOK
     )
 
 
@@ -134,7 +136,7 @@ def _quiet_again(server: MeasuredReplica) -> float:
         health = server.health()
         return bool(health["rollback_ready"]) and not health["loading"]
 
-    return wait_for(is_quiet, _TIMEOUT, "that nothing is loaded any more")
+    return wait_for(is_quiet, _TIMEOUT, "that nothing is loaded any more", _LOOK)
 
 
 class _Measured:

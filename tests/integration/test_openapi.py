@@ -15,6 +15,7 @@ import pytest
 from registry.names import is_target_name
 from registry.serving.follow import Live
 from registry.serving.http.request_body import TARGET_PATTERN
+from registry.serving.http.rights import OPEN_PATHS
 from registry.serving.options import LiveOptions
 from registry.store.objects import ObjectStore
 from registry.versions.bundle import DEFAULT_FLAVOR
@@ -47,11 +48,13 @@ def test_every_path_is_on_the_page_with_its_errors(http: httpx.Client) -> None:
     for path, operations in page["paths"].items():
         for operation in operations.values():
             assert {"500", "503"} <= operation["responses"].keys(), path
+            assert ("401" in operation["responses"]) == ("security" in operation) == (path not in OPEN_PATHS)
             for answer in operation["responses"].values():
                 assert answer["content"]["application/json"]["schema"], path
             named = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"}
             assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
     assert "$ref" not in str(page)
+    assert page["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
 @pytest.mark.parametrize(

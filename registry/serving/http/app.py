@@ -17,6 +17,8 @@ Errors are `{"error": …, "message": …, "hint": …, "version": …}`.
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
@@ -51,6 +53,7 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     app.add_middleware(Front, live=live, tokens=app.state.tokens, rate=limit)
     encoding.add_middleware(app, options)
     measured.add_metrics(app, live)
+    app.openapi = partial(openapi.page_of, app)
     for kind in (UloraError, Refused, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
     return app

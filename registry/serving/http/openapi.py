@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from registry.serving.http.batch import BatchInput
@@ -12,8 +13,10 @@ from registry.serving.http.infer_inputs import LENGTH_HEADER, InferDocument
 from registry.serving.http.older_endpoints import DiagnoseInput
 from registry.serving.http.request_body import MAX_KEY, MAX_TARGET, TARGET_PATTERN
 from registry.serving.http.responses import ARM_HEADER, VERSION_HEADER
+from registry.serving.http.rights import OPEN_PATHS
 
 Schema = dict[str, Any]
+_BEARER = "bearer"
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp")
 _TEXT, _NUMBER, _BOOL = {"type": "string"}, {"type": "number"}, {"type": "boolean"}
 _MAYBE_TEXT, _MAYBE_NUMBER = {"type": ["string", "null"]}, {"type": ["number", "null"]}
@@ -63,6 +66,8 @@ _MEANINGS = {
     200: "The answer.",
     202: "The log is read now.",
     400: "Not an image, or an invalid field.",
+    401: "Where tokens are asked for: the request has none that is valid.",
+    403: "Where tokens are asked for: this one is not good for that.",
     404: "Not here.",
     413: "Too large.",
     415: "Another content type, or a compressed body.",
@@ -155,7 +160,7 @@ _MODEL = objects(
     inputs={"type": "array", "items": _TENSOR}, outputs={"type": "array", "items": _TENSOR},
 )  # fmt: skip
 _MODEL_READY = objects(name=_TEXT, version=_TEXT, ready=_BOOL)
-OPERATIONS: dict[str, Schema] = {
+_OPERATIONS: dict[str, Schema] = {
     "/predict": {
         "responses": _answers({**_PREDICTION, "required": [*_FIELDS, "manifest_sha256"]}, _OF_PREDICTIONS),
         "openapi_extra": {
@@ -224,4 +229,27 @@ OPERATIONS: dict[str, Schema] = {
         },
     },
 }  # fmt: skip
+
+
+def _with_tokens(path: str, operation: Schema) -> Schema:
+    """An operation with the answers that only a replica with tokens gives."""
+    if path in OPEN_PATHS:
+        return operation
+    error = _PROTOCOL_ERROR if path.startswith("/v2") else _ERROR
+    refused = {
+        status: {"description": _MEANINGS[status], "content": {"application/json": {"schema": error}}}
+        for status in (401, 403)
+    }
+    extra = {**operation.get("openapi_extra", {}), "security": [{}, {_BEARER: []}]}
+    return {**operation, "responses": {**operation["responses"], **refused}, "openapi_extra": extra}
+
+
+OPERATIONS = {path: _with_tokens(path, operation) for path, operation in _OPERATIONS.items()}
 """Path -> what FastAPI is told of its operation."""
+
+
+def page_of(app: FastAPI) -> Schema:
+    """The page of an application, with what its tokens are."""
+    schema: Schema = FastAPI.openapi(app)
+    schema.setdefault("components", {})["securitySchemes"] = {_BEARER: {"type": "http", "scheme": "bearer"}}
+    return schema

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 SCOPES = ("predict", "feedback", "admin")
 """What a token may have the right for."""
-_OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+OPEN_PATHS = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+"""The probes of orchestrators, which have no credentials."""
 
 
 def right_of(scope: Scope) -> str:
@@ -19,7 +20,7 @@ def right_of(scope: Scope) -> str:
     nobody thought of needs a token.
     """
     path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
-    if path in _OPEN or scope["method"] == "OPTIONS":
+    if path in OPEN_PATHS or scope["method"] == "OPTIONS":
         return ""
     if path.startswith("/predict") or path == "/v1/diagnose" or (path.startswith("/v2/") and path.endswith("/infer")):
         return "predict"
