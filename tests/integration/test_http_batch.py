@@ -209,12 +209,22 @@ BOMBS = [
 ]  # fmt: skip
 
 
-def test_a_multipart_bomb_is_refused(http: httpx.Client) -> None:
+def test_a_multipart_bomb_is_refused(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     for body in BOMBS:
         for path in ("/predict", "/predict/batch"):
             answer = http.post(path, content=body[:6000], headers={"Content-Type": "multipart/form-data; boundary=x"})
             assert refused(answer) == (400, "BadInput"), body
 
+    assert not [record for record in caplog.records if record.levelname == "WARNING"], "clients can't fill the log"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"), [(b"\r\n--x!" * 100, "more than 3 parts"), (b"\r\n--x" + b" " * 100, "spaces behind it")]
+)
+def test_boundaries_that_would_take_long_are_refused(data: bytes, says: str) -> None:
+    body = part(IMAGE, data) + part(IMAGE) + b"--x--"
+    with pytest.raises(BadInput, match=says):
+        read_form(body, "multipart/form-data; boundary=x", 3)
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=5), st.booleans(), st.binary(max_size=50)), max_size=5))

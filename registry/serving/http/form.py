@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
@@ -12,6 +13,8 @@ from registry.errors import BadInput
 MAX_TEXT = 4096
 """Bytes of a field that is no file."""
 _HINT = "send multipart/form-data as `curl -F image=@leaf.jpg` does"
+# It warns of each bad form. The client is told, and clients must not fill the log.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class _FormReader:
         """Parse the whole body."""
         if not self.boundary:
             raise BadInput("the form has no boundary in its Content-Type", hint=_HINT)
+        self._check_boundaries(body)
         parser = MultipartParser(self.boundary, {
             "on_part_begin": self._begin, "on_header_field": self._header_name, "on_header_value": self._header_value,
             "on_header_end": self._header_end, "on_part_data": self._data, "on_part_end": self._end,
@@ -80,9 +84,29 @@ class _FormReader:
             raise BadInput("the form is not complete", hint=_HINT)
         return self.parts
 
+    def _check_boundaries(self, body: bytes) -> None:
+        """Check what the parser would go through step by step: a large body of it would stop all requests for long.
+
+        Raises:
+            BadInput: the boundary stands there more often than parts need it, or has spaces behind it.
+        """
+        line = b"\r\n--" + self.boundary
+        place, found = body.find(line), 0
+        while place >= 0:
+            found += 1
+            if found > self.max_parts + 1:
+                raise self._too_many()
+            place += len(line)
+            if body[place : place + 1] in (b" ", b"\t"):
+                raise BadInput("a boundary of the form has spaces behind it", hint=_HINT)
+            place = body.find(line, place)
+
+    def _too_many(self) -> BadInput:
+        return BadInput(f"the form has more than {self.max_parts} parts", hint="send fewer images in one request")
+
     def _begin(self) -> None:
         if len(self.parts) >= self.max_parts:
-            raise BadInput(f"the form has more than {self.max_parts} parts", hint="send fewer images in one request")
+            raise self._too_many()
         self.headers, self.pieces = {}, []
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
