@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.http.options import HttpOptions
-from registry.serving.http.protocol import MAX_HEAD
+from registry.serving.http.protocol import MAX_HEAD, MAX_HEADERS
 from registry.serving.http.server import HttpServer
 from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo, wait_until
@@ -88,6 +88,7 @@ def test_what_is_no_valid_request_is_refused(served: Served, sent: bytes) -> Non
         b"GET /health HTTP/1.1\r\nA: " + b"a" * MAX_HEAD + b"\r\n\r\n",
         b"GET /" + b"a" * MAX_HEAD + b" HTTP/1.1\r\n\r\n",
         b"GET /health HTTP/1.1\r\n" + b"A: a\r\n" * (MAX_HEAD // 6) + b"\r\n",
+        b"GET /health HTTP/1.1\r\n" + b"A:\r\n" * (MAX_HEADERS + 1) + b"\r\n",
         b"\r\n" * MAX_HEAD,
     ],
 )

@@ -19,6 +19,8 @@ from registry.serving.http.raw_answers import raw_error
 
 MAX_HEAD = 64 * 1024
 """Bytes of the request line and the headers."""
+MAX_HEADERS = 128
+"""Headers of a request. Each is two objects, with 100 bytes more than it has itself."""
 MAX_PIPELINED = 16
 """Requests of a connection that may wait for the answer of the one before."""
 _FRAMING = 8
@@ -92,6 +94,8 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._parsing is Phase.HEAD:  # else it is a trailer, which nobody reads
+            if len(self.headers) >= MAX_HEADERS:
+                raise _TooMuch(f"the request has more than {MAX_HEADERS} headers")
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
