@@ -146,6 +146,13 @@ def test_garbage_after_a_request_costs_it_no_answer(served: Served) -> None:
         assert is_closed(client)
 
 
+def test_a_request_that_breaks_off_behind_others_holds_nothing(served: Served) -> None:
+    with connect(served[1]) as client:
+        client.sendall(GOOD + GET + post(b"zz\r\n", "Transfer-Encoding: chunked"))
+        assert [read_answer(client).status for _ in range(2)] == [200, 200]
+        assert is_closed(client)
+
+
 def test_requests_in_a_row_are_answered_in_order(served: Served) -> None:
     with connect(served[1]) as client:
         client.sendall(GOOD + GET + GOOD)

@@ -125,7 +125,10 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
+        is_last = not self.pipeline
         super().on_response_complete()
+        if self._deaf and is_last:
+            self.transport.close()
         # A client that asks before it sends a body, and was not told to, may send it or not: nobody can tell the body
         # from the next request.
         if self._parsing is Phase.BODY and self.expect_100_continue:
@@ -159,6 +162,8 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
         in_body = self._parsing is Phase.BODY
         if self._answering():
             if not in_body or self.cycle.response_started or self.pipeline:
+                if in_body and self.pipeline:
+                    self.pipeline.popleft()  # the newest is this one: nobody should wait for the rest of its body
                 self._be_deaf()
                 return
             self.cycle.disconnected = True  # the body of this very request is what is wrong
