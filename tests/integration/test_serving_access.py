@@ -11,13 +11,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from registry.errors import BadSetting
 from registry.serving.follow import Live, LiveOptions
+from registry.serving.http.app import create_app
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.rate_limit import MAX_CALLERS, RateLimit, caller_of_address
+from registry.serving.http.rights import right_of
 from registry.serving.http.tokens import parse_tokens, read_tokens
 from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo, wait_until
@@ -76,6 +80,27 @@ def test_without_a_token_only_probes_are_answered(live: Live, tokens: Path) -> N
         assert set(ask(http, None, path="/v2/models/x/infer").json()) == {"error"}, "as that protocol has it"
         assert ask(http, LABELS, path="/v2/models/x/infer").status_code == 403
         assert [ask(http, LABELS, path=path).status_code for path in ("/predict/batch", "/v1/diagnose")] == [403, 403]
+
+
+def test_no_spelling_of_a_path_needs_less_than_the_path(live: Live, tokens: Path) -> None:
+    with running(live, HttpOptions(tokens=tokens)) as http:
+        for path in ("/v1/diagnose", f"/v2/models/{live.record.model}/infer"):
+            spelled = [path, f"{path}%0A", f"{path}/", f"/{path}", f"{path}%2F", f"{path}%0A%0A", f"{path}%00"]
+            statuses = [ask(http, LABELS, path=each).status_code for each in spelled]
+            assert statuses[:2] == [403, 404]
+            assert set(statuses[2:]) <= {307, 403, 404}
+
+
+def test_an_application_within_another_asks_for_the_same(live: Live, tokens: Path) -> None:
+    whole = FastAPI()
+    whole.mount("/p", create_app(live, HttpOptions(tokens=tokens)))
+    with TestClient(whole) as http:
+        assert [ask(http, token, path="/p/predict").status_code for token in (None, LABELS, APP)] == [401, 403, 200]
+        assert ask(http, None, "GET", "/p/health/live").status_code == 200
+        assert set(ask(http, None, path="/p/v2/models/x/infer").json()) == {"error"}, "as that protocol has it"
+        counted = ask(http, APP, "GET", "/p/metrics").text
+    assert 'ulora_requests_total{arm="stable",code="200",version="v1.0.0"} 1.0' in counted
+    assert right_of({"method": "POST", "root_path": "/p", "path": "/predict"}) == "predict", "no other path is cut"
 
 
 def test_two_credentials_are_none(live: Live, tokens: Path) -> None:

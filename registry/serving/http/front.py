@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from registry.errors import BadInput, ReplicaClosed
@@ -55,6 +56,7 @@ class Front:
         try:
             right = right_of(scope)
             self._check_caller(scope, right)
+            _check_path(scope)
             self._check_time(scope, right)
             await self._app(scope, receive, send_named)
         except asyncio.CancelledError:  # the replica ends, and waits no longer
@@ -103,3 +105,13 @@ class Front:
             except BadInput:
                 return  # the application says so
             self._live.scheduler.check_admission(deadline)
+
+
+def _check_path(scope: Scope) -> None:
+    """Check that a path means one thing: the router's patterns do not see a line break at its end, and rights do.
+
+    Raises:
+        HTTPException: it has one.
+    """
+    if scope["path"].endswith("\n"):
+        raise HTTPException(404)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.serving.follow import Live
 from registry.serving.http.responses import ARM_HEADER, VERSION_HEADER
+from registry.serving.http.rights import path_of
 from registry.serving.metrics import replica_metrics
 from registry.serving.tally import STABLE, Tally
 
@@ -37,7 +38,7 @@ class CountRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the application, and count that."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not _COUNTED.fullmatch(scope["path"]):
+        if scope["type"] != "http" or scope["method"] != "POST" or not _COUNTED.fullmatch(path_of(scope)):
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed, UloraError
 from registry.serving.follow import Live
 from registry.serving.http.failures import log_failure
+from registry.serving.http.rights import path_of
 from registry.serving.routing import Route
 
 VERSION_HEADER, ARM_HEADER = "X-Ulora-Version", "X-Ulora-Arm"
@@ -65,7 +66,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
         log_failure(request, error)
     route: Route | None = getattr(request.state, "route", None)
     version, arm = (route.version, route.arm) if route else (version_of(request.app.state.live), "stable")
-    if is_open_inference(request.url.path):
+    if is_open_inference(path_of(request.scope)):
         text = f"{refused}; {refused.hint}" if refused.hint else str(refused)
         response = JSONResponse({"error": text}, refused.status, headers_of(version, arm))
     else:

@@ -19,7 +19,7 @@ def right_of(scope: Scope) -> str:
     Probes of orchestrators have no credentials, and what they read says only whether the replica is ready. A path that
     nobody thought of needs a token.
     """
-    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    path = path_of(scope)
     if path in OPEN_PATHS or scope["method"] == "OPTIONS":
         return ""
     if path.startswith("/predict") or path == "/v1/diagnose" or (path.startswith("/v2/") and path.endswith("/infer")):
@@ -27,3 +27,9 @@ def right_of(scope: Scope) -> str:
     if path.startswith("/feedback"):
         return "feedback"
     return "admin" if path.startswith("/-/") else "any"
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request as the application's routes have it: without what it is mounted at in another one."""
+    path, root = str(scope["path"]), scope.get("root_path", "")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
