@@ -163,6 +163,14 @@ def test_openmetrics_is_given_to_those_who_ask(http: httpx.Client) -> None:
     assert "ulora_build" in {family.name for family in parse_openmetrics(answer.text)}
 
 
+@pytest.mark.parametrize("version", ["x", "1.0.x", "9" * 5000, ""])
+def test_an_unknown_version_of_a_format_is_answered(http: httpx.Client, version: str) -> None:
+    for kind in ("application/openmetrics-text", "text/plain"):
+        answer = http.get("/metrics", headers={"Accept": f"{kind}; version={version}"})
+        assert answer.status_code == 200
+        assert "ulora_generation" in answer.text
+
+
 def test_a_program_registers_the_metrics_with_its_own(live: Live) -> None:
     registry = CollectorRegistry()
     registry.register(ReplicaCollector(live))

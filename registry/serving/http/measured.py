@@ -62,5 +62,8 @@ async def metrics(request: Request) -> Response:
     state = request.app.state
     if not hasattr(state, "metrics"):
         state.metrics = replica_metrics(state.live)
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    except TypeError:  # it asks for a version that is no number
+        encode, content_type = choose_encoder("")
     return Response(encode(state.metrics), media_type=None, headers={"Content-Type": content_type})
