@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.errors import BadInput
+from registry.errors import BadInput, Overloaded
 from registry.serving.byte_budget import ByteBudget, HeldBytes
 from registry.serving.follow import Live
 from registry.serving.http.batch import BatchInput
@@ -164,7 +164,8 @@ NO_BATCHES = [
     b'{"images": [{"image": "YQ==", "tarjet": "low"}]}', b'{"images": [{"image": "YQ==", "target": "../low"}]}',
     b'{"images": [{"image": "YQ==", "key": "' + b"k" * 257 + b'"}]}', b'{"images": [{"image": "\xff"}]}',
     b'{"images": [{"image": "YQ=="}], "n": NaN}', b"[" * 3000, b'{"images":' + b"[" * 3000, b"[" + b"1," * 2900,
-    b'{"images": [{"image": "YQ=="}]', b'{"images": [{"image": "\\ud800"}], "x": 1' + b"0" * 5000 + b"}",
+    b'{"images": [{"image": "YQ=="}]', b'{"images": [{"image": "\\ud800"}]}',
+    b'{"images": [{"image": "YQ=="}], "x": 1' + b"0" * 5000 + b"}",
 ]  # fmt: skip
 
 
@@ -214,7 +215,6 @@ def test_a_multipart_bomb_is_refused(http: httpx.Client, caplog: pytest.LogCaptu
         for path in ("/predict", "/predict/batch"):
             answer = http.post(path, content=body[:6000], headers={"Content-Type": "multipart/form-data; boundary=x"})
             assert refused(answer) == (400, "BadInput"), body
-
     assert not [record for record in caplog.records if record.levelname == "WARNING"], "clients can't fill the log"
 
 
@@ -225,6 +225,7 @@ def test_boundaries_that_would_take_long_are_refused(data: bytes, says: str) -> 
     body = part(IMAGE, data) + part(IMAGE) + b"--x--"
     with pytest.raises(BadInput, match=says):
         read_form(body, "multipart/form-data; boundary=x", 3)
+
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=5), st.booleans(), st.binary(max_size=50)), max_size=5))
@@ -251,3 +252,11 @@ def test_a_document_of_a_million_parts_is_refused_unread() -> None:
     for body in (b"[" * 30_000, b'{"images": [' + b"{}," * 10_000, b'{"a":' * 30_000):
         with pytest.raises(BadInput, match="too many parts"):
             parse_json(BatchInput, body, held)
+
+
+@pytest.mark.parametrize("wide", ["😀", "\\ud83d\\ude00"])
+def test_texts_of_wide_characters_count_as_what_they_take(wide: str) -> None:
+    body = f'{{"images": [{{"image": "{"A" * 1000}{wide}"}}]}}'.encode()
+    with pytest.raises(Overloaded):
+        parse_json(BatchInput, body, HeldBytes(ByteBudget(4000)))
+    assert parse_json(BatchInput, body, HeldBytes(ByteBudget(4 * len(body)))).images[0].image.endswith("😀")
