@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -71,6 +72,26 @@ def test_a_handshake_that_is_cut_off_leaves_nothing(live: Live, files: tuple[Pat
             wait_until(lambda: len(server.open) == 1)
             half.shutdown(socket.SHUT_RDWR)
         wait_until(lambda: len(server.open) == 0)
+
+
+def test_a_client_that_gives_way_keeps_no_file_handle(
+    live: Live, authority: trustme.CA, files: tuple[Path, Path]
+) -> None:
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    options = HttpOptions(ssl_certfile=files[0], ssl_keyfile=files[1], max_connections=2)
+    with ExitStack() as stack, running_server(live, options) as (server, url):
+
+        def open_one() -> bool:
+            with suppress(OSError):
+                one = stack.enter_context(trust.wrap_socket(connect(url), server_hostname="127.0.0.1"))
+                one.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+                return one.recv(12) == b"HTTP/1.1 200"
+            return False
+
+        for _ in range(3):
+            wait_until(open_one)
+        assert len(server.open) == 2
 
 
 def test_files_that_make_no_certificate_are_named(authority: trustme.CA, files: tuple[Path, Path]) -> None:

@@ -132,6 +132,7 @@ class OpenConnections:
             connection, since = next(iter(self._in[phase].items()), (None, now))
             if connection is not None and now - since >= _YIELDS_AFTER:
                 connection.time_is_over(phase)
+                connection.time_is_over(Phase.CLOSING)  # by TLS it would wait for the client, and keep its file handle
                 return True
         return False
 
