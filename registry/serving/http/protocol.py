@@ -104,6 +104,8 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
             raise _TooMuch(f"the head of the request has more than {MAX_HEAD} bytes")
         if len(self.pipeline) >= MAX_PIPELINED:
             raise _TooMuch(f"more than {MAX_PIPELINED} requests wait for the answer of the one before")
+        if self._is_ambiguous():
+            raise ValueError("a proxy may read this head in another way")
         super().on_headers_complete()
         self._parsing = Phase.BODY
         self._head_bytes = self._framing = self._body_bytes = 0
@@ -112,6 +114,14 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
             self.cycle.transport = _WholeAnswer(self.transport)
         if self._open.draining:
             self.cycle.keep_alive = False
+
+    def _is_ambiguous(self) -> bool:
+        """Whether a proxy may see another host, or another end of the body, than this parser, which takes these."""
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        known = ([], [b"chunked"]) if version == "1.1" else ([],)
+        return version not in ("1.0", "1.1") or hosts > 1 or codings not in known
 
     def on_body(self, body: bytes) -> None:
         self._framing -= len(body)
