@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 from registry.errors import BadInput
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.stats import wilson
+from registry.formats import canonical
 from registry.formats.document import Document, DocumentPart, Sha256
 from registry.names import VersionName, check_model, check_target
 
@@ -209,6 +210,11 @@ class Evidence(Document):
             notes=dict(measurement.notes),
             **({"outcomes": outcomes} if outcomes else {}),
         )
+
+    def without_outcomes(self) -> Self:
+        """The same evidence, naming no outcomes."""
+        kept = self.model_dump(mode="json", exclude_unset=True, exclude={"outcomes"})
+        return type(self).model_validate_json(canonical.encode(kept))
 
     @property
     def order(self) -> tuple[datetime, str]:

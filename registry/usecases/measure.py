@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from registry.catalog.runs import EvidenceRun
-from registry.errors import BadPolicy, NotInMlflow
+from registry.errors import BadPolicy, NotInMlflow, StoreDenied, first_line
 from registry.evidence.gates import Candidate
-from registry.evidence.measure import check_data, data_folder, find_benchmarks, open_data
+from registry.evidence.measure import Measured, check_data, data_folder, find_benchmarks, open_data
 from registry.evidence.measure import measure as run_benchmark
 from registry.evidence.policy import Policy, load_policy
 from registry.evidence.results import Evidence
@@ -43,14 +43,36 @@ def measure(
     lacking: NotInMlflow | None = None
     for name, benchmark in benchmarks.items():
         done = run_benchmark(name, benchmark, manifest, loaded, images, who=wiring.settings.who)
-        wiring.ledger.add(done.evidence, done.outcomes)
-        kept.append(done.evidence)
+        evidence = _keep(wiring, done, say)
+        kept.append(evidence)
         if not offline:
-            lacking = _show(wiring, manifest.name, EvidenceRun.of(done.evidence, done.plot), kept) or lacking
-        on_done(done.evidence)
+            lacking = _show(wiring, manifest.name, EvidenceRun.of(evidence, done.plot), kept) or lacking
+        on_done(evidence)
     if lacking:
         raise lacking
     return kept
+
+
+def _keep(wiring: Wiring, done: Measured, say: Say) -> Evidence:
+    """Keep what was measured; without the outcomes where the store refuses them: roles of earlier releases lack that
+    right, and a long measurement must not be lost for want of it.
+
+    Raises:
+        StoreDenied: evidence may not be written.
+    """
+    try:
+        wiring.ledger.add(done.evidence, done.outcomes)
+        return done.evidence
+    except StoreDenied as error:
+        if not done.outcomes:
+            raise
+        evidence = done.evidence.without_outcomes()
+        wiring.ledger.add(evidence)
+        say(
+            f"{evidence.benchmark}: the results are kept, but not the answers for each image, which `judge: paired` "
+            f"and `ulora diff` need ({first_line(error)}): docs/policies/measurer.json has the right to create outcomes"
+        )
+        return evidence
 
 
 def _policy(wiring: Wiring, say: Say) -> Policy | None:
@@ -71,4 +93,7 @@ def _show(wiring: Wiring, name: VersionName, run: EvidenceRun, kept: list[Eviden
             show_version(wiring, binding)
     except NotInMlflow as error:
         return error
+    except StoreDenied as error:  # the page says more than who measures may read
+        said = f"the results of {name} are in the store, but not in MLflow: {first_line(error)}"
+        return NotInMlflow(said, hint="`ulora reconcile` by somebody who may read the model shows them", answer=kept)
     return None

@@ -17,7 +17,9 @@ from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.devstack.s3_server import S3Server
 from registry.errors import StoreDenied
+from registry.evidence.outcomes import ImageOutcome, packed
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
+from registry.formats.canonical import sha256
 from registry.names import VersionName
 from registry.retention.forget import RetentionRule
 from registry.serving.follow import LiveOptions
@@ -83,8 +85,13 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
         registry = cast["measurer"]
         registry.blobs.fetch(registry.trusted_manifest(version).files)
-        registry.wiring.ledger.add(measured(registry, version))
+        answers = packed([ImageOutcome(image="a" * 64)])
+        registry.wiring.ledger.add(measured(registry, version, sha256(answers)), answers)
+        assert registry.wiring.ledger.outcomes(registry.evidence(version)[0])
     promoter = cast["promoter"]
+    promoter.approve("v1.0.0", "staging")
+    for role in ("publisher", "measurer"):  # whose pages say what the gates say
+        assert cast[role].wiring.ledger.approvals(VersionName.parse("v1.0.0"))
     for version in ("v1.0.0", "v1.1.0"):
         for channel in ("staging", "production"):
             promoter.promote(version, channel)
@@ -92,12 +99,12 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     collect(cast)
 
 
-def measured(registry: Registry, version: str) -> Evidence:
+def measured(registry: Registry, version: str, outcomes: str) -> Evidence:
     run = BenchmarkRun(
         benchmark="accuracy", model=MODEL, version=version, content_sha256=registry.manifest(version).content_sha256,
         device="cpu", runtime="none", seconds=1.0, timestamp="2026-11-21T10:00:00Z", libraries={}, who="measurer",
     )  # fmt: skip
-    return Evidence.of(Measurement((), "d" * 64, "leaves", 10), run)
+    return Evidence.of(Measurement((), "d" * 64, "leaves", 10), run, outcomes)
 
 
 def publish(registry: Registry, folder: Path) -> None:
@@ -146,7 +153,9 @@ def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
     for kind in (
         "versions",
         "evidence",
+        "outcomes",
         "verdicts",
+        "approvals",
         "channels",
         "passed",
         "forgotten",
