@@ -10,6 +10,7 @@ import click
 
 from registry.cli.options import folder, json_option, registry_options
 from registry.cli.output import Output
+from registry.formats.counts import counted
 from registry.names import CHANNELS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def show_command(registry: Registry, out: Output) -> None:
 
 
 def _document(policy: Policy, file: str) -> dict[str, object]:
-    return {"file": file, "sha256": policy.digest, **policy.model_dump(mode="json", exclude_none=True)}
+    return {"file": file, "sha256": policy.digest, **policy.model_dump(mode="json", exclude_none=True, by_alias=True)}
 
 
 def _text(policy: Policy) -> str:
@@ -73,7 +74,11 @@ def _channel_lines(name: str, asked: ChannelPolicy) -> Iterator[str]:
     yield f"{name} asks of every version:"
     if asked.requires:
         yield f"  was stable in {asked.requires}, and not rolled back since"
-    yield from _rule_lines(asked.defaults, "" if asked.requires else "nothing")
+    if asked.approvals:
+        yield f"  {counted(asked.approvals, 'person', 'people')} approved it with `ulora approve`"
+    for window in asked.freeze:
+        yield f"  it is not from {window.begin} to {window.to}" + (f": {window.why}" if window.why else "")
+    yield from _rule_lines(asked.defaults, "" if asked.requires or asked.approvals or asked.freeze else "nothing")
     for word, rules in asked.by_suffix.items():
         yield f"{name} asks of versions whose suffix has {word!r}, too; a min or max takes the place of the one above:"
         yield from _rule_lines(rules, "nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
@@ -33,5 +34,13 @@ class Approval(Document):
 
 def approvers(approvals: Iterable[Approval], channel: str, content_sha256: str) -> tuple[str, ...]:
     """The different people who said yes to this content in a channel."""
-    fitting = (one for one in approvals if (one.channel, one.content_sha256) == (channel, content_sha256))
-    return tuple(sorted({one.who for one in fitting}))
+    fitting = {one.who for one in approvals if (one.channel, one.content_sha256) == (channel, content_sha256)}
+    found: dict[str, str] = {}
+    for who in sorted(fitting):
+        found.setdefault(person(who), who)
+    return tuple(found.values())
+
+
+def person(who: str) -> str:
+    """What is the same for one person: a name in other letters' cases, or with more spaces, is no second person."""
+    return " ".join(unicodedata.normalize("NFKC", who).casefold().split())

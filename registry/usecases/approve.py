@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from registry.errors import NotNow
-from registry.evidence.approvals import Approval, approvers
+from registry.errors import BadInput, NotNow
+from registry.evidence.approvals import Approval, approvers, person
 from registry.evidence.policy import load_policy
 from registry.formats.html import HtmlTable
 from registry.machine import clock
@@ -34,7 +34,9 @@ def approve(wiring: Wiring, version: str, channel: str, *, reason: str, dry_run:
     check_channel(channel)
     manifest, author = wiring.manifest(version), wiring.author(reason)
     known = approvers(wiring.ledger.approvals(manifest.name), channel, manifest.content_sha256)
-    if author.who in known:
+    if not person(author.who):
+        raise BadInput("an approval needs a person's name", hint="ULORA_WHO says who you are")
+    if person(author.who) in map(person, known):
         raise NotNow(
             f"{author.who} has approved {version} for {channel} already; nothing changed",
             hint="another person has to: each counts once. ULORA_WHO says who you are",

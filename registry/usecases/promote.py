@@ -49,12 +49,12 @@ def promote(
     head = log.head()
     _check_expected(channel, head, options.expected)
     frozen = load_policy(wiring.settings.policy).frozen(channel, datetime.now(UTC))
-    _check_not_frozen(channel, frozen, options)
     binding = wiring.bindings.get(name)
     check_never_rebound(binding, _heads(wiring, channel, head))
     if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
         log.check_newest(head)
         return Change.unneeded(head, f"{version} is stable in {channel} already")
+    _check_not_frozen(channel, frozen, options)
     check_remembered(wiring.forgotten, version)
     manifest = wiring.bindings.manifest(binding.pointer)
     check_servable(wiring, manifest)
@@ -66,14 +66,14 @@ def promote(
     record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
     if dry_run:
         _check_allowed(verdict)
-        return Change.of(record, head, changed=False, verdict=verdict)
+        return Change.of(record, head, changed=False, verdict=verdict, notes=_overruled(channel, frozen, "would be"))
     wiring.check_writable()
     wiring.ledger.add_verdict(verdict)
     _check_allowed(verdict)
     if channel == "staging":
         wiring.ledger.add_pass(record, binding.content_sha256)
     log.commit(record)
-    notes = (*_read_back(log, record), *_after_promotion(wiring, head, verdict), *_overruled(channel, frozen))
+    notes = (*_read_back(log, record), *_after_promotion(wiring, head, verdict), *_overruled(channel, frozen, "was"))
     return Change.of(record, head, changed=True, verdict=verdict, notes=notes)
 
 
@@ -85,8 +85,8 @@ def _check_not_frozen(channel: str, frozen: FreezeWindow | None, options: Promot
         )
 
 
-def _overruled(channel: str, frozen: FreezeWindow | None) -> tuple[str, ...]:
-    return (f"the freeze of {channel} until {frozen.to} was overruled by force",) if frozen else ()
+def _overruled(channel: str, frozen: FreezeWindow | None, was: str) -> tuple[str, ...]:
+    return (f"the freeze of {channel} until {frozen.to} {was} overruled by force",) if frozen else ()
 
 
 def _heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:

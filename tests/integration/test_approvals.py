@@ -10,7 +10,7 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions
-from registry.errors import GateRefused, NotNow, VersionNotFound
+from registry.errors import BadInput, GateRefused, NotNow, VersionNotFound
 from registry.evidence.approvals import approvers
 from registry.names import VersionName
 from registry.store import layout
@@ -53,6 +53,18 @@ def test_two_different_people_are_asked(registry: Registry) -> None:
     assert done.verdict
     (check,) = [one for one in done.verdict.checks if one.metric == "approvals"]
     assert (check.outcome, check.reason) == ("pass", "2 of 2 approvals: ann, bob")
+
+
+def test_another_spelling_is_no_other_person(registry: Registry) -> None:
+    as_person(registry, "Ann Lee").approve(V1)
+    for who in ("ann lee", " Ann  Lee", "\uff21nn Lee"):
+        with pytest.raises(NotNow, match="for production already"):
+            as_person(registry, who).approve(V1)
+    with pytest.raises(BadInput, match="a person's name"):
+        as_person(registry, " ").approve(V1)
+    approval = registry.wiring.ledger.approvals(VersionName.parse(V1))[0]
+    twice = [approval, approval.model_copy(update={"who": "ANN LEE"})]
+    assert approvers(twice, "production", approval.content_sha256) == ("ANN LEE",)
 
 
 def test_an_approval_is_for_one_content_and_channel(registry: Registry) -> None:
@@ -103,6 +115,10 @@ def test_in_a_freeze_nothing_is_promoted_but_by_force(registry: Registry, tmp_pa
     before = listing(closed)
     with pytest.raises(NotNow, match=r"production is frozen until .*: harvest; nothing changed"):
         closed.promote(V2, "production")
+    assert listing(closed) == before
+    assert closed.promote(V1, "production").action == "none"
+    planned = closed.promote(V2, "production", PromoteOptions(force=True), reason="incident 7", dry_run=True)
+    assert [note for note in planned.notes if "would be overruled by force" in note]
     assert listing(closed) == before
     closed.promote(V2, "staging")
     done = closed.promote(V2, "production", PromoteOptions(force=True), reason="incident 7")

@@ -102,6 +102,26 @@ def test_a_request_is_promoted_once_and_answered(registry: Registry) -> None:
     assert generations(registry) == [V1, V2]
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("approvals: 1", "0 of 1 approvals; another person runs `ulora approve v1.1.0 --channel production`"),
+        ("freeze: [{from: 2020-01-01T00:00:00Z, to: 2100-01-01T00:00:00Z, why: harvest}]", "frozen until 2100-01-01T"),
+    ],
+)
+def test_a_request_is_no_way_around_people_and_freezes(
+    registry: Registry, tmp_path: Path, asked: str, said: str
+) -> None:
+    (tmp_path / "people.yaml").write_text(f"format: 1\nchannels: {{staging: {{}}, production: {{{asked}}}}}\n")
+    people = Registry(settings=replace(registry.settings, policy=tmp_path / "people.yaml"))
+    ask(people, V2)
+    people.reconcile()
+    assert generations(registry) == [V1]
+    assert answer(registry, V2).startswith("refused 20")
+    assert said in answer(registry, V2)
+    assert aliases(registry) == {"production": 1}
+
+
 def test_a_request_refused_by_gates_is_answered_with_all_rules(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "strict.yaml").write_text(STRICT)
     strict = Registry(settings=replace(registry.settings, policy=tmp_path / "strict.yaml"))

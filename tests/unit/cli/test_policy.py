@@ -28,6 +28,19 @@ def policy(tmp_path: Path) -> Path:
     return path
 
 
+def test_who_is_asked_and_when_not_is_told_too(tmp_path: Path) -> None:
+    path, window = tmp_path / "people.yaml", "from: 2026-12-24T00:00:00Z, to: 2026-12-27T00:00:00Z, why: holidays"
+    path.write_text(f"format: 1\nchannels: {{staging: {{}}, production: {{approvals: 2, freeze: [{{{window}}}]}}}}\n")
+    done = ulora("policy", "check", path)
+    assert done.out.splitlines()[3:] == [
+        "production asks of every version:",
+        "  2 people approved it with `ulora approve`",
+        "  it is not from 2026-12-24T00:00:00Z to 2026-12-27T00:00:00Z: holidays",
+    ]
+    asked = ulora("policy", "check", path, "--json").document["channels"]["production"]
+    assert (asked["approvals"], list(asked["freeze"][0])) == (2, ["from", "to", "why"])
+
+
 def test_a_valid_policy_is_told_by_its_rules(policy: Path) -> None:
     done = ulora("policy", "check", policy)
     assert done.code == 0, done
