@@ -55,6 +55,14 @@ def _registry(folder: Path, store: str, model: str) -> Registry:
     return registry
 
 
+def test_approvals_and_verdicts_stay(here: Registry, there: Registry) -> None:
+    here.approve("v1.0.0")
+    assert documents(here, "approvals", "verdicts")
+    here.copy_to("v1.0.0", there.settings.store)
+    assert is_bound(there)
+    assert documents(there, "approvals", "verdicts") == set()
+
+
 def steps_of(registry: Registry) -> list[str]:
     assert isinstance(registry.store, Calendar)
     return registry.store.steps
