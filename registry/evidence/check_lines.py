@@ -84,7 +84,8 @@ def _why(check: Check, status: str) -> str:
     if status == "TOO FEW" and check.end is None:
         return f"n={check.n}, needs {check.rule.get('min_n')}"
     if status == "TOO FEW":
-        return f"{_sure(check)}, n={check.n}, needs {check.wanted_n or 'another version'}"
+        needs = check.wanted_n or ("another version" if check.observed == check.bound else "more")
+        return f"{_sure(check)}, n={check.n}, needs {needs}"
     if status in ("NOT MEASURED", "NO VALUE"):
         return check.reason.partition(": ")[2]
     if check.n is None or status == "UNDECIDED":
@@ -97,9 +98,8 @@ def _why(check: Check, status: str) -> str:
 def _sure(check: Check) -> str:
     """The end of a one-sided interval: `95% sure of >= 0.943`."""
     confidence = check.rule.get("confidence") or DEFAULT_CONFIDENCE
-    return (
-        f"{100 * confidence:g}% sure of {'>=' if 'min' in check.rule else '<='} {number(check.end or 0.0, check.bound)}"
-    )
+    sign = next((sign for kind, sign in _SIGNS.items() if check.rule.get(kind) is not None), "<=")
+    return f"{100 * confidence:g}% sure of {sign} {number(check.end or 0.0, check.bound)}"
 
 
 def _samples(low: float | None, high: float | None, n: int) -> str:

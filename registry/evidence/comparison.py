@@ -58,7 +58,11 @@ def _compare_end(rule: Rule, metric: Metric, value: float, bound: float) -> Comp
     if side * end >= side * bound:
         return Compared("pass", f"{shown}, and with {sure} confidence {asked} ({number(end, bound)})", end)
     wanted = _wanted_n(rule, metric, value, bound)
-    then = f"{wanted} samples would decide at this value" if wanted else "no number of samples decides at this value"
+    then = f"{wanted} samples would decide at this value"
+    if value == bound:
+        wanted, then = 0, "no number of samples decides at this value"
+    elif wanted <= metric.n:  # what is known of the metric's interval does not tell it
+        wanted, then = 0, "more samples may decide"
     reason = f"{shown} on {metric.n} samples: with {sure} confidence only {number(end, bound)}, not {asked}; {then}"
     return Compared("inconclusive", reason, end, wanted or None)
 

@@ -98,7 +98,7 @@ def compare(
     ours, theirs = by_image(newer), by_image(older)
     both = [(ours[key], theirs[key]) for key in ours if key in theirs and target in (None, key[1])]
     if metric in AREAS:
-        return _compare_areas(AREAS[metric], both, options.confidence)
+        return _compare_areas(AREAS[metric], both, options)
     counts = count_pairs(EVENTS[metric], both)
     if counts.n == 0:
         return None
@@ -119,7 +119,7 @@ def count_pairs(event: ImageEvent, both: Sequence[tuple[ImageOutcome, ImageOutco
 
 
 def _compare_areas(
-    kind: Kind, both: Sequence[tuple[ImageOutcome, ImageOutcome]], confidence: float
+    kind: Kind, both: Sequence[tuple[ImageOutcome, ImageOutcome]], options: CompareOptions
 ) -> Difference | None:
     scored = [pair for pair in both if None not in (pair[0].ood_score, pair[1].ood_score)]
     newer, older = (
@@ -129,8 +129,10 @@ def _compare_areas(
     n = min(len(newer[0]), len(newer[1]))
     if n < 2:
         return None
-    value, end = area_difference(newer, older, confidence)
-    return Difference(value, end, n)
+    if options.wants_more:
+        return Difference(*area_difference(newer, older, options.confidence), n)
+    value, end = area_difference(older, newer, options.confidence)
+    return Difference(-value, -end, n)
 
 
 def _scores(kind: Kind, outcomes: Sequence[ImageOutcome]) -> list[float]:

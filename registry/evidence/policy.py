@@ -59,10 +59,10 @@ class Rule(_PolicyPart):
         per: `all` checks the aggregate over all targets; `target` each target; `worst` the worst target; `mean` the
             mean over the targets.
         judge: what must meet the bound. `value`: the measured value. `bound`: the end of its one-sided interval on the
-            bad side, so that a version which is worse than the bound passes with a probability of at most
-            1 - `confidence`. `paired`: the same of the difference to stable on the images that both answered, against
-            `max_decrease` or `max_increase`.
-        confidence: of the one-sided interval that `bound` and `paired` look at; 0.95 if left out.
+            bad side, so that a version which is worse than the bound passes with a probability of about
+            1 - `confidence` at most. `paired`: the same of the difference to stable on the images that both answered,
+            against `max_decrease` or `max_increase`.
+        confidence: of the one-sided interval that `bound` and `paired` look at, more than 0.5; 0.95 if left out.
         min_n: with fewer samples the check can't pass: it is inconclusive, or fails if they already decide against it.
         device: counts only what was measured on this device, e.g. `cpu`; any device if left out.
         runtime: counts only what this runtime computed, e.g. `torch-fp32`; any runtime if left out.
@@ -76,7 +76,7 @@ class Rule(_PolicyPart):
     max_decrease: Annotated[Bound, Field(ge=0)] | None = None
     per: Literal["all", "target", "worst", "mean"] = "all"
     judge: Literal["value", "bound", "paired"] = "value"
-    confidence: float | None = Field(default=None, ge=0.5, lt=1)
+    confidence: float | None = Field(default=None, gt=0.5, lt=1)
     min_n: int = Field(default=0, ge=0, le=10**9)
     device: str | None = Field(default=None, min_length=1, max_length=200)
     runtime: str | None = Field(default=None, min_length=1, max_length=200)
@@ -198,11 +198,12 @@ class ChannelPolicy(_PolicyPart):
     def _has_a_floor_beside_each_pair(self) -> Self:
         groups = [self.defaults, *((*self.defaults, *rules) for rules in self.by_suffix.values())]
         for rules in (*groups, *self.by_flavor.values()):
-            absolute = {rule.metric for rule in rules if rule.kind in ("min", "max")}
+            absolute = {(rule.metric, rule.kind) for rule in rules}
             for rule in rules:
-                if rule.judge == "paired" and rule.metric not in absolute:
+                floor = "min" if rule.wants_more else "max"
+                if rule.judge == "paired" and (rule.metric, floor) not in absolute:
                     raise ValueError(
-                        f"{rule.metric} has a rule against stable and no `min` or `max` beside it: a release that is a "
+                        f"{rule.metric} has a rule against stable and no `{floor}` beside it: a release that is a "
                         "little worse than the one before it, again and again, would pass for ever"
                     )
         return self

@@ -112,3 +112,27 @@ def test_the_past_and_a_withdrawal_are_lines_too() -> None:
 )
 def test_a_number_stands_with_its_interval_and_samples(metric: Metric, text: str) -> None:
     assert metric_text(metric) == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "right", "asked", "sure", "needs"),
+    [
+        ("metric: accuracy, min: 0.93, judge: bound", 288, ">= 0.93", "95% sure of >= 0.937", ""),
+        ("metric: accuracy, max: 0.07, judge: bound", 12, "<= 0.07", "95% sure of <= 0.063", ""),
+        ("metric: accuracy, min: 0.95, judge: bound, min_n: 100", 288, ">= 0.95", "95% sure of >= 0.937", "1286"),
+        ("metric: accuracy, min: 0.96, judge: bound, min_n: 100", 288, ">= 0.96", "95% sure of >= 0.937", "another"),
+    ],
+)
+def test_how_sure_a_share_is_stands_beside_it(rule: str, right: int, asked: str, sure: str, needs: str) -> None:
+    found = evidence("accuracy", Metric.proportion("accuracy", right, 300))
+    ((_, _, shown, _, why),) = lines(rule, found=(found,))
+    assert (shown, why.split(",")[0]) == (asked, sure)
+    assert needs in why.partition("needs ")[2]
+
+
+def test_an_area_needs_more_images_and_no_other_version() -> None:
+    area = Metric.of("ood_auroc", 0.93, low=0.89, high=0.96, n=300, unit="area")
+    judged = verdict("metric: ood_auroc, min: 0.9, judge: bound, min_n: 100", found=(evidence("ood", area),))
+    assert judged.checks[0].wanted_n is None
+    assert judged.checks[0].reason.endswith("not at least 0.9; more samples may decide")
+    assert check_lines(judged)[0].endswith("95% sure of >= 0.890, n=300, needs more")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from registry.errors import BadPolicy
+from registry.evidence.check_lines import check_lines
 from registry.evidence.gates import GateInputs, judge
+from registry.evidence.number_text import number
 from registry.evidence.outcomes import ImageOutcome, Kind, packed
 from registry.evidence.paired import EVENTS, CompareOptions, compare, count_pairs
 from registry.evidence.paired_stats import PairedCounts, lowest_difference
@@ -153,14 +155,40 @@ def test_areas_are_compared_on_the_scores_of_the_same_images() -> None:
     assert compare("ood_auroc", "low", inside, inside, CompareOptions(0.02)) is None
 
 
+def test_a_line_shows_the_end_on_the_side_that_counts() -> None:
+    check = judged(*differing(4, 6, 300))
+    verdict = judge(policy_of("metric: accuracy"), GateInputs("staging", candidate(), []), timestamp=NOW, who="tester")
+    (line,) = check_lines(verdict.model_copy(update={"checks": (check,)}))
+    assert f"95% sure of >= {number(check.end or 0.0)}, n=300, needs {check.wanted_n}" in line
+
+
+def test_an_area_that_must_not_grow_is_bounded_above() -> None:
+    inside, outside = answers([False] * 50), answers([True] * 50, "far")
+    swapped = [*(one.model_copy(update={"ood_score": -1.0}) for one in outside[:5]), *outside[5:]]
+    better, worse = [*inside, *outside], [*inside, *swapped]
+    up = compare("ood_auroc", "low", better, worse, CompareOptions(0.02, wants_more=False))
+    down = compare("ood_auroc", "low", worse, better, CompareOptions(0.02))
+    assert up is not None
+    assert down is not None
+    assert (up.value, up.end) == (-down.value, -down.end)
+    assert up.end > up.value > 0
+
+
+@pytest.mark.parametrize("floor", ["metric: accuracy, max: 1.0", "metric: accuracy"])
+def test_the_floor_beside_a_pair_is_on_its_side(floor: str) -> None:
+    with pytest.raises(BadPolicy, match="no `min` beside it"):
+        policy_of(RULE, floor)
+
+
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
+        ("metric: accuracy, min: 0.9, judge: bound, confidence: 0.5", "greater than 0.5"),
         ("metric: accuracy, min: 0.9, judge: paired", "needs `max_decrease` or `max_increase`"),
         ("metric: latency_ms_p95, max_increase: 5, judge: paired", "`judge: paired` is for accuracy"),
         ("metric: accuracy, max_decrease: 0.1, judge: paired, per: mean", "per: target"),
         ("metric: ood_auroc, max_decrease: 0.1, judge: paired", "per: target"),
-        ("metric: crop_routing_accuracy, max_decrease: 0.1, judge: paired", "no `min` or `max` beside it"),
+        ("metric: crop_routing_accuracy, max_decrease: 0.1, judge: paired", "no `min` beside it"),
     ],
 )
 def test_a_rule_that_can_not_be_paired_is_refused(rule: str, said: str) -> None:
