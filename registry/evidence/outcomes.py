@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from registry.errors import BadManifest
 from registry.formats import canonical
@@ -41,6 +41,9 @@ class ImageOutcome(DocumentPart):
         ood_score: in units of the threshold that serves; `is_ood` says whether it is above that.
         blocks: how many blocks of the backbone were computed with the adapter.
     """
+
+    # Nothing else is kept in memory of files that whoever measures may fill: they are copied as bytes.
+    model_config = ConfigDict(extra="ignore")
 
     image: Sha256
     kind: Kind = "test"

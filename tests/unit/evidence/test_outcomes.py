@@ -65,6 +65,12 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         unpacked(packed([ONE] * 100), "them")
 
 
+def test_what_is_not_known_is_not_kept_in_memory() -> None:
+    filled = gzip.compress(b'{"image": "' + IMAGE.encode() + b'", "later": [' + b"[]," * 2000 + b"0]}\n")
+    assert unpacked(filled, "them") == (ImageOutcome(image=IMAGE),)
+    assert unpacked(filled, "them")[0].model_extra is None
+
+
 @given(st.binary(max_size=200))
 def test_junk_is_only_ever_a_bad_document(junk: bytes) -> None:
     for data in (junk, gzip.compress(junk)):
