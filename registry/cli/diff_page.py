@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def write_page(page: Path, found: VersionDiff, data: Path | None) -> int:
         f"<table><tr>{head}</tr>{rows}</table>{more}</html>\n"
     )
     with disk_errors(page, hint="give another --html FILE"):
-        page.write_text(text, "utf-8")
+        page.write_text(text, "utf-8", "replace")  # names of files may not be text
     return len(shown)
 
 
@@ -76,8 +77,9 @@ def _files(data: Path, wanted: set[str]) -> Mapping[str, Path]:
     for path in sorted(data.rglob("*")):
         if len(found) == len(wanted):
             break
-        if path.suffix.lower() in _TYPES and path.is_file() and path.stat().st_size <= _MAX_IMAGE:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if digest in wanted:
-                found.setdefault(digest, path)
+        with suppress(OSError):  # one that can't be read is not shown
+            if path.suffix.lower() in _TYPES and path.is_file() and path.stat().st_size <= _MAX_IMAGE:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                if digest in wanted:
+                    found.setdefault(digest, path)
     return found
