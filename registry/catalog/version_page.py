@@ -17,7 +17,6 @@ from registry.versions.manifest import Manifest
 
 REFERENCE = "torch-fp32"
 """The runtime that a version is shown by, if it was measured with it: then all versions are comparable."""
-_SIGNS = {"fail": "FAIL", "inconclusive": "TOO FEW"}
 _MAX_RULES = 12
 _MAX_METRICS = 16
 _MAX_CELL = 200
@@ -147,7 +146,7 @@ class VersionPage:
             counts = f"{len(counted)} of {len(verdict.checks)} rules {met}"
             yield f"gates of {verdict.channel}", f"**{verdict.outcome}**{forced}: {counts}"
             for check in refused[:_MAX_RULES]:
-                yield _name(check.metric, check.target), f"**{_SIGNS[check.outcome]}** {_cell(_why(check))}"
+                yield _name(check.metric, check.target), f"**{_sign(check)}** {_cell(_why(check))}"
             if len(refused) > _MAX_RULES:
                 yield "…", f"{len(refused) - _MAX_RULES} more: `ulora show {verdict.version}`"
 
@@ -207,6 +206,12 @@ def _change(each: Standing) -> str:
 
 def _name(metric: str, target: str | None) -> str:
     return f"{metric} ({target})" if target else metric
+
+
+def _sign(check: Check) -> str:
+    if check.outcome == "fail":
+        return "FAIL"
+    return "UNDECIDED" if check.rule and check.bound is None else "TOO FEW"
 
 
 def _why(check: Check) -> str:

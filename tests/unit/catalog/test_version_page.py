@@ -27,7 +27,15 @@ def log() -> list[Record]:
 def verdict(forced: str = "") -> Verdict:
     checks = (
         Check(metric="past", rule={}, outcome="pass", reason="was stable in staging"),
-        Check(metric="accuracy", rule={}, target="potato", outcome="inconclusive", reason="only 43 samples"),
+        Check(
+            metric="accuracy",
+            rule={"min": 0.9},
+            target="potato",
+            outcome="inconclusive",
+            bound=0.9,
+            reason="only 43 samples",
+        ),
+        Check(metric="accuracy", rule={"max_decrease": 0.1}, target="potato", outcome="inconclusive", reason="measure"),
         Check(metric="accuracy", rule={}, target="tomato", outcome="fail", reason="accuracy of tomato is .85 | low"),
     )
     return Verdict(
@@ -82,10 +90,11 @@ def test_tags_are_few_and_short() -> None:
 def test_failing_rules_come_first_and_fit_a_table() -> None:
     lines = page().table().splitlines()
     first = next(place for place, line in enumerate(lines) if "gates of production" in line)
-    assert lines[first : first + 3] == [
-        "| gates of production&nbsp; | **fail**: 2 of 3 rules not met |",
+    assert lines[first : first + 4] == [
+        "| gates of production&nbsp; | **fail**: 3 of 4 rules not met |",
         "| accuracy (tomato)&nbsp; | **FAIL** .85 \\| low |",
         "| accuracy (potato)&nbsp; | **TOO FEW** only 43 samples |",
+        "| accuracy (potato)&nbsp; | **UNDECIDED** measure |",
     ]
 
 
@@ -94,7 +103,7 @@ def test_a_forced_or_withdrawn_version_says_so_and_why() -> None:
     assert left is not None
     notices = {title: text for title, text in page("it is needed", (left,)).notices().items() if text}
     assert notices["Withdrawn from production"].endswith("by ana: errors doubled")
-    assert "it is needed; 2 rules were not met" in notices["Forced into production"]
+    assert "it is needed; 3 rules were not met" in notices["Forced into production"]
 
 
 def test_versions_are_compared_by_one_runtime() -> None:
