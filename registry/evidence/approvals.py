@@ -33,11 +33,11 @@ class Approval(Document):
 
 
 def approvers(approvals: Iterable[Approval], channel: str, content_sha256: str) -> tuple[str, ...]:
-    """The different people who said yes to this content in a channel."""
+    """The different people who said yes to this content in a channel, each name on one line."""
     fitting = {one.who for one in approvals if (one.channel, one.content_sha256) == (channel, content_sha256)}
     found: dict[str, str] = {}
     for who in sorted(fitting):
-        found.setdefault(person(who), who)
+        found.setdefault(person(who), " ".join(who.split()))
     return tuple(found.values())
 
 

@@ -33,7 +33,8 @@ def approve(wiring: Wiring, version: str, channel: str, *, reason: str, dry_run:
     """Say yes to a version in a channel; see `Registry.approve`."""
     check_channel(channel)
     manifest, author = wiring.manifest(version), wiring.author(reason)
-    known = approvers(wiring.ledger.approvals(manifest.name), channel, manifest.content_sha256)
+    approvals = wiring.ledger.approvals(manifest.name)
+    known = approvers(approvals, channel, manifest.content_sha256)
     if not person(author.who):
         raise BadInput("an approval needs a person's name", hint="ULORA_WHO says who you are")
     if person(author.who) in map(person, known):
@@ -41,13 +42,13 @@ def approve(wiring: Wiring, version: str, channel: str, *, reason: str, dry_run:
             f"{author.who} has approved {version} for {channel} already; nothing changed",
             hint="another person has to: each counts once. ULORA_WHO says who you are",
         )
+    approval = Approval(
+        format=1, model=wiring.model, version=version, content_sha256=manifest.content_sha256, channel=channel,
+        who=author.who, when=clock.timestamp(), reason=author.reason,
+    )  # fmt: skip
     if not dry_run:
         wiring.check_writable()
-        wiring.ledger.add_approval(
-            Approval(
-                format=1, model=wiring.model, version=version, content_sha256=manifest.content_sha256, channel=channel,
-                who=author.who, when=clock.timestamp(), reason=author.reason,
-            )
-        )  # fmt: skip
+        wiring.ledger.add_approval(approval)
     needed = load_policy(wiring.settings.policy).approvals(channel)
-    return Approved(wiring.model, version, channel, tuple(sorted({*known, author.who})), needed)
+    everybody = approvers([*approvals, approval], channel, manifest.content_sha256)
+    return Approved(wiring.model, version, channel, everybody, needed)

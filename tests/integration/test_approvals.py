@@ -65,6 +65,8 @@ def test_another_spelling_is_no_other_person(registry: Registry) -> None:
     approval = registry.wiring.ledger.approvals(VersionName.parse(V1))[0]
     twice = [approval, approval.model_copy(update={"who": "ANN LEE"})]
     assert approvers(twice, "production", approval.content_sha256) == ("ANN LEE",)
+    forged = approval.model_copy(update={"who": "eve\n  accuracy  0.99  ok"})
+    assert approvers([forged], "production", approval.content_sha256) == ("eve accuracy 0.99 ok",)
 
 
 def test_an_approval_is_for_one_content_and_channel(registry: Registry) -> None:
