@@ -59,7 +59,9 @@ def _same_images(
 ) -> tuple[Sequence[ImageOutcome], Sequence[ImageOutcome]]:
     """What both answered, in their newest measurements by the same device and runtime; empty where there is none."""
     before, after = newest(older), newest(newer)
-    for place in before:
-        if place in after and place[0] == _LABELS:
-            return wiring.ledger.outcomes(before[place]), wiring.ledger.outcomes(after[place])
+    shared = [place for place in after if place in before and place[0] == _LABELS]
+    for place in sorted(shared, key=lambda each: after[each].order, reverse=True):
+        answers = wiring.ledger.outcomes(before[place]), wiring.ledger.outcomes(after[place])
+        if all(answers):
+            return answers
     return (), ()

@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from registry.api import Registry
+from registry.evidence.outcomes import ImageOutcome, packed
+from registry.evidence.results import BenchmarkRun, Evidence, Measurement
+from registry.formats.canonical import sha256
 from registry.store import layout
 from registry.usecases.options import MeasureOptions
 from tests.support.bundles import noise
@@ -111,6 +114,23 @@ def test_the_command_prints_it_and_writes_a_page(registry: Registry, images: Pat
     complains(ulora("diff", V1, V2, "--html", tmp_path / "no/such/diff.html"), 2, "can't be written")
     complains(ulora("diff", V1, "v9.0.0"), 5, "v9.0.0")
     complains(ulora("diff", V1, V2, "--data", images), 2, "--html")
+
+
+def test_the_newest_measurement_that_has_answers_counts(registry: Registry) -> None:
+    def add(version: str, runtime: str, answered: str, day: int, *, keeps: bool = True) -> None:
+        run = BenchmarkRun(
+            "accuracy", registry.model, version, registry.manifest(version).content_sha256, "cpu", runtime,
+            f"2026-11-{day}T00:00:00Z", 1.0, {}, "tester",
+        )  # fmt: skip
+        answers = packed([ImageOutcome(image="a" * 64, target="low", label="one", answered_label=answered)])
+        evidence = Evidence.of(Measurement((), "d" * 64, "leaves", 1), run, sha256(answers) if keeps else "")
+        registry.wiring.ledger.add(evidence, answers)
+
+    for day, runtime in ((10, "first"), (20, "second"), (25, "third")):
+        add(V1, runtime, "one", day, keeps=runtime != "third")
+        add(V2, runtime, "two" if runtime == "second" else "one", day)
+    found = registry.diff(V1, V2)
+    assert (found.compared, [each.right for each in found.images]) == (1, ["older"])
 
 
 def test_other_data_are_not_compared(registry: Registry, images: Path, tmp_path: Path) -> None:
