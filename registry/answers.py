@@ -173,7 +173,7 @@ class ReplicaStatus:
 
     @classmethod
     def of(cls, replica: Replica, proof: ProofState) -> Self:
-        """The status in a replica's heartbeat; `silent` if the heartbeat is old, `unreadable` if it is none."""
+        """The status in a replica's heartbeat; `silent` if the heartbeat is old, `unreadable` if it can't be read."""
         said = replica.heartbeat
         return cls(
             id=said.id,

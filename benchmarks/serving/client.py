@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 _ANSWER_SECONDS = 120.0
-"""Seconds after which an answer is no longer waited for."""
+"""Seconds to wait for an answer."""
 _MAX_WRONG = 20
 _SAME = ("version", "target", "label", "outcome", "is_ood")
 _CLOSE = ("confidence", "ood_score", "target_confidence")

@@ -26,7 +26,7 @@ CLIENTS = (1, 4, 16, 64)
 AT_LEAST = {"tiny": 0.5, "vit-b": 0.95}
 OPEN_LOOPS = (0.5, 0.9)
 _DEADLINE = "600"
-"""Seconds: saturation is no overload here."""
+"""Seconds: so long that the replica refuses nothing, because this part measures throughput."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 import click
 
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+", re.ASCII)
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -15,6 +17,14 @@ def content_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def _check_origins(context: click.Context, parameter: click.Parameter, origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Browsers send an origin without a path and compare it letter by letter: another text would never match."""
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise click.BadParameter(f"{origin[:100]!r} is not an origin, such as https://app.example or *")
+    return origins
 
 
 _OPTIONS = (
@@ -53,6 +63,7 @@ _OPTIONS = (
         "cors_origins",
         metavar="ORIGIN",
         multiple=True,
+        callback=_check_origins,
         help="Whose pages may read answers in a browser, e.g. https://app.example; * for any. Repeatable.",
     ),
     click.option(

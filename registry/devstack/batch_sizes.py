@@ -35,7 +35,7 @@ def sizes_in(metrics: str) -> str:
     """The mean of the sizes, and a bound of the largest, of metrics in Prometheus' text format; empty without batches.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text is not in this format.
     """
     from prometheus_client.parser import text_string_to_metric_families
 

@@ -42,5 +42,5 @@ def approvers(approvals: Iterable[Approval], channel: str, content_sha256: str) 
 
 
 def person(who: str) -> str:
-    """What is the same for one person: a name in other letters' cases, or with more spaces, is no second person."""
+    """A key for a person: equal for names that differ only in upper and lower case, spaces, or Unicode form."""
     return " ".join(unicodedata.normalize("NFKC", who).casefold().split())

@@ -41,7 +41,8 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An image for which two versions answered different labels; None is no answer.
+    """An image for which two versions answered different labels. A label of None means that there was no
+    answer.
 
     Attributes:
         image: the sha256 of its file.

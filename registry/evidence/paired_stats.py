@@ -11,6 +11,8 @@ from statistics import NormalDist
 from registry.evidence.stats import upper_bound
 
 _STEPS = 60
+_MOST_IMAGES = 1e6
+"""Above it a number helps nobody, and looking for it takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,14 @@ def area_difference(
 def n_that_decides_pairs(counts: PairedCounts, margin: float, confidence: float) -> int | None:
     """The number of images at which the lower bound would be above `-margin`, if the same share of pairs differed.
 
-    None if no number of images decides, or more than a billion.
+    None if no number of images decides, or more than a million.
     """
     if counts.difference <= -margin:
         return None
     factor = 1.0
     while lowest_difference(_scaled(counts, factor), confidence) < -margin:
         factor *= 1.05
-        if counts.n * factor > 1e9:
+        if counts.n * factor > _MOST_IMAGES:
             return None
     return _scaled(counts, factor).n
 

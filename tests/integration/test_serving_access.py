@@ -218,7 +218,7 @@ def test_many_callers_take_bounded_memory() -> None:
 
 @pytest.mark.parametrize("rate", ["", "0/second", "1/fortnight", "1.5/second", "100", "99999999/hour"])
 def test_what_is_no_rate_is_refused(rate: str) -> None:
-    with pytest.raises(BadSetting, match="is no rate"):
+    with pytest.raises(BadSetting, match="is not a rate"):
         RateLimit(rate)
 
 

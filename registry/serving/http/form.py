@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from registry.errors import BadInput
 
 MAX_TEXT = 4096
-"""Bytes of a field that is no file."""
+"""Bytes of a text field."""
 _HINT = "send multipart/form-data as `curl -F image=@leaf.jpg` does"
 # It warns of each bad form. The client is told, and clients must not fill the log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -24,12 +24,12 @@ class RateLimit:
             rate: such as `100/second`. As many may come at once.
 
         Raises:
-            BadSetting: it is no rate.
+            BadSetting: it is not a rate.
             MissingDependency: throttled-py is not installed.
         """
         match = _RATE.fullmatch(rate)
         if match is None:
-            raise BadSetting(f"{rate[:40]!r} is no rate", hint="such as 100/second, 500/minute or 10000/hour")
+            raise BadSetting(f"{rate[:40]!r} is not a rate", hint="such as 100/second, 500/minute or 10000/hour")
         try:
             from throttled import Throttled, per_hour, per_min, per_sec
             from throttled.store import MemoryStore

@@ -1,4 +1,4 @@
-"""Answers that are sent without the application: to what is no request, or to more connections than there may be."""
+"""Answers that are sent without the application: to invalid requests, and to connections above the limit."""
 
 from __future__ import annotations
 

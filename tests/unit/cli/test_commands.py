@@ -97,6 +97,8 @@ def test_the_version_is_the_distributions() -> None:
         (["promote"], "VERSION"),
         (["create", "v1.0.0"], "--from"),
         (["history", "--limit", "0"], "--limit"),
+        (["serve", "--cors-origin", "app.example"], "is not an origin"),
+        (["serve", "--cors-origin", "https://app.example/page"], "is not an origin"),
         (["rollback", "--expected", "x"], "--expected"),
         (["status", "--nonsense"], "--nonsense"),
         (["serve", "--port", "70000"], "--port"),

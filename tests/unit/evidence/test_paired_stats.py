@@ -102,6 +102,11 @@ def lowest_area(
     return area_difference(newer, older, confidence)[1]
 
 
+@pytest.mark.parametrize("counts", [PairedCounts(0, 199, 10_000), PairedCounts(0, 1_999, 100_000)])
+def test_a_drop_close_to_the_margin_is_told_no_number(counts: PairedCounts) -> None:
+    assert n_that_decides_pairs(counts, MARGIN, 0.95) is None
+
+
 def scores(rng: np.random.Generator, shift: float, n: int = 200) -> tuple[list[float], list[float]]:
     return rng.normal(0, 1, n).tolist(), rng.normal(shift, 1, n).tolist()
 
