@@ -20,7 +20,7 @@ from adapters.answer.predictions import Prediction
 from adapters.answer.stages import Answer, Stage
 from adapters.backbone.features import FeatureSpec
 from adapters.backbone.images import ImageLike
-from adapters.runtimes.threads import compute_in_this_thread
+from adapters.runtimes.threads import compute_in_this_thread, operations_of, share_cores
 from registry.errors import BadInput
 from registry.versions.manifest import BackboneRef
 
@@ -131,7 +131,11 @@ class LoadedVersion:
 
     @staticmethod
     def answer_rows(rows: Sequence[PreparedRow]) -> list[Prediction]:
-        """Answer rows that any versions prepared, in order, at most `MAX_BATCH` or so at a time."""
+        """Answer rows that any versions prepared, in order, at most `MAX_BATCH` or so at a time.
+
+        To be called in the thread that called `begin_computing`.
+        """
+        share_cores(max((_operations(row.version.components) for row in rows), default=0.0))
         return answer_rows(rows)
 
     @staticmethod
@@ -290,3 +294,8 @@ class LoadedVersion:
         if component.last is None:
             raise BadInput(f"{self.version} has no classifier for {target}: a LoRA alone gives features, but no labels")
         return component, component.last
+
+
+def _operations(components: Components) -> float:
+    """Of an image."""
+    return operations_of(components.runtime.ref, components.preprocessing.crop)

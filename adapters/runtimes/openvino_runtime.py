@@ -27,9 +27,9 @@ from torch import nn
 from adapters.backbone.features import pool
 from adapters.bank.slots import Slot
 from adapters.runtimes.openvino_graph import AdaptedModules, Precision, build_graph, check_supported, openvino_package
+from adapters.runtimes.threads import most_threads
 from adapters.runtimes.torch_runtime import TorchRuntime
 from registry.errors import BadInput
-from registry.machine.cores import usable_cores
 from registry.versions.manifest import BackboneRef
 
 GROUP = 128
@@ -275,11 +275,11 @@ class _Request:
 
 
 def _compiled(model: Any, precision: Precision) -> Any:
-    """Compile a graph for as many threads as torch uses now, if this process may use as many cores."""
+    """Compile a graph for as many threads as torch may use, and for no more than there are cores."""
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), usable_cores()),
+        "INFERENCE_NUM_THREADS": most_threads(),
         "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": precision.hint,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": precision.group,
