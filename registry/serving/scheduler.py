@@ -386,7 +386,10 @@ class Scheduler:
                 row.future.set_result(answer)
             return
         for row in rows:
-            self._answer_group([row])
+            if row.expires <= time.monotonic():
+                row.future.set_exception(_expired())
+            else:
+                self._answer_group([row])
 
     def _prepare_for(self, loaded: Loaded) -> None:
         """Let the first version of a class set up this thread."""

@@ -119,10 +119,10 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(
         wait_until(lambda: ask(http, "n" * 32).status_code == 200)
         assert ask(http, APP).status_code == 401
         tokens.write_text(f"app predict {'p' * 5}")
-        server.read_tokens_again()
+        server.read_files_again()
         assert ask(http, "n" * 32).status_code == 200
         tokens.unlink()
-        server.read_tokens_again()
+        server.read_files_again()
         assert ask(http, "n" * 32).status_code == 200
     assert "the tokens stay as they were: line 1" in caplog.text
     assert "ppppp" not in caplog.text

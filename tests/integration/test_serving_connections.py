@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import httpx
 import pytest
 
 from registry.serving.follow import Live, LiveOptions
+from registry.serving.http.connections import _GIVES_WAY_AFTER, Phase
 from registry.serving.http.options import HttpOptions
 from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo, wait_until
@@ -43,6 +46,10 @@ def error_of(connection: socket.socket) -> tuple[int, str]:
     assert answer.headers["x-request-id"]
     assert is_closed(connection)
     return answer.status, document["error"]
+
+
+def is_readable(connection: socket.socket) -> bool:
+    return bool(select.select([connection], [], [], 0)[0])
 
 
 def test_a_thousand_half_open_connections_are_closed(live: Live) -> None:
@@ -107,10 +114,11 @@ def test_a_client_that_does_not_read_is_cut_off(live: Live) -> None:
             wait_until(lambda: not state.connections)
 
 
-def test_more_connections_than_there_may_be_are_refused(live: Live) -> None:
+def test_more_connections_than_there_may_be_are_refused(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_GIVES_WAY_AFTER, Phase.BODY, math.inf)  # however busy this machine is
     with ExitStack() as stack, running_server(live, HttpOptions(max_connections=3)) as (_, url):
         held = [stack.enter_context(connect(url)) for _ in range(3)]
-        for connection in held:  # a body that arrives is no reason to give way
+        for connection in held:
             connection.sendall(post(b"le", "Content-Length: 4"))
         wait_until(lambda: live.scheduler.budget.taken == 6)
         assert error_of(stack.enter_context(connect(url))) == (503, "Overloaded")
@@ -130,6 +138,18 @@ def test_a_connection_without_a_request_gives_way(live: Live) -> None:
 
         wait_until(answered)
         assert is_closed(idle[0])
+
+
+def test_a_body_that_arrives_slowly_gives_way(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_GIVES_WAY_AFTER, Phase.BODY, 0.0)
+    with ExitStack() as stack, running_server(live, HttpOptions(max_connections=3)) as (_, url):
+        held = [stack.enter_context(connect(url)) for _ in range(3)]
+        for connection in held:
+            connection.sendall(post(b"le", "Content-Length: 4"))
+        wait_until(lambda: live.scheduler.budget.taken == 6)
+        assert httpx.get(f"{url}/health/live", timeout=300).status_code == 200
+        assert sum(map(is_readable, held)) == 1
+        assert error_of(next(filter(is_readable, held))) == (408, "Expired")
 
 
 _FEW_FILES = """

@@ -54,6 +54,30 @@ def test_answers_come_by_https(live: Live, authority: trustme.CA, files: tuple[P
         assert http.post("/predict", files={"image": b"leaf"}).json()["version"] == "v1.0.0"
 
 
+def test_a_renewed_certificate_is_shown_to_new_connections(
+    live: Live, authority: trustme.CA, files: tuple[Path, Path]
+) -> None:
+    other = trustme.CA()
+    renewed = other.issue_cert("127.0.0.1")
+
+    def trusts(url: str, whom: trustme.CA) -> bool:
+        trust = ssl.create_default_context()
+        whom.configure_trust(trust)
+        with suppress(httpx.ConnectError):
+            return httpx.get(f"{url}/health/live", verify=trust, timeout=300).status_code == 200
+        return False
+
+    with running_server(live, HttpOptions(ssl_certfile=files[0], ssl_keyfile=files[1])) as (server, url):
+        assert trusts(url, authority)
+        files[0].write_text("half a file")
+        server.read_files_again()
+        assert trusts(url, authority)
+        renewed.cert_chain_pems[0].write_to_path(files[0])
+        renewed.private_key_pem.write_to_path(files[1])
+        wait_until(lambda: trusts(url, other))
+        assert not trusts(url, authority)
+
+
 def test_what_speaks_no_tls_is_closed(live: Live, files: tuple[Path, Path]) -> None:
     with running_server(live, HttpOptions(ssl_certfile=files[0], ssl_keyfile=files[1])) as (server, url):
         with connect(url) as plain:

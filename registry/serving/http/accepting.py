@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
+from registry.serving.http.certificates import ServerCertificate
 from registry.serving.http.connections import OpenConnections, Phase
 from registry.serving.http.protocol import ReplicaConnection
 from registry.serving.http.raw_answers import raw_error
@@ -35,7 +35,7 @@ class Acceptor:
         listener: socket.socket,
         connections: OpenConnections,
         make: Callable[[], ReplicaConnection],
-        certificate: ssl.SSLContext | None,
+        certificate: ServerCertificate,
     ) -> None:
         self._listener = listener
         self._connections = connections
@@ -88,10 +88,11 @@ class Acceptor:
         task.add_done_callback(self._handshakes.discard)
 
     async def _shake_hands(self, accepted: socket.socket, connection: ReplicaConnection) -> None:
-        seconds = _TLS_SECONDS if self._certificate else None
+        tls = self._certificate.settings()
+        seconds = _TLS_SECONDS if tls else None
         try:
             await self._loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._certificate, ssl_handshake_timeout=seconds,
+                lambda: connection, accepted, ssl=tls, ssl_handshake_timeout=seconds,
                 ssl_shutdown_timeout=seconds,
             )  # fmt: skip
         except OSError:  # the client went away, or speaks no TLS
@@ -104,6 +105,6 @@ class Acceptor:
             _log.warning("%d connections are open: more are refused", len(self._connections))
         with accepted, suppress(OSError):
             accepted.setblocking(False)
-            if self._certificate is None:
+            if self._certificate.settings() is None:
                 accepted.send(raw_error(503, "Overloaded", "too many connections", "send it again later", ""))
                 accepted.shutdown(socket.SHUT_WR)

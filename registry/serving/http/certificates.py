@@ -1,11 +1,47 @@
-"""The TLS certificate of a replica."""
+"""The TLS certificate of a replica, which is read again when it was renewed."""
 
 from __future__ import annotations
 
+import logging
 import ssl
 from pathlib import Path
 
 from registry.errors import BadSetting
+from registry.serving.http.watched_files import WatchedFiles
+
+_log = logging.getLogger(__name__)
+
+
+class ServerCertificate:
+    """The TLS settings of a server, with a certificate and its key from files."""
+
+    def __init__(self, certificate: Path | None, key: Path | None) -> None:
+        """Args:
+        certificate, key: None without TLS; a key may stand in the file of its certificate.
+
+        Raises:
+            BadSetting: see `read_certificate`.
+        """
+        self._files = (certificate, key)
+        self._context = read_certificate(certificate, key)
+        self._watched = WatchedFiles([path for path in self._files if path])
+
+    def settings(self) -> ssl.SSLContext | None:
+        """For the next connection; None without TLS. Files that can't be used change nothing."""
+        if self._watched.have_changed():
+            try:
+                self._context = read_certificate(*self._files)
+            except BadSetting as error:
+                _log.error(
+                    "the certificate stays as it was: %s", error, extra={"facts": {"event": "certificate unusable"}}
+                )
+            else:
+                _log.info("the certificate was read again", extra={"facts": {"event": "certificate"}})
+        return self._context
+
+    def look_soon(self) -> None:
+        """Read the files again for the next connection."""
+        self._watched.look_soon()
 
 
 def read_certificate(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -19,8 +19,6 @@ RESERVED_FILES = 256
 loaded, and for log files and such."""
 _LOOK_EVERY = 0.25
 """Seconds between two looks for connections whose time is over."""
-_YIELDS_AFTER = 1.0
-"""Seconds without a request after which a connection gives way to a new one where there are too many."""
 _CLOSING_SECONDS = 5.0
 """For sending what was answered to a client that does not read."""
 
@@ -42,6 +40,11 @@ class Phase(Enum):
     """The client does not read its answer."""
     CLOSING = auto()
     """The server closes it."""
+
+
+_GIVES_WAY_AFTER = {Phase.IDLE: 1.0, Phase.HEAD: 1.0, Phase.BODY: 5.0}
+"""Seconds in a phase after which a connection gives way to a new one where there are too many. Bodies that never end
+would otherwise keep out the probes that ask whether the replica lives."""
 
 
 class TimedConnection(Protocol):
@@ -95,7 +98,7 @@ class OpenConnections:
             del self._in[phase][connection]
 
     def has_room(self, handle: int) -> bool:
-        """Whether a new connection may stay, if necessary in the place of another that waits for a request.
+        """Whether a new connection may stay, if necessary in the place of another whose request has not arrived.
 
         Args:
             handle: its file handle. The system gives out the lowest that is free, so it says how many are in use.
@@ -126,11 +129,11 @@ class OpenConnections:
         self.start(loop)
 
     def _close_one(self) -> bool:
-        """Close the connection that has waited longest for a request; False if none has waited for some time."""
+        """Close the connection that has been longest without a whole request; False if all are new to their phases."""
         now = time.monotonic()
-        for phase in (Phase.IDLE, Phase.HEAD):
+        for phase, seconds in _GIVES_WAY_AFTER.items():
             connection, since = next(iter(self._in[phase].items()), (None, now))
-            if connection is not None and now - since >= _YIELDS_AFTER:
+            if connection is not None and now - since >= seconds:
                 connection.time_is_over(phase)
                 connection.time_is_over(Phase.CLOSING)  # by TLS it would wait for the client, and keep its file handle
                 return True

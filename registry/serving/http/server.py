@@ -22,7 +22,7 @@ import uvicorn
 from registry.serving.follow import Live
 from registry.serving.http.accepting import Acceptor
 from registry.serving.http.app import create_app
-from registry.serving.http.certificates import read_certificate
+from registry.serving.http.certificates import ServerCertificate
 from registry.serving.http.connections import OpenConnections
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.protocol import ReplicaConnection
@@ -79,7 +79,7 @@ class HttpServer(uvicorn.Server):  # type: ignore[misc]
         self._options = options
         self.listener = listener
         self._told = started
-        self._certificate = read_certificate(options.ssl_certfile, options.ssl_keyfile)
+        self._certificate = ServerCertificate(options.ssl_certfile, options.ssl_keyfile)
         self.open = OpenConnections(options)
         self._exit_at = float("inf")
 
@@ -91,7 +91,7 @@ class HttpServer(uvicorn.Server):  # type: ignore[misc]
         )  # fmt: skip
         self.servers = [Acceptor(self.listener, self.open, make, self._certificate)]
         self.started = True
-        scheme = "https" if self._certificate else "http"
+        scheme = "https" if self._certificate.settings() else "http"
         url = f"{scheme}://{_in_url(self._options.host)}:{self.listener.getsockname()[1]}"
         log_start(self._live, self._options, url, with_tokens=self._tokens is not None)
         self._told(url)
@@ -120,8 +120,9 @@ class HttpServer(uvicorn.Server):  # type: ignore[misc]
             connection.drain()
         self._exit_at = time.monotonic() + self._options.drain_seconds
 
-    def read_tokens_again(self) -> None:
-        """Read the file of tokens, if there is one, with the next request."""
+    def read_files_again(self) -> None:
+        """Read the files of tokens and of the certificate, if there are any, when they are needed next."""
+        self._certificate.look_soon()
         if self._tokens:
             self._tokens.look_soon()
 
@@ -154,7 +155,7 @@ def _handling_signals(server: HttpServer) -> Iterator[None]:
         server.should_exit = True
 
     def look(number: int, frame: object) -> None:
-        server.read_tokens_again()
+        server.read_files_again()
 
     before = {number: signal.signal(number, how) for number, how in ((signal.SIGTERM, end), (signal.SIGHUP, look))}
     try:

@@ -12,13 +12,13 @@ import logging
 import os
 import re
 import stat
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import BadSetting
 from registry.serving.http.rights import SCOPES
+from registry.serving.http.watched_files import WatchedFiles
 
 VARIABLE = "ULORA_TOKENS"
 """Has the lines of a file, also separated by `;`."""
@@ -29,8 +29,6 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 """RFC 6750; at least 16 characters, so that nobody finds one by trying."""
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_LOOK_EVERY = 1.0
-"""Seconds between two looks whether the file is another one."""
 _HINT = f"a line is NAME SCOPES TOKEN; scopes are {', '.join(SCOPES)}, separated by commas"
 
 _log = logging.getLogger(__name__)
@@ -56,13 +54,12 @@ class BearerTokens:
     def __init__(self, tokens: tuple[Token, ...], path: Path | None = None) -> None:
         self._tokens = tokens
         self._path = path
-        self._seen = _signature(path) if path else None
-        self._next_look = time.monotonic() + _LOOK_EVERY
+        self._watched = WatchedFiles([path] if path else [])
 
     def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Token | None:
         """Whose token a request brings; None if it brings none, or no valid one."""
-        if self._path and time.monotonic() >= self._next_look:
-            self._look(self._path)
+        if self._path and self._watched.have_changed():
+            self._read_again(self._path)
         values = [value for name, value in headers if name == b"authorization"]
         if len(values) != 1:
             return None
@@ -78,16 +75,10 @@ class BearerTokens:
 
     def look_soon(self) -> None:
         """Look at the file with the next request."""
-        self._seen = None
-        self._next_look = 0.0
+        self._watched.look_soon()
 
-    def _look(self, path: Path) -> None:
-        """Read the file if it is another one. One that can't be used changes nothing."""
-        self._next_look = time.monotonic() + _LOOK_EVERY
-        now = _signature(path)
-        if now == self._seen:
-            return
-        self._seen = now
+    def _read_again(self, path: Path) -> None:
+        """Read the file. One that can't be used changes nothing."""
         try:
             self._tokens = _read_file(path)
         except BadSetting as error:
@@ -159,12 +150,3 @@ def _read_file(path: Path) -> tuple[Token, ...]:
     if about.st_mode & stat.S_IRWXO:
         _log.warning("others on this machine can read %s, which has tokens: chmod o= %s", path, path)
     return parse_tokens(text, str(path))
-
-
-def _signature(path: Path) -> tuple[int, ...] | None:
-    """Tells one state of a file from another; None if there is none."""
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return (about.st_ino, about.st_mtime_ns, about.st_size)

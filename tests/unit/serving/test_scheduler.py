@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 import weakref
@@ -13,7 +14,7 @@ import pytest
 
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed
 from registry.serving.pace import Pace
-from registry.serving.scheduler import Scheduler
+from registry.serving.scheduler import Scheduler, _AdmittedRow
 from tests.support.batch_flavor import NO_FILE, NO_IMAGE, POISON, SIZE, Controls, together
 from tests.support.echo_releases import Echo, wait_until
 
@@ -119,6 +120,19 @@ def test_a_poisonous_image_costs_no_other_its_answer(scheduler: Scheduler, contr
         poison.result(60)
     assert controls.batches[1:] == [[b"a", POISON, b"b"], [b"a"], [POISON], [b"b"]]
     assert scheduler.predict(together(controls), b"c").version == "v1.0.0"
+
+
+def test_an_image_is_not_tried_again_after_its_deadline(controls: Controls) -> None:
+    version, scheduler = together(controls), Scheduler(max_batch=4)
+    late, poison, other = (
+        _AdmittedRow(version, image, None, expires, 0, 0.0, version.prepare(image))
+        for image, expires in ((b"a", 0.0), (POISON, math.inf), (b"b", math.inf))
+    )
+    scheduler._answer_group([late, poison, other])
+    assert isinstance(late.future.exception(), Expired)
+    assert isinstance(poison.future.exception(), MemoryError)
+    assert other.future.result() == version.predict(b"b")
+    assert controls.batches == [[b"a", POISON, b"b"], [POISON], [b"b"]]
 
 
 def test_a_missing_answer_is_an_error(scheduler: Scheduler, controls: Controls) -> None:
