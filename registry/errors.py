@@ -308,7 +308,10 @@ class Expired(UloraError):
 
 def first_line(error: BaseException, limit: int = 400) -> str:
     """The first line of an error's message, cut to `limit` characters; the name of its type if it has no message."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # the code of a class of another package
+        lines = []
     return lines[0].rstrip()[:limit] if lines else type(error).__name__
 
 

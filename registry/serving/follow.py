@@ -79,7 +79,7 @@ class Live:
         self.deadline = options.deadline
         self.draining = False  # set by a server that ends soon, so that no new requests are sent here
         self.tally = Tally()
-        self.scheduler = Scheduler(options.max_batch, options.waiting_bytes, self.tally)
+        self.scheduler = Scheduler(options.max_batch, options.waiting_bytes, self.tally, options.self_test_seconds)
 
         self._serving: Serving | None = None
         self._goal: Record | None = None
@@ -291,7 +291,7 @@ class Live:
                 device=self._device,
                 runtime=serving.stable.runtime if serving else self._runtime,
                 note="; ".join(writer.note for writer in self._writers if writer.note),
-                loading=self._residents.loading(),
+                loading=self._residents.loading() or self.scheduler.starting,
                 max_batch=self.scheduler.max_batch,
                 queued=self.scheduler.queued,
                 compute=round(self.scheduler.busy_seconds, 3),

@@ -24,9 +24,10 @@ from itertools import islice
 from typing import Any
 from weakref import WeakSet
 
-from registry.errors import Expired, Overloaded, ReplicaClosed, first_line
+from registry.errors import Expired, LoadFailed, Overloaded, ReplicaClosed, first_line
 from registry.machine.cores import usable_cores
 from registry.serving import rows as of_versions
+from registry.serving.busy import Busy
 from registry.serving.byte_budget import ByteBudget
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
 from registry.serving.observer import BatchObserver, NoObserver
@@ -38,8 +39,8 @@ LATE_SECONDS = 1.0
 """Seconds after its deadline for which a row that is being computed is waited for."""
 _MAX_READERS = 4
 _MAX_RETRY_AFTER = 60
-_CALIBRATION_SECONDS = 60.0
-"""Seconds after which a start no longer waits for the calibration; a guard against a hang."""
+FIRST_SECONDS = 300.0
+"""Seconds for the first batches, after which they hang. As many as a self-test may take by default."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,12 +79,15 @@ class Scheduler:
         max_batch: int | None = None,
         waiting_bytes: int = DEFAULT_WAITING_BYTES,
         observer: BatchObserver | None = None,
+        first_seconds: float = FIRST_SECONDS,
     ) -> None:
         """Args:
         max_batch: rows of a batch at most; None to find out at the start.
         waiting_bytes: what bodies and rows that wait may hold together.
         observer: is told about batches and answers.
+        first_seconds: how long the batches may take that the start tries.
         """
+        self._first_seconds = first_seconds
         self._observer = observer or NoObserver()
         self.budget = ByteBudget(waiting_bytes)
         self._max_batch = max_batch
@@ -91,7 +95,6 @@ class Scheduler:
         # In order of arrival, read or not. Who takes a row out of it, and nobody else, settles its future.
         self._waiting: dict[_AdmittedRow, None] = {}
         self._work = threading.Condition()
-        self._busy_since: float | None = None
         self._free_since = math.inf
         self._calls = 0
         self._closing = self._ended = False
@@ -104,13 +107,22 @@ class Scheduler:
             threading.Thread(target=self._run_reader, name=f"ulora-read-{number}", daemon=True)
             for number in range(min(usable_cores(), _MAX_READERS))
         ]
+        self._busy = Busy(len(self._readers))
 
     def start(self, first: Loaded | None = None) -> None:
-        """Start the threads, and calibrate with the first version if its flavor answers batches."""
+        """Start the threads, and calibrate with the first version if its flavor answers batches.
+
+        Raises:
+            LoadFailed: its first batches hang.
+        """
         self._first = first
         for thread in (self._thread, *self._readers):
             thread.start()
-        self._calibrated.wait(_CALIBRATION_SECONDS)
+        if not self._calibrated.wait(self._first_seconds) and first is not None:
+            raise LoadFailed(
+                f"{first.version} was not loaded: its first batches were not computed within {self._first_seconds:g} s",
+                hint="the thread that computes hangs: start this replica again",
+            )
 
     def close(self, timeout: float) -> None:
         """Answer what was admitted, and end the threads. What is left after `timeout` seconds gets `ReplicaClosed`."""
@@ -174,8 +186,8 @@ class Scheduler:
             Overloaded: it can't.
         """
         with self._work:
-            waiting, busy = len(self._waiting), self.busy_seconds
-            if not waiting and self._busy_since is None:
+            waiting, busy = len(self._waiting), self._busy.computing_seconds
+            if not waiting and not self._busy.is_computing:
                 return  # whatever batches took before, nothing is in its way, and its duration is news
             one = self._pace.batch_seconds
             # A batch that takes longer than usual may do so for as long again.
@@ -203,9 +215,16 @@ class Scheduler:
 
     @property
     def busy_seconds(self) -> float:
-        """How long the present batch has been computed; 0 if there is none."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        """How long the present batch has been computed, or every thread that reads has been at one image, whichever is
+        longer; 0 if there is none."""
+        return self._busy.seconds
+
+    @property
+    def starting(self) -> str:
+        """What a start waits for, and for how long; empty before and after that."""
+        if self._calibrated.is_set() or not self._busy.is_computing:
+            return ""
+        return f"computing the first batches for {self._busy.computing_seconds:.0f} s"
 
     @contextmanager
     def _call(self) -> Iterator[None]:
@@ -279,7 +298,8 @@ class Scheduler:
 
     def _run_reader(self) -> None:
         while (row := self._unread.get()) is not None:
-            self._read(row)
+            with self._busy.reading():
+                self._read(row)
             del row
 
     def _read(self, row: _AdmittedRow) -> None:
@@ -314,6 +334,7 @@ class Scheduler:
     # --- the thread that computes ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._busy.compute()
         self._calibrate()
         while rows := self._take():
             self._answer(rows)
@@ -325,7 +346,7 @@ class Scheduler:
             if first is not None and of_versions.takes_batches(first):
                 self._prepare_for(first)
                 self._pace = calibrate(first, self._max_batch)
-        except Exception as error:
+        except BaseException as error:  # of any kind: this thread has to answer
             _log.warning(
                 "batches could not be timed, so they have up to %d images: %s", self.max_batch, first_line(error)
             )
@@ -334,7 +355,7 @@ class Scheduler:
     def _take(self) -> list[_AdmittedRow]:
         """The next rows, as soon as there are any; none at the end."""
         with self._work:
-            self._busy_since = None
+            self._busy.rest()
             self._free_since = time.monotonic()
             while not self._ended:
                 if not self._waiting:
@@ -342,7 +363,7 @@ class Scheduler:
                 ready = (row for row in self._waiting if row.prepared is not None)
                 taken = list(islice(ready, self.max_batch))
                 if taken:
-                    self._busy_since = time.monotonic()
+                    self._busy.compute()
                     for row in taken:
                         del self._waiting[row]
                     return taken

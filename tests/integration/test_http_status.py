@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from registry.errors import LoadFailed
 from registry.serving.follow import Live
 from registry.serving.http.options import HttpOptions
 from registry.serving.options import LiveOptions
@@ -97,3 +98,53 @@ def test_a_batch_that_hangs_asks_for_a_restart(shop: Shop, controls: Controls) -
             assert asked.result().status_code == 200
         wait_until(lambda: live.scheduler.busy_seconds == 0)
         assert statuses(http) == (200, 200, 200)
+
+
+def test_readers_that_all_hang_ask_for_a_restart(shop: Shop, controls: Controls) -> None:
+    with follow(shop, controls) as live, running(live, HttpOptions(compute_limit=0.01)) as http:
+        wait_until(lambda: live.scheduler.busy_seconds == 0)
+        controls.reading.clear()
+        asked = [live.submit(b"a") for _ in range(64)]
+        wait_until(lambda: live.scheduler.busy_seconds > 0.01)
+        assert statuses(http) == (503, 503, 503)
+        assert http.get("/health").json()["compute"] > 0.01
+        controls.reading.set()
+        assert {future.result().version for future in asked} == {"v1.0.0"}
+        wait_until(lambda: live.scheduler.busy_seconds == 0)
+        assert statuses(http) == (200, 200, 200)
+
+
+def test_first_batches_that_hang_end_the_start(shop: Shop, controls: Controls) -> None:
+    controls.computing.clear()
+    with pytest.raises(LoadFailed, match=r"its first batches were not computed within 0\.1 s"):
+        follow(shop, controls, self_test_seconds=0.1).start()
+    controls.computing.set()
+
+
+def test_first_batches_that_hang_are_seen_while_they_do(shop: Shop, controls: Controls) -> None:
+    controls.computing.clear()
+    live = follow(shop, controls)
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(live.start)
+        wait_until(lambda: live.health().loading.startswith("computing the first batches for "))
+        assert live.health().state == "starting"
+        controls.computing.set()
+        started.result()
+    assert live.health().loading == ""
+    live.close()
+
+
+def test_no_error_of_the_first_batches_ends_the_thread(shop: Shop, controls: Controls) -> None:
+    class Unlucky(TogetherEcho):
+        def begin_computing(self) -> None:
+            super().begin_computing()
+            if len(controls.began) == 1:
+                raise SystemExit
+
+    def load(manifest: Any, files: Any, **how: Any) -> Unlucky:
+        return Unlucky(manifest.version, manifest.content_sha256, b"", controls=controls)
+
+    options = LiveOptions(find=lambda flavor: load, deadline=600)
+    with Live(shop.channel(), shop.versions, shop.blobs, options) as live:
+        assert live.predict(b"a").version == "v1.0.0"
+        assert not live.scheduler.has_died

@@ -17,6 +17,14 @@ def test_the_first_line_of_an_error(message: str, shown: str) -> None:
     assert first_line(ValueError(message)) == shown
 
 
+def test_an_error_that_cant_be_shown_has_its_type() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert first_line(Mute()) == "Mute"
+
+
 def test_a_first_line_is_cut_to_its_limit() -> None:
     assert first_line(ValueError("abcdef"), 3) == "abc"
 
