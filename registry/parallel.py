@@ -132,6 +132,60 @@ def within(
     return call.results[0]
 
 
+def within_or_ended(seconds: float, act: Callable[[], Result], name: str = "ulora-within") -> Result:
+    """The same for a call that waits for a server: if it does not return in time, its thread is ended too.
+
+    A process that asks for weeks would otherwise have a thread, and one place of MAX_CALLS less, for each answer that
+    never ends.
+
+    Raises:
+        NotStarted, TimeoutError, Exception: see `within`.
+    """
+    call = _Interruptible(act)
+    try:
+        return within(seconds, call.make, name)
+    except TimeoutError:
+        call.interrupt()
+        raise
+
+
+class _Interrupted(BaseException):
+    """The caller has gone. No `Exception`, so that a loop that retries does not go on."""
+
+
+class _Interruptible(Generic[Result]):
+    """One call, made in one thread, which may be interrupted from another one."""
+
+    def __init__(self, act: Callable[[], Result]) -> None:
+        self._act = act
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+        self._is_over = False
+
+    def make(self) -> Result:
+        with self._lock:
+            if self._is_over:
+                raise _Interrupted
+            self._thread = threading.get_ident()
+        try:
+            return self._act()
+        finally:
+            with self._lock:
+                self._is_over = True
+
+    def interrupt(self) -> None:
+        """Raise `_Interrupted` in the thread when it next runs Python code, as it does after each byte that it reads.
+
+        Python offers no other way to end a thread, and a socket deep inside of a library can't be reached to close it.
+        """
+        import ctypes  # not before: a rollback that is answered does not need it
+
+        with self._lock:
+            if not self._is_over and self._thread is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(_Interrupted))
+            self._is_over = True
+
+
 class _Call(Generic[Result]):
     """A call that another thread makes, for a caller who may give it up."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from registry.parallel import within
+from registry.parallel import within_or_ended
 
 Result = TypeVar("Result")
 
@@ -27,11 +25,9 @@ class Deadline:
             TimeoutError: it has not returned in time.
             Exception: the one that it raised.
         """
-        worker = _Worker()
         try:
-            return within(max(0.0, self._end - time.monotonic()), lambda: worker.run(act), name="ulora-mlflow")
+            return within_or_ended(max(0.0, self._end - time.monotonic()), act, "ulora-mlflow")
         except TimeoutError as error:
-            worker.interrupt()
             raise TimeoutError(f"timed out, {self._seconds:g} s are over") from error
 
 
@@ -45,38 +41,3 @@ class BoundedClient:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
         return lambda *args, **options: self._deadline.call(lambda: method(*args, **options))
-
-
-class _Interrupted(BaseException):
-    """The caller has gone. No `Exception`, so that a loop that retries does not go on."""
-
-
-class _Worker:
-    """One call in a thread, which may be interrupted from another one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._thread: int | None = None
-        self._is_over = False
-
-    def run(self, act: Callable[[], Result]) -> Result:
-        with self._lock:
-            if self._is_over:
-                raise _Interrupted
-            self._thread = threading.get_ident()
-        try:
-            return act()
-        finally:
-            with self._lock:
-                self._is_over = True
-
-    def interrupt(self) -> None:
-        """Raise `_Interrupted` in the thread when it next runs Python code, as it does after each byte that it reads.
-
-        So no thread is left for long by a server that never ends its answer, in a process that asks for weeks. Python
-        offers no other way to end a thread, and a socket deep inside of MLflow can't be reached to close it.
-        """
-        with self._lock:
-            if not self._is_over and self._thread is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(_Interrupted))
-            self._is_over = True

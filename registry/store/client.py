@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from registry.errors import BadSetting, StoreUnreachable, UloraError, first_line
 from registry.formats.addresses import without_password
-from registry.parallel import NotStarted, within
+from registry.parallel import NotStarted, within, within_or_ended
 from registry.store.bounded_replies import bound_replies, check_replies
 from registry.store.endpoint import check_endpoint
 from registry.store.error_table import Asked, translated
@@ -149,7 +149,7 @@ class S3Client:
             StoreUnreachable: there was no whole answer in time; `was_sent` says whether the request may have been sent.
         """
         with self.errors(key):
-            return within(self.deadlines.call if seconds is None else seconds, act, "ulora-store")
+            return within_or_ended(self.deadlines.call if seconds is None else seconds, act, "ulora-store")
 
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from registry.errors import BadManifest, CorruptBlob, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
-from registry.parallel import within
+from registry.parallel import within, within_or_ended
 from registry.progress import Progress
 from registry.store.client import S3Client
 from registry.store.object_info import Contents, ObjectInfo, StoredObject, answered_at
@@ -128,7 +128,7 @@ class ObjectReader:
         """The reply with an object's bytes from `start` on, whose body is still to be read."""
         rest = {"Range": f"bytes={start}-"} if start else {}
         s3 = self._client.transfers
-        reply = within(self._client.deadlines.stall, lambda: s3.get_object(**self._client.at(key), **rest))
+        reply = within_or_ended(self._client.deadlines.stall, lambda: s3.get_object(**self._client.at(key), **rest))
         try:
             yield reply
         except TimeoutError:

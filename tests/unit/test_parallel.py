@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from registry import parallel
-from registry.parallel import MAX_CALLS, NotStarted, in_parallel, time_left, time_limit, within
+from registry.parallel import MAX_CALLS, NotStarted, in_parallel, time_left, time_limit, within, within_or_ended
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -87,6 +87,26 @@ def test_ctrl_c_ends_what_hangs_in_other_threads() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(300) == 0
         assert process.stdout.read().splitlines()[-1] == "interrupted"
+
+
+def test_a_call_for_a_server_is_ended_when_it_is_given_up() -> None:
+    threads: list[threading.Thread] = []
+
+    def act() -> None:
+        threads.append(threading.current_thread())
+        while True:  # a byte now and then
+            threading.Event().wait(0.01)
+
+    with pytest.raises(TimeoutError):
+        within_or_ended(0.1, act)
+    threads[0].join(300)
+    assert not threads[0].is_alive()
+
+
+def test_a_call_for_a_server_returns_what_it_got() -> None:
+    assert within_or_ended(60, lambda: "done") == "done"
+    with pytest.raises(ValueError, match="seven"):
+        within_or_ended(60, lambda: int("seven"))
 
 
 def test_a_call_that_can_t_start_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:

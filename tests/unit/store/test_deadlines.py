@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from registry import parallel
 from registry.errors import OutcomeUnknown, StoreDenied, StoreUnreachable
 from registry.formats.canonical import sha256
 from registry.parallel import time_limit
@@ -15,6 +17,7 @@ from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
 from tests.servers.endless_body import EndlessServer
 from tests.servers.proxy import Exchange, Fault, Proxy, Reply, drip_body, drip_headers
+from tests.support.echo_releases import wait_until
 
 KEY = "models/m/channels/staging/0999999999999.json"
 SHORT = Deadlines(call=0.5, attempt=0.3, write=1.5, stall=0.5)
@@ -52,6 +55,19 @@ def test_a_reply_byte_by_byte_is_given_up(
     proxy.next(fault, times=100)
     with pytest.raises(StoreUnreachable, match=r"not done after 0\.5 s"):
         act(hasty)
+
+
+def test_a_reply_without_end_keeps_no_thread(store: ObjectStore, hasty: ObjectStore, proxy: Proxy) -> None:
+    def drip_for_ever(exchange: Exchange) -> None:
+        exchange.drip(replace(exchange.forward(), body=b" " * 10**6), 0.01, body_only=True)
+
+    store.create(KEY, b"one")
+    places = parallel._THREADS.places.qsize()
+    proxy.next(drip_for_ever, times=4)
+    for _ in range(4):
+        with pytest.raises(StoreUnreachable, match="not done after"):
+            hasty.get(KEY)
+    wait_until(lambda: parallel._THREADS.places.qsize() >= places)
 
 
 def test_a_write_is_won_though_its_answer_drips(hasty: ObjectStore, store: ObjectStore, proxy: Proxy) -> None:
