@@ -6,6 +6,7 @@ write to the store still serves.
 
 from __future__ import annotations
 
+import heapq
 import os
 import random
 import re
@@ -13,9 +14,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import ClassVar, Literal
 
@@ -26,6 +28,7 @@ from registry.formats.document import Document
 from registry.parallel import in_parallel
 from registry.serving.proof import MAX_COMPONENTS
 from registry.store import layout
+from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
 
 EVERY = 10.0
@@ -34,7 +37,12 @@ SILENT_AFTER = 3.5 * EVERY
 """Seconds without a heartbeat after which `--wait` no longer waits for a replica."""
 GONE_AFTER = 3600.0
 """Seconds without a heartbeat after which a replica counts as ended, and is no longer shown."""
-MAX_REPLICAS = 10_000
+MAX_REPLICAS = 2_000
+"""Heartbeats of a channel that are read at most: those that were written last. Whoever may write them may write any
+number."""
+_MAX_LISTED = 100_000
+_FEW = 64
+"""Up to so many are read without asking the listing how old they are, which takes the server's clock: one call more."""
 _DIGEST = r"^([0-9a-f]{64})?$"
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0
 _LONGEST_PAUSE = 300.0
@@ -118,7 +126,12 @@ def replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
     Raises:
         StoreUnreachable, StoreDenied: the heartbeats can't be read.
     """
-    return [replica for replica in all_replicas(store, model, channel) if not replica.gone]
+    infos = list(islice(store.list(layout.replicas(model, channel)), _MAX_LISTED))
+    if len(infos) > _FEW:  # a replica that is killed again and again leaves one each time
+        since = store.now() - timedelta(seconds=GONE_AFTER)
+        infos = [info for info in infos if info.modified is None or info.modified >= since]
+    found = _read_all(store, _newest(infos))
+    return [replica for replica in found if not replica.gone]
 
 
 def all_replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
@@ -127,8 +140,7 @@ def all_replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
     Raises:
         StoreUnreachable, StoreDenied: the heartbeats can't be read.
     """
-    keys = [info.key for info in islice(store.list(layout.replicas(model, channel)), MAX_REPLICAS)]
-    return sorted(_read(store, keys), key=lambda replica: replica.heartbeat.id)
+    return _read_all(store, _newest(islice(store.list(layout.replicas(model, channel)), _MAX_LISTED)))
 
 
 def wait_for_replicas(store: ObjectStore, model: str, channel: str, generation: int, timeout: float = 30.0) -> Followed:
@@ -229,6 +241,17 @@ class Heartbeats:
 def _new_id() -> str:
     host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower())[:60]
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _newest(infos: Iterable[ObjectInfo]) -> list[str]:
+    """The keys of those that were written last."""
+    oldest = datetime.min.replace(tzinfo=UTC)
+    last = heapq.nlargest(MAX_REPLICAS, infos, key=lambda info: info.modified or oldest)
+    return [info.key for info in last]
+
+
+def _read_all(store: ObjectStore, keys: list[str]) -> list[Replica]:
+    return sorted(_read(store, keys), key=lambda replica: replica.heartbeat.id)
 
 
 def _read(store: ObjectStore, keys: list[str]) -> list[Replica]:

@@ -16,6 +16,7 @@ from registry.errors import BadInput
 from registry.serving import fleet
 from registry.serving.fleet import Heartbeats, Replica, all_replicas, replicas, wait_for_replicas
 from registry.serving.follow import Live, LiveOptions
+from registry.serving.health import Health
 from registry.serving.loaders import Loader
 from registry.store import layout
 from registry.store.objects import ObjectStore
@@ -263,3 +264,33 @@ def test_what_is_no_heartbeat_does_not_hide_the_others(shop: Shop) -> None:
         shop.store.overwrite(f"{folder}copy.json", readable()[0].heartbeat.to_bytes())
         assert len(readable()) == 1
         assert [one.heartbeat.id for one in seen(shop) if one.heartbeat.state == "unreadable"] == list(junk)
+
+
+def leave(shop: Shop, *names: str) -> None:
+    """Heartbeats of replicas that were killed."""
+    for name in names:
+        said = Health("serving", shop.model, "production", "v1.1.0", 2, 2, "", True, (), 0.0, "cpu").heartbeat(name)
+        shop.store.overwrite(layout.replica(shop.model, "production", name), said.to_bytes())
+
+
+def test_heartbeats_of_replicas_that_are_gone_are_not_read(
+    shop: Shop, store_url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(shop, "a", "b", "c")
+    store = ObjectStore(store_url, endpoint_url=proxy.url)
+    monkeypatch.setattr(fleet, "_FEW", 2)
+    assert [each.heartbeat.id for each in replicas(store, shop.model, "production")] == ["a", "b", "c"]
+    monkeypatch.setattr(fleet, "GONE_AFTER", -60.0)
+    proxy.clear()
+    assert replicas(store, shop.model, "production") == []
+    assert [path for _, path in proxy.requests if path.endswith(".json")] == []
+
+
+def test_the_heartbeats_that_were_written_last_are_read(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(shop, "a", "b")
+    first = shop.store.head(layout.replica(shop.model, "production", "b"))
+    assert first is not None
+    wait_until(lambda: shop.store.now() > (first.modified or shop.store.now()))
+    leave(shop, "z")
+    monkeypatch.setattr(fleet, "MAX_REPLICAS", 1)
+    assert [each.heartbeat.id for each in seen(shop)] == ["z"]
