@@ -158,7 +158,10 @@ class Verifier:
         said = self._unusable(manifest, [bad.path for bad in checked.bad])
         if said and binding.version in self._deletable_versions:
             checked, said = replace(checked, note="forgotten; loading would refuse it"), []
-        said += [BadFile(BINDING, "", problem) for problem in self._contradictions(binding)]
+        said += [
+            BadFile(BINDING, "", problem)
+            for problem in (*_other_content(binding, manifest), *self._contradictions(binding))
+        ]
         try:
             self._check(manifest)
         except NotTrusted as error:
@@ -178,3 +181,9 @@ class Verifier:
 
     def _without_files(self, name: str, bad: BadFile) -> Verification:
         return Verification(name, 0, 0, self._sample.share == 1, (bad,))
+
+
+def _other_content(binding: Binding, manifest: Manifest) -> list[str]:
+    """Why a binding does not fit its manifest, which counts; empty if it does."""
+    said, found = binding.content_sha256, manifest.content_sha256
+    return [] if said == found else [f"it says the content {said[:12]}, but its manifest has {found[:12]}"]

@@ -146,6 +146,15 @@ def test_a_name_that_was_bound_again_is_found(registry: Registry, monkeypatch: p
     complains(ulora("verify", "--all"), 6, before, after)
 
 
+def test_a_binding_that_says_another_content_is_found(registry: Registry) -> None:
+    bound = registry.bindings.get(registry.manifest("v1.0.0").name)
+    other = bound.model_copy(update={"content_sha256": "0" * 64})
+    registry.store.overwrite(layout.version(registry.model, "v1.0.0"), other.to_bytes())
+    says = f"it says the content {'0' * 12}, but its manifest has {bound.content_sha256[:12]}"
+    assert registry.verify("v1.0.0").bad == (BadFile("binding", "", says),)
+    assert registry.verify_all().problems == [f"v1.0.0 binding ({says})"]
+
+
 @pytest.mark.acceptance
 def test_a_rebound_name_is_found_by_documents_and_old_records(registry: Registry) -> None:
     names = [f"v2.{number}.0" for number in range(12)]
