@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime
 
 from registry.formats import canonical
+from registry.formats.cache_files import CacheFile
 from registry.formats.document import Document
 from registry.integrity.lastread import find_kept, keep
 
@@ -27,7 +28,8 @@ class LastProbe:
     """The last test of one store by this machine."""
 
     def __init__(self, cache: Path, store_url: str, endpoint_url: str | None) -> None:
-        self._place = cache / "probes" / f"{canonical.digest([store_url, endpoint_url or ''])[:32]}.json"
+        name = f"{canonical.digest([store_url, endpoint_url or ''])[:32]}.json"
+        self._place = CacheFile(cache, ("probes", name))
 
     def find(self) -> Probed | None:
         """The last test; None if this machine has done none, or can't read the document."""

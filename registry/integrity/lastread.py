@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import AwareDatetime, Field
 
 from registry.errors import BadManifest
 from registry.formats import canonical
+from registry.formats.cache_files import CacheFile
 from registry.formats.document import Document, Sha256
 
 Kept = TypeVar("Kept", bound=Document)
@@ -34,29 +34,26 @@ class LastRead(Document):
         return max(datetime.now(UTC) - self.when, timedelta(0))
 
 
-def find_kept(kind: type[Kept], place: Path) -> Kept | None:
+def find_kept(kind: type[Kept], place: CacheFile) -> Kept | None:
     """A document that this machine keeps for itself; None if it has none, or can't read it."""
     try:
-        with place.open("rb") as file:
-            return kind.parse(file.read(kind.LIMIT + 1), str(place))
+        return kind.parse(place.read(kind.LIMIT), str(place.path))
     except (OSError, BadManifest):
         return None
 
 
-def keep(document: Document, place: Path) -> None:
+def keep(document: Document, place: CacheFile) -> None:
     """Keep a document on this machine. It does nothing where the place can't be written."""
-    beside = place.with_suffix(f".{os.getpid()}.part")
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(document.to_bytes())
-        beside.replace(place)
+        place.write(document.to_bytes())
 
 
 class LastReads:
     """The last full reads of the versions of one store."""
 
     def __init__(self, cache: Path, store_url: str) -> None:
-        self._folder = cache / "reads" / canonical.digest([store_url])[:32]
+        self._cache = cache
+        self._folders = ("reads", canonical.digest([store_url])[:32])
 
     def find(self, manifest_sha256: str) -> LastRead | None:
         """The last full read of a version; None if this machine has not done one, or can't read the document."""
@@ -69,5 +66,5 @@ class LastReads:
         )
         keep(read, self._place(manifest_sha256))
 
-    def _place(self, manifest_sha256: str) -> Path:
-        return self._folder / f"{manifest_sha256}.json"
+    def _place(self, manifest_sha256: str) -> CacheFile:
+        return CacheFile(self._cache, (*self._folders, f"{manifest_sha256}.json"))

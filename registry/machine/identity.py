@@ -15,6 +15,7 @@ from pathlib import Path
 
 from registry.errors import BadManifest
 from registry.formats import canonical
+from registry.formats.cache_files import CacheFile
 
 MAX_WHO = 256
 _MAX_FILE = 4096
@@ -47,23 +48,20 @@ def is_due(cache: Path, endpoint_url: str | None) -> bool:
 
 def save(cache: Path, endpoint_url: str | None, arn: str | None) -> None:
     """Save the answer of AWS, None for no answer. Errors are ignored: the command does not need it."""
-    path = _file(cache, endpoint_url)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
+    answer = {"format": 1, "arn": (arn or "")[:MAX_WHO], "asked": time.time()}
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(canonical.encode({"format": 1, "arn": (arn or "")[:MAX_WHO], "asked": time.time()}))
-        temporary.replace(path)
+        _file(cache, endpoint_url).write(canonical.encode(answer))
 
 
-def _file(cache: Path, endpoint_url: str | None) -> Path:
+def _file(cache: Path, endpoint_url: str | None) -> CacheFile:
     """The file for this set of credentials; its name is a digest, so it does not reveal the key id."""
     words = [endpoint_url, *(os.environ.get(name) for name in _DEPENDS_ON)]
-    return cache / "identities" / f"{canonical.digest(words)[:32]}.json"
+    return CacheFile(cache, ("identities", f"{canonical.digest(words)[:32]}.json"))
 
 
-def _read(path: Path) -> dict[str, object]:
-    with suppress(OSError, BadManifest), path.open("rb") as file:
-        return canonical.decode(file.read(_MAX_FILE), str(path))
+def _read(file: CacheFile) -> dict[str, object]:
+    with suppress(OSError, BadManifest):
+        return canonical.decode(file.read(_MAX_FILE), str(file.path), _MAX_FILE)
     return {}
 
 

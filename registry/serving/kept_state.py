@@ -23,12 +23,12 @@ from pydantic import AwareDatetime, Field, model_validator
 from registry.channels.record import Record
 from registry.errors import BadManifest, first_line
 from registry.formats import canonical
+from registry.formats.cache_files import opened_folder, read_bounded, remove_abandoned, write_whole
 from registry.formats.document import Document, Sha256
 from registry.serving import events
 from registry.serving.loaders import Loaded
 from registry.serving.loads import LoadPointer
 from registry.serving.steps import Steps
-from registry.store.cache import opened_folder, read_bounded, remove_abandoned, write_whole
 from registry.store.kept_documents import Documents, KeptStore, NotingStore
 from registry.store.objects import ObjectStore
 from registry.versions.pointer import Pointer

@@ -8,13 +8,11 @@ written serves what it holds. What it lacks is then kept in a temporary folder, 
 from __future__ import annotations
 
 import atexit
-import errno
 import fcntl
 import functools
 import hashlib
 import math
 import os
-import secrets
 import shutil
 import socket
 import stat
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from registry.errors import disk_errors
+from registry.formats.cache_files import opened_folder, remove_abandoned, write_whole
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _CHUNK = 1024 * 1024
@@ -35,8 +34,6 @@ _LONGEST_LOCK = 1800.0
 """Seconds after which a fetch waits for no lock any longer, even if the holders show signs of life."""
 _LIFE_EVERY = 1.0
 """Seconds between two signs of life of a process that holds a lock."""
-_ABANDONED_AFTER = 86400.0
-"""Seconds without a write after which the writer of a part is dead."""
 _PRIVATE_PREFIX = "ulora-blobs-"
 """`registry.machine.scratch` removes such folders of killed processes."""
 
@@ -141,7 +138,7 @@ class BlobCache:
                 return False
             if not _is_whole(folder, file, watch):
                 remove_abandoned(folder)
-                write_whole(folder, file.sha256, _with_life(lock, download()), watch)
+                write_whole(folder, file.sha256, _with_life(lock, download()), watch.arrived)
         return True
 
     def _opened(self, digest: str, *, make: bool = False) -> AbstractContextManager[int]:
@@ -149,29 +146,6 @@ class BlobCache:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def opened_folder(cache: Path, *names: str, make: bool = False) -> Iterator[int]:
-    """A descriptor of a folder in the cache. The cache's own folder may be a link, but none below it.
-
-    Raises:
-        OSError: it does not exist, or can't be made.
-    """
-    if make:
-        cache.mkdir(parents=True, exist_ok=True)
-    folder = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for name in names:
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=folder)
-            below = os.open(name, _FOLDER, dir_fd=folder)
-            os.close(folder)
-            folder = below
-        yield folder
-    finally:
-        os.close(folder)
 
 
 def _is_whole(folder: int, file: Described, watch: FetchWatch) -> bool:
@@ -199,57 +173,6 @@ def _hash(source: int, size: int, watch: FetchWatch) -> str | None:
         digest.update(chunk)
         watch.arrived(len(chunk))
     return None if left else digest.hexdigest()
-
-
-def write_whole(
-    folder: int, name: str, chunks: Iterable[bytes], watch: FetchWatch = UNWATCHED, *, sync: bool = False
-) -> None:
-    """Write beside and rename, so that a reader sees a whole file, the old or the new one, or none.
-
-    With `sync` that holds after a power cut too.
-
-    Raises:
-        OSError: the folder can't be written.
-    """
-    part = f"{name}.{secrets.token_hex(16)}.part"
-    opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-    try:
-        with os.fdopen(opened, "wb") as out:
-            for chunk in chunks:
-                out.write(chunk)
-                watch.arrived(len(chunk))
-            out.flush()
-            os.fchmod(opened, 0o444)
-            if sync:
-                os.fsync(opened)
-        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(part, dir_fd=folder)
-        raise
-
-
-def read_bounded(folder: int, name: str, limit: int) -> bytes:
-    """The bytes of a small regular file in a folder, at most `limit` + 1 of them.
-
-    Raises:
-        OSError: it does not exist, is not a regular file, or can't be read.
-    """
-    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    with os.fdopen(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        return file.read(limit + 1)
-
-
-def remove_abandoned(folder: int) -> None:
-    """Remove the parts that dead processes left in a folder."""
-    with suppress(OSError):
-        for name in os.listdir(folder):
-            if name.endswith(".part"):
-                info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if time.time() - info.st_mtime > _ABANDONED_AFTER:
-                    os.unlink(name, dir_fd=folder)
 
 
 # --- the lock --------------------------------------------------------------------------------------------------------
@@ -355,7 +278,7 @@ def _get_privately(file: Described, download: Download, watch: FetchWatch) -> Pa
     folder = os.open(private, _FOLDER)
     try:
         if not _is_whole(folder, file, watch):
-            write_whole(folder, file.sha256, download(), watch)
+            write_whole(folder, file.sha256, download(), watch.arrived)
     finally:
         os.close(folder)
     return private / file.sha256

@@ -17,8 +17,8 @@ import pytest
 from registry.channels.record import Author, ChannelPosition, Record, promoted
 from registry.errors import BadManifest, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
+from registry.formats.cache_files import opened_folder
 from registry.serving.kept_state import KeptState, StateKeeper, StatePlace, read_state, write_state
-from registry.store.cache import opened_folder
 from registry.store.kept_documents import KeptStore
 from registry.store.objects import ObjectStore
 from registry.versions.pointer import Pointer
