@@ -7,7 +7,9 @@ contains no credentials.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ _PURPOSE = ("'model': ", "'channel': ", "'bucket': ", "'prefix': ", "'endpoint':
 _BEGINNING = 64 * 1024
 """The number of bytes at the start of a script that contain all of these lines."""
 _ELSEWHERE = "choose another path: --out PATH"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -105,21 +108,33 @@ class Script:
     def write(self, path: Path) -> Path:
         """Write the file and make it executable; an older rollback script for the same channel is replaced atomically.
 
+        The errors are those of `being_written`.
+        """
+        with self.being_written(path):
+            return path
+
+    @contextmanager
+    def being_written(self, path: Path) -> Iterator[None]:
+        """Write the file beside its path; at the end of the block it gets its name, after an error it is removed.
+
+        Others may write to its folder too, so it is made under a name that nobody can guess.
+
         Raises:
             BadInput: the path exists and is not such a script.
             BadSetting: it can't be read or written.
             DiskFull: no space is left.
         """
         self.check_path(path)
-        temporary = path.with_name(f".{path.name}.part")
-        with disk_errors(path, hint=_ELSEWHERE):
-            try:
-                temporary.write_bytes(self.body)
-                temporary.chmod(0o755)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        try:
+            with disk_errors(path, hint=_ELSEWHERE), os.fdopen(os.open(temporary, _NEW, 0o600), "wb") as out:
+                out.write(self.body)
+                os.fchmod(out.fileno(), 0o755)
+            yield
+            with disk_errors(path, hint=_ELSEWHERE):
                 temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return path
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def rollback_script(manifest: Manifest, channel: str, location: StoreLocation) -> Script:

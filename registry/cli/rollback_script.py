@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,7 @@ from registry.cli.options import (
     registry_options,
 )
 from registry.cli.output import Output
-from registry.errors import BadInput, UloraError, disk_errors
+from registry.errors import BadInput, disk_errors
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -69,9 +67,15 @@ def rollback_script_command(
 
 
 def _write_one(registry: Registry, out: Output, version: str, place: Path | None, change: ChangeOptions) -> None:
-    with _unpinned_on_failure(registry, version):
-        script = registry.rollback_script(version, change.channel, reason=change.reason, dry_run=change.dry_run)
-        path = _write(script, place or Path(script.name), change.dry_run)
+    script = registry.rollback_script(version, change.channel, dry_run=True)
+    path = place or Path(script.name)
+    if change.dry_run:
+        script.check_path(path)
+    else:
+        # The pin comes when nothing but the file's name is missing: no script, no pin. It is never taken back here,
+        # because somebody else's script may rest on it by then.
+        with script.being_written(path):
+            registry.rollback_script(version, change.channel, reason=change.reason)
     _tell(out, [script], [path], change.dry_run)
     if not change.dry_run:
         out.note(f"garbage collection keeps {version} until `ulora rollback-script {version} --unpin`")
@@ -85,19 +89,6 @@ def _write_all(registry: Registry, out: Output, channel: str, place: Path, dry_r
         with disk_errors(place, hint="give another folder: --out DIR"):
             place.mkdir(parents=True, exist_ok=True)
     _tell(out, scripts, [_write(script, place / script.name, dry_run) for script in scripts], dry_run)
-
-
-@contextmanager
-def _unpinned_on_failure(registry: Registry, version: str) -> Iterator[None]:
-    """Remove the new pin if the script can't be written: the pin would keep the version's files for nothing."""
-    was_pinned = registry.is_pinned(version)
-    try:
-        yield
-    except BaseException:
-        if not was_pinned:
-            with suppress(UloraError):
-                registry.unpin(version)
-        raise
 
 
 def _write(script: Script, path: Path, dry_run: bool) -> Path:

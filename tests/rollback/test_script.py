@@ -643,6 +643,42 @@ def test_from_the_command_line(registry: Registry, tmp_path: Path, monkeypatch: 
     complains(ulora("rollback-script", "--all", "--channel", "staging", "--out", "x"), 5, "no earlier version")
 
 
+def test_a_failed_script_leaves_the_pin_of_another(
+    registry: Registry, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else writes a script for the same version while this command is under way, and fails at its file."""
+
+    def another_pins_first(exchange: Exchange) -> None:
+        registry.rollback_script("v2.0.0", reason="on the stick in the safe")
+        exchange.send(exchange.forward())
+
+    monkeypatch.setenv("ULORA_MODEL", registry.model)
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(another_pins_first, method="GET", containing="/forgotten/")
+    complains(ulora("rollback-script", "v2.0.0", "--out", tmp_path / "no" / "folder.py"), 2, "can't be written")
+    assert registry.is_pinned("v2.0.0")
+
+
+def test_a_script_that_can_not_be_pinned_is_not_written(
+    registry: Registry, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULORA_MODEL", registry.model)
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(answering(403, "AccessDenied"), method="PUT", containing="/pins/", times=100)
+    complains(ulora("rollback-script", "v2.0.0", "--out", tmp_path / "to.py"), 7, "refuses")
+    assert list(tmp_path.glob("*to.py*")) == []
+
+
+def test_nobody_can_guess_where_a_script_is_written(script: Script, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("another file of this user")
+    (tmp_path / f".{script.name}.part").symlink_to(outside)
+    script.write(tmp_path / script.name)
+    assert outside.read_text() == "another file of this user"
+    assert (tmp_path / script.name).read_bytes() == script.body
+    assert [path.name for path in tmp_path.glob("*.part")] == [f".{script.name}.part"]
+
+
 # --- its output, AWS's settings, and servers that answer byte by byte -------------------------------------------------
 
 
