@@ -63,3 +63,54 @@ def test_a_transfer_is_interrupted_and_goes_on(
     again = begun(words, env)
     _, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
+
+
+SLOW_END = """
+import atexit, sys, threading
+
+def wait():
+    print("ending", flush=True)
+    threading.Event().wait({seconds})
+
+atexit.register(wait)
+{first}
+from registry.__main__ import main
+sys.argv = ["ulora", *{words}]
+main()
+"""
+
+
+def ended_by(first: str, seconds: float, words: list[str]) -> tuple[int, str]:
+    """The exit status and the errors of a command that is sent SIGINT while the interpreter ends, slowly."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_END.format(first=first, seconds=seconds, words=words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while process.stdout.readline() != "ending\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+def test_ctrl_c_at_the_very_end_changes_no_exit_status() -> None:
+    assert ended_by("", 1, ["--version"]) == (0, "")
+    status, err = ended_by("", 1, ["no-such-command"])
+    assert (status, "Traceback" in err) == (2, False)
+
+
+INTERRUPT = """
+import os, signal
+
+class Interrupt:
+    def find_spec(self, name, *others):
+        if name == "registry.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_with_130() -> None:
+    assert ended_by(INTERRUPT, 300, ["--version"]) == (130, "interrupted\n")
