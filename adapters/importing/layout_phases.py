@@ -108,7 +108,11 @@ def _diagonal(stated: dict[str, Any], thresholds: torch.Tensor, labels: Sequence
         )
     precision = torch.ones_like(prototypes)  # the value that the system uses for a class without deviations
     for number, std in by_class(stds, labels, f"{path}: {name}").items():
-        variance = as_tensor(std, f"{path}: {name}.{labels[number]}").double().square().expand(prototypes.shape[1])
+        what = f"{path}: {name}.{labels[number]}"
+        deviations = as_tensor(std, what)
+        if deviations.shape not in ((), (1,), prototypes.shape[1:]):
+            raise BadBundle(f"{what} is not a number for each of {prototypes.shape[1]}", hint="nothing was created")
+        variance = deviations.double().square().expand(prototypes.shape[1])
         precision[number] = (1 / (variance + max(1e-6, 1e-4 * float(variance.mean())))).float()
     for used in ("prototypes", name):
         stated.pop(used)

@@ -134,6 +134,15 @@ def test_without_boto3_it_says_what_to_install(script: Script, tmp_path: Path) -
     assert (stopped.returncode, stopped.stderr) == (130, "error: interrupted\n")
 
 
+def test_ctrl_c_at_a_scripts_end_changes_no_exit_status(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "boto3.py").write_text(
+        "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "raise ImportError('none')\n"
+    )
+    done = run_alone(tmp_path, script.write(tmp_path / script.name), "--dry-run")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
 def test_it_is_written_for_python_3_9_and_carries_no_credentials(
     registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,18 @@ def test_statistics_of_earlier_code_give_squared_distances(source: Path) -> None
         assert prediction.ood_score == pytest.approx(raw / threshold, rel=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 96), (5,), (0,)], ids=str)
+def test_deviations_of_another_shape_are_refused_by_name(source: Path, shape: tuple[int, ...]) -> None:
+    write_phase(source / PHASE)
+    path = source / PHASE / "ood_components.pt"
+    saved = torch.load(path, weights_only=True)
+    stds = {**saved["class_std"], 1: torch.ones(shape)}
+    thresholds = dict.fromkeys(range(3), 900.0)
+    torch.save({"prototypes": saved["prototypes"], "class_stds": stds, "ood_thresholds": thresholds}, path)
+    with pytest.raises(BadBundle, match=r"class_stds.* is not a number for each of 96"):
+        taken_in(source, target="tomato")
+
+
 def test_patterns_of_rank_and_alpha_keep_their_meaning(made: Path, source: Path) -> None:
     shutil.copytree(made / "peft", source / "maize")
     edit_json(
