@@ -62,7 +62,7 @@ def read_detector(
         rest.pop(named)
     mahalanobis = rest.pop("mahalanobis", None)
     if mahalanobis is not None:
-        detector = _shared(mahalanobis, thresholds, labels, str(path))
+        detector = _shared(mahalanobis, thresholds, labels, str(path), inputs)
         rest["mahalanobis"] = {name: value for name, value in mahalanobis.items() if name not in _USED}
     else:
         detector = _diagonal(rest, thresholds, labels, str(path))
@@ -77,7 +77,7 @@ def read_detector(
 _USED = {"mean", "inv_covariance"}
 
 
-def _shared(stated: Any, thresholds: torch.Tensor, labels: Sequence[str], path: str) -> PrototypeDetector:
+def _shared(stated: Any, thresholds: torch.Tensor, labels: Sequence[str], path: str, inputs: int) -> PrototypeDetector:
     if not isinstance(stated, Mapping):
         raise BadBundle(f"{path}: mahalanobis is not a dictionary", hint="nothing was created")
     mean = as_tensor(stated.get("mean"), f"{path}: mahalanobis.mean")
@@ -86,7 +86,8 @@ def _shared(stated: Any, thresholds: torch.Tensor, labels: Sequence[str], path: 
         precision = as_tensor(stated["inv_covariance"], f"{path}: mahalanobis.inv_covariance")
     else:
         covariance = as_tensor(stated.get("covariance"), f"{path}: mahalanobis.covariance")
-        precision = torch.linalg.pinv(covariance.double()).float() if covariance.ndim == 2 else covariance
+        fits = covariance.shape == (inputs, inputs)  # else it may be of any size, and take hours
+        precision = torch.linalg.pinv(covariance.double()).float() if fits else covariance
     width = centres.shape[-1]
     if centres.ndim != 2 or len(centres) not in (1, len(labels)) or precision.shape != (width, width):
         raise BadBundle(
