@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 PYTEST = $(BIN)/pytest -n 3 --dist worksteal
 
-.PHONY: help demo test acceptance faults clean
+.PHONY: help demo test acceptance faults bench bench-check clean
 .DEFAULT_GOAL := help
 # An interrupted or failed step leaves no file behind that the next run would take for finished.
 .DELETE_ON_ERROR:
@@ -19,6 +19,9 @@ help:
 	@echo 'make acceptance  install into $(VENV), then run the other tests, which need more time (30 minutes)'
 	@echo 'make faults      install into $(VENV), then fail every call of every command in every way (an hour or more);'
 	@echo '                 SHARD=3/8 runs the third of eight parts: the cases whose name has a CRC-32 of 2 modulo 8'
+	@echo 'make bench       install into $(VENV), then measure the budget of docs/benchmarks.md beside rivals (25 minutes idle);'
+	@echo '                 ARGS="--quick", "--only ROW", "--write", "--packages DIR"'
+	@echo 'make bench-check compare ratios of small sizes with benchmarks/baseline.json; fails beyond a tolerance (5 minutes)'
 	@echo 'make clean       remove $(VENV) and the caches of the tools'
 
 demo: $(VENV)/.installed-demo
@@ -36,6 +39,12 @@ acceptance: $(VENV)/.installed-dev
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 tests/faults --faults=all --shard=$(SHARD) $(ARGS)
+
+bench: $(VENV)/.installed-demo
+	$(BIN)/python -m benchmarks.budget $(ARGS)
+
+bench-check: $(VENV)/.installed-demo
+	$(BIN)/python -m benchmarks.budget.check $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

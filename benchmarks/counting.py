@@ -47,9 +47,11 @@ class CountingProxy:
         """Its address."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def clear(self) -> None:
-        """Count from zero."""
-        self.traffic = Traffic([])
+    def take(self) -> Traffic:
+        """What was counted; from here on from zero."""
+        with self._lock:
+            counted, self.traffic = self.traffic, Traffic([])
+        return counted
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()

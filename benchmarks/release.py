@@ -55,8 +55,10 @@ def correct_release(folder: Path, seed: int = 1) -> int:
     changed = 0
     for target in CORRECTED:
         path = folder / target.replace("__", "/") / "continual_sd_lora_adapter" / "production_readiness.json"
-        _write(path, path.stat().st_size, random.Random(f"{seed}-{target}"))  # noqa: S311
-        changed += path.stat().st_size
+        size = path.stat().st_size
+        path.unlink()  # it may be the file of v1.1.1 too
+        _write(path, size, random.Random(f"{seed}-{target}"))  # noqa: S311
+        changed += size
     return changed
 
 

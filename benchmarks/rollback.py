@@ -99,7 +99,7 @@ def rollback(options: RollbackOptionsOfRun | None = None) -> FlatResult:
 
 @dataclass
 class RollbackRig:
-    """A channel that alternates between two versions, and the same in MLflow and in raw calls."""
+    """A channel with two versions, and the same in MLflow and in raw calls. `turn`: of the alias."""
 
     stage: ServingStage
     registry: Registry
@@ -123,9 +123,8 @@ class RollbackRig:
         return cls(stage, registry, (first, second))
 
     def prepare(self) -> int:
-        """Promote the version that is not served; returns the generation."""
-        self.turn += 1
-        return serve(self.registry, self.pointers[self.turn % 2])
+        """Make the newer version stable, above the older one; returns the generation."""
+        return serve(self.registry, self.pointers[1])
 
     @property
     def number(self) -> str:
@@ -168,12 +167,12 @@ class RollbackRig:
         with CountingProxy(self.stage.stack.s3.url) as proxy:
             if name == RAW:
                 log = self._raw_log(proxy.url, "counted/")
-                proxy.clear()
+                proxy.take()
                 log.roll_back()
             else:
                 settings = replace(self.registry.settings, endpoint_url=proxy.url)
                 self.roll_back(Registry(settings=settings))
-            return len(proxy.traffic.requests)
+            return len(proxy.take().requests)
 
     def raw_log(self) -> RawLog:
         """The raw calls, with a body of the size of ours."""

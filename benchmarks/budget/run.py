@@ -1,0 +1,144 @@
+"""Run rows as a command does: what is shared by `python -m benchmarks.budget` and its check."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.budget.lines import BudgetLine, lines_of
+from benchmarks.budget.measuring import MeasuredRow, MeasureHow, checked, measure_rows
+from benchmarks.budget.page import about_this_run, load_now
+from benchmarks.budget.rows import ROWS, rows_named
+from benchmarks.comparison import machine
+from registry.errors import BadInput
+
+_MAX_KEPT = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """Which rows, and how.
+
+    Attributes:
+        only: names of rows; all of the full or quick run if empty.
+        keep: a file that holds what was measured, written after each row.
+        resume: leave out rows that the file has measured already.
+    """
+
+    only: tuple[str, ...] = ()
+    quick: bool = False
+    packages: Path | None = None
+    keep: Path | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class BudgetRun:
+    """A run of rows.
+
+    Attributes:
+        about: when and where, a sentence.
+    """
+
+    measured: Sequence[MeasuredRow]
+    about: str
+    quick: bool
+
+    @property
+    def lines(self) -> list[BudgetLine]:
+        """The table."""
+        by_name = {row.name: row for row in ROWS}
+        return [line for one in self.measured for line in lines_of(by_name[one.name], one)]
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether rows are left."""
+        return any(one.state == "interrupted" for one in self.measured)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON. `met`: every budget is, and every row was measured."""
+        return {
+            "benchmark": "budget", "quick": self.quick, "about": self.about, "machine": machine(),
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "lines": [line.document() for line in self.lines],
+            "rows": [one.document() for one in self.measured],
+            "met": all(line.met is True for line in self.lines),
+        }  # fmt: skip
+
+
+def run_budget(options: BudgetOptions) -> BudgetRun:
+    """Measure rows; keeps what was measured after each.
+
+    Raises:
+        BadInput: the file to resume from is damaged, or of the other kind of run.
+    """
+    rows, load, began = rows_named(options.only, quick=options.quick), load_now(), time.monotonic()
+    done = kept_rows(options.keep, quick=options.quick) if options.resume and options.keep else {}
+    how = MeasureHow(options.quick, options.packages)
+
+    def run_of(measured: Sequence[MeasuredRow]) -> BudgetRun:
+        by_name = {**done, **{one.name: one for one in measured}}
+        ordered = [by_name.get(row.name, MeasuredRow(row.name, "not run")) for row in rows]
+        kind = " with tiny sizes, which meet no budget" if options.quick else ""
+        return BudgetRun(ordered, about_this_run(load, (time.monotonic() - began) / 60, kind), options.quick)
+
+    def keep(measured: Sequence[MeasuredRow]) -> None:
+        if options.keep:
+            _write(options.keep, run_of(measured).document())
+
+    return run_of(measure_rows([row for row in rows if row.name not in done], how, keep))
+
+
+def kept_rows(path: Path, *, quick: bool) -> dict[str, MeasuredRow]:
+    """The rows that an earlier run has measured; none if there is no such file.
+
+    Raises:
+        BadInput: the file is something else, or of the other kind of run.
+    """
+    with suppress(FileNotFoundError):
+        try:
+            if path.stat().st_size > _MAX_KEPT:
+                raise ValueError("it is too large")
+            document = json.loads(path.read_text("utf-8"))
+            rows = [row for row in document["rows"] if row["state"] == "measured"]
+            found = {str(row["name"]): _kept(row) for row in rows}
+            if document["quick"] is not quick:
+                raise ValueError("it is of the full run" if quick else "it is of a quick run")
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path} holds no rows to go on from: {error}", hint="choose another --keep") from error
+        known = {row.name for row in ROWS}
+        return {name: one for name, one in found.items() if name in known}
+    return {}
+
+
+def _kept(row: Mapping[str, Any]) -> MeasuredRow:
+    return MeasuredRow(str(row["name"]), "measured", float(row["seconds"]), checked(row["result"]))
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    scratch = path.with_name(f"{path.name}.new")
+    scratch.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    scratch.replace(path)
+
+
+def option_rows(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that both commands have."""
+    names = click.Choice([row.name for row in ROWS])
+    folder = click.Path(path_type=Path, exists=True, file_okay=False)
+    for option in (
+        click.option("--packages", type=folder, help="Folder of rivals, of `pip install --target DIR …`."),
+        click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), help="File for what was measured."),
+        click.option("--resume", is_flag=True, help="Leave out rows that the file of --keep has."),
+        click.option("--only", type=names, multiple=True, help="Only this row; may be repeated."),
+    ):
+        command = option(command)
+    return command

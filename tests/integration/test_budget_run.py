@@ -1,0 +1,47 @@
+"""The measurements of rollback, growth and transfer run with real servers, and the budget does. Figures: no concern."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BUDGETS = {"rollback": 3, "scale": 3, "transfer": 2}
+METRICS = {
+    "rollback": {"rollback_over_mlflow_alias", "import_registry_seconds", "rollback_requests", "drill_log_moved_ms"},
+    "scale": {"promote_growth", "rollback_growth", "resolve_growth", "mlflow_alias_growth"},
+    "transfer": {"publish_rate_over_raw_put", "next_version_bytes_over_changed", "update_seconds"},
+}
+
+
+def ask(*words: str) -> Any:
+    command = [sys.executable, "-m", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_measurement_runs_and_judges_its_budgets(name: str) -> None:
+    found = ask(f"benchmarks.{name}", "--size", "tiny")
+    assert len(found["budgets"]) == BUDGETS[name]
+    assert found["metrics"].keys() >= METRICS[name]
+    exact = {one["what"]: one["value"] for one in found["budgets"] if one["unit"] == "requests"}
+    assert exact == ({"rollback in process": 3} if name == "rollback" else {})
+    if name == "transfer":
+        assert found["metrics"]["next_version_bytes_over_changed"] == 1
+
+
+@pytest.mark.acceptance
+def test_the_budget_runs_rows_and_keeps_them(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    found = ask("benchmarks.budget", "--quick", "--only", "loading", "--only", "mixed", "--keep", str(kept))
+    assert [row["state"] for row in found["rows"]] == ["measured", "measured"]
+    assert {line["row"] for line in found["lines"]} == {"loading", "mixed"}
+    assert all(line["n"] > 0 and line["ours"] and line["rivals"] for line in found["lines"])
+    assert json.loads(kept.read_text())["rows"] == found["rows"]
