@@ -17,6 +17,7 @@ import click
 from benchmarks.comparison import Result
 
 Size = Literal["full", "tiny"]
+TINY_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ def option_effort(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--size", type=click.Choice(["full", "tiny"]), default="full", show_default=True, help=text)(
         command
     )
+
+
+def option_rounds_of(full: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option `--rounds` of these commands; it is None where it is not given, see `rounds_of`."""
+    text = f"How often each contender runs and is timed: {full}, or {TINY_ROUNDS} with --size tiny."
+    return click.option("--rounds", type=click.IntRange(1, 10_000), default=None, help=text)
+
+
+def rounds_of(given: int | None, size: Size, full: int) -> int:
+    """How many rounds are meant."""
+    return given or (TINY_ROUNDS if size == "tiny" else full)
 
 
 def option_packages(command: Callable[..., None]) -> Callable[..., None]:

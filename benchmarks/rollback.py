@@ -22,10 +22,10 @@ from benchmarks.baselines.gto_stage import PACKAGE as GTO
 from benchmarks.baselines.gto_stage import GtoStages
 from benchmarks.baselines.programs import RivalPackages, not_installed, run_python
 from benchmarks.baselines.raw_s3 import RawLog, raw_client
-from benchmarks.comparison import Budget, Times, option_json, option_rounds, run, say, timed
+from benchmarks.comparison import Budget, Times, option_json, run, say, timed
 from benchmarks.counting import CountingProxy
 from benchmarks.empty_versions import CHANNEL, bind_empty, pointer_to, serve, version_names
-from benchmarks.flat_result import FlatResult, Size, option_effort, option_packages
+from benchmarks.flat_result import FlatResult, Size, option_effort, option_packages, option_rounds_of, rounds_of
 from benchmarks.rollback_drill import Drill, drill
 from benchmarks.serving.stage import ServingStage, on_stage
 from benchmarks.turns import TimedTurn, take_timed_turns
@@ -49,6 +49,7 @@ _TIMEOUT = 120.0
 OURS, ALIAS, COPY, STAGE = "ulora rollback", "MLflow alias", "folder copy", "gto assign"
 PYTHON, IMPORT = "python", "python, import registry"
 IN_PROCESS, RAW, ALIAS_IN_PROCESS = "rollback in process", "raw boto3: LIST, GET, PUT", "MLflow alias in process"
+ROUNDS = 15
 
 EXAMPLES = """
 \b
@@ -64,18 +65,18 @@ class RollbackOptionsOfRun:
     """What is measured, and how often."""
 
     size: Size = "full"
-    rounds: int = 15
+    rounds: int = ROUNDS
     packages: Path | None = None
 
 
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @option_effort
-@option_rounds(15)
+@option_rounds_of(ROUNDS)
 @option_packages
 @option_json
-def main(*, size: Size, rounds: int, packages: Path | None, as_json: bool) -> None:
+def main(*, size: Size, rounds: int | None, packages: Path | None, as_json: bool) -> None:
     """A rollback: as a process, in process, and with a replica that follows; beside MLflow's alias and others."""
-    options = RollbackOptionsOfRun(size, 2 if size == "tiny" else rounds, packages)
+    options = RollbackOptionsOfRun(size, rounds_of(rounds, size, ROUNDS), packages)
     run(lambda: rollback(options), threads=usable_cores(), as_json=as_json)
 
 

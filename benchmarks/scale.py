@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 
 from benchmarks.baselines.mlflow_versions import MlflowVersions
-from benchmarks.comparison import Budget, Times, option_json, option_rounds, run, say, timed
+from benchmarks.comparison import Budget, Times, option_json, run, say, timed
 from benchmarks.empty_versions import CHANNEL, bind_empty, pointer_to, serve, version_names
-from benchmarks.flat_result import FlatResult, Size, option_effort
+from benchmarks.flat_result import FlatResult, Size, option_effort, option_rounds_of, rounds_of
 from benchmarks.serving.stage import ServingStage, on_stage
 from benchmarks.turns import TimedTurn, take_timed_turns
 from registry.api import Registry
@@ -33,6 +33,7 @@ PROMOTE, ROLLBACK, RESOLVE = OURS = ("promote", "rollback", "resolve")
 ALIAS, ALIAS_READ = "MLflow set alias", "MLflow resolve alias"
 _POLICY = "format: 1\nchannels: {staging: {}, production: {}}\n"
 """Asks for no evidence: the gates' own cost depends on the evidence, not on the number of versions."""
+ROUNDS = 15
 
 EXAMPLES = """
 \b
@@ -48,7 +49,7 @@ class ScaleOptions:
     """Which numbers of versions are measured, and how often."""
 
     size: Size = "full"
-    rounds: int = 15
+    rounds: int = ROUNDS
     versions: tuple[int, ...] = ()
 
     @property
@@ -65,11 +66,11 @@ class ScaleOptions:
 @click.option(
     "--versions", type=click.IntRange(2, 10_000), multiple=True, help="A number of versions; give at least two."
 )
-@option_rounds(15)
+@option_rounds_of(ROUNDS)
 @option_json
-def main(*, size: Size, versions: tuple[int, ...], rounds: int, as_json: bool) -> None:
+def main(*, size: Size, versions: tuple[int, ...], rounds: int | None, as_json: bool) -> None:
     """Promote, rollback and resolve with many versions / with few; beside them MLflow's alias."""
-    options = ScaleOptions(size, 2 if size == "tiny" else rounds, versions)
+    options = ScaleOptions(size, rounds_of(rounds, size, ROUNDS), versions)
     run(lambda: scale(options), threads=usable_cores(), as_json=as_json)
 
 

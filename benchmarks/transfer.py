@@ -22,9 +22,9 @@ from benchmarks.baselines.mlflow_artifacts import MlflowShipper
 from benchmarks.baselines.programs import RivalPackages, not_installed
 from benchmarks.baselines.raw_shipper import RawShipper
 from benchmarks.baselines.sync_tools import AWS, S5CMD, SyncShipper, aws_cli, s5cmd, wait_for_another_second
-from benchmarks.comparison import Budget, Times, option_json, option_rounds, run, say, timed
+from benchmarks.comparison import Budget, Times, option_json, run, say, timed
 from benchmarks.counting import CountingProxy
-from benchmarks.flat_result import FlatResult, Size, option_effort, option_packages
+from benchmarks.flat_result import FlatResult, Size, option_effort, option_packages, option_rounds_of, rounds_of
 from benchmarks.release import CORRECTED, bytes_below, correct_release, files_below, write_release
 from benchmarks.serving.stage import ServingStage, on_stage
 from benchmarks.shipping import FIRST, NEXT, MakeShipper, NotOffered, OurShipper, Place, Shipper, check_same, clean
@@ -37,6 +37,7 @@ MLFLOW, THROUGH = "mlflow.log_artifacts to S3", "mlflow.log_artifacts through it
 PUBLISH, COLD, COPY, PUBLISH_NEXT, UPDATE, COPY_NEXT = STEPS = (
     "publish", "cold fetch", "copy", "publish next", "update", "copy next",
 )  # fmt: skip
+ROUNDS = 3
 
 EXAMPLES = """
 \b
@@ -52,7 +53,7 @@ class TransferOptions:
     """How much is moved, and how often. `scale` is that of the large files; None for the size's own."""
 
     size: Size = "full"
-    rounds: int = 3
+    rounds: int = ROUNDS
     scale: float | None = None
     packages: Path | None = None
 
@@ -65,12 +66,12 @@ class TransferOptions:
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @option_effort
 @click.option("--scale", type=click.FloatRange(0.0001, 10), help="Of the large files' bytes; 1 with --size full.")
-@option_rounds(3)
+@option_rounds_of(ROUNDS)
 @option_packages
 @option_json
-def main(*, size: Size, scale: float | None, rounds: int, packages: Path | None, as_json: bool) -> None:
+def main(*, size: Size, scale: float | None, rounds: int | None, packages: Path | None, as_json: bool) -> None:
     """Publish, copy and fetch a release of 64 files and 518 MB, and its next version; beside rivals."""
-    options = TransferOptions(size, 1 if size == "tiny" else rounds, scale, packages)
+    options = TransferOptions(size, rounds_of(rounds, size, ROUNDS), scale, packages)
     run(lambda: transfer(options), threads=usable_cores(), as_json=as_json)
 
 

@@ -70,7 +70,7 @@ def _serving(part: str, scale: str, *shown: ShownBudget, in_quick: bool = True, 
 
 ROWS: Sequence[BudgetRow] = (
     BudgetRow(
-        "rollback", "rollback", ("--rounds", "10"), ("--size", "tiny"),
+        "rollback", "rollback", ("--rounds", "10"), ("--size", "tiny", "--rounds", "5"),
         (
             ShownBudget("ulora rollback, process", "ulora rollback", ("MLflow alias", "gto assign", "folder copy")),
             ShownBudget("import registry", "python, import registry", ("python",)),
@@ -128,7 +128,7 @@ ROWS: Sequence[BudgetRow] = (
         in_quick=False,
     ),
     BudgetRow(
-        "transfer", "transfer", ("--scale", "0.2", "--rounds", "3"), ("--size", "tiny"),
+        "transfer", "transfer", ("--scale", "0.2", "--rounds", "3"), ("--size", "tiny", "--rounds", "3"),
         (
             ShownBudget(
                 "raw parallel PUT / publish", "publish: ours",
@@ -157,7 +157,7 @@ ROWS: Sequence[BudgetRow] = (
         in_quick=False,
     ),
     BudgetRow(
-        "scale", "scale", ("--rounds", "10"), ("--size", "tiny"),
+        "scale", "scale", ("--rounds", "10"), ("--size", "tiny", "--rounds", "10"),
         tuple(
             ShownBudget(f"{what} at 10000", f"{what}, 10000 versions", ("MLflow set alias, 10000 versions",))
             for what in ("promote", "rollback", "resolve")
