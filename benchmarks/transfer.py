@@ -292,6 +292,9 @@ def _result(
         "mlflow_log_artifacts_over_publish": min(over(PUBLISH, name, OURS) for name in (MLFLOW, THROUGH)),
         "mlflow_next_version_over_ours": min(over(PUBLISH_NEXT, name, OURS) for name in (MLFLOW, THROUGH)),
         "cold_fetch_over_raw_get": over(COLD, OURS, RAW),
+        "next_version_mb_sent": _mb(counted[OURS].steps[PUBLISH_NEXT])[0],
+        "mlflow_next_version_mb_sent": _mb(counted[MLFLOW].steps[PUBLISH_NEXT])[0],
+        "update_mb_received": _mb(counted[OURS].steps[UPDATE])[1],
         **{f"{step.replace(' ', '_')}_seconds": times[f"{step}: {OURS}"].median / 1e3 for step in STEPS},
     }
     return FlatResult(

@@ -107,12 +107,12 @@ def _output(command: Sequence[str]) -> str:
         KeyboardInterrupt: it or this process was interrupted. The command has ended.
         UloraError: it failed.
     """
-    process = start(command, stdout=PIPE, text=True, env=dict(os.environ))
+    # A process group of its own: a terminal's Ctrl-C must not reach it twice while it stops its servers.
+    process = start(command, stdout=PIPE, text=True, env=dict(os.environ), process_group=0)
     try:
         out, _ = process.communicate()
     except BaseException:
-        # From a terminal the command got Ctrl-C too, and stops its servers.
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         with suppress(StillRuns):
             process.communicate(timeout=_PATIENCE)
         process.kill()

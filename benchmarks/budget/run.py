@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -94,7 +95,22 @@ def run_budget(options: BudgetOptions) -> BudgetRun:
         if options.keep:
             _write(options.keep, run_of(measured).document())
 
-    return run_of(measure_rows([row for row in rows if row.name not in done], how, keep))
+    with _sigterm_interrupts():
+        return run_of(measure_rows([row for row in rows if row.name not in done], how, keep))
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: with the table of what was measured."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def kept_rows(path: Path, *, quick: bool) -> dict[str, MeasuredRow]:

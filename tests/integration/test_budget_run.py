@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +47,21 @@ def test_the_budget_runs_rows_and_keeps_them(tmp_path: Path) -> None:
     assert {line["row"] for line in found["lines"]} == {"loading", "mixed"}
     assert all(line["n"] > 0 and line["ours"] and line["rivals"] for line in found["lines"])
     assert json.loads(kept.read_text())["rows"] == found["rows"]
+
+
+@pytest.mark.acceptance
+def test_an_interrupted_run_stops_its_servers_and_tells_the_rest(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    words = ["-m", "benchmarks.budget", "--quick", "--only", "scale", "--only", "mixed", "--json"]
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as run:
+        assert run.stderr is not None
+        assert any("versions in the store" in line for line in run.stderr), "its servers are up"
+        run.send_signal(signal.SIGINT)
+        out, _ = run.communicate(timeout=300)
+    assert run.returncode == 130
+    assert [row["state"] for row in json.loads(out)["rows"]] == ["interrupted", "not run"]
+    assert list(temporary.glob("ulora-bench-*")) == []

@@ -97,7 +97,7 @@ def test_a_page_without_markers_is_left_alone(text: str, tmp_path: Path) -> None
     assert written.read_text() == text
 
 
-def test_the_page_on_benchmarks_has_the_markers_and_names_each_row() -> None:
+def test_the_page_has_a_place_for_the_table_and_names_each_row() -> None:
     text = PAGE.read_text("utf-8")
     assert with_table(text, "x") != text
     assert [row.name for row in ROWS if f"`{row.name}`" not in text] == []
