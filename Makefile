@@ -21,7 +21,7 @@ help:
 	@echo '                 SHARD=3/8 runs the third of eight parts: the cases whose name has a CRC-32 of 2 modulo 8'
 	@echo 'make bench       install into $(VENV), then measure the budget of docs/benchmarks.md beside rivals (25 minutes idle);'
 	@echo '                 ARGS="--quick", "--only ROW", "--write", "--packages DIR"'
-	@echo 'make bench-check compare ratios of small sizes with benchmarks/baseline.json; fails beyond a tolerance (5 minutes)'
+	@echo 'make bench-check compare ratios of small sizes with benchmarks/baseline.json; fails beyond a tolerance (3 minutes)'
 	@echo 'make clean       remove $(VENV) and the caches of the tools'
 
 demo: $(VENV)/.installed-demo

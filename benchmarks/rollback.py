@@ -199,7 +199,7 @@ def _processes(rig: RollbackRig, stage: ServingStage, options: RollbackOptionsOf
         PYTHON: lambda: timed(lambda: run_python(["-c", "pass"])),
         IMPORT: lambda: timed(lambda: run_python(["-c", "import registry"])),
     }
-    if packages.has(GTO):
+    if packages.has(GTO) and packages.program("git"):
         stages = GtoStages(stage.folder / "gto", packages)
         turns[STAGE] = lambda: timed(stages.assign)
     return turns

@@ -33,9 +33,7 @@ class MeasureHow:
 
     def words(self, row: BudgetRow) -> list[str]:
         """A row's command, after `python`."""
-        words = row.quick if self.quick and row.quick is not None else row.full
-        if self.quick and row.quick is None:
-            words = ("--quick", "--size", "tiny", "--only", row.name)
+        words = (row.quick or row.tiny) if self.quick else row.full
         beside = ["--packages", str(self.packages.absolute())] if self.packages and row.takes_packages else []
         return ["-m", f"benchmarks.{row.module}", *words, *beside, "--json"]
 

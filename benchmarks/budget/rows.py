@@ -7,7 +7,7 @@ beside the row, and is shown wherever the row is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class BudgetRow:
     takes_packages: bool = False
     tolerance: float = 0.5
 
+    @property
+    def tiny(self) -> tuple[str, ...]:
+        """Its arguments in a quick run that asks for it by name."""
+        return ("--only", self.name, "--quick", "--size", "tiny") if self.module == "serving" else ("--size", "tiny")
+
     def shown_for(self, what: str) -> ShownBudget:
         """What is known of a budget."""
         return next((one for one in self.shown if what.startswith(one.begins)), ShownBudget(what))
@@ -63,9 +68,9 @@ _TOO_MANY = "so many requests take more than two cores, refusals included"
 
 
 def _serving(part: str, scale: str, *shown: ShownBudget, in_quick: bool = True, tolerance: float = 1.0) -> BudgetRow:
-    quick = ("--only", part, "--quick", "--size", "tiny")
     full = ("--only", part, "--scale", scale)
-    return BudgetRow(part, "serving", full, quick if in_quick else None, shown, True, tolerance)
+    row = BudgetRow(part, "serving", full, None, shown, True, tolerance)
+    return replace(row, quick=row.tiny) if in_quick else row
 
 
 ROWS: Sequence[BudgetRow] = (
@@ -128,7 +133,7 @@ ROWS: Sequence[BudgetRow] = (
         in_quick=False,
     ),
     BudgetRow(
-        "transfer", "transfer", ("--scale", "0.2", "--rounds", "3"), ("--size", "tiny", "--rounds", "3"),
+        "transfer", "transfer", ("--scale", "0.2", "--rounds", "3"), ("--size", "tiny", "--rounds", "2"),
         (
             ShownBudget(
                 "raw parallel PUT / publish", "publish: ours",
@@ -178,7 +183,7 @@ ROWS: Sequence[BudgetRow] = (
             for where in ("into a free slot", "into a new page")
         ),
     ),
-    BudgetRow("residents", "residents", (), ("--size", "tiny")),
+    BudgetRow("residents", "residents", (), None),
 )  # fmt: skip
 """In the order of the budget in docs/benchmarks.md. Slow parts of `serving` are in the full run only."""
 

@@ -30,7 +30,7 @@ def ask(*words: str) -> Any:
 @pytest.mark.acceptance
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_measurement_runs_and_judges_its_budgets(name: str) -> None:
-    found = ask(f"benchmarks.{name}", "--size", "tiny")
+    found = ask(f"benchmarks.{name}", "--size", "tiny", "--rounds", "1")
     assert len(found["budgets"]) == BUDGETS[name]
     assert found["metrics"].keys() >= METRICS[name]
     exact = {one["what"]: one["value"] for one in found["budgets"] if one["unit"] == "requests"}

@@ -256,3 +256,20 @@ def test_the_check_fails_beyond_the_tolerance(
     done = CliRunner().invoke(check.main, ["--only", "mixed"])
     assert done.exit_code == code
     assert ("FAILED   mixed: batch / single" in done.stdout) == bool(code)
+
+
+def test_write_puts_the_table_into_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = tmp_path / "page.md"
+    written.write_text(f"# A page\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
+    result = json.dumps(dict(measured(budget_of(1.0), budget_of(2.0)).result))
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: ["-c", f"print({result!r})"])
+    monkeypatch.setattr("benchmarks.budget.__main__.PAGE", written)
+    done = CliRunner().invoke(budget, ["--only", "mixed", "--write"])
+    assert done.exit_code == 0
+    assert "met          mixed: batch / single: 1 x (at most 1.1)" in done.stdout
+    text = written.read_text()
+    assert text.startswith("# A page\n\n")
+    assert text.endswith("\n\nThe end.\n")
+    assert "Measured on 20" in text
+    assert "old" not in text
+    assert text.count("| mixed: batch / single |") == 2
