@@ -17,7 +17,7 @@ from benchmarks.budget.rows import ROWS
 from registry.errors import BadInput
 
 BASELINE = Path(__file__).parents[1] / "baseline.json"
-COMPARABLE = ("x", "requests", "tensors", "bytes")
+COMPARABLE = ("x", "requests", "tensors", "bytes", "answers")
 """Units of figures that are compared."""
 FORMAT = 1
 Outcome = Literal["as good", "better", "worse", "new", "missing"]

@@ -34,12 +34,12 @@ def main(*, update: bool, as_json: bool, **how: Any) -> None:
         before = {} if update else read_baseline()
         done = run_budget(BudgetOptions(quick=True, **how))
         if update and not done.was_interrupted:
-            write_baseline(done.lines, done.about)
+            write_baseline(done.compared, done.about)
             click.echo(f"{BASELINE} is of this run now", err=True)
     except UloraError as error:
         report(error, as_json)
         raise SystemExit(error.exit_code) from error
-    judged = judge_lines(done.lines, before)
+    judged = judge_lines(done.compared, before)
     failed = [one.name for one in done.measured if one.state == "failed"]
     click.echo(json.dumps(_document(done, judged)) if as_json else _text(judged, failed))
     if done.was_interrupted:

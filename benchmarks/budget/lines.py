@@ -64,6 +64,13 @@ def lines_of(row: BudgetRow, measured: MeasuredRow) -> list[BudgetLine]:
     return [_line(row, measured.result, budget) for budget in measured.result["budgets"]]
 
 
+def ratios_of(row: BudgetRow, measured: MeasuredRow) -> list[BudgetLine]:
+    """The figures of a row that have no budget but are compared, as lines without a limit."""
+    figures = measured.result.get("figures", {})
+    found = ((name, _number(figures.get(name)), bound) for name, bound in row.ratios)
+    return [BudgetLine(row.name, name, value, "x", bound, met=True) for name, value, bound in found if value == value]  # noqa: PLR0124  NaN
+
+
 def _line(row: BudgetRow, result: Mapping[str, Any], budget: Mapping[str, Any]) -> BudgetLine:
     what = str(budget["what"])
     shown = row.shown_for(what)

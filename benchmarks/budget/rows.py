@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
+
+Bound = Literal["at most", "at least"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class BudgetRow:
         full, quick: its arguments; `quick` None: only where it is asked for by name.
         takes_packages: whether it takes `--packages`.
         shown: of its budgets; one that is not listed is shown by its name alone.
+        ratios: figures without a budget that the check compares too, each with `at most` where less is better, or
+            `at least`: those of budgets in milliseconds.
         tolerance: by which share a ratio may be worse than in the baseline: that much comes from a busy machine.
     """
 
@@ -45,6 +50,7 @@ class BudgetRow:
     quick: tuple[str, ...] | None
     shown: tuple[ShownBudget, ...] = ()
     takes_packages: bool = False
+    ratios: tuple[tuple[str, Bound], ...] = ()
     tolerance: float = 0.5
 
     @property
@@ -67,9 +73,11 @@ _DEADLINE = "an image that is being computed at its deadline is waited for"
 _TOO_MANY = "so many requests take more than two cores, refusals included"
 
 
-def _serving(part: str, scale: str, *shown: ShownBudget, in_quick: bool = True, tolerance: float = 1.0) -> BudgetRow:
+def _serving(
+    part: str, scale: str, *shown: ShownBudget, in_quick: bool = True, ratios: tuple[tuple[str, Bound], ...] = ()
+) -> BudgetRow:
     full = ("--only", part, "--scale", scale)
-    row = BudgetRow(part, "serving", full, None, shown, True, tolerance)
+    row = BudgetRow(part, "serving", full, None, shown, True, ratios, tolerance=1.0)
     return replace(row, quick=row.tiny) if in_quick else row
 
 
@@ -82,6 +90,7 @@ ROWS: Sequence[BudgetRow] = (
             ShownBudget("rollback in process", "rollback in process", ("raw boto3: LIST, GET, PUT",)),
         ),
         takes_packages=True,
+        ratios=(("rollback in process / raw boto3", "at most"),),
     ),
     BudgetRow(
         "flip", "flip", ("--rounds", "60"), ("--size", "tiny", "--rounds", "20"),
@@ -90,6 +99,7 @@ ROWS: Sequence[BudgetRow] = (
                 "flip to a resident", "flip of a replica", ("PEFT: set_adapter", "PEFT: hotswap_adapter")
             ),
         ),
+        ratios=(("PEFT set_adapter / flip", "at least"), ("PEFT hotswap_adapter / flip", "at least")),
     ),
     _serving(
         "propagation", "0.5",
@@ -103,6 +113,7 @@ ROWS: Sequence[BudgetRow] = (
             "propagation: log moved -> last replica, with refresh, median and worst in ms",
             _MLFLOW_FOLLOWS,
         ),
+        ratios=(("propagation: rival / ours, by polling", "at least"),),
     ),
     _serving("swaps", "0.1", in_quick=False),
     _serving(
@@ -174,6 +185,7 @@ ROWS: Sequence[BudgetRow] = (
             ShownBudget(f"{modules}: mixed", f"{modules}: ours, 8 adapters", (f"{modules}: PEFT, 8 adapters",))
             for modules in ("q,v", "all-linear")
         ),
+        ratios=tuple((f"{modules}: ours mixed / PEFT mixed", "at most") for modules in ("q,v", "all-linear")),
     ),
     BudgetRow(
         "loading", "loading", ("--rounds", "15"), ("--size", "tiny", "--rounds", "10"),

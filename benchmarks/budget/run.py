@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 import click
 
-from benchmarks.budget.lines import BudgetLine, lines_of
+from benchmarks.budget.lines import BudgetLine, lines_of, ratios_of
 from benchmarks.budget.measuring import MeasuredRow, MeasureHow, checked, measure_rows
 from benchmarks.budget.page import about_this_run, load_now
 from benchmarks.budget.rows import ROWS, rows_named
 from benchmarks.comparison import machine
 from registry.errors import BadInput
 
+_BY_NAME = {row.name: row for row in ROWS}
 _MAX_KEPT = 64 * 1024 * 1024
 
 
@@ -56,8 +57,12 @@ class BudgetRun:
     @property
     def lines(self) -> list[BudgetLine]:
         """The table."""
-        by_name = {row.name: row for row in ROWS}
-        return [line for one in self.measured for line in lines_of(by_name[one.name], one)]
+        return [line for one in self.measured for line in lines_of(_BY_NAME[one.name], one)]
+
+    @property
+    def compared(self) -> list[BudgetLine]:
+        """What the check compares: the table, and the figures that only it looks at."""
+        return self.lines + [line for one in self.measured for line in ratios_of(_BY_NAME[one.name], one)]
 
     @property
     def was_interrupted(self) -> bool:

@@ -16,7 +16,7 @@ from benchmarks.budget import baseline, check, page, run
 from benchmarks.budget.__main__ import PAGE
 from benchmarks.budget.__main__ import main as budget
 from benchmarks.budget.baseline import decide, judge_lines, read_baseline, worsening, write_baseline
-from benchmarks.budget.lines import BudgetLine, as_markdown, as_text, lines_of
+from benchmarks.budget.lines import BudgetLine, as_markdown, as_text, lines_of, ratios_of
 from benchmarks.budget.measuring import MeasuredRow, MeasureHow, measure_row
 from benchmarks.budget.page import BEGIN, END, with_table
 from benchmarks.budget.rows import ROWS, BudgetRow, ShownBudget, rows_named
@@ -152,6 +152,16 @@ def test_the_check_names_what_is_worse_new_and_missing() -> None:
     }
     assert "60% worse (tolerance 50%)" in judged["mixed: batch / single"].sentence()
     assert [one.is_bad for one in judged.values()] == [True, False, True]
+
+
+def test_a_row_may_name_figures_that_the_check_compares_too() -> None:
+    row = BudgetRow("mixed", "mixed", (), (), ratios=(("rival / ours", "at least"), ("gone", "at most")))
+    one = measured(budget_of(1.0))
+    result = {**one.result, "figures": {"rival / ours": 38.0}}
+    (found,) = ratios_of(row, MeasuredRow("mixed", "measured", 1.0, result))
+    assert (found.what, found.value, found.bound) == ("rival / ours", 38.0, "at least")
+    (judged,) = judge_lines([found], {"mixed: rival / ours": 100.0})
+    assert (judged.outcome, judged.change) == ("worse", pytest.approx(100 / 38 - 1))
 
 
 def test_counts_have_no_tolerance() -> None:
