@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.budget.measuring import MeasuredRow
-from benchmarks.budget.rows import BudgetRow
+from benchmarks.budget.rows import BudgetRow, ShownBudget
 
 HEADINGS = ("what", "ours", "rivals", "figure", "budget", "met", "n", "spread")
 
@@ -79,22 +79,25 @@ def _line(row: BudgetRow, result: Mapping[str, Any], budget: Mapping[str, Any]) 
     return BudgetLine(
         row=row.name, what=what, value=value, unit=str(budget["unit"]), bound=str(budget["bound"]),
         limit=_number(budget["limit"]), met=met, ours=_amount(result, shown.ours),
-        rivals="; ".join(_rivals(result, shown.rivals)), n=int(times.get("n", 0)),
+        rivals="; ".join(_rivals(result, shown)), n=int(times.get("n", 0)),
         spread=f"{_short(times['q25_ms'])} to {_short(times['q75_ms'])} ms" if times else "",
         reason="" if met else shown.reason,
     )  # fmt: skip
 
 
-def _rivals(result: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    for name in names:
+def _rivals(result: Mapping[str, Any], shown: ShownBudget) -> Iterator[str]:
+    for name in shown.rivals:
         amount = _amount(result, name)
         if amount:
-            yield f"{_plain(name)} {amount}"
+            yield f"{_plain(name, shown.ours)} {amount}"
 
 
-def _plain(name: str) -> str:
-    """A rival's name without what it was measured of, and without how it is told."""
-    return name.rpartition(": ")[2].partition(", median")[0]
+def _plain(name: str, ours: str) -> str:
+    """A rival's name without what it was measured of, which is that of ours, and without how it is told."""
+    parts, others = name.split(": "), ours.split(": ")
+    while len(parts) > 1 and parts[0] == others[0]:
+        parts, others = parts[1:], others[1:] or [""]
+    return ": ".join(parts).partition(", median")[0]
 
 
 def _amount(result: Mapping[str, Any], name: str) -> str:

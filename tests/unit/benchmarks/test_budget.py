@@ -51,6 +51,23 @@ def test_a_line_says_ours_rivals_budget_number_and_spread() -> None:
     assert found.reason == ""
 
 
+@pytest.mark.parametrize(
+    ("ours", "rival", "shown"),
+    [
+        ("publish: ours", "publish: raw boto3", "raw boto3"),
+        ("flip of a replica", "PEFT: set_adapter", "PEFT: set_adapter"),
+        ("a: tiny: ours, seconds", "a: tiny: MLflow, seconds", "MLflow, seconds"),
+        ("a: log moved, median and worst in ms", "a: alias set, median and worst in ms", "alias set"),
+    ],
+)
+def test_a_rival_is_named_without_what_both_were_measured_of(ours: str, rival: str, shown: str) -> None:
+    row = BudgetRow("mixed", "mixed", (), (), (ShownBudget("batch", ours, (rival,)),))
+    one = measured(budget_of(1.0))
+    result = {**one.result, "times": {}, "figures": {rival: [4.0, 5.0]}}
+    (found,) = lines_of(row, MeasuredRow("mixed", "measured", 1.0, result))
+    assert found.rivals.removesuffix(" ms") == f"{shown} 4"
+
+
 def test_a_missed_budget_shows_its_reason_or_a_place_for_it() -> None:
     known, unknown = (
         as_markdown(lines_of(row, measured(budget_of(2.0)))) for row in (ROW, BudgetRow("mixed", "mixed", (), ()))
