@@ -61,7 +61,7 @@ Examples:
 
 
 @dataclass(frozen=True)
-class RollbackOptionsOfRun:
+class RollbackEffort:
     """What is measured, and how often."""
 
     size: Size = "full"
@@ -76,17 +76,17 @@ class RollbackOptionsOfRun:
 @option_json
 def main(*, size: Size, rounds: int | None, packages: Path | None, as_json: bool) -> None:
     """A rollback: as a process, in process, and with a replica that follows; beside MLflow's alias and others."""
-    options = RollbackOptionsOfRun(size, rounds_of(rounds, size, ROUNDS), packages)
+    options = RollbackEffort(size, rounds_of(rounds, size, ROUNDS), packages)
     run(lambda: rollback(options), threads=usable_cores(), as_json=as_json)
 
 
-def rollback(options: RollbackOptionsOfRun | None = None) -> FlatResult:
+def rollback(options: RollbackEffort | None = None) -> FlatResult:
     """Measure on servers of its own.
 
     Raises:
         LoadFailed: a program that is measured failed.
     """
-    options = options or RollbackOptionsOfRun()
+    options = options or RollbackEffort()
     with on_stage(with_mlflow=True) as stage:
         say("two versions, in the store and in MLflow")
         rig = RollbackRig.made(stage)
@@ -185,7 +185,7 @@ class RollbackRig:
         return RawLog(raw_client(endpoint_url), self.stage.stack.s3.bucket, prefix, body)
 
 
-def _processes(rig: RollbackRig, stage: ServingStage, options: RollbackOptionsOfRun) -> dict[str, TimedTurn]:
+def _processes(rig: RollbackRig, stage: ServingStage, options: RollbackEffort) -> dict[str, TimedTurn]:
     """The contenders that are processes, and the folder's copy, which needs none."""
     version, current = stage.folder / "version", stage.folder / "current"
     version.mkdir()
@@ -218,7 +218,7 @@ def _calls(rig: RollbackRig) -> dict[str, TimedTurn]:
 
 
 def _result(
-    options: RollbackOptionsOfRun, times: Mapping[str, Times], requests: Mapping[str, int], told: Drill
+    options: RollbackEffort, times: Mapping[str, Times], requests: Mapping[str, int], told: Drill
 ) -> FlatResult:
     ours, imported = times[OURS], _difference(times[IMPORT], times[PYTHON])
     figures = {
