@@ -49,11 +49,8 @@ class Judged:
             return f"{self.key}: was {self.before:.4g}, is not measured now"
         if self.outcome == "new":
             return f"{self.key}: {self.value:.4g}, not in the baseline (--update adds it)"
-        word = "worse" if self.change > 0 else "better"
-        return (
-            f"{self.key}: {self.before:.4g} -> {self.value:.4g}, {abs(self.change):.0%} {word} "
-            f"(tolerance {self.tolerance:.0%})"
-        )
+        told = f"{abs(self.change):.0%} {'worse' if self.change > 0 else 'better'}" if self.change else "as before"
+        return f"{self.key}: {self.before:.4g} -> {self.value:.4g}, {told} (tolerance {self.tolerance:.0%})"
 
 
 def judge_lines(lines: Sequence[BudgetLine], baseline: Mapping[str, float]) -> list[Judged]:
