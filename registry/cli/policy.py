@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.options import folder, json_option, registry_options
+from registry.cli.completion import complete_versions
+from registry.cli.options import channel_option, folder, json_option, registry_options
 from registry.cli.output import Output
+from registry.errors import BadInput, IntegrityError
 from registry.formats.counts import counted
 from registry.names import CHANNELS
 
 if TYPE_CHECKING:
     from registry.api import Registry
     from registry.evidence.policy import ChannelPolicy, Policy, Rule
+    from registry.usecases.replay import Replayed
 
 
 @click.group("policy", short_help="Check a gate policy, or show the one in force.")
@@ -26,6 +29,7 @@ def policy_command() -> None:
     Examples:
       ulora policy check policy.yaml
       ulora policy show
+      ulora policy replay 3fa9c2d1
     """
 
 
@@ -60,6 +64,55 @@ def show_command(registry: Registry, out: Output) -> None:
     policy = load_policy(path)
     what = str(path) if path else "the default policy, as no other is set (ULORA_POLICY)"
     out.answer(_document(policy, str(path) if path else ""), f"policy: {what}\n{_text(policy)}")
+
+
+@policy_command.command("replay", short_help="Compute a verdict again from what it names.")
+@click.argument("verdict", required=False)
+@click.option("--version", metavar="VERSION", shell_complete=complete_versions, help="Instead: the newest on it.")
+@channel_option("production")
+@registry_options
+def replay_command(registry: Registry, out: Output, *, verdict: str | None, version: str | None, channel: str) -> None:
+    """Compute VERDICT again from the policy, evidence and records that it names, and compare the bytes.
+
+    VERDICT is the digest of a verdict, or its first characters; `ulora history --json` has that of each promotion. With
+    --version it is the newest verdict on that version in --channel, refusals included. Everything is read from the
+    store, so it does not matter what was measured, promoted or changed in the policy's file since. Nothing is written.
+
+    The same bytes: exit 0. Other bytes: the lines that differ, exit 6. What the verdict names is gone, or an earlier
+    release made it and did not name that: exit 5.
+
+    \b
+    Examples:
+      ulora policy replay 3fa9c2d1
+      ulora policy replay --version v5.5.4-dinov3 --channel staging
+    """
+    from registry.usecases.replay import newest_digest, replay
+
+    if (verdict is None) == (version is None):
+        raise BadInput("give either VERDICT or --version", hint="`ulora history --json` has the digests of verdicts")
+    done = replay(registry.wiring, verdict or newest_digest(registry.wiring, version or "", channel))
+    out.answer(done, _replayed(done))
+    if not done.equal:
+        raise _differs(done)
+
+
+def _replayed(done: Replayed) -> str:
+    about = f"verdict {done.verdict[:12]} ({done.version} in {done.channel}, {done.outcome}, {done.timestamp[:19]})"
+    if done.equal:
+        documents = counted(done.inputs, "document")
+        return f"{about} computed again from {documents}: the same {done.size:,} bytes"
+    return "\n".join([f"{about}: - as kept, + as computed now", *(f"  {line}" for line in done.differences)])
+
+
+def _differs(done: Replayed) -> IntegrityError:
+    hint = "what it names is as it was then, so the verdict was not made by these gates: who wrote it? `ulora history`"
+    if done.release != done.this_release:
+        hint = f"ulora-registry {done.release or '(unknown)'} judged, and this is {done.this_release}: try that release"
+    return IntegrityError(
+        f"computed again, verdict {done.verdict[:12]} on {done.version} in {done.channel} differs in "
+        f"{counted(len(done.differences), 'line')}",
+        hint=hint,
+    )
 
 
 def _document(policy: Policy, file: str) -> dict[str, object]:

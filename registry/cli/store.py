@@ -125,8 +125,8 @@ def copy_command(
 
     Copied are the files that are missing there, the manifest, the evidence, the signatures, and the backbone if the
     store holds it. Every byte is verified; the name is bound last, so an interrupted copy is not a version yet, and
-    the same command again finishes it. Channels, verdicts, passes and approvals are not copied: each store has its own
-    history, and judges by its own policy. The other place must be a store already: `ulora store init`.
+    the same command again finishes it. Channels, verdicts, policies, passes and approvals are not copied: each store
+    has its own history, and judges by its own policy. The other place must be a store already: `ulora store init`.
 
     \b
     Examples:

@@ -32,6 +32,7 @@ from registry.evidence.paired import CompareOptions, compare
 from registry.evidence.policy import Policy, Rule
 from registry.evidence.results import Evidence, Metric
 from registry.evidence.verdict import Check, Outcome, Verdict
+from registry.evidence.verdict_inputs import RecordName
 from registry.names import VersionName
 from registry.tree.layout import FILES_FLAVOR
 from registry.versions.manifest import Manifest
@@ -68,12 +69,16 @@ class Past:
         content_sha256: the content that was stable there.
         record_sha256: the record of the channel's log that made it stable.
         withdrawn: whether the channel was rolled back from it since.
+        generation: of that record.
+        head: the channel's newest record, which says whether it was withdrawn.
     """
 
     channel: str
     content_sha256: str
     record_sha256: str
     withdrawn: bool = False
+    generation: int = 0
+    head: RecordName | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
@@ -12,8 +13,10 @@ from registry.errors import BadManifest, IntegrityError, ObjectNotFound
 from registry.evidence.approvals import Approval
 from registry.evidence.gates import Past
 from registry.evidence.outcomes import MAX_STORED, ImageOutcome, unpacked
+from registry.evidence.policy import Policy
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
+from registry.evidence.verdict_inputs import RecordName
 from registry.formats import canonical
 from registry.formats.document import Document, Sha256
 from registry.names import VersionName
@@ -52,7 +55,7 @@ class Ledger:
 
     def evidence(self, version: VersionName) -> list[Evidence]:
         """All evidence of a version, oldest first, without what this release can't read."""
-        found = self._read_all(layout.evidence(self._model, str(version)), Evidence)
+        found = self._read_named(layout.evidence(self._model, str(version)), Evidence)
         return sorted(found, key=lambda one: one.order)
 
     def outcomes(self, evidence: Evidence) -> tuple[ImageOutcome, ...]:
@@ -80,10 +83,11 @@ class Ledger:
 
     def approvals(self, version: VersionName) -> list[Approval]:
         """Every yes to a version, without what this release can't read."""
-        return self._read_all(layout.approval(self._model, str(version)), Approval)
+        return self._read_named(layout.approval(self._model, str(version)), Approval)
 
-    def add_verdict(self, verdict: Verdict) -> str:
-        """Store a verdict, also one that refuses; return its digest."""
+    def add_verdict(self, verdict: Verdict, policy: Policy) -> str:
+        """Store a verdict, also one that refuses, and before it the policy that it names; return its digest."""
+        self._store.create(layout.policy(self._model, policy.digest), policy.to_bytes())
         self._store.create(layout.verdict(self._model, verdict.sha256), verdict.to_bytes())
         return verdict.sha256
 
@@ -95,6 +99,15 @@ class Ledger:
         """
         key = layout.verdict(self._model, sha256)
         return Verdict.parse(self._store.get(key, Verdict.LIMIT).body, key)
+
+    def verdicts(self) -> list[Verdict]:
+        """Every verdict, without what this release can't read."""
+        return self._read_named(layout.verdicts(self._model), Verdict)
+
+    def verdict_digests(self, prefix: str, limit: int) -> list[str]:
+        """The digests of verdicts that begin so, in their order, at most `limit`."""
+        listed = islice(self._store.list(layout.verdicts(self._model) + prefix), limit)
+        return [layout.stem(info.key) for info in listed]
 
     def add_pass(self, record: Record, content_sha256: str) -> None:
         """Note that `record`, which is about to be committed, makes its version stable in the channel."""
@@ -113,19 +126,25 @@ class Ledger:
         None if there is none, or the log can't be read.
         """
         notes = self._read_all(layout.passed(self._model, channel.name, str(version)), Passed)
-        for note in sorted(notes, key=lambda note: note.generation, reverse=True):
+        for note in sorted(notes.values(), key=lambda note: note.generation, reverse=True):
             if _is_in_log(channel, note):
                 try:
                     head = channel.head()
                 except IntegrityError:
                     return None
-                withdrawn = head is not None and str(version) in head.withdrawn
-                return Past(channel.name, note.content_sha256, note.record_sha256, withdrawn)
+                if head is None:
+                    return None
+                return past_of(channel.name, note, head)
         return None
 
-    def _read_all(self, folder: str, kind: type[Kind]) -> list[Kind]:
-        """The documents in a folder, without those that are damaged or of a newer format: what they would have shown is
-        missing then, and the gates say so."""
+    def _read_named(self, folder: str, kind: type[Kind]) -> list[Kind]:
+        """The documents in a folder that hash to their names: another one is damaged, so it counts as missing."""
+        found = self._read_all(folder, kind)
+        return [document for key, document in found.items() if document.sha256 == layout.stem(key)]
+
+    def _read_all(self, folder: str, kind: type[Kind]) -> dict[str, Kind]:
+        """The documents in a folder by key, without those that are damaged or of a newer format: what they would have
+        shown is missing then, and the gates say so."""
 
         def read(key: str) -> Kind | None:
             try:
@@ -133,8 +152,17 @@ class Ledger:
             except BadManifest:
                 return None
 
-        found = in_parallel(read, [info.key for info in self._store.list(folder)])
-        return [document for document in found if document is not None]
+        keys = [info.key for info in self._store.list(folder)]
+        found = zip(keys, in_parallel(read, keys), strict=True)
+        return {key: document for key, document in found if document is not None}
+
+
+def past_of(channel: str, note: Passed, head: Record) -> Past:
+    """What a note in the log proves, as of the newest record of its channel."""
+    return Past(
+        channel, note.content_sha256, note.record_sha256, withdrawn=note.version in head.withdrawn,
+        generation=note.generation, head=RecordName(generation=head.generation, sha256=head.sha256),
+    )  # fmt: skip
 
 
 def _is_in_log(channel: Channel, note: Passed) -> bool:

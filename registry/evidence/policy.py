@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from registry.errors import BadPolicy
 from registry.evidence.metrics import check_metric, did_you_mean
@@ -28,6 +28,9 @@ _DEFAULT = "default_policy.yaml"
 DEFAULT_CONFIDENCE = 0.95
 """One-sided: of what `judge: bound` looks at where a rule does not say."""
 
+KEPT = "kept"
+"""The validation context of a policy that has judged: the benchmarks of its metrics need not be installed here."""
+
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
 
@@ -39,7 +42,13 @@ def _check_time(text: str) -> str:
 
 
 FreezeTime = Annotated[str, Field(max_length=40), AfterValidator(_check_time)]
-MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$"), AfterValidator(check_metric)]
+
+
+def _check_metric(name: str, info: ValidationInfo) -> str:
+    return name if info.context == KEPT else check_metric(name)
+
+
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$"), AfterValidator(_check_metric)]
 
 
 class _PolicyPart(BaseModel):
@@ -250,6 +259,10 @@ class Policy(_PolicyPart):
     @property
     def digest(self) -> str:
         """The sha256 of the policy's content; comments and order in the file do not count."""
+        return canonical.sha256(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The policy's content as canonical JSON, which `kept_policy.read` reads; its sha256 is the digest."""
         document = self.model_dump(mode="json")
         for rule in _rules_in(document):
             _without_defaults(rule)
@@ -260,7 +273,7 @@ class Policy(_PolicyPart):
             for name, default in (("rollback_requests", True), ("approvals", 0), ("freeze", [])):
                 if channel[name] == default:
                     del channel[name]
-        return canonical.digest(document)
+        return canonical.encode(document)
 
     def _of(self, channel: str) -> ChannelPolicy:
         return self.channels.get(check_channel(channel), ChannelPolicy())

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from registry.evidence.results import ModelName, Number, UtcTime, VersionText
+from registry.evidence.verdict_inputs import VerdictInputs
 from registry.formats.document import Document, DocumentPart, Sha256
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -56,6 +57,8 @@ class Verdict(Document):
         timestamp: when it was judged, UTC, ISO 8601.
         who: the caller.
         forced: the reason for overruling a refusal; empty if it was not overruled.
+        freeze: the freeze window of the policy that held then, if one did; a promotion overruled it by force.
+        inputs: the names of what it was made from; None in verdicts of earlier releases, which did not keep them.
     """
 
     LIMIT: ClassVar[int] = 4 * 1024 * 1024
@@ -72,6 +75,8 @@ class Verdict(Document):
     timestamp: UtcTime
     who: str = Field(default="", max_length=500)
     forced: str = Field(default="", max_length=4000)
+    freeze: dict[str, str] | None = Field(default=None, max_length=20)
+    inputs: VerdictInputs | None = None
 
     @property
     def allows(self) -> bool:

@@ -133,6 +133,10 @@ def _approval(model: str, body: bytes, key: str) -> _Said:
     return _Said(place, approval.version, content_sha256=approval.content_sha256)
 
 
+def _policy(model: str, body: bytes, key: str) -> _Said:
+    return _Said(layout.policy(model, canonical.sha256(body)))
+
+
 def _verdict(model: str, body: bytes, key: str) -> _Said:
     verdict = Verdict.parse(body, key)
     place = layout.verdict(verdict.model, verdict.sha256)
@@ -172,6 +176,7 @@ _READ: dict[str, ReadDocument] = {
     "evidence": _evidence,
     "outcomes": _outcomes,
     "approvals": _approval,
+    "policies": _policy,
     "verdicts": _verdict,
     "passed": _passed,
     "forgotten": _forgotten,

@@ -31,6 +31,11 @@ def libraries() -> dict[str, str]:
     return {name: found for name in _LIBRARIES if (found := _version(name))}
 
 
+def release() -> str:
+    """The release of this package, empty where it is not installed."""
+    return _version("ulora-registry") or ""
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

@@ -2,7 +2,8 @@
 
 Copied: missing blobs, the manifest, the backbone if the source holds it, evidence with its outcomes, signatures. The
 name is bound last: an interrupted copy is not a version yet, and the next one completes it. Not copied: channels,
-verdicts, passes, approvals, notes. Each store has its own history, and its gates and people judge for themselves.
+verdicts, policies, passes, approvals, notes. Each store has its own history, and its gates and people judge for
+themselves.
 """
 
 from __future__ import annotations

@@ -69,9 +69,19 @@ def approval(model: str, version: str, sha256: str = "") -> str:
     return f"models/{model}/approvals/{version}/" + (f"{sha256}.json" if sha256 else "")
 
 
+def policy(model: str, sha256: str) -> str:
+    """The content of a policy that has judged versions."""
+    return f"models/{model}/policies/{sha256}.json"
+
+
+def verdicts(model: str) -> str:
+    """The folder of a model's verdicts."""
+    return f"models/{model}/verdicts/"
+
+
 def verdict(model: str, sha256: str) -> str:
     """One judgement of a version."""
-    return f"models/{model}/verdicts/{sha256}.json"
+    return f"{verdicts(model)}{sha256}.json"
 
 
 def channel(model: str, name: str) -> str:

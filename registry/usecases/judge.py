@@ -2,62 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from registry.channels.record import Record
 from registry.errors import IntegrityError
-from registry.evidence.gates import Candidate, GateInputs, ReadOutcomes
-from registry.evidence.gates import judge as judge_by_policy
-from registry.evidence.outcomes import ImageOutcome
-from registry.evidence.policy import load_policy
+from registry.evidence.approvals import Approval
+from registry.evidence.basis import Basis, NotedOutcomes
+from registry.evidence.gates import Candidate, GateInputs
+from registry.evidence.policy import Policy, load_policy
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
+from registry.evidence.verdict_inputs import MAX_NAMED, RecordName, VerdictInputs
 from registry.machine import clock
+from registry.machine.provenance import release
 from registry.names import VersionName
+from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
 
 
 def judge(wiring: Wiring, version: str, channel: str) -> Verdict:
     """Judge by the policy whether a channel may take a version; see `Registry.judge`."""
+    return basis_of(wiring, version, channel).judge()
+
+
+def basis_of(wiring: Wiring, version: str, channel: str) -> Basis:
+    """What the store holds now about a version and a channel, and the policy in force."""
     policy = load_policy(wiring.settings.policy)
-    candidate = Candidate.of(wiring.manifest(version))
+    binding = wiring.bindings.get(VersionName.parse(version))
+    candidate = Candidate.of(wiring.bindings.manifest(binding.pointer))
     head = wiring.channel(channel).head()
-    is_relative = any(rule.is_relative for rule in policy.rules_for(channel, candidate.version, candidate.flavor))
-    compared = _stable_candidate(wiring, candidate, head) if is_relative else None
-    required = policy.required_channel(channel)
+    stable = stable_pointer(policy, channel, candidate, head)
+    compared = _compared(wiring, stable, candidate) if stable else None
+    required, outcomes = policy.required_channel(channel), NotedOutcomes(wiring.ledger.outcomes)
     inputs = GateInputs(
         channel,
         candidate,
-        wiring.ledger.evidence(candidate.version),
+        _measured(wiring, candidate),
         past=wiring.ledger.past(wiring.channel(required), candidate.version) if required else None,
         withdrawn=head is not None and version in head.withdrawn,
         stable=compared,
-        stable_evidence=wiring.ledger.evidence(compared.version) if compared else (),
-        approvals=wiring.ledger.approvals(candidate.version) if policy.approvals(channel) else (),
-        outcomes=_read_once(wiring.ledger.outcomes),
+        stable_evidence=_measured(wiring, compared) if compared else (),
+        approvals=_approvals(wiring, candidate, channel) if policy.approvals(channel) else (),
+        outcomes=outcomes,
     )
-    timestamp = clock.timestamp()
-    return judge_by_policy(policy, inputs, timestamp=timestamp, who=wiring.settings.who)
+    names = _names(inputs, binding.pointer, head)
+    return Basis(policy, inputs, outcomes, names, clock.timestamp(), wiring.settings.who)
 
 
-def _read_once(read: ReadOutcomes) -> ReadOutcomes:
-    """Several rules look at the same measurement."""
-    found: dict[str, Sequence[ImageOutcome]] = {}
-
-    def outcomes(evidence: Evidence) -> Sequence[ImageOutcome]:
-        if evidence.sha256 not in found:
-            found[evidence.sha256] = read(evidence)
-        return found[evidence.sha256]
-
-    return outcomes
-
-
-def _stable_candidate(wiring: Wiring, candidate: Candidate, head: Record | None) -> Candidate | None:
-    """The stable version that a candidate is compared with. One that can't be read counts as not measured."""
+def stable_pointer(policy: Policy, channel: str, candidate: Candidate, head: Record | None) -> Pointer | None:
+    """The stable version that a candidate is compared with, if the policy compares; `head` is the newest record."""
     if head is None or head.stable is None or head.stable.version == str(candidate.version):
         return None
+    rules = policy.rules_for(channel, candidate.version, candidate.flavor)
+    return head.stable if any(rule.is_relative for rule in rules) else None
+
+
+def unreadable(stable: Pointer, candidate: Candidate) -> Candidate:
+    """A stable version whose manifest can't be read: nothing was measured of it."""
+    return Candidate(candidate.model, VersionName.parse(stable.version), content_sha256="", targets=candidate.targets)
+
+
+def _compared(wiring: Wiring, stable: Pointer, candidate: Candidate) -> Candidate:
+    """The stable version. One that can't be read counts as not measured."""
     try:
-        return Candidate.of(wiring.bindings.manifest(head.stable))
+        return Candidate.of(wiring.bindings.manifest(stable))
     except IntegrityError:
-        name = VersionName.parse(head.stable.version)
-        return Candidate(wiring.model, name, content_sha256="", targets=candidate.targets)
+        return unreadable(stable, candidate)
+
+
+def _measured(wiring: Wiring, candidate: Candidate) -> tuple[Evidence, ...]:
+    """What was measured of a version's content, newest first."""
+    found = wiring.ledger.evidence(candidate.version)
+    return tuple(one for one in reversed(found) if one.content_sha256 == candidate.content_sha256)[:MAX_NAMED]
+
+
+def _approvals(wiring: Wiring, candidate: Candidate, channel: str) -> tuple[Approval, ...]:
+    """Who said yes to the version's content for the channel, newest first."""
+    about = (channel, candidate.content_sha256)
+    found = [one for one in wiring.ledger.approvals(candidate.version) if (one.channel, one.content_sha256) == about]
+    return tuple(sorted(found, key=lambda one: (one.when, one.sha256), reverse=True))[:MAX_NAMED]
+
+
+def _names(inputs: GateInputs, version: Pointer, head: Record | None) -> VerdictInputs:
+    """The names of what a verdict is made from. Those of the outcomes are not known yet."""
+    past, is_read = inputs.past, inputs.stable is not None and inputs.stable.content_sha256 != ""
+    return VerdictInputs(
+        release=release(),
+        manifest=version.manifest_sha256,
+        head=RecordName(generation=head.generation, sha256=head.sha256) if head else None,
+        past=RecordName(generation=past.generation, sha256=past.record_sha256) if past else None,
+        past_head=past.head if past else None,
+        stable_manifest=head.stable.manifest_sha256 if is_read and head and head.stable else None,
+        evidence=_digests(inputs.evidence),
+        stable_evidence=_digests(inputs.stable_evidence),
+        approvals=_digests(inputs.approvals),
+    )
+
+
+def _digests(documents: Iterable[Evidence | Approval]) -> tuple[str, ...]:
+    return tuple(document.sha256 for document in documents)

@@ -19,7 +19,7 @@ from registry.parallel import within
 from registry.retention.notes import check_remembered
 from registry.store import layout
 from registry.usecases.checks import check_loadable, check_servable
-from registry.usecases.judge import judge
+from registry.usecases.judge import basis_of
 from registry.usecases.mirror import MIRROR_SECONDS, mirror
 from registry.usecases.scripts import script_of
 from registry.versions.pointer import Pointer
@@ -59,7 +59,8 @@ def promote(
     manifest = wiring.bindings.manifest(binding.pointer)
     check_servable(wiring, manifest)
     check_loadable(wiring, manifest)
-    verdict = judge(wiring, version, channel)
+    basis = basis_of(wiring, version, channel)
+    verdict = basis.judge()
     if options.force and not verdict.allows:
         verdict = verdict.force(reason)
     position = ChannelPosition(wiring.model, channel, head)
@@ -68,7 +69,7 @@ def promote(
         _check_allowed(verdict)
         return Change.of(record, head, changed=False, verdict=verdict, notes=_overruled(channel, frozen, "would be"))
     wiring.check_writable()
-    wiring.ledger.add_verdict(verdict)
+    wiring.ledger.add_verdict(verdict, basis.policy)
     _check_allowed(verdict)
     if channel == "staging":
         wiring.ledger.add_pass(record, binding.content_sha256)

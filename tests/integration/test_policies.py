@@ -25,6 +25,7 @@ from registry.retention.forget import RetentionRule
 from registry.serving.follow import LiveOptions
 from registry.store import layout, uploads
 from registry.store.blobs import hash_file
+from registry.usecases.replay import newest_digest, replay
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
 from tests.support.echo_releases import load_echo, wait_until
 from tests.support.registries import create, open_registry
@@ -95,6 +96,8 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     for version in ("v1.0.0", "v1.1.0"):
         for channel in ("staging", "production"):
             promoter.promote(version, channel)
+    for role in ("publisher", "measurer", "promoter"):
+        assert replay(cast[role].wiring, newest_digest(cast[role].wiring, "v1.1.0", "production")).equal
     serve(cast["replica"], promoter)
     collect(cast)
 
@@ -155,6 +158,7 @@ def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
         "evidence",
         "outcomes",
         "verdicts",
+        "policies",
         "approvals",
         "channels",
         "passed",
@@ -173,6 +177,7 @@ def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
 
 VERSION, RECORD = layout.version(MODEL, "v9.0.0"), layout.record(MODEL, "production", 999)
 EVIDENCE, VERDICT = layout.evidence(MODEL, "v1.0.0", "e" * 64), layout.verdict(MODEL, "e" * 64)
+POLICY = layout.policy(MODEL, "e" * 64)
 PASSED = layout.passed(MODEL, "staging", "v1.0.0", "e" * 64)
 FORGOTTEN, SIGNATURE = layout.forgotten(MODEL, "v1.0.0"), layout.signature(MODEL, "v1.0.0", "e" * 64)
 BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
@@ -181,10 +186,10 @@ BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
 @pytest.mark.parametrize(
     ("role", "keys"),
     [
-        ("publisher", (RECORD, EVIDENCE, VERDICT, PASSED, FORGOTTEN, layout.GC_KEY, ELSEWHERE)),
-        ("measurer", (VERSION, RECORD, VERDICT, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
+        ("publisher", (RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, layout.GC_KEY, ELSEWHERE)),
+        ("measurer", (VERSION, RECORD, VERDICT, POLICY, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
         ("promoter", (VERSION, EVIDENCE, FORGOTTEN, SIGNATURE, layout.GC_KEY, ELSEWHERE)),
-        ("replica", (VERSION, RECORD, EVIDENCE, VERDICT, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
+        ("replica", (VERSION, RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
         ("gc", (VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

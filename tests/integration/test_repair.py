@@ -188,7 +188,7 @@ def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp
     fine = ulora("verify", "--all", "--json")
     assert fine.code == 0, fine
     assert fine.document["chains"]["drill-1"] == {"records": 1, "problem": ""}
-    assert fine.document["documents"]["checked"] == 2
+    assert fine.document["documents"]["checked"] == 3
     assert fine.document["documents"]["bad"] == {}
 
     store, model = registry.store, registry.model

@@ -17,6 +17,7 @@ def test_every_key_is_where_the_design_puts_it() -> None:
     assert layout.backbone(SHA) == f"backbones/{SHA}.json"
     assert layout.version("m", "v1.0.0-x") == "models/m/versions/v1.0.0-x.json"
     assert layout.evidence("m", "v1.0.0", SHA) == f"models/m/evidence/v1.0.0/{SHA}.json"
+    assert layout.policy("m", SHA) == f"models/m/policies/{SHA}.json"
     assert layout.verdict("m", SHA) == f"models/m/verdicts/{SHA}.json"
     assert layout.record("m", "production", 1) == "models/m/channels/production/0999999999999.json"
     assert layout.passed("m", "staging", "v1.0.0", SHA) == f"models/m/passed/staging/v1.0.0/{SHA}.json"

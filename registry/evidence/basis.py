@@ -1,0 +1,66 @@
+"""The basis of a verdict: all that it is computed from, and the names of that. The same basis gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from registry.evidence.gates import GateInputs, ReadOutcomes, judge
+from registry.evidence.outcomes import ImageOutcome
+from registry.evidence.policy import Policy
+from registry.evidence.results import Evidence
+from registry.evidence.verdict import Verdict
+from registry.evidence.verdict_inputs import VerdictInputs
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a verdict is computed from.
+
+    Attributes:
+        inputs: the documents.
+        outcomes: what was answered for each image; the inputs have the same.
+        names: the names of all these. Those of the outcomes are known once it is judged.
+        timestamp: when it is judged, UTC, ISO 8601.
+        who: who asks.
+        forced: the reason for overruling a refusal, empty if it is not overruled.
+    """
+
+    policy: Policy
+    inputs: GateInputs
+    outcomes: NotedOutcomes
+    names: VerdictInputs
+    timestamp: str
+    who: str
+    forced: str = ""
+
+    def judge(self) -> Verdict:
+        """The verdict, which names what it was made from."""
+        verdict = judge(self.policy, self.inputs, timestamp=self.timestamp, who=self.who)
+        freeze = self.policy.frozen(self.inputs.channel, datetime.fromisoformat(self.timestamp))
+        said = {"freeze": freeze.model_dump(mode="json", by_alias=True)} if freeze else {}
+        names = self.names.model_copy(update={"outcomes": self.outcomes.names})
+        verdict = verdict.model_copy(update={"inputs": names, **said})
+        return verdict.force(self.forced) if self.forced else verdict
+
+
+class NotedOutcomes:
+    """Reads what a version answered for each image, each measurement once, and notes which could be read."""
+
+    def __init__(self, read: ReadOutcomes) -> None:
+        self._read = read
+        self._found: dict[str, Sequence[ImageOutcome]] = {}
+
+    def __call__(self, evidence: Evidence) -> Sequence[ImageOutcome]:
+        """What was answered in a measurement; nothing where that was not kept, or can't be read."""
+        if not evidence.outcomes:
+            return ()
+        if evidence.outcomes not in self._found:
+            self._found[evidence.outcomes] = self._read(evidence)
+        return self._found[evidence.outcomes]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The digests of those that were read."""
+        return tuple(sorted(digest for digest, found in self._found.items() if found))

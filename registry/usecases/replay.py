@@ -1,0 +1,131 @@
+"""Compute a verdict again from what it names, and compare the bytes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+
+from registry.errors import BadInput, CorruptBlob, NotFound
+from registry.evidence.verdict import Verdict
+from registry.formats.html import HtmlTable
+from registry.machine.provenance import release
+from registry.names import VersionName, check_channel
+from registry.usecases.named_inputs import NamedInputs
+from registry.wiring import Wiring
+
+MIN_PREFIX = 4
+"""Characters of a digest that are enough where only one verdict begins so."""
+_SHOWN = 10
+_MAX_LINES = 400
+_EARLIER = "an earlier release, which kept neither its policy nor the names of its inputs"
+
+
+@dataclass(frozen=True)
+class Replayed(HtmlTable):
+    """A verdict and what came of computing it again.
+
+    Attributes:
+        verdict: its digest.
+        outcome: what it says.
+        timestamp: when it was judged.
+        inputs: how many documents it was computed from.
+        size: bytes of the verdict.
+        equal: whether computing it again gave the same bytes.
+        differences: the lines that differ, `-` as kept and `+` as computed now; empty if none do.
+        release: of ulora-registry that judged; `this_release` is the one that computed it again.
+    """
+
+    verdict: str
+    version: str
+    channel: str
+    outcome: str
+    timestamp: str
+    inputs: int
+    size: int
+    equal: bool
+    differences: tuple[str, ...]
+    release: str
+    this_release: str
+
+
+def replay(wiring: Wiring, digest: str) -> Replayed:
+    """Compute a verdict again.
+
+    Args:
+        digest: of the verdict, or its beginning, at least 4 characters.
+
+    Raises:
+        BadInput: it is not a digest, or more than one verdict begins so.
+        NotFound: there is no such verdict, or it does not name its inputs, or some of them are gone.
+        IntegrityError: the verdict or one of its inputs does not hash to its name, or does not follow its format.
+    """
+    kept = _verdict(wiring, _whole_digest(wiring, digest))
+    if kept.inputs is None:
+        raise NotFound(
+            f"verdict {kept.sha256[:12]} on {kept.version} in {kept.channel} was made by {_EARLIER}: it can't be "
+            "computed again, which does not make it wrong",
+            hint="promotions of this release on keep what is needed",
+        )
+    named = NamedInputs(wiring, kept, kept.inputs)
+    again = named.basis().judge()
+    return Replayed(
+        kept.sha256, kept.version, kept.channel, kept.outcome, kept.timestamp, len(named.found), len(kept.to_bytes()),
+        again.to_bytes() == kept.to_bytes(), _differences(kept, again), kept.inputs.release, release(),
+    )  # fmt: skip
+
+
+def newest_digest(wiring: Wiring, version: str, channel: str) -> str:
+    """The digest of the newest verdict on a version in a channel, refusals included. It reads every verdict.
+
+    Raises:
+        NotFound: there is none.
+    """
+    name = str(VersionName.parse(version))
+    about = [
+        each for each in wiring.ledger.verdicts() if (each.version, each.channel) == (name, check_channel(channel))
+    ]
+    if not about:
+        raise NotFound(
+            f"no verdict on {version} in {channel} is kept",
+            hint="`ulora promote` keeps one, whether it refuses or not",
+        )
+    return max(about, key=lambda each: (each.timestamp, each.sha256)).sha256
+
+
+def _whole_digest(wiring: Wiring, digest: str) -> str:
+    if not re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},64}}", digest):
+        raise BadInput(
+            f"{digest[:100]!r} is not the digest of a verdict, or {MIN_PREFIX} characters or more of its beginning",
+            hint="`ulora history --json` has the verdict of every promotion; or give --version and --channel",
+        )
+    found = wiring.ledger.verdict_digests(digest, _SHOWN)
+    if not found:
+        raise NotFound(f"no verdict begins with {digest}", hint="`ulora history --json` has that of every promotion")
+    if len(found) > 1:
+        raise BadInput(f"more than one verdict begins with {digest}: {', '.join(found)}", hint="give more characters")
+    return found[0]
+
+
+def _verdict(wiring: Wiring, sha256: str) -> Verdict:
+    kept = wiring.ledger.verdict(sha256)
+    if kept.sha256 != sha256:
+        raise CorruptBlob(
+            f"verdict {sha256[:12]} hashes to {kept.sha256[:12]}: it is not what was written",
+            hint="bring it back from the bucket's own versions, or a copy of it",
+        )
+    return kept
+
+
+def _differences(kept: Verdict, again: Verdict) -> tuple[str, ...]:
+    """The lines that differ; without the lines around them."""
+    lines = difflib.unified_diff(_lines(kept), _lines(again), n=0, lineterm="")
+    found = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    more = len(found) - _MAX_LINES
+    return (*found[:_MAX_LINES], *([f"… and {more} more"] if more > 0 else ()))
+
+
+def _lines(verdict: Verdict) -> list[str]:
+    document = json.loads(verdict.to_bytes())
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
