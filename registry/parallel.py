@@ -42,8 +42,8 @@ _NONE = _Limits()
 _LIMITS: ContextVar[_Limits] = ContextVar("limits", default=_NONE)
 
 
-def in_parallel(act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`act` on every item, up to WORKERS at a time, results in order. After an error no further item is started.
+def in_parallel(act: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS) -> list[Result]:
+    """`act` on every item, up to `workers` at a time, results in order. After an error no further item is started.
 
     Ctrl-C waits a second at most: threads that go on do not keep the process from ending, and begin no other call.
     """
@@ -68,7 +68,7 @@ def in_parallel(act: Callable[[Item], Result], items: Iterable[Item]) -> list[Re
     total = len(waiting)
     threads = [
         threading.Thread(target=copy_context().run, args=(work,), name="ulora-parallel", daemon=True)
-        for _ in range(min(WORKERS, total))
+        for _ in range(min(workers, total))
     ]
     try:
         for thread in threads:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from registry.catalog import tags
 from registry.catalog.artifact_names import write_files
 from registry.catalog.held_files import Holds, refuse
+from registry.catalog.model_upload import upload
 from registry.catalog.runs import experiment_id
 from registry.catalog.summary import params
 from registry.errors import CatalogRefused
@@ -95,7 +96,7 @@ def log_once(
         model = client.get_logged_model(model_id)
         with scratch("ulora-log-") as folder:
             _save(manifest, flavor, files, folder, model_id, str(model.artifact_location))
-            client.log_model_artifacts(model_id, str(folder / "model"))
+            upload(client, model_id, folder / "model")
         client.finalize_logged_model(model_id, "READY")
         ready = [model_id]
     for each in left:

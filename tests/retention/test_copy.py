@@ -86,7 +86,7 @@ def test_what_belongs_to_a_version_travels_and_its_history_stays(here: Registry,
     assert there.manifest("v1.0.0").to_bytes() == here.manifest("v1.0.0").to_bytes()
     carried = documents(here, "versions", "evidence", "signatures")
     assert documents(there, "versions", "evidence", "signatures") == carried
-    assert documents(there, "channels", "verdicts", "passed") == set()
+    assert documents(there, "channels", "verdicts", "policies", "passed") == set()
     again = here.copy_to("v1.0.0", there.settings.store)
     assert (again.is_new, again.blobs, again.size) == (False, 0, 0)
 
@@ -102,7 +102,7 @@ def test_a_folder_carries_a_version_to_where_no_network_leads(here: Registry, th
         assert there.verify(version, read_data=True).ok
     assert documents(there, "evidence", "signatures") == documents(here, "evidence", "signatures")
     on_disk = {path.relative_to(disk).as_posix() for path in disk.rglob("*") if path.is_file()}
-    assert on_disk == {key for key in listing(here) if "/channels/" not in key and "/verdicts/" not in key}
+    assert on_disk == set(listing(here)) - documents(here, "channels", "verdicts", "policies")
 
 
 def test_the_backbone_travels_if_the_store_holds_it(here: Registry, there: Registry, tmp_path: Path) -> None:
