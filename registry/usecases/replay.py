@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from registry.errors import BadInput, CorruptBlob, NotFound
+from registry.errors import BadInput, BadManifest, CorruptBlob, NotFound
 from registry.evidence.verdict import Verdict
 from registry.formats.html import HtmlTable
 from registry.machine.provenance import release
-from registry.names import VersionName, check_channel
+from registry.names import VersionName, check_channel, is_channel_name
 from registry.usecases.named_inputs import NamedInputs
 from registry.wiring import Wiring
 
 MIN_PREFIX = 4
 """Characters of a digest that are enough where only one verdict begins so."""
 _SHOWN = 10
-_MAX_LINES = 400
+_MAX_LINES, _MAX_LINE, _MAX_DEPTH = 400, 500, 20
 _EARLIER = "an earlier release, which kept neither its policy nor the names of its inputs"
 
 
@@ -30,7 +31,7 @@ class Replayed(HtmlTable):
         verdict: its digest.
         outcome: what it says.
         timestamp: when it was judged.
-        inputs: how many documents it was computed from.
+        inputs: how many documents it was computed from, besides itself.
         size: bytes of the verdict.
         equal: whether computing it again gave the same bytes.
         differences: the lines that differ, `-` as kept and `+` as computed now; empty if none do.
@@ -100,7 +101,8 @@ def _whole_digest(wiring: Wiring, digest: str) -> str:
             f"{digest[:100]!r} is not the digest of a verdict, or {MIN_PREFIX} characters or more of its beginning",
             hint="`ulora history --json` has the verdict of every promotion; or give --version and --channel",
         )
-    found = wiring.ledger.verdict_digests(digest, _SHOWN)
+    listed = wiring.ledger.verdict_digests(digest, _SHOWN)
+    found = [each for each in listed if re.fullmatch("[0-9a-f]{64}", each)]
     if not found:
         raise NotFound(f"no verdict begins with {digest}", hint="`ulora history --json` has that of every promotion")
     if len(found) > 1:
@@ -110,6 +112,8 @@ def _whole_digest(wiring: Wiring, digest: str) -> str:
 
 def _verdict(wiring: Wiring, sha256: str) -> Verdict:
     kept = wiring.ledger.verdict(sha256)
+    if not is_channel_name(kept.channel):
+        raise BadManifest(f"verdict {sha256[:12]} is about {kept.channel!r}, which is no channel")
     if kept.sha256 != sha256:
         raise CorruptBlob(
             f"verdict {sha256[:12]} hashes to {kept.sha256[:12]}: it is not what was written",
@@ -119,13 +123,26 @@ def _verdict(wiring: Wiring, sha256: str) -> Verdict:
 
 
 def _differences(kept: Verdict, again: Verdict) -> tuple[str, ...]:
-    """The lines that differ; without the lines around them."""
-    lines = difflib.unified_diff(_lines(kept), _lines(again), n=0, lineterm="")
-    found = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
-    more = len(found) - _MAX_LINES
-    return (*found[:_MAX_LINES], *([f"… and {more} more"] if more > 0 else ()))
+    """The lines that differ, a value a line under its place in the document."""
+    ours, theirs = (dict(_values(json.loads(verdict.to_bytes()))) for verdict in (kept, again))
+    places = [place for place in {**ours, **theirs} if ours.get(place) != theirs.get(place)]
+    lines = [
+        f"{sign} {place}: {values[place]}"
+        for place in places
+        for sign, values in (("-", ours), ("+", theirs))
+        if place in values
+    ]
+    if not lines and kept.to_bytes() != again.to_bytes():
+        return ("the same values in other bytes: it is not canonical JSON",)
+    more = len(lines) - _MAX_LINES
+    return (*lines[:_MAX_LINES], *([f"… and {more} more"] if more > 0 else ()))
 
 
-def _lines(verdict: Verdict) -> list[str]:
-    document = json.loads(verdict.to_bytes())
-    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
+def _values(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """The values in a document, as JSON, with their places, such as `checks.0.outcome`."""
+    inner = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    if not inner or depth > _MAX_DEPTH:
+        yield place, json.dumps(value, ensure_ascii=False)[:_MAX_LINE]
+        return
+    for name, each in inner:
+        yield from _values(each, f"{place}.{name}".lstrip("."), depth + 1)

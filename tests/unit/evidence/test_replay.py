@@ -141,7 +141,7 @@ def parsed(channel: Mapping[str, Any]) -> Policy:
 MOVES = st.lists(st.sampled_from([OLD, NEW, OTHER]), max_size=3, unique=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data(), channel=CHANNELS, moves=st.fixed_dictionaries({"staging": MOVES, "production": MOVES}))
 def test_a_verdict_computed_again_has_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, channel: dict[str, Any], moves: dict[str, list[str]]
