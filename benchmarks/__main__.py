@@ -34,6 +34,7 @@ class Parameters:
         name: of the benchmark.
         data: the folder of images.
         rename: a file that says what the folders of images show.
+        against: another version, which times are measured in turns with.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Parameters:
     rename: str = ""
     device: str = ""
     runtime: str = ""
+    against: str = ""
 
     def options(self) -> MeasureOptions:
         """What is measured, and on what.
@@ -60,6 +62,7 @@ class Parameters:
             device=self.device or "cpu",
             runtime=self.runtime or None,
             rename=Path(self.rename) if self.rename else None,
+            against=str(VersionName.parse(self.against)) if self.against else None,
         )
 
 
@@ -71,6 +74,7 @@ class Parameters:
 @click.option("--rename", default="", help="File that says what the folders show; see `ulora data check --rename`.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run it, e.g. cuda:0.")
 @click.option("--runtime", default="", help="What computes it, e.g. torch-fp32; the version's default by default.")
+@click.option("--against", default="", help="Of latency: another version, measured in turns with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the evidence as JSON.")
 def main(*, as_json: bool, **given: str) -> None:
     """Run the benchmark NAME (accuracy, routing, ood, latency, memory) on a version and keep the evidence."""

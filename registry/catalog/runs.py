@@ -71,6 +71,7 @@ class EvidenceRun:
                 "ulora.data": evidence.data.name,
                 "ulora.data_sha256": evidence.data.sha256,
                 "ulora.n": str(evidence.data.n),
+                **_conditions(evidence),
             },
             plots={f"{evidence.benchmark}.png": plot} if plot else {},
             data=evidence.data,
@@ -78,6 +79,16 @@ class EvidenceRun:
             ended=evidence.timestamp,
             seconds=evidence.seconds,
         )
+
+
+def _conditions(evidence: Evidence) -> dict[str, str]:
+    """The parameters that say what times were measured on and against."""
+    found = {}
+    if evidence.machine:
+        found["ulora.machine"] = str(evidence.machine)
+    if evidence.against:
+        found["ulora.against"] = f"{evidence.against.version} {evidence.against.manifest_sha256[:12]}"
+    return found
 
 
 def experiment_id(client: MlflowClient, model: str) -> str:

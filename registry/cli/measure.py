@@ -43,6 +43,10 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
     help="Images as crop/disease/*.jpg, or crop/{train,val,test}/disease. [ULORA_DATA]",
 )
 @rename_option
+@click.option(
+    "--against", metavar="VERSION", shell_complete=complete_versions,
+    help="Measure latency in turns with this version, e.g. the stable one, and report the ratios.",
+)  # fmt: skip
 @device_option
 @runtime_option
 @offline_option
@@ -60,6 +64,7 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
     Examples:
       ulora measure v5.5.4-dinov3 --data images/
       ulora measure v5.5.4-dinov3 --only ood,latency --device cuda
+      ulora measure v5.5.4-dinov3 --only latency --against v5.5.3-performance
     """
 
     def tell(evidence: Evidence) -> None:

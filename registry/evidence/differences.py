@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from registry.evidence.metrics import RATIOS, benchmark_of
 from registry.evidence.outcomes import ImageOutcome, by_image
 from registry.evidence.paired import PAIRED_METRICS, CompareOptions, compare
 from registry.evidence.results import Evidence, Metric, newest
@@ -92,10 +93,19 @@ def _of_benchmark(
         values = (one.value if one else None, other.value if other else None)
         if values[0] is None or values[1] is None:
             yield MetricDifference(name, target, *values)
+        elif benchmark_of(name) == "latency":
+            yield MetricDifference(name, target, *values, note=_note_on_time(name))
         elif not is_same:
             yield MetricDifference(name, target, *values, note="measured on different data")
         else:
             yield _paired(MetricDifference(name, target, *values, values[1] - values[0]), *answers)
+
+
+def _note_on_time(name: str) -> str:
+    """Why two times, or two ratios, are not subtracted."""
+    if name in RATIOS:
+        return "each against the version that it was measured with"
+    return "times of different runs: `ulora measure NEWER --only latency --against OLDER` compares them"
 
 
 def _paired(found: MetricDifference, older: Sequence[ImageOutcome], newer: Sequence[ImageOutcome]) -> MetricDifference:

@@ -5,6 +5,9 @@ The outcome of a check:
 * the metric was not measured, or is NaN: fail, with its name and the benchmark to run;
 * the rule is relative, and there is no stable version, or it does not have this target: pass, with a note;
 * the rule is relative, and stable was not measured on the same data: inconclusive, "measure <stable> first";
+* the metric is a ratio to another version: it counts only where that one is stable in the channel that is judged, else
+  it is inconclusive, with the command that measures against stable; without a stable version it passes, with a note;
+* the rule is for times of one machine, and they were measured on another one: inconclusive, naming both;
 * there are fewer samples than the rule's `min_n`: inconclusive, with the n that would decide; but fail if the whole
   interval is on the wrong side of the bound;
 * otherwise the observed value decides: a value that does not meet the bound fails. A pass whose interval contains the
@@ -45,19 +48,22 @@ ReadOutcomes = Callable[[Evidence], Sequence[ImageOutcome]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """The version that is judged, or compared with: its name, content, targets, and flavor."""
+    """The version that is judged, or compared with: its name, content, targets, flavor, and manifest's digest."""
 
     model: str
     version: VersionName
     content_sha256: str
     targets: tuple[str, ...]
     flavor: str = ""
+    manifest_sha256: str = ""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """The version that a manifest describes; its targets are its `adapters/<target>` components."""
         targets = sorted(name.removeprefix(_ADAPTERS) for name in manifest.components if name.startswith(_ADAPTERS))
-        return cls(manifest.model, manifest.name, manifest.content_sha256, tuple(targets), manifest.flavor)
+        return cls(
+            manifest.model, manifest.name, manifest.content_sha256, tuple(targets), manifest.flavor, manifest.sha256
+        )
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,15 @@ class _Against:
 
 
 def _check_rule(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], against: _Against) -> list[Check]:
+    if rule.is_ratio:
+        if against.stable is None:
+            return [_check(rule, _Sample(None), "pass", "there is no stable version to compare with")]
+        measured, ours = ours, [one for one in ours if _is_against(one, against.stable)]
+        if _newest_with(rule, ours, on_any_machine=True) is None:
+            return [_check_uncompared(rule, candidate, against.stable, measured)]
     source = _newest_with(rule, ours)
+    if source is None and (elsewhere := _newest_with(rule, ours, on_any_machine=True)):
+        return [_check_elsewhere(rule, candidate, one) for one in _sample(rule, elsewhere, candidate.targets)]
     samples = _sample(rule, source, candidate.targets)
     if not rule.is_relative:
         return [_check_sample(rule, candidate, sample, getattr(rule, rule.kind, None)) for sample in samples]
@@ -208,14 +222,37 @@ def _check_rule(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], agai
     return [_check_relative(rule, candidate, sample, against, reference) for sample in samples]
 
 
-def _newest_with(rule: Rule, evidence: Sequence[Evidence]) -> Evidence | None:
-    """The newest evidence that holds the rule's metric, on the rule's device and runtime."""
+def _is_against(evidence: Evidence, stable: Candidate) -> bool:
+    return evidence.against is not None and evidence.against.manifest_sha256 == stable.manifest_sha256
+
+
+def _check_uncompared(rule: Rule, candidate: Candidate, stable: Candidate, measured: Sequence[Evidence]) -> Check:
+    """The check of a ratio that was not measured against stable."""
+    others = sorted({one.against.version for one in measured if one.against and one.metric(rule.metric)})
+    only = f", only against {', '.join(others)[:500]}" if others else ""
+    said = f"{rule.metric} was not measured against {stable.version}, which is stable{only}"
+    return _check(
+        rule, _Sample(None), "inconclusive", f"{said}{_where(rule)}: run `{_measure(rule, candidate, stable)}`"
+    )
+
+
+def _check_elsewhere(rule: Rule, candidate: Candidate, sample: _Sample) -> Check:
+    """The check of a time that was measured on another machine than the rule's."""
+    machine = sample.source.machine if sample.source else None
+    told = f"on {machine}" if machine else "on a machine that is not known"
+    said = f"{_what(rule, sample)} was measured {told}, and the rule is for {rule.machine}"
+    return _check(rule, sample, "inconclusive", f"{said}: run `{_measure(rule, candidate)}` there")
+
+
+def _newest_with(rule: Rule, evidence: Sequence[Evidence], *, on_any_machine: bool = False) -> Evidence | None:
+    """The newest evidence that holds the rule's metric, on the rule's device, runtime and machine."""
     return next(
         (
             one
             for one in evidence
             if rule.device in (None, one.device)
             and rule.runtime in (None, one.runtime)
+            and (on_any_machine or rule.machine is None or rule.machine.is_met_by(one.machine))
             and any(metric.name == rule.metric for metric in one.metrics)
         ),
         None,
@@ -347,6 +384,7 @@ def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
     return f"{then}run `{_measure(rule, candidate)}`"
 
 
-def _measure(rule: Rule, version: Candidate) -> str:
+def _measure(rule: Rule, version: Candidate, against: Candidate | None = None) -> str:
     device = f" --device {rule.device}" if rule.device else ""
-    return f"ulora measure {version.version} --only {benchmark_of(rule.metric)}{device}"
+    other = f" --against {against.version}" if against else ""
+    return f"ulora measure {version.version} --only {benchmark_of(rule.metric)}{device}{other}"

@@ -2,11 +2,13 @@
 
 Benchmarks and data formats are found through entry points, so that another kind of model needs no change here: the
 group `ulora.benchmarks` maps a name to a function `(loaded, data) -> Measurement`, the group `ulora.data` maps a flavor
-to a function `(folder) -> data`.
+to a function `(folder) -> data`. A benchmark that can compare two versions in one run also takes `against`: another
+loaded version, or None.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from registry.evidence.data_check import shortages, summary
 from registry.evidence.gates import Candidate
 from registry.evidence.outcomes import packed
 from registry.evidence.policy import Policy
-from registry.evidence.results import BenchmarkRun, Evidence, Measurement
+from registry.evidence.results import BenchmarkRun, ComparedVersion, Evidence, Measurement
 from registry.formats import canonical
 from registry.machine import clock, provenance
 from registry.versions.manifest import Manifest
@@ -104,10 +106,31 @@ class Measured:
     plot: bytes | None
 
 
-def measure(name: str, benchmark: Benchmark, manifest: Manifest, loaded: Any, data: Any, *, who: str) -> Measured:
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        loaded: the version in memory.
+        against: another one, which benchmarks of times measure in turns with it; `compared` names it.
+    """
+
+    manifest: Manifest
+    loaded: Any
+    against: Any = None
+    compared: ComparedVersion | None = None
+
+
+def compares(benchmark: Benchmark) -> bool:
+    """Whether a benchmark can measure two versions in turns."""
+    return "against" in inspect.signature(benchmark).parameters
+
+
+def measure(name: str, benchmark: Benchmark, subject: Subject, data: Any, *, who: str) -> Measured:
     """Run one benchmark on a loaded version."""
-    began = time.perf_counter()
-    measurement = benchmark(loaded, data)
+    began, manifest, loaded = time.perf_counter(), subject.manifest, subject.loaded
+    is_compared = subject.compared is not None and compares(benchmark)
+    measurement = benchmark(loaded, data, against=subject.against) if is_compared else benchmark(loaded, data)
     run = BenchmarkRun(
         benchmark=name,
         model=manifest.model,
@@ -119,6 +142,7 @@ def measure(name: str, benchmark: Benchmark, manifest: Manifest, loaded: Any, da
         seconds=round(time.perf_counter() - began, 3),
         libraries=provenance.libraries(),
         who=who,
+        against=subject.compared if is_compared else None,
     )
     outcomes = packed(measurement.outcomes)
     digest = canonical.sha256(outcomes) if outcomes else ""

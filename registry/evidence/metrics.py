@@ -18,10 +18,16 @@ METRICS = {
         ),
         "ood_false_alarm_rate",
     ),
-    "latency": ("latency_ms_mean", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_fps"),
+    "latency": (
+        *("latency_ms_mean", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "throughput_fps"),
+        *("latency_ratio_p50", "latency_ratio_p95"),
+    ),
     "memory": ("adapter_memory_mb", "adapters_memory_mb_total"),
 }
 """Benchmark -> its metrics. Another package's benchmark names its metrics after itself: `energy`, `energy_joules`."""
+
+RATIOS = frozenset({"latency_ratio_p50", "latency_ratio_p95"})
+"""Metrics of a version divided by those of another one, measured in turns in one run: `ulora measure V --against W`."""
 
 _BENCHMARK_OF = {metric: benchmark for benchmark, metrics in METRICS.items() for metric in metrics}
 
@@ -29,6 +35,13 @@ _BENCHMARK_OF = {metric: benchmark for benchmark, metrics in METRICS.items() for
 def benchmark_of(metric: str) -> str:
     """The name of the benchmark that measures a metric; the metric's first word if none of this package does."""
     return _BENCHMARK_OF.get(metric, metric.split("_", 1)[0])
+
+
+def is_time(metric: str) -> bool:
+    """Whether a metric depends on the machine: a time, or one of a benchmark of another package, of which nothing is
+    known."""
+    benchmark = benchmark_of(metric)
+    return benchmark == "latency" or benchmark not in METRICS
 
 
 def check_metric(name: str) -> str:

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from registry.errors import BadPolicy
-from registry.evidence.metrics import check_metric, did_you_mean
+from registry.evidence.machine_asked import MachineAsked
+from registry.evidence.metrics import RATIOS, check_metric, did_you_mean, is_time
 from registry.evidence.paired import PAIRED_METRICS
 from registry.formats import canonical
 from registry.formats.strict_yaml import BadYaml, StrictYaml
@@ -75,6 +76,8 @@ class Rule(_PolicyPart):
         min_n: with fewer samples the check can't pass: it is inconclusive, or fails if they already decide against it.
         device: counts only what was measured on this device, e.g. `cpu`; any device if left out.
         runtime: counts only what this runtime computed, e.g. `torch-fp32`; any runtime if left out.
+        machine: counts only times that were measured on such a machine, else the check is inconclusive; any machine if
+            left out.
         why: the reason for the rule, shown when it refuses.
     """
 
@@ -89,6 +92,7 @@ class Rule(_PolicyPart):
     min_n: int = Field(default=0, ge=0, le=10**9)
     device: str | None = Field(default=None, min_length=1, max_length=200)
     runtime: str | None = Field(default=None, min_length=1, max_length=200)
+    machine: MachineAsked | None = None
     why: Text = ""
 
     @property
@@ -100,6 +104,11 @@ class Rule(_PolicyPart):
     def is_relative(self) -> bool:
         """Whether the rule compares with the stable version."""
         return self.kind in ("max_increase", "max_decrease")
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether the metric itself compares with the stable version: it has to be measured against that one."""
+        return self.metric in RATIOS
 
     @property
     def wants_more(self) -> bool:
@@ -129,7 +138,9 @@ class Rule(_PolicyPart):
         signs = {"min": ">=", "max": "<=", "max_increase": "<= stable +", "max_decrease": ">= stable -"}
         asked = "measured" if self.kind == "measured" else f"{signs[self.kind]} {getattr(self, self.kind):g}"
         scope = {"all": "", "target": " for every target", "worst": " for the worst target", "mean": " on average"}
-        place = " on " + ", ".join(filter(None, (self.device, self.runtime))) if self.device or self.runtime else ""
+        places = [str(each) for each in (self.device, self.runtime, self.machine) if each]
+        place = f" on {', '.join(places)}" if places else ""
+        place += " against stable" if self.is_ratio else ""
         sure = f" with {100 * self.one_sided:g}% confidence" if self.judge != "value" else ""
         sure += " on the same images" if self.judge == "paired" else ""
         return f"{self.metric} {asked}{scope[self.per]}{place}{sure}"
@@ -138,6 +149,14 @@ class Rule(_PolicyPart):
     def _has_one_bound(self) -> Self:
         if len([name for name in _BOUNDS if getattr(self, name) is not None]) > 1:
             raise ValueError(f"a rule has at most one of {', '.join(_BOUNDS)}; write one rule for each")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_of_times_what_they_have(self) -> Self:
+        if self.is_ratio and (self.is_relative or self.per != "all"):
+            raise ValueError(f"{self.metric} is compared with stable already, over all images: it takes `min` or `max`")
+        if self.machine and not is_time(self.metric):
+            raise ValueError(f"`machine` is for times, and {self.metric} does not depend on it")
         return self
 
     @model_validator(mode="after")
@@ -302,8 +321,11 @@ def _without_defaults(rule: dict[str, Any]) -> dict[str, Any]:
     digests and verdicts of earlier releases stay right."""
     if rule.get("judge") == "value":
         del rule["judge"]
-    if rule.get("confidence", 0) is None:
-        del rule["confidence"]
+    for name in ("confidence", "machine"):
+        if rule.get(name, 0) is None:
+            del rule[name]
+    if "machine" in rule:
+        rule["machine"] = {name: value for name, value in rule["machine"].items() if value is not None}
     return rule
 
 
@@ -355,7 +377,8 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
 def _said(kind: str, place: tuple[Any, ...], message: str) -> str:
     """What is wrong at a place, with a suggestion where a name is unknown."""
     if kind == "extra_forbidden":
-        part: type[BaseModel] = Rule if len(place) > 3 else ChannelPolicy if len(place) == 3 else Policy
+        parts: dict[int, type[BaseModel]] = {1: Policy, 3: ChannelPolicy}
+        part = MachineAsked if "machine" in place[3:-1] else parts.get(len(place), Rule)
         return f"there is no field {str(place[-1])[:100]!r} here{did_you_mean(str(place[-1]), part.model_fields)}"
     if place[-1:] == ("per",):
         return f"{message} (`target` judges every target by itself; a rule for one target alone there is not)"

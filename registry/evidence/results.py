@@ -22,6 +22,7 @@ from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.stats import wilson
 from registry.formats import canonical
 from registry.formats.document import Document, DocumentPart, Sha256
+from registry.machine.hardware import Machine
 from registry.names import VersionName, check_model, check_target
 
 MAX_METRICS = 10_000
@@ -118,6 +119,7 @@ class Measurement:
         data_n: the number of test images.
         plot: a plot (PNG), or None.
         outcomes: what the version answered for each image; empty if the benchmark asks no questions about images.
+        machine: what it was measured on, of a benchmark of times.
         notes: short facts, e.g. the data set that was used as out-of-distribution images.
     """
 
@@ -127,7 +129,15 @@ class Measurement:
     data_n: int
     plot: bytes | None = None
     outcomes: tuple[ImageOutcome, ...] = ()
+    machine: Machine | None = None
     notes: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+class ComparedVersion(DocumentPart):
+    """A version that another one was measured in turns with, in one run."""
+
+    version: VersionText
+    manifest_sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,7 @@ class BenchmarkRun:
     seconds: float
     libraries: Mapping[str, str]
     who: str
+    against: ComparedVersion | None = None
 
 
 class MeasuredOn(DocumentPart):
@@ -166,6 +177,8 @@ class Evidence(Document):
         who: who measured.
         notes: the measurement's notes.
         outcomes: the sha256 of the outcomes for each image, in the store; None if none are kept.
+        machine: what times were measured on; None if there are none, or an earlier release measured them.
+        against: the version that the ratios compare with; None if there are none.
     """
 
     LIMIT: ClassVar[int] = 4 * 1024 * 1024
@@ -185,6 +198,8 @@ class Evidence(Document):
     who: str = Field(default="", max_length=500)
     notes: dict[Word, Any] = Field(default_factory=dict, max_length=1000)
     outcomes: Sha256 | None = None
+    machine: Machine | None = None
+    against: ComparedVersion | None = None
 
     @classmethod
     def of(cls, measurement: Measurement, run: BenchmarkRun, outcomes: str = "") -> Self:
@@ -193,6 +208,7 @@ class Evidence(Document):
         Raises:
             pydantic.ValidationError: a field is out of its bounds, which is an error of the benchmark.
         """
+        more = {"outcomes": outcomes or None, "machine": measurement.machine, "against": run.against}
         return cls(
             format=1,
             benchmark=run.benchmark,
@@ -208,7 +224,7 @@ class Evidence(Document):
             libraries=dict(run.libraries),
             who=run.who[:500],
             notes=dict(measurement.notes),
-            **({"outcomes": outcomes} if outcomes else {}),
+            **{name: value for name, value in more.items() if value is not None},
         )
 
     def without_outcomes(self) -> Self:

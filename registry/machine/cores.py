@@ -16,8 +16,17 @@ def usable_cores(root: Path = Path("/")) -> int:
     Args:
         root: where `proc` and `sys` are.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min([allowed, *_quotas(root)])))
+    return max(1, int(min([allowed_cores(), *_quotas(root)])))
+
+
+def allowed_cores() -> int:
+    """The cores that the system lets this process run on, whatever its quota."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota(root: Path = Path("/")) -> float | None:
+    """The smallest quota of the process's container and of those around it, in cores; None without one."""
+    return min(_quotas(root), default=None)
 
 
 def wait_without_spinning() -> None:

@@ -54,12 +54,15 @@ def stable_pointer(policy: Policy, channel: str, candidate: Candidate, head: Rec
     if head is None or head.stable is None or head.stable.version == str(candidate.version):
         return None
     rules = policy.rules_for(channel, candidate.version, candidate.flavor)
-    return head.stable if any(rule.is_relative for rule in rules) else None
+    return head.stable if any(rule.is_relative or rule.is_ratio for rule in rules) else None
 
 
 def unreadable(stable: Pointer, candidate: Candidate) -> Candidate:
     """A stable version whose manifest can't be read: nothing was measured of it."""
-    return Candidate(candidate.model, VersionName.parse(stable.version), content_sha256="", targets=candidate.targets)
+    return Candidate(
+        candidate.model, VersionName.parse(stable.version), content_sha256="", targets=candidate.targets,
+        manifest_sha256=stable.manifest_sha256,
+    )  # fmt: skip
 
 
 def _compared(wiring: Wiring, stable: Pointer, candidate: Candidate) -> Candidate:

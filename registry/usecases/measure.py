@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from registry.catalog.runs import EvidenceRun
-from registry.errors import BadPolicy, NotInMlflow, StoreDenied, first_line
+from registry.errors import BadInput, BadPolicy, NotInMlflow, StoreDenied, first_line
 from registry.evidence.gates import Candidate
-from registry.evidence.measure import Measured, check_data, data_folder, find_benchmarks, open_data
+from registry.evidence.measure import (
+    Benchmark,
+    Measured,
+    Subject,
+    check_data,
+    compares,
+    data_folder,
+    find_benchmarks,
+    open_data,
+)
 from registry.evidence.measure import measure as run_benchmark
 from registry.evidence.policy import Policy, load_policy
-from registry.evidence.results import Evidence
+from registry.evidence.results import ComparedVersion, Evidence
 from registry.names import VersionName
 from registry.progress import Say
 from registry.usecases.mirror import not_shown, show_version
 from registry.usecases.options import MeasureOptions
 from registry.usecases.serve import load
+from registry.versions.manifest import Manifest
 from registry.wiring import Wiring
 
 
@@ -33,16 +43,17 @@ def measure(
     folder = data_folder(options.data or wiring.settings.data)
     manifest = wiring.manifest(version)
     benchmarks = find_benchmarks(options.only)
+    _check_against(options, benchmarks)
     images = open_data(manifest.flavor, folder, options.rename)
     for sentence in check_data(images, _policy(wiring, say), Candidate.of(manifest), options.only):
         say(sentence)
     if not offline:
         wiring.catalog.ping()
-    loaded = load(wiring, version, device=options.device, runtime=options.runtime)
+    subject = _load(wiring, manifest, options)
     kept: list[Evidence] = []
     lacking: NotInMlflow | None = None
     for name, benchmark in benchmarks.items():
-        done = run_benchmark(name, benchmark, manifest, loaded, images, who=wiring.settings.who)
+        done = run_benchmark(name, benchmark, subject, images, who=wiring.settings.who)
         evidence = _keep(wiring, done, say)
         kept.append(evidence)
         if not offline:
@@ -51,6 +62,26 @@ def measure(
     if lacking:
         raise lacking
     return kept
+
+
+def _check_against(options: MeasureOptions, benchmarks: Mapping[str, Benchmark]) -> None:
+    if not options.against:
+        return
+    VersionName.parse(options.against)
+    if not any(map(compares, benchmarks.values())):
+        names = ", ".join(benchmarks)
+        raise BadInput(f"{names} can't compare two versions in one run", hint="--against is for `--only latency`")
+
+
+def _load(wiring: Wiring, manifest: Manifest, options: MeasureOptions) -> Subject:
+    """The version in memory, and beside it the one that it is compared with, by the same runtime."""
+    pointer = wiring.bindings.get(VersionName.parse(options.against)).pointer if options.against else None
+    loaded = load(wiring, manifest.version, device=options.device, runtime=options.runtime)
+    if pointer is None:
+        return Subject(manifest, loaded)
+    other = load(wiring, pointer.version, device=options.device, runtime=loaded.runtime)
+    named = ComparedVersion(version=pointer.version, manifest_sha256=pointer.manifest_sha256)
+    return Subject(manifest, loaded, other, named)
 
 
 def _keep(wiring: Wiring, done: Measured, say: Say) -> Evidence:

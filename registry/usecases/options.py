@@ -77,6 +77,7 @@ class MeasureOptions:
         device: e.g. `cpu` or `cuda:0`.
         runtime: what computes it, e.g. `torch-fp32`; the flavor's own choice when left out.
         rename: a file that says what the folders of images show, as `ulora data check --rename` writes it.
+        against: another version: times are measured in turns with it, and their ratios reported.
     """
 
     only: tuple[str, ...] = ()
@@ -84,6 +85,7 @@ class MeasureOptions:
     device: str = "cpu"
     runtime: str | None = None
     rename: Path | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Evidence and candidates for the tests beside this file."""
 
 from registry.evidence.gates import Candidate
-from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
+from registry.evidence.results import BenchmarkRun, ComparedVersion, Evidence, Measurement, Metric
 from registry.names import VersionName
 
 CONTENT = "c" * 64
 STABLE_CONTENT = "d" * 64
+STABLE_MANIFEST = "b" * 64
 DATA = "e" * 64
 NOW = "2026-11-21T12:00:00Z"
 TARGETS = ("low", "mid")
@@ -18,7 +19,7 @@ def candidate(
 
 
 def stable(targets: tuple[str, ...] = TARGETS) -> Candidate:
-    return candidate("v1.0.0", STABLE_CONTENT, targets)
+    return Candidate("digits", VersionName.parse("v1.0.0"), STABLE_CONTENT, targets, manifest_sha256=STABLE_MANIFEST)
 
 
 def evidence(
@@ -30,6 +31,7 @@ def evidence(
     runtime: str = "torch-fp32",
     data: str = DATA,
     measurement: Measurement | None = None,
+    against: ComparedVersion | None = None,
 ) -> Evidence:
     return Evidence.of(
         measurement or Measurement(tuple(metrics), data, "digits, test", 100),
@@ -44,5 +46,6 @@ def evidence(
             seconds=1.5,
             libraries={"torch": "2.13.0"},
             who="tester",
+            against=against,
         ),
     )

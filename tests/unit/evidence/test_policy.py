@@ -62,7 +62,14 @@ DEFAULTS = {
         ("v5.5.4", set(), set()),
         ("v5.5.4-dinov3", set(), set()),
         ("v5.5.4-food", set(), set()),
-        ("v5.5.4-ood", set(), {"latency_ms_p95 <= stable + 5 on cpu, torch-fp32"}),
+        (
+            "v5.5.4-ood",
+            set(),
+            {
+                "latency_ratio_p50 <= 1.1 on cpu, torch-fp32 against stable with 95% confidence",
+                "latency_ratio_p95 <= 1.25 on cpu, torch-fp32 against stable with 95% confidence",
+            },
+        ),
         ("v5.5.4-router.2", {"crop_routing_accuracy >= 0.98"}, {"crop_routing_accuracy >= 0.985"}),
         (
             "v5.5.3-performance",
