@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import plots
+from benchmarks.calibration import calibration_error
 from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, test_images
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import Measurement, Metric
@@ -21,7 +22,8 @@ NO_ANSWER = "(none)"
 
 
 def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = None) -> Measurement:
-    """`accuracy` with Wilson intervals, `balanced_accuracy` and `macro_f1` with those of `mean_interval`.
+    """`accuracy` with Wilson intervals, `balanced_accuracy` and `macro_f1` with those of `mean_interval`, and `ece`,
+    the calibration error of what was answered.
 
     Every test image is given with its true target. A label that the version does not know, or a missing answer, is
     wrong. The aggregates are over all images: for `balanced_accuracy` and `macro_f1` each label of each target is a
@@ -40,10 +42,11 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
         (image.target, f"{image.target}/{_composed(image.label)}", f"{image.target}/{answer}")
         for image, answer in zip(images, answers, strict=True)
     ]
-    metrics = scores([(truth, answer) for _, truth, answer in pairs], None)
+    metrics = [*scores([(truth, answer) for _, truth, answer in pairs], None), calibration_error(outcomes, None, seed)]
     for target in model.targets:
         mine = [(truth, answer) for of, truth, answer in pairs if of == target]
-        metrics += scores(mine, target) if mine else []
+        own = [outcome for outcome in outcomes if outcome.target == target]
+        metrics += [*scores(mine, target), calibration_error(own, target, seed)] if mine else []
     known = {target: set(map(_composed, labels)) for target, labels in model.labels.items()}
     unknown = sum(_composed(image.label) not in known[image.target] for image in images)
     return Measurement(

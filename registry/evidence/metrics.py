@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from registry import plugins
 
 METRICS = {
-    "accuracy": ("accuracy", "balanced_accuracy", "macro_f1"),
+    "accuracy": ("accuracy", "balanced_accuracy", "macro_f1", "ece"),
     "routing": ("crop_routing_accuracy", "crop_routing_recall"),
     "ood": (
         *(
