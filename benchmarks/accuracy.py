@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.calibration import calibration_error
+from benchmarks.calibration import BINS, Answers, calibration_error
+from benchmarks.curves import right_by_coverage
 from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, test_images
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import Measurement, Metric
@@ -55,6 +56,12 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
         data_name=name_of(data),
         data_n=len(images),
         plot=_plot([(truth, answer) for _, truth, answer in pairs]),
+        plots={"reliability": _reliability(outcomes)},
+        curves={
+            "accuracy_by_coverage": right_by_coverage(
+                [outcome.probability or 0.0 for outcome in outcomes], [truth == answer for _, truth, answer in pairs]
+            )
+        },
         outcomes=tuple(outcomes),
         notes=left_out(model, data) | ({"images_with_labels_unknown_to_the_version": unknown} if unknown else {}),
     )
@@ -140,3 +147,14 @@ def _plot(pairs: Sequence[tuple[str, str]]) -> bytes:
         counts[place[truth], place[answer]] += 1
     right = np.trace(counts) / counts.sum()
     return plots.confusion(counts, names, f"accuracy {right:.3f}, n={counts.sum()}")
+
+
+def _reliability(outcomes: Sequence[ImageOutcome]) -> bytes:
+    answers = Answers.of(outcomes)
+    counts = np.bincount(answers.bins, minlength=BINS)
+    used = counts > 0
+    probability, right = (
+        np.bincount(answers.bins, values, minlength=BINS)[used] / counts[used]
+        for values in (answers.probability, answers.right)
+    )
+    return plots.reliability(probability, right, f"calibration, n={counts.sum()}")

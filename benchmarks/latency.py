@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks import plots
 from benchmarks.bootstrap import quantile_interval
+from benchmarks.curves import percentiles
 from benchmarks.inputs import Data, Model, Progress, name_of, sample, test_images
 from benchmarks.ratios import ratio_metrics
 from registry.evidence.results import Measurement, Metric
@@ -67,6 +68,7 @@ def latency(
         plot=plots.latency_ecdf(
             times, marks, f"{model.runtime} on {model.device}, one image at a time, n={len(times)}"
         ),
+        curves={"latency_ms_by_percentile": percentiles(times)},
         machine=machine,
         notes={"warm_up": WARM_UP, "batch": 1, "throughput_batch": BATCH},
     )

@@ -6,6 +6,7 @@ import resource
 import sys
 
 from benchmarks import plots
+from benchmarks.curves import totals
 from benchmarks.inputs import Data, Model, Progress
 from registry.evidence.results import Measurement, Metric
 from registry.formats import canonical
@@ -31,6 +32,7 @@ def memory(model: Model, data: Data, *, seed: int = 0, progress: Progress | None
         data_name="none",
         data_n=0,
         plot=plots.bars(sizes, "MB", "memory of each adapter"),
+        curves={"memory_mb_by_adapters": totals(list(sizes.values()))},
         notes={"process_peak_rss_mb": round(_peak_rss() / MB, 1)},
     )
 

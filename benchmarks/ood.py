@@ -19,6 +19,7 @@ import numpy as np
 from adapters.fitting.ood_metrics import ScoreCounts, auroc_interval
 from benchmarks import plots
 from benchmarks.bootstrap import interval, resampled_separation
+from benchmarks.curves import roc, true_by_false_rate
 from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
 from registry.evidence.outcomes import ImageOutcome, Kind
 from registry.evidence.results import PROPORTION, Measurement, Metric
@@ -65,7 +66,8 @@ def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = 
     far, near = data.ood("far"), data.ood("near")
     plans = _plans(images, far, near, seed)
     found = score_all(model, plans, progress)
-    metrics = metrics_of(pooled(plans, found), None, seed)
+    together = pooled(plans, found)
+    metrics = metrics_of(together, None, seed)
     for target, scores in found.items():
         metrics += metrics_of(scores, target, seed)
     return Measurement(
@@ -74,6 +76,8 @@ def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = 
         data_name=f"{name_of(data)} and _ood/far",
         data_n=len(images) + len(far),
         plot=_plot(found),
+        plots={"roc": _roc(together)},
+        curves={f"ood_tpr_by_fpr_{kind}": true_by_false_rate(*pair) for kind, pair in _pairs(together).items()},
         outcomes=tuple(_outcomes(data, plans, found)),
         notes=left_out(model, data) | _notes(data, far, near) | _reasons(data, found),
     )
@@ -195,6 +199,18 @@ def _plot(found: Mapping[str, Scores]) -> bytes:
     shown = dict(list(found.items())[:MAX_PLOTTED])
     more = f", the first {len(shown)} of {len(found)} targets" if len(shown) < len(found) else ""
     return plots.score_histograms({target: _kinds(scores) for target, scores in shown.items()}, f"OOD scores{more}")
+
+
+def _pairs(scores: Scores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The scores to tell apart, those of the targets' own images first; without kinds that have no scores."""
+    kinds = _kinds(scores)
+    return {kind: (kinds["in"], kinds[kind]) for kind in ("far", "near") if "in" in kinds and kind in kinds}
+
+
+def _roc(scores: Scores) -> bytes:
+    pairs = _pairs(scores)
+    curves = {f"{kind} (n={len(pair[1])})": roc(*pair) for kind, pair in pairs.items()}
+    return plots.roc(curves, f"ROC of OOD scores, n={len(scores.inside)} of the targets")
 
 
 def _kinds(scores: Scores) -> dict[str, np.ndarray]:

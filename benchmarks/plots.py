@@ -64,6 +64,32 @@ def latency_ecdf(milliseconds: np.ndarray, marks: Mapping[str, float], title: st
     return _png(figure)
 
 
+def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> bytes:
+    """Receiver operating characteristics: name -> (false positive rates, true positive rates), both rising."""
+    figure, axes = _figure(4.5, 4.5)
+    for name, (false, true) in curves.items():
+        axes.step(false, true, where="post", label=name)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=(0, 1), ylim=(0, 1.02))
+    if curves:
+        axes.legend(fontsize=8, loc="lower right")
+    return _png(figure)
+
+
+def reliability(probability: np.ndarray, right: np.ndarray, title: str) -> bytes:
+    """The share of right answers against their probability, in bins of equal width, and how many there are in each.
+
+    Args:
+        probability, right: the mean of each bin that has images.
+    """
+    figure, axes = _figure(4.5, 4.5)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1, label="calibrated")
+    axes.plot(probability, right, marker="o", label="measured")
+    axes.set(xlabel="probability of the answer", ylabel="share right", title=title, xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(fontsize=8, loc="upper left")
+    return _png(figure)
+
+
 def bars(values: Mapping[str, float], label: str, title: str) -> bytes:
     """One horizontal bar per name."""
     figure, axes = _figure(5.5, min(12.0, 1.5 + 0.3 * len(values)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks import plots
+from benchmarks.curves import right_by_coverage
 from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, test_images
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import Measurement, Metric
@@ -40,6 +41,12 @@ def routing(model: Model, data: Data, *, seed: int = 0, progress: Progress | Non
         data_name=name_of(data),
         data_n=len(images),
         plot=plots.confusion(counts, names, f"routing {total.value:.3f}, n={len(images)}"),
+        curves={
+            "routing_accuracy_by_coverage": right_by_coverage(
+                [outcome.probability or 0.0 for outcome in outcomes],
+                [outcome.answered_target == outcome.target for outcome in outcomes],
+            )
+        },
         outcomes=tuple(outcomes),
         notes=left_out(model, data),
     )

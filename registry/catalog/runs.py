@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from registry.catalog import tags
 from registry.catalog.entries import CatalogVersion
+from registry.catalog.run_details import add_curves, add_table
 from registry.catalog.summary import add_plots, milliseconds, source_tags
 from registry.errors import CatalogRefused, CatalogUnreachable
-from registry.evidence.results import Evidence, MeasuredOn
+from registry.evidence.outcomes import ImageOutcome
+from registry.evidence.results import Evidence, MeasuredOn, Measurement
 from registry.names import VersionName
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class EvidenceRun:
         metrics: values by name; those that are not finite are left out, as MLflow can't store them.
         params: what it was measured on, e.g. the device.
         plots: files by name, e.g. `ood.png`.
+        curves: numbers along an axis, name -> step -> value.
+        outcomes: what was answered for each image.
         data: what it was measured on.
         who: shown as the run's user.
         ended: when the measurement ended, UTC, ISO 8601; empty for now.
@@ -43,6 +47,8 @@ class EvidenceRun:
     metrics: Mapping[str, float]
     params: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, bytes] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    outcomes: Sequence[ImageOutcome] = ()
     data: MeasuredOn | None = None
     who: str = ""
     ended: str = ""
@@ -54,8 +60,10 @@ class EvidenceRun:
         return milliseconds(self.ended)
 
     @classmethod
-    def of(cls, evidence: Evidence, plot: bytes | None = None) -> Self:
-        """The run for some evidence and its plot (PNG)."""
+    def of(cls, evidence: Evidence, measurement: Measurement | None = None) -> Self:
+        """The run for some evidence, and what else was measured with it; the store does not keep plots and curves."""
+        found = measurement or Measurement((), "", "", 0)
+        plots = {f"{evidence.benchmark}.png": found.plot} if found.plot else {}
         return cls(
             benchmark=evidence.benchmark,
             evidence_sha256=evidence.sha256,
@@ -73,7 +81,9 @@ class EvidenceRun:
                 "ulora.n": str(evidence.data.n),
                 **_conditions(evidence),
             },
-            plots={f"{evidence.benchmark}.png": plot} if plot else {},
+            plots={**plots, **{f"{evidence.benchmark}_{name}.png": data for name, data in found.plots.items()}},
+            curves=found.curves,
+            outcomes=found.outcomes,
             data=evidence.data,
             who=evidence.who,
             ended=evidence.timestamp,
@@ -164,7 +174,7 @@ def _find(client: MlflowClient, experiment: str, evidence_sha256: str) -> Run | 
 
 
 def _fill(client: MlflowClient, run_id: str, version: CatalogVersion, content: EvidenceRun) -> None:
-    """Write metrics, parameters, plots and the data set into a run, and link it to the version's LoggedModel."""
+    """Write what is known of some evidence into a run, and link it to the version's LoggedModel."""
     from mlflow.entities import LoggedModelInput, Metric, Param
 
     models = [LoggedModelInput(version.model_id)] if version.model_id is not None else []
@@ -180,6 +190,8 @@ def _fill(client: MlflowClient, run_id: str, version: CatalogVersion, content: E
     add_plots(client, run_id, content.plots)
     if version.run_id is not None:
         add_plots(client, version.run_id, content.plots)
+    add_curves(client, run_id, content.curves, content.end)
+    add_table(client, run_id, content.outcomes)
 
 
 def _dataset(data: MeasuredOn) -> DatasetInput:

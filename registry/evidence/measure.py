@@ -98,12 +98,12 @@ class Measured:
 
     Attributes:
         outcomes: the bytes of what was answered for each image, which the evidence names; empty if there are none.
-        plot: a picture (PNG), if it drew one.
+        measurement: what the benchmark returned, with plots and curves.
     """
 
     evidence: Evidence
     outcomes: bytes
-    plot: bytes | None
+    measurement: Measurement
 
 
 @dataclass(frozen=True)
@@ -146,4 +146,4 @@ def measure(name: str, benchmark: Benchmark, subject: Subject, data: Any, *, who
     )
     outcomes = packed(measurement.outcomes)
     digest = canonical.sha256(outcomes) if outcomes else ""
-    return Measured(Evidence.of(measurement, run, digest), outcomes, measurement.plot)
+    return Measured(Evidence.of(measurement, run, digest), outcomes, measurement)

@@ -117,7 +117,8 @@ class Measurement:
         data_sha256: digest of the test data.
         data_name: the name of the test data.
         data_n: the number of test images.
-        plot: a plot (PNG), or None.
+        plot: a plot (PNG), or None; `plots` are more of them, by name.
+        curves: numbers along an axis, name -> step -> value, with the same names and steps for every version.
         outcomes: what the version answered for each image; empty if the benchmark asks no questions about images.
         machine: what it was measured on, of a benchmark of times.
         notes: short facts, e.g. the data set that was used as out-of-distribution images.
@@ -128,6 +129,8 @@ class Measurement:
     data_name: str
     data_n: int
     plot: bytes | None = None
+    plots: Mapping[str, bytes] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     outcomes: tuple[ImageOutcome, ...] = ()
     machine: Machine | None = None
     notes: Mapping[str, str | int | float] = field(default_factory=dict)
@@ -208,7 +211,7 @@ class Evidence(Document):
         Raises:
             pydantic.ValidationError: a field is out of its bounds, which is an error of the benchmark.
         """
-        more = {"outcomes": outcomes or None, "machine": measurement.machine, "against": run.against}
+        more: dict[str, Any] = {"outcomes": outcomes or None, "machine": measurement.machine, "against": run.against}
         return cls(
             format=1,
             benchmark=run.benchmark,

@@ -57,7 +57,7 @@ def measure(
         evidence = _keep(wiring, done, say)
         kept.append(evidence)
         if not offline:
-            lacking = _show(wiring, manifest.name, EvidenceRun.of(evidence, done.plot), kept) or lacking
+            lacking = _show(wiring, manifest.name, EvidenceRun.of(evidence, done.measurement), kept) or lacking
         on_done(evidence)
     if lacking:
         raise lacking

@@ -89,9 +89,10 @@ def measure(registry: Registry, name: str) -> None:
             benchmark, registry.model, name, binding.content_sha256, "cpu", "torch-fp32",
             f"2026-11-2{seconds}T09:00:00+00:00", 42.0 + seconds, {"torch": "2.13.0"}, "ana@lab",
         )  # fmt: skip
-        evidence = Evidence.of(Measurement(metrics, "d" * 64, "fields-2026", 400, plot), run)
+        measurement = Measurement(metrics, "d" * 64, "fields-2026", 400, plot)
+        evidence = Evidence.of(measurement, run)
         registry.wiring.ledger.add(evidence)
-        registry.catalog.record_evidence(binding, EvidenceRun.of(evidence, plot))
+        registry.catalog.record_evidence(binding, EvidenceRun.of(evidence, measurement))
 
 
 def _results(name: str) -> list[tuple[str, tuple[Metric, ...], bytes]]:
