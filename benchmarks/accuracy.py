@@ -37,7 +37,7 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
     outcomes: list[ImageOutcome] = []
     for batch in batches(images, progress):
         predictions = model.predict([image.path for image in batch], target=[image.target for image in batch])
-        outcomes += [_outcome(image, prediction) for image, prediction in zip(batch, predictions, strict=True)]
+        outcomes += [outcome_of(image, prediction) for image, prediction in zip(batch, predictions, strict=True)]
     answers = [outcome.answered_label or NO_ANSWER for outcome in outcomes]
     pairs = [
         (image.target, f"{image.target}/{_composed(image.label)}", f"{image.target}/{answer}")
@@ -78,7 +78,8 @@ def scores(pairs: Sequence[tuple[str, str]], target: str | None) -> list[Metric]
     ]
 
 
-def _outcome(image: Image, prediction: Any) -> ImageOutcome:
+def outcome_of(image: Image, prediction: Any) -> ImageOutcome:
+    """What is kept of an answer."""
     return ImageOutcome(
         image=image.sha256,
         target=image.target,

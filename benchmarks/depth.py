@@ -27,17 +27,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
 import numpy as np
 
 from adapters.answer.components import LoadedComponent
-from adapters.answer.early_exits import Depth
 from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle
-from adapters.answer.stages import Stage
 from adapters.backbone.locate import TINY
 from adapters.fitting.fit import fit
 from adapters.fitting.folder_tree import OOD_FOLDER
@@ -46,6 +43,7 @@ from adapters.fitting.ood_metrics import auroc
 from adapters.fitting.recipe import Recipe
 from benchmarks.comparison import Budget, Result, option_json, option_rounds, option_threads, run, say, take_turns
 from benchmarks.depth_speed import EarlyExitShares, speed
+from benchmarks.depth_ways import three_ways
 from benchmarks.synthetic import files_of
 from registry.devstack.digits import TARGETS, write_digits
 from registry.errors import BadInput
@@ -158,17 +156,6 @@ def with_speed(result: Result, size: str, folder: Path) -> Result:
     )
 
 
-def three_ways(version: LoadedVersion) -> dict[str, LoadedVersion]:
-    """The same weights at full depth, with exits, and cut at the mean depth of the exits; three times at full depth if
-    a target has no exits.
-    """
-    return {
-        "full": _with_depth(version, lambda one: replace(one, mode="full")),
-        "dynamic": _with_depth(version, lambda one: replace(one, mode="dynamic")),
-        "static": _with_depth(version, _cut),
-    }
-
-
 @dataclass(frozen=True)
 class _DepthResult:
     """The results of a way: which images are right [N], how many blocks each took [N], and the AUROC against far
@@ -207,25 +194,6 @@ class _DepthResult:
             "turned_right": int((~full.right & self.right).sum()),
             "far_auroc": None if self.far_auroc is None else round(self.far_auroc, 4),
         }
-
-
-def _with_depth(version: LoadedVersion, change: Callable[[Depth], Depth]) -> LoadedVersion:
-    parts = version.components
-    adapters = {
-        target: replace(one, depth=change(one.depth)) if one.depth else one for target, one in parts.adapters.items()
-    }
-    return LoadedVersion(version.version, "", replace(parts, adapters=MappingProxyType(adapters)), {})
-
-
-def _cut(exits: Depth) -> Depth:
-    """Cut at the first exit that is at least as deep as rows left on average in the calibration; full depth without
-    one.
-    """
-    mean = float((exits.report.get("dynamic") or {}).get("mean_blocks", 0.0))
-    deep_enough: list[Stage] = [stage for stage in exits.exits if stage.block >= mean]
-    if not deep_enough:
-        return replace(exits, mode="full")
-    return replace(exits, mode="static", cut=deep_enough[0].block)
 
 
 def _mode(adapter: LoadedComponent) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+
+from benchmarks.figures import new_figure as _figure
+from benchmarks.figures import png as _png
 
 THRESHOLD = 1.0
 """OOD scores are in units of the threshold: an image with more than 1 is flagged."""
 
-_DPI = 100
 _MAX_LABELS = 60  # more rows than this are drawn without their names
 
 
@@ -99,17 +99,3 @@ def bars(values: Mapping[str, float], label: str, title: str) -> bytes:
     axes.margins(x=0.15)
     axes.set(xlabel=label, title=title)
     return _png(figure)
-
-
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
-    # Figure, not pyplot: pyplot keeps global state and may open a window.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    return figure, figure.subplots(1, columns)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -34,6 +34,8 @@ TRAINERS: Final = "ulora.trainers"
 """Flavor -> the module that fits the demo's versions; see `registry.devstack.processes`."""
 BENCHMARKS: Final = "ulora.benchmarks"
 """The name of a benchmark -> the benchmark; see `registry.evidence.measure`."""
+ASKED: Final = "ulora.asked"
+"""The same for benchmarks that run only when they are asked for by name."""
 DATA: Final = "ulora.data"
 """Flavor -> what opens test data; see `registry.evidence.measure`."""
 DATA_CHECKS: Final = "ulora.datachecks"
@@ -108,7 +110,7 @@ def _pip_install(group: str) -> str:
 
 
 def _is_ours(group: str, name: str) -> bool:
-    return name == _OUR_FLAVOR or group == BENCHMARKS
+    return name == _OUR_FLAVOR or group in (BENCHMARKS, ASKED)
 
 
 def _check_not_shadowed() -> None:

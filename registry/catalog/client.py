@@ -6,7 +6,7 @@ after a crash, or by two processes at once, and there is one registered version 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from registry.catalog.held_files import holds, refuse
 from registry.catalog.identities import Identities
 from registry.catalog.logged_model import check_logged_models
 from registry.catalog.page_writer import describe_model, show
+from registry.catalog.run_writer import ResultRun, record_result
 from registry.catalog.runs import EvidenceRun
 from registry.catalog.summary import summary_run
 from registry.catalog.version_id import Known, VersionId
@@ -139,6 +140,16 @@ class Catalog:
         """
         with self._entries() as (client, entries):
             return runs.record_once(client, wanted.model, entries.get(wanted), run)
+
+    def record_result(self, wanted: Sequence[Known], result: ResultRun) -> str:
+        """Show a result about several versions of a model: a run linked to their LoggedModels. Returns the run's id.
+
+        Raises:
+            VersionNotFound: one of the versions is not in MLflow.
+        """
+        with self._entries() as (client, entries):
+            models = [found.model_id for found in map(entries.get, wanted) if found.model_id is not None]
+            return record_result(client, runs.experiment_id(client, wanted[0].model), result, models)
 
     def lacks_evidence(self, wanted: Known, digests: Collection[str]) -> set[str]:
         """Those of the digests for which a version has no finished run."""

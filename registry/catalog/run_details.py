@@ -1,14 +1,13 @@
-"""What a run shows beside its metrics: what was answered for each image as a table, and curves with a step axis.
+"""What was answered for each image, as a table of a run.
 
 MLflow shows a table that the tag `mlflow.loggedArtifacts` names on the page of the run, and those of several runs side
-by side. `mlflow.log_table` writes the same, but needs pandas, and appends when it is called again. A metric with
-several steps is a line chart; on the page that compares runs, a line for each.
+by side. `mlflow.log_table` writes the same, but needs pandas, and appends when it is called again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from registry.catalog.summary import add_plots
@@ -23,8 +22,6 @@ MAX_ROWS = 5000
 TABLE = "outcomes.json"
 TABLE_TAG = "ulora.outcomes"
 """Of a run: how many answers its table shows, or why there is none."""
-MAX_POINTS = 1000
-"""Points of all curves of a run together; MLflow takes 1,000 metrics at once."""
 
 _COLUMNS = (
     *("image", "kind", "target", "label", "answered_target", "answered_label"),
@@ -54,19 +51,6 @@ def table(outcomes: Sequence[ImageOutcome]) -> bytes:
     columns = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in rows)]
     data = [[getattr(row, name) for name in columns] for row in rows]
     return json.dumps({"columns": columns, "data": data}, allow_nan=False).encode()
-
-
-def add_curves(client: MlflowClient, run_id: str, curves: Mapping[str, Mapping[int, float]], when: int) -> None:
-    """Write curves, name -> step -> value, as metrics `curves/NAME` of a run."""
-    from mlflow.entities import Metric
-
-    points = [
-        Metric(f"curves/{name}", float(value), when, step)
-        for name, curve in curves.items()
-        for step, value in sorted(curve.items())
-    ]
-    if points:
-        client.log_batch(run_id, metrics=points[:MAX_POINTS])
 
 
 def _shown(n: int) -> str:

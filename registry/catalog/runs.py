@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from registry.catalog import tags
 from registry.catalog.entries import CatalogVersion
-from registry.catalog.run_details import add_curves, add_table
+from registry.catalog.opened_run import OpenedRun
+from registry.catalog.run_details import add_table
+from registry.catalog.run_writer import RunContent, write
 from registry.catalog.summary import add_plots, milliseconds, source_tags
 from registry.errors import CatalogRefused, CatalogUnreachable
 from registry.evidence.outcomes import ImageOutcome
-from registry.evidence.results import Evidence, MeasuredOn, Measurement
+from registry.evidence.results import Evidence, MeasuredOn, Measurement, Metric
 from registry.names import VersionName
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ class EvidenceRun:
         evidence_sha256: digest of the evidence in the store; it is recorded once.
         metrics: values by name; those that are not finite are left out, as MLflow can't store them.
         params: what it was measured on, e.g. the device.
-        plots: files by name, e.g. `ood.png`.
+        plots: files by name, e.g. `ood.png`; the version's summary run shows them too.
+        intervals: the ends of the metrics' intervals and their numbers of samples, `low/accuracy`; of the run only.
         curves: numbers along an axis, name -> step -> value.
         outcomes: what was answered for each image.
+        files: what else the run holds, by name, such as the evidence itself.
         data: what it was measured on.
         who: shown as the run's user.
         ended: when the measurement ended, UTC, ISO 8601; empty for now.
@@ -47,8 +50,10 @@ class EvidenceRun:
     metrics: Mapping[str, float]
     params: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, bytes] = field(default_factory=dict)
+    intervals: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     outcomes: Sequence[ImageOutcome] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
     data: MeasuredOn | None = None
     who: str = ""
     ended: str = ""
@@ -67,11 +72,7 @@ class EvidenceRun:
         return cls(
             benchmark=evidence.benchmark,
             evidence_sha256=evidence.sha256,
-            metrics={
-                f"{metric.name}.{metric.target}" if metric.target else metric.name: metric.value
-                for metric in evidence.metrics
-                if metric.value is not None
-            },
+            metrics={metric_key(metric): metric.value for metric in evidence.metrics if metric.value is not None},
             params={  # with a prefix: inside `mlflow run` the run has parameters of its own already
                 "ulora.version": evidence.version,
                 "ulora.device": evidence.device,
@@ -82,8 +83,10 @@ class EvidenceRun:
                 **_conditions(evidence),
             },
             plots={**plots, **{f"{evidence.benchmark}_{name}.png": data for name, data in found.plots.items()}},
+            intervals=dict(_intervals(evidence.metrics)),
             curves=found.curves,
             outcomes=found.outcomes,
+            files={"evidence.json": evidence.to_bytes()},
             data=evidence.data,
             who=evidence.who,
             ended=evidence.timestamp,
@@ -99,6 +102,21 @@ def _conditions(evidence: Evidence) -> dict[str, str]:
     if evidence.against:
         found["ulora.against"] = f"{evidence.against.version} {evidence.against.manifest_sha256[:12]}"
     return found
+
+
+def metric_key(metric: Metric) -> str:
+    """A metric's name in MLflow: with its target, if it is of one."""
+    return f"{metric.name}.{metric.target}" if metric.target else metric.name
+
+
+def _intervals(metrics: Iterable[Metric]) -> Iterator[tuple[str, float]]:
+    """In groups of their own, so that MLflow's page shows them apart, and so that no target can bear such a name."""
+    for metric in metrics:
+        if metric.value is not None:
+            yield f"n/{metric_key(metric)}", metric.n
+            if metric.low is not None and metric.high is not None:
+                yield f"low/{metric_key(metric)}", metric.low
+                yield f"high/{metric_key(metric)}", metric.high
 
 
 def experiment_id(client: MlflowClient, model: str) -> str:
@@ -128,36 +146,41 @@ def experiment_id(client: MlflowClient, model: str) -> str:
 def record_once(client: MlflowClient, model: str, version: CatalogVersion, content: EvidenceRun) -> str:
     """Record evidence in a run, unless that was done before. Returns the run's id.
 
-    Inside `mlflow run`, the run that MLflow has opened is used if it is in the model's experiment; MLflow ends it. A
-    run can't be moved: one in another experiment gets a note that says where the evidence is.
+    Inside `mlflow run` the opened run is used or refers to it; see `registry.catalog.opened_run`.
     """
     experiment = experiment_id(client, model)
     found = _find(client, experiment, content.evidence_sha256)
-    if found and found.info.status == "FINISHED":
-        return str(found.info.run_id)
+    opened = OpenedRun.find(client)
     name = version.version or f"#{version.number}"
-    its_tags = {
-        tags.EVIDENCE: content.evidence_sha256, tags.VERSION: name, tags.BENCHMARK: content.benchmark,
-        **source_tags("ulora measure", content.who),
-    }  # fmt: skip
-    title, opened = f"{name} {content.benchmark}", _opened_run(client)
-    if opened and opened.info.experiment_id == experiment:
-        run_id = str(opened.info.run_id)
-        client.update_run(run_id, name=title)
-        for key, value in its_tags.items():
-            if not key.startswith("mlflow."):  # MLflow has said what started it, and by whom
-                client.set_tag(run_id, key, value)
+    title = f"{name} {content.benchmark}"
+    if found and found.info.status == "FINISHED":
+        run_id = str(found.info.run_id)
+    elif opened and opened.is_for(experiment, content.benchmark):
+        return _use(client, opened, title, version, content)
+    else:
+        parent = opened.parent_tags(experiment) if opened else {}
+        its_tags = _tags(name, content) | source_tags("ulora measure", content.who) | parent
+        start = content.end - int(content.seconds * 1000)
+        run = found or client.create_run(experiment, start_time=start, tags=its_tags, run_name=title)
+        run_id = str(run.info.run_id)
         _fill(client, run_id, version, content)
-        return run_id
-    start = content.end - int(content.seconds * 1000)
-    run = found or client.create_run(experiment, start_time=start, tags=its_tags, run_name=title)
-    run_id = str(run.info.run_id)
-    _fill(client, run_id, version, content)
-    client.set_terminated(run_id, end_time=content.end)
-    if opened:
-        said = f"[{title}](#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning) has the results"
-        client.set_tag(opened.info.run_id, "mlflow.note.content", said)
+        client.set_terminated(run_id, end_time=content.end)
+    if opened and opened.run_id != run_id:
+        opened.refer(client, title, experiment, run_id)
     return run_id
+
+
+def _use(client: MlflowClient, opened: OpenedRun, title: str, version: CatalogVersion, content: EvidenceRun) -> str:
+    """Show evidence in the opened run. MLflow has said what started it, and by whom, and will end it."""
+    client.update_run(opened.run_id, name=title)
+    for key, value in _tags(version.version or f"#{version.number}", content).items():
+        client.set_tag(opened.run_id, key, value)
+    _fill(client, opened.run_id, version, content)
+    return opened.run_id
+
+
+def _tags(name: str, content: EvidenceRun) -> dict[str, str]:
+    return {tags.EVIDENCE: content.evidence_sha256, tags.VERSION: name, tags.BENCHMARK: content.benchmark}
 
 
 def evidence_runs(client: MlflowClient, experiment: str, name: str) -> dict[str, str]:
@@ -174,23 +197,17 @@ def _find(client: MlflowClient, experiment: str, evidence_sha256: str) -> Run | 
 
 
 def _fill(client: MlflowClient, run_id: str, version: CatalogVersion, content: EvidenceRun) -> None:
-    """Write what is known of some evidence into a run, and link it to the version's LoggedModel."""
-    from mlflow.entities import LoggedModelInput, Metric, Param
+    """Write what a run shows, and link it to the version's LoggedModel."""
+    from mlflow.entities import LoggedModelInput
 
     models = [LoggedModelInput(version.model_id)] if version.model_id is not None else []
     client.log_inputs(run_id, datasets=[_dataset(content.data)] if content.data else [], models=models)
-    client.log_batch(
-        run_id,
-        metrics=[
-            Metric(name, value, content.end, 0, model_id=version.model_id, run_id=run_id)
-            for name, value in tags.finite(content.metrics).items()
-        ],
-        params=[Param(name, value) for name, value in content.params.items()],
-    )
-    add_plots(client, run_id, content.plots)
+    curves = {f"curves/{name}": curve for name, curve in content.curves.items()}
+    of_version = RunContent(content.params, content.metrics, curves, {**content.plots, **content.files})
+    write(client, run_id, of_version, content.end, version.model_id)
+    write(client, run_id, RunContent(metrics=content.intervals), content.end)
     if version.run_id is not None:
         add_plots(client, version.run_id, content.plots)
-    add_curves(client, run_id, content.curves, content.end)
     add_table(client, run_id, content.outcomes)
 
 
@@ -204,16 +221,3 @@ def _dataset(data: MeasuredOn) -> DatasetInput:
         ),
         [InputTag("mlflow.data.context", "test")],
     )  # fmt: skip
-
-
-def _opened_run(client: MlflowClient) -> Run | None:
-    """The run that `mlflow run` opened for this process on this server, if any."""
-    from mlflow.exceptions import MlflowException
-
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    try:
-        return client.get_run(run_id) if run_id else None
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from registry.names import CHANNELS
 from registry.parallel import time_limit, within
-from registry.plugins import BENCHMARKS, installed
+from registry.plugins import ASKED, BENCHMARKS, installed
 
 _SECONDS = 2.0
 """A person waits at the prompt for no longer."""
@@ -32,7 +32,7 @@ def complete_benchmarks(context: click.Context, parameter: click.Parameter, inco
     """The installed benchmarks, after those that a list with commas has already."""
     before, comma, last = incomplete.rpartition(",")
     with suppress(Exception):
-        left = [name for name in installed(BENCHMARKS) if name not in before.split(",")]
+        left = [name for name in (*installed(BENCHMARKS), *installed(ASKED)) if name not in before.split(",")]
         return _beginning([f"{before}{comma}{name}" for name in left], f"{before}{comma}{last}")
     return []
 

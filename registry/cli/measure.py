@@ -34,7 +34,7 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
 @click.argument("version", shell_complete=complete_versions)
 @click.option(
     "--only", metavar="NAME,…", default="", callback=_split, shell_complete=complete_benchmarks,
-    help="accuracy, routing, ood, latency, memory; all by default.",
+    help="accuracy, routing, ood, latency, memory (all of them by default), depth.",
 )  # fmt: skip
 @click.option(
     "--data",

@@ -6,11 +6,11 @@ Metrics have intervals of their differences where both answered the same images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.evidence.metrics import RATIOS, benchmark_of
 from registry.evidence.outcomes import ImageOutcome, by_image
-from registry.evidence.paired import PAIRED_METRICS, CompareOptions, compare
+from registry.evidence.paired import PAIRED_METRICS, CompareOptions, compare, discordant
 from registry.evidence.results import Evidence, Metric, newest
 from registry.evidence.stats import CONFIDENCE
 
@@ -26,6 +26,8 @@ class MetricDifference:
         difference: `newer` less `older`, None where one is missing or they were measured on different data.
         low, high: the 95% interval of the difference on the same images; None where that is not known.
         pairs: how many images that is; 0 where it is not known.
+        newer_only, older_only: on how many of them only one version is right, routes right, or flags the image; None
+            where that is not known, and of areas.
         note: why there is no difference; empty otherwise.
     """
 
@@ -37,6 +39,8 @@ class MetricDifference:
     low: float | None = None
     high: float | None = None
     pairs: int = 0
+    newer_only: int | None = None
+    older_only: int | None = None
     note: str = ""
 
 
@@ -117,9 +121,9 @@ def _paired(found: MetricDifference, older: Sequence[ImageOutcome], newer: Seque
     back = compare(found.metric, found.target, older, newer, CompareOptions(0.0, True, _ONE_SIDED))
     if low is None or back is None:
         return found
-    return MetricDifference(
-        found.metric, found.target, found.older, found.newer, found.difference, low.end, -back.end, low.n
-    )
+    found = replace(found, low=low.end, high=-back.end, pairs=low.n)
+    counts = discordant(found.metric, found.target, newer, older)
+    return replace(found, newer_only=counts.newer_only, older_only=counts.older_only) if counts else found
 
 
 def _metrics(evidence: Evidence | None) -> dict[tuple[str, str | None], Metric]:

@@ -1,17 +1,18 @@
 """Run benchmarks on a version: find them by name, open the test data, make evidence of what they measured.
 
 Benchmarks and data formats are found through entry points, so that another kind of model needs no change here: the
-group `ulora.benchmarks` maps a name to a function `(loaded, data) -> Measurement`, the group `ulora.data` maps a flavor
-to a function `(folder) -> data`. A benchmark that can compare two versions in one run also takes `against`: another
-loaded version, or None.
+group `ulora.benchmarks` maps a name to a function `(loaded, data) -> Measurement`, `ulora.asked` too; those
+run only when they are asked for by name. A function that has a parameter `progress` is given one, to be called with
+(done, total); one that has `against` can compare two versions in one run, and is given another loaded version, or
+None. The group `ulora.data` maps a flavor to a function `(folder) -> data`.
 """
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,28 @@ from registry.evidence.policy import Policy
 from registry.evidence.results import BenchmarkRun, ComparedVersion, Evidence, Measurement
 from registry.formats import canonical
 from registry.machine import clock, provenance
+from registry.progress import Say, say_nothing
 from registry.versions.manifest import Manifest
 
 Benchmark = Callable[..., Measurement]
+SAY_AFTER = 10.0
+"""Seconds between two lines on how far a benchmark is."""
 
 
 def find_benchmarks(only: Sequence[str] = ()) -> dict[str, Benchmark]:
-    """The benchmarks with these names, or all that are installed.
+    """The benchmarks with these names, or all that run unasked.
 
     Raises:
         BadInput: no benchmark has one of the names.
         MissingDependency: one needs a package that is not installed.
     """
-    installed = plugins.installed(plugins.BENCHMARKS)
-    unknown = [name for name in only if name not in installed]
+    unasked = plugins.installed(plugins.BENCHMARKS)
+    group = dict.fromkeys(plugins.installed(plugins.ASKED), plugins.ASKED) | dict.fromkeys(unasked, plugins.BENCHMARKS)
+    unknown = [name for name in only if name not in group]
     if unknown:
-        known = ", ".join(installed) or "none is installed"
+        known = ", ".join(sorted(group)) or "none is installed"
         raise BadInput(f"there is no benchmark {unknown[0]!r}", hint=f"there are: {known}")
-    return {name: plugins.plugin(plugins.BENCHMARKS, name) for name in dict.fromkeys(only or installed)}
+    return {name: plugins.plugin(group[name], name) for name in dict.fromkeys(only or unasked)}
 
 
 def data_folder(folder: Path | None) -> Path:
@@ -98,7 +103,7 @@ class Measured:
 
     Attributes:
         outcomes: the bytes of what was answered for each image, which the evidence names; empty if there are none.
-        measurement: what the benchmark returned, with plots and curves.
+        measurement: as the benchmark returned it, with what it drew.
     """
 
     evidence: Evidence
@@ -123,21 +128,26 @@ class Subject:
 
 def compares(benchmark: Benchmark) -> bool:
     """Whether a benchmark can measure two versions in turns."""
-    return "against" in inspect.signature(benchmark).parameters
+    return "against" in signature(benchmark).parameters
 
 
-def measure(name: str, benchmark: Benchmark, subject: Subject, data: Any, *, who: str) -> Measured:
-    """Run one benchmark on a loaded version."""
-    began, manifest, loaded = time.perf_counter(), subject.manifest, subject.loaded
+def measure(
+    name: str, benchmark: Benchmark, subject: Subject, data: Any, *, who: str, say: Say = say_nothing
+) -> Measured:
+    """Run one benchmark on a loaded version; now and then `say` is told how far it is."""
+    began, manifest = time.perf_counter(), subject.manifest
     is_compared = subject.compared is not None and compares(benchmark)
-    measurement = benchmark(loaded, data, against=subject.against) if is_compared else benchmark(loaded, data)
+    beside: dict[str, Any] = {"against": subject.against} if is_compared else {}
+    if "progress" in signature(benchmark).parameters:
+        beside["progress"] = _now_and_then(name, say)
+    measurement = benchmark(subject.loaded, data, **beside)
     run = BenchmarkRun(
         benchmark=name,
         model=manifest.model,
         version=manifest.version,
         content_sha256=manifest.content_sha256,
-        device=loaded.device,
-        runtime=loaded.runtime,
+        device=subject.loaded.device,
+        runtime=subject.loaded.runtime,
         timestamp=clock.timestamp(),
         seconds=round(time.perf_counter() - began, 3),
         libraries=provenance.libraries(),
@@ -147,3 +157,16 @@ def measure(name: str, benchmark: Benchmark, subject: Subject, data: Any, *, who
     outcomes = packed(measurement.outcomes)
     digest = canonical.sha256(outcomes) if outcomes else ""
     return Measured(Evidence.of(measurement, run, digest), outcomes, measurement)
+
+
+def _now_and_then(name: str, say: Say) -> Callable[[int, int], None]:
+    """What a benchmark calls with (done, total): a line after every `SAY_AFTER` seconds."""
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SAY_AFTER and done < total:
+            said = time.monotonic()
+            say(f"{name}: {done} of {total}")
+
+    return tell

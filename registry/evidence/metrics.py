@@ -51,7 +51,8 @@ def check_metric(name: str) -> str:
         ValueError: none does; the message suggests a similar name.
     """
     if name not in _BENCHMARK_OF:
-        own = [benchmark for benchmark in plugins.installed(plugins.BENCHMARKS) if benchmark not in METRICS]
+        installed = (*plugins.installed(plugins.BENCHMARKS), *plugins.installed(plugins.ASKED))
+        own = [benchmark for benchmark in installed if benchmark not in METRICS]
         if not any(name == benchmark or name.startswith(f"{benchmark}_") for benchmark in own):
             raise ValueError(f"there is no metric {name!r}{did_you_mean(name, _BENCHMARK_OF)}")
     return name

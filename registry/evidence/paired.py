@@ -95,8 +95,7 @@ def compare(
     Args:
         metric: one of `PAIRED_METRICS`.
     """
-    ours, theirs = by_image(newer), by_image(older)
-    both = [(ours[key], theirs[key]) for key in ours if key in theirs and target in (None, key[1])]
+    both = _both(target, newer, older)
     if metric in AREAS:
         return _compare_areas(AREAS[metric], both, options)
     counts = count_pairs(EVENTS[metric], both)
@@ -108,6 +107,21 @@ def compare(
         end = highest_difference(counts, options.confidence)
         worse = PairedCounts(counts.older_only, counts.newer_only, counts.n)
     return Difference(counts.difference, end, counts.n, n_that_decides_pairs(worse, options.margin, options.confidence))
+
+
+def discordant(
+    metric: str, target: str | None, newer: Sequence[ImageOutcome], older: Sequence[ImageOutcome]
+) -> PairedCounts | None:
+    """On how many images of a target (None: of all) only one version has the event; None for an area."""
+    return count_pairs(EVENTS[metric], _both(target, newer, older)) if metric in EVENTS else None
+
+
+def _both(
+    target: str | None, newer: Sequence[ImageOutcome], older: Sequence[ImageOutcome]
+) -> list[tuple[ImageOutcome, ImageOutcome]]:
+    """What both answered, image by image: (newer, older) each."""
+    ours, theirs = by_image(newer), by_image(older)
+    return [(ours[key], theirs[key]) for key in ours if key in theirs and target in (None, key[1])]
 
 
 def count_pairs(event: ImageEvent, both: Sequence[tuple[ImageOutcome, ImageOutcome]]) -> PairedCounts:

@@ -53,7 +53,7 @@ def measure(
     kept: list[Evidence] = []
     lacking: NotInMlflow | None = None
     for name, benchmark in benchmarks.items():
-        done = run_benchmark(name, benchmark, subject, images, who=wiring.settings.who)
+        done = run_benchmark(name, benchmark, subject, images, who=wiring.settings.who, say=say)
         evidence = _keep(wiring, done, say)
         kept.append(evidence)
         if not offline:

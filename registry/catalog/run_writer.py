@@ -1,0 +1,126 @@
+"""Write into a run what it shows: parameters, metrics, curves, files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from registry.catalog import tags
+from registry.catalog.opened_run import OpenedRun
+from registry.catalog.summary import add_plots, milliseconds, source_tags
+from registry.catalog.tables import tables_tag
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+_BATCH, _PARAMS = 1000, 100
+"""Metrics and parameters that MLflow takes at once."""
+_MAX_POINTS = 10_000
+_MAX_PARAM = 6000
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """What a run shows.
+
+    Attributes:
+        params: values by name.
+        metrics: values by name; those that are not finite are left out, as MLflow can't store them.
+        curves: numbers along an axis, name -> step -> value; the step is e.g. a number of versions.
+        files: their bytes by name: plots, tables, raw samples.
+    """
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResultRun:
+    """A run that shows a result which is no evidence of one version: two compared, or this software measured.
+
+    Attributes:
+        entry_point: what made it.
+        title: the run's name.
+        who: shown as the run's user.
+        began: milliseconds.
+        tags: by name.
+    """
+
+    entry_point: str
+    title: str
+    content: RunContent
+    who: str = ""
+    began: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def write(client: MlflowClient, run_id: str, content: RunContent, when: int, model_id: str | None = None) -> None:
+    """Write content into a run.
+
+    Args:
+        when: milliseconds.
+        model_id: the LoggedModel that metrics and curves are of, if they are of one.
+    """
+    from mlflow.entities import Param
+
+    points = _points(content, when, model_id, run_id)
+    while batch := list(islice(points, _BATCH)):
+        client.log_batch(run_id, metrics=batch)
+    params = iter(Param(name, value[:_MAX_PARAM]) for name, value in content.params.items())
+    while some := list(islice(params, _PARAMS)):
+        client.log_batch(run_id, params=some)
+    add_plots(client, run_id, content.files)
+    for name, value in tables_tag(content.files).items():
+        client.set_tag(run_id, name, value)
+
+
+def record_result(client: MlflowClient, experiment: str, result: ResultRun, models: Sequence[str] = ()) -> str:
+    """Record a result in a run of an experiment, linked to LoggedModels; returns the run's id.
+
+    Inside `mlflow run` the opened run is used or refers to it; see `registry.catalog.opened_run`. A run that can't be
+    filled is ended as failed.
+    """
+    opened = OpenedRun.find(client)
+    if opened and opened.is_for(experiment, result.entry_point):
+        client.update_run(opened.run_id, name=result.title)
+        for name, value in result.tags.items():
+            client.set_tag(opened.run_id, name, value)
+        _fill(client, opened.run_id, result, models)
+        return opened.run_id
+    its_tags = {**result.tags, tags.BENCHMARK: result.entry_point, **source_tags("python -m benchmarks", result.who)}
+    its_tags |= opened.parent_tags(experiment) if opened else {}
+    run = client.create_run(experiment, start_time=result.began, tags=its_tags, run_name=result.title)
+    run_id, status = str(run.info.run_id), "FAILED"
+    try:
+        _fill(client, run_id, result, models)
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status=status)
+    if opened:
+        opened.refer(client, result.title, experiment, run_id)
+    return run_id
+
+
+def _fill(client: MlflowClient, run_id: str, result: ResultRun, models: Sequence[str]) -> None:
+    from mlflow.entities import LoggedModelInput
+
+    if models:
+        client.log_inputs(run_id, models=[LoggedModelInput(model) for model in models])
+    write(client, run_id, result.content, milliseconds(""))
+
+
+def _points(content: RunContent, when: int, model_id: str | None, run_id: str) -> Iterator[Metric]:
+    from mlflow.entities import Metric
+
+    for name, value in tags.finite(content.metrics).items():
+        yield Metric(name, value, when, 0, model_id=model_id, run_id=run_id)
+    for name, curve in content.curves.items():
+        for step, value in islice(curve.items(), _MAX_POINTS):
+            if math.isfinite(value):
+                yield Metric(name, float(value), when, step, model_id=model_id, run_id=run_id)
