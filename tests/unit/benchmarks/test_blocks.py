@@ -8,7 +8,7 @@ from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle
 from adapters.fitting.image_folder import ImageFolder
 from benchmarks.blocks import CURVE, depth
-from registry.evidence.measure import find_benchmarks, measure
+from registry.evidence.measure import Subject, find_benchmarks, measure
 from registry.evidence.metrics import benchmark_of, check_metric
 from registry.evidence.results import Measurement
 from tests.support.bundles import manifest_of, read_bundle, write_bundle
