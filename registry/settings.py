@@ -45,6 +45,13 @@ SOURCES = {
     ),
     "tracking_uri": Source("the MLflow server", "--tracking-uri", "MLFLOW_TRACKING_URI", "tracking_uri", "none"),
     "cache": Source("the folder of verified files", "", "ULORA_CACHE", "cache", "ulora in the user's cache folder"),
+    "mlflow_artifacts": Source(
+        "what MLflow holds of a version's files: copy or reference",
+        "",
+        "ULORA_MLFLOW_ARTIFACTS",
+        "mlflow_artifacts",
+        "copy",
+    ),
     "policy": Source("the gate policy", "", "ULORA_POLICY", "policy", "the one that ships"),
     "data": Source("the images that `measure` uses", "--data", "ULORA_DATA", "data", "none"),
     "who": Source("who is named in records", "", "ULORA_WHO", "", "AWS's name for the caller, or user@host"),
@@ -72,6 +79,8 @@ class Settings:
         endpoint_url: the S3 server, None for AWS's own choice.
         tracking_uri: the MLflow server, None when there is none.
         cache: folder of verified blobs, shared by all processes of this machine.
+        mlflow_artifacts: `copy`: MLflow gets the files of a version; `reference`: only a model that fetches them from
+            the store.
         policy: a gate policy file, None for the one that ships.
         data: the images that `measure` uses.
         aliases: the MLflow alias of each mirrored channel.
@@ -87,6 +96,7 @@ class Settings:
     endpoint_url: str | None = None
     tracking_uri: str | None = None
     cache: Path = Path()
+    mlflow_artifacts: str = "copy"
     policy: Path | None = None
     data: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=lambda: {"staging": "staging", "production": "production"})
@@ -100,6 +110,8 @@ class Settings:
         """Raises: BadSetting, BadVersionName: a value is invalid."""
         if self.minimum_version is not None:
             VersionName.parse(self.minimum_version)
+        if self.mlflow_artifacts not in ("copy", "reference"):
+            raise BadSetting(f"mlflow_artifacts is {self.mlflow_artifacts!r}", hint="copy or reference")
         if self.sse not in (None, "AES256", "aws:kms"):
             raise BadSetting(f"sse is {self.sse!r}", hint="AES256 or aws:kms; leave it out for the bucket's default")
         if self.sse_kms_key_id is not None and self.sse != "aws:kms":
@@ -127,13 +139,14 @@ class Settings:
             raise BadSetting(
                 "no store is set", hint="pass --store s3://BUCKET/PREFIX or set ULORA_STORE; `ulora dev` starts one"
             )
-        cache = _folder(found["cache"]) or default_cache()
+        cache = _cache(found["cache"])
         return cls(
             model=check_model(found["model"] or DEFAULT_MODEL),
             store=found["store"],
             endpoint_url=found["endpoint_url"],
             tracking_uri=found["tracking_uri"],
             cache=cache,
+            mlflow_artifacts=found["mlflow_artifacts"] or "copy",
             policy=_folder(found["policy"]),
             data=_folder(found["data"]),
             aliases={"staging": "staging", "production": "production", **(found["aliases"] or {})},
@@ -152,6 +165,15 @@ def policy_file() -> Path | None:
         BadSetting: the settings file is invalid.
     """
     return _folder(os.environ.get("ULORA_POLICY") or read_file().get("policy"))
+
+
+def cache_folder() -> Path:
+    """The setting `cache` alone, for what needs no other.
+
+    Raises:
+        BadSetting: the settings file is invalid.
+    """
+    return _cache(find("cache", None, read_file())[0])
 
 
 def find(name: str, given: Any, file: Mapping[str, Any]) -> tuple[Any, str]:
@@ -256,6 +278,10 @@ def default_cache() -> Path:
         return (Path(given) if given else Path.home() / ".cache") / "ulora"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"ulora-{os.getuid()}"
+
+
+def _cache(text: Path | str | None) -> Path:
+    return _folder(text) or default_cache()
 
 
 def _folder(text: Path | str | None) -> Path | None:

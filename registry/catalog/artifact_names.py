@@ -15,6 +15,8 @@ from pathlib import Path
 from registry.errors import UloraError
 from registry.versions.manifest import RENAMED, Manifest
 
+MANIFEST_NAME = "version.json"
+
 
 def write_files(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> None:
     """Write a version's files to a folder under their artifact names (hard links if possible)."""
@@ -29,13 +31,26 @@ def write_files(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> 
             shutil.copyfile(files[entry.path], target)
 
 
+def write_bundle(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> None:
+    """Write a version to a folder: its files under their artifact names, and `version.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_files(manifest, files, folder)
+    write_manifest(manifest, folder)
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write a version's manifest alone to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+
+
 def restore_names(folder: Path) -> None:
     """Give files in a downloaded folder their own names back; a folder without a readable manifest is left as it is."""
-    for document in folder.rglob("version.json"):
+    for document in folder.rglob(MANIFEST_NAME):
         if not (document.parent / RENAMED).is_dir():
             continue
         try:
-            manifest = Manifest.parse(document.read_bytes(), "version.json")
+            manifest = Manifest.parse(document.read_bytes(), MANIFEST_NAME)
         except UloraError:
             continue
         for entry in manifest.files:

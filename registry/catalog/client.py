@@ -18,7 +18,7 @@ from registry.catalog.connection import HASTY, PATIENT, PING, Connection, Limits
 from registry.catalog.entries import CatalogVersion, Entries, by_id, create_registered_model, set_tags
 from registry.catalog.held_files import holds, refuse
 from registry.catalog.identities import Identities
-from registry.catalog.logged_model import check_logged_models
+from registry.catalog.logged_model import Files, check_logged_models
 from registry.catalog.page_writer import describe_model, show
 from registry.catalog.run_writer import ResultRun, record_result
 from registry.catalog.runs import EvidenceRun
@@ -76,13 +76,13 @@ class Catalog:
             client.search_experiments(max_results=1)
             check_logged_models(client, self.connection.name)
 
-    def log(self, manifest: Manifest, manifest_sha256: str, files: Mapping[str, Path], who: str = "") -> CatalogVersion:
+    def log(self, manifest: Manifest, manifest_sha256: str, files: Files, who: str = "") -> CatalogVersion:
         """Log a version as a model and register it, unless it is registered already.
 
         Args:
             manifest: the version.
             manifest_sha256: digest of the manifest's bytes in the store.
-            files: the version's verified files on disk, by manifest path.
+            files: the version's verified files on disk, by manifest path; or where they are, to log a reference.
             who: shown as the user of its summary run.
 
         Raises:

@@ -1,10 +1,11 @@
-"""The LoggedModel of a version: the MLflow model whose artifacts are the version's files.
+"""The LoggedModel of a version: the MLflow model whose artifacts are the version's files, or a reference to them.
 
 How a flavor is logged is said by the module that the entry point group `ulora.models` names for it. It offers:
 
 * `signature()` and `input_example()`, as `mlflow.pyfunc.save_model` takes them;
 * `CODE`, optional: the file that MLflow stores as the model's code ("models from code"); the module itself if left out.
-  Its model has one artifact, `bundle`: the version's files at their manifest paths, and `version.json`, the manifest;
+  Its model has one artifact, `bundle`: the version's files at their manifest paths, and `version.json`, the manifest.
+  That of a reference holds the manifest only, and the model gets the same folder when it is loaded: see `reference`;
 * `EXTRAS`, optional: the extras of ulora-registry that it needs, with commas between them;
 * `PINNED`, optional: the packages whose installed versions become requirements of the model.
 """
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
-from registry.catalog.artifact_names import write_files
+from registry.catalog.artifact_names import write_bundle, write_manifest
 from registry.catalog.held_files import Holds, refuse
 from registry.catalog.model_upload import upload
+from registry.catalog.reference import CODE, Reference, code_of
 from registry.catalog.runs import experiment_id
 from registry.catalog.summary import params
 from registry.errors import CatalogRefused
@@ -30,6 +32,8 @@ from registry.versions.manifest import Manifest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+Files = Mapping[str, Path] | Reference
+"""A version's verified files on disk by manifest path, to be copied to MLflow; or where they are, for a reference."""
 _LEAST = "3.17"
 _NO_SUCH_CALL = ("ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED", "RESOURCE_DOES_NOT_EXIST")
 _EXTRAS = "dino,mlflow"
@@ -59,7 +63,7 @@ def log_once(
     client: MlflowClient,
     identity: Mapping[str, str],
     manifest: Manifest,
-    files: Mapping[str, Path],
+    files: Files,
     run_id: str,
     holds: Holds,
 ) -> str:
@@ -119,31 +123,32 @@ def _create(client: MlflowClient, experiment: str, identity: Mapping[str, str], 
     return str(made.model_id)
 
 
-def write_bundle(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> None:
-    """Write a version to a folder: its files (see `artifact_names`) and `version.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_files(manifest, files, folder)
-    (folder / "version.json").write_bytes(manifest.to_bytes())
-
-
-def _save(
-    manifest: Manifest, flavor: Any, files: Mapping[str, Path], folder: Path, model_id: str, location: str
-) -> None:
+def _save(manifest: Manifest, flavor: Any, files: Files, folder: Path, model_id: str, location: str) -> None:
     """Write the model's folder, `folder/model`, as `mlflow.pyfunc.log_model` would, without running the model."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    write_bundle(manifest, files, folder / "bundle")
+    code, config = code_of(flavor), None
+    if isinstance(files, Reference):
+        code, config = CODE, files.config(manifest.flavor)
+        write_manifest(manifest, folder / "bundle")
+    else:
+        write_bundle(manifest, files, folder / "bundle")
     mlflow.pyfunc.save_model(
         path=folder / "model",
         mlflow_model=Model(artifact_path=location, model_uuid=model_id, model_id=model_id),
-        python_model=str(getattr(flavor, "CODE", flavor.__file__)),
+        python_model=str(code),
+        model_config=config,
         artifacts={"bundle": str(folder / "bundle")},
         signature=flavor.signature(),
         input_example=flavor.input_example(),
         # Given, because MLflow would load the model to find them.
         pip_requirements=_requirements(manifest.flavor, flavor),
-        metadata={"version": manifest.version, "content_sha256": manifest.content_sha256},
+        metadata={
+            "version": manifest.version,
+            "content_sha256": manifest.content_sha256,
+            "artifacts": "reference" if config else "copy",
+        },
     )
 
 

@@ -7,12 +7,13 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
-PREFIXES = ("ulora-log-", "ulora-import-", "ulora-plots-", "ulora-file-", "ulora-git-", "ulora-blobs-")
+PREFIXES = ("ulora-log-", "ulora-import-", "ulora-plots-", "ulora-file-", "ulora-git-", "ulora-blobs-", "ulora-model-")
 _OLD = 86400.0
 
 
@@ -27,6 +28,25 @@ def scratch(prefix: str) -> Iterator[Path]:
             yield Path(name)
         finally:
             os.close(lock)
+
+
+def scratch_of(owner: object, prefix: str) -> Path:
+    """A temporary folder as of `scratch`, which is removed when `owner` or this process ends.
+
+    A forked process leaves the folders of its parent alone.
+    """
+    remove_abandoned()
+    folder, process = Path(tempfile.mkdtemp(prefix=prefix)), os.getpid()
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+    weakref.finalize(owner, remove)
+    return folder
 
 
 def remove_abandoned() -> int:

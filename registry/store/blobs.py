@@ -60,6 +60,19 @@ class Blobs:
         found = in_parallel(self._look_twice, distinct.values())
         return [bad for bad in found if bad is not None]
 
+    def require(self, files: Iterable[Described], of: str = "") -> None:
+        """Check that the store holds the files, as it describes them. One HEAD a blob.
+
+        Args:
+            of: the version that has them, for errors.
+
+        Raises:
+            MissingBlob, CorruptBlob: it does not hold one, or holds another under its digest.
+        """
+        for bad in self.absent(files):
+            if bad.problem != "unproven":
+                raise (_missing if bad.problem == "missing" else _corrupt)(bad.sha256, of)
+
     def upload(self, sources: Mapping[str, Path], progress: Progress = no_progress) -> int:
         """Upload files, given by digest, that the store does not hold yet; return the bytes sent.
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from registry.answers import Created
+from registry.catalog.reference import complete
 from registry.errors import IntegrityError, NotInMlflow, UloraError
 from registry.names import VersionName
 from registry.progress import Progress, Say
@@ -109,7 +111,7 @@ def _planned(
     project = Project.at(options.project) if isinstance(options.project, Path) else options.project
     tag = planned_tag(project.folder if project else None, name, say) if options.git_tag else None
     importing = Importing(
-        DEFAULT_FLAVOR, wiring.backbone_mirror, wiring.catalog.download, options.target, options.backbone, say
+        DEFAULT_FLAVOR, wiring.backbone_mirror, partial(_download, wiring), options.target, options.backbone, say
     )
     with _content(source, project, importing, progress) as (bundle, prepared):
         check_credentials(bundle.paths, options.allow_secrets)
@@ -124,6 +126,13 @@ def _planned(
             yield _Planned(manifest, bundle, None, tag, same)
         else:
             yield _Planned(manifest, bundle, _bound(wiring, manifest, say), tag, None, prepared.assumed)
+
+
+def _download(wiring: Wiring, uri: str, folder: Path) -> Path:
+    """A model of MLflow; the files of a reference come from the store."""
+    found = wiring.catalog.download(uri, folder)
+    complete(found, uri, wiring.blobs)
+    return found
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from registry.breakglass.write_script import Script
 from registry.catalog.client import Catalog
 from registry.catalog.mirror import mirror as mirror_channels
+from registry.catalog.reference import Reference
 from registry.catalog.views import ChannelViews
 from registry.errors import IntegrityError, NotInMlflow, StoreDenied, StoreUnreachable, VersionNotFound, first_line
 from registry.names import VersionName
@@ -79,8 +80,16 @@ def not_shown(what: str, answer: object) -> Iterator[None]:
 
 
 def log_version(wiring: Wiring, binding: Binding, paths: Mapping[str, Path] | None) -> int:
-    """Log a version in MLflow, from files on disk or (None) from the store, and return its number there."""
+    """Log a version in MLflow, from files on disk or (None) from the store, and return its number there.
+
+    Raises:
+        MissingBlob, CorruptBlob: the store does not hold a file that it needs.
+    """
     manifest = wiring.bindings.manifest(binding.pointer)
+    if wiring.settings.mlflow_artifacts == "reference":
+        wiring.blobs.require(manifest.files, of=manifest.version)
+        place = Reference(wiring.store.url, wiring.settings.endpoint_url)
+        return wiring.catalog.log(manifest, binding.manifest_sha256, place, wiring.settings.who).number
     if paths is None:
         files = wiring.blobs.fetch(manifest.files, of=manifest.version)
         paths = {file.path: files[file.sha256] for file in manifest.files}

@@ -32,8 +32,8 @@ _CHANGES = {
     "os.symlink": (1, 2), "os.chmod": (0, 2), "os.truncate": (0, -1),
 }  # fmt: skip
 """Audited changes of files: which of their arguments is the path, and which the folder that it is relative to."""
-_NOT_LOADED = {"registry.__main__", "registry.breakglass.rollback_script"}
-"""Programs."""
+_NOT_LOADED = {"registry.__main__", "registry.breakglass.rollback_script", "registry.catalog.reference_code"}
+"""Programs, and code that MLflow runs with a model's configuration."""
 _WRITES = os.O_WRONLY | os.O_RDWR
 
 

@@ -20,7 +20,7 @@ from mlflow.types import ColSpec, Schema
 
 class Plain(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
-        folder = Path(context.artifacts["bundle"])
+        folder = self.folder = Path(context.artifacts["bundle"])
         self.files = {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
     def predict(self, context, model_input, params=None):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import BadInput, BadSetting
-from registry.settings import Settings
+from registry.settings import Settings, cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,25 @@ def test_aliases_and_the_signature_can_be_chosen(folder: Path, monkeypatch: pyte
     assert (dict(found.aliases), found.who) == ({"staging": "staging", "production": "champion"}, "ci")
 
 
+def test_what_mlflow_holds_can_be_chosen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load(store="s3://b").mlflow_artifacts == "copy"
+    (folder / "ulora.toml").write_text('store = "s3://b"\nmlflow_artifacts = "reference"\n')
+    assert Settings.load().mlflow_artifacts == "reference"
+    monkeypatch.setenv("ULORA_MLFLOW_ARTIFACTS", "copy")
+    assert Settings.load().mlflow_artifacts == "copy"
+
+
+def test_the_cache_is_found_without_a_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ulora.toml").write_text('cache = "here"\n')
+    assert cache_folder() == Path("here")
+    monkeypatch.setenv("ULORA_CACHE", "there")
+    assert cache_folder() == Path("there")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("store = 's3://b'\nmlflow_artifacts = 'link'", "mlflow_artifacts is 'link'"),
         ("store = ", "not valid TOML"),
         ("stor = 's3://b'", "unknown keys: stor"),
         ("store = 5", "store must be a string"),
