@@ -19,6 +19,8 @@ MAX_CALLS = 256
 """The number of calls with a deadline that may run at a time: those that were given up and never end are bounded."""
 MAX_IDLE = 8
 """Threads that are kept for later calls."""
+_IDLE = "ulora-idle"
+"""Their name while they wait for one."""
 _LAST_SECONDS = 1.0
 """How long after Ctrl-C the other threads may go on."""
 
@@ -211,6 +213,7 @@ class _Call(Generic[Result]):
             self._is_over = True
             goes_on = not self._is_given_up and len(_THREADS.idle) < MAX_IDLE
         if goes_on:
+            threading.current_thread().name = _IDLE
             _THREADS.idle.append(waiting)
         self._running.release()
         return goes_on

@@ -85,7 +85,7 @@ def test_the_rollback_target_is_to_be_read_daily(registry: Registry) -> None:
     note = registry.wiring.last_reads.find(pointer.manifest_sha256)
     assert note is not None
     yesterday = note.model_copy(update={"when": datetime.now(UTC) - timedelta(hours=25)})
-    registry.wiring.last_reads._place(pointer.manifest_sha256).write_bytes(yesterday.to_bytes())
+    registry.wiring.last_reads._place(pointer.manifest_sha256).write(yesterday.to_bytes())
     assert "25 h ago" in one(registry, "rollback target").detail
     assert one(registry, "rollback target").level == "warning"
 

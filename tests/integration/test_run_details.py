@@ -52,7 +52,7 @@ def test_a_run_shows_answers_as_a_table_and_curves(registry: Registry, tracking_
     run_id = registry.catalog.record_evidence(binding(registry), EvidenceRun.of(*measured(3)))
     run = client.get_run(run_id)
     assert {each.path for each in client.list_artifacts(run_id)} == {
-        *("accuracy.png", "accuracy_reliability.png", "outcomes.json")
+        *("accuracy.png", "accuracy_reliability.png", "evidence.json", "outcomes.json")
     }
     assert run.data.tags[run_details.TABLE_TAG] == "all 3 answers are in outcomes.json"
     table = client.load_table(run.info.experiment_id, "outcomes.json", run_ids=[run_id])
