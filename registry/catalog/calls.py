@@ -6,9 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from registry.errors import UloraError, first_line
 from registry.parallel import within_or_ended
 
 Result = TypeVar("Result")
+
+
+class BadAnswer(Exception):
+    """A server answered what MLflow's client, or this package, can't read."""
 
 
 class Deadline:
@@ -32,7 +37,10 @@ class Deadline:
 
 
 class BoundedClient:
-    """MLflow's client, each of whose methods ends by a deadline. Raises TimeoutError beside what they raise."""
+    """MLflow's client, each of whose methods ends by a deadline.
+
+    They raise TimeoutError, and BadAnswer for what the client stumbles over in an answer, beside what they raise.
+    """
 
     def __init__(self, client: Any, deadline: Deadline) -> None:
         self._client = client
@@ -40,4 +48,14 @@ class BoundedClient:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        return lambda *args, **options: self._deadline.call(lambda: method(*args, **options))
+        return lambda *args, **options: self._read(lambda: method(*args, **options))
+
+    def _read(self, act: Callable[[], Result]) -> Result:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._deadline.call(act)
+        except (MlflowException, UloraError, OSError, ImportError):  # errors of `requests` and time-outs are OSErrors
+            raise
+        except Exception as error:
+            raise BadAnswer(f"{type(error).__name__}: {first_line(error)}") from error

@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from registry.catalog.calls import BoundedClient, Deadline
+from registry.catalog.bounded_answers import bounded_answers
+from registry.catalog.calls import BadAnswer, BoundedClient, Deadline
 from registry.catalog.tracking_uri import check_tracking_uri
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency
 from registry.formats.addresses import without_password, without_password_of
@@ -177,7 +178,7 @@ class Connection:
         uri = self.checked_uri()
         limits = limits or self.limits
         make = _client_class()
-        with _turn(limits), _silence(), self._errors():
+        with _turn(limits), bounded_answers(), _silence(), self._errors():
             deadline = Deadline(limits.total)
             client = deadline.call(lambda: make(tracking_uri=uri, registry_uri=uri))
             yield cast("MlflowClient", BoundedClient(client, deadline))
@@ -193,6 +194,11 @@ class Connection:
             raise self._translate(error.error_code, error) from error
         except (RequestException, TimeoutError) as error:
             raise self._translate("INTERNAL_ERROR", error) from error
+        except BadAnswer as error:
+            raise CatalogRefused(
+                f"the MLflow server {self.name} does not answer as MLflow does: {str(error)[:_MESSAGE_LENGTH]}",
+                hint="is the address right, and is it a server of MLflow 3.17 or later?",
+            ) from error
         except ModuleNotFoundError as error:
             package = _DRIVERS.get(str(error.name), error.name)
             raise MissingDependency(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
+from registry.catalog.calls import BadAnswer
 from registry.catalog.description import Description, model_description
 from registry.catalog.identities import Identities
 from registry.catalog.version_id import Known, VersionId
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 _MODELS, _LOGGED = "models:/", "models:/m-"
 _MAX_PEOPLE = 2000
 """Characters of what people wrote that a new description begins with: the rest has to fit too."""
-_MAX_VERSIONS = 10_000
+_MAX_VERSIONS = 1_000
+"""Versions of one answer, which is bounded in bytes; more are asked for in further ones."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -166,7 +168,7 @@ class Entries:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        aliases = {alias: int(number) for alias, number in found.aliases.items()}
+        aliases = {alias: _number(number) for alias, number in found.aliases.items()}
         return RegisteredModel(aliases, dict(found.tags), found.description or "")
 
     def all(self, model: str, concerns: Callable[[Any], bool] = lambda found: True) -> tuple[CatalogVersion, ...]:
@@ -261,25 +263,37 @@ class Entries:
         self, model: str, found: Sequence[Any], concerns: Callable[[Any], bool] = lambda found: True
     ) -> tuple[CatalogVersion, ...]:
         # MLflow's SQL store has no model_id of a version, but its source names the LoggedModel.
-        sources = {int(each.version): str(each.source) for each in found}
+        by_number = {_number(each.version): each for each in found}
+        sources = {number: str(each.source) for number, each in by_number.items()}
         ids = {number: source.removeprefix(_MODELS) for number, source in sources.items() if source.startswith(_LOGGED)}
-        asked = [ids[int(each.version)] for each in found if int(each.version) in ids and concerns(each)]
+        asked = [ids[number] for number, each in by_number.items() if number in ids and concerns(each)]
         identities = self._identities.of(self._client, model, asked)
-        versions = [
+        return tuple(
             CatalogVersion(
-                int(each.version),
-                ids.get(int(each.version)),
+                number,
+                ids.get(number),
                 dict(each.tags),
                 each.current_stage,
-                self._url(model, int(each.version)),
-                identities.get(ids.get(int(each.version), ""), {}),
+                self._url(model, number),
+                identities.get(ids.get(number, ""), {}),
                 each.description or "",
                 each.run_id or None,
-                ids.get(int(each.version), "") in identities or int(each.version) not in ids,
+                ids.get(number, "") in identities or number not in ids,
             )
-            for each in found
-        ]
-        return tuple(sorted(versions, key=lambda version: version.number))
+            for number, each in sorted(by_number.items())
+        )
+
+
+def _number(text: object) -> int:
+    """The number of a registered version, as MLflow says it.
+
+    Raises:
+        BadAnswer: it is none.
+    """
+    try:
+        return int(str(text))
+    except ValueError as error:
+        raise BadAnswer(f"a version has the number {str(text)[:40]!r}") from error
 
 
 def create_registered_model(client: MlflowClient, model: str, store: str) -> None:

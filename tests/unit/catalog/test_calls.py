@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from registry.catalog.calls import BoundedClient, Deadline
+from registry.catalog.calls import BadAnswer, BoundedClient, Deadline
 
 
 class Slow:
@@ -20,7 +20,10 @@ class Slow:
         return one + two
 
     def fail(self) -> None:
-        raise ValueError("as asked")
+        raise ConnectionError("as asked")
+
+    def stumble(self) -> None:
+        raise ValueError("not a number")
 
     def never(self) -> None:
         self.thread = threading.current_thread()
@@ -31,8 +34,10 @@ class Slow:
 def test_results_and_errors_of_a_call_come_through() -> None:
     client = BoundedClient(Slow(), Deadline(300))
     assert client.add(1, two=2) == 3
-    with pytest.raises(ValueError, match="as asked"):
+    with pytest.raises(ConnectionError, match="as asked"):
         client.fail()
+    with pytest.raises(BadAnswer, match="ValueError: not a number"):
+        client.stumble()
     with pytest.raises(AttributeError, match="missing"):
         client.missing()
 
