@@ -13,6 +13,7 @@ from registry.errors import (
     ChannelMoved,
     KeyExists,
     NotFound,
+    NothingToRollBackTo,
     NotNow,
     ObjectNotFound,
     Overwritten,
@@ -148,10 +149,11 @@ class Channel:
             return self._newest_from(self._exists)
         return self._read(listed) if listed else (None, 0.0)
 
-    def is_newest(self, head: Record) -> bool:
+    def is_newest(self, head: Record | None) -> bool:
         """Whether no record follows, whatever the listing showed. One round trip. If one does, `head` finds it now."""
-        is_newest = self.next(head.generation) is None
-        self._exists = max(self._exists, head.generation + (not is_newest))
+        generation = head.generation if head else 0
+        is_newest = self.next(generation) is None
+        self._exists = max(self._exists, generation + (not is_newest))
         return is_newest
 
     def check_newest(self, head: Record) -> None:
@@ -227,7 +229,7 @@ class Channel:
 
     def plan_rollback(self, author: Author, options: RollbackOptions, *, sure: bool = False) -> Rollback:
         """What a rollback would write now; `changed` is False if nothing has to be done. Two round trips; one more
-        before it says that nothing has to be done, or to be `sure`, as a listing may be out of date.
+        before it says that nothing has to be done, or nothing can be, or to be `sure`, as a listing may be out of date.
 
         Raises:
             NothingToRollBackTo: the stack is empty, or `options.to` is not on it.
@@ -237,7 +239,7 @@ class Channel:
             NotFound: `options.expected` is not in the log.
         """
         head, age = self.head_and_age()
-        if head and (sure or self._may_be_old(head, options)) and not self.is_newest(head):
+        if (sure or (head and self._may_be_old(head, options))) and not self.is_newest(head):
             head, age = self.head_and_age()
         options = self.resolve(options, head)
         if head and options.is_reached(head):
@@ -249,7 +251,12 @@ class Channel:
         if head and head.canary and options.ends_trial(head):
             return Rollback(aborted(position, author), head.canary.version, changed=True)
         left = head.stable.version if head and head.stable else ""
-        return Rollback(rolled_back(position, author, options.to), left, changed=True)
+        try:
+            return Rollback(rolled_back(position, author, options.to), left, changed=True)
+        except NothingToRollBackTo:
+            if sure or self.is_newest(head):
+                raise
+        return self.plan_rollback(author, options, sure=True)
 
     def rollback(self, author: Author, options: RollbackOptions) -> Rollback:
         """Roll back: end a running trial, else make the top of the stack stable. Three round trips: LIST, GET, PUT.

@@ -87,6 +87,8 @@ class PartialRollback:
             NotTrusted: only trusted versions may be served, and the composed one is not.
         """
         head, age = self.channel.head_and_age()
+        if not self.channel.is_newest(head):  # a listing may be out of date
+            head, age = self.channel.head_and_age()
         options = self.channel.resolve(options, head)
         position = self._position(head)
         head, stable = only_stable(position)

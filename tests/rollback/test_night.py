@@ -14,7 +14,7 @@ from registry import wiring
 from registry.api import Registry
 from registry.channels.channel import Channel, PromoteOptions, RollbackOptions
 from registry.channels.record import Author
-from registry.errors import ChannelMoved
+from registry.errors import BadInput, ChannelMoved
 from registry.store import client, layout
 from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
@@ -68,8 +68,8 @@ def test_a_rollback_whose_record_is_there_says_so(
     assert serves(registry) == "v1.0.0"
 
 
-def stale(proxy: Proxy, registry: Registry) -> Fault:
-    """A fault that answers with the listing of now, for ever."""
+def stale(proxy: Proxy, registry: Registry, name: str = "production") -> Fault:
+    """A fault that answers with the listing of a channel of now, for ever."""
     kept: list[Reply] = []
 
     def answer(exchange: Exchange) -> None:
@@ -77,8 +77,8 @@ def stale(proxy: Proxy, registry: Registry) -> Fault:
             kept.append(exchange.forward())
         exchange.send(kept[0])
 
-    log = Channel(ObjectStore(registry.settings.store, endpoint_url=proxy.url), registry.model, "production")
-    proxy.next(answer, method="GET", containing="channels%2Fproduction%2F", times=1000)
+    log = Channel(ObjectStore(registry.settings.store, endpoint_url=proxy.url), registry.model, name)
+    proxy.next(answer, method="GET", containing=f"channels%2F{name}%2F", times=1000)
     log.head()
     return answer
 
@@ -111,6 +111,29 @@ def test_a_stale_listing_never_says_it_is_done(registry: Registry, proxy: Proxy,
     behind = Channel(ObjectStore(registry.settings.store, endpoint_url=proxy.url), registry.model, "production")
     assert behind.rollback(ME, RollbackOptions(**options)).changed
     assert serves(registry) == "v1.0.0"
+
+
+@pytest.mark.parametrize("listed", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"to": "v1.0.0"}, {"leave": "v2.0.0"}], ids=str)
+def test_a_stale_listing_never_says_there_is_nothing(
+    registry: Registry, proxy: Proxy, listed: int, options: dict[str, Any]
+) -> None:
+    versions = ["v1.0.0", "v2.0.0"]
+    for number, version in enumerate(versions):
+        if number == listed:
+            stale(proxy, registry, "staging")
+        registry.promote(version, "staging", PromoteOptions(force=True), reason="so")
+    behind = Channel(ObjectStore(registry.settings.store, endpoint_url=proxy.url), registry.model, "staging")
+    assert behind.rollback(ME, RollbackOptions(**options)).record.generation == 3
+
+
+def test_parts_go_back_though_the_listing_is_stale(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    registry.promote("v1.0.0", "staging", PromoteOptions(force=True), reason="so")
+    stale(proxy, registry, "staging")
+    registry.promote("v2.0.0", "staging", PromoteOptions(force=True), reason="so")
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    with pytest.raises(BadInput, match="has no component"):  # so it found the version to go back to
+        far.rollback("staging", only=["adapters/tomato"])
 
 
 def test_a_stale_listing_never_says_it_is_promoted(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
