@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from registry.channels.record import Record
-from registry.errors import BadManifest, first_line
+from registry.errors import BadManifest, StoreUnreachable, first_line
 from registry.formats import canonical
 from registry.formats.cache_files import opened_folder, read_bounded, remove_abandoned, write_whole
 from registry.formats.document import Document, Sha256
@@ -211,6 +211,12 @@ def _is_newer(place: StatePlace, state: KeptState) -> bool:
     return False
 
 
+def _of_version(state: KeptState | None, pointer: Pointer) -> KeptState | None:
+    """A state if its record serves a version, else None."""
+    stable = state.served().stable if state else None
+    return state if stable and stable.manifest_sha256 == pointer.manifest_sha256 else None
+
+
 class StateKeeper:
     """Keeps what one replica serves, in a thread of its own, and loads from it where the store did not answer.
 
@@ -235,6 +241,7 @@ class StateKeeper:
         self._load_through = load_through
         self._max_age = max_age
         self._every = every
+        self._found: KeptState | None = None
         self._began_with: KeptState | None = None
         self._documents: dict[str, Documents] = {}
         self._confirmed: tuple[Record, datetime] | None = None
@@ -255,11 +262,12 @@ class StateKeeper:
             return None
         none = f"this machine keeps no state to start from in {self._place.path}"
         self.problem = self._too_old(state) if state else none
-        return None if self.problem else state
+        self._found = None if self.problem else state
+        return self._found
 
     def begin_with(self, state: KeptState) -> str:
         """Load the state's version from what is kept, until the store answers. Return where that comes from."""
-        self._began_with = state
+        self._began_with = self._found = state
         return (
             f"started from the kept state {self._place.path}, whose generation {state.served().generation} was last "
             f"confirmed as the newest at {state.confirmed.isoformat(timespec='seconds')}"
@@ -269,18 +277,28 @@ class StateKeeper:
         """Load a version, and note what was read for it; see `registry.serving.loaders.load_version`.
 
         Raises:
-            StoreUnreachable: this replica began without the store, and this machine lacks something of the version.
+            StoreUnreachable: the store does not answer, or this replica began without it; and this machine lacks
+                something of the version.
         """
-        begun = self._began_with
-        stable = begun.served().stable if begun else None
-        if begun and stable and stable.manifest_sha256 == pointer.manifest_sha256:
-            documents = begun.contents()
-            loaded = self._load_through(KeptStore(self._place.store, documents))(pointer, steps)
-            self._documents[pointer.manifest_sha256] = documents
-            return loaded
+        if begun := _of_version(self._began_with, pointer):
+            return self._load_kept(begun, pointer, steps)
         store = NotingStore(self._store)
-        loaded = self._load_through(store)(pointer, steps)
+        try:
+            loaded = self._load_through(store)(pointer, steps)
+        except StoreUnreachable as error:
+            found = _of_version(self._found, pointer)
+            if not found:
+                raise
+            # It has named this version, and stopped to answer since.
+            steps.note(f"{pointer.version} is loaded from what this machine keeps: {error}")
+            return self._load_kept(found, pointer, steps)
         self._documents[pointer.manifest_sha256] = store.documents
+        return loaded
+
+    def _load_kept(self, state: KeptState, pointer: Pointer, steps: Steps) -> Loaded:
+        documents = state.contents()
+        loaded = self._load_through(KeptStore(self._place.store, documents))(pointer, steps)
+        self._documents[pointer.manifest_sha256] = documents
         return loaded
 
     def _too_old(self, state: KeptState) -> str:
@@ -299,7 +317,7 @@ class StateKeeper:
 
     def confirm(self, record: Record, when: datetime, needed: Iterable[Pointer]) -> None:
         """This record, which is served, was the newest of the log at this time. `needed` are the versions in memory."""
-        self._began_with = None
+        self._began_with = self._found = None
         digests = {pointer.manifest_sha256 for pointer in needed}
         for digest in set(self._documents) - digests:
             del self._documents[digest]

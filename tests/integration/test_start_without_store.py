@@ -366,3 +366,21 @@ def test_ulora_serve_starts_without_the_store(mine: Registry, server: S3Server, 
         assert httpx.post(f"{url}/predict", files={"image": b"leaf"}, timeout=300).json()["version"] == "v2.0.0"
         server.start()
         wait_until(lambda: httpx.get(f"{url}/health", timeout=300).json()["state"] == "serving")
+
+
+def test_a_store_that_stops_to_answer_during_a_start(
+    registry: Registry, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve_once(registry)
+    proxy.next(answering(503), containing="/blobs/", times=1_000_000)  # it has named the version before
+    with follow(registry) as live:
+        assert (live.version, live.health().state) == ("v1.0.0", "serving")
+    assert "v1.0.0 is loaded from what this machine keeps" in caplog.text
+
+
+def test_a_version_that_is_not_kept_is_not_taken_for_another(registry: Registry, shop: Shop, proxy: Proxy) -> None:
+    serve_once(registry)
+    shop.promote("v1.1.0")
+    proxy.next(answering(503), containing="/blobs/", times=1_000_000)
+    with pytest.raises(StoreUnreachable), follow(registry):
+        pass
