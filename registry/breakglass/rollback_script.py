@@ -618,7 +618,7 @@ class Store:
         if names and not RECORD.fullmatch(names[0]):
             names = self.names(place, 1000)  # junk, e.g. of a program that syncs folders: it may stop no rollback
         if not names:
-            return None, ""
+            return self.newest_by_name()
         found = next((match for match in map(RECORD.fullmatch, names) if match), None)
         if found is None:
             raise Failure("BrokenChain", f"{names[0]!r} is not the key of a record: the log has another object")
@@ -656,6 +656,15 @@ class Store:
         """Whether a reply says that it is a web page."""
         kind = str(reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", ""))
         return kind.partition(";")[0].strip().lower() in PAGES
+
+    def newest_by_name(self) -> tuple[dict[str, Any] | None, str]:
+        """The same where nothing is listed, as in an empty log, or one that is younger than the listing."""
+        try:
+            return self.newest_from(1)
+        except Failure as failure:
+            if failure.error != "ObjectNotFound":
+                raise
+            return None, ""
 
     def newest_from(self, generation: int) -> tuple[dict[str, Any], str]:
         """The same, found by name from a generation that exists: a listing may be out of date."""

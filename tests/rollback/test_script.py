@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -455,6 +456,21 @@ def test_a_stale_listing_never_tells_the_script_it_is_done(
     proxy.next(listing_of_now, method="GET", containing="channels%2Fproduction%2F", times=1000)
     assert run(script, "--yes", "--json").document["action"] == "none"
     registry.promote("v3.0.0", "production", PromoteOptions(force=True), reason="so")
+    assert run(script, "--yes", "--json").document["changed"]
+    assert now(registry)[0] == "v2.0.0"
+
+
+def test_an_empty_listing_stops_no_script(
+    registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listing_of_nothing(exchange: Exchange) -> None:
+        reply = exchange.forward()
+        body = re.sub(rb"<Contents>.*</Contents>", b"", reply.body, flags=re.DOTALL)
+        body = body.replace(b"<IsTruncated>true", b"<IsTruncated>false")
+        exchange.send(replace(reply, body=body))
+
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    proxy.next(listing_of_nothing, method="GET", containing="channels%2Fproduction%2F", times=1000)
     assert run(script, "--yes", "--json").document["changed"]
     assert now(registry)[0] == "v2.0.0"
 
