@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from registry.errors import UnsafePath
-from registry.versions.manifest import FileEntry, Manifest
+from registry.versions.manifest import FileEntry, Manifest, check_unique
 
 FILES_FLAVOR = "files"
 """The flavor of snapshots: versions of files only, all of them in the component `project`."""
@@ -24,7 +24,7 @@ def tree_files(manifest: Manifest) -> tuple[FileEntry, ...]:
     """A version's files at their places in a restored tree: a snapshot's `project/x` is `x` there.
 
     Raises:
-        UnsafePath: a file would lie in `.ulora`, which ulora uses itself.
+        UnsafePath: a file would lie in `.ulora`, which ulora uses itself, or two at one place.
     """
     is_snapshot = manifest.flavor == FILES_FLAVOR
     files = tuple(
@@ -37,6 +37,10 @@ def tree_files(manifest: Manifest) -> tuple[FileEntry, ...]:
                 f"{manifest.version} has a file {file.path}, but {STATE_FOLDER} is reserved for ulora",
                 hint="create a version without this file",
             )
+    try:
+        check_unique([file.path for file in files])  # `x` and `project/x` of a snapshot
+    except ValueError as error:
+        raise UnsafePath(f"{manifest.version} can't be a folder: {error}") from error
     return files
 
 

@@ -43,7 +43,7 @@ class FileDescription(Protocol):
 
 
 class SafeFolder:
-    """An open folder. Paths are relative to it, with `/` between their parts; no part may be a symbolic link."""
+    """An open folder. Paths are relative to it, with `/` between their parts; none may be `..` or a symbolic link."""
 
     def __init__(self, fd: int, path: Path) -> None:
         """`path` is used in messages only."""
@@ -79,10 +79,11 @@ class SafeFolder:
         """A folder below this one; for the empty path, this one opened again.
 
         Raises:
-            UnsafePath: a part of the path is a link.
+            UnsafePath: a part of the path is a link, or leads out of this folder.
             FileNotFoundError: it does not exist.
             NotADirectoryError: a part of the path is not a folder.
         """
+        self._check_inside(path)
         return SafeFolder(self._walk(tuple(filter(None, path.split("/"))), make), self.path / path)
 
     def stat(self, path: str) -> os.stat_result | None:
@@ -299,9 +300,14 @@ class SafeFolder:
 
     @contextmanager
     def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        self._check_inside(path)
         above, _, name = path.rpartition("/")
         with self.folder(above, make=make) as folder:
             yield folder.fd, name
+
+    def _check_inside(self, path: str) -> None:
+        if "\0" in path or ".." in path.split("/"):
+            raise UnsafePath(f"{self.path}/{path!a} leads out of its folder", hint="nothing was changed")
 
     def _list(self, path: str) -> list[tuple[str, os.stat_result]]:
         found = []

@@ -7,9 +7,9 @@ edits, which are in no version, stays until a person removes it; of the other en
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, ClassVar, Literal
+from typing import Annotated, BinaryIO, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from registry.errors import BadManifest, NotFound
 from registry.formats.document import Document, DocumentPart, Sha256
@@ -20,6 +20,32 @@ _STASH = "stash"
 _BLOBS = f"{_STASH}/blobs"
 _ARRIVING = f"{_STASH}/arriving"
 _MANY = 64 * 1024 * 1024
+
+
+def _check_inside(path: str) -> str:
+    """Return a path in a tree unchanged. Whoever may write next to the tree may write an entry too.
+
+    Raises:
+        ValueError: it leads out of the tree, or no file can have it.
+    """
+    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(f"path {path[:120]!r} is not one of a file in the tree")
+    return path
+
+
+def _check_link(text: str) -> str:
+    """Return the target of a symbolic link unchanged.
+
+    Raises:
+        ValueError: no link can have it.
+    """
+    if "\0" in text or not text:
+        raise ValueError("a link leads to nothing")
+    return text
+
+
+TreePath = Annotated[str, AfterValidator(_check_inside)]
+LinkText = Annotated[str, AfterValidator(_check_link)]
 
 
 class RestoredFile(DocumentPart):
@@ -50,7 +76,7 @@ class RestoredTree(Document):
 class StashedFile(DocumentPart):
     """A file in the stash, and its path in the tree."""
 
-    path: str
+    path: TreePath
     size: int = Field(ge=0)
     mode: Literal["0644", "0755"]
     sha256: Sha256
@@ -74,8 +100,8 @@ class StashEntry(Document):
     when: str = Field(max_length=40)
     doing: str = Field(max_length=400)
     kept: tuple[StashedFile, ...] = ()
-    links: dict[str, str] = Field(default_factory=dict)
-    added: tuple[str, ...] = ()
+    links: dict[TreePath, LinkText] = Field(default_factory=dict)
+    added: tuple[TreePath, ...] = ()
     before: RestoredTree | None = None
 
     @property
@@ -132,9 +158,8 @@ class Stash:
             return None
 
     def entries(self) -> list[StashEntry]:
-        """All entries, newest first."""
-        names = [name for name in self._names(_STASH) if name.endswith(".json")]
-        found = (self.pending(f"{_STASH}/{name}") for name in names)
+        """All entries that can be read, newest first."""
+        found = (self.pending(f"{_STASH}/{name}") for name in self._entry_names())
         return sorted((entry for entry in found if entry), key=lambda entry: entry.when, reverse=True)
 
     def entry(self, entry_id: str) -> StashEntry:
@@ -151,9 +176,14 @@ class Stash:
         raise NotFound(f"no restore {entry_id[:80]} to undo", hint=f"known restores: {known}" if known else "")
 
     def remove_unneeded(self) -> None:
-        """Remove entries without local edits, except the newest entry, and blobs that no entry names."""
-        named = set()
-        for position, entry in enumerate(self.entries()):
+        """Remove entries without local edits, except the newest entry, and blobs that no entry names.
+
+        Nothing, if an entry can't be read: nobody knows which blobs it needs.
+        """
+        named, entries = set(), self.entries()
+        if len(entries) < len(self._entry_names()):
+            return
+        for position, entry in enumerate(entries):
             if position and not entry.holds_edits:
                 self._work.remove(f"{_STASH}/{entry.id}.json")
             else:
@@ -161,6 +191,9 @@ class Stash:
         for name in self._names(_BLOBS):
             if name not in named:
                 self._work.remove(f"{_BLOBS}/{name}")
+
+    def _entry_names(self) -> list[str]:
+        return [name for name in self._names(_STASH) if name.endswith(".json")]
 
     def _names(self, path: str) -> Iterator[str]:
         if self._work.stat(path) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
@@ -125,6 +126,46 @@ def test_only_edits_stay_in_the_stash(shelf: Shelf, target: Path) -> None:
     assert tree_of(target) == OLD
     undo(edited.undo or "", target)
     assert (target / "app.py").read_text() == "my edit"
+
+
+@pytest.mark.parametrize("path", ["../out", "../../out", "a/../../../out", "..", ".", "", "/out", "a//b", "x\0y"])
+@pytest.mark.parametrize("field", ["kept", "links", "added"])
+def test_an_undo_writes_nothing_outside_its_tree(shelf: Shelf, target: Path, field: str, path: str) -> None:
+    restore(shelf.order("v1.0.0", OLD), target)
+    done = restore(shelf.order("v2.0.0", NEW), target)
+    stored = target.parent / ".current.ulora" / "stash" / f"{done.undo}.json"
+    entry = json.loads(stored.read_text())
+    false = {"kept": [{**entry["kept"][0], "path": path}], "links": {path: "/etc"}, "added": [path]}
+    stored.write_text(json.dumps({**entry, field: false[field]}))
+    before = tree_of(target.parent.parent)
+    with pytest.raises(NotFound):
+        undo(done.undo or "", target)
+    assert tree_of(target.parent.parent) == before
+
+
+@pytest.mark.parametrize("damage", ["no json", '{"format":2}', ""])
+def test_a_damaged_entry_of_the_stash_keeps_its_files(shelf: Shelf, target: Path, damage: str) -> None:
+    restore(shelf.order("v1.0.0", OLD), target)
+    write_tree(target, {"app.py": "my edit"})
+    done = restore(shelf.order("v2.0.0", NEW), target)
+    stash = target.parent / ".current.ulora" / "stash"
+    whole = (stash / f"{done.undo}.json").read_bytes()
+    (stash / f"{done.undo}.json").write_text(damage)
+    for version, content in (("v1.0.0", OLD), ("v2.0.0", NEW)):
+        restore(shelf.order(version, content), target)
+    (stash / f"{done.undo}.json").write_bytes(whole)
+    undo(done.undo or "", target)
+    assert (target / "app.py").read_text() == "my edit"
+
+
+def test_a_safe_folder_has_no_path_that_leads_out_of_it(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    with SafeFolder.at(tmp_path / "inner") as folder:
+        for act in (folder.folder, folder.open, folder.remove, folder.stat, lambda path: folder.create(path, 0o644)):
+            for path in ("..", "../out", "a/../../out", "x\0y"):
+                with pytest.raises(UnsafePath):
+                    act(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
 
 
 def test_an_unknown_undo_lists_the_known_ones(shelf: Shelf, target: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.errors import BadBundle, BadInput, UloraError, VersionExists
+from registry.errors import BadBundle, BadInput, UloraError, UnsafePath, VersionExists
 from registry.names import VersionName
 from registry.tree.credentials import check_credentials
 from registry.tree.git_tag import GitTag, planned_tag
@@ -312,6 +312,17 @@ def test_a_snapshot_of_a_restored_snapshot_has_the_same_content(
     restore(RestoreRequest("v1.0.0", tree_files(first), lambda files: paths), place / "back")
     assert tree_of(place / "back") == content
     assert _manifest(place / "back").content_sha256 == first.content_sha256
+
+
+@pytest.mark.parametrize("paths", [("README", "project/README"), ("c/d", "project/c"), ("A", "project/a")], ids=str)
+def test_no_two_files_of_a_snapshot_have_one_place(paths: tuple[str, str]) -> None:
+    manifest = Manifest.make(
+        model="plants", version="v1.0.0", flavor="files", backbone=None, components={},
+        files=[{"path": path, "size": 1, "sha256": f"{number}" * 64} for number, path in enumerate(paths)],
+        timestamp="2026-11-21T12:00:00Z",
+    )  # fmt: skip
+    with pytest.raises(UnsafePath):
+        tree_files(manifest)
 
 
 def _manifest(folder: Path) -> Manifest:
