@@ -637,6 +637,8 @@ class Store:
         if page["IsTruncated"] and not page.get("Contents"):
             raise OutcomeUnclear(f"{self.place} answered a page without keys, though there are more")
         found: list[dict[str, Any]] = page.get("Contents", [])
+        if not all("Size" in entry for entry in found):
+            raise OutcomeUnclear(f"what {self.place} answered for {what} is a listing without sizes", IN_FRONT)
         return found
 
     def listed_size(self, key: str) -> int | None:
@@ -712,7 +714,10 @@ class Store:
             raise
         self.check_reply(reply, "ETag", key)
         checksum = reply.get("ChecksumSHA256", "")
-        found = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
+        try:
+            found = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
+        except ValueError as error:
+            raise OutcomeUnclear(f"what {self.place} says is the checksum of {key} is none", IN_FRONT) from error
         return reply.get("ContentLength"), found or reply.get("Metadata", {}).get("sha256")
 
     def has(self, key: str) -> bool:
@@ -822,7 +827,7 @@ class Store:
             if isinstance(error, faults.SSLError):
                 hint = f"are the certificates right? AWS_CA_BUNDLE is {os.environ.get('AWS_CA_BUNDLE', 'not set')}"
             raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
-        except ResponseParserError as error:
+        except (ResponseParserError, KeyError) as error:  # KeyError: a listing without keys, for boto3
             text = f"what {self.place} answered for {key} is not an answer of S3: {first_line(error)}"
             raise OutcomeUnclear(text, IN_FRONT) from error
         except RecursionError as error:  # boto3 asks for the region, and is redirected again, without end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +123,30 @@ def test_a_listing_of_something_else_is_no_log(script: Script, proxy: Proxy) -> 
     proxy.next(lambda exchange: exchange.send(Reply(200, [], other)), method="GET", containing="list-type=2")
     refused = run(script, "--yes", "--json")
     assert (refused.code, refused.error) == (7, "StoreUnreachable")
+
+
+@pytest.mark.parametrize("field", [b"Key", b"Size"], ids=["Key", "Size"])
+def test_a_listing_without_keys_or_sizes_is_none(script: Script, proxy: Proxy, field: bytes) -> None:
+    def answer(exchange: Exchange) -> None:
+        reply = exchange.forward()
+        body = re.sub(b"<%s>[^<]*</%s>" % (field, field), b"", reply.body)
+        exchange.send(Reply(reply.status, reply.headers, body))
+
+    proxy.next(answer, method="GET", containing="list-type=2", times=1000)
+    refused = run(script, "--yes", "--json")
+    assert (refused.code, refused.error) == (7, "StoreUnreachable"), refused.err
+
+
+@pytest.mark.parametrize("checksum", ["not base64", "\xe9" * 44], ids=["not base64", "not ASCII"])
+def test_a_checksum_that_is_none_is_no_answer(script: Script, proxy: Proxy, checksum: str) -> None:
+    def answer(exchange: Exchange) -> None:
+        reply = exchange.forward()
+        headers = [(name, value) for name, value in reply.headers if name.lower() != "x-amz-checksum-sha256"]
+        exchange.send(Reply(reply.status, [*headers, ("x-amz-checksum-sha256", checksum)], reply.body))
+
+    proxy.next(answer, method="HEAD", times=1000)
+    refused = run(script, "--yes", "--json")
+    assert (refused.code, refused.error) == (7, "StoreUnreachable"), refused.err
 
 
 def test_a_page_never_says_that_files_are_missing(script: Script, proxy: Proxy) -> None:
