@@ -28,6 +28,9 @@ from registry.machine.programs import PIPE, Process, start
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(usable_cores())}
 """Threads wait as in a replica, which has to be said before torch is imported. How many there are is tried here."""
 
+_TRY = 0.01
+"""Seconds; each is computed once more then."""
+
 
 @dataclass(frozen=True)
 class ForwardSpeed:
@@ -67,8 +70,10 @@ def bare_forward(model: ModelOnStage, version: str, max_batch: int) -> Iterator[
         [sys.executable, "-m", "benchmarks.serving.bare", *words],
         stdin=PIPE, stdout=PIPE, text=True, env=os.environ | _ENVIRONMENT,
     ) as process:  # fmt: skip
+        bare = BareForward(process)
         try:
-            yield BareForward(process)
+            bare.speeds(_TRY)  # it has started then, and takes nothing from what is measured beside it
+            yield bare
         finally:
             process.kill()
 

@@ -145,8 +145,10 @@ def serve_command(
 
     from registry.machine.programs import start_watchdog
     from registry.serving.http.server import serve
+    from registry.serving.pauses import shorten_collections
 
     start_logging(log_format)
     start_watchdog(http.grace)
     with sigterm_interrupts(), registry.follow(channel, options) as live:  # a first load may take minutes
+        shorten_collections()
         serve(live, http, lambda url: out.answer({"url": url, "version": live.version}, f"{live.version} at {url}"))
