@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def run_budget(options: BudgetOptions) -> BudgetRun:
     Raises:
         BadInput: the file to resume from is damaged, or of the other kind of run.
     """
-    rows, load, began = rows_named(options.only, quick=options.quick), load_now(), time.monotonic()
+    rows, load = rows_named(options.only, quick=options.quick), load_now()
     done = kept_rows(options.keep, quick=options.quick) if options.resume and options.keep else {}
     how = MeasureHow(options.quick, options.packages)
 
@@ -94,7 +93,8 @@ def run_budget(options: BudgetOptions) -> BudgetRun:
         by_name = {**done, **{one.name: one for one in measured}}
         ordered = [by_name.get(row.name, MeasuredRow(row.name, "not run")) for row in rows]
         kind = " with tiny sizes, which meet no budget" if options.quick else ""
-        return BudgetRun(ordered, about_this_run(load, (time.monotonic() - began) / 60, kind), options.quick)
+        minutes = sum(one.seconds for one in ordered) / 60
+        return BudgetRun(ordered, about_this_run(load, minutes, kind), options.quick)
 
     def keep(measured: Sequence[MeasuredRow]) -> None:
         if options.keep:
