@@ -79,8 +79,8 @@ def test_a_partial_rollback_writes_three_documents_and_no_file(
     files = {file.sha256 for file in registry.manifest(change[0].version).files}
     written = [name for name in asked if name.startswith("PUT") and name != PROBE[1]]
     assert written == ["PUT blobs", "PUT versions", "PUT channels"]
-    assert Counter(asked) == {
-        "LIST": 1, "GET channels": 1, "GET blobs": 2, "HEAD blobs": len(files), "GET versions": 2,
+    assert Counter(asked) == {  # two records: the newest, and that there is no next one, because a listing may be old
+        "LIST": 1, "GET channels": 2, "GET blobs": 2, "HEAD blobs": len(files), "GET versions": 2,
         "PUT blobs": 1, "PUT versions": 1, "PUT channels": 1, **dict.fromkeys(PROBE, 1),
     }  # fmt: skip
 
