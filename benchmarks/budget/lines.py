@@ -22,6 +22,7 @@ class BudgetLine:
         met: None if it was not measured.
         spread: the quartiles of ours, in words.
         reason: why it is missed or was not measured.
+        scale: the share of requests, seconds or bytes that the budget is for.
     """
 
     row: str
@@ -36,11 +37,13 @@ class BudgetLine:
     n: int = 0
     spread: str = ""
     reason: str = ""
+    scale: float = 1.0
 
     @property
     def verdict(self) -> str:
         """In words."""
-        return {True: "met", False: "NOT MET", None: "not measured"}[self.met]
+        judged = {True: "met", False: "NOT MET", None: "not measured"}[self.met]
+        return judged if self.met is None or self.scale == 1 else f"{judged} at {self.scale:g} of the load"
 
     def cells(self) -> list[str]:
         """As text, by `HEADINGS`."""
@@ -81,7 +84,7 @@ def _line(row: BudgetRow, result: Mapping[str, Any], budget: Mapping[str, Any]) 
         limit=_number(budget["limit"]), met=met, ours=_amount(result, shown.ours),
         rivals="; ".join(_rivals(result, shown)), n=int(times.get("n", 0)),
         spread=f"{_short(times['q25_ms'])} to {_short(times['q75_ms'])} ms" if times else "",
-        reason="" if met else shown.reason,
+        reason="" if met else shown.reason, scale=_number(result.get("setting", {}).get("scale", 1.0)),
     )  # fmt: skip
 
 

@@ -146,7 +146,10 @@ ROWS: Sequence[BudgetRow] = (
     _serving(
         "overload", "0.25",
         ShownBudget("vit-b: 10 x overload, p99 of the admitted", reason=_DEADLINE),
-        ShownBudget("tiny:", reason=_TOO_MANY),
+        *(
+            ShownBudget(f"tiny: 10 x overload, p99 of {whose}", reason=_TOO_MANY)
+            for whose in ("the admitted", "refusals", "health")
+        ),
         in_quick=False,
     ),
     BudgetRow(
@@ -183,8 +186,10 @@ ROWS: Sequence[BudgetRow] = (
     BudgetRow(
         "scale", "scale", ("--rounds", "10"), ("--size", "tiny", "--rounds", "10"),
         tuple(
-            ShownBudget(f"{what} at 10000", f"{what}, 10000 versions", ("MLflow set alias, 10000 versions",))
-            for what in ("promote", "rollback", "resolve")
+            ShownBudget(f"{what} at 10000", f"{what}, 10000 versions", (f"{rival}, 10000 versions",))
+            for what, rival in (
+                ("promote", "MLflow set alias"), ("rollback", "MLflow set alias"), ("resolve", "MLflow resolve alias"),
+            )
         ),
     ),
     BudgetRow(

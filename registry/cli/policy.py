@@ -88,7 +88,7 @@ def replay_command(registry: Registry, out: Output, *, verdict: str | None, vers
     """
     from registry.usecases.replay import newest_digest, replay
 
-    if (verdict is None) == (version is None):
+    if bool(verdict) == bool(version):
         raise BadInput("give either VERDICT or --version", hint="`ulora history --json` has the digests of verdicts")
     done = replay(registry.wiring, verdict or newest_digest(registry.wiring, version or "", channel))
     out.answer(done, _replayed(done))

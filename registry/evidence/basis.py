@@ -8,7 +8,7 @@ from datetime import datetime
 
 from registry.evidence.gates import GateInputs, ReadOutcomes, judge
 from registry.evidence.outcomes import ImageOutcome
-from registry.evidence.policy import Policy
+from registry.evidence.policy import FreezeWindow, Policy
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
 from registry.evidence.verdict_inputs import VerdictInputs
@@ -35,10 +35,15 @@ class Basis:
     who: str
     forced: str = ""
 
+    @property
+    def freeze(self) -> FreezeWindow | None:
+        """The window that forbids the promotion, if it is judged within one."""
+        return self.policy.frozen(self.inputs.channel, datetime.fromisoformat(self.timestamp))
+
     def judge(self) -> Verdict:
         """The verdict, which names what it was made from."""
         verdict = judge(self.policy, self.inputs, timestamp=self.timestamp, who=self.who)
-        freeze = self.policy.frozen(self.inputs.channel, datetime.fromisoformat(self.timestamp))
+        freeze = self.freeze
         said = {"freeze": freeze.model_dump(mode="json", by_alias=True)} if freeze else {}
         names = self.names.model_copy(update={"outcomes": self.outcomes.names})
         verdict = verdict.model_copy(update={"inputs": names, **said})

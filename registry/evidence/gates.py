@@ -228,7 +228,8 @@ def _is_against(evidence: Evidence, stable: Candidate) -> bool:
 
 def _check_uncompared(rule: Rule, candidate: Candidate, stable: Candidate, measured: Sequence[Evidence]) -> Check:
     """The check of a ratio that was not measured against stable."""
-    others = sorted({one.against.version for one in measured if one.against and one.metric(rule.metric)})
+    compared = [one.against for one in measured if one.against and one.metric(rule.metric)]
+    others = sorted({one.version for one in compared if one.manifest_sha256 != stable.manifest_sha256})
     only = f", only against {', '.join(others)[:500]}" if others else ""
     said = f"{rule.metric} was not measured against {stable.version}, which is stable{only}"
     return _check(
@@ -386,5 +387,6 @@ def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
 
 def _measure(rule: Rule, version: Candidate, against: Candidate | None = None) -> str:
     device = f" --device {rule.device}" if rule.device else ""
+    runtime = f" --runtime {rule.runtime}" if rule.runtime else ""
     other = f" --against {against.version}" if against else ""
-    return f"ulora measure {version.version} --only {benchmark_of(rule.metric)}{device}{other}"
+    return f"ulora measure {version.version} --only {benchmark_of(rule.metric)}{device}{runtime}{other}"

@@ -58,11 +58,19 @@ def this_machine(*, threads: int | None = None, accelerator: str = "", root: Pat
         cpu=_cpu(root)[:_MAX_TEXT],
         cores=allowed_cores(),
         quota=quota(root),
-        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0,
+        load=_load(),
         threads=threads,
         accelerator=accelerator[:_MAX_TEXT],
         system=f"{platform.system()} {platform.machine()}"[:_MAX_TEXT],
     )
+
+
+def _load() -> float:
+    """Of the last minute; 0 where the system does not tell it."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def _cpu(root: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from registry.channels.record import Record
 from registry.errors import CorruptBlob, NotFound, ObjectNotFound
@@ -18,7 +17,6 @@ from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
 from registry.evidence.verdict_inputs import RecordName, VerdictInputs
 from registry.formats import canonical
-from registry.formats.document import Document
 from registry.parallel import in_parallel
 from registry.store import layout
 from registry.usecases.judge import stable_pointer, unreadable
@@ -26,7 +24,6 @@ from registry.versions.manifest import Manifest
 from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
 
-Kind = TypeVar("Kind", bound=Document)
 _SHOWN = 10
 
 

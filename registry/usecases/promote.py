@@ -60,6 +60,7 @@ def promote(
     check_servable(wiring, manifest)
     check_loadable(wiring, manifest)
     basis = basis_of(wiring, version, channel)
+    _check_not_frozen(channel, basis.freeze, options)  # it may have begun since
     verdict = basis.judge()
     if options.force and not verdict.allows:
         verdict = verdict.force(reason)
@@ -67,14 +68,20 @@ def promote(
     record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
     if dry_run:
         _check_allowed(verdict)
-        return Change.of(record, head, changed=False, verdict=verdict, notes=_overruled(channel, frozen, "would be"))
+        return Change.of(
+            record, head, changed=False, verdict=verdict, notes=_overruled(channel, basis.freeze, "would be")
+        )
     wiring.check_writable()
     wiring.ledger.add_verdict(verdict, basis.policy)
     _check_allowed(verdict)
     if channel == "staging":
         wiring.ledger.add_pass(record, binding.content_sha256)
     log.commit(record)
-    notes = (*_read_back(log, record), *_after_promotion(wiring, head, verdict), *_overruled(channel, frozen, "was"))
+    notes = (
+        *_read_back(log, record),
+        *_after_promotion(wiring, head, verdict),
+        *_overruled(channel, basis.freeze, "was"),
+    )
     return Change.of(record, head, changed=True, verdict=verdict, notes=notes)
 
 

@@ -300,3 +300,11 @@ def test_write_puts_the_table_into_the_page(tmp_path: Path, monkeypatch: pytest.
     assert "Measured on 20" in text
     assert "old" not in text
     assert text.count("| mixed: batch / single |") == 2
+
+
+@pytest.mark.parametrize(
+    ("met", "scale", "said"),
+    [(True, 1.0, "met"), (True, 0.25, "met at 0.25 of the load"), (None, 0.25, "not measured")],
+)
+def test_a_budget_met_at_a_smaller_load_says_so(met: bool | None, scale: float, said: str) -> None:
+    assert BudgetLine("swaps", "failed requests", 0.0, "requests", met=met, scale=scale).verdict == said

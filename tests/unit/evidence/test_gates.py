@@ -274,7 +274,8 @@ def test_the_device_and_runtime_of_a_rule_choose_the_evidence() -> None:
     missing = only(verdict(rule, latency(50, device="cuda:0")))
     assert missing.outcome == "fail"
     assert (
-        "not measured on cpu with torch-fp32: run `ulora measure v2.0.0 --only latency --device cpu`" in missing.reason
+        "not measured on cpu with torch-fp32: run `ulora measure v2.0.0 --only latency --device cpu "
+        "--runtime torch-fp32`" in missing.reason
     )
 
 
