@@ -1,7 +1,7 @@
 """The programs of rivals: where they are found, and how they are run.
 
-They are installed beside this package, or in a folder of `pip install --target DIR NAME`. One that is missing is said
-so in the result, and is no error.
+They are installed beside this package, or in a folder of `pip install --target DIR NAME`. If one is missing, the result
+says so, and the measurement goes on.
 """
 
 from __future__ import annotations

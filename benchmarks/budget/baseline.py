@@ -83,7 +83,7 @@ def worsening(value: float, before: float, bound: str) -> float:
 
 
 def decide(change: float, tolerance: float) -> Outcome:
-    """Whether a change is within a tolerance. What is no number is worse."""
+    """Whether a change is within a tolerance. NaN counts as worse."""
     if not change <= tolerance:
         return "worse"
     return "better" if change < -tolerance / (1 + tolerance) else "as good"

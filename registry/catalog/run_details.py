@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 def add_table(client: MlflowClient, run_id: str, outcomes: Sequence[ImageOutcome]) -> None:
-    """Show the outcomes as a table of a run. Whatever goes wrong is no error: the store has the outcomes."""
+    """Show the outcomes as a table of a run. If that fails, the run says why: the store has the outcomes."""
     if not outcomes:
         return
     try:

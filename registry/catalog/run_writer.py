@@ -42,7 +42,7 @@ class RunContent:
 
 @dataclass(frozen=True)
 class ResultRun:
-    """A run that shows a result which is no evidence of one version: two compared, or this software measured.
+    """A run that shows a comparison of two versions, or a measurement of this software.
 
     Attributes:
         entry_point: what made it.

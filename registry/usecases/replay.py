@@ -113,7 +113,7 @@ def _whole_digest(wiring: Wiring, digest: str) -> str:
 def _verdict(wiring: Wiring, sha256: str) -> Verdict:
     kept = wiring.ledger.verdict(sha256)
     if not is_channel_name(kept.channel):
-        raise BadManifest(f"verdict {sha256[:12]} is about {kept.channel!r}, which is no channel")
+        raise BadManifest(f"verdict {sha256[:12]} names {kept.channel!r}, which is not a name of a channel")
     if kept.sha256 != sha256:
         raise CorruptBlob(
             f"verdict {sha256[:12]} hashes to {kept.sha256[:12]}: it is not what was written",
@@ -127,7 +127,7 @@ def _differences(kept: Verdict, again: Verdict) -> tuple[str, ...]:
     ours, theirs = (dict(_values(json.loads(verdict.to_bytes()))) for verdict in (kept, again))
     places = [place for place in {**ours, **theirs} if ours.get(place) != theirs.get(place)]
     lines = [
-        f"{sign} {place}: {values[place]}"
+        f"{sign} {place}: {values[place]}"[:_MAX_LINE]
         for place in places
         for sign, values in (("-", ours), ("+", theirs))
         if place in values
@@ -142,7 +142,7 @@ def _values(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, 
     """The values in a document, as JSON, with their places, such as `checks.0.outcome`."""
     inner = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     if not inner or depth > _MAX_DEPTH:
-        yield place, json.dumps(value, ensure_ascii=False)[:_MAX_LINE]
+        yield place, json.dumps(value, ensure_ascii=False)
         return
     for name, each in inner:
         yield from _values(each, f"{place}.{name}".lstrip("."), depth + 1)

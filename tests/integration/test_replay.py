@@ -260,7 +260,7 @@ def test_what_is_no_verdict_is_refused(registry: Registry) -> None:
         replay(registry.wiring, "abcdef")
     strange = verdict.model_copy(update={"channel": "../x"})
     registry.store.create(layout.verdict(registry.model, strange.sha256), strange.to_bytes())
-    with pytest.raises(BadManifest, match="which is no channel"):
+    with pytest.raises(BadManifest, match="which is not a name of a channel"):
         replay(registry.wiring, strange.sha256)
     others = {"manifest": "f" * 64, "head": {"generation": 7, "sha256": "f" * 64}}
     document = json.loads(verdict.to_bytes())

@@ -64,6 +64,6 @@ async def metrics(request: Request) -> Response:
         state.metrics = replica_metrics(state.live)
     try:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    except TypeError:  # it asks for a version that is no number
+    except TypeError:  # it asks for a version of the format that is not a number
         encode, content_type = choose_encoder("")
     return Response(encode(state.metrics), media_type=None, headers={"Content-Type": content_type})

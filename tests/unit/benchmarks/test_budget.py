@@ -291,7 +291,7 @@ def test_write_puts_the_table_into_the_page(tmp_path: Path, monkeypatch: pytest.
     result = json.dumps(dict(measured(budget_of(1.0), budget_of(2.0)).result))
     monkeypatch.setattr(MeasureHow, "words", lambda self, row: ["-c", f"print({result!r})"])
     monkeypatch.setattr("benchmarks.budget.__main__.PAGE", written)
-    done = CliRunner().invoke(budget, ["--only", "mixed", "--write"])
+    done = CliRunner().invoke(budget, ["--write"])
     assert done.exit_code == 0
     assert "met          mixed: batch / single: 1 x (at most 1.1)" in done.stdout
     text = written.read_text()
@@ -308,3 +308,11 @@ def test_write_puts_the_table_into_the_page(tmp_path: Path, monkeypatch: pytest.
 )
 def test_a_budget_met_at_a_smaller_load_says_so(met: bool | None, scale: float, said: str) -> None:
     assert BudgetLine("swaps", "failed requests", 0.0, "requests", met=met, scale=scale).verdict == said
+
+
+@pytest.mark.parametrize("part", [["--quick"], ["--only", "mixed"]], ids=["quick", "only"])
+def test_a_part_of_the_budget_is_not_written_into_the_page(part: list[str]) -> None:
+    before = PAGE.read_bytes()
+    done = CliRunner().invoke(budget, [*part, "--write"])
+    assert (done.exit_code, "--write takes all rows" in done.stderr) == (2, True)
+    assert PAGE.read_bytes() == before
