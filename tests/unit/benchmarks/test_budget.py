@@ -100,7 +100,7 @@ def test_text_stays_inside_its_cell() -> None:
 def test_the_page_changes_between_its_markers_only(before: str, after: str, table: str) -> None:
     if any(mark in text for mark in (BEGIN, END) for text in (before, after)):
         return
-    once = with_table(f"{before}{BEGIN}\nold\n{END}{after}", table)
+    once = with_table(f"{before}{BEGIN}\nan earlier table\n{END}{after}", table)
     assert once == f"{before}{BEGIN}\n{table}\n{END}{after}"
     assert with_table(once, table) == once
 
@@ -287,7 +287,7 @@ def test_the_check_fails_beyond_the_tolerance(
 
 def test_write_puts_the_table_into_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = tmp_path / "page.md"
-    written.write_text(f"# A page\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
+    written.write_text(f"# A page\n\n{BEGIN}\nan earlier table\n{END}\n\nThe end.\n")
     result = json.dumps(dict(measured(budget_of(1.0), budget_of(2.0)).result))
     monkeypatch.setattr(MeasureHow, "words", lambda self, row: ["-c", f"print({result!r})"])
     monkeypatch.setattr("benchmarks.budget.__main__.PAGE", written)
@@ -298,7 +298,7 @@ def test_write_puts_the_table_into_the_page(tmp_path: Path, monkeypatch: pytest.
     assert text.startswith("# A page\n\n")
     assert text.endswith("\n\nThe end.\n")
     assert "Measured on 20" in text
-    assert "old" not in text
+    assert "an earlier table" not in text
     assert text.count("| mixed: batch / single |") == 2
 
 
