@@ -65,7 +65,7 @@ class TransferOptions:
 
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @option_effort
-@click.option("--scale", type=click.FloatRange(0.0001, 10), help="Of the large files' bytes; 1 with --size full.")
+@click.option("--scale", type=click.FloatRange(0.0001, 1), help="Share of the large files' bytes; 1 with --size full.")
 @option_rounds_of(ROUNDS)
 @option_packages
 @option_json
