@@ -17,12 +17,19 @@ from registry.serving.listening import listen
 from tests.support.echo_releases import wait_until
 
 
+NONE_SURPLUS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None)
+"""httpcore 1.0.9 closes a surplus or expired connection that it has just given to another thread's request."""
+
+
 @contextmanager
 def running(
     live: Live, options: HttpOptions | None = None, trust: ssl.SSLContext | bool = True
 ) -> Iterator[httpx.Client]:
     """A server on a free port, and a client for it that trusts `trust`."""
-    with running_server(live, options) as (_, url), httpx.Client(base_url=url, timeout=300, verify=trust) as client:
+    with (
+        running_server(live, options) as (_, url),
+        httpx.Client(base_url=url, timeout=300, verify=trust, limits=NONE_SURPLUS) as client,
+    ):
         yield client
 
 
