@@ -16,7 +16,6 @@ from registry.serving.http.server import HttpServer
 from registry.serving.listening import listen
 from tests.support.echo_releases import wait_until
 
-
 NONE_SURPLUS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None)
 """httpcore 1.0.9 closes a surplus or expired connection that it has just given to another thread's request."""
 
