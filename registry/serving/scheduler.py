@@ -4,8 +4,8 @@ An image is admitted if it can be answered within its deadline, by what batches 
 is refused at once. It is read (decoded and resized) and waits. When the computing thread is idle, it takes what has
 been read, in order of arrival, up to `max_batch` rows of any versions, targets and callers; it never waits for more.
 
-A row that is cancelled, because its client went away, or whose deadline passed, is not computed. All rows that wait
-hold a bounded number of bytes.
+A row that is cancelled, because its client went away, or that would be late, is not computed. All rows that wait hold a
+bounded number of bytes.
 """
 
 from __future__ import annotations
@@ -375,12 +375,8 @@ class Scheduler:
     def _answer(self, rows: list[_AdmittedRow]) -> None:
         now = time.monotonic()
         groups: dict[Any, list[_AdmittedRow]] = {}
-        for row in rows:
-            if not row.future.set_running_or_notify_cancel():
-                continue
-            if row.expires <= now:
-                row.future.set_exception(_expired())
-            elif row.prepared is not None:
+        for row in self._in_time([row for row in rows if row.future.set_running_or_notify_cancel()], now):
+            if row.prepared is not None:
                 groups.setdefault(of_versions.group_of(row.loaded, row.prepared), []).append(row)
         if groups:
             self._observer.batch_taken([now - row.since for group in groups.values() for row in group])
@@ -389,6 +385,16 @@ class Scheduler:
         if groups:
             # Where images waited to be read since the batch before, their reading is what takes long.
             self._pace.note(sum(map(len, groups.values())), time.monotonic() - min(now, self._free_since))
+
+    def _in_time(self, rows: list[_AdmittedRow], now: float) -> list[_AdmittedRow]:
+        """The rows that will be answered by their deadlines; else those whose deadlines have not passed, because only a
+        batch that is computed says how long batches take now. The others fail."""
+        latest = now + self._pace.seconds(len(rows))
+        bound = latest if any(row.expires > latest for row in rows) else now
+        for row in rows:
+            if row.expires <= bound:
+                row.future.set_exception(_expired())
+        return [row for row in rows if row.expires > bound]
 
     def _answer_group(self, rows: Sequence[_AdmittedRow]) -> None:
         """Answer rows together; if that fails each alone, so that an image that breaks it costs no other its answer."""
@@ -431,7 +437,7 @@ def _wait(future: Future[Prediction], expires: float) -> Prediction:
 
 
 def _expired() -> Expired:
-    return Expired("the deadline passed before the image was computed", hint="give it a later deadline, or send less")
+    return Expired("the image could not be computed by its deadline", hint="give it a later deadline, or send less")
 
 
 def _closed() -> ReplicaClosed:

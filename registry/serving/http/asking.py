@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from registry.errors import BadImage, Overloaded, UloraError
 from registry.serving.follow import Live
-from registry.serving.http.clients import answers_for, deadline_of
+from registry.serving.http.clients import answers_for, deadline_in
 from registry.serving.http.response_cache import AnswerKey, ResponseCache
 from registry.serving.http.responses import Refused, as_refused
 from registry.serving.loaders import Prediction
@@ -57,7 +57,7 @@ def check_admission(request: Request) -> float:
         ReplicaClosed: the replica is closed.
     """
     live: Live = request.app.state.live
-    deadline = deadline_of(request) or live.deadline
+    deadline = deadline_in(request.scope["headers"]) or live.deadline
     live.scheduler.check_admission(deadline)
     return deadline
 

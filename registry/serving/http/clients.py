@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +15,26 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 DEADLINE_HEADER = "X-Request-Timeout-Ms"
+_DEADLINE = DEADLINE_HEADER.lower().encode()
 MAX_DEADLINE = 600_000
 """Milliseconds that a client may ask for."""
 
 
-def deadline_of(request: Request) -> float | None:
-    """The deadline that a request asks for, in seconds; None if it does not.
+def deadline_in(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+    """The deadline that the headers of a request ask for, in seconds; None if they do not.
+
+    Args:
+        headers: their names in lower case; of several of that name the first counts.
 
     Raises:
         BadInput: it is not a whole number of milliseconds, or out of bounds.
     """
-    asked = request.headers.get(DEADLINE_HEADER)
+    asked = next((value for name, value in headers if name == _DEADLINE), None)
     if asked is None:
         return None
-    text = asked.strip()
+    text = asked.decode("latin-1").strip()
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_DEADLINE):
-        raise BadInput(f"{DEADLINE_HEADER} is {asked[:20]!r}", hint=f"give whole milliseconds from 1 to {MAX_DEADLINE}")
+        raise BadInput(f"{DEADLINE_HEADER} is {text[:20]!r}", hint=f"give whole milliseconds from 1 to {MAX_DEADLINE}")
     return int(text) / 1000
 
 

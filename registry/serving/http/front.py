@@ -15,11 +15,11 @@ from starlette.requests import Request
 
 from registry.errors import BadInput, ReplicaClosed
 from registry.serving.follow import Live
-from registry.serving.http.clients import deadline_of
+from registry.serving.http.clients import deadline_in
 from registry.serving.http.rate_limit import RateLimit, caller_of_address
 from registry.serving.http.request_ids import REQUEST_ID_HEADER, names_of
 from registry.serving.http.responses import Refused, answer_error
-from registry.serving.http.rights import right_of
+from registry.serving.http.rights import PREDICT, right_of
 from registry.serving.http.tokens import BearerTokens
 from registry.serving.http.tracing import note_request
 
@@ -99,9 +99,9 @@ class Front:
         Raises:
             Overloaded: there is none.
         """
-        if scope["method"] == "POST" and right == "predict":
+        if scope["method"] == "POST" and right == PREDICT:
             try:
-                deadline = deadline_of(Request(scope)) or self._live.deadline
+                deadline = deadline_in(scope["headers"]) or self._live.deadline
             except BadInput:
                 return  # the application says so
             self._live.scheduler.check_admission(deadline)

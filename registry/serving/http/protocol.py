@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from registry.errors import BadInput, Expired
 from registry.serving.http.connections import OpenConnections, Phase
 from registry.serving.http.raw_answers import raw_error
+from registry.serving.http.shedding import Shedding
 
 MAX_HEAD = 64 * 1024
 """Bytes of the request line and the headers."""
@@ -32,18 +33,22 @@ _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
     """One connection of a replica."""
 
-    def __init__(self, connections: OpenConnections, version: Callable[[], str], **uvicorns: Any) -> None:
+    def __init__(
+        self, connections: OpenConnections, version: Callable[[], str], shedding: Shedding, **uvicorns: Any
+    ) -> None:
         """Args:
         version: the version that answers now, for errors.
+        shedding: says which requests are refused as soon as their heads were read.
         uvicorns: what uvicorn gives its protocols.
         """
         super().__init__(**uvicorns)
         self.access_log = False
         self._open = connections
         self._version = version
+        self._shedding = shedding
         self._parsing: Phase | None = None  # HEAD or BODY of a request that has begun
         self._head_bytes = self._framing = self._body_bytes = 0
-        self._had_request = self._deaf = False
+        self._had_request = self._deaf = self._is_shed = False
 
     # --- what the transport tells ------------------------------------------------------------------------------------
 
@@ -106,10 +111,29 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
             raise _TooMuch(f"more than {MAX_PIPELINED} requests wait for the answer of the one before")
         if self._is_ambiguous():
             raise ValueError("a proxy may read this head in another way")
-        super().on_headers_complete()
+        self._is_shed = self._shed()
+        if not self._is_shed:
+            super().on_headers_complete()
         self._parsing = Phase.BODY
         self._head_bytes = self._framing = self._body_bytes = 0
         self._had_request = True
+        if not self._is_shed:
+            self._prepare_answer()
+
+    def _shed(self) -> bool:
+        """Refuse the request if there is no time for it, and hear its body without keeping it; whether that was done.
+
+        The answers of a connection come in the order of its requests, and a client that does not read them has to wait.
+        """
+        if self._answering() or self.flow.write_paused or self._open.draining or not self.parser.should_keep_alive():
+            return False
+        more = self.server_state.default_headers
+        refusal = self._shedding.refusal(self.parser.get_method(), self.url, self.headers, more)
+        if refusal:
+            self.transport.write(refusal)
+        return bool(refusal)
+
+    def _prepare_answer(self) -> None:
         if self.scope["method"] != "HEAD":
             self.cycle.transport = _WholeAnswer(self.transport)
         if self._open.draining:
@@ -126,11 +150,13 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
     def on_body(self, body: bytes) -> None:
         self._framing -= len(body)
         self._body_bytes += len(body)
-        super().on_body(body)
+        if not self._is_shed:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._parsing = None
-        super().on_message_complete()
+        if not self._is_shed:
+            super().on_message_complete()
 
     # --- answers -----------------------------------------------------------------------------------------------------
 

@@ -66,13 +66,15 @@ async def answer_error(request: Request, error: Exception) -> Response:
         log_failure(request, error)
     route: Route | None = getattr(request.state, "route", None)
     version, arm = (route.version, route.arm) if route else (version_of(request.app.state.live), "stable")
-    if is_open_inference(path_of(request.scope)):
-        text = f"{refused}; {refused.hint}" if refused.hint else str(refused)
-        response = JSONResponse({"error": text}, refused.status, headers_of(version, arm))
-    else:
-        response = answer(refused.status, refused.document(), version, arm)
-    response.headers.update(refused.headers)
-    return response
+    document = error_document(refused, path_of(request.scope), version)
+    return JSONResponse(document, refused.status, {**headers_of(version, arm), **refused.headers})
+
+
+def error_document(refused: Refused, path: str, version: str | None) -> dict[str, str | None]:
+    """What a request with this path is told of its error."""
+    if is_open_inference(path):
+        return {"error": f"{refused}; {refused.hint}" if refused.hint else str(refused)}
+    return {**refused.document(), "version": version}
 
 
 def is_open_inference(path: str) -> bool:

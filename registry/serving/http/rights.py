@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-SCOPES = ("predict", "feedback", "admin")
+PREDICT = "predict"
+SCOPES = (PREDICT, "feedback", "admin")
 """What a token may have the right for."""
 OPEN_PATHS = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """The probes of orchestrators, which have no credentials."""
@@ -19,11 +20,15 @@ def right_of(scope: Scope) -> str:
     Probes of orchestrators have no credentials, and what they read says only whether the replica is ready. A path that
     nobody thought of needs a token.
     """
-    path = path_of(scope)
-    if path in OPEN_PATHS or scope["method"] == "OPTIONS":
+    return "" if scope["method"] == "OPTIONS" else right_to(path_of(scope))
+
+
+def right_to(path: str) -> str:
+    """The same by the path alone."""
+    if path in OPEN_PATHS:
         return ""
     if path.startswith("/predict") or path == "/v1/diagnose" or (path.startswith("/v2/") and path.endswith("/infer")):
-        return "predict"
+        return PREDICT
     if path.startswith("/feedback"):
         return "feedback"
     return "admin" if path.startswith("/-/") else "any"

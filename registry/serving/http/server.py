@@ -27,6 +27,7 @@ from registry.serving.http.connections import OpenConnections
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.protocol import ReplicaConnection
 from registry.serving.http.responses import version_of
+from registry.serving.http.shedding import Shedding
 from registry.serving.http.start_line import log_start
 from registry.serving.http.tokens import BearerTokens
 from registry.serving.listening import listen
@@ -86,8 +87,8 @@ class HttpServer(uvicorn.Server):  # type: ignore[misc]
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, and say where."""
         make = partial(
-            ReplicaConnection, self.open, self._version, config=self.config, server_state=self.server_state,
-            app_state={},
+            ReplicaConnection, self.open, self._version, Shedding(self._live, self._tokens), config=self.config,
+            server_state=self.server_state, app_state={},
         )  # fmt: skip
         self.servers = [Acceptor(self.listener, self.open, make, self._certificate)]
         self.started = True

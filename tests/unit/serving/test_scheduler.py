@@ -135,6 +135,31 @@ def test_an_image_is_not_tried_again_after_its_deadline(controls: Controls) -> N
     assert controls.batches == [[b"a", POISON, b"b"], [POISON], [b"b"]]
 
 
+def rows_that_expire_in(*seconds: float, controls: Controls) -> list[_AdmittedRow]:
+    version, now = together(controls), time.monotonic()
+    return [_AdmittedRow(version, b"a", None, now + one, 0, now, version.prepare(b"a")) for one in seconds]
+
+
+def test_what_would_be_late_gives_way_to_what_is_in_time(controls: Controls) -> None:
+    scheduler = Scheduler(max_batch=4)
+    scheduler._pace = Pace(4, {4: 100.0})
+    late, in_time = rows_that_expire_in(40.0, 900.0, controls=controls)
+    scheduler._answer([late, in_time])
+    assert isinstance(late.future.exception(), Expired)
+    assert in_time.future.result().version == "v1.0.0"
+    assert controls.batches == [[b"a"]]
+
+
+def test_a_slow_estimate_never_ends_all_computing(controls: Controls) -> None:
+    scheduler = Scheduler(max_batch=4)
+    scheduler._pace = Pace(4, {4: 1e6})
+    for _ in range(100):
+        rows = rows_that_expire_in(-1.0, 90.0, 90.0, controls=controls)
+        scheduler._answer(rows)
+        assert [row.future.exception() is None for row in rows] == [False, True, True]
+    assert scheduler._pace.batch_seconds < 90.0  # it is corrected by what is computed
+
+
 def test_a_missing_answer_is_an_error(scheduler: Scheduler, controls: Controls) -> None:
     controls.missing = 1
     with pytest.raises(RuntimeError, match=r"v1\.0\.0 gave 0 answers for 1 images"):

@@ -1,0 +1,74 @@
+"""Refuse requests that there is no time for as soon as their heads were read, without the application.
+
+Far above its capacity a replica refuses nearly every request, so what a refusal costs decides how many images it still
+answers, and how long everybody waits for the event loop. A refusal of `Front` costs a task, a dozen calls and a
+response; here it is one look at the queue and one write. What this does not refuse passes all checks of `Front`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from registry.errors import BadInput, Overloaded
+from registry.serving.follow import Live
+from registry.serving.http.clients import deadline_in
+from registry.serving.http.request_ids import REQUEST_ID_HEADER, names_of
+from registry.serving.http.responses import as_refused, error_document, headers_of, version_of
+from registry.serving.http.rights import PREDICT, right_to
+from registry.serving.http.tokens import BearerTokens
+
+_FOR_THE_APPLICATION = frozenset({b"origin", b"expect"})
+"""Headers whose answer needs more: that of a web page says who may read it, and a client may wait for its 100."""
+_LINE = f"HTTP/1.1 {HTTPStatus.TOO_MANY_REQUESTS} {HTTPStatus.TOO_MANY_REQUESTS.phrase}".encode()
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Shedding:
+    """Says which requests are refused at once."""
+
+    def __init__(self, live: Live, tokens: BearerTokens | None) -> None:
+        """`tokens`: a request without a valid one is told so by the application, and nothing else."""
+        self._live = live
+        self._tokens = tokens
+
+    def refusal(self, method: bytes, url: bytes, headers: Headers, more: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The whole answer to a request for predictions that can't be answered in time; empty for any other.
+
+        Args:
+            headers: those of the request, their names in lower case.
+            more: headers that the server adds to each answer.
+        """
+        path = url.partition(b"?")[0].decode("latin-1")
+        if method != b"POST" or right_to(path) != PREDICT or any(name in _FOR_THE_APPLICATION for name, _ in headers):
+            return b""
+        if self._tokens and not self._may_predict(headers):
+            return b""
+        began = time.perf_counter()
+        try:
+            self._live.scheduler.check_admission(deadline_in(headers) or self._live.deadline)
+        except Overloaded as error:
+            version = version_of(self._live)
+            self._live.tally.request_answered(
+                version or "", HTTPStatus.TOO_MANY_REQUESTS, time.perf_counter() - began, "stable"
+            )
+            return _answer(error, path, version, [*more, (REQUEST_ID_HEADER, names_of(headers).request_id.encode())])
+        except BadInput:
+            pass  # the application says so
+        return b""
+
+    def _may_predict(self, headers: Headers) -> bool:
+        caller = self._tokens.caller(headers) if self._tokens else None
+        return caller is not None and PREDICT in caller.scopes
+
+
+def _answer(error: Overloaded, path: str, version: str | None, more: Headers) -> bytes:
+    refused = as_refused(error)
+    body = json.dumps(error_document(refused, path, version), ensure_ascii=False, separators=(",", ":")).encode()
+    own = {"content-type": "application/json", **headers_of(version), **refused.headers}
+    fields = [*more, *((name.encode(), value.encode()) for name, value in own.items())]
+    lines = [_LINE, b"content-length: %d" % len(body), *(b"%b: %b" % field for field in fields), b"", b""]
+    return b"\r\n".join(lines) + body

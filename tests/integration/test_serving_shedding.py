@@ -1,0 +1,190 @@
+"""Requests that there is no time for, refused as soon as their heads were read: real sockets, a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.serving.follow import Live, LiveOptions
+from registry.serving.http.options import HttpOptions
+from registry.serving.http.server import HttpServer
+from registry.serving.pace import Pace
+from registry.store.objects import ObjectStore
+from tests.support.batch_flavor import Controls, TogetherEcho
+from tests.support.echo_releases import Shop, load_echo, wait_until
+from tests.support.raw_http import RawAnswer, connect, is_closed, post, read_answer
+from tests.support.running_app import running_server
+
+TOKEN, OTHER = "a" * 32, "b" * 32
+BY_THE_APPLICATION = "Origin: https://elsewhere.example"
+"""A header with which the application refuses."""
+LIMITED = post(b"leaf", "Content-Length: 4", "X-Request-Timeout-Ms: 50")
+
+
+@pytest.fixture
+def controls() -> Iterator[Controls]:
+    controls = Controls()
+    yield controls
+    controls.computing.set()
+
+
+@pytest.fixture
+def live(store_url: str, model: str, tmp_path: Path, controls: Controls) -> Iterator[Live]:
+    """A replica whose computing thread is at a batch that takes 100 seconds, by what it knows."""
+
+    def load(manifest: Any, files: Any, **how: Any) -> TogetherEcho:
+        weights = load_echo(manifest, files).weights
+        return TogetherEcho(manifest.version, manifest.content_sha256, weights, controls=controls)
+
+    shop = Shop(ObjectStore(store_url), model, tmp_path)
+    shop.release("v1.0.0")
+    shop.promote("v1.0.0")
+    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=lambda flavor: load, max_batch=4)) as live:
+        controls.computing.clear()
+        live.submit(b"a", deadline=300)
+        assert controls.at_work.wait(60)
+        live.scheduler._pace = Pace(4, {4: 100.0})
+        yield live
+        controls.computing.set()
+
+
+@contextmanager
+def connected(live: Live, options: HttpOptions | None = None) -> Iterator[tuple[socket.socket, HttpServer]]:
+    with running_server(live, options) as (server, url), connect(url) as client:
+        yield client, server
+
+
+def ask(client: socket.socket, *headers: str, path: str = "/predict") -> RawAnswer:
+    client.sendall(post(b"leaf", "Content-Length: 4", *headers, path=path))
+    return read_answer(client)
+
+
+def test_it_answers_as_the_application_does(live: Live) -> None:
+    with connected(live) as (client, server):
+        for path in ("/predict", "/predict?key=a", "/predict/batch", "/v1/diagnose", "/v2/models/m/infer"):
+            quick, slow = ask(client, path=path), ask(client, BY_THE_APPLICATION, path=path)
+            assert quick.status == slow.status == 429
+            numbers = re.compile(rb"[0-9.]+ s")  # how long it would take
+            assert numbers.sub(b"", quick.body) == numbers.sub(b"", slow.body)
+            names = set(quick.headers)
+            assert names == set(slow.headers)
+            for name in names - {"x-request-id", "retry-after", "date", "content-length"}:
+                assert quick.headers[name] == slow.headers[name]
+            assert len(quick.body) == int(quick.headers["content-length"])
+        assert server.server_state.total_requests == 5  # those of the application
+
+
+def test_only_requests_for_predictions_are_refused(live: Live) -> None:
+    with connected(live) as (client, _):
+        for line in ("GET /health/live", "GET /health", "GET /predict", "POST /-/refresh", "OPTIONS /predict"):
+            client.sendall(f"{line} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert read_answer(client).status != 429
+
+
+def test_a_late_deadline_is_admitted(live: Live, controls: Controls) -> None:
+    with connected(live) as (client, _):
+        assert ask(client, "X-Request-Timeout-Ms: 1000").status == 429
+        client.sendall(post(b"leaf", "Content-Length: 4", "X-Request-Timeout-Ms: 590000"))
+        wait_until(lambda: live.scheduler.queued == 1)
+        controls.computing.set()
+        assert read_answer(client).status == 200
+
+
+def test_a_wrong_deadline_is_told_by_the_application(live: Live) -> None:
+    with connected(live) as (client, _):
+        answer = ask(client, "X-Request-Timeout-Ms: soon")
+        assert (answer.status, json.loads(answer.body)["error"]) == (400, "BadInput")
+
+
+def test_who_has_no_token_learns_nothing_else(live: Live, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"app predict {TOKEN}\nlabels feedback {OTHER}\n")
+    tokens.chmod(0o600)
+    with connected(live, HttpOptions(tokens=tokens)) as (client, _):
+        assert ask(client).status == 401
+        assert ask(client, f"Authorization: Bearer {OTHER}").status == 403
+        assert ask(client, f"Authorization: Bearer {TOKEN}").status == 429
+
+
+def test_refusals_are_counted(live: Live) -> None:
+    with connected(live) as (client, _):
+        for _ in range(3):
+            ask(client)
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        text = read_answer(client).body.decode()
+    assert 'ulora_requests_total{arm="stable",code="429",version="v1.0.0"} 3.0' in text
+
+
+def test_a_body_that_comes_later_is_not_taken_for_a_request(live: Live) -> None:
+    with connected(live) as (client, _):
+        for part in (b"GET /health HTTP/1.1\r\n\r\n", bytes(100_000)):
+            client.sendall(post(b"", f"Content-Length: {len(part)}"))
+            assert read_answer(client).status == 429
+            client.sendall(part)
+        client.sendall(post(b"", "Transfer-Encoding: chunked"))
+        assert read_answer(client).status == 429
+        client.sendall(b"4\r\nleaf\r\n0\r\n\r\n")
+        assert ask(client).status == 429
+
+
+def test_a_body_that_never_comes_is_given_up(live: Live) -> None:
+    with connected(live, HttpOptions(body_seconds=0.5)) as (client, _):
+        client.sendall(post(b"le", "Content-Length: 4"))
+        assert read_answer(client).status == 429
+        assert is_closed(client)
+
+
+def test_what_is_no_http_ends_the_connection_after_it(live: Live) -> None:
+    with connected(live) as (client, _):
+        client.sendall(post(b"", "Transfer-Encoding: chunked") + b"no length\r\n")
+        assert read_answer(client).status == 429
+        assert is_closed(client)
+
+
+def test_answers_come_in_the_order_of_the_requests(live: Live, controls: Controls) -> None:
+    with connected(live) as (client, _):
+        admitted = post(b"leaf", "Content-Length: 4", "X-Request-Timeout-Ms: 590000", "X-Request-Id: first")
+        client.sendall(admitted + LIMITED)
+        wait_until(lambda: live.scheduler.queued == 1)
+        controls.computing.set()
+        assert read_answer(client).headers["x-request-id"] == "first"
+        assert read_answer(client).status in (200, 429)  # by then there is time, or not
+
+
+def test_a_client_that_reads_no_refusal_costs_no_memory(live: Live) -> None:
+    with running_server(live, HttpOptions(body_seconds=0.5)) as (server, url):
+        server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # connections inherit it
+        state, most = server.server_state, 0
+        with connect(url, SO_RCVBUF=4096) as deaf:
+            try:
+                while True:
+                    deaf.sendall(50 * LIMITED)
+                    held = [each.transport.get_write_buffer_size() for each in list(state.connections)]
+                    most = max(most, *held, 0)
+            except OSError:
+                pass  # it is heard no more
+            wait_until(lambda: not state.connections)
+        assert most < 1024 * 1024
+
+
+def test_the_last_answers_of_a_replica_that_drains_say_so(live: Live) -> None:
+    with connected(live) as (client, server):
+        server.open.draining = True
+        answer = ask(client)
+        assert (answer.status, answer.headers["connection"]) == (429, "close")
+        assert is_closed(client)
+
+
+@pytest.mark.parametrize("line", ["POST /predict HTTP/1.0\r\n", "POST /predict HTTP/1.1\r\nConnection: close\r\n"])
+def test_the_only_request_of_a_connection_closes_it(live: Live, line: str) -> None:
+    with connected(live) as (client, _):
+        client.sendall(f"{line}Host: x\r\nContent-Length: 4\r\n\r\nleaf".encode())
+        assert read_answer(client).status == 429
+        assert is_closed(client)
