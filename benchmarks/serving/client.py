@@ -2,7 +2,7 @@
 
 It reads a job, a line of JSON, from standard input and prints what came back as JSON. It ends early when standard
 input is closed. Requests are complete HTTP messages in a
-file, sent over plain sockets of one event loop, so that it takes little of the cores that it shares with the server.
+file, sent over plain sockets by one thread, so that it takes little of the cores that it shares with the server.
 
 Closed loop: each client sends its next request when it has its answer. Open loop: requests are due at random moments
 whose mean rate is given, whatever the server does. A latency counts from when the request was due, so that one that
@@ -11,21 +11,28 @@ could not be sent in time, because the server held all connections, is not made 
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import gc
 import json
+import os
 import random
+import select
+import socket
 import struct
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 _ANSWER_SECONDS = 120.0
 """Seconds to wait for an answer."""
+_LOOK = 1.0
+"""Seconds between two looks for answers that take too long."""
+_CHUNK = 64 * 1024
 _MAX_WRONG = 20
 _SAME = ("version", "target", "label", "outcome", "is_ood")
 _CLOSE = ("confidence", "ood_score", "target_confidence")
@@ -89,62 +96,62 @@ class HttpAnswer:
         return self.head[at + len(name) + 3 :].partition(b"\r\n")[0].strip().decode("latin-1") if at >= 0 else ""
 
 
-class KeptConnection(asyncio.Protocol):
-    """One kept connection: one request at a time."""
+class KeptConnection:
+    """One connection that is kept: one request at a time."""
 
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[HttpAnswer] | None = None
+    def __init__(self, port: int) -> None:
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._error = self.socket.connect_ex(("127.0.0.1", port))
+        self._unsent = memoryview(b"")
         self._data = bytearray()
+        self.request: tuple[int, float, float] | None = None
+        """Number, when it was due, and when it was sent, of what is asked."""
+
+    def ask(self, number: int, due: float, request: bytes) -> None:
+        """Send a request, as far as it goes; the rest when the socket can be written.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        self.request = (number, due, time.monotonic())
+        self._unsent = memoryview(request)
+        self._data.clear()
+        if self._error in (0, errno.EINPROGRESS):
+            self.write()
+        else:
+            raise OSError(self._error, os.strerror(self._error))
 
     @property
-    def is_open(self) -> bool:
-        """Whether another request may be sent."""
-        return self._transport is not None and not self._transport.is_closing()
+    def wants(self) -> int:
+        """The events that it waits for."""
+        return select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0)
 
-    async def ask(self, request: bytes) -> HttpAnswer:
-        """Send a request; status 0 if the connection breaks or the answer takes too long."""
-        if self._transport is None:
-            return HttpAnswer()
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._data.clear()
-        self._transport.write(request)
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return await self._waiting
-        except TimeoutError:
-            self.close()
-            return HttpAnswer()
+    def write(self) -> None:
+        """Send more of the request.
 
-    def close(self) -> None:
-        """Close it."""
-        if self._transport is not None:
-            self._transport.close()
+        Raises:
+            OSError: the connection is broken.
+        """
+        with suppress(BlockingIOError):
+            self._unsent = self._unsent[self.socket.send(self._unsent) :]
 
-    def connection_made(self, transport: Any) -> None:
-        """See `asyncio.Protocol`."""
-        self._transport = transport
+    def read(self) -> HttpAnswer | None:
+        """What has come: a whole answer, or none yet.
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
-        self._transport = None
-        self._settle(HttpAnswer())
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+        Raises:
+            OSError: the connection is closed.
+        """
+        data = self.socket.recv(_CHUNK)
+        if not data:
+            raise OSError(errno.ECONNRESET, "closed")
         self._data += data
         head, end, body = bytes(self._data).partition(b"\r\n\r\n")
         if not end:
-            return
+            return None
         answer = HttpAnswer(int(head[9:12]), head, body)
-        if len(body) >= int(answer.header(b"content-length") or 0):
-            if answer.header(b"connection").lower() == "close":
-                self.close()
-            self._settle(answer)
-
-    def _settle(self, answer: HttpAnswer) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(answer)
+        return answer if len(body) >= int(answer.header(b"content-length") or 0) else None
 
 
 @dataclass
@@ -157,87 +164,126 @@ class Sender:
     answers: list[tuple[float, float, float, int, int]] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    sent: int = 0
+    _due: deque[tuple[int, float]] = field(default_factory=deque)
+    _open: dict[int, KeptConnection] = field(default_factory=dict)
     _free: list[KeptConnection] = field(default_factory=list)
-    _opened: int = 0
+    _events: select.epoll = field(default_factory=select.epoll)
+    _begun: int = 0
     _stopped: bool = False
-    _queue: deque[asyncio.Future[None]] = field(default_factory=deque)
+    _end: float = 0.0
 
-    async def run(self) -> None:
+    def run(self) -> None:
         """Send all of it, or until standard input is closed, and wait for the answers."""
-        asyncio.get_running_loop().add_reader(sys.stdin, self._stop)
-        end = time.monotonic() + self.job.seconds
-        if self.job.clients:
-            await asyncio.gather(*(self._run_client(end) for _ in range(self.job.clients)))
-        else:
-            await self._run_open(end)
+        self._events.register(sys.stdin, select.EPOLLIN)
+        began = time.monotonic()
+        self._end = began + self.job.seconds
+        arrivals = iter(()) if self.job.clients else self._arrivals(began)
+        for _ in range(self.job.clients):
+            self._begin(began)
+        arrival, looked = next(arrivals, None), began
+        while arrival is not None or self._due or len(self._free) < len(self._open):
+            while arrival is not None and arrival <= time.monotonic():
+                self._begin(arrival)
+                arrival = next(arrivals, None)
+            self._send()
+            wait = _LOOK if arrival is None else min(_LOOK, max(0.0, arrival - time.monotonic()))
+            for handle, events in self._events.poll(wait):
+                self._happened(handle, events)
+            if time.monotonic() - looked > _LOOK:
+                looked = time.monotonic()
+                self._give_up_late(looked)
         for connection in self._free:
-            connection.close()
+            connection.socket.close()
 
-    async def _run_client(self, end: float) -> None:
-        connection = KeptConnection()
-        while self._may_send() and (now := time.monotonic()) < end:
-            connection = await self._ask_on(connection, self._next(), now)
-        connection.close()
-
-    async def _run_open(self, end: float) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-        for due in self._due_times(end):
-            if (left := due - time.monotonic()) > 0:
-                await asyncio.sleep(left)
-            task = asyncio.create_task(self._ask_at(self._next(), due))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
-
-    def _due_times(self, end: float) -> Iterator[float]:
-        chance, due = random.Random(self.job.seed), time.monotonic()  # noqa: S311  no secret
-        while self._may_send() and (due := due + chance.expovariate(self.job.rate)) < end:
+    def _arrivals(self, due: float) -> Iterator[float]:
+        """When the requests of an open loop are due."""
+        chance = random.Random(self.job.seed)  # noqa: S311  no secret
+        while self._may_send() and (due := due + chance.expovariate(self.job.rate)) < self._end:
             yield due
 
-    async def _ask_at(self, number: int, due: float) -> None:
-        connection = await self._take()
-        connection = await self._ask_on(connection, number, due)
-        self._free.append(connection)
-        if self._queue:
-            self._queue.popleft().set_result(None)
+    def _begin(self, due: float) -> None:
+        """A request is due; it waits for a connection."""
+        if self._may_send() and due < self._end:
+            self._due.append((self._begun, due))
+            self._begun += 1
 
-    async def _take(self) -> KeptConnection:
-        if not self._free and self._opened >= self.job.connections:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            await turn
-        if self._free:
-            return self._free.pop()
-        self._opened += 1
-        return KeptConnection()
+    def _send(self) -> None:
+        """Send what is due, as far as there are connections."""
+        most = self.job.clients or self.job.connections
+        while self._due and (self._free or len(self._open) < most):
+            number, due = self._due.popleft()
+            connection = self._free.pop() if self._free else self._connect()
+            try:
+                connection.ask(number, due, self.requests[number % len(self.requests)])
+            except OSError:
+                self._lost(connection)
+            else:
+                if connection.wants != select.EPOLLIN:
+                    self._events.modify(connection.socket, connection.wants)
 
-    async def _ask_on(self, connection: KeptConnection, number: int, due: float) -> KeptConnection:
-        """Ask on a connection, or on a new one if that is closed; return the one that was used."""
-        index = number % len(self.requests)
-        began = time.monotonic()
-        try:
-            if not connection.is_open:
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(KeptConnection, "127.0.0.1", self.job.port)
-            answer = await connection.ask(self.requests[index])
-        except OSError:
-            answer = HttpAnswer()
-        self.answers.append((due, began, time.monotonic(), answer.status, self._version(answer)))
-        if self.expected and answer.status == 200:
-            self._compare(answer, index)
+    def _connect(self) -> KeptConnection:
+        connection = KeptConnection(self.job.port)
+        self._open[connection.socket.fileno()] = connection
+        self._events.register(connection.socket, select.EPOLLIN)
         return connection
 
-    def _stop(self) -> None:
-        asyncio.get_running_loop().remove_reader(sys.stdin)
-        self._stopped = True
+    def _happened(self, handle: int, events: int) -> None:
+        connection = self._open.get(handle)
+        if connection is None:
+            self._stopped = True
+            self._events.unregister(sys.stdin)
+            return
+        if connection.request is None:  # the server closes it, or says more than it was asked
+            self._lost(connection)
+            return
+        try:
+            if events & select.EPOLLOUT:
+                connection.write()
+                self._events.modify(handle, connection.wants)
+            answer = connection.read() if events & ~select.EPOLLOUT else None
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lost(connection)
+            return
+        if answer is not None:
+            self._answered(connection, answer)
+            if answer.header(b"connection").lower() == "close":
+                self._close(connection)
+            else:
+                self._free.append(connection)
+
+    def _lost(self, connection: KeptConnection) -> None:
+        """A connection broke: while it waited for an answer, or between two requests."""
+        if connection.request is None:
+            self._free.remove(connection)
+        else:
+            self._answered(connection, HttpAnswer())
+        self._close(connection)
+
+    def _close(self, connection: KeptConnection) -> None:
+        del self._open[connection.socket.fileno()]
+        connection.socket.close()
+
+    def _give_up_late(self, now: float) -> None:
+        for connection in list(self._open.values()):
+            if connection.request is not None and now - connection.request[2] > _ANSWER_SECONDS:
+                self._lost(connection)
+
+    def _answered(self, connection: KeptConnection, answer: HttpAnswer) -> None:
+        assert connection.request is not None  # noqa: S101  it is answered once
+        (number, due, sent), connection.request = connection.request, None
+        now = time.monotonic()
+        self.answers.append((due, sent, now, answer.status, self._version(answer)))
+        if self.expected and answer.status == 200:
+            self._compare(answer, number % len(self.requests))
+        if self.job.clients:
+            self._begin(now)
 
     def _may_send(self) -> bool:
-        return (not self._stopped or self.sent < self.job.least) and (not self.job.count or self.sent < self.job.count)
-
-    def _next(self) -> int:
-        self.sent += 1
-        return self.sent - 1
+        return (not self._stopped or self._begun < self.job.least) and (
+            not self.job.count or self._begun < self.job.count
+        )
 
     def _version(self, answer: HttpAnswer) -> int:
         name = answer.header(b"x-ulora-version")
@@ -278,7 +324,7 @@ def main() -> None:
     gc.freeze()
     gc.disable()  # its pauses would count as the server's
     processor, began = time.process_time(), time.monotonic()
-    asyncio.run(sender.run())
+    sender.run()
     took = {"processor": time.process_time() - processor, "seconds": time.monotonic() - began}
     print(  # noqa: T201  it is a program's answer
         json.dumps({"answers": sender.answers, "versions": sender.versions, "wrong": sender.wrong, **took})
