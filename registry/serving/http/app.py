@@ -50,7 +50,7 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     for path in status.HEADS:  # some load balancers send it
         app.add_api_route(path, status.ROUTES["GET", path], methods=["HEAD"], include_in_schema=False)
     limit = RateLimit(options.rate_limit) if options.rate_limit else None
-    app.add_middleware(Front, live=live, tokens=app.state.tokens, rate=limit)
+    app.add_middleware(Front, tokens=app.state.tokens, rate=limit, busiest=predict.ROUTES)
     encoding.add_middleware(app, options)
     measured.add_metrics(app, live)
     app.openapi = partial(openapi.page_of, app)

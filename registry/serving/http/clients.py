@@ -55,7 +55,7 @@ async def answers_for(
         BadInput: the client went away.
     """
     answers = [asyncio.wrap_future(future) for future in futures]
-    whole = asyncio.ensure_future(asyncio.wait(answers))
+    whole = asyncio.gather(*answers, return_exceptions=True)
     gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
     either: set[asyncio.Future[Any]] = {whole, gone}
     try:
