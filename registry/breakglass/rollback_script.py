@@ -88,7 +88,7 @@ RECORD = re.compile(r"(0[0-9]{12})(?<!0{13})\.json", re.ASCII)
 WEAK = 'W/"'
 """The beginning of an ETag that web servers send, and S3 never does."""
 PAGES = ("text/html", "application/xhtml+xml")
-"""Media types of pages: no object and no answer of the store has one."""
+"""Media types of pages: no answer of the store has one of its own."""
 DENIED = {
     "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "AuthorizationHeaderMalformed",
@@ -649,7 +649,8 @@ class Store:
 
     def check_reply(self, reply: dict[str, Any], field: str, key: str) -> None:
         """Check that a success says what S3 always says: a proxy or a login page may answer 200 to everything."""
-        is_other = self.is_page(reply) or reply.get("ResponseMetadata", {}).get("HTTPStatusCode") != 200
+        is_page = self.is_page(reply) and not self.is_object(reply)
+        is_other = is_page or reply.get("ResponseMetadata", {}).get("HTTPStatusCode") != 200
         if str(reply.get(field, WEAK)).startswith(WEAK) or is_other:
             text = f"what {self.place} answered for {key} is not an answer of S3: it lacks {field}"
             raise OutcomeUnclear(text, IN_FRONT)
@@ -658,6 +659,11 @@ class Store:
         """Whether a reply says that it is a web page."""
         kind = str(reply.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", ""))
         return kind.partition(";")[0].strip().lower() in PAGES
+
+    def is_object(self, reply: dict[str, Any]) -> bool:
+        """Whether a reply is S3's own for an object, which has the media type that its writer chose."""
+        headers = reply.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return "LastModified" in reply and "x-amz-request-id" in headers
 
     def newest_by_name(self) -> tuple[dict[str, Any] | None, str]:
         """The same where nothing is listed, as in an empty log, or one that is younger than the listing."""

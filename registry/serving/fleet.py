@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, first_line
+from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError, Unreachable, first_line
 from registry.formats.document import Document
 from registry.parallel import in_parallel
 from registry.serving.proof import MAX_COMPONENTS
@@ -273,7 +273,12 @@ def _read_one(store: ObjectStore, key: str) -> Replica | None:
 
 
 def _age_of(store: ObjectStore, key: str) -> float:
-    info = store.head(key)
+    try:
+        info = store.head(key)
+    except Unreachable:
+        raise
+    except UloraError:  # it may be encrypted with a key of its writer's
+        return 0.0
     return (info.read_at - info.modified).total_seconds() if info and info.read_at and info.modified else GONE_AFTER
 
 

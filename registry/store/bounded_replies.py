@@ -35,8 +35,12 @@ _ALWAYS_SAID = {
 _STATUSES = {"DeleteObject": (204,), "GetObject": (200, 206)}
 """Of a success, where it is not 200."""
 _WITHOUT_BODY = ("PutObject", "UploadPart", "DeleteObject")
+_OBJECTS = ("GetObject", "HeadObject")
+"""Their answers have the media type that the object's writer chose."""
 _PAGES = ("text/html", "application/xhtml+xml")
-"""Media types that no object and no answer here has."""
+"""Media types that no answer of S3 has of its own, and no object that is written here."""
+_REQUEST_ID = "x-amz-request-id"
+"""In every answer of S3, by its reference of common response headers."""
 _WEAK = 'W/"'
 """The beginning of an ETag that many web servers send, and S3 never does (RFC 9110, 8.8.1)."""
 
@@ -73,7 +77,8 @@ def _check_reply(operation: str, http_response: Any, parsed: Any, **_: object) -
         raise KeyError(f"the right status ({status})")
     if field and (field not in parsed or str(parsed[field]).startswith(_WEAK)):
         raise KeyError(field)
-    if is_page(http_response.headers):
+    is_object = operation in _OBJECTS and _REQUEST_ID in http_response.headers
+    if is_page(http_response.headers) and not is_object:
         raise KeyError("a type other than that of a page")
     if operation in _WITHOUT_BODY and http_response.content:
         raise KeyError("an empty body")

@@ -32,6 +32,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as TransportError
 
 from registry.errors import (
+    BadManifest,
     BadSetting,
     BucketNotFound,
     CorruptBlob,
@@ -173,6 +174,13 @@ _TABLE = (
         "the store {place} is in another region than {region}, which is set here{elsewhere} ({code})",
         "set AWS_REGION (or the profile's region) to the bucket's",
         codes=frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"}),
+    ),
+    _Translation(
+        BadManifest,
+        "{key} can't be read as it was stored: {detail}",
+        "was it archived, or encrypted with a key of its writer's own? Who may delete can remove it",
+        codes=frozenset({"InvalidObjectState", "InvalidRequest"}),
+        operation="GetObject",
     ),
     _Translation(
         StoreDenied,

@@ -1,0 +1,122 @@
+"""An object that its writer stored in an odd way is a problem of its own, and hides nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.breakglass.write_script import Script
+from registry.errors import BadManifest, StoreUnreachable
+from registry.store import layout
+from tests.servers.proxy import Exchange, Proxy, Reply, answering
+from tests.support.registries import bind, open_registry
+from tests.support.run_script import run
+
+V1, V2, V3 = "v1.0.0", "v2.0.0", "v3.0.0"
+TYPES = ["text/html", "application/xhtml+xml; charset=utf-8"]
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path) -> Registry:
+    """Two generations in production, one in staging."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    bind(registry, V1, V2)
+    registry.promote(V1, "staging")
+    registry.promote(V1, "production")
+    registry.promote(V2, "production")
+    return registry
+
+
+def put(registry: Registry, key: str, body: bytes, kind: str) -> None:
+    """Write an object as anybody with the right to write it may."""
+    client = registry.store._client
+    client.unretried.put_object(**client.at(key), Body=body, ContentType=kind)
+
+
+def retype(registry: Registry, key: str, kind: str) -> None:
+    """The same bytes under another media type."""
+    put(registry, key, registry.store.get(key).body, kind)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_media_type_of_a_document_counts_for_nothing(registry: Registry, kind: str) -> None:
+    retype(registry, layout.record(registry.model, "production", 2), kind)
+    retype(registry, layout.version(registry.model, V1), kind)
+    assert registry.store.head(layout.version(registry.model, V1))
+    assert {each.channel: each.stable for each in registry.status().channels} == {"staging": V1, "production": V2}
+    assert [each.problem for each in registry.versions()] == ["", ""]
+    assert registry.rollback().version == V1
+
+
+def test_a_page_in_a_log_is_a_problem_of_that_channel(registry: Registry) -> None:
+    put(registry, layout.record(registry.model, "production", 3), b"<html>hello</html>", "text/html")
+    found = {each.channel: each for each in registry.status().channels}
+    assert found["staging"].stable == V1
+    assert "not valid JSON" in found["production"].problem
+    assert [each.version for each in registry.versions()] == [V1, V2]
+
+
+def test_a_page_for_a_heartbeat_hides_no_channel(registry: Registry) -> None:
+    put(registry, layout.replica(registry.model, "production", "a-1"), b"<html>hello</html>", "text/html")
+    found = {each.channel: each for each in registry.status().channels}["production"]
+    assert (found.stable, [each.state for each in found.replicas]) == (V2, ["unreadable"])
+
+
+def test_a_page_for_a_name_is_a_problem_of_that_version(registry: Registry) -> None:
+    put(registry, layout.version(registry.model, V3), b"<html>hello</html>", "text/html")
+    assert [bool(each.problem) for each in registry.versions()] == [False, False, True]
+
+
+def test_a_script_reads_a_record_of_any_media_type(registry: Registry) -> None:
+    script: Script = registry.rollback_script(V1)
+    retype(registry, layout.record(registry.model, "production", 2), "text/html")
+    assert run(script, "--yes", "--json").document["changed"]
+
+
+@pytest.mark.parametrize("refused", [(403, "InvalidObjectState"), (400, "InvalidRequest")], ids=lambda case: case[1])
+def test_an_object_that_s3_can_not_give_hides_no_other(
+    registry: Registry, proxy: Proxy, tmp_path: Path, refused: tuple[int, str]
+) -> None:
+    """It was written into an archive, or with a key of its writer's."""
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    answer = answering(*refused)
+    proxy.next(answer, method="GET", containing=layout.record(registry.model, "production", 2), times=100)
+    found = {each.channel: each for each in far.status().channels}
+    assert found["staging"].stable == V1
+    assert "can't be read as it was stored" in found["production"].problem
+    with pytest.raises(BadManifest):
+        far.channel("production").read(2)
+
+
+def page(exchange: Exchange, *, drop: str = "") -> None:
+    """The store's own answer as a page, maybe without one of its headers."""
+    reply = exchange.forward()
+    kept = [header for header in reply.headers if header[0].lower() not in (drop, "content-type")]
+    exchange.send(Reply(reply.status, [*kept, ("Content-Type", "text/html")], reply.body))
+
+
+@pytest.mark.parametrize("read", [Registry.status, Registry.rollback], ids=["status", "rollback"])
+def test_a_page_without_the_mark_of_s3_is_nobody_s_word(
+    registry: Registry, proxy: Proxy, tmp_path: Path, read: Callable[[Registry], object]
+) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    proxy.next(partial(page, drop="x-amz-request-id"), method="GET", containing="/channels/production/", times=100)
+    with pytest.raises(StoreUnreachable, match="not an answer of S3"):
+        read(far)
+
+
+@pytest.mark.parametrize("method", ["PUT", "LIST"])
+def test_only_objects_may_look_like_pages(registry: Registry, proxy: Proxy, tmp_path: Path, method: str) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    if method == "LIST":
+        proxy.next(page, method="GET", containing="list-type=2", times=100)
+        with pytest.raises(StoreUnreachable, match="not an answer of S3"):
+            far.rollback()
+    else:
+        proxy.next(page, method="PUT", containing="/channels/production/")
+        assert far.rollback().generation == 3  # it was applied, which the look back shows
