@@ -95,6 +95,8 @@ class Change(HtmlTable):
         version: what the channel serves now; `previous` what it served before.
         verdict: the verdict that allowed it, None for a rollback.
         manifest_sha256: the digest of the manifest of `version`, empty if the channel serves none.
+        broken_chain: why the record that this one follows does not continue the log; empty if it does, or was not
+            looked at, as in `Registry.rollback`.
         notes: what else the caller should know, e.g. that MLflow was down.
     """
 
@@ -111,6 +113,7 @@ class Change(HtmlTable):
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     manifest_sha256: str = ""
+    broken_chain: str = ""
 
     @classmethod
     def of(
@@ -138,6 +141,16 @@ class Change(HtmlTable):
             notes=notes,
             manifest_sha256=record.stable.manifest_sha256 if record.stable else "",
         )
+
+    def on_broken_chain(self, problem: str) -> Self:
+        """The same change, after a record that does not continue the log; the same if `problem` is empty."""
+        if not problem:
+            return self
+        note = (
+            f"the log of {self.channel} is broken below this record: {problem}; replicas that followed it before stay "
+            "where they were until they are restarted; see `ulora history`"
+        )
+        return replace(self, broken_chain=problem, notes=(note, *self.notes))
 
     @classmethod
     def unneeded(cls, head: Record, note: str) -> Self:

@@ -257,9 +257,9 @@ class Registry:
             GateRefused: a rule was not met; the verdict is kept in the store.
             ChannelMoved: another writer was first.
             MissingBlob, CorruptBlob, VersionForgotten: files are missing or damaged, or will be deleted.
-            BadWeights: no replica would load it; `force` does not overrule that.
-            NotTrusted: it is not signed by a trusted key; nor that.
+            BadWeights, NotTrusted: no replica would load it, or no trusted key signed it; `force` overrules neither.
             Overwritten: the name was bound again; or, after the commit, the store has not kept or protected the record.
+            BrokenChain: the newest record does not continue the log, and it is not forced.
             BadInput: it is forced without a reason.
         """
         return usecases.promote.promote(self.wiring, version, channel, options, reason=reason, dry_run=dry_run)

@@ -219,7 +219,8 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     print_line(options, sentence)
     check(store, options, head)
     if options.dry_run:
-        return answer_document(record, head, record["action"], "nothing was written: --dry-run")
+        planned = answer_document(record, head, record["action"], "nothing was written: --dry-run")
+        return with_chain(store, options, head, planned)
     if not options.yes:
         asked = time.monotonic()
         ask()
@@ -235,7 +236,36 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     if not is_protected(head):
         check_still_complete(store)
     done = f"{VERSION['channel']} serves {record['stable']['version']}, generation {record['generation']}"
-    return {**answer_document(record, head, record["action"], done), "changed": True}
+    made = {**answer_document(record, head, record["action"], done), "changed": True}
+    return with_chain(store, options, head, made)
+
+
+def with_chain(
+    store: Store, options: argparse.Namespace, head: dict[str, Any], answer: dict[str, Any]
+) -> dict[str, Any]:
+    """The same answer, and a warning if the record that was newest does not continue the log. It stops no rollback."""
+    problem = broken_link(store, head)
+    if problem and not options.json:
+        what = f"the log of {VERSION['channel']} is broken below the newest record: {problem}"
+        stay = "replicas that followed it before stay where they were until they are restarted"
+        emit("stderr", f"warning: {printable(what)}; {stay}; look with `ulora history`")
+    return {**answer, "broken_chain": problem}
+
+
+def broken_link(store: Store, head: dict[str, Any]) -> str:
+    """Why a record does not continue the log; empty if it does, or the store does not say."""
+    before, named = head["generation"] - 1, str(head.get("previous"))[:12]
+    if not before:
+        return "" if head.get("previous") is None else f"generation 1 names {named} as the one before it"
+    try:
+        digest = store.record(before)[1]
+    except Failure as failure:
+        return str(failure) if failure.error in ("ObjectNotFound", "BadManifest", "BrokenChain") else ""
+    except Exception:
+        return ""
+    if head.get("previous") == digest:
+        return ""
+    return f"generation {before} does not hash to what generation {before + 1} says: {digest[:12]}, not {named}"
 
 
 def already_moved(winner: dict[str, Any]) -> dict[str, Any]:
@@ -986,7 +1016,7 @@ def answer_document(record: dict[str, Any], before: dict[str, Any], action: str,
         "model": VERSION["model"], "channel": VERSION["channel"], "action": action, "changed": False,
         "version": record["stable"]["version"], "previous": left,
         "generation": record["generation"], "who": record["who"], "when": record["when"],
-        "reason": record.get("reason", ""), "sentence": sentence,
+        "reason": record.get("reason", ""), "sentence": sentence, "broken_chain": "",
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from registry.channels.record import Author, ChannelPosition, Record, aborted, rolled_back
 from registry.errors import (
     BadInput,
+    BadManifest,
     BrokenChain,
     ChannelMoved,
     KeyExists,
@@ -181,6 +182,16 @@ class Channel:
             BrokenChain: it is the record of another channel or generation.
         """
         return self._read(generation)[0]
+
+    def broken_link(self, newer: Record) -> str:
+        """Why a record does not continue the log before it, in words; empty if it does. One round trip."""
+        if newer.generation == 1:
+            return "" if newer.previous is None else f"generation 1 of {self.name} names a record before it"
+        try:
+            check_link(self.read(newer.generation - 1), newer)
+        except (ObjectNotFound, BadManifest, BrokenChain) as error:
+            return str(error)
+        return ""
 
     def history(self, limit: int | None = None) -> list[Record]:
         """The records, newest first, each checked against the one after it.

@@ -42,6 +42,7 @@ def promote_command(
     """Make VERSION what a channel serves, if its files are in the store and recorded evidence meets the policy's rules.
 
     A refusal names the rules (exit 3) and is kept. If somebody else moved the channel first nothing changes (exit 4).
+    So is a log whose newest record does not continue the one before (exit 6), unless forced.
     The record is read back: where the store has stopped honouring conditional writes, the exit status is 6.
     `ulora rollback --channel …` undoes it.
 

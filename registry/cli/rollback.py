@@ -22,6 +22,7 @@ from registry.cli.output import Output, change_sentence, place
 from registry.parallel import time_limit
 
 if TYPE_CHECKING:
+    from registry.answers import Change
     from registry.api import Registry
     from registry.channels.channel import RollbackOptions
 
@@ -75,6 +76,8 @@ def rollback_command(
     That is a version of its own; nothing is uploaded for it. Components made for another backbone or preprocessing are
     refused.
 
+    A log that is broken below the new record is said (`broken_chain` with --json), and stops no rollback.
+
     \b
     Examples:
       ulora rollback --reason "error rate 2%"
@@ -86,7 +89,9 @@ def rollback_command(
     out.say(place(registry))
     with time_limit(_SECONDS):
         done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
-    out.answer(done, f"{change_sentence(done, change.dry_run)} ({time.perf_counter() - began:.2f} s)")
+    seconds = time.perf_counter() - began
+    done = _with_chain(registry, done)
+    out.answer(done, f"{change_sentence(done, change.dry_run)} ({seconds:.2f} s)")
     for note in done.notes:
         out.note(note)
     if not change.dry_run:
@@ -94,3 +99,9 @@ def rollback_command(
         for note in () if afterwards.no_mirror else registry.mirror():
             out.note(note)
         check_proofs(fleet, done)
+
+
+def _with_chain(registry: Registry, done: Change) -> Change:
+    from registry.usecases.rollback import with_chain
+
+    return with_chain(registry.wiring, done)

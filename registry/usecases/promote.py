@@ -10,7 +10,7 @@ from registry.answers import Change
 from registry.breakglass.write_script import Script
 from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import ChannelPosition, Record, promoted
-from registry.errors import BadInput, ChannelMoved, GateRefused, NotNow, UloraError
+from registry.errors import BadInput, BrokenChain, ChannelMoved, GateRefused, NotNow, UloraError
 from registry.evidence.policy import FreezeWindow, load_policy
 from registry.evidence.verdict import Verdict
 from registry.integrity.rebound import check_never_rebound, newest_records
@@ -54,6 +54,7 @@ def promote(
     if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
         log.check_newest(head)
         return Change.unneeded(head, f"{version} is stable in {channel} already")
+    broken_chain = _broken_chain(log, head, options)
     _check_not_frozen(channel, frozen, options)
     check_remembered(wiring.forgotten, version)
     manifest = wiring.bindings.manifest(binding.pointer)
@@ -68,9 +69,8 @@ def promote(
     record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
     if dry_run:
         _check_allowed(verdict)
-        return Change.of(
-            record, head, changed=False, verdict=verdict, notes=_overruled(channel, basis.freeze, "would be")
-        )
+        notes = _overruled(channel, basis.freeze, "would be")
+        return Change.of(record, head, changed=False, verdict=verdict, notes=notes).on_broken_chain(broken_chain)
     wiring.check_writable()
     wiring.ledger.add_verdict(verdict, basis.policy)
     _check_allowed(verdict)
@@ -82,7 +82,7 @@ def promote(
         *_after_promotion(wiring, head, verdict),
         *_overruled(channel, basis.freeze, "was"),
     )
-    return Change.of(record, head, changed=True, verdict=verdict, notes=notes)
+    return Change.of(record, head, changed=True, verdict=verdict, notes=notes).on_broken_chain(broken_chain)
 
 
 def _check_not_frozen(channel: str, frozen: FreezeWindow | None, options: PromoteOptions) -> None:
@@ -101,6 +101,22 @@ def _heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:
     """The newest records of the channels that people promote to, and of this one, which is known."""
     others = [name for name in CHANNELS if name != channel]
     return [*([head] if head else ()), *newest_records(wiring.store, wiring.model, others)]
+
+
+def _broken_chain(log: Channel, head: Record | None, options: PromoteOptions) -> str:
+    """Why the newest record does not continue the log; empty if it does.
+
+    Raises:
+        BrokenChain: it does not, and this promotion is not forced.
+    """
+    problem = log.broken_link(head) if head else ""
+    if problem and not options.force:
+        raise BrokenChain(
+            f"the log of {log.name} is broken: {problem}; nothing changed",
+            hint=f"see `ulora history --channel {log.name}`; bring the right bytes back, or promote with `--force "
+            "--reason …`; a rollback is always possible",
+        )
+    return problem
 
 
 def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:

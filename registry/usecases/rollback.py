@@ -8,9 +8,13 @@ from functools import partial
 
 from registry.answers import Change
 from registry.channels.channel import RollbackOptions
-from registry.errors import NothingToRollBackTo
+from registry.errors import NothingToRollBackTo, UloraError, first_line
+from registry.parallel import within
 from registry.usecases.checks import check_servable
 from registry.wiring import Wiring
+
+CHAIN_SECONDS = 3.0
+"""How long the command looks, after a rollback, at the records that it followed."""
 
 
 def rollback(
@@ -42,6 +46,21 @@ def _rollback(
         return Change.of_rollback(log.plan_rollback(author, options, sure=True), changed=False)
     done = log.rollback(author, options)
     return Change.of_rollback(done, changed=done.changed)
+
+
+def with_chain(wiring: Wiring, change: Change) -> Change:
+    """The same change, and whether the record that it follows continues the log.
+
+    Asked after the channel has moved: nothing that is found here may stop or delay a rollback, or look like a failure.
+    """
+    if change.action == "none" or change.generation < 2:
+        return change
+    log = wiring.channel(change.channel)
+    try:
+        problem = within(CHAIN_SECONDS, lambda: log.broken_link(log.read(change.generation - 1)))
+    except (UloraError, TimeoutError) as error:
+        return _noted(change, f"whether the log is whole was not found out ({first_line(error)}): see `ulora history`")
+    return change.on_broken_chain(problem)
 
 
 def _noted(change: Change, note: str) -> Change:
