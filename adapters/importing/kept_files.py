@@ -12,7 +12,8 @@ from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, COMPONENT, HEAD, OO
 from adapters.importing.layouts import VERSION, AdapterFolder, FoundAdapters
 from adapters.importing.preprocessing import FILES as PREPROCESSING_FILES
 from registry.errors import BadBundle
-from registry.versions.weights import PICKLES
+from registry.versions.manifest import check_new_size
+from registry.versions.weights import may_be_pickle
 
 SOURCE_META = "source_meta.json"
 SOURCE_TENSORS = "source.safetensors"
@@ -47,7 +48,7 @@ def copy_rest(adapter: AdapterFolder, read: Collection[Path], place: Path, found
         inner = file.relative_to(adapter.folder).as_posix()
         if file in read or (found.version is not None and path == VERSION):
             continue
-        if file.suffix.lower() in PICKLES:
+        if may_be_pickle(file.name):
             left_out.append(path)
         else:
             _copy(file, place / (f"source/{inner}" if inner.split("/")[0] in _RESERVED else inner))
@@ -75,7 +76,7 @@ def copy_project(project: Mapping[str, Path], bundle: Path) -> list[str]:
     """
     left_out = []
     for path, file in project.items():
-        if file.suffix.lower() in PICKLES:
+        if may_be_pickle(file.name):
             left_out.append(path)
         else:
             _copy(file, bundle / PROJECT / path)
@@ -84,8 +85,11 @@ def copy_project(project: Mapping[str, Path], bundle: Path) -> list[str]:
 
 def _copy(file: Path, place: Path) -> None:
     try:
+        check_new_size(file.name, file.stat().st_size)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place, follow_symlinks=False)
         place.chmod(0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644)
+    except ValueError as error:
+        raise BadBundle(f"{file} can't be copied: {error}", hint="remove it; nothing was created") from error
     except OSError as error:
         raise BadBundle(f"{file} can't be copied: {error.strerror or error}", hint="nothing was created") from error

@@ -17,42 +17,44 @@ Exit status:
 
 from __future__ import annotations
 
-import argparse
-import base64
-import errno
-import getpass
-import hashlib
-import json
-import math
-import os
-import re
-import secrets
-import shutil
-import signal
-import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
 
 ABSENT = ""
 """What can't be imported; reported by `main`."""
 try:
-    import boto3
-    import botocore.exceptions as faults
-    from botocore.config import Config
-    from botocore.parsers import ResponseParserError
-    from urllib3.exceptions import HTTPError
-except ImportError as error:
-    ABSENT, faults = str(error), None
+    import argparse
+    import base64
+    import errno
+    import getpass
+    import hashlib
+    import json
+    import math
+    import os
+    import re
+    import secrets
+    import shutil
+    import signal
+    import socket
+    import threading
+    import time
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import ThreadPoolExecutor
+    from contextlib import closing, contextmanager, suppress
+    from datetime import datetime, timezone
+    from email.utils import parsedate_to_datetime
+    from pathlib import Path
+    from typing import Any, BinaryIO, NoReturn, TypeVar
+
+    try:
+        import boto3
+        import botocore.exceptions as faults
+        from botocore.config import Config
+        from botocore.parsers import ResponseParserError
+        from urllib3.exceptions import HTTPError
+    except ImportError as error:
+        ABSENT, faults = str(error), None
 except KeyboardInterrupt:
-    print("error: interrupted", file=sys.stderr)
+    sys.stderr.write("error: interrupted\n")
     sys.exit(130)
 
 # --- what this file is for: written by `ulora` ---

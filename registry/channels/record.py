@@ -12,10 +12,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
-from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow
+from registry.errors import BadInput, BadManifest, NotFound, NothingToRollBackTo, NotNow
 from registry.formats import canonical
 from registry.formats.document import Document, Sha256, first_problem
 from registry.machine import clock
+from registry.names import is_version_name
 from registry.versions.pointer import Pointer
 
 WRITER = 1
@@ -197,6 +198,7 @@ def rollback_target(position: ChannelPosition, to: str | None = None) -> Pointer
 
     Raises:
         NothingToRollBackTo: the stack is empty, or `to` is not on it.
+        BadManifest: it has no version's name.
     """
     if position.head is None:
         raise NothingToRollBackTo(
@@ -214,6 +216,13 @@ def rollback_target(position: ChannelPosition, to: str | None = None) -> Pointer
         names = ", ".join(pointer.version for pointer in stack)
         raise NothingToRollBackTo(
             f"{to} is not on the stack of {position.channel}; nothing changed", hint=f"on the stack: {names}"
+        )
+    if not is_version_name(found.version):
+        others = [pointer.version for pointer in stack if is_version_name(pointer.version)]
+        way_out = f"--to {others[0]}" if others else "`ulora promote VERSION --force --reason …`"
+        raise BadManifest(
+            f"{found.version!r}, which is on the stack of {position.channel}, is not a version's name; nothing changed",
+            hint=f"{way_out} goes to a version; see `ulora history --channel {position.channel}` for who put it there",
         )
     return found
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from registry.progress import ignore
 
@@ -104,6 +105,25 @@ def write_whole(
         with suppress(OSError):
             os.unlink(part, dir_fd=folder)
         raise
+
+
+@contextmanager
+def temporary_file(cache: Path, folder: str) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file in a folder of the cache, by its path and opened; it is removed at the end.
+
+    Raises:
+        OSError: it can't be made, or would be reached through a link.
+    """
+    name = f"{secrets.token_hex(16)}.part"
+    with opened_folder(cache, folder, make=True) as opened:
+        remove_abandoned(opened)
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=opened)
+        try:
+            with os.fdopen(file, "wb") as out:
+                yield cache / folder / name, out
+        finally:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=opened)
 
 
 def read_bounded(folder: int, name: str, limit: int) -> bytes:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from registry.errors import (
 from registry.evidence.outcomes import MAX_STORED
 from registry.evidence.results import Evidence
 from registry.formats import canonical
+from registry.formats.cache_files import temporary_file
 from registry.formats.counts import counted
 from registry.names import VersionName
 from registry.parallel import in_parallel
@@ -48,6 +48,8 @@ from registry.versions.bindings import Binding
 from registry.versions.manifest import FileEntry, Manifest
 
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCRATCH = "copying"
+"""The folder in the cache for blobs on their way."""
 _MAX_DOCUMENTS = 10_000
 """Results, and signatures, of one version that are copied at most."""
 
@@ -278,20 +280,23 @@ class Copy:
 
 @dataclass(frozen=True)
 class FromStore:
-    """Gives blobs of a store as temporary files in `scratch`, verified."""
+    """Gives blobs of a store as temporary files in the cache, verified."""
 
     store: ObjectStore
-    scratch: Path
+    cache: Path
 
     @contextmanager
     def __call__(self, file: Described) -> Iterator[Path]:
-        """Raises: MissingBlob, CorruptBlob: the source is damaged. DiskFull: `scratch` can't hold the file."""
-        with disk_errors(self.scratch):
-            self.scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.scratch) as out:
-            digest = hashlib.sha256()
+        """Raises:
+        MissingBlob, CorruptBlob: the source is damaged.
+        DiskFull, BadSetting: the cache can't hold the file, or its folder is a link.
+        """
+        scratch, digest = self.cache / _SCRATCH, hashlib.sha256()
+        with ExitStack() as ending:
+            with disk_errors(scratch, hint="remove it if it is a link; ULORA_CACHE is the cache folder"):
+                path, out = ending.enter_context(temporary_file(self.cache, _SCRATCH))
             try:
-                with disk_errors(self.scratch):
+                with disk_errors(scratch):
                     for chunk in self.store.stream(layout.blob(file.sha256), file.size):
                         digest.update(chunk)
                         out.write(chunk)
@@ -299,7 +304,7 @@ class FromStore:
             except ObjectNotFound as error:
                 raise MissingBlob(f"blob {file.sha256} is not in {self.store.url}") from error
             _check(digest.hexdigest(), file, self.store.url)
-            yield Path(out.name)
+            yield path
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def copy_to(
     """Copy a version to another store or to a folder; see `Registry.copy_to`."""
     options = options or CopyOptions()
     target = open_place(place, endpoint_url=options.endpoint_url, profile=options.profile, sse=wiring.settings.sse)
-    local = FromStore(wiring.store, wiring.settings.cache / "copying")
+    local = FromStore(wiring.store, wiring.settings.cache)
     copy = Copy(wiring.store, target, local, wiring.model)
     return copy.plan(version) if dry_run else copy.run(version, progress or open_no_progress)
 

@@ -29,9 +29,10 @@ from registry.versions.manifest import (
     Manifest,
     Parent,
     check_new_path,
+    check_new_size,
     check_unique,
 )
-from registry.versions.weights import PICKLES, weights_sha256
+from registry.versions.weights import may_be_pickle, weights_sha256
 
 DEFAULT_FLAVOR = "dino-lora"
 _TOP = ("adapters", "router", "config", "project")
@@ -154,6 +155,7 @@ def _entry(path: str, file: Path, progress: Progress) -> FileEntry:
     digest, size = hashlib.sha256(), 0
     with os.fdopen(os.open(file, _FILE), "rb") as opened:
         before = os.fstat(opened.fileno())
+        _check_size(path, before.st_size)
         while size <= before.st_size and (chunk := opened.read(_CHUNK)):
             digest.update(chunk)
             size += len(chunk)
@@ -168,12 +170,20 @@ def _entry(path: str, file: Path, progress: Progress) -> FileEntry:
     return FileEntry(path=path, size=size, mode=mode, sha256=digest.hexdigest())
 
 
+def _check_size(path: str, size: int) -> None:
+    try:
+        check_new_size(path, size)
+    except ValueError as error:
+        raise BadBundle(f"a file can't become part of a version: {error}", hint="leave it out") from error
+
+
 def _find_files(folder: Path) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     try:
         for file in _walk(folder, 0):
             path = file.relative_to(folder).as_posix()
             paths[check_new_path(path)] = file
+            check_new_size(path, file.stat(follow_symlinks=False).st_size)
             if len(paths) > MAX_FILES:
                 raise BadBundle(f"{folder} has more than {MAX_FILES} files")
         check_unique(sorted(paths))
@@ -186,7 +196,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
 
 def _refuse_pickles(paths: Mapping[str, Path]) -> None:
     """A version's weights are safetensors. Files of a project are not loaded, so they may be anything."""
-    pickles = [path for path in paths if Path(path).suffix.lower() in PICKLES and not path.startswith(_PROJECT)]
+    pickles = [path for path in paths if may_be_pickle(path) and not path.startswith(_PROJECT)]
     if pickles:
         more = f" and {len(pickles) - _SHOWN} more" if len(pickles) > _SHOWN else ""
         raise BadBundle(

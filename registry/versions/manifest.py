@@ -26,6 +26,8 @@ from registry.names import VersionName, check_model
 CONTENT = ("model", "flavor", "backbone", "components", "files")
 """The fields that `content_sha256` covers."""
 MAX_FILES = 100_000
+MAX_FILE = 64 * 1024**3
+"""Bytes of the largest file of a new version. A sparse file may say any size, and hashing reads all of it."""
 MAX_PATH = 1024
 MAX_PART = 255
 RENAMED = "renamed"
@@ -80,6 +82,18 @@ def check_new_path(path: str) -> str:
     if problem:
         raise ValueError(f"path {path[:120]!r} {problem}: not every system can hold it")
     return path
+
+
+def check_new_size(path: str, size: int) -> None:
+    """Check that a file of a new version is not too large to be hashed and stored.
+
+    Only new versions are held to this.
+
+    Raises:
+        ValueError: it has more than MAX_FILE bytes.
+    """
+    if size > MAX_FILE:
+        raise ValueError(f"{path[:120]!r} has {size} bytes, more than the {MAX_FILE} that a file may have")
 
 
 class FileEntry(DocumentPart):

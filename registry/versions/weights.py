@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from operator import mul
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from registry.errors import BadManifest, BadWeights
 from registry.formats import canonical
 
 MAX_HEADER = 16 * 1024 * 1024
 """Bytes of the largest header that is read; ten thousand tensors need about a tenth of it."""
-PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
+PICKLES = frozenset({
+    ".bin", ".ckpt", ".cloudpickle", ".dill", ".jbl", ".joblib", ".npy", ".npz", ".p", ".pck", ".pcl", ".pickle",
+    ".pkl", ".pklz", ".pt", ".pt2", ".pth", ".ptl", ".sav",
+})  # fmt: skip
 """Suffixes of files that may contain code. A version has none of them outside of its project."""
+_PACKED = frozenset({".bz2", ".gz", ".lzma", ".tar", ".tgz", ".xz", ".z", ".zip", ".zst"})
+"""Suffixes that stand after another one: joblib packs what it writes, and `.pth.tar` is an old habit."""
 _MAX_DIMENSIONS = 64
 _TOO_LARGE = 2**63
 _ENTRY = {"dtype", "shape", "data_offsets"}
@@ -45,6 +50,14 @@ class TensorSpan:
     shape: tuple[int, ...]
     start: int
     end: int
+
+
+def may_be_pickle(path: str) -> bool:
+    """Whether a file is, by its name, one that may contain code."""
+    suffixes = PurePosixPath(path.lower()).suffixes
+    while suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in PICKLES
 
 
 def weights_sha256(files: Mapping[str, Path]) -> str | None:

@@ -10,6 +10,7 @@ from registry.api import Registry
 from registry.errors import (
     BadInput,
     BadManifest,
+    BadSetting,
     CorruptBlob,
     MissingBlob,
     ObjectNotFound,
@@ -295,3 +296,18 @@ def test_a_file_entry_is_carried_once(here: Registry, tmp_path: Path) -> None:
     done = here.copy_to("v3.0.0", str(tmp_path / "disk"))
     assert (done.blobs, done.blobs_of) == (2, 2)
     assert isinstance(here.manifest("v3.0.0").files[0], FileEntry)
+
+
+def test_a_link_in_the_cache_is_not_followed(here: Registry, there: Registry, tmp_path: Path) -> None:
+    elsewhere, copying = tmp_path / "elsewhere", here.settings.cache / "copying"
+    elsewhere.mkdir()
+    copying.parent.mkdir(parents=True, exist_ok=True)
+    copying.symlink_to(elsewhere)
+    before = elsewhere.stat().st_mtime_ns
+    with pytest.raises(BadSetting, match=r"copying can't be written") as refused:
+        here.copy_to("v1.0.0", there.settings.store)
+    assert "remove it if it is a link" in refused.value.hint
+    assert (elsewhere.stat().st_mtime_ns, list(elsewhere.iterdir())) == (before, [])
+    copying.unlink()
+    assert here.copy_to("v1.0.0", there.settings.store).is_new
+    assert list(copying.iterdir()) == []

@@ -9,10 +9,11 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, Canary, ChannelPosition, promoted
-from registry.errors import BadInput, NotFound, NothingToRollBackTo, NotNow, VersionNotFound
+from registry.errors import BadInput, BadManifest, NotFound, NothingToRollBackTo, NotNow, VersionNotFound
 from registry.names import VersionName
 from registry.store import layout
 from registry.store.objects import ObjectStore
+from registry.versions.pointer import Pointer
 from tests.support.echo_releases import Shop
 from tests.support.registries import bind, open_registry
 
@@ -214,3 +215,18 @@ def test_the_record_of_a_rollback_links_to_the_one_before(store_url: str, model:
     assert [one.generation for one in shop.channel().history()] == [3, 2, 1]
     stored = shop.store.get(layout.record(model, "production", 3)).body
     assert stored == record.to_bytes()
+
+
+def test_a_stack_entry_that_is_no_version_is_named(registry: Registry) -> None:
+    promote(registry, 1, 2)
+    log = registry.channel("production")
+    head = log.head()
+    assert head
+    false = Pointer(version="../../evil", manifest_sha256="0" * 64)
+    changes = {"generation": 3, "nonce": "1" * 32, "previous": head.sha256, "stack": (false, *head.stack)}
+    log.commit(head.model_copy(update=changes))
+    for options in (RollbackOptions(), RollbackOptions(to="../../evil")):
+        with pytest.raises(BadManifest, match=r"'../../evil', which is on the stack .* is not a version's name") as bad:
+            registry.rollback(options=options)
+        assert "--to v1.0.0" in bad.value.hint
+    assert registry.rollback(options=RollbackOptions(to="v1.0.0")).version == "v1.0.0"

@@ -135,6 +135,25 @@ def test_without_boto3_it_says_what_to_install(script: Script, tmp_path: Path) -
     assert (stopped.returncode, stopped.stderr) == (130, "error: interrupted\n")
 
 
+@pytest.mark.parametrize("module", ["argparse", "hashlib", "concurrent.futures"])
+def test_ctrl_c_at_a_scripts_start_is_one_line(script: Script, tmp_path: Path, module: str) -> None:
+    """While one of the first modules is imported: a hook of imports stands for the person."""
+    hook = (
+        "import os, runpy, signal, sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        f"for name in [each for each in sys.modules if each == {module!r}]:\n"
+        "    del sys.modules[name]\n"
+        "sys.meta_path.insert(0, Hook())\n"
+        "runpy.run_path(sys.argv[1], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-I", "-c", hook, str(script.write(tmp_path / script.name)), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 def test_ctrl_c_at_a_scripts_end_changes_no_exit_status(script: Script, tmp_path: Path) -> None:
     (tmp_path / "boto3.py").write_text(
         "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"

@@ -15,7 +15,7 @@ import pytest
 from registry.errors import BadBundle, BadInput, BadWeights, UloraError
 from registry.formats.canonical import sha256
 from registry.names import VersionName
-from registry.versions.bundle import ReleaseNotes, describe, read_bundle, read_component_files
+from registry.versions.bundle import ReleaseNotes, describe, file_entries, read_bundle, read_component_files
 from registry.versions.weights import weights_sha256
 from tests.support.bundles import manifest_of, write_bundle
 
@@ -43,6 +43,17 @@ def test_a_bundle_is_its_files_hashed_and_its_components(bundle: Path) -> None:
     low = {path.name: path for path in (bundle / "adapters/low").iterdir()}
     assert read.components["adapters/low"].weights_sha256 == weights_sha256(low)
     assert read.components["adapters/low"].requires["backbone"] == read.backbone.sha256
+
+
+def sparse(path: str) -> Callable[[Path], None]:
+    """A file of 1 TiB that needs no space on the disk."""
+
+    def act(bundle: Path) -> None:
+        (bundle / path).parent.mkdir(parents=True, exist_ok=True)
+        with (bundle / path).open("wb") as file:
+            file.truncate(1024**4)
+
+    return act
 
 
 def spoil(path: str, data: bytes) -> Callable[[Path], None]:
@@ -124,6 +135,11 @@ def other_backbone(bundle: Path) -> None:
         (spoil("adapters/low/CLASSIFIER.PTH", b"\x80\x02."), r"may contain code: adapters/low/CLASSIFIER\.PTH"),
         (spoil("router/table.npy", b""), r"may contain code: router/table\.npy"),
         (spoil("config/deep/optimizer.pkl", b""), r"may contain code: config/deep/optimizer\.pkl"),
+        (spoil("config/model.dill", b""), r"may contain code: config/model\.dill"),
+        (spoil("config/model.PT2", b""), r"may contain code: config/model\.PT2"),
+        (spoil("router/model.joblib.gz", b""), r"may contain code: router/model\.joblib\.gz"),
+        (spoil("adapters/low/best.pth.tar", b""), r"may contain code: adapters/low/best\.pth\.tar"),
+        (sparse("config/huge.json"), r"config/huge\.json' has 1099511627776 bytes, more than the 68719476736"),
         (nest, "nested more than"),
         (listen, "neither a file nor a folder"),
     ],
@@ -142,6 +158,18 @@ def test_a_pickle_is_allowed_in_a_project_only(bundle: Path, tmp_path: Path) -> 
     spoil("adapter/classifier.pth", b"")(tmp_path)
     with pytest.raises(BadBundle, match=r"adapters/low/classifier\.pth"):
         read_component_files("adapters/low", tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("name", ["model.bin.index.json", "pickle.json", "weights.tar", "p"])
+def test_a_name_that_only_resembles_a_pickle_is_allowed(bundle: Path, name: str) -> None:
+    spoil(f"config/{name}", b"{}")(bundle)
+    assert f"config/{name}" in read_bundle(bundle).paths
+
+
+def test_a_huge_file_of_a_project_is_refused_by_its_size(tmp_path: Path) -> None:
+    sparse("project.bin")(tmp_path)
+    with pytest.raises(BadBundle, match="more than the 68719476736"):
+        file_entries({"project/project.bin": tmp_path / "project.bin"})
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
