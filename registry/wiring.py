@@ -147,7 +147,11 @@ class Wiring:
         """The MLflow server. Every use of it may raise `CatalogUnreachable`."""
         from registry.catalog.client import Catalog
 
-        return Catalog(self.settings.tracking_uri, self.settings.store, self.settings.aliases)
+        def store_id() -> str:
+            return self.store.identity()
+
+        settings = self.settings
+        return Catalog(settings.tracking_uri, settings.store, settings.aliases, store_id=store_id)
 
     # --- who acts, and what is trusted -------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ after a crash, or by two processes at once, and there is one registered version 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from registry.catalog import logged_model, runs, tags
 from registry.catalog.connection import HASTY, PATIENT, PING, Connection, Limits
-from registry.catalog.entries import CatalogVersion, Entries, by_id, create_registered_model, set_tags
+from registry.catalog.entries import CatalogVersion, Entries, RegisteredModel, by_id, create_registered_model, set_tags
 from registry.catalog.held_files import holds, refuse
 from registry.catalog.identities import Identities
 from registry.catalog.logged_model import Files, check_logged_models
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+def _no_id() -> str:
+    return ""
+
+
 class Catalog:
     """One MLflow server as the catalog of the versions of one store. Opens nothing until it is used.
 
@@ -46,23 +50,37 @@ class Catalog:
         store: str,
         aliases: Mapping[str, str] = MappingProxyType({"staging": "staging", "production": "production"}),
         limits: Limits = PATIENT,
+        *,
+        store_id: Callable[[], str] = _no_id,
     ) -> None:
         """Args:
         tracking_uri: the MLflow server; None if there is none, and then every method raises `CatalogUnreachable`.
         store: `s3://BUCKET/PREFIX`, by which versions of this store are told from those of others.
         aliases: the MLflow alias that shows each mirrored channel's stable version.
         limits: the time limits of each conversation.
+        store_id: reads the id of the store, empty if it has none; asked when the model's page is looked at.
         """
         self.connection = Connection(tracking_uri, limits)
         self.store = store.rstrip("/")
         self.aliases = dict(aliases)
+        self._store_id = store_id
         self._identities = Identities()
 
     def hasty(self) -> Catalog:
         """The same catalog with short time limits, for work whose caller may stop waiting for it."""
-        hasty = Catalog(self.connection.uri, self.store, self.aliases, HASTY)
+        hasty = Catalog(self.connection.uri, self.store, self.aliases, HASTY, store_id=self._store_id)
         hasty._identities = self._identities
         return hasty
+
+    @property
+    def claim(self) -> str:
+        """What the tag of a registered model says that shows this store: its URL, and its id if it has one."""
+        own = self._store_id()
+        return f"{self.store}#{own}" if own else self.store
+
+    def may_show(self, registered: RegisteredModel) -> bool:
+        """Whether a registered model shows this store, or does not say which one."""
+        return registered.store in ("", self.store) or registered.store == self.claim
 
     def ping(self, timeout: int = PING.timeout) -> None:
         """Check that the server answers, and that it can hold versions.
@@ -91,13 +109,13 @@ class Catalog:
         with self._entries(self.connection.limits.for_bytes(manifest.size)) as (client, entries):
             found = entries.find(Binding.of(manifest, manifest_sha256))
             if found is None:
-                create_registered_model(client, manifest.model, self.store)
+                create_registered_model(client, manifest.model, self.claim)
                 identity = tags.identity(manifest, manifest_sha256, self.store)
                 run_id = summary_run(client, runs.experiment_id(client, manifest.model), manifest, identity, who)
                 model_id = logged_model.log_once(client, identity, manifest, files, run_id, self._holds)
                 found = entries.register(VersionPage(manifest), manifest_sha256, model_id, run_id)
             registered = entries.model(manifest.model)
-            if registered and registered.store in (self.store, "") and manifest.name.alias not in registered.aliases:
+            if registered and self.may_show(registered) and manifest.name.alias not in registered.aliases:
                 client.set_registered_model_alias(manifest.model, manifest.name.alias, str(found.number))
             return found
 
@@ -173,7 +191,7 @@ class Catalog:
         """Make the description of a registered model say how to ask; False if it did, or shows another store."""
         with self._entries() as (client, entries):
             found = entries.model(model)
-            is_ours = found is not None and found.store == self.store
+            is_ours = found is not None and found.store != "" and self.may_show(found)
             return found is not None and is_ours and describe_model(client, model, found)
 
     def set_tags(self, wanted: Known, values: Mapping[str, str]) -> None:

@@ -123,7 +123,8 @@ class RegisteredModel:
 
     @property
     def store(self) -> str:
-        """The store whose channels it shows; empty if it does not say."""
+        """The store whose channels it shows, as `Catalog.claim` of that store; of an earlier release its URL. Empty if
+        it does not say."""
         return self.tags.get(tags.STORE, "")
 
 

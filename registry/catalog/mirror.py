@@ -6,8 +6,8 @@ A mirrored alias that a person moved is moved back to what the log says; the ver
 that says how to request a promotion. The mirror keeps what it set last in tags of the registered model, to tell an
 alias that a person moved from one that is only out of date.
 
-A registered model shows the channels of one store, which its tag `ulora.store` names. The mirror of another store
-changes nothing there and says so: else two mirrors would move the aliases back and forth for ever.
+A registered model shows the channels of one store, which its tag `ulora.store` names, by URL and id. The mirror of
+another store changes nothing there and says so: else two mirrors would move the aliases back and forth for ever.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _read_state(catalog: Catalog, client: MlflowClient, model: str, names: set[s
     entries = catalog.entries(client)
     registered = entries.model(model)
     if registered is None:
-        return MirrorState(model, catalog.store)
+        return MirrorState(model, catalog.store, claim=catalog.claim)
     mirrored = {
         name.removeprefix(tags.MIRRORED): int(number)
         for name, number in registered.tags.items()
@@ -136,7 +136,9 @@ def _read_state(catalog: Catalog, client: MlflowClient, model: str, names: set[s
         return names is None or bool(named & names) or found.version in held or found.current_stage in SERVED
 
     versions = entries.all(model, concerns)
-    return MirrorState(model, catalog.store, versions, dict(registered.aliases), mirrored, owner=registered.store)
+    return MirrorState(
+        model, catalog.store, versions, dict(registered.aliases), mirrored, owner=registered.store, claim=catalog.claim
+    )
 
 
 def _apply(client: MlflowClient, model: str, change: CatalogChange, before: MirrorState) -> bool:

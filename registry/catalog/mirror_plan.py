@@ -76,12 +76,13 @@ class AliasChange:
 
 @dataclass(frozen=True)
 class ModelClaim:
-    """Note on the registered model that it shows the channels of a store."""
+    """Note on the registered model that it shows the channels of a store; `before` is what it said."""
 
     store: str
+    before: str = ""
 
     def __str__(self) -> str:
-        return f"store of the model: none -> {self.store}"
+        return f"store of the model: {self.before or 'none'} -> {self.store}"
 
 
 CatalogChange = ModelClaim | StageChange | AliasChange
@@ -109,8 +110,10 @@ class MirrorState:
         versions: the registered versions.
         aliases: the version number of each alias.
         mirrored: for each channel the number that the mirror last set the channel's alias to.
-        owner: the store whose channels the model shows, empty if it does not say.
+        owner: the claim of the store whose channels the model shows, or its URL only, as earlier releases wrote it;
+            empty if it does not say.
         known: versions of the store. A registered version that names no store is one of them, or not of this store.
+        claim: the store's URL and id, see `Catalog.claim`; empty for its URL alone.
     """
 
     model: str
@@ -120,6 +123,12 @@ class MirrorState:
     mirrored: Mapping[str, int] = field(default_factory=dict)
     owner: str = ""
     known: frozenset[VersionId] = frozenset()
+    claim: str = ""
+
+    @property
+    def own(self) -> str:
+        """What `owner` is if the model shows this store."""
+        return self.claim or self.store
 
     def knowing(self, known: frozenset[VersionId]) -> Self:
         """The same, with more known versions of the store."""
@@ -146,7 +155,7 @@ class MirrorState:
 
         A model that does not say which store it shows is this store's, unless its aliases were mirrored from another.
         """
-        if self.owner == self.store:
+        if self.owner in (self.own, self.store):
             return ""
         says = f"shows the channels of {self.owner[:300]}"
         if not self.owner:
@@ -157,8 +166,8 @@ class MirrorState:
             says = f"does not say whose channels it shows, and showed #{others[0]}, which is not of this store"
         return (
             f"stages and aliases: nothing changed, as the model {self.model} in MLflow {says}, and this store is "
-            f"{self.store}. Use another model name or another MLflow server; or, to show this store's channels from "
-            f"now on, set the tag {tags.STORE} of the model to {self.store} in MLflow"
+            f"{self.own}. Use another model name or another MLflow server; or, to show this store's channels from "
+            f"now on, set the tag {tags.STORE} of the model to {self.own} in MLflow"
         )
 
 
@@ -194,7 +203,8 @@ def plan_mirror(
     """
     if problem := state.problem():
         return MirrorPlan(skipped=(problem,))
-    claim = () if state.owner or not state.versions else (ModelClaim(state.store),)
+    is_said = state.owner == state.own or not state.versions
+    claim = () if is_said else (ModelClaim(state.own, before=state.owner),)
     by_alias = [_plan_alias(state, view, aliases[view.channel], unmanaged) for view in aliased(channels, aliases)]
     planned = _join([*by_alias, *_plan_stages(state, channels, unmanaged)])
     names = _join(_plan_name_aliases(state, unmanaged))

@@ -116,7 +116,7 @@ def pending(catalog: Catalog, model: str) -> list[Request]:
     with catalog.connection.open() as client:
         entries = catalog.entries(client)
         registered = entries.model(model)
-        if registered is None or registered.store not in (catalog.store, ""):
+        if registered is None or not catalog.may_show(registered):
             return []
         asked = {str(registered.aliases[ALIAS + asks]) for asks in ASKS if ALIAS + asks in registered.aliases}
 

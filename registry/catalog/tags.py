@@ -14,7 +14,8 @@ from registry.versions.manifest import Manifest
 # Of a LoggedModel: what identifies the version. Earlier releases set the same on the registered version, and not all of
 # them on the LoggedModel.
 STORE = "ulora.store"
-"""`s3://BUCKET/PREFIX` of the store that the version is in; of a registered model: whose channels it shows."""
+"""`s3://BUCKET/PREFIX` of the store that the version is in; of a registered model: whose channels it shows, and that
+with `#` and the store's id, where it has one."""
 VERSION = "ulora.version"
 CONTENT = "ulora.content_sha256"
 MANIFEST = "ulora.manifest_sha256"

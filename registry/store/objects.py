@@ -199,6 +199,15 @@ class ObjectStore:
         """Whether this prefix is a store."""
         return self._probe.is_initialised()
 
+    def identity(self) -> str:
+        """The store's own id, made once by `initialise`, and by which it is told from another one with the same URL on
+        another server. Empty for a store of an earlier release. Read once.
+
+        Raises:
+            StoreUnfit: another format.
+        """
+        return self._probe.identity()
+
     def check_holds(self, model: str) -> None:
         """Check that finding nothing of a model is no sign of a wrong setting. Passes for a store without any model.
 
@@ -208,7 +217,8 @@ class ObjectStore:
         self._probe.check_holds(model)
 
     def initialise(self) -> None:
-        """Make this prefix a store: probe the server, then create `format.json`. Doing it twice changes nothing.
+        """Make this prefix a store: probe the server, then create `format.json` with an id of its own. Doing it twice
+        changes nothing.
 
         Raises:
             StoreUnfit: the server does not honour conditional writes or does not list in order; or another format.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,7 @@ from registry.store.object_info import Rights
 from registry.store.reading import ObjectReader
 
 _MAX_MODELS, _SHOWN_MODELS = 1000, 10
+_ID = re.compile(r"[0-9a-f]{32}")
 _DOCTOR = "`ulora doctor` says whether the store honours conditional writes; change nothing until it does"
 
 
@@ -41,10 +43,18 @@ class StoreProbe:
         self._reader = reader
         self._writer = writer
         self._delete = delete
+        self._id: str | None = None
 
     def is_initialised(self) -> bool:
         """Whether `format.json` is there."""
         return self._reader.first(layout.FORMAT_KEY) == layout.FORMAT_KEY
+
+    def identity(self) -> str:
+        """The store's id in `format.json`; see `ObjectStore.identity`."""
+        if self._id is None:
+            with suppress(ObjectNotFound):
+                self.check_format()
+        return self._id or ""
 
     def check_holds(self, model: str) -> None:
         """Check that this prefix is a store, and that it has the model, if any; passes where that may not be read."""
@@ -73,7 +83,8 @@ class StoreProbe:
             self._reader.get(layout.FORMAT_KEY)
         self.check_server()
         try:
-            self._writer.create(layout.FORMAT_KEY, canonical.encode({"format": layout.FORMAT}))
+            found = {"format": layout.FORMAT, "id": secrets.token_hex(16)}
+            self._writer.create(layout.FORMAT_KEY, canonical.encode(found))
         except KeyExists:
             self.check_writable()
 
@@ -123,11 +134,13 @@ class StoreProbe:
         except ObjectNotFound as error:
             error.hint = f"`ulora store init` makes {self._url} a store"
             raise
-        found = canonical.decode(body, layout.FORMAT_KEY).get("format")
+        document = canonical.decode(body, layout.FORMAT_KEY)
+        found, own = document.get("format"), document.get("id")
         if found != layout.FORMAT:
             raise StoreUnfit(
                 f"{self._url} has format {found!r}, this release knows {layout.FORMAT}", hint="upgrade ulora-registry"
             )
+        self._id = own if isinstance(own, str) and _ID.fullmatch(own) else ""
         return body
 
     def check_server(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from registry.api import Registry
 from registry.catalog import tags
 from registry.catalog.runs import EvidenceRun
+from registry.devstack.s3_server import S3Server
 from registry.errors import VersionNotFound
 from registry.names import VersionName
+from registry.store import layout
 from tests.support.mlflow_versions import client, register, register_as, register_one, tags_of
 from tests.support.registries import bind, open_registry
 
@@ -60,7 +63,7 @@ def test_two_stores_do_not_move_each_others_aliases(first: Registry, second: Reg
     client(first).set_registered_model_alias(first.model, "request-production", "4")
     for _ in range(2):
         (said,) = second.reconcile().skipped
-        assert f"shows the channels of {first.settings.store}, and this store is {second.settings.store}" in said
+        assert f"shows the channels of {first.catalog.claim}, and this store is {second.catalog.claim}" in said
         mine = first.reconcile()
         assert mine.skipped == ()
         assert not [change for change in mine.changes if change.startswith(("alias", "stage"))]
@@ -74,6 +77,61 @@ def test_two_stores_do_not_move_each_others_aliases(first: Registry, second: Reg
     assert "alias production: 1 -> 4" in second.reconcile().changes
     assert "nothing changed" in first.reconcile().skipped[0]
     assert aliases(first)["production"] == 4
+
+
+@pytest.fixture
+def elsewhere(first: Registry, s3: S3Server, tmp_path: Path) -> Iterator[Registry]:
+    """A store with the same URL on another server, whose versions have other content."""
+    server = S3Server(tmp_path / "s3", bucket=s3.bucket)
+    server.access_key, server.secret_key = s3.access_key, s3.secret_key
+    place = first.settings
+    try:
+        other = open_registry(
+            tmp_path / "elsewhere", place.store, first.model, tracking_uri=place.tracking_uri,
+            endpoint_url=server.start().url,
+        )  # fmt: skip
+        other.store.initialise()
+        bind(other, V1, V2, content="other")
+        yield other
+    finally:
+        server.kill()
+
+
+def test_equal_urls_on_two_servers_are_two_stores(first: Registry, elsewhere: Registry) -> None:
+    register(first, V1, V2)
+    for version in (V1, V2):
+        manifest = elsewhere.manifest(version).to_bytes()
+        register_as(client(elsewhere), first.model, tags_of(elsewhere, version), manifest=manifest)
+    first.promote(V1, "production")
+    first.reconcile()
+    shown = aliases(first)
+    elsewhere.promote(V2, "production")
+    for _ in range(2):
+        (said,) = elsewhere.reconcile().skipped
+        assert f"shows the channels of {first.catalog.claim}, and this store is {elsewhere.catalog.claim}" in said
+        assert not [change for change in first.reconcile().changes if change.startswith(("alias", "stage", "store"))]
+        assert (aliases(first), shown["production"]) == (shown, 1)
+    client(first).set_registered_model_tag(first.model, tags.STORE, elsewhere.catalog.claim)  # the way out
+    assert "alias production: 1 -> 4" in elsewhere.reconcile().changes
+    assert "nothing changed" in first.reconcile().skipped[0]
+
+
+@pytest.mark.acceptance
+def test_a_store_without_an_id_does_not_take_from_one_with(first: Registry, elsewhere: Registry) -> None:
+    """Earlier releases made such stores. A model that only says the URL is claimed by the first that has an id."""
+    elsewhere.store.overwrite(layout.FORMAT_KEY, b'{"format":1}')
+    old = Registry(settings=elsewhere.settings)
+    assert old.catalog.claim == first.settings.store
+    register(old, V1)
+    assert (old.reconcile().skipped, old.reconcile().changes) == ((), ()), "as before"
+    register_one(first, V1)
+    assert f"store of the model: {first.settings.store} -> {first.catalog.claim}" in first.reconcile().changes
+    first.promote(V1, "production")
+    first.reconcile()
+    assert aliases(first)["production"] == 2
+    old.promote(V1, "production")
+    assert "nothing changed" in old.reconcile().skipped[0]
+    assert aliases(first)["production"] == 2
 
 
 def test_evidence_never_goes_to_a_false_version(first: Registry) -> None:

@@ -24,7 +24,7 @@ def client(registry: Registry) -> Any:
 def register(registry: Registry, *versions: str | None) -> None:
     """Register versions as 1, 2, …; None is one that others registered."""
     theirs = client(registry)
-    theirs.create_registered_model(registry.model, tags={tags.STORE: registry.settings.store})
+    theirs.create_registered_model(registry.model, tags={tags.STORE: registry.catalog.claim})
     for version in versions:
         register_one(registry, version)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from registry.errors import (
     ObjectNotFound,
     StoreUnfit,
 )
+from registry.formats import canonical
 from registry.store import layout
 from registry.store.objects import ObjectStore
 
@@ -26,7 +29,19 @@ def test_a_prefix_becomes_a_store_once(store: ObjectStore) -> None:
         store.initialise()
     store.check_writable()
     assert [info.key for info in store.list("")] == ["format.json"]
-    assert seen(store, "format.json") == b'{"format":1}'
+    found = canonical.decode(seen(store, "format.json"), "it")
+    assert found == {"format": 1, "id": store.identity()}
+    assert re.fullmatch("[0-9a-f]{32}", store.identity())
+
+
+@pytest.mark.parametrize(
+    "said", [b'{"format":1}', b'{"format":1,"id":"x#y"}', b'{"format":1,"id":7}'], ids=["none", "no digits", "a number"]
+)
+def test_a_store_without_an_id_works_as_before(store: ObjectStore, said: bytes) -> None:
+    assert store.identity() == ""
+    store.create(layout.FORMAT_KEY, said)
+    store.initialise()
+    assert (store.identity(), seen(store, "format.json")) == ("", said)
 
 
 def test_a_store_of_a_newer_format_is_not_written_to(store: ObjectStore) -> None:
