@@ -67,6 +67,7 @@ def test_a_rollback_on_a_whole_chain_says_nothing_of_it(registry: Registry) -> N
     assert (done.code, done.document["broken_chain"], done.document["notes"]) == (0, "", [])
 
 
+@pytest.mark.acceptance
 def test_a_store_that_does_not_say_fails_no_rollback(
     registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def elsewhere(first: Registry, s3: S3Server, tmp_path: Path) -> Iterator[Registr
         server.kill()
 
 
+@pytest.mark.acceptance
 def test_equal_urls_on_two_servers_are_two_stores(first: Registry, elsewhere: Registry) -> None:
     register(first, V1, V2)
     for version in (V1, V2):

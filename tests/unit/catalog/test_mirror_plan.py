@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.catalog.entries import CatalogVersion
-from registry.catalog.mirror_plan import AliasChange, MirrorPlan, MirrorState, StageChange, plan_mirror, stages
+from registry.catalog.mirror_plan import (
+    AliasChange,
+    MirrorPlan,
+    MirrorState,
+    ModelClaim,
+    StageChange,
+    plan_mirror,
+    stages,
+)
 from registry.catalog.version_id import VersionId
 from registry.catalog.views import ChannelView
 
@@ -174,6 +182,25 @@ def test_a_model_shows_one_store() -> None:
     taken = plan_mirror(shown_as(*versions, owner=""), [production()], ALIASES)
     assert [str(change) for change in taken.changes] == [f"store of the model: none -> {STORE}"]
     assert plan_mirror(shown_as(owner=""), [production()], ALIASES).changes == ()
+
+
+def test_equal_urls_with_other_ids_are_other_stores() -> None:
+    ours, theirs = f"{STORE}#{'a' * 32}", f"{STORE}#{'b' * 32}"
+    version = registered(1, "v1.0.0")
+    assert shown_as(version, owner=ours, claim=ours).problem() == ""
+    for owner, claim in ((theirs, ours), (ours, ""), (ours, STORE)):
+        says = shown_as(version, owner=owner, claim=claim).problem()
+        assert f"shows the channels of {owner}, and this store is {claim or STORE}." in says
+        assert plan_mirror(shown_as(version, owner=owner, claim=claim), [production()], ALIASES).changes == ()
+
+
+def test_a_model_that_names_a_url_alone_is_claimed_once() -> None:
+    ours, version = f"{STORE}#{'a' * 32}", registered(1, "v1.0.0")
+    found = plan_mirror(shown_as(version, owner=STORE, claim=ours), [production()], ALIASES)
+    assert found.changes == (ModelClaim(ours, before=STORE),)
+    for claim in (ours, ""):
+        owner = claim or STORE
+        assert plan_mirror(shown_as(version, owner=owner, claim=claim), [production()], ALIASES).changes == ()
 
 
 def test_an_alias_not_set_by_the_mirror_was_moved_by_hand() -> None:
