@@ -102,7 +102,9 @@ class _Answers:
         right, blocks = self.right[rows], self.blocks[rows]
         found = [Metric.proportion(f"depth_accuracy{suffix}", int(right.sum()), len(right), target=target)]
         if not suffix.startswith("_at_"):
-            mean, error = float(blocks.mean()), _Z * float(blocks.std()) / math.sqrt(len(blocks))
+            mean = float(blocks.mean())
+            spread = float(blocks.std(ddof=1)) if len(blocks) > 1 else math.nan  # one image says nothing of it
+            error = _Z * spread / math.sqrt(len(blocks))
             found.append(
                 Metric.of(
                     f"depth_blocks{suffix}", mean, n=len(blocks), low=mean - error, high=mean + error,

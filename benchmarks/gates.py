@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from registry.evidence.gates import Candidate, GateInputs, judge
+from registry.evidence.candidate import Candidate
+from registry.evidence.gates import GateInputs, judge
 from registry.evidence.paired_stats import PairedCounts, lowest_difference
 from registry.evidence.policy import ChannelPolicy, Policy, Rule, load_policy
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric

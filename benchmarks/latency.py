@@ -23,10 +23,10 @@ from registry.machine.hardware import Machine, this_machine
 WARM_UP = 10
 MIN_REPETITIONS = 50
 MAX_REPETITIONS = 300
-MAX_ROUNDS = 600
-"""Of two versions: a ratio of 95th percentiles needs more than a percentile does."""
+MIN_ROUNDS, MAX_ROUNDS = 300, 600
+"""Of two versions: a ratio of 95th percentiles needs more than a percentile does, and can't be tried again."""
 MAX_SECONDS = 20.0
-"""After this time for each version the measurement stops once there are `MIN_REPETITIONS`."""
+"""After this time for each version the measurement stops once there are `MIN_REPETITIONS`, or `MIN_ROUNDS`."""
 BATCH = 8
 """The batch size for the throughput."""
 BATCH_REPETITIONS = 10
@@ -76,13 +76,13 @@ def latency(
 
 def time_in_turns(models: Sequence[Model], images: Sequence[bytes], progress: Progress | None) -> list[np.ndarray]:
     """Milliseconds of each version in each round, [rounds]; the images are used in turn, one in a round."""
-    most = MAX_REPETITIONS if len(models) == 1 else MAX_ROUNDS
+    least, most = (MIN_REPETITIONS, MAX_REPETITIONS) if len(models) == 1 else (MIN_ROUNDS, MAX_ROUNDS)
     times: list[list[float]] = [[] for _ in models]
     for number in range(WARM_UP):
         for model in models:
             model.predict([images[number % len(images)]])
     began, rounds = time.perf_counter(), 0
-    while rounds < MIN_REPETITIONS or (rounds < most and time.perf_counter() - began < MAX_SECONDS * len(models)):
+    while rounds < least or (rounds < most and time.perf_counter() - began < MAX_SECONDS * len(models)):
         for turn in range(len(models)):
             place = (rounds + turn) % len(models)
             times[place].append(_time_of(models[place], images[rounds % len(images)]))

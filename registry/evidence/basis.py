@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from registry.evidence.gates import GateInputs, ReadOutcomes, judge
+from registry.evidence.gates import GateInputs, judge
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.policy import FreezeWindow, Policy
-from registry.evidence.results import Evidence
+from registry.evidence.results import Evidence, ReadOutcomes
 from registry.evidence.verdict import Verdict
 from registry.evidence.verdict_inputs import VerdictInputs
 
@@ -42,7 +42,7 @@ class Basis:
 
     def judge(self) -> Verdict:
         """The verdict, which names what it was made from."""
-        verdict = judge(self.policy, self.inputs, timestamp=self.timestamp, who=self.who)
+        verdict = judge(self.policy, self.inputs, timestamp=self.timestamp, who=self.who, meaning=self.names.meaning)
         freeze = self.freeze
         said = {"freeze": freeze.model_dump(mode="json", by_alias=True)} if freeze else {}
         names = self.names.model_copy(update={"outcomes": self.outcomes.names})

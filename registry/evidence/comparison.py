@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from registry.evidence.number_text import bound_text, exact, number
+from registry.evidence.number_text import END_DIGITS, bound_text, exact, number, significant
 from registry.evidence.paired import Difference
 from registry.evidence.policy import Rule
 from registry.evidence.results import PROPORTION, Metric
 from registry.evidence.stats import CONFIDENCE, n_that_decides, wilson
 from registry.evidence.verdict import Outcome
+
+MORE_MAY_DECIDE = "; more samples may decide"
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Compared:
     wanted_n: int | None = None
 
 
-def compare_value(rule: Rule, metric: Metric, value: float, bound: float) -> Compared:
-    """How a measured value compares with a bound, by the rule's kind of judgement."""
+def compare_value(rule: Rule, metric: Metric, value: float, bound: float, digits: int = END_DIGITS) -> Compared:
+    """How a measured value compares with a bound, by the rule's kind of judgement; `digits` are of the end."""
     side = 1 if rule.wants_more else -1
     holds = side * value >= side * bound
     worse, better = (metric.low, metric.high) if rule.wants_more else (metric.high, metric.low)
@@ -40,13 +42,13 @@ def compare_value(rule: Rule, metric: Metric, value: float, bound: float) -> Com
     if not holds:
         return Compared("fail", f"{shown}, not {asked}{why}")
     if rule.judge == "bound":
-        return _compare_end(rule, metric, value, bound)
+        return _compare_end(rule, metric, value, bound, digits)
     if worse is not None and side * worse < side * bound:
         return Compared("pass", f"{shown}, {asked}; its interval reaches {number(worse, bound)}")
     return Compared("pass", f"{shown}, {asked}")
 
 
-def _compare_end(rule: Rule, metric: Metric, value: float, bound: float) -> Compared:
+def _compare_end(rule: Rule, metric: Metric, value: float, bound: float, digits: int) -> Compared:
     """Whether the end of the one-sided interval meets a bound that the value meets."""
     sure = f"{100 * rule.one_sided:g}%"
     end, side = one_sided_end(metric, rule), 1 if rule.wants_more else -1
@@ -55,15 +57,16 @@ def _compare_end(rule: Rule, metric: Metric, value: float, bound: float) -> Comp
     if end is None:
         kept = "no interval" if metric.low is None else "an interval of less confidence only"
         return Compared("inconclusive", f"{shown}, but is it {asked} with {sure} confidence? It was kept with {kept}")
+    end = significant(end, digits)
     if side * end >= side * bound:
         return Compared("pass", f"{shown}, and with {sure} confidence {asked} ({number(end, bound)})", end)
     wanted = _wanted_n(rule, metric, value, bound)
-    then = f"{wanted} samples would decide at this value"
+    then = f"; {wanted} samples would decide at this value"
     if value == bound:
-        wanted, then = 0, "no number of samples decides at this value"
+        wanted, then = 0, "; no number of samples decides at this value"
     elif wanted <= metric.n:  # what is known of the metric's interval does not tell it
-        wanted, then = 0, "more samples may decide"
-    reason = f"{shown} on {metric.n} samples: with {sure} confidence only {number(end, bound)}, not {asked}; {then}"
+        wanted, then = 0, MORE_MAY_DECIDE
+    reason = f"{shown} on {metric.n} samples: with {sure} confidence only {number(end, bound)}, not {asked}{then}"
     return Compared("inconclusive", reason, end, wanted or None)
 
 
@@ -93,21 +96,22 @@ def _wanted_n(rule: Rule, metric: Metric, value: float, bound: float) -> int:
     return max(rule.min_n, (n_that_decides(value, bound, confidence) if is_share else None) or 0)
 
 
-def compare_paired(rule: Rule, found: Difference, value: float, base: float) -> Compared:
+def compare_paired(rule: Rule, found: Difference, value: float, base: float, digits: int = END_DIGITS) -> Compared:
     """How a difference to stable on the same images compares with what a rule allows.
 
     Args:
         value: the candidate's; `base` is stable's.
+        digits: of the end.
     """
     side = 1 if rule.wants_more else -1
-    sure, end = f"{100 * rule.one_sided:g}%", base + found.end
+    sure, end = f"{100 * rule.one_sided:g}%", significant(base + found.end, digits)
     allowed = f"{exact(rule.margin)} {'below' if rule.wants_more else 'above'} stable"
     shown = f"{number(value, base + rule.allowance)}, on the same {found.n} images"
     if side * found.value < side * rule.allowance:
         return Compared("fail", f"{shown} more than {allowed}" + (f": {rule.why}" if rule.why else ""), end)
     if found.n < rule.min_n:
         return Compared("inconclusive", f"{shown}: the rule asks for {rule.min_n}", end, rule.min_n)
-    if side * found.end >= side * rule.allowance:
+    if side * significant(found.end, digits) >= side * rule.allowance:
         return Compared("pass", f"{shown} and with {sure} confidence not more than {allowed}", end)
     then = f"{found.wanted_n} images would decide at this difference" if found.wanted_n else "more images may decide"
     least = "at least" if rule.wants_more else "at most"

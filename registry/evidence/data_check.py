@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from registry.evidence.gates import Candidate
+from registry.evidence.candidate import Candidate
 from registry.evidence.metrics import METRICS, benchmark_of
 from registry.evidence.policy import Policy, Rule
 from registry.names import CHANNELS, VersionName

@@ -18,8 +18,8 @@ from typing import Any
 
 from registry import plugins
 from registry.errors import BadInput, no_folder
+from registry.evidence.candidate import Candidate
 from registry.evidence.data_check import shortages, summary
-from registry.evidence.gates import Candidate
 from registry.evidence.outcomes import packed
 from registry.evidence.policy import Policy
 from registry.evidence.results import BenchmarkRun, ComparedVersion, Evidence, Measurement

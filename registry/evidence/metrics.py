@@ -44,6 +44,16 @@ def is_time(metric: str) -> bool:
     return benchmark == "latency" or benchmark not in METRICS
 
 
+def is_time_of_one_run(metric: str) -> bool:
+    """Whether a metric is a time, or a rate, that says nothing beside that of another run: the load differs."""
+    return benchmark_of(metric) == "latency" and metric not in RATIOS
+
+
+def ratio_for(metric: str) -> str:
+    """The ratio to ask for instead of the difference of a time between two runs."""
+    return "latency_ratio_p95" if metric.endswith(("_p95", "_p99")) else "latency_ratio_p50"
+
+
 def check_metric(name: str) -> str:
     """Return the name of a metric unchanged if an installed benchmark reports it.
 

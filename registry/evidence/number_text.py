@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+END_DIGITS = 12
+"""Significant digits of the ends of intervals in verdicts. The last ones of a double differ between machines, as their
+mathematical libraries do, and a verdict has the same bytes wherever it is computed again."""
+ALL_DIGITS = 17
+"""So many leave a double as it is."""
+
+
+def significant(value: float, digits: int = END_DIGITS) -> float:
+    """A number rounded to so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
 
 def number(value: float, beside: float | None = None) -> str:
     """Three decimals, four digits from 10 on, six from 1000 on; also six where it would look like the one beside it."""

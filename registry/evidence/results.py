@@ -10,7 +10,7 @@ Evidence is immutable, and:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -250,6 +250,10 @@ class Evidence(Document):
         if len(set(keys)) != len(keys):
             raise ValueError("a metric is given twice for the same target")
         return self
+
+
+ReadOutcomes = Callable[[Evidence], Sequence[ImageOutcome]]
+"""Gives what a version answered for each image of a measurement; nothing where that was not kept."""
 
 
 def newest(evidence: Iterable[Evidence]) -> dict[tuple[str, str, str], Evidence]:

@@ -22,12 +22,14 @@ class Check(DocumentPart):
         rule: the rule, as in the policy.
         target: the target; None is the aggregate. The worst target if the rule is `per: worst`.
         observed: the value, None if there is none. `low` and `high` are its interval, `n` its samples.
-        end: the end of the one-sided interval that had to meet the bound, where the rule says `judge: bound`.
+        end: the end of the one-sided interval that had to meet the bound, where the rule says `judge: bound`, to
+            `END_DIGITS` significant digits.
         wanted_n: how many samples would decide, where there are too few.
         bound: what the value was compared with; for a relative rule stable's value with the allowance added.
         outcome: `pass`, `fail` or `inconclusive`.
         reason: one line that says why.
         evidence: digest of the evidence that was used.
+        measurements: how many had to meet the rule, of a ratio to stable; `evidence` is the worst of them.
         stable_evidence: digest of stable's evidence, for a relative rule.
     """
 
@@ -44,6 +46,7 @@ class Check(DocumentPart):
     outcome: Outcome
     reason: str = Field(max_length=4000)
     evidence: Sha256 | None = None
+    measurements: int | None = Field(default=None, ge=1)
     stable_evidence: Sha256 | None = None
 
 

@@ -9,6 +9,13 @@ from registry.formats.document import DocumentPart, Sha256
 MAX_NAMED = 10_000
 """So many measurements of a version, and approvals, are looked at, the newest: a verdict stays below its limit."""
 
+MEANING = 2
+"""What rules mean in the verdicts of this release.
+
+In verdicts of meaning 1, which do not say so, the newest ratio to stable counts alone, `max_increase` and
+`max_decrease` compare times of two runs, and `end` is not rounded.
+"""
+
 
 class RecordName(DocumentPart):
     """A record of a channel's log."""
@@ -22,6 +29,7 @@ class VerdictInputs(DocumentPart):
 
     Attributes:
         release: of ulora-registry that judged: another one may say the same in other words.
+        meaning: what rules mean in it, see `MEANING`.
         manifest: of the version.
         head: the channel's newest record: what was stable, what had been withdrawn. None while the log was empty.
         past: the record that made the version stable in the required channel, None if none did.
@@ -33,6 +41,7 @@ class VerdictInputs(DocumentPart):
     """
 
     release: str = Field(default="", max_length=100)
+    meaning: int = Field(default=1, ge=1)
     manifest: Sha256
     head: RecordName | None = None
     past: RecordName | None = None

@@ -8,11 +8,12 @@ from registry.channels.record import Record
 from registry.errors import IntegrityError
 from registry.evidence.approvals import Approval
 from registry.evidence.basis import Basis, NotedOutcomes
-from registry.evidence.gates import Candidate, GateInputs
+from registry.evidence.candidate import Candidate
+from registry.evidence.gates import GateInputs
 from registry.evidence.policy import Policy, load_policy
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
-from registry.evidence.verdict_inputs import MAX_NAMED, RecordName, VerdictInputs
+from registry.evidence.verdict_inputs import MAX_NAMED, MEANING, RecordName, VerdictInputs
 from registry.machine import clock
 from registry.machine.provenance import release
 from registry.names import VersionName
@@ -91,6 +92,7 @@ def _names(inputs: GateInputs, version: Pointer, head: Record | None) -> Verdict
     past, is_read = inputs.past, inputs.stable is not None and inputs.stable.content_sha256 != ""
     return VerdictInputs(
         release=release(),
+        meaning=MEANING,
         manifest=version.manifest_sha256,
         head=RecordName(generation=head.generation, sha256=head.sha256) if head else None,
         past=RecordName(generation=past.generation, sha256=past.record_sha256) if past else None,

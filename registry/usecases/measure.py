@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from registry.catalog.runs import EvidenceRun
 from registry.errors import BadInput, BadPolicy, NotInMlflow, StoreDenied, first_line
-from registry.evidence.gates import Candidate
+from registry.evidence.candidate import Candidate
 from registry.evidence.measure import (
     Benchmark,
     Measured,

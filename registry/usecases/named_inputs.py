@@ -10,10 +10,11 @@ from registry.errors import CorruptBlob, NotFound, ObjectNotFound
 from registry.evidence import kept_policy
 from registry.evidence.approvals import Approval
 from registry.evidence.basis import Basis, NotedOutcomes
-from registry.evidence.gates import Candidate, GateInputs, Past, ReadOutcomes
+from registry.evidence.candidate import Candidate
+from registry.evidence.gates import GateInputs, Past
 from registry.evidence.outcomes import ImageOutcome, unpacked
 from registry.evidence.policy import Policy
-from registry.evidence.results import Evidence
+from registry.evidence.results import Evidence, ReadOutcomes
 from registry.evidence.verdict import Verdict
 from registry.evidence.verdict_inputs import RecordName, VerdictInputs
 from registry.formats import canonical

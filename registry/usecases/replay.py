@@ -10,6 +10,7 @@ from typing import Any
 
 from registry.errors import BadInput, BadManifest, CorruptBlob, NotFound
 from registry.evidence.verdict import Verdict
+from registry.evidence.verdict_inputs import MEANING
 from registry.formats.html import HtmlTable
 from registry.machine.provenance import release
 from registry.names import VersionName, check_channel, is_channel_name
@@ -68,6 +69,11 @@ def replay(wiring: Wiring, digest: str) -> Replayed:
             f"verdict {kept.sha256[:12]} on {kept.version} in {kept.channel} was made by {_EARLIER}: it can't be "
             "computed again, which does not make it wrong",
             hint="promotions of this release on keep what is needed",
+        )
+    if kept.inputs.meaning > MEANING:
+        raise BadManifest(
+            f"in verdict {kept.sha256[:12]} rules mean what this release does not know ({kept.inputs.meaning})",
+            hint="upgrade ulora-registry",
         )
     named = NamedInputs(wiring, kept, kept.inputs)
     again = named.basis().judge()

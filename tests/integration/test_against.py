@@ -21,7 +21,8 @@ POLICY = "format: 1\nchannels: {staging: {}, production: {defaults: [{metric: la
 @pytest.fixture
 def registry(store_url: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """Two versions; the first one is stable, under a policy on the ratio."""
-    monkeypatch.setattr(latency, "MAX_ROUNDS", latency.MIN_REPETITIONS)
+    monkeypatch.setattr(latency, "MIN_ROUNDS", 50)
+    monkeypatch.setattr(latency, "MAX_ROUNDS", 50)
     opened = open_registry(tmp_path, store_url, model)
     opened.store.initialise()
     for version in (V1, V2):

@@ -1,6 +1,6 @@
 """Evidence and candidates for the tests beside this file."""
 
-from registry.evidence.gates import Candidate
+from registry.evidence.candidate import Candidate
 from registry.evidence.results import BenchmarkRun, ComparedVersion, Evidence, Measurement, Metric
 from registry.names import VersionName
 

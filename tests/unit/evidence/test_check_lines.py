@@ -77,9 +77,12 @@ def test_a_value_that_rounds_to_its_bound_shows_more_digits() -> None:
 
 
 def test_a_relative_check_shows_the_bound_or_what_to_measure() -> None:
-    rule, mine = "metric: latency_ms_p95, max_increase: 5", evidence("latency", Metric.of("latency_ms_p95", 30, n=60))
-    theirs = evidence("latency", Metric.of("latency_ms_p95", 20, n=60), content=STABLE_CONTENT)
-    assert lines(rule, found=(mine,), theirs=(theirs,)) == [["latency_ms_p95", "30", "<= 25", "FAIL", "n=60"]]
+    rule, mine = (
+        "metric: adapter_memory_mb, max_increase: 5",
+        evidence("memory", Metric.of("adapter_memory_mb", 30, n=3)),
+    )
+    theirs = evidence("memory", Metric.of("adapter_memory_mb", 20, n=3), content=STABLE_CONTENT)
+    assert lines(rule, found=(mine,), theirs=(theirs,)) == [["adapter_memory_mb", "30", "<= 25", "FAIL", "n=3"]]
     ((_, _, asked, status, why),) = lines(rule, found=(mine,), theirs=())
     assert (asked, status) == ("<= stable + 5", "UNDECIDED")
     assert why.startswith("measure v1.0.0 first")

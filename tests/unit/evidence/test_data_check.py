@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from registry.evidence.candidate import Candidate
 from registry.evidence.data_check import Shortage, future_version, shortages, summary
-from registry.evidence.gates import Candidate
 from registry.evidence.metrics import METRICS
 from registry.evidence.policy import load_policy, parse_policy
 from registry.names import VersionName

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import BadManifest
-from registry.evidence.gates import Candidate, GateInputs, Past, judge
+from registry.evidence.candidate import Candidate
+from registry.evidence.gates import GateInputs, Past, judge
 from registry.evidence.metrics import benchmark_of
 from registry.evidence.policy import Policy, load_policy, parse_policy
 from registry.evidence.results import Evidence, Measurement, Metric
@@ -57,6 +58,10 @@ def latency(
 ) -> Evidence:
     metric = Metric.of("latency_ms_p95", value, n=n, unit="ms")
     return evidence("latency", metric, content=content, device=device, data=data)
+
+
+def memory(value: float, *, content: str = CONTENT, data: str = "e" * 64) -> Evidence:
+    return evidence("memory", Metric.of("adapter_memory_mb", value, n=2, unit="MB"), content=content, data=data)
 
 
 def everything(fpr: float = 0.0, detected: int = 196, alarms: int = 12, near: float | None = 0.5) -> list[Evidence]:
@@ -294,33 +299,33 @@ def test_the_newest_evidence_counts_in_whatever_order_it_comes() -> None:
         assert (check.outcome, check.evidence) == ("fail", new.sha256)
 
 
-SLOWER = "metric: latency_ms_p95, max_increase: 5"
+LARGER = "metric: adapter_memory_mb, max_increase: 5"
 
 
 @pytest.mark.parametrize(("value", "outcome"), [(20, "pass"), (35, "pass"), (35.1, "fail")])
 def test_a_relative_rule_compares_with_stable(value: float, outcome: str) -> None:
-    theirs = latency(30, content=STABLE_CONTENT)
-    check = only(verdict(policy_of(SLOWER), latency(value), against=stable(), theirs=(theirs,)))
+    theirs = memory(30, content=STABLE_CONTENT)
+    check = only(verdict(policy_of(LARGER), memory(value), against=stable(), theirs=(theirs,)))
     assert (check.outcome, check.bound, check.stable_evidence) == (outcome, 35, theirs.sha256)
     assert "stable v1.0.0 has 30" in check.reason
 
 
 def test_a_relative_rule_without_stable_passes_with_a_note() -> None:
-    check = only(verdict(policy_of(SLOWER), latency(20)))
+    check = only(verdict(policy_of(LARGER), memory(20)))
     assert check.outcome == "pass"
     assert "no stable version" in check.reason
 
 
 def test_a_stable_that_was_not_measured_is_inconclusive() -> None:
-    check = only(verdict(policy_of(SLOWER), latency(20), against=stable()))
+    check = only(verdict(policy_of(LARGER), memory(20), against=stable()))
     assert check.outcome == "inconclusive"
     assert "measure v1.0.0 first" in check.reason
-    assert "`ulora measure v1.0.0 --only latency`" in check.reason
+    assert "`ulora measure v1.0.0 --only memory`" in check.reason
 
 
 def test_a_stable_measured_on_other_data_is_inconclusive() -> None:
-    theirs = latency(30, content=STABLE_CONTENT, data="9" * 64)
-    check = only(verdict(policy_of(SLOWER), latency(20), against=stable(), theirs=(theirs,)))
+    theirs = memory(30, content=STABLE_CONTENT, data="9" * 64)
+    check = only(verdict(policy_of(LARGER), memory(20), against=stable(), theirs=(theirs,)))
     assert check.outcome == "inconclusive"
 
 
@@ -346,9 +351,9 @@ def test_the_worst_target_is_compared_with_the_worst_of_stable() -> None:
 
 def test_a_failure_outweighs_the_inconclusive() -> None:
     judged = verdict(
-        policy_of("metric: accuracy, min: 0.99, min_n: 5000", SLOWER, "metric: macro_f1"),
+        policy_of("metric: accuracy, min: 0.99, min_n: 5000", LARGER, "metric: macro_f1"),
         accuracy(990, 990),
-        latency(1),
+        memory(1),
     )
     assert [check.outcome for check in judged.checks] == ["inconclusive", "pass", "fail"]
     assert (judged.outcome, [check.outcome for check in judged.refusals]) == ("fail", ["fail", "inconclusive"])
@@ -399,15 +404,15 @@ def test_a_better_proportion_never_comes_out_worse(drawn: tuple[int, int, int]) 
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6))
-def test_a_lower_latency_never_comes_out_worse(one: float, other: float, base: float) -> None:
-    faster, slower = sorted((one, other))
-    asked = policy_of("metric: latency_ms_p95, max: 150", SLOWER)
+def test_a_lower_size_never_comes_out_worse(one: float, other: float, base: float) -> None:
+    smaller, larger = sorted((one, other))
+    asked = policy_of("metric: adapter_memory_mb, max: 150", LARGER)
 
     def rank(value: float) -> int:
-        theirs = (latency(base, content=STABLE_CONTENT),)
-        return ORDER.index(verdict(asked, latency(value), against=stable(), theirs=theirs).outcome)
+        theirs = (memory(base, content=STABLE_CONTENT),)
+        return ORDER.index(verdict(asked, memory(value), against=stable(), theirs=theirs).outcome)
 
-    assert rank(slower) <= rank(faster)
+    assert rank(larger) <= rank(smaller)
 
 
 @pytest.mark.parametrize(

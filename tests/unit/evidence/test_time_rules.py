@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from registry.errors import BadPolicy
-from registry.evidence.gates import Candidate, GateInputs, judge
+from registry.evidence.candidate import Candidate
+from registry.evidence.gates import GateInputs, judge
 from registry.evidence.policy import Policy, parse_policy
 from registry.evidence.results import ComparedVersion, Evidence, Measurement, Metric
 from registry.evidence.verdict import Check
