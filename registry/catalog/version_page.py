@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from registry.catalog import tags
 from registry.catalog.standing import Standing
-from registry.evidence.results import PROPORTION, Evidence, Metric, newest
+from registry.evidence.results import Evidence, Metric, newest
 from registry.evidence.verdict import Check, Verdict
 from registry.formats import canonical
 from registry.formats.counts import counted
@@ -188,7 +188,7 @@ def number(metric: Metric) -> str:
     """A metric's value with its interval and its samples, e.g. `0.849 (95% CI 0.756-0.910, n=34)`."""
     if metric.value is None:
         return "not a number"
-    unit = f" {metric.unit}" if metric.unit not in ("", PROPORTION, "area") else ""
+    unit = metric.shown_unit
     digits = ".4g" if unit else ".3f"
     between = ""
     if metric.low is not None and metric.high is not None:

@@ -142,6 +142,15 @@ def _channel_lines(name: str, asked: ChannelPolicy) -> Iterator[str]:
 
 def _rule_lines(rules: tuple[Rule, ...], none: str) -> Iterator[str]:
     for rule in rules:
-        yield f"  {rule}" + (f", n >= {rule.min_n}" if rule.min_n else "")
+        yield f"  {rule}" + (f", n >= {rule.min_n}" if rule.min_n else "") + _undecidable(rule)
     if not rules and none:
         yield f"  {none}"
+
+
+def _undecidable(rule: Rule) -> str:
+    """Why a rule of an earlier release decides nothing any more, and which one does."""
+    from registry.evidence.metrics import is_time_of_one_run, ratio_for
+
+    if not (rule.is_relative and is_time_of_one_run(rule.metric)):
+        return ""
+    return f": never decides, as times of two runs are not compared; use {ratio_for(rule.metric)} with `max`"

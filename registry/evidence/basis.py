@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,10 +51,16 @@ class Basis:
 
 
 class NotedOutcomes:
-    """Reads what a version answered for each image, each measurement once, and notes which could be read."""
+    """Reads what a version answered for each image, each measurement once, and notes which could be read.
 
-    def __init__(self, read: ReadOutcomes) -> None:
+    Answers that are the same have one digest, whichever version gave them, and any version's copy will do.
+    """
+
+    def __init__(self, read: ReadOutcomes, evidence: Iterable[Evidence]) -> None:
         self._read = read
+        self._copies: dict[str, dict[str, Evidence]] = {}
+        for one in evidence:
+            self._copies.setdefault(one.outcomes or "", {})[one.version] = one
         self._found: dict[str, Sequence[ImageOutcome]] = {}
 
     def __call__(self, evidence: Evidence) -> Sequence[ImageOutcome]:
@@ -62,7 +68,9 @@ class NotedOutcomes:
         if not evidence.outcomes:
             return ()
         if evidence.outcomes not in self._found:
-            self._found[evidence.outcomes] = self._read(evidence)
+            copies = self._copies.get(evidence.outcomes, {evidence.version: evidence})
+            read = map(self._read, copies.values())
+            self._found[evidence.outcomes] = next(filter(None, read), ())
         return self._found[evidence.outcomes]
 
     @property

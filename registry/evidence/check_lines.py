@@ -39,8 +39,7 @@ def metric_text(metric: Metric) -> str:
     """A metric's value with its unit, interval and samples: `0.849 (95% CI 0.756-0.910, n=34)`."""
     if metric.value is None:
         return f"not a number (n={metric.n})"
-    unit = f" {metric.unit}" if metric.unit in ("ms", "MB", "1/s") else ""
-    return f"{number(metric.value)}{unit} ({_samples(metric.low, metric.high, metric.n)})"
+    return f"{number(metric.value)}{metric.shown_unit} ({_samples(metric.low, metric.high, metric.n)})"
 
 
 def named(metric: str, target: str | None) -> str:
@@ -83,6 +82,8 @@ def _why(check: Check, status: str) -> str:
     """The rest of a line."""
     if status == "TOO FEW" and check.end is None:
         return f"n={check.n}, needs {check.rule.get('min_n')}"
+    if status == "TOO FEW" and check.measurements:
+        return f"{_sure(check)}, n={check.n}{_worst_of(check)}"
     if status == "TOO FEW":
         needs = check.wanted_n or ("another version" if check.observed == check.bound else "more")
         return f"{_sure(check)}, n={check.n}, needs {needs}"
@@ -91,8 +92,14 @@ def _why(check: Check, status: str) -> str:
     if check.n is None or status == "UNDECIDED":
         return check.reason
     samples = f"{_sure(check)}, n={check.n}" if check.end is not None else _samples(check.low, check.high, check.n)
+    samples += _worst_of(check)
     why = check.rule.get("why")
     return f"{samples}; {why}" if status == "FAIL" and why else samples
+
+
+def _worst_of(check: Check) -> str:
+    """That others were measured too, each of which has to pass."""
+    return f", the worst of {check.measurements} measurements" if (check.measurements or 0) > 1 else ""
 
 
 def _sure(check: Check) -> str:

@@ -28,6 +28,7 @@ from registry.names import VersionName, check_model, check_target
 MAX_METRICS = 10_000
 PROPORTION = "proportion"
 """The unit of a metric that is a proportion of `n` independent samples: the n that decides can be computed."""
+_PURE_UNITS = ("", PROPORTION, "area", "ratio")
 
 
 def check_utc(text: str) -> str:
@@ -82,6 +83,11 @@ class Metric(DocumentPart):
     n: int = Field(ge=0)
     target: TargetName | None = None
     unit: str = Field(default="", max_length=40)
+
+    @property
+    def shown_unit(self) -> str:
+        """The unit as it stands behind the value, with a space; empty where the value is a plain number."""
+        return f" {self.unit}" if self.unit not in _PURE_UNITS else ""
 
     @classmethod
     def of(

@@ -34,15 +34,17 @@ def basis_of(wiring: Wiring, version: str, channel: str) -> Basis:
     head = wiring.channel(channel).head()
     stable = stable_pointer(policy, channel, candidate, head)
     compared = _compared(wiring, stable, candidate) if stable else None
-    required, outcomes = policy.required_channel(channel), NotedOutcomes(wiring.ledger.outcomes)
+    required, measured = policy.required_channel(channel), _measured(wiring, candidate)
+    theirs = _measured(wiring, compared) if compared else ()
+    outcomes = NotedOutcomes(wiring.ledger.outcomes, [*measured, *theirs])
     inputs = GateInputs(
         channel,
         candidate,
-        _measured(wiring, candidate),
+        measured,
         past=wiring.ledger.past(wiring.channel(required), candidate.version) if required else None,
         withdrawn=head is not None and version in head.withdrawn,
         stable=compared,
-        stable_evidence=_measured(wiring, compared) if compared else (),
+        stable_evidence=theirs,
         approvals=_approvals(wiring, candidate, channel) if policy.approvals(channel) else (),
         outcomes=outcomes,
     )

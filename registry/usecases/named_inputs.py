@@ -56,7 +56,7 @@ class NamedInputs:
         self._load(self._second(policy, stable))
         evidence = self._evidence(kept.version, names.evidence)
         theirs = self._evidence(stable.version, names.stable_evidence) if stable else []
-        outcomes = NotedOutcomes(self._outcomes([*evidence, *theirs]))
+        outcomes = NotedOutcomes(self._outcomes([*evidence, *theirs]), [*evidence, *theirs])
         inputs = GateInputs(
             kept.channel,
             candidate,
@@ -177,12 +177,15 @@ class NamedInputs:
         return [Approval.parse(self.found[key], key) for key in keys]
 
     def _outcomes(self, evidence: Iterable[Evidence]) -> ReadOutcomes:
-        """Gives what was answered for each image, where the verdict names that."""
-        keys = {
-            one.outcomes: layout.outcomes(self._model, one.version, one.outcomes)
-            for one in evidence
-            if one.outcomes in self.names.outcomes and one.outcomes
-        }
+        """Gives what was answered for each image, where the verdict names that.
+
+        Two versions that answered the same have a copy each under the same digest, of which one will do.
+        """
+        copies: dict[str, list[str]] = {}
+        for version, digest in dict.fromkeys((one.version, one.outcomes) for one in evidence):
+            if digest and digest in self.names.outcomes:
+                copies.setdefault(digest, []).append(layout.outcomes(self._model, version, digest))
+        keys = {digest: self._first_whole(digest, these) for digest, these in copies.items()}
         self._load({key: digest for digest, key in keys.items()})
 
         def read(one: Evidence) -> Sequence[ImageOutcome]:
@@ -190,3 +193,9 @@ class NamedInputs:
             return unpacked(self.found[key], key) if key else ()
 
         return read
+
+    def _first_whole(self, digest: str, keys: Sequence[str]) -> str:
+        """The first of some copies that is in the store as it was written; the first of all if none is."""
+        if len(keys) == 1:
+            return keys[0]
+        return next((key for key in keys if canonical.sha256(self._read(key) or b"") == digest), keys[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from registry.answers import Change
@@ -11,6 +12,7 @@ from registry.breakglass.write_script import Script
 from registry.channels.channel import Channel, PromoteOptions
 from registry.channels.record import ChannelPosition, Record, promoted
 from registry.errors import BadInput, BrokenChain, ChannelMoved, GateRefused, NotNow, UloraError
+from registry.evidence.basis import Basis
 from registry.evidence.policy import FreezeWindow, load_policy
 from registry.evidence.verdict import Verdict
 from registry.integrity.rebound import check_never_rebound, newest_records
@@ -22,6 +24,7 @@ from registry.usecases.checks import check_loadable, check_servable
 from registry.usecases.judge import basis_of
 from registry.usecases.mirror import MIRROR_SECONDS, mirror
 from registry.usecases.scripts import script_of
+from registry.versions.bindings import Binding
 from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
 
@@ -56,33 +59,61 @@ def promote(
         return Change.unneeded(head, f"{version} is stable in {channel} already")
     broken_chain = _broken_chain(log, head, options)
     _check_not_frozen(channel, frozen, options)
-    check_remembered(wiring.forgotten, version)
+    _check_usable(wiring, binding)
+    basis = basis_of(wiring, version, channel)
+    _check_not_frozen(channel, basis.freeze, options)  # it may have begun since
+    verdict = _judged(basis, options, reason)
+    position = ChannelPosition(wiring.model, channel, head)
+    record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
+    decided = _Decided(basis, verdict, record, head)
+    change = decided.tell() if dry_run else decided.carry_out(wiring, log, binding)
+    return change.on_broken_chain(broken_chain)
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A promotion that was judged, and is not made yet; `head` is the record that it follows."""
+
+    basis: Basis
+    verdict: Verdict
+    record: Record
+    head: Record | None
+
+    def tell(self) -> Change:
+        """What would come of it."""
+        _check_allowed(self.verdict)
+        return self._change(changed=False, notes=self._overruled("would be"))
+
+    def carry_out(self, wiring: Wiring, log: Channel, binding: Binding) -> Change:
+        """Keep the verdict, also if it refuses, then commit the record."""
+        wiring.check_writable()
+        wiring.ledger.add_verdict(self.verdict, self.basis.policy)
+        _check_allowed(self.verdict)
+        if self.record.channel == "staging":
+            wiring.ledger.add_pass(self.record, binding.content_sha256)
+        log.commit(self.record)
+        notes = (*_read_back(log, self.record), *_after_promotion(wiring, self.head, self.verdict))
+        return self._change(changed=True, notes=(*notes, *self._overruled("was")))
+
+    def _change(self, *, changed: bool, notes: tuple[str, ...]) -> Change:
+        return Change.of(self.record, self.head, changed=changed, verdict=self.verdict, notes=notes)
+
+    def _overruled(self, was: str) -> tuple[str, ...]:
+        frozen = self.basis.freeze
+        return (f"the freeze of {self.record.channel} until {frozen.to} {was} overruled by force",) if frozen else ()
+
+
+def _judged(basis: Basis, options: PromoteOptions, reason: str) -> Verdict:
+    verdict = basis.judge()
+    return verdict.force(reason) if options.force and not verdict.allows else verdict
+
+
+def _check_usable(wiring: Wiring, binding: Binding) -> None:
+    """Refuse a version that was forgotten, or that replicas could not serve or load."""
+    check_remembered(wiring.forgotten, binding.version)
     manifest = wiring.bindings.manifest(binding.pointer)
     check_servable(wiring, manifest)
     check_loadable(wiring, manifest)
-    basis = basis_of(wiring, version, channel)
-    _check_not_frozen(channel, basis.freeze, options)  # it may have begun since
-    verdict = basis.judge()
-    if options.force and not verdict.allows:
-        verdict = verdict.force(reason)
-    position = ChannelPosition(wiring.model, channel, head)
-    record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
-    if dry_run:
-        _check_allowed(verdict)
-        notes = _overruled(channel, basis.freeze, "would be")
-        return Change.of(record, head, changed=False, verdict=verdict, notes=notes).on_broken_chain(broken_chain)
-    wiring.check_writable()
-    wiring.ledger.add_verdict(verdict, basis.policy)
-    _check_allowed(verdict)
-    if channel == "staging":
-        wiring.ledger.add_pass(record, binding.content_sha256)
-    log.commit(record)
-    notes = (
-        *_read_back(log, record),
-        *_after_promotion(wiring, head, verdict),
-        *_overruled(channel, basis.freeze, "was"),
-    )
-    return Change.of(record, head, changed=True, verdict=verdict, notes=notes).on_broken_chain(broken_chain)
 
 
 def _check_not_frozen(channel: str, frozen: FreezeWindow | None, options: PromoteOptions) -> None:
@@ -91,10 +122,6 @@ def _check_not_frozen(channel: str, frozen: FreezeWindow | None, options: Promot
             f"{channel} is frozen until {frozen.to}" + (f": {frozen.why}" if frozen.why else "") + "; nothing changed",
             hint="`--force --reason …` promotes all the same; a rollback is always possible",
         )
-
-
-def _overruled(channel: str, frozen: FreezeWindow | None, was: str) -> tuple[str, ...]:
-    return (f"the freeze of {channel} until {frozen.to} {was} overruled by force",) if frozen else ()
 
 
 def _heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:

@@ -166,7 +166,7 @@ def test_outcomes_that_came_later_change_nothing(registry: Registry) -> None:
     evidence, stored = accuracy_of(registry.manifest(V2), [True] * 50)
     key = layout.evidence(registry.model, V2, evidence.sha256)
     registry.store.create(key, evidence.to_bytes())
-    measure(registry, V1, 50, n=50)
+    measure(registry, V1, 49, n=50)
     registry.promote(V1, "production")
     verdict = judged(registry, V2)
     assert verdict.outcome == "inconclusive"
@@ -233,8 +233,8 @@ def test_outcomes_that_are_gone_are_named(registry: Registry) -> None:
         registry,
         production("defaults: [{metric: accuracy, min: 0}, {metric: accuracy, max_decrease: 0.2, judge: paired}]"),
     )
-    for version in (V1, V2):
-        measure(registry, version, 90)
+    for version, right in ((V1, 90), (V2, 91)):
+        measure(registry, version, right)
     registry.promote(V1, "production")
     verdict = judged(registry, V2)
     key = next(info.key for info in registry.store.list(layout.outcomes(registry.model, V1)))

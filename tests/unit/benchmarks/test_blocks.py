@@ -1,6 +1,7 @@
 """Accuracy against the number of blocks, of versions with and without early exits."""
 
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_each_way_of_answering_has_its_accuracy_and_its_blocks(measured: Measure
     assert found["depth_blocks"] == found["depth_blocks_dynamic"], "they serve by their exits"
     assert 2 <= (found["depth_blocks_dynamic"] or 0) <= 6
     assert all(metric.low is not None and metric.high is not None for metric in measured.metrics)
+
+
+def test_the_blocks_of_few_images_vary_as_a_sample_does(measured: Measurement) -> None:
+    taken = [float(one.blocks or 0) for one in measured.outcomes if one.target == "low"]
+    (low,) = [one for one in measured.metrics if (one.name, one.target) == ("depth_blocks", "low")]
+    assert low.high is not None
+    assert low.value is not None
+    assert low.n == len(taken) > 1
+    assert low.high - low.value == pytest.approx(1.959964 * stdev(taken) / len(taken) ** 0.5)
+    assert stdev(taken) > 0
 
 
 def test_a_block_where_a_target_has_no_exit_has_no_figure_of_all(measured: Measurement) -> None:

@@ -115,6 +115,7 @@ def test_numbers_are_shown_with_interval_and_samples() -> None:
     assert number(Metric.of("latency_ms_p95", 59.134, n=200, low=57.13, high=61.13, unit="ms")).startswith(
         "59.13 ms (95"
     )
+    assert number(Metric.of("latency_ratio_p50", 1.02, n=600, unit="ratio")) == "1.020 (n=600)"
     assert number(Metric.of("odd", float("nan"), n=1)) == "not a number"
 
 

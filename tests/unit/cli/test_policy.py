@@ -41,6 +41,19 @@ def test_who_is_asked_and_when_not_is_told_too(tmp_path: Path) -> None:
     assert (asked["approvals"], list(asked["freeze"][0])) == (2, ["from", "to", "why"])
 
 
+def test_a_rule_that_never_decides_is_told_what_does(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    rules = "{metric: latency_ms_p95, max_increase: 5}, {metric: adapter_memory_mb, max_increase: 5}"
+    path.write_text(f"format: 1\nchannels: {{staging: {{}}, production: {{defaults: [{rules}]}}}}\n")
+    done = ulora("policy", "check", path)
+    assert done.code == 0
+    assert done.out.splitlines()[-2:] == [
+        "  latency_ms_p95 <= stable + 5: never decides, as times of two runs are not compared; use latency_ratio_p95 "
+        "with `max`",
+        "  adapter_memory_mb <= stable + 5",
+    ]
+
+
 def test_a_valid_policy_is_told_by_its_rules(policy: Path) -> None:
     done = ulora("policy", "check", policy)
     assert done.code == 0, done

@@ -110,6 +110,12 @@ def test_the_past_and_a_withdrawal_are_lines_too() -> None:
     [
         (Metric.of("accuracy", 0.849, low=0.756, high=0.91, n=34), "0.849 (95% CI 0.756-0.910, n=34)"),
         (Metric.of("latency_ms_p95", 123.456, n=60, unit="ms"), "123.5 ms (n=60)"),
+        (Metric.of("depth_blocks", 5.25, n=60, unit="blocks"), "5.250 blocks (n=60)"),
+        (Metric.of("energy_joules", 3.5, n=60, unit="J"), "3.500 J (n=60)"),
+        (
+            Metric.of("latency_ratio_p50", 1.02, low=1.0, high=1.04, n=600, unit="ratio"),
+            "1.020 (95% CI 1.000-1.040, n=600)",
+        ),
         (Metric.of("ood_auroc", None, n=0), "not a number (n=0)"),
     ],
 )

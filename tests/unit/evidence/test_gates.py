@@ -349,6 +349,18 @@ def test_the_worst_target_is_compared_with_the_worst_of_stable() -> None:
     assert (check.target, check.bound, check.outcome) == ("mid", pytest.approx(0.89), "pass")
 
 
+@given(st.integers(95, 100), st.floats(0.6, 0.99))
+def test_ends_are_rounded_so_that_they_are_equal_everywhere(right: int, confidence: float) -> None:
+    """Mathematical libraries differ in the last digits of a double."""
+    asked = policy_of(f"metric: accuracy, min: 0.5, judge: bound, confidence: {confidence}")
+    found = evidence("accuracy", Metric.proportion("accuracy", right, 100))
+    end = only(verdict(asked, found)).end
+    assert end is not None
+    assert end == float(f"{end:.12g}")
+    exact = wilson(right, 100, 2 * confidence - 1).low
+    assert end == pytest.approx(exact, rel=1e-11)
+
+
 def test_a_failure_outweighs_the_inconclusive() -> None:
     judged = verdict(
         policy_of("metric: accuracy, min: 0.99, min_n: 5000", LARGER, "metric: macro_f1"),

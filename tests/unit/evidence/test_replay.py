@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from registry.evidence import kept_policy
 from registry.evidence.approvals import Approval
 from registry.evidence.ledger import Passed
 from registry.evidence.policy import Policy, load_policy, parse_policy
+from registry.evidence.stats import wilson
+from registry.evidence.verdict_inputs import MEANING, VerdictInputs
 from registry.formats import canonical
 from registry.names import VersionName
 from registry.settings import Settings
@@ -175,6 +177,54 @@ def test_a_verdict_computed_again_has_the_same_bytes(
     done = replay(story.wiring(file), verdict.sha256)
     assert done.differences == ()
     assert done.equal
+
+
+SAME = {"defaults": [*FLOORS, {"metric": "accuracy", "max_decrease": 0.3, "judge": "paired"}]}
+
+
+@pytest.mark.parametrize("gone", [OLD, NEW])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_two_versions_that_answered_the_same_share_a_copy(tmp_path: Path, gone: str, when: str) -> None:
+    story, file = Story({}), tmp_path / "policy.yaml"
+    for version in (OLD, NEW):
+        story.measure(story.bind(version), [True] * 40, 1, kept=True)
+    story.move("production", OLD)
+    (key,) = [each for each in story.documents if each.startswith(layout.outcomes(MODEL, gone))]
+    kept = story.documents[key]
+    if when == "before":
+        del story.documents[key]
+    file.write_text(json.dumps({"format": 1, "channels": {"staging": {}, "production": SAME}}))
+    basis = basis_of(story.wiring(file), NEW, "production")
+    verdict = basis.judge()
+    assert (verdict.outcome, len(verdict.inputs.outcomes if verdict.inputs else ())) == ("pass", 1)
+    story.documents[layout.policy(MODEL, basis.policy.digest)] = basis.policy.to_bytes()
+    story.documents[layout.verdict(MODEL, verdict.sha256)] = verdict.to_bytes()
+    story.documents[key] = kept[:-1]
+    assert replay(story.wiring(file), verdict.sha256).equal
+    story.documents.pop(key)
+    assert replay(story.wiring(file), verdict.sha256).equal
+
+
+@pytest.mark.parametrize("meaning", [None, 1, 3], ids=["unsaid", "first", "later"])
+def test_a_verdict_says_what_rules_mean_in_it(tmp_path: Path, meaning: int | None) -> None:
+    story, file = Story({}), tmp_path / "policy.yaml"
+    story.measure(story.bind(NEW), [True] * 30 + [False] * 3, 1, kept=False)
+    bound = {"metric": "accuracy", "min": 0.7, "judge": "bound"}
+    file.write_text(json.dumps({"format": 1, "channels": {"staging": {}, "production": {"defaults": [bound]}}}))
+    basis = basis_of(story.wiring(file), NEW, "production")
+    assert basis.names.meaning == MEANING
+    said = {} if meaning is None else {"meaning": meaning}
+    named = basis.names.model_dump(mode="json", exclude_unset=True, exclude={"meaning"}) | said
+    verdict = replace(basis, names=VerdictInputs.model_validate_json(json.dumps(named))).judge()
+    story.documents[layout.policy(MODEL, basis.policy.digest)] = basis.policy.to_bytes()
+    story.documents[layout.verdict(MODEL, verdict.sha256)] = verdict.to_bytes()
+    if meaning == MEANING + 1:
+        with pytest.raises(BadManifest, match=r"rules mean what this release does not know \(3\)"):
+            replay(story.wiring(file), verdict.sha256)
+        return
+    (check,) = verdict.checks
+    assert check.end == wilson(30, 33, 2 * 0.95 - 1).low != basis.judge().checks[0].end
+    assert replay(story.wiring(file), verdict.sha256).equal
 
 
 def _is_stable(story: Story, channel: str, version: str) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
 from registry.errors import BadPolicy
 from registry.evidence.candidate import Candidate
+from registry.evidence.check_lines import check_lines
 from registry.evidence.gates import GateInputs, judge
 from registry.evidence.policy import Policy, parse_policy
 from registry.evidence.results import ComparedVersion, Evidence, Measurement, Metric
-from registry.evidence.verdict import Check
+from registry.evidence.verdict import Check, Verdict
 from registry.machine.hardware import Machine
-from tests.unit.evidence.samples import DATA, NOW, STABLE_MANIFEST, candidate, evidence, stable
+from tests.unit.evidence.samples import DATA, NOW, STABLE_CONTENT, STABLE_MANIFEST, candidate, evidence, stable
 
 SLOWER = "metric: latency_ratio_p95, max: 1.10, judge: bound"
 ON_TWO_THREADS = "metric: latency_ms_p95, max: 100, machine: {cpu: Xeon, threads: 2}"
@@ -24,16 +26,30 @@ def policy_of(rule: str) -> Policy:
     return parse_policy(f"format: 1\nchannels: {{staging: {{}}, production: {{defaults: [{{{rule}}}]}}}}".encode())
 
 
-def check_of(rule: str, *found: Evidence, against: Candidate | None = None) -> Check:
+def judged(rule: str, *found: Evidence, against: Candidate | None = None) -> Verdict:
     inputs = GateInputs("production", candidate(), found, stable=against)
-    (check,) = judge(policy_of(rule), inputs, timestamp=NOW, who="tester").checks
+    return judge(policy_of(rule), inputs, timestamp=NOW, who="tester")
+
+
+def check_of(rule: str, *found: Evidence, against: Candidate | None = None) -> Check:
+    (check,) = judged(rule, *found, against=against).checks
     return check
 
 
-def ratio(value: float, high: float, *, of: str = "v1.0.0", manifest: str = STABLE_MANIFEST, day: int = 1) -> Evidence:
-    metric = Metric.of("latency_ratio_p95", value, n=600, low=value - 0.05, high=high, unit="ratio")
+def ratio(
+    value: float,
+    high: float,
+    *,
+    of: str = "v1.0.0",
+    manifest: str = STABLE_MANIFEST,
+    day: int = 1,
+    n: int = 600,
+    machine: Machine | None = None,
+) -> Evidence:
+    metric = Metric.of("latency_ratio_p95", value, n=n, low=value - 0.05, high=high, unit="ratio")
     named = ComparedVersion(version=of, manifest_sha256=manifest)
-    return evidence("latency", metric, against=named, timestamp=f"2026-11-{day:02}T10:00:00Z")
+    found = Measurement((metric,), DATA, "digits, test", 100, machine=machine)
+    return evidence("latency", measurement=found, against=named, timestamp=f"2026-11-{day:02}T10:00:00Z")
 
 
 def latency(value: float, machine: Machine | None, day: int = 1) -> Evidence:
@@ -62,6 +78,114 @@ def test_a_ratio_to_another_version_is_inconclusive(found: tuple[Evidence, ...])
 def test_a_later_ratio_to_another_version_takes_nothing_away() -> None:
     found = ratio(1.0, 1.05), ratio(3.0, 4.0, of="v0.9.0", manifest="a" * 64, day=2), latency(9.0, XEON, day=3)
     assert check_of(SLOWER, *found, against=stable()).outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("worse", "outcome"), [((1.3, 1.4), "fail"), ((1.05, 1.2), "inconclusive")], ids=["fails", "undecided"]
+)
+@pytest.mark.parametrize("day", [1, 2, 9], ids=["first", "between", "last"])
+def test_a_ratio_can_not_be_tried_until_it_passes(worse: tuple[float, float], outcome: str, day: int) -> None:
+    bad, good = ratio(*worse, day=day), [ratio(1.0, 1.05, day=each) for each in (3, 4, 5)]
+    check = check_of(SLOWER, *good, bad, against=stable())
+    assert (check.outcome, check.observed, check.evidence, check.measurements) == (outcome, worse[0], bad.sha256, 4)
+    for said in ("worst of 4 measurements against v1.0.0", "measuring again can't undo it", "`--force --reason …`"):
+        assert said in check.reason
+    assert "more samples may decide" not in check.reason
+
+
+def test_measurements_that_all_pass_show_the_worst() -> None:
+    found = [ratio(1.0, high, day=day) for day, high in enumerate((1.05, 1.09, 1.02), 1)]
+    check = check_of(SLOWER, *found, against=stable())
+    assert (check.outcome, check.end, check.evidence, check.measurements) == ("pass", 1.09, found[1].sha256, 3)
+    assert "measuring again" not in check.reason
+    (line,) = check_lines(judged(SLOWER, *found, against=stable()))
+    assert line.endswith("95% sure of <= 1.090, n=600, the worst of 3 measurements")
+
+
+def test_ten_tries_do_not_make_a_slow_version_pass() -> None:
+    """A version at the bound: of its ends, one in twenty is below it by chance."""
+    draws, passed = random.Random(0), 0
+    for _ in range(200):
+        ends = [1.1 + 0.02 * (draws.gauss() + 1.645) for _ in range(10)]
+        found = [ratio(end - 0.033, end, day=day) for day, end in enumerate(ends, 1)]
+        passed += any(check_of(SLOWER, *found[:tries], against=stable()).outcome == "pass" for tries in range(1, 11))
+    assert passed / 200 <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_a_short_measurement_counts_only_alone() -> None:
+    rule = f"{SLOWER}, min_n: 300"
+    short, long = ratio(1.5, 1.9, n=50), ratio(1.0, 1.05, day=2)
+    check = check_of(rule, short, against=stable())
+    assert (check.outcome, check.measurements) == ("fail", 1)
+    assert check_of(rule, ratio(1.0, 1.05, n=50), against=stable()).outcome == "inconclusive"
+    assert "measuring again" not in check.reason
+    check = check_of(rule, short, long, against=stable())
+    assert (check.outcome, check.evidence, check.measurements) == ("pass", long.sha256, 1)
+
+
+def test_only_measurements_on_the_machine_of_the_rule_count() -> None:
+    rule = f"{SLOWER}, machine: {{threads: 2}}"
+    elsewhere = ratio(1.5, 1.6, machine=XEON.model_copy(update={"threads": 8}))
+    check = check_of(rule, elsewhere, ratio(1.0, 1.05, day=2, machine=XEON), against=stable())
+    assert (check.outcome, check.measurements) == ("pass", 1)
+    check = check_of(rule, elsewhere, against=stable())
+    assert (check.outcome, "--only latency --against v1.0.0` there" in check.reason) == ("inconclusive", True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "bound", "instead"),
+    [
+        ("latency_ms_p95", "max_increase", "latency_ratio_p95"),
+        ("latency_ms_mean", "max_increase", "latency_ratio_p50"),
+        ("throughput_fps", "max_decrease", "latency_ratio_p50"),
+    ],
+)
+def test_times_of_two_runs_decide_nothing(metric: str, bound: str, instead: str) -> None:
+    ours = evidence("latency", Metric.of(metric, 20, n=300))
+    theirs = evidence("latency", Metric.of(metric, 20, n=300), content=STABLE_CONTENT)
+    inputs = GateInputs("production", candidate(), [ours], stable=stable(), stable_evidence=[theirs])
+    policy = policy_of(f"metric: {metric}, {bound}: 1000, device: cpu")
+    (check,) = judge(policy, inputs, timestamp=NOW, who="tester").checks
+    assert (check.outcome, check.observed, check.bound) == ("inconclusive", 20, None)
+    assert f"ask for `{instead}`" in check.reason
+    assert "`ulora measure v2.0.0 --only latency --device cpu --against v1.0.0`" in check.reason
+    assert judge(policy, replace(inputs, stable=None), timestamp=NOW, who="tester").outcome == "pass"
+
+
+EARLIER = """
+format: 1
+channels:
+  staging: {}
+  production:
+    defaults:
+      - {metric: latency_ratio_p95, max: 1.1, judge: bound}
+      - {metric: latency_ratio_p50, max: 1.1, judge: bound, min_n: 50}
+      - {metric: latency_ms_p95, max_increase: 5}
+      - {metric: latency_ratio_p95, max: 2, machine: {threads: 2}}
+"""
+
+
+def test_a_verdict_of_the_first_meaning_keeps_its_bytes() -> None:
+    def measured(day: int, p95: float, p50: float, ms: float) -> Evidence:
+        ratios = [
+            Metric.of(f"latency_ratio_{name}", value, n=600, low=value - 0.05, high=value + 0.05, unit="ratio")
+            for name, value in (("p95", p95), ("p50", p50))
+        ]
+        named = ComparedVersion(version="v1.0.0", manifest_sha256=STABLE_MANIFEST)
+        time = Metric.of("latency_ms_p95", ms, n=300, unit="ms")
+        return evidence("latency", *ratios, time, against=named, timestamp=f"2026-11-{day:02}T10:00:00Z")
+
+    found = [measured(1, 1.5, 1.0, 40.0), measured(2, 1.0, 1.08, 30.0)]
+    theirs = [evidence("latency", Metric.of("latency_ms_p95", 28.0, n=300, unit="ms"), content=STABLE_CONTENT)]
+    inputs = GateInputs("production", candidate(), found, stable=stable(), stable_evidence=theirs)
+    policy = parse_policy(EARLIER.encode())
+    earlier = judge(policy, inputs, timestamp=NOW, who="tester", meaning=1)
+    assert [check.outcome for check in earlier.checks] == ["pass", "inconclusive", "pass", "inconclusive"]
+    assert earlier.checks[1].end == 1.08 + 0.05
+    assert earlier.sha256 == "872112e102918a0a59d96b68e7d36ce50a9cab8ee7fed667ac058a2a0bea0fb5"
+    now = judge(policy, inputs, timestamp=NOW, who="tester")
+    assert [check.outcome for check in now.checks] == ["fail", "inconclusive", "inconclusive", "inconclusive"]
+    assert now.checks[1].end == 1.13
 
 
 def test_the_same_name_with_another_manifest_is_another_version() -> None:
