@@ -58,6 +58,15 @@ def test_versions_answer_the_same_image_in_turns(album: Album, monkeypatch: pyte
     assert measured.notes["batch"] == 1
 
 
+def test_slow_versions_are_compared_in_enough_rounds(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert latency.MIN_ROUNDS == 300, "the default policy asks for so many"
+    monkeypatch.setattr(latency, "MAX_SECONDS", 0.0)
+    one, other = (Noted({"low": ["zero"]}, name=name) for name in "ab")
+    found = {metric.name: metric.n for metric in latency.latency(one, album, against=other).metrics}
+    assert (found["latency_ratio_p95"], found["latency_ms_p95"]) == (300, 300)
+    assert latency.latency(one, album).metrics[0].n == latency.MIN_REPETITIONS
+
+
 def test_one_version_alone_has_no_ratios(album: Album) -> None:
     measured = latency.latency(Noted({"low": ["zero"]}), album)
     assert not any(metric.name.startswith("latency_ratio") for metric in measured.metrics)
