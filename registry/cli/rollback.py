@@ -90,8 +90,10 @@ def rollback_command(
     with time_limit(_SECONDS):
         done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
     seconds = time.perf_counter() - began
-    done = _with_chain(registry, done)
-    out.answer(done, f"{change_sentence(done, change.dry_run)} ({seconds:.2f} s)")
+    try:
+        done = _with_chain(registry, done)
+    finally:  # also after Ctrl-C: the channel has moved
+        out.answer(done, f"{change_sentence(done, change.dry_run)} ({seconds:.2f} s)")
     for note in done.notes:
         out.note(note)
     if not change.dry_run:

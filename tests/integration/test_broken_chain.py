@@ -78,6 +78,15 @@ def test_a_store_that_does_not_say_fails_no_rollback(
     assert "not found out" in done.err
 
 
+def test_ctrl_c_after_the_rollback_costs_no_answer(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("registry.usecases.rollback.with_chain", interrupted)
+    done = ulora("rollback", "--json")
+    assert (done.code, done.document["changed"], done.document["version"]) == (130, True, V3)
+
+
 def test_a_promotion_on_a_broken_chain_is_refused(registry: Registry) -> None:
     for options in ([], ["--dry-run"]):
         complains(ulora("promote", V1, "--channel", "production", *options), 6, SAYS, "--force --reason")
