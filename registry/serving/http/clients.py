@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import BadInput, Expired
+from registry.serving.http.handover import handover_to
 from registry.serving.loaders import Prediction
 from registry.serving.scheduler import LATE_SECONDS
 
@@ -54,7 +55,8 @@ async def answers_for(
     Raises:
         BadInput: the client went away.
     """
-    answers = [asyncio.wrap_future(future) for future in futures]
+    way = handover_to(asyncio.get_running_loop())
+    answers = [way.wrap(future) for future in futures]
     whole = asyncio.gather(*answers, return_exceptions=True)
     gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
     either: set[asyncio.Future[Any]] = {whole, gone}
