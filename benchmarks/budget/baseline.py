@@ -48,7 +48,7 @@ class Judged:
         if self.outcome == "missing":
             return f"{self.key}: was {self.before:.4g}, is not measured now"
         if self.outcome == "new":
-            return f"{self.key}: {self.value:.4g}, not in the baseline (--update adds it)"
+            return f"{self.key}: {self.value:.4g}, not in the baseline before (--update adds it)"
         told = f"{abs(self.change):.0%} {'worse' if self.change > 0 else 'better'}" if self.change else "as before"
         return f"{self.key}: {self.before:.4g} -> {self.value:.4g}, {told} (tolerance {self.tolerance:.0%})"
 

@@ -11,6 +11,7 @@ from benchmarks.budget.measuring import MeasuredRow
 from benchmarks.budget.rows import BudgetRow, ShownBudget
 
 HEADINGS = ("what", "ours", "rivals", "figure", "budget", "met", "n", "spread")
+_LOST = "its command ran and said nothing of it"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class BudgetLine:
     Attributes:
         value: the figure that has the budget; NaN if it was not measured.
         met: None if it was not measured.
+        is_lost: whether its command ran, and did not report it.
         spread: the quartiles of ours, in words.
         reason: why it is missed or was not measured.
         scale: the share of requests, seconds or bytes that the budget is for.
@@ -38,10 +40,13 @@ class BudgetLine:
     spread: str = ""
     reason: str = ""
     scale: float = 1.0
+    is_lost: bool = False
 
     @property
     def verdict(self) -> str:
         """In words."""
+        if self.is_lost:
+            return "not reported"
         judged = {True: "met", False: "NOT MET", None: "not measured"}[self.met]
         return judged if self.met is None or self.scale == 1 else f"{judged} at {self.scale:g} of the load"
 
@@ -59,12 +64,15 @@ class BudgetLine:
         return {name: None if value != value else value for name, value in asdict(self).items()}  # noqa: PLR0124  NaN
 
 
-def lines_of(row: BudgetRow, measured: MeasuredRow) -> list[BudgetLine]:
-    """The lines of a row: one for each budget, or one that says why there is none."""
+def lines_of(row: BudgetRow, measured: MeasuredRow, *, quick: bool = False) -> list[BudgetLine]:
+    """The lines of a row: one for each budget that it has, whether it was measured or not."""
+    expected = row.expected(quick=quick)
     if measured.state != "measured":
         why = f"{measured.state}: {measured.why}" if measured.why else measured.state
-        return [BudgetLine(row.name, ", ".join(one.begins for one in row.shown) or row.module, reason=why)]
-    return [_line(row, measured.result, budget) for budget in measured.result["budgets"]]
+        return [BudgetLine(row.name, one.begins, reason=why) for one in expected]
+    lines = [_line(row, measured.result, budget) for budget in measured.result["budgets"]]
+    lost = [one for one in expected if not any(line.what.startswith(one.begins) for line in lines)]
+    return lines + [BudgetLine(row.name, one.begins, reason=_LOST, is_lost=True) for one in lost]
 
 
 def ratios_of(row: BudgetRow, measured: MeasuredRow) -> list[BudgetLine]:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.budget.rows import BudgetRow
+from benchmarks.command_output import output_of
 from benchmarks.comparison import say
 from registry.errors import UloraError
-from registry.machine.programs import PIPE, StillRuns, start
 
 State = Literal["measured", "failed", "interrupted", "not run"]
-_PATIENCE = 20.0
-"""Seconds that an interrupted command gets to stop its servers."""
 _MAX_SAID = 300
 
 
@@ -45,6 +39,7 @@ class MeasuredRow:
     Attributes:
         result: the command's JSON document, empty unless it was measured.
         why: what went wrong.
+        words: the command, after `python`.
     """
 
     name: str
@@ -52,11 +47,13 @@ class MeasuredRow:
     seconds: float = 0.0
     result: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
+    words: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
         known: dict[str, Any] = {"name": self.name, "state": self.state, "seconds": round(self.seconds, 1)}
-        return known | ({"why": self.why} if self.why else {}) | ({"result": self.result} if self.result else {})
+        more = {"words": list(self.words), "result": self.result} if self.result else {}
+        return known | ({"why": self.why} if self.why else {}) | more
 
 
 def measure_rows(
@@ -79,11 +76,10 @@ def measure_rows(
 
 def measure_row(row: BudgetRow, how: MeasureHow) -> MeasuredRow:
     """Measure one; a failure is told, not raised."""
-    began = time.monotonic()
+    began, words = time.monotonic(), how.words(row)
     try:
-        out = _output([sys.executable, *how.words(row)])
-        result = json.loads(out)
-        return MeasuredRow(row.name, "measured", time.monotonic() - began, checked(result))
+        result = checked(json.loads(output_of(words)))
+        return MeasuredRow(row.name, "measured", time.monotonic() - began, result, words=tuple(words))
     except KeyboardInterrupt:
         return MeasuredRow(row.name, "interrupted", time.monotonic() - began)
     except (UloraError, OSError, ValueError) as error:
@@ -96,28 +92,3 @@ def checked(result: Any) -> dict[str, Any]:
     if not isinstance(result, dict) or not all(isinstance(result.get(name), kind) for name, kind in fields.items()):
         raise ValueError("the command printed something else than a result")
     return result
-
-
-def _output(command: Sequence[str]) -> str:
-    """What a command prints on standard output; its standard error is passed on.
-
-    Raises:
-        KeyboardInterrupt: it or this process was interrupted. The command has ended.
-        UloraError: it failed.
-    """
-    # A process group of its own: a terminal's Ctrl-C must not reach it twice while it stops its servers.
-    process = start(command, stdout=PIPE, text=True, env=dict(os.environ), process_group=0)
-    try:
-        out, _ = process.communicate()
-    except BaseException:
-        process.terminate()
-        with suppress(StillRuns):
-            process.communicate(timeout=_PATIENCE)
-        process.kill()
-        process.wait()
-        raise
-    if process.returncode in (130, -signal.SIGINT):
-        raise KeyboardInterrupt
-    if process.returncode:
-        raise UloraError(f"its command ended with exit status {process.returncode}; its reason is above")
-    return str(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from benchmarks.budget.lines import BudgetLine, as_markdown
 from registry.errors import BadInput
 from registry.machine import provenance
 from registry.machine.cores import usable_cores
+from registry.machine.hardware import this_machine
 
 BEGIN, END = "<!-- budget: written by `make bench ARGS=--write` -->", "<!-- budget: end -->"
 
@@ -44,24 +45,21 @@ def with_table(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def about_this_run(load: float, minutes: float, how: str) -> str:
-    """When and where: date, machine, load before it began, versions."""
+def about_this_run(load: float, seconds: Mapping[str, float], how: str) -> str:
+    """When and where: date, machine, load before it began, versions, and how long each row took.
+
+    Args:
+        seconds: by row; 0 of one that was not measured.
+    """
+    minutes = sum(seconds.values()) / 60
+    each = ", ".join(f"{name} {taken / 60:.1f}" for name, taken in seconds.items() if taken)
     libraries = ", ".join(f"{name} {version}" for name, version in provenance.libraries().items())
     return (
-        f"Measured on {datetime.now(UTC):%Y-%m-%d} in {minutes:.0f} minutes{how}, on {cpu_model()}, "
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} in {minutes:.0f} minutes{how}, on {this_machine().cpu}, "
         f"{usable_cores()} cores, load {load:.1f} before it began; {platform.system()}, "
-        f"Python {platform.python_version()}, {libraries}."
+        f"Python {platform.python_version()}, {libraries}. "
+        f"Minutes: {each or 'none'}."
     )
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What the system calls the processor."""
-    try:
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def load_now() -> float:

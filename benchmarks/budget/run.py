@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 
 import click
 
+from benchmarks.budget.conditions import conditions, differing
 from benchmarks.budget.lines import BudgetLine, lines_of, ratios_of
 from benchmarks.budget.measuring import MeasuredRow, MeasureHow, checked, measure_rows
 from benchmarks.budget.page import about_this_run, load_now
 from benchmarks.budget.rows import ROWS, rows_named
-from benchmarks.comparison import machine
+from benchmarks.comparison import machine, say
 from registry.errors import BadInput
 
 _BY_NAME = {row.name: row for row in ROWS}
@@ -31,7 +32,7 @@ class BudgetOptions:
     Attributes:
         only: names of rows; all of the full or quick run if empty.
         keep: a file that holds what was measured, written after each row.
-        resume: leave out rows that the file has measured already.
+        resume: leave out rows that the file has measured already, under the same conditions.
     """
 
     only: tuple[str, ...] = ()
@@ -56,7 +57,13 @@ class BudgetRun:
     @property
     def lines(self) -> list[BudgetLine]:
         """The table."""
-        return [line for one in self.measured for line in lines_of(_BY_NAME[one.name], one)]
+        return [line for one in self.measured for line in lines_of(_BY_NAME[one.name], one, quick=self.quick)]
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong, for people: commands that failed, and budgets that one does not report any more."""
+        failed = [f"{one.name}: its command failed" for one in self.measured if one.state == "failed"]
+        return failed + [f"{line.row}: {line.what}: not reported" for line in self.lines if line.is_lost]
 
     @property
     def compared(self) -> list[BudgetLine]:
@@ -72,7 +79,7 @@ class BudgetRun:
         """As JSON. `met`: every budget is, and every row was measured."""
         return {
             "benchmark": "budget", "quick": self.quick, "about": self.about, "machine": machine(),
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "when": datetime.now(UTC).isoformat(timespec="seconds"), "conditions": conditions(),
             "lines": [line.document() for line in self.lines],
             "rows": [one.document() for one in self.measured],
             "met": all(line.met is True for line in self.lines),
@@ -86,15 +93,14 @@ def run_budget(options: BudgetOptions) -> BudgetRun:
         BadInput: the file to resume from is damaged, or of the other kind of run.
     """
     rows, load = rows_named(options.only, quick=options.quick), load_now()
-    done = kept_rows(options.keep, quick=options.quick) if options.resume and options.keep else {}
     how = MeasureHow(options.quick, options.packages)
+    done = kept_rows(options.keep, how) if options.resume and options.keep else {}
 
     def run_of(measured: Sequence[MeasuredRow]) -> BudgetRun:
         by_name = {**done, **{one.name: one for one in measured}}
         ordered = [by_name.get(row.name, MeasuredRow(row.name, "not run")) for row in rows]
         kind = " with tiny sizes, which meet no budget" if options.quick else ""
-        minutes = sum(one.seconds for one in ordered) / 60
-        return BudgetRun(ordered, about_this_run(load, minutes, kind), options.quick)
+        return BudgetRun(ordered, about_this_run(load, {one.name: one.seconds for one in ordered}, kind), options.quick)
 
     def keep(measured: Sequence[MeasuredRow]) -> None:
         if options.keep:
@@ -118,30 +124,41 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def kept_rows(path: Path, *, quick: bool) -> dict[str, MeasuredRow]:
-    """The rows that an earlier run has measured; none if there is no such file.
+def kept_rows(path: Path, how: MeasureHow) -> dict[str, MeasuredRow]:
+    """The rows that an earlier run has measured by the same code on the same machine with the same sizes; none if there
+    is no such file. What is left out is said.
 
     Raises:
         BadInput: the file is something else, or of the other kind of run.
     """
-    with suppress(FileNotFoundError):
-        try:
-            if path.stat().st_size > _MAX_KEPT:
-                raise ValueError("it is too large")
-            document = json.loads(path.read_text("utf-8"))
-            rows = [row for row in document["rows"] if row["state"] == "measured"]
-            found = {str(row["name"]): _kept(row) for row in rows}
-            if document["quick"] is not quick:
-                raise ValueError("it is of the full run" if quick else "it is of a quick run")
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path} holds no rows to go on from: {error}", hint="choose another --keep") from error
-        known = {row.name for row in ROWS}
-        return {name: one for name, one in found.items() if name in known}
-    return {}
+    try:
+        document = _kept_document(path)
+        if document["quick"] is not how.quick:
+            raise ValueError("it is of the full run" if how.quick else "it is of a quick run")
+        found = [_kept(row) for row in document["rows"] if row["state"] == "measured" and row["name"] in _BY_NAME]
+        changed = differing(document.get("conditions", {}))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInput(f"{path} holds no rows to go on from: {error}", hint="choose another --keep") from error
+    if found and changed:
+        say(f"{path} was measured with another {', another '.join(changed)}: all of it is measured again")
+        return {}
+    others = [one.name for one in found if list(one.words) != how.words(_BY_NAME[one.name])]
+    if others:
+        say(f"{path} has other sizes or rivals of {', '.join(others)}: measured again")
+    return {one.name: one for one in found if one.name not in others}
+
+
+def _kept_document(path: Path) -> Any:
+    if path.stat().st_size > _MAX_KEPT:
+        raise ValueError("it is too large")
+    return json.loads(path.read_text("utf-8"))
 
 
 def _kept(row: Mapping[str, Any]) -> MeasuredRow:
-    return MeasuredRow(str(row["name"]), "measured", float(row["seconds"]), checked(row["result"]))
+    words = tuple(str(word) for word in row.get("words", ()))
+    return MeasuredRow(str(row["name"]), "measured", float(row["seconds"]), checked(row["result"]), words=words)
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
@@ -158,7 +175,11 @@ def option_rows(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--packages", type=folder, help="Folder of rivals, of `pip install --target DIR …`."),
         click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), help="File for what was measured."),
-        click.option("--resume", is_flag=True, help="Leave out rows that the file of --keep has."),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Leave out rows that the file of --keep has, if code, machine and sizes are the same.",
+        ),
         click.option("--only", type=names, multiple=True, help="Only this row; may be repeated."),
     ):
         command = option(command)

@@ -1,7 +1,8 @@
 """The run that `mlflow run` opens for the process that it starts, and how it says where the results are.
 
-A run can't be moved. So results are in the opened run only if that is in the right experiment and is for this one
-result; otherwise they get a run of their own, and the opened one gets a note with a link to it.
+A run can't be moved, and holds one result: a second one would overwrite its metrics, and MLflow refuses other values of
+its parameters. So a result is in the opened run only if that is in the right experiment, was opened for this kind of
+result, and holds none yet; otherwise it gets a run of its own, and the opened one gets a note with a link to it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+
+from registry.catalog import tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,12 +27,14 @@ class OpenedRun:
     """A run that MLflow has opened, and will end.
 
     Attributes:
-        entry_point: whose it is; empty if it was not opened by `mlflow run`.
+        entry_point: whose it is; empty if it was not opened by `mlflow run`, but by somebody's own program.
+        holds: the result that it holds already: the digest of the evidence, or the name of a benchmark; empty if none.
     """
 
     run_id: str
     experiment: str
     entry_point: str
+    holds: str = ""
 
     @classmethod
     def find(cls, client: MlflowClient) -> Self | None:
@@ -37,11 +42,17 @@ class OpenedRun:
         found = _run(client, os.environ.get("MLFLOW_RUN_ID"))
         if found is None:
             return None
-        return cls(str(found.info.run_id), str(found.info.experiment_id), found.data.tags.get(_ENTRY_POINT, ""))
+        its = found.data.tags
+        holds = its.get(tags.EVIDENCE) or its.get(tags.BENCHMARK, "")
+        return cls(str(found.info.run_id), str(found.info.experiment_id), its.get(_ENTRY_POINT, ""), holds)
 
-    def is_for(self, experiment: str, entry_point: str) -> bool:
-        """Whether results of an entry point in an experiment belong into this run."""
-        return self.experiment == experiment and self.entry_point in (entry_point, "")
+    def is_for(self, experiment: str, entry_point: str, evidence: str = "") -> bool:
+        """Whether a result of an entry point in an experiment belongs into this run.
+
+        Args:
+            evidence: the digest of the evidence, of a result that is some: it may be recorded again.
+        """
+        return self.experiment == experiment and self.entry_point == entry_point and self.holds in ("", evidence)
 
     def parent_tags(self, experiment: str) -> dict[str, str]:
         """The tags of a run that MLflow shows below this one; none in another experiment, where it does not."""

@@ -1,8 +1,4 @@
-"""What was answered for each image, as a table of a run.
-
-MLflow shows a table that the tag `mlflow.loggedArtifacts` names on the page of the run, and those of several runs side
-by side. `mlflow.log_table` writes the same, but needs pandas, and appends when it is called again.
-"""
+"""What was answered for each image, as a table of a run."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from registry.catalog.summary import add_plots
+from registry.catalog.tables import show_tables
 from registry.errors import first_line
 from registry.evidence.outcomes import ImageOutcome
 
@@ -35,7 +32,7 @@ def add_table(client: MlflowClient, run_id: str, outcomes: Sequence[ImageOutcome
         return
     try:
         add_plots(client, run_id, {TABLE: table(outcomes)})
-        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
+        show_tables(client, run_id, [TABLE])
         client.set_tag(run_id, TABLE_TAG, _shown(len(outcomes)))
     except Exception as error:
         _say(client, run_id, f"not shown: {first_line(error)[:300]}")

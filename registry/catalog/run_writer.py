@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from registry.catalog import tags
 from registry.catalog.opened_run import OpenedRun
 from registry.catalog.summary import add_plots, milliseconds, source_tags
-from registry.catalog.tables import tables_tag
+from registry.catalog.tables import ENDING, show_tables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,8 +76,7 @@ def write(client: MlflowClient, run_id: str, content: RunContent, when: int, mod
     while some := list(islice(params, _PARAMS)):
         client.log_batch(run_id, params=some)
     add_plots(client, run_id, content.files)
-    for name, value in tables_tag(content.files).items():
-        client.set_tag(run_id, name, value)
+    show_tables(client, run_id, [name for name in content.files if name.endswith(ENDING)])
 
 
 def record_result(client: MlflowClient, experiment: str, result: ResultRun, models: Sequence[str] = ()) -> str:
@@ -89,7 +88,7 @@ def record_result(client: MlflowClient, experiment: str, result: ResultRun, mode
     opened = OpenedRun.find(client)
     if opened and opened.is_for(experiment, result.entry_point):
         client.update_run(opened.run_id, name=result.title)
-        for name, value in result.tags.items():
+        for name, value in {**result.tags, tags.BENCHMARK: result.entry_point}.items():
             client.set_tag(opened.run_id, name, value)
         _fill(client, opened.run_id, result, models)
         return opened.run_id

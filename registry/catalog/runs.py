@@ -155,7 +155,7 @@ def record_once(client: MlflowClient, model: str, version: CatalogVersion, conte
     title = f"{name} {content.benchmark}"
     if found and found.info.status == "FINISHED":
         run_id = str(found.info.run_id)
-    elif opened and opened.is_for(experiment, content.benchmark):
+    elif opened and opened.is_for(experiment, content.benchmark, content.evidence_sha256):
         return _use(client, opened, title, version, content)
     else:
         parent = opened.parent_tags(experiment) if opened else {}

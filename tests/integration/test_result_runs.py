@@ -65,3 +65,40 @@ def test_the_opened_run_shows_a_result_of_its_own_experiment(
     assert record(tracking_uri, model, RunContent(metrics={"met": 1.0})) == opened
     assert client.get_run(opened).info.run_name == "scale tiny"
     client.set_terminated(opened)
+
+
+def test_a_second_result_does_not_overwrite_the_first(
+    tracking_uri: str, experiment: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(tracking_uri)
+    opened = client.create_run(experiment, tags={"mlflow.project.entryPoint": "scale"}).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    contents = [
+        RunContent({"ulora.size": size}, {"met": met}, files={"a.table.json": table(["image"], [[size]])})
+        for size, met in (("tiny", 0.0), ("full", 1.0))
+    ]
+    found = [record(tracking_uri, model, content) for content in contents]
+    assert (found[0], len(set(found))) == (opened, 2)
+    for run_id, content in zip(found, contents, strict=True):
+        run = client.get_run(run_id)
+        assert (run.data.params, run.data.metrics) == (content.params, content.metrics)
+        assert list(client.load_table(experiment, "a.table.json", run_ids=[run_id])["image"]) == [
+            *content.params.values()
+        ]
+    second = client.get_run(found[1])
+    assert (second.data.tags["mlflow.parentRunId"], second.info.status) == (opened, "FINISHED")
+    assert found[1] in client.get_run(opened).data.tags["mlflow.note.content"]
+    client.set_terminated(opened)
+
+
+def test_a_run_of_somebodys_own_program_is_left_to_it(
+    tracking_uri: str, experiment: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(tracking_uri)
+    opened = client.create_run(experiment, run_name="theirs").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    child = record(tracking_uri, model, RunContent(metrics={"met": 1.0}))
+    assert client.get_run(child).data.tags["mlflow.parentRunId"] == opened
+    run = client.get_run(opened)
+    assert (run.info.run_name, run.data.metrics) == ("theirs", {})
+    client.set_terminated(opened)

@@ -8,7 +8,7 @@ import pytest
 
 from registry.api import Registry
 from registry.catalog import run_details
-from registry.catalog.runs import EvidenceRun
+from registry.catalog.runs import EvidenceRun, experiment_id
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import Evidence, Measurement, Metric
 from registry.names import VersionName
@@ -60,6 +60,29 @@ def test_a_run_shows_answers_as_a_table_and_curves(registry: Registry, tracking_
     assert list(table["image"]) == [outcome(number).image for number in range(3)]
     points = client.get_metric_history(run_id, "curves/accuracy_by_coverage")
     assert {point.step: point.value for point in points} == {5: 1.0, 10: 0.5}
+
+
+def test_evidence_of_two_benchmarks_is_in_two_runs(
+    registry: Registry, tracking_uri: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also inside one run that MLflow has opened, and if one of them is recorded again."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri)
+    experiment = experiment_id(client, model)
+    opened = client.create_run(experiment, tags={"mlflow.project.entryPoint": "accuracy"}).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    contents = [EvidenceRun.of(*measured(n)) for n in (3, 4)]
+    found = [registry.catalog.record_evidence(binding(registry), content) for content in (*contents, contents[0])]
+    assert found == [opened, found[1], opened]
+    assert found[1] != opened
+    for run_id, content in zip(found, contents, strict=False):
+        run = client.get_run(run_id)
+        assert run.data.tags["ulora.evidence_sha256"] == content.evidence_sha256
+        assert run.data.params["ulora.n"] == content.params["ulora.n"]
+        assert client.load_table(experiment, "outcomes.json", run_ids=[run_id]).shape[0] == len(content.outcomes)
+    assert client.get_run(opened).info.status == "RUNNING"
+    client.set_terminated(opened)
 
 
 def test_a_long_table_is_cut_and_says_so(

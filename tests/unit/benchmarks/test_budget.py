@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,21 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.budget import baseline, check, page, run
+from benchmarks import residents, scale
+from benchmarks.budget import check, page, run
 from benchmarks.budget.__main__ import PAGE
 from benchmarks.budget.__main__ import main as budget
 from benchmarks.budget.baseline import decide, judge_lines, read_baseline, worsening, write_baseline
+from benchmarks.budget.conditions import code_digest
 from benchmarks.budget.lines import BudgetLine, as_markdown, as_text, lines_of, ratios_of
 from benchmarks.budget.measuring import MeasuredRow, MeasureHow, measure_row
 from benchmarks.budget.page import BEGIN, END, with_table
 from benchmarks.budget.rows import ROWS, BudgetRow, ShownBudget, rows_named
+from benchmarks.comparison import Times
+from benchmarks.footprint import Footprint
 from registry.errors import BadInput
 
+SCALE_RIVALS = (scale.ALIAS, scale.ALIAS_READ)
 ROW = BudgetRow("mixed", "mixed", (), (), (ShownBudget("batch", "ours", ("PEFT", "gone"), "a known reason"),))
 TIMES = {
     "ours": {"median_ms": 2.0, "q25_ms": 1.5, "q75_ms": 2.5, "least_ms": 1.0, "n": 7},
@@ -37,6 +43,12 @@ def budget_of(value: float | None, **more: Any) -> dict[str, Any]:
 def measured(*budgets: dict[str, Any], name: str = "mixed") -> MeasuredRow:
     result = {"benchmark": name, "machine": {}, "times": TIMES, "figures": {"seen": [3, 4]}, "budgets": [*budgets]}
     return MeasuredRow(name, "measured", 1.0, result)
+
+
+def printed(row: BudgetRow, value: float = 1.0) -> list[str]:
+    """A command that prints a result with every budget of a row's full run."""
+    budgets = [budget_of(value, what=f"{one.begins} so") for one in row.expected(quick=False)]
+    return ["-c", f"print({json.dumps(dict(measured(*budgets).result))!r})"]
 
 
 def line(value: float, *, bound: str = "at most", row: str = "mixed", unit: str = "x") -> BudgetLine:
@@ -77,11 +89,41 @@ def test_a_missed_budget_shows_its_reason_or_a_place_for_it() -> None:
 
 
 @pytest.mark.parametrize("state", ["failed", "interrupted", "not run"])
-def test_a_row_that_was_not_measured_says_so(state: Any) -> None:
-    lines = lines_of(ROW, MeasuredRow("mixed", state, why="no S3" if state == "failed" else ""))
-    assert [one.met for one in lines] == [None]
+def test_each_budget_of_an_unmeasured_row_has_a_line(state: Any) -> None:
+    row = BudgetRow("mixed", "mixed", (), (), (ShownBudget("one"), ShownBudget("two"), ShownBudget("v", run="quick")))
+    lines = lines_of(row, MeasuredRow("mixed", state, why="no S3" if state == "failed" else ""))
+    assert [(one.what, one.met, one.verdict) for one in lines] == [
+        ("one", None, "not measured"),
+        ("two", None, "not measured"),
+    ]
     assert state in as_text(lines)
     assert f"**not measured**: {state}" in as_markdown(lines)
+
+
+def test_a_budget_that_is_not_reported_any_more_has_a_line() -> None:
+    row = BudgetRow("mixed", "mixed", (), (), (ShownBudget("batch"), ShownBudget("gone"), ShownBudget("v", run="full")))
+    lines = lines_of(row, measured(budget_of(1.0)), quick=True)
+    assert [(one.what, one.verdict) for one in lines] == [("batch / single", "met"), ("gone", "not reported")]
+    assert "| mixed: gone |  |  |  |  | **not reported**: its command ran and said nothing of it |" in as_markdown(
+        lines
+    )
+    assert not run.BudgetRun([], "", quick=True).failures
+
+
+@pytest.mark.parametrize("command", [[budget], [check.main], [check.main, "--update"]], ids=["run", "check", "update"])
+def test_a_budget_that_is_not_reported_any_more_fails(
+    command: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "baseline.json"
+    write_baseline([line(1.0, row="flip")], "a test", path)
+    before = path.read_bytes()
+    monkeypatch.setattr(check, "BASELINE", path)
+    result = json.dumps(dict(measured(budget_of(1.0, what="q,v: mixed batch / single batch")).result))
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: ["-c", f"print({result!r})"])
+    done = CliRunner().invoke(command[0], ["--only", "mixed", *command[1:]])
+    assert done.exit_code == 1
+    assert "FAILED   mixed: all-linear: mixed: not reported" in done.output
+    assert path.read_bytes() == before
 
 
 def test_a_figure_that_is_no_number_is_missed_and_stays_json() -> None:
@@ -118,13 +160,6 @@ def test_the_page_has_a_place_for_the_table_and_names_each_row() -> None:
     text = PAGE.read_text("utf-8")
     assert with_table(text, "x") != text
     assert [row.name for row in ROWS if f"`{row.name}`" not in text] == []
-
-
-def test_the_cpus_name_is_read_where_it_is_told(tmp_path: Path) -> None:
-    info = tmp_path / "cpuinfo"
-    info.write_text("processor\t: 0\nmodel name\t: A CPU @ 2 GHz\n")
-    assert page.cpu_model(info) == "A CPU @ 2 GHz"
-    assert page.cpu_model(tmp_path / "none") != ""
 
 
 RATIOS = st.floats(0.001, 1000)
@@ -206,6 +241,32 @@ def test_the_committed_baseline_is_of_rows_that_exist() -> None:
     assert all(math.isfinite(value) and value >= 0 for value in figures.values())
 
 
+def test_every_row_says_which_budgets_it_must_report() -> None:
+    assert [row.name for row in ROWS if not row.expected(quick=False)] == []
+    assert [row.name for row in ROWS if row.quick is not None and not row.expected(quick=True)] == []
+    for row in ROWS:
+        begins = [one.begins for one in row.shown]
+        assert len(set(begins)) == len(begins)
+
+
+def test_the_commands_name_their_budgets_as_the_rows_do() -> None:
+    """Those whose arithmetic stands alone; the others are run."""
+    budgets = {
+        "residents": residents.result_of(dict.fromkeys(residents.COUNTS, Footprint(*[1] * 6)), 1, {}).budgets,
+        "scale": scale._result(
+            scale.ScaleOptions(),
+            (10, 10_000),
+            {scale._named(what, n): Times((1.0,)) for what in (*scale.OURS, *SCALE_RIVALS) for n in (10, 10_000)},
+        ).budgets,
+    }
+    for name, found in budgets.items():
+        (row,) = rows_named((name,), quick=False)
+        result = {"benchmark": name, "times": {}, "figures": {}, "budgets": [one.document() for one in found]}
+        lines = lines_of(row, MeasuredRow(name, "measured", result=result))
+        assert not any(one.is_lost for one in lines)
+        assert all(row.shown_for(one.what).begins != one.what for one in lines), "each is listed"
+
+
 def test_rows_are_chosen_by_name_in_their_own_order() -> None:
     assert [row.name for row in rows_named(("scale", "rollback"), quick=True)] == ["rollback", "scale"]
     assert rows_named((), quick=False) == list(ROWS)
@@ -240,28 +301,65 @@ def test_output_that_is_no_result_is_a_failed_row(
 
 
 def test_an_interrupted_row_ends_the_run_and_the_rest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = json.dumps(dict(measured(budget_of(1.0)).result))
-
     def words(self: MeasureHow, row: BudgetRow) -> list[str]:
-        return ["-c", "raise SystemExit(130)" if row.name == "loading" else f"print({result!r})"]
+        return ["-c", "raise SystemExit(130)"] if row.name == "loading" else printed(row)
 
     monkeypatch.setattr(MeasureHow, "words", words)
     kept = tmp_path / "kept.json"
     done = run.run_budget(run.BudgetOptions(("mixed", "loading", "residents"), keep=kept))
     assert [one.state for one in done.measured] == ["measured", "interrupted", "not run"]
     assert done.was_interrupted
-    assert [*run.kept_rows(kept, quick=False)] == ["mixed"]
-    monkeypatch.setattr(MeasureHow, "words", lambda self, row: ["-c", f"print({result!r})"])
+    assert [*run.kept_rows(kept, MeasureHow())] == ["mixed"]
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: printed(row))
     again = run.run_budget(run.BudgetOptions(("mixed", "loading", "residents"), keep=kept, resume=True))
     assert [one.state for one in again.measured] == ["measured"] * 3
     assert again.document()["met"] is True
+
+
+@pytest.mark.parametrize("changed", ["code", "processor", "number of cores", "quota", "set of libraries"])
+def test_rows_of_another_code_or_machine_are_not_used(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: printed(row))
+    kept = tmp_path / "kept.json"
+    run.run_budget(run.BudgetOptions(("mixed",), keep=kept))
+    assert [*run.kept_rows(kept, MeasureHow())] == ["mixed"]
+    document = json.loads(kept.read_text())
+    document["conditions"][changed] = "another"
+    kept.write_text(json.dumps(document))
+    assert run.kept_rows(kept, MeasureHow()) == {}
+    assert f"measured with another {changed}: all of it is measured again" in capsys.readouterr().err
+    del document["conditions"]
+    kept.write_text(json.dumps(document))
+    assert run.kept_rows(kept, MeasureHow()) == {}, "of an earlier release"
+
+
+def test_rows_of_other_sizes_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: printed(row))
+    kept = tmp_path / "kept.json"
+    run.run_budget(run.BudgetOptions(("mixed", "residents"), keep=kept))
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: printed(row, 2.0 if row.name == "mixed" else 1.0))
+    assert [*run.kept_rows(kept, MeasureHow())] == ["residents"]
+    assert "other sizes or rivals of mixed" in capsys.readouterr().err
+
+
+def test_the_code_is_known_by_every_file(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    digests = [code_digest(tmp_path)]
+    for name, body in (("a.py", "x = 1"), ("b.py", ""), ("b.py", "x"), ("notes.md", "x")):
+        (tmp_path / "registry" / name).write_text(body)
+        digests.append(code_digest(tmp_path))
+    assert len(set(digests)) == 4
+    assert digests[-1] == digests[-2]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}], "quick": false}', '{"rows": [], "quick": true}'])
 def test_a_damaged_or_other_kept_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "kept.json").write_text(text)
     with pytest.raises(BadInput, match="no rows to go on from"):
-        run.kept_rows(tmp_path / "kept.json", quick=False)
+        run.kept_rows(tmp_path / "kept.json", MeasureHow())
 
 
 @pytest.mark.parametrize("command", [budget, check.main])
@@ -276,30 +374,46 @@ def test_the_check_fails_beyond_the_tolerance(
     figure: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "baseline.json"
-    write_baseline([line(1.0)], "a test", path)
-    monkeypatch.setattr(check, "read_baseline", lambda: baseline.read_baseline(path))
-    result = json.dumps(dict(measured(budget_of(figure)).result))
-    monkeypatch.setattr(MeasureHow, "words", lambda self, row: ["-c", f"print({result!r})"])
+    write_baseline([replace(line(1.0), what="q,v: mixed so")], "a test", path)
+    monkeypatch.setattr(check, "BASELINE", path)
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: printed(row, figure))
     done = CliRunner().invoke(check.main, ["--only", "mixed"])
     assert done.exit_code == code
-    assert ("FAILED   mixed: batch / single" in done.stdout) == bool(code)
+    assert ("FAILED   mixed: q,v: mixed so" in done.stdout) == bool(code)
+
+
+def test_an_update_says_what_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "baseline.json"
+    old, kept = replace(line(9.0), what="q,v: mixed so"), line(1.0, row="flip")
+    write_baseline([old, kept], "a test", path)
+    monkeypatch.setattr(check, "BASELINE", path)
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: printed(row))
+    done = CliRunner().invoke(check.main, ["--only", "mixed", "--update"])
+    assert done.exit_code == 0
+    assert "1 figures are new, 1 have changed, 1 of rows that were not run are kept" in done.stderr
+    assert "FAILED" not in done.output
+    assert read_baseline(path) == {
+        "flip: batch / single": 1.0,
+        "mixed: all-linear: mixed so": 1.0,
+        "mixed: q,v: mixed so": 1.0,
+    }
 
 
 def test_write_puts_the_table_into_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = tmp_path / "page.md"
     written.write_text(f"# A page\n\n{BEGIN}\nan earlier table\n{END}\n\nThe end.\n")
-    result = json.dumps(dict(measured(budget_of(1.0), budget_of(2.0)).result))
-    monkeypatch.setattr(MeasureHow, "words", lambda self, row: ["-c", f"print({result!r})"])
+    monkeypatch.setattr(MeasureHow, "words", lambda self, row: printed(row, 2.0 if row.name == "flip" else 1.0))
     monkeypatch.setattr("benchmarks.budget.__main__.PAGE", written)
     done = CliRunner().invoke(budget, ["--write"])
     assert done.exit_code == 0
-    assert "met          mixed: batch / single: 1 x (at most 1.1)" in done.stdout
+    assert "met          mixed: q,v: mixed so: 1 x (at most 1.1)" in done.stdout
     text = written.read_text()
     assert text.startswith("# A page\n\n")
     assert text.endswith("\n\nThe end.\n")
     assert "Measured on 20" in text
     assert "an earlier table" not in text
-    assert text.count("| mixed: batch / single |") == 2
+    assert all(f"| {row.name}: {one.begins.strip()} so |" in text for row in ROWS for one in row.expected(quick=False))
+    assert "Minutes: rollback 0." in text
 
 
 @pytest.mark.parametrize(

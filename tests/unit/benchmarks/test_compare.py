@@ -3,7 +3,6 @@
 import json
 
 from benchmarks.compare import ComparedVersions, content_of
-from registry.catalog.tables import tables_tag
 from registry.evidence.differences import MetricDifference, metric_differences
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
@@ -35,7 +34,6 @@ def test_its_run_holds_the_numbers_the_table_and_the_plot() -> None:
     assert set(content.files) == {"differences.png", "differences.table.json"}
     table = json.loads(content.files["differences.table.json"])
     assert dict(zip(table["columns"], table["data"][1], strict=True))["pairs"] == 100
-    assert "differences.table.json" in tables_tag(content.files)["mlflow.loggedArtifacts"]
 
 
 def test_discordant_images_are_counted_for_each_target() -> None:
