@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.parameters import CompareParameters
+from benchmarks.version_pair import VersionPair
+from registry import usecases
 from registry.api import Registry
 from registry.errors import CatalogRefused, CatalogUnreachable, NotInMlflow, VersionNotFound, first_line
 from registry.evidence.differences import MetricDifference
 from registry.evidence.number_text import number
-from registry.evidence.results import Evidence, newest
+from registry.evidence.results import Evidence
 from registry.formats.counts import counted
 from registry.names import VersionName
 from registry.progress import Say
-from registry.usecases.options import MeasureOptions
+from registry.usecases.diff import MeasuredBy
 
 if TYPE_CHECKING:
     from registry.catalog.run_writer import RunContent
 
-COMPARED = ("accuracy", "routing", "ood")
-"""The benchmarks whose answers are compared image by image."""
 MAX_PLOTTED = 60
 _COLUMNS = (
     "metric", "target", "older", "newer", "difference", "low", "high", "pairs", "newer_only", "older_only", "note",
@@ -37,6 +37,7 @@ class ComparedVersions:
         rows: their metrics and the differences.
         images: test images whose labels both answered.
         won, lost: images whose label only the newer, or only the older one answered right.
+        by: what computed the answers of both.
     """
 
     older: str
@@ -45,6 +46,7 @@ class ComparedVersions:
     images: int
     won: int
     lost: int
+    by: MeasuredBy
 
     def as_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -66,7 +68,7 @@ class ComparedVersions:
             "ONLY NEW/OLD",
         )
         shown = table(header, [_cells(row) for row in rows])
-        return f"{shown}\n\n{self.sentence}"
+        return f"{shown}\n\nby {self.by.runtime or 'any runtime'} on {self.by.device}: {self.sentence}"
 
     @property
     def sentence(self) -> str:
@@ -96,57 +98,20 @@ def compare_versions(
     began = int(time.time() * 1000)
     pair = VersionPair(registry, parameters.older, parameters.newer)
     if options.data or registry.settings.data:
-        pair.measure_missing(options, say, on_done)
-    diff = registry.diff(parameters.older, parameters.newer)
+        by = pair.measure_missing(options, say, on_done)
+    else:
+        by = pair.known_by(options)
+    say(pair.sentence(by))
+    diff = usecases.diff.diff(registry.wiring, parameters.older, parameters.newer, by)
     right = [image.right for image in diff.images]
     found = ComparedVersions(
-        diff.older, diff.newer, diff.metrics, diff.compared, right.count("newer"), right.count("older")
+        diff.older, diff.newer, diff.metrics, diff.compared, right.count("newer"), right.count("older"), by
     )
     if registry.settings.tracking_uri:
         _record(registry, found, began)
     else:
         say("MLFLOW_TRACKING_URI is not set: the result is only printed")
     return found
-
-
-@dataclass(frozen=True)
-class VersionPair:
-    """Two versions, and what is known of them."""
-
-    registry: Registry
-    older: str
-    newer: str
-
-    def measure_missing(self, options: MeasureOptions, say: Say, on_done: Callable[[Evidence], None]) -> None:
-        """Measure what keeps the two from being compared.
-
-        First the benchmarks of which a version has no answers at all; then those that were answered for other images,
-        or by other runtimes.
-        """
-
-        def measure(version: str, only: set[str]) -> None:
-            if only:
-                say(f"{version}: {', '.join(sorted(only))} is measured")
-                wanted = replace(options, only=tuple(sorted(only)))
-                offline = not self.registry.settings.tracking_uri
-                self.registry.measure(version, wanted, offline=offline, on_done=on_done, say=say)
-
-        for version in (self.older, self.newer):
-            measure(version, self.incomparable() - {place[0] for place in self._answered(version)})
-        for version in (self.older, self.newer):
-            measure(version, self.incomparable())
-
-    def incomparable(self) -> set[str]:
-        """The benchmarks whose newest answers are not for the same images by the same device and runtime."""
-        older, newer = self._answered(self.older), self._answered(self.newer)
-        both = {place[0] for place in newer if place in older and older[place] == newer[place]}
-        return set(COMPARED) - both
-
-    def _answered(self, version: str) -> dict[tuple[str, str, str], str]:
-        """The data of the newest measurements with answers, by (benchmark, device, runtime)."""
-        content = self.registry.manifest(version).content_sha256
-        known = newest(one for one in self.registry.evidence(version) if one.content_sha256 == content)
-        return {place: one.data.sha256 for place, one in known.items() if one.outcomes and place[0] in COMPARED}
 
 
 def _record(registry: Registry, found: ComparedVersions, began: int) -> None:
@@ -187,7 +152,12 @@ def content_of(found: ComparedVersions) -> RunContent:
         files["differences.png"] = charts.differences(drawn, f"{found.newer} against {found.older}")
     counts = {"images": found.images, "won": found.won, "lost": found.lost}
     return RunContent(
-        params={"ulora.older": found.older, "ulora.newer": found.newer},
+        params={
+            "ulora.older": found.older,
+            "ulora.newer": found.newer,
+            "ulora.device": found.by.device,
+            "ulora.runtime": found.by.runtime,
+        },
         metrics={**counts, **dict(_metrics(found))},
         files=files,
     )

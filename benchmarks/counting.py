@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
-_REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) [^\r\n]+ HTTP/1\.[01]\r\n")
+_REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) ([^ \r\n]+) HTTP/1\.[01]\r\n")
+_END_OF_HEAD = b"\r\n\r\n"
 _CHUNK = 256 * 1024
 
 
@@ -21,11 +23,13 @@ class Traffic:
     Attributes:
         requests: the methods of HTTP requests, in order.
         sent, received: bytes to and from the server, with their heads.
+        bodies: bytes that were sent without heads, by the path of the request.
     """
 
     requests: list[str]
     sent: int = 0
     received: int = 0
+    bodies: Counter[str] = field(default_factory=Counter)
 
 
 class CountingProxy:
@@ -67,13 +71,38 @@ class CountingProxy:
                 server = socket.create_connection(self._to)
                 threading.Thread(target=_Pair(self, client, server).run, daemon=True).start()
 
-    def count(self, *, method: str = "", sent: int = 0, received: int = 0) -> None:
-        """Add to the traffic."""
+    def count_sent(self, data: bytes, request: _Request, *, is_first: bool) -> None:
+        """Add what a client sent of a request; `is_first` for the first of it."""
         with self._lock:
-            self.traffic.sent += sent
-            self.traffic.received += received
-            if method:
-                self.traffic.requests.append(method)
+            self.traffic.sent += len(data)
+            if is_first and request.method:
+                self.traffic.requests.append(request.method)
+            body = request.body_of(data)
+            if body:
+                self.traffic.bodies[request.path] += body
+
+    def count_received(self, size: int) -> None:
+        """Add what the server sent."""
+        with self._lock:
+            self.traffic.received += size
+
+
+@dataclass
+class _Request:
+    """A request that is being sent: its method, its path, and the end of its head as far as it was sent."""
+
+    method: str = ""
+    path: str = ""
+    _tail: bytes | None = b""
+
+    def body_of(self, data: bytes) -> int:
+        """How many of the next bytes are of its body."""
+        if self._tail is None:
+            return len(data)
+        seen = self._tail + data
+        end = seen.find(_END_OF_HEAD)
+        self._tail = None if end >= 0 else seen[-len(_END_OF_HEAD) + 1 :]
+        return len(seen) - end - len(_END_OF_HEAD) if end >= 0 else 0
 
 
 class _Pair:
@@ -82,6 +111,7 @@ class _Pair:
     def __init__(self, proxy: CountingProxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy, self._client, self._server = proxy, client, server
         self._was_answered = True
+        self._request = _Request()
 
     def run(self) -> None:
         """Forward both ways until one side ends."""
@@ -97,7 +127,10 @@ class _Pair:
             while data := self._client.recv(_CHUNK):
                 found = _REQUEST.match(data) if self._was_answered else None
                 self._was_answered = False
-                self._proxy.count(method=found.group(1).decode() if found else "", sent=len(data))
+                if found:
+                    method, target = (group.decode("utf-8", "replace") for group in found.groups())
+                    self._request = _Request(method, urlsplit(target).path)
+                self._proxy.count_sent(data, self._request, is_first=found is not None)
                 self._server.sendall(data)
         self._end()
 
@@ -105,7 +138,7 @@ class _Pair:
         with suppress(OSError):
             while data := self._server.recv(_CHUNK):
                 self._was_answered = True
-                self._proxy.count(received=len(data))
+                self._proxy.count_received(len(data))
                 self._client.sendall(data)
         self._end()
 

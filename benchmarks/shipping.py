@@ -73,13 +73,10 @@ class OurShipper:
         self._copy = Registry(settings=replace(self._registry.settings, store=f"{store}-copy"))
         self._copy.store.initialise()
         self._cache = place.folder / "cache"
-        self.uploaded: dict[str, int] = {}
-        """Version -> bytes of its files that were sent."""
 
     def publish(self, source: Path, version: str) -> None:
         """As a snapshot: the files are of no flavor that this package reads."""
-        created = self._registry.create(version, options=CreateOptions(project=source), offline=self._offline)
-        self.uploaded[version] = created.uploaded
+        self._registry.create(version, options=CreateOptions(project=source), offline=self._offline)
 
     def fetch(self, version: str) -> Path:
         """Into the cache, verified; then links to its files by their paths, which a replica does not need."""

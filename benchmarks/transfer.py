@@ -10,11 +10,13 @@ are on this machine, so this is the cost of software and of one disk; no network
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import click
 
@@ -23,12 +25,14 @@ from benchmarks.baselines.programs import RivalPackages, not_installed
 from benchmarks.baselines.raw_shipper import RawShipper
 from benchmarks.baselines.sync_tools import AWS, S5CMD, SyncShipper, aws_cli, s5cmd, wait_for_another_second
 from benchmarks.comparison import Budget, Times, option_json, run, say, timed
-from benchmarks.counting import CountingProxy
+from benchmarks.counting import CountingProxy, Traffic
 from benchmarks.flat_result import FlatResult, Size, option_effort, option_packages, option_rounds_of, rounds_of
 from benchmarks.release import CORRECTED, bytes_below, correct_release, files_below, write_release
 from benchmarks.serving.stage import ServingStage, on_stage
 from benchmarks.shipping import FIRST, NEXT, MakeShipper, NotOffered, OurShipper, Place, Shipper, check_same, clean
+from registry.errors import LoadFailed
 from registry.machine.cores import usable_cores
+from registry.store.layout import BLOBS_PREFIX
 
 SCALES: Mapping[Size, float] = {"full": 1.0, "tiny": 0.002}
 LEAST, MOST_BYTES = 0.8, 1.0
@@ -180,31 +184,54 @@ Taken = Mapping[str, Mapping[str, list[float]]]
 
 @dataclass(frozen=True)
 class StepBytes:
-    """What one step sent to the servers and got from them, in bytes, and in how many requests."""
+    """What one step sent to the servers and got from them, as proxies counted it.
+
+    Attributes:
+        sent, received: bytes, with the heads of requests and answers.
+        blobs: bytes of the bodies that were sent to `blobs/` of our store, by the digest that is the object's name.
+    """
 
     sent: int
     received: int
-    requests: int
+    blobs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, traffic: Sequence[Traffic]) -> Self:
+        """What went through proxies."""
+        bodies = {path: size for one in traffic for path, size in one.bodies.items() if f"/{BLOBS_PREFIX}" in path}
+        blobs = {path.rpartition("/")[2]: size for path, size in bodies.items()}
+        return cls(sum(one.sent for one in traffic), sum(one.received for one in traffic), blobs)
+
+    def of_files(self, files: Iterable[Path]) -> int:
+        """Bytes that were sent of these files.
+
+        Raises:
+            LoadFailed: none was; then they went another way than this counts.
+        """
+        found = sum(self.blobs.get(digest, 0) for digest in {_digest(file) for file in files})
+        if not found:
+            raise LoadFailed("no file of the version was sent to the store's blobs/ through the proxy")
+        return found
 
 
-@dataclass(frozen=True)
-class CountedBytes:
-    """The bytes of a contender's steps; `files` those of the next version's files that it says it sent, if it does."""
-
-    steps: Mapping[str, StepBytes]
-    files: int
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _counted(stage: ServingStage, workload: Workload, makers: Mapping[str, MakeShipper]) -> dict[str, CountedBytes]:
+Counted = Mapping[str, Mapping[str, StepBytes]]
+"""Contender -> step -> its bytes."""
+
+
+def _counted(stage: ServingStage, workload: Workload, makers: Mapping[str, MakeShipper]) -> Counted:
     """The bytes of each contender, which works through proxies."""
-    found: dict[str, CountedBytes] = {}
+    found: dict[str, Mapping[str, StepBytes]] = {}
     for name, make in makers.items():
         say(f"counting bytes: {name}")
         with CountingProxy(stage.stack.s3.url) as s3, CountingProxy(stage.stack.mlflow.url) as mlflow:
             counter = _StepCounter((s3, mlflow))
-            shipper = _journey(stage, workload, make, _Visit(f"counted-{len(found)}", s3.url, mlflow.url, counter))[1]
-        files = shipper.uploaded[NEXT] if isinstance(shipper, OurShipper) else 0
-        found[name] = CountedBytes(counter.steps, files)
+            _journey(stage, workload, make, _Visit(f"counted-{len(found)}", s3.url, mlflow.url, counter))
+        found[name] = counter.steps
     return found
 
 
@@ -216,12 +243,7 @@ class _StepCounter:
         self.steps: dict[str, StepBytes] = {}
 
     def __call__(self, step: str) -> None:
-        traffic = [proxy.take() for proxy in self._proxies]
-        self.steps[step] = StepBytes(
-            sum(one.sent for one in traffic),
-            sum(one.received for one in traffic),
-            sum(len(one.requests) for one in traffic),
-        )
+        self.steps[step] = StepBytes.of([proxy.take() for proxy in self._proxies])
 
 
 def _timed(stage: ServingStage, workload: Workload, makers: Mapping[str, MakeShipper], rounds: int) -> Taken:
@@ -233,7 +255,7 @@ def _timed(stage: ServingStage, workload: Workload, makers: Mapping[str, MakeShi
         for name in names[first:] + names[:first]:
             say(f"round {number + 1} of {rounds}: {name}")
             visit = _Visit(f"r{number}-{names.index(name)}", stack.s3.url, stack.mlflow.url)
-            for step, took in _journey(stage, workload, makers[name], visit)[0].items():
+            for step, took in _journey(stage, workload, makers[name], visit).items():
                 taken[name].setdefault(step, []).append(took)
     return taken
 
@@ -252,62 +274,70 @@ class _Visit:
     note: Callable[[str], None] = _no_note
 
 
-def _journey(
-    stage: ServingStage, workload: Workload, make: MakeShipper, visit: _Visit
-) -> tuple[dict[str, float], Shipper]:
+def _journey(stage: ServingStage, workload: Workload, make: MakeShipper, visit: _Visit) -> dict[str, float]:
+    """Milliseconds of each step of a contender."""
     folder = stage.folder / "fetched" / visit.name
     folder.mkdir(parents=True)
     try:
         shipper = make(Place(visit.s3_url, visit.mlflow_url, stage.stack.s3.bucket, visit.name, folder))
         visit.note("before")
-        return Journey(shipper, workload).run(visit.note), shipper
+        return Journey(shipper, workload).run(visit.note)
     finally:
         clean(folder)
 
 
-def _result(
-    options: TransferOptions, workload: Workload, taken: Taken, counted: Mapping[str, CountedBytes]
-) -> FlatResult:
+def _result(options: TransferOptions, workload: Workload, taken: Taken, counted: Counted) -> FlatResult:
     times = {
         f"{step}: {name}": Times(tuple(steps[step])) for step in STEPS for name, steps in taken.items() if step in steps
     }
-
-    def over(step: str, name: str, other: str) -> float:
-        return times[f"{step}: {name}"].over(times[f"{step}: {other}"])
-
-    rate = over(PUBLISH, RAW, OURS)
-    mb = {step: {name: _mb(one.steps[step]) for name, one in counted.items() if step in one.steps} for step in STEPS}
-    missing = {name: not_installed(name) for name in (S5CMD, AWS) if name not in taken}
-    figures = {
-        "MB of the version, KB that the next one changes": [workload.size / 1e6, workload.changed / 1e3],
-        **{f"{step}: MB to and from the servers": by_name for step, by_name in mb.items()},
-        **{f"{step}: rivals / ours": _rivals(times, step) for step in STEPS},
-        **missing,
-    }
-    sent = counted[OURS].files / workload.changed
-    metrics = {
-        "publish_rate_over_raw_put": rate,
-        "next_version_bytes_over_changed": sent,
-        "publish_with_mlflow_over_publish": over(PUBLISH, BOTH, OURS),
-        "mlflow_log_artifacts_over_publish": min(over(PUBLISH, name, OURS) for name in (MLFLOW, THROUGH)),
-        "mlflow_next_version_over_ours": min(over(PUBLISH_NEXT, name, OURS) for name in (MLFLOW, THROUGH)),
-        "cold_fetch_over_raw_get": over(COLD, OURS, RAW),
-        "next_version_mb_sent": _mb(counted[OURS].steps[PUBLISH_NEXT])[0],
-        "mlflow_next_version_mb_sent": _mb(counted[MLFLOW].steps[PUBLISH_NEXT])[0],
-        "update_mb_received": _mb(counted[OURS].steps[UPDATE])[1],
-        **{f"{step.replace(' ', '_')}_seconds": times[f"{step}: {OURS}"].median / 1e3 for step in STEPS},
-    }
+    metrics = _metrics(times, counted, workload)
+    rate, sent = metrics["publish_rate_over_raw_put"], metrics["next_version_bytes_over_changed"]
     return FlatResult(
         "transfer",
         {"size": options.size, "scale": options.share, "rounds": options.rounds, "files": workload.files},
         times=times,
-        figures=figures,
+        figures={
+            "MB of the version, KB that the next one changes": [workload.size / 1e6, workload.changed / 1e3],
+            **_moved(counted),
+            **{f"{step}: rivals / ours": _rivals(times, step) for step in STEPS},
+            **{name: not_installed(name) for name in (S5CMD, AWS) if name not in taken},
+        },
         budgets=[
             Budget("raw parallel PUT / publish", rate, "at least", LEAST),
             Budget("bytes of files sent for the next version / bytes that changed", sent, "at most", MOST_BYTES),
         ],
         metrics=metrics,
     )
+
+
+def _metrics(times: Mapping[str, Times], counted: Counted, workload: Workload) -> dict[str, float]:
+    """The ratios and counts that are compared from run to run."""
+
+    def over(step: str, name: str, other: str) -> float:
+        return times[f"{step}: {name}"].over(times[f"{step}: {other}"])
+
+    ours, files = counted[OURS], files_below(workload.following).values()
+    return {
+        "publish_rate_over_raw_put": over(PUBLISH, RAW, OURS),
+        "next_version_bytes_over_changed": ours[PUBLISH_NEXT].of_files(files) / workload.changed,
+        "publish_with_mlflow_over_publish": over(PUBLISH, BOTH, OURS),
+        "mlflow_log_artifacts_over_publish": min(over(PUBLISH, name, OURS) for name in (MLFLOW, THROUGH)),
+        "mlflow_next_version_over_ours": min(over(PUBLISH_NEXT, name, OURS) for name in (MLFLOW, THROUGH)),
+        "cold_fetch_over_raw_get": over(COLD, OURS, RAW),
+        "next_version_blobs_over_changed": sum(ours[PUBLISH_NEXT].blobs.values()) / workload.changed,
+        "next_version_mb_sent": _mb(ours[PUBLISH_NEXT])[0],
+        "mlflow_next_version_mb_sent": _mb(counted[MLFLOW][PUBLISH_NEXT])[0],
+        "update_mb_received": _mb(ours[UPDATE])[1],
+        **{f"{step.replace(' ', '_')}_seconds": times[f"{step}: {OURS}"].median / 1e3 for step in STEPS},
+    }
+
+
+def _moved(counted: Counted) -> dict[str, dict[str, list[float]]]:
+    """The MB that each contender sent and got, by step."""
+    return {
+        f"{step}: MB to and from the servers": {name: _mb(one[step]) for name, one in counted.items() if step in one}
+        for step in STEPS
+    }
 
 
 def _mb(one: StepBytes) -> list[float]:

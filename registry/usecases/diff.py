@@ -34,10 +34,26 @@ class VersionDiff(HtmlTable):
     images: tuple[Disagreement, ...]
 
 
-def diff(wiring: Wiring, older: str, newer: str) -> VersionDiff:
-    """Compare two versions; see `Registry.diff`."""
+@dataclass(frozen=True)
+class MeasuredBy:
+    """What computed some evidence. `runtime`: any if empty."""
+
+    device: str
+    runtime: str = ""
+
+    def has_made(self, evidence: Evidence) -> bool:
+        """Whether it computed that."""
+        return evidence.device == self.device and self.runtime in ("", evidence.runtime)
+
+
+def diff(wiring: Wiring, older: str, newer: str, by: MeasuredBy | None = None) -> VersionDiff:
+    """Compare two versions; see `Registry.diff`.
+
+    Args:
+        by: only evidence that this computed; all if None.
+    """
     before, after = wiring.manifest(older), wiring.manifest(newer)
-    theirs, ours = _evidence(wiring, before), _evidence(wiring, after)
+    theirs, ours = _evidence(wiring, before, by), _evidence(wiring, after, by)
     pair = _same_images(wiring, theirs, ours)
     shared = {one.image for one in pair[0]} & {one.image for one in pair[1]}
     return VersionDiff(
@@ -50,8 +66,9 @@ def diff(wiring: Wiring, older: str, newer: str) -> VersionDiff:
     )
 
 
-def _evidence(wiring: Wiring, manifest: Manifest) -> list[Evidence]:
-    return [one for one in wiring.ledger.evidence(manifest.name) if one.content_sha256 == manifest.content_sha256]
+def _evidence(wiring: Wiring, manifest: Manifest, by: MeasuredBy | None) -> list[Evidence]:
+    known = wiring.ledger.evidence(manifest.name)
+    return [one for one in known if one.content_sha256 == manifest.content_sha256 and (by is None or by.has_made(one))]
 
 
 def _same_images(

@@ -9,8 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+
+from benchmarks.counting import CountingProxy
+from benchmarks.release import CORRECTED, correct_release, files_below, write_release
+from benchmarks.shipping import FIRST, NEXT, OurShipper, Place
+from benchmarks.transfer import StepBytes
+from registry.devstack.s3_server import S3Server
+from registry.errors import LoadFailed
 
 BUDGETS = {"rollback": 3, "scale": 3, "transfer": 2}
 METRICS = {
@@ -37,6 +45,30 @@ def test_a_measurement_runs_and_judges_its_budgets(name: str) -> None:
     assert exact == ({"rollback in process": 3} if name == "rollback" else {})
     if name == "transfer":
         assert found["metrics"]["next_version_bytes_over_changed"] == 1
+
+
+def test_bytes_of_files_are_counted_where_they_arrive(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a proxy in front of the store: what `create` says of itself is not asked."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    first, following = write_release(tmp_path / "first", 0.0001), write_release(tmp_path / "next", 0.0001)
+    changed = correct_release(following)
+    distinct = sum(map(len, {path.read_bytes() for path in files_below(first).values()}))
+    with CountingProxy(s3.url) as proxy:
+        place = Place(proxy.url, "http://127.0.0.1:9", s3.bucket, uuid4().hex, tmp_path)
+        shipper = OurShipper(place)
+        steps = []
+        for source, version in ((first, FIRST), (following, NEXT), (following, "v1.1.3")):
+            proxy.take()
+            shipper.publish(source, version)
+            steps.append(StepBytes.of([proxy.take()]))
+    files = files_below(first).values(), files_below(following).values()
+    assert (steps[0].of_files(files[0]), steps[1].of_files(files[1])) == (distinct, changed)
+    assert [len(one.blobs) for one in steps[1:]] == [len(CORRECTED) + 1, 1], "the manifest too"
+    with pytest.raises(LoadFailed, match="no file of the version was sent"):
+        steps[2].of_files(files[1])
 
 
 @pytest.mark.acceptance

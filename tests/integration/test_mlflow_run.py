@@ -21,12 +21,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from benchmarks.compare import VersionPair
 from benchmarks.parameters import OF_A_VERSION
 from benchmarks.software_run import EXPERIMENT, RESULT
+from benchmarks.version_pair import VersionPair
 from registry.api import Registry
 from registry.devstack.s3_server import S3Server
 from registry.devstack.server import environment_without
+from registry.usecases.diff import MeasuredBy
 from tests.conftest import TrackingServer
 from tests.support.bundles import write_bundle
 from tests.support.exits import add_exits
@@ -35,6 +36,7 @@ from tests.support.random_images import write_images
 from tests.support.registries import write_policy
 
 OLDER, NEWER = "v5.5.3-performance", "v5.5.4-dinov3"
+BY = MeasuredBy("cpu", "torch-fp32")
 NO_SUCH = f"{NEWER}; touch ran"
 
 
@@ -217,7 +219,7 @@ def test_a_comparison_measures_what_is_missing_once(checkout: Checkout) -> None:
     code, said, _ = checkout.run("compare", given | {"data": str(checkout.images)})
     assert code == 0, said
     (run,) = checkout.runs(checkout.model, f"attributes.run_name = '{NEWER} against {OLDER}'")
-    assert VersionPair(checkout.registry, OLDER, NEWER).incomparable() == set(), "it is not measured again"
+    assert VersionPair(checkout.registry, OLDER, NEWER).incomparable(BY) == set(), "it is not measured again"
     metrics, groups = run.data.metrics, ("difference", "low", "high", "pairs", "newer_only", "older_only")
     assert {f"{group}/accuracy.mid" for group in groups} <= metrics.keys()
     only = metrics["newer_only/accuracy"] - metrics["older_only/accuracy"]

@@ -6,13 +6,15 @@ from benchmarks.compare import ComparedVersions, content_of
 from registry.evidence.differences import MetricDifference, metric_differences
 from registry.evidence.outcomes import ImageOutcome
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
+from registry.usecases.diff import MeasuredBy
 
 ROWS = (
     MetricDifference("latency_ms_p50", None, 10.0, 9.0, -1.0),
     MetricDifference("accuracy", "low", 0.9, 0.95, 0.05, -0.01, 0.11, 100, 9, 4),
     MetricDifference("ood_auroc", "low", 0.97, None),
 )
-FOUND = ComparedVersions("v1.0.0", "v2.0.0", ROWS, images=100, won=9, lost=4)
+BY = MeasuredBy("cpu", "torch-fp32")
+FOUND = ComparedVersions("v1.0.0", "v2.0.0", ROWS, images=100, won=9, lost=4, by=BY)
 
 
 def test_what_was_compared_image_by_image_comes_first() -> None:
@@ -23,7 +25,7 @@ def test_what_was_compared_image_by_image_comes_first() -> None:
 
 
 def test_without_answers_the_way_to_have_some_is_named() -> None:
-    assert "--data measures what is missing" in ComparedVersions("v1.0.0", "v2.0.0", (), 0, 0, 0).text()
+    assert "--data measures what is missing" in ComparedVersions("v1.0.0", "v2.0.0", (), 0, 0, 0, BY).text()
 
 
 def test_its_run_holds_the_numbers_the_table_and_the_plot() -> None:
@@ -31,6 +33,7 @@ def test_its_run_holds_the_numbers_the_table_and_the_plot() -> None:
     expected = {"difference/accuracy.low": 0.05, "newer_only/accuracy.low": 9, "older_only/accuracy.low": 4, "won": 9}
     assert expected.items() <= content.metrics.items()
     assert "difference/ood_auroc.low" not in content.metrics
+    assert content.params["ulora.runtime"] == "torch-fp32"
     assert set(content.files) == {"differences.png", "differences.table.json"}
     table = json.loads(content.files["differences.table.json"])
     assert dict(zip(table["columns"], table["data"][1], strict=True))["pairs"] == 100

@@ -132,7 +132,7 @@ def test_a_proxy_counts_requests_and_bytes_and_changes_none() -> None:
         with CountingProxy(f"http://127.0.0.1:{server.server_port}") as proxy:
             connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"))
             for _ in range(2):
-                connection.request("PUT", "/", body)
+                connection.request("PUT", "/a/b?c=d", body)
                 assert connection.getresponse().read() == body
             traffic = proxy.take()
             connection.close()
@@ -140,6 +140,7 @@ def test_a_proxy_counts_requests_and_bytes_and_changes_none() -> None:
         server.shutdown()
         server.server_close()
     assert traffic.requests == ["PUT", "PUT"]
+    assert traffic.bodies == {"/a/b": 2 * len(body)}, "without heads"
     assert 2 * len(body) < traffic.sent < 2 * len(body) + 1000
     assert 2 * len(body) < traffic.received < 2 * len(body) + 1000
     assert proxy.take().requests == []
