@@ -5,6 +5,7 @@ v1.1.2 followed v1.1.1 by correcting three small files, `production_readiness.js
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,15 @@ def files_below(folder: Path) -> dict[str, Path]:
 def bytes_below(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in files_below(folder).values())
+
+
+def digests_below(folder: Path) -> set[str]:
+    """The sha256, in hex, of all files below a folder."""
+    found = set()
+    for path in files_below(folder).values():
+        with path.open("rb") as file:
+            found.add(hashlib.file_digest(file, "sha256").hexdigest())
+    return found
 
 
 def _scaled(size: int, scale: float) -> int:

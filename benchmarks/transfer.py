@@ -10,8 +10,7 @@ are on this machine, so this is the cost of software and of one disk; no network
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +26,7 @@ from benchmarks.baselines.sync_tools import AWS, S5CMD, SyncShipper, aws_cli, s5
 from benchmarks.comparison import Budget, Times, option_json, run, say, timed
 from benchmarks.counting import CountingProxy, Traffic
 from benchmarks.flat_result import FlatResult, Size, option_effort, option_packages, option_rounds_of, rounds_of
-from benchmarks.release import CORRECTED, bytes_below, correct_release, files_below, write_release
+from benchmarks.release import CORRECTED, bytes_below, correct_release, digests_below, files_below, write_release
 from benchmarks.serving.stage import ServingStage, on_stage
 from benchmarks.shipping import FIRST, NEXT, MakeShipper, NotOffered, OurShipper, Place, Shipper, check_same, clean
 from registry.errors import LoadFailed
@@ -116,6 +115,7 @@ class Workload:
 
     Attributes:
         files, size: their number, and their bytes in the first; `changed` bytes of those that differ in the next.
+        digests: of the files of the next, in hex.
     """
 
     first: Path
@@ -123,6 +123,7 @@ class Workload:
     files: int
     size: int
     changed: int
+    digests: Collection[str]
 
     @classmethod
     def written(cls, folder: Path, scale: float) -> Workload:
@@ -132,7 +133,8 @@ class Workload:
         for path, file in files_below(first).items():
             (following / path).parent.mkdir(parents=True, exist_ok=True)
             (following / path).hardlink_to(file)
-        return cls(first, following, len(files_below(first)), bytes_below(first), correct_release(following))
+        changed = correct_release(following)
+        return cls(first, following, len(files_below(first)), bytes_below(first), changed, digests_below(following))
 
     @property
     def corrected(self) -> dict[str, Path]:
@@ -202,21 +204,16 @@ class StepBytes:
         blobs = {path.rpartition("/")[2]: size for path, size in bodies.items()}
         return cls(sum(one.sent for one in traffic), sum(one.received for one in traffic), blobs)
 
-    def of_files(self, files: Iterable[Path]) -> int:
-        """Bytes that were sent of these files.
+    def of_files(self, digests: Iterable[str]) -> int:
+        """Bytes that were sent of files with these digests.
 
         Raises:
             LoadFailed: none was; then they went another way than this counts.
         """
-        found = sum(self.blobs.get(digest, 0) for digest in {_digest(file) for file in files})
+        found = sum(self.blobs.get(digest, 0) for digest in set(digests))
         if not found:
             raise LoadFailed("no file of the version was sent to the store's blobs/ through the proxy")
         return found
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 Counted = Mapping[str, Mapping[str, StepBytes]]
@@ -316,10 +313,10 @@ def _metrics(times: Mapping[str, Times], counted: Counted, workload: Workload) -
     def over(step: str, name: str, other: str) -> float:
         return times[f"{step}: {name}"].over(times[f"{step}: {other}"])
 
-    ours, files = counted[OURS], files_below(workload.following).values()
+    ours = counted[OURS]
     return {
         "publish_rate_over_raw_put": over(PUBLISH, RAW, OURS),
-        "next_version_bytes_over_changed": ours[PUBLISH_NEXT].of_files(files) / workload.changed,
+        "next_version_bytes_over_changed": ours[PUBLISH_NEXT].of_files(workload.digests) / workload.changed,
         "publish_with_mlflow_over_publish": over(PUBLISH, BOTH, OURS),
         "mlflow_log_artifacts_over_publish": min(over(PUBLISH, name, OURS) for name in (MLFLOW, THROUGH)),
         "mlflow_next_version_over_ours": min(over(PUBLISH_NEXT, name, OURS) for name in (MLFLOW, THROUGH)),

@@ -29,8 +29,8 @@ class VersionPair:
     newer: str
 
     def known_by(self, options: MeasureOptions) -> MeasuredBy:
-        """The device that is asked for, and the runtime that is, else one that computed the newer version (the older one,
-        if there is none), by which most can be compared; of several the latest; empty if there is none.
+        """The device that is asked for, and the runtime that is, else one that computed the newer version (the older
+        one, if there is none), by which most can be compared; of several the latest; empty if there is none.
         """
         if options.runtime:
             return MeasuredBy(options.device, options.runtime)

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from benchmarks.counting import CountingProxy
-from benchmarks.release import CORRECTED, correct_release, files_below, write_release
+from benchmarks.release import CORRECTED, correct_release, digests_below, files_below, write_release
 from benchmarks.shipping import FIRST, NEXT, OurShipper, Place
 from benchmarks.transfer import StepBytes
 from registry.devstack.s3_server import S3Server
@@ -64,7 +64,7 @@ def test_bytes_of_files_are_counted_where_they_arrive(
             proxy.take()
             shipper.publish(source, version)
             steps.append(StepBytes.of([proxy.take()]))
-    files = files_below(first).values(), files_below(following).values()
+    files = digests_below(first), digests_below(following)
     assert (steps[0].of_files(files[0]), steps[1].of_files(files[1])) == (distinct, changed)
     assert [len(one.blobs) for one in steps[1:]] == [len(CORRECTED) + 1, 1], "the manifest too"
     with pytest.raises(LoadFailed, match="no file of the version was sent"):
