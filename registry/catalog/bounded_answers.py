@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from registry.formats.bounded import joined
+
 MAX_ANSWER = 32 * 1024 * 1024
 """Bytes, unpacked, of a success that is read as a whole: 1,000 versions with 32 KB of tags and description each. Parsed
 it may take twenty times as much."""
@@ -54,12 +56,8 @@ def _read_bounded(answer: Any, *, stream: bool = False, **_: Any) -> None:
     if stream and is_success:
         return
     limit = MAX_ANSWER if is_success else MAX_REFUSAL
-    pieces: list[bytes] = []
-    size = 0
-    for piece in answer.iter_content(_PIECE):
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            answer.close()
-            raise RequestException(f"an answer is longer than {limit} bytes")
-    answer._content = b"".join(pieces)
+    body = joined(answer.iter_content(_PIECE), limit)
+    if body is None:
+        answer.close()
+        raise RequestException(f"an answer is longer than {limit} bytes")
+    answer._content = body

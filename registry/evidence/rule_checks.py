@@ -64,7 +64,12 @@ def check_rule(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], again
     source = _newest_with(rule, ours)
     if source is None and (elsewhere := _newest_with(rule, ours, on_any_machine=True)):
         command = _measure(rule, candidate)
-        return [_check_elsewhere(rule, one, command) for one in _sample(rule, elsewhere, candidate.targets)]
+        return [
+            _check_elsewhere(rule, one, command)
+            if one.metric or against.is_first_meaning
+            else _check_sample(rule, candidate, one, None, against.digits)
+            for one in _sample(rule, elsewhere, candidate.targets)
+        ]
     samples = _sample(rule, source, candidate.targets)
     if not rule.is_relative:
         return [_check_sample(rule, candidate, one, getattr(rule, rule.kind, None), against.digits) for one in samples]

@@ -17,6 +17,8 @@ from botocore.awsrequest import AWSResponse
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
+from registry.formats.bounded import joined
+
 MAX_REPLY = 16 * 1024 * 1024
 """Bytes. A page of a listing has at most 1,000 keys of 1,024 bytes, in an encoding that may triple them."""
 _PIECE = 64 * 1024
@@ -101,12 +103,8 @@ def _read(raw: Any) -> bytes:
     Raises:
         HTTPError: there are more than MAX_REPLY.
     """
-    pieces: list[bytes] = []
-    size = 0
-    for piece in raw.stream(_PIECE):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_REPLY:
-            raw.close()
-            raise HTTPError(f"a reply is longer than {MAX_REPLY} bytes")
-    return b"".join(pieces)
+    body = joined(raw.stream(_PIECE), MAX_REPLY)
+    if body is None:
+        raw.close()
+        raise HTTPError(f"a reply is longer than {MAX_REPLY} bytes")
+    return body

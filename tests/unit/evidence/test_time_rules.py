@@ -219,6 +219,18 @@ def test_a_time_of_another_machine_is_inconclusive(machine: Machine | None, told
     assert "the rule is for Xeon, 2 threads: run `ulora measure v2.0.0 --only latency` there" in check.reason
 
 
+def test_a_target_measured_nowhere_is_told_so() -> None:
+    """Also where others were measured on another machine than the rule's."""
+    metric = Metric.of("latency_ms_p95", 50, n=300, unit="ms", target="low")
+    machine = XEON.model_copy(update={"cpu": "EPYC"})
+    found = evidence("latency", measurement=Measurement((metric,), DATA, "digits, test", 100, machine=machine))
+    inputs = GateInputs("production", candidate(), (found,), stable=None)
+    low, mid = judge(policy_of(f"{ON_TWO_THREADS}, per: target"), inputs, timestamp=NOW, who="tester").checks
+    assert (low.outcome, low.observed, mid.outcome, mid.observed) == ("inconclusive", 50, "fail", None)
+    assert "latency_ms_p95 of low was measured on EPYC" in low.reason
+    assert mid.reason.startswith("latency_ms_p95 of mid was not measured: run ")
+
+
 def test_a_rule_without_a_machine_takes_times_of_any() -> None:
     assert check_of("metric: latency_ms_p95, max: 100", latency(50, None)).outcome == "pass"
 
