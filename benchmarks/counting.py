@@ -71,7 +71,7 @@ class CountingProxy:
                 server = socket.create_connection(self._to)
                 threading.Thread(target=_Pair(self, client, server).run, daemon=True).start()
 
-    def count_sent(self, data: bytes, request: _Request, *, is_first: bool) -> None:
+    def count_sent(self, data: bytes, request: _SentRequest, *, is_first: bool) -> None:
         """Add what a client sent of a request; `is_first` for the first of it."""
         with self._lock:
             self.traffic.sent += len(data)
@@ -88,7 +88,7 @@ class CountingProxy:
 
 
 @dataclass
-class _Request:
+class _SentRequest:
     """A request that is being sent: its method, its path, and the end of its head as far as it was sent."""
 
     method: str = ""
@@ -111,7 +111,7 @@ class _Pair:
     def __init__(self, proxy: CountingProxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy, self._client, self._server = proxy, client, server
         self._was_answered = True
-        self._request = _Request()
+        self._request = _SentRequest()
 
     def run(self) -> None:
         """Forward both ways until one side ends."""
@@ -129,7 +129,7 @@ class _Pair:
                 self._was_answered = False
                 if found:
                     method, target = (group.decode("utf-8", "replace") for group in found.groups())
-                    self._request = _Request(method, urlsplit(target).path)
+                    self._request = _SentRequest(method, urlsplit(target).path)
                 self._proxy.count_sent(data, self._request, is_first=found is not None)
                 self._server.sendall(data)
         self._end()
