@@ -93,6 +93,7 @@ def run_budget(options: BudgetOptions) -> BudgetRun:
         BadInput: the file to resume from is damaged, or of the other kind of run.
     """
     rows, load = rows_named(options.only, quick=options.quick), load_now()
+    conditions()  # as they are before anything is measured
     how = MeasureHow(options.quick, options.packages)
     done = kept_rows(options.keep, how) if options.resume and options.keep else {}
 
