@@ -32,6 +32,7 @@ from registry.serving.byte_budget import ByteBudget
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
 from registry.serving.observer import BatchObserver, NoObserver
 from registry.serving.pace import DEFAULT_MAX_BATCH, Pace, calibrate
+from registry.serving.precedence import LoopPrecedence
 
 DEFAULT_WAITING_BYTES = 512 * 1024 * 1024
 """Bytes of bodies and of rows that may wait."""
@@ -90,6 +91,7 @@ class Scheduler:
         self._first_seconds = first_seconds
         self._observer = observer or NoObserver()
         self.budget = ByteBudget(waiting_bytes)
+        self.precedence = LoopPrecedence()
         self._max_batch = max_batch
         self._pace = Pace(max_batch or DEFAULT_MAX_BATCH)
         # In order of arrival, read or not. Who takes a row out of it, and nobody else, settles its future.
@@ -179,14 +181,16 @@ class Scheduler:
         with self._call():
             return self._submit(loaded, image, target, time.monotonic() + deadline)
 
-    def check_admission(self, deadline: float) -> None:
+    def check_admission(self, deadline: float, arriving: int = 0) -> None:
         """Check that one image more can be answered within so many seconds.
+
+        `arriving` images will wait before it, and do not yet.
 
         Raises:
             Overloaded: it can't.
         """
         with self._work:
-            waiting, busy = len(self._waiting), self._busy.computing_seconds
+            waiting, busy = len(self._waiting) + arriving, self._busy.computing_seconds
             if not waiting and not self._busy.is_computing:
                 return  # whatever batches took before, nothing is in its way, and its duration is news
             one = self._pace.batch_seconds
@@ -298,6 +302,7 @@ class Scheduler:
 
     def _run_reader(self) -> None:
         while (row := self._unread.get()) is not None:
+            self.precedence.wait()
             with self._busy.reading():
                 self._read(row)
             del row
@@ -354,9 +359,10 @@ class Scheduler:
 
     def _take(self) -> list[_AdmittedRow]:
         """The next rows, as soon as there are any; none at the end."""
+        self._busy.rest()
+        self._free_since = time.monotonic()
+        self.precedence.give_way()
         with self._work:
-            self._busy.rest()
-            self._free_since = time.monotonic()
             while not self._ended:
                 if not self._waiting:
                     self._free_since = math.inf

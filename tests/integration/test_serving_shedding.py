@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +191,19 @@ def test_the_only_request_of_a_connection_closes_it(live: Live, line: str) -> No
         client.sendall(f"{line}Host: x\r\nContent-Length: 4\r\n\r\nleaf".encode())
         assert read_answer(client).status == 429
         assert is_closed(client)
+
+
+def test_requests_that_arrive_together_see_each_other(live: Live, controls: Controls) -> None:
+    with running_server(live) as (server, url), ExitStack() as stack:
+        clients = [stack.enter_context(connect(url)) for _ in range(60)]
+        wait_until(lambda: len(server.open) == 60)
+        held, go_on = threading.Event(), threading.Event()
+        server.servers[0]._loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(60)))
+        assert held.wait(60)
+        for client in clients:
+            client.sendall(post(b"leaf", "Content-Length: 4", "X-Request-Timeout-Ms: 350000"))
+        go_on.set()
+        wait_until(lambda: live.scheduler.queued == 9)  # two batches of 4 before the last one, of 100 seconds each
+        controls.computing.set()
+        assert Counter(read_answer(client).status for client in clients) == {200: 9, 429: 51}
+        wait_until(lambda: server.server_state.total_requests == 9)  # the application refused none

@@ -114,6 +114,7 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
         self._is_shed = self._shed()
         if not self._is_shed:
             super().on_headers_complete()
+            self._shedding.passed(self.loop)
         self._parsing = Phase.BODY
         self._head_bytes = self._framing = self._body_bytes = 0
         self._had_request = True

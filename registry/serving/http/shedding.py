@@ -7,6 +7,7 @@ response; here it is one look at the queue and one write. What this does not ref
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterable
@@ -34,6 +35,7 @@ class Shedding:
         """`tokens`: a request without a valid one is told so by the application, and nothing else."""
         self._live = live
         self._tokens = tokens
+        self._arriving = 0
 
     def refusal(self, method: bytes, url: bytes, headers: Headers, more: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The whole answer to a request for predictions that can't be answered in time; empty for any other.
@@ -49,8 +51,9 @@ class Shedding:
             return b""
         began = time.perf_counter()
         try:
-            self._live.scheduler.check_admission(deadline_in(headers) or self._live.deadline)
+            self._live.scheduler.check_admission(deadline_in(headers) or self._live.deadline, self._arriving)
         except Overloaded as error:
+            self._live.scheduler.precedence.refused(asyncio.get_running_loop())
             version = version_of(self._live)
             self._live.tally.request_answered(
                 version or "", HTTPStatus.TOO_MANY_REQUESTS, time.perf_counter() - began, "stable"
@@ -59,6 +62,18 @@ class Shedding:
         except BadInput:
             pass  # the application says so
         return b""
+
+    def passed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A request was not refused, and its task was made.
+
+        It counts until the loop has let that task begin, by when its image waits if it came with the head. Else
+        hundreds that arrive together would all find the queue as it was, and be refused by the application.
+        """
+        self._arriving += 1
+        loop.call_soon(self._began)
+
+    def _began(self) -> None:
+        self._arriving -= 1
 
     def _may_predict(self, headers: Headers) -> bool:
         caller = self._tokens.caller(headers) if self._tokens else None
