@@ -126,7 +126,12 @@ class KeptConnection:
     @property
     def wants(self) -> int:
         """The events that it waits for."""
-        return select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0)
+        return select.EPOLLIN | (select.EPOLLOUT if self.is_sending else 0)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether some of the request was not sent: what is sent next would be taken for that."""
+        return bool(self._unsent)
 
     def write(self) -> None:
         """Send more of the request.
@@ -151,7 +156,10 @@ class KeptConnection:
         if not end:
             return None
         answer = HttpAnswer(int(head[9:12]), head, body)
-        return answer if len(body) >= int(answer.header(b"content-length") or 0) else None
+        length = int(answer.header(b"content-length") or 0)
+        if len(body) > length:
+            raise OSError(errno.EPROTO, "more than one answer")
+        return answer if len(body) == length else None
 
 
 @dataclass
@@ -248,7 +256,7 @@ class Sender:
             return
         if answer is not None:
             self._answered(connection, answer)
-            if answer.header(b"connection").lower() == "close":
+            if answer.header(b"connection").lower() == "close" or connection.is_sending:
                 self._close(connection)
             else:
                 self._free.append(connection)

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 from benchmarks.comparison import Budget, say
 from benchmarks.serving.client import LoadJob, write_requests
-from benchmarks.serving.load import SLOWEST, TOO_MANY, LoadResult, get_request, in_background, run_load
+from benchmarks.serving.load import OK, SLOWEST, TOO_MANY, LoadResult, get_request, in_background, run_load
 from benchmarks.serving.outcome import Effort, Found
 from benchmarks.serving.stage import MeasuredReplica, ModelOnStage, ServingStage, ask_json, replica
 
@@ -19,7 +19,7 @@ VERSION = "v1.0.0"
 TIMES = 10.0
 SECONDS = 60.0
 DEADLINE = 2.0
-REFUSED_MS, HEALTH_MS, GROWTH = 50.0, 100.0, 0.10
+REFUSED_MS, HEALTH_MS, GROWTH, UNANSWERED = 50.0, 100.0, 0.10, 0.01
 _CLIENTS = {"tiny": 16, "vit-b": 8}
 _PROBES = 10.0
 """Looks at the health a second."""
@@ -62,6 +62,7 @@ def _of_size(model: ModelOnStage, server: MeasuredReplica, effort: Effort) -> Fo
         "sent, requests a second": len(load.answers) / seconds,
         "answers by status": load.statuses(),
         "images a second meanwhile": load.rate(),
+        "the same / capacity": load.rate() / capacity,
         "resident bytes before and at most": [memory.before, memory.most],
         "due until sent by the client, p99 in ms": _held(load),
         "refusals, p50 in ms": load.percentile(0.5, TOO_MANY),
@@ -74,11 +75,18 @@ def _of_size(model: ModelOnStage, server: MeasuredReplica, effort: Effort) -> Fo
         figures,
         [
             Budget(f"{name}, p99 of the admitted", admitted, "at most", 1000 * DEADLINE, "ms"),
+            Budget(f"{name}, admitted and not answered", _unanswered(load), "at most", UNANSWERED, "of them"),
             Budget(f"{name}, p99 of refusals", refused, "at most", REFUSED_MS, "ms"),
             Budget(f"{name}, p99 of health", health.percentile(0.99), "at most", HEALTH_MS, "ms"),
             Budget(f"{name}, growth of resident memory", growth, "at most", GROWTH, "of it"),
         ],
     )
+
+
+def _unanswered(load: LoadResult) -> float:
+    """The share of what was not refused that got no answer: late in the queue, or nothing at all."""
+    admitted = [one for one in load.answers if one.status != TOO_MANY]
+    return sum(one.status != OK for one in admitted) / max(1, len(admitted))
 
 
 def _held(load: LoadResult) -> float:

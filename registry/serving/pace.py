@@ -55,7 +55,7 @@ class Pace:
         self.max_batch = max_batch
         self._measured = dict(sorted((measured or {}).items()))
         self._slowness: float | None = 1.0 if self._measured else None
-        self._deviation = 0.0
+        self._deviation = self._between = 0.0
 
     @property
     def batch_seconds(self) -> float:
@@ -65,10 +65,16 @@ class Pace:
     def seconds(self, rows: int) -> float:
         """The same of a batch of so many rows."""
         mean = 1.0 if self._slowness is None else self._slowness
-        return self._usual(rows) * (mean + _DEVIATIONS * self._deviation)
+        return self._usual(rows) * (mean + _DEVIATIONS * self._deviation) + self._between
 
-    def note(self, rows: int, seconds: float) -> None:
-        """A batch was computed."""
+    def note(self, rows: int, seconds: float, between: float = 0.0) -> None:
+        """A batch was computed.
+
+        Args:
+            between: seconds for which it could not begin, whatever the number of its rows. They say nothing about what
+                a row takes: of a batch of one they would be a multiple.
+        """
+        self._between += _WEIGHT * (between - self._between)
         now = max(seconds, _SHORTEST) / self._usual(rows)
         if self._slowness is None:
             self._slowness = now

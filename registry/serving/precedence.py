@@ -32,11 +32,11 @@ class LoopPrecedence:
         """This loop refused a request."""
         self._loop, self._refused_at = loop, time.monotonic()
 
-    def give_way(self) -> None:
-        """Wait until the loop has done what it is at, and looked once at all its sockets."""
-        loop = self._loop
-        if loop is None or time.monotonic() - self._refused_at > _RECENT:
-            return
+    def give_way(self) -> float:
+        """Wait until the loop has done what it is at, and looked once at all its sockets; the seconds of that."""
+        loop, began = self._loop, time.monotonic()
+        if loop is None or began - self._refused_at > _RECENT:
+            return 0.0
         self._is_free.clear()
         passed = threading.Event()
         try:
@@ -46,6 +46,7 @@ class LoopPrecedence:
             self._loop = None
         finally:
             self._is_free.set()
+        return time.monotonic() - began
 
     def wait(self) -> None:
         """Wait while the thread that computes gives way."""

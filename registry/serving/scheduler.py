@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from weakref import WeakSet
@@ -27,6 +26,7 @@ from weakref import WeakSet
 from registry.errors import Expired, LoadFailed, Overloaded, ReplicaClosed, first_line
 from registry.machine.cores import usable_cores
 from registry.serving import rows as of_versions
+from registry.serving.admitted_row import AdmittedRow
 from registry.serving.busy import Busy
 from registry.serving.byte_budget import ByteBudget
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
@@ -44,32 +44,6 @@ FIRST_SECONDS = 300.0
 """Seconds for the first batches, after which they hang. As many as a self-test may take by default."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _AdmittedRow:
-    """One image that was admitted.
-
-    Attributes:
-        expires: when it need not be answered any more, on the monotonic clock; never without a deadline.
-        held: bytes that it holds of the budget.
-        since: when it was admitted.
-        prepared: None until it was read.
-        future: when it is done, the row has neither version nor image any more.
-    """
-
-    loaded: Loaded
-    image: Any
-    target: Any
-    expires: float
-    held: int
-    since: float
-    prepared: PreparedRow | None = None
-    future: Future[Prediction] = field(default_factory=Future)
-
-    @property
-    def has_deadline(self) -> bool:
-        return self.expires < math.inf
 
 
 class Scheduler:
@@ -95,13 +69,13 @@ class Scheduler:
         self._max_batch = max_batch
         self._pace = Pace(max_batch or DEFAULT_MAX_BATCH)
         # In order of arrival, read or not. Who takes a row out of it, and nobody else, settles its future.
-        self._waiting: dict[_AdmittedRow, None] = {}
+        self._waiting: dict[AdmittedRow, None] = {}
         self._work = threading.Condition()
-        self._free_since = math.inf
+        self._free_since, self._gave_way = math.inf, 0.0
         self._calls = 0
         self._closing = self._ended = False
         self._prepared_for: WeakSet[type] = WeakSet()
-        self._unread: queue.SimpleQueue[_AdmittedRow | None] = queue.SimpleQueue()
+        self._unread: queue.SimpleQueue[AdmittedRow | None] = queue.SimpleQueue()
         self._first: Loaded | None = None
         self._calibrated = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ulora-compute", daemon=True)
@@ -261,7 +235,7 @@ class Scheduler:
         return answered
 
     def _submit(self, loaded: Loaded, image: Any, target: Any, expires: float) -> Future[Prediction]:
-        row = _AdmittedRow(loaded, image, target, expires, of_versions.nbytes_of(image), time.monotonic())
+        row = AdmittedRow(loaded, image, target, expires, of_versions.nbytes_of(image), time.monotonic())
         if row.has_deadline:
             self.check_admission(expires - row.since)
         self.budget.take(row.held, bounded=row.has_deadline)
@@ -277,7 +251,7 @@ class Scheduler:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
-    def _leave(self, row: _AdmittedRow) -> None:
+    def _leave(self, row: AdmittedRow) -> None:
         """Take a row that is settled or cancelled out of the queue, with the memory that it holds."""
         with self._work:
             self._waiting.pop(row, None)
@@ -286,7 +260,7 @@ class Scheduler:
             del row.loaded  # row and future refer to each other: a version must not wait for the garbage collector
         self.budget.give(held)
 
-    def _claim(self, row: _AdmittedRow) -> bool:
+    def _claim(self, row: AdmittedRow) -> bool:
         """Take a row out of the queue in order to settle it; False if another thread did, or it was cancelled."""
         with self._work:
             if row not in self._waiting:
@@ -294,7 +268,7 @@ class Scheduler:
             del self._waiting[row]
         return row.future.set_running_or_notify_cancel()
 
-    def _fail(self, row: _AdmittedRow, error: BaseException) -> None:
+    def _fail(self, row: AdmittedRow, error: BaseException) -> None:
         if self._claim(row):
             row.future.set_exception(error)
 
@@ -307,7 +281,7 @@ class Scheduler:
                 self._read(row)
             del row
 
-    def _read(self, row: _AdmittedRow) -> None:
+    def _read(self, row: AdmittedRow) -> None:
         with self._work:
             if row not in self._waiting:
                 return  # it was cancelled
@@ -325,7 +299,7 @@ class Scheduler:
         except BaseException as error:
             self._fail(row, error)
 
-    def _await_turn(self, row: _AdmittedRow, prepared: PreparedRow) -> None:
+    def _await_turn(self, row: AdmittedRow, prepared: PreparedRow) -> None:
         """Let a row that was read wait for its turn. It now holds its pixels instead of the image."""
         self.budget.take(prepared.nbytes, bounded=row.has_deadline)
         given_back = prepared.nbytes
@@ -357,11 +331,11 @@ class Scheduler:
             )
         self._calibrated.set()
 
-    def _take(self) -> list[_AdmittedRow]:
+    def _take(self) -> list[AdmittedRow]:
         """The next rows, as soon as there are any; none at the end."""
         self._busy.rest()
+        self._gave_way = self.precedence.give_way()
         self._free_since = time.monotonic()
-        self.precedence.give_way()
         with self._work:
             while not self._ended:
                 if not self._waiting:
@@ -378,9 +352,9 @@ class Scheduler:
                 self._work.wait()
         return []
 
-    def _answer(self, rows: list[_AdmittedRow]) -> None:
+    def _answer(self, rows: list[AdmittedRow]) -> None:
         now = time.monotonic()
-        groups: dict[Any, list[_AdmittedRow]] = {}
+        groups: dict[Any, list[AdmittedRow]] = {}
         for row in self._in_time([row for row in rows if row.future.set_running_or_notify_cancel()], now):
             if row.prepared is not None:
                 groups.setdefault(of_versions.group_of(row.loaded, row.prepared), []).append(row)
@@ -390,9 +364,10 @@ class Scheduler:
             self._answer_group(group)
         if groups:
             # Where images waited to be read since the batch before, their reading is what takes long.
-            self._pace.note(sum(map(len, groups.values())), time.monotonic() - min(now, self._free_since))
+            took = time.monotonic() - min(now, self._free_since)
+            self._pace.note(sum(map(len, groups.values())), took, self._gave_way)
 
-    def _in_time(self, rows: list[_AdmittedRow], now: float) -> list[_AdmittedRow]:
+    def _in_time(self, rows: list[AdmittedRow], now: float) -> list[AdmittedRow]:
         """The rows that will be answered by their deadlines; else those whose deadlines have not passed, because only a
         batch that is computed says how long batches take now. The others fail."""
         latest = now + self._pace.seconds(len(rows))
@@ -402,7 +377,7 @@ class Scheduler:
                 row.future.set_exception(_expired())
         return [row for row in rows if row.expires > bound]
 
-    def _answer_group(self, rows: Sequence[_AdmittedRow]) -> None:
+    def _answer_group(self, rows: Sequence[AdmittedRow]) -> None:
         """Answer rows together; if that fails each alone, so that an image that breaks it costs no other its answer."""
         began = time.monotonic()
         try:

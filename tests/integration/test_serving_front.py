@@ -132,6 +132,8 @@ def test_requests_are_spans_of_their_callers_trace(live: Live, monkeypatch: pyte
     }
     assert f"{served['me'].context.trace_id:032x}" == TRACE
     assert f"{served['other'].context.trace_id:032x}" != TRACE
+    assert served["me"].name == "POST /predict"
+    assert served["me"].attributes["http.route"] == "/predict"
 
 
 @given(value=st.one_of(st.binary(max_size=200), st.from_regex(rb"[A-Za-z0-9._-]{1,140}", fullmatch=True)))

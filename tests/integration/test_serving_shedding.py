@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -17,6 +18,7 @@ import pytest
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.server import HttpServer
+from registry.serving.http.shedding import Shedding
 from registry.serving.pace import Pace
 from registry.store.objects import ObjectStore
 from tests.support.batch_flavor import Controls, TogetherEcho
@@ -25,8 +27,6 @@ from tests.support.raw_http import RawAnswer, connect, is_closed, post, read_ans
 from tests.support.running_app import running_server
 
 TOKEN, OTHER = "a" * 32, "b" * 32
-BY_THE_APPLICATION = "Origin: https://elsewhere.example"
-"""A header with which the application refuses."""
 LIMITED = post(b"leaf", "Content-Length: 4", "X-Request-Timeout-Ms: 50")
 
 
@@ -72,7 +72,8 @@ def test_it_answers_as_the_application_does(live: Live) -> None:
     with connected(live) as (client, server):
         infer = f"/v2/models/{live.record.model}/infer"
         for path in ("/predict", "/predict?key=a", "/predict/batch", "/v1/diagnose", infer):
-            quick, slow = ask(client, path=path), ask(client, BY_THE_APPLICATION, path=path)
+            by_the_application = path.replace("/p", "/%70").replace("/d", "/%64").replace("/i", "/%69")
+            quick, slow = ask(client, path=path), ask(client, path=by_the_application)
             assert quick.status == slow.status == 429
             numbers = re.compile(rb"[0-9.]+ s")  # how long it would take
             assert numbers.sub(b"", quick.body) == numbers.sub(b"", slow.body)
@@ -89,6 +90,37 @@ def test_only_requests_for_predictions_are_refused(live: Live) -> None:
         for line in ("GET /health/live", "GET /health", "GET /predict", "POST /-/refresh", "OPTIONS /predict"):
             client.sendall(f"{line} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert read_answer(client).status != 429
+
+
+def test_what_is_no_path_for_predictions_is_not_found(live: Live) -> None:
+    with connected(live) as (client, _):
+        for path in ("/predictions", "/predict/nothing", "/v2/nothing/at/all/infer"):
+            assert ask(client, path=path).status == 404
+
+
+def test_other_requests_are_not_counted_as_images(live: Live) -> None:
+    shedding = Shedding(live, HttpOptions(), None)
+
+    async def arriving() -> list[int]:
+        found = []
+        late = [(b"x-request-timeout-ms", b"590000")]
+        for method, path in ((b"GET", b"/health/live"), (b"POST", b"/-/refresh"), (b"POST", b"/predict")):
+            assert shedding.refusal(method, path, late, []) == b""
+            found.append(shedding._arriving)
+        await asyncio.sleep(0)
+        return [*found, shedding._arriving]
+
+    assert asyncio.run(arriving()) == [0, 0, 1, 0]
+
+
+def test_pages_may_read_refusals_where_that_is_set(live: Live) -> None:
+    origin = "https://lab.example"
+    with connected(live, HttpOptions(cors_origins=(origin,))) as (client, server):
+        answer = ask(client, f"Origin: {origin}")
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (429, origin)
+    with connected(live) as (client, server):
+        assert ask(client, f"Origin: {origin}").status == 429
+        assert server.server_state.total_requests == 0  # it was shed
 
 
 def test_a_late_deadline_is_admitted(live: Live, controls: Controls) -> None:
@@ -185,11 +217,23 @@ def test_the_last_answers_of_a_replica_that_drains_say_so(live: Live) -> None:
         assert is_closed(client)
 
 
-@pytest.mark.parametrize("line", ["POST /predict HTTP/1.0\r\n", "POST /predict HTTP/1.1\r\nConnection: close\r\n"])
-def test_the_only_request_of_a_connection_closes_it(live: Live, line: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "connection"), [("1.0", "close"), ("1.0", "keep-alive"), ("1.1", "close")], ids=" ".join
+)
+def test_the_only_request_of_a_connection_closes_it(live: Live, version: str, connection: str) -> None:
     with connected(live) as (client, _):
-        client.sendall(f"{line}Host: x\r\nContent-Length: 4\r\n\r\nleaf".encode())
-        assert read_answer(client).status == 429
+        head = f"POST /predict HTTP/{version}\r\nHost: x\r\nConnection: {connection}\r\nContent-Length: 4\r\n\r\n"
+        client.sendall(head.encode() + b"leaf")
+        answer = read_answer(client)
+        assert (answer.status, answer.headers["connection"]) == (429, "close")
+        assert is_closed(client)
+
+
+def test_each_request_gets_one_answer(live: Live) -> None:
+    offer = ("Connection: Upgrade", "Upgrade: h2c", "X-Request-Id: second")
+    with connected(live) as (client, _):
+        client.sendall(LIMITED + post(b"", "Content-Length: 0", *offer))
+        assert [read_answer(client).status, read_answer(client).headers["x-request-id"]] == [429, "second"]
         assert is_closed(client)
 
 

@@ -59,7 +59,7 @@ class Front:
             self._check_caller(scope, right_of(scope))
             _check_path(scope)
             endpoint = self._busiest.get((scope["method"], path_of(scope)))
-            if endpoint:
+            if endpoint and scope.get("fastapi.telemetry") is None:  # the router names the spans of OpenTelemetry
                 response = await endpoint(Request(scope, receive))
                 await response(scope, receive, send_named)
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -14,12 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.serving.follow import Live
 from registry.serving.http.responses import ARM_HEADER, VERSION_HEADER
-from registry.serving.http.rights import path_of
+from registry.serving.http.rights import asks_for_predictions, path_of
 from registry.serving.metrics import replica_metrics
 from registry.serving.tally import STABLE, Tally
 
-_COUNTED = re.compile(r"/predict(/batch)?|/v1/diagnose|/v2/models/[^/]+(/versions/[^/]+)?/infer")
-"""Paths whose requests ask for predictions. Others, such as `/health`, would hide how long these take."""
 _VERSION, _ARM = VERSION_HEADER.lower().encode(), ARM_HEADER.lower().encode()
 
 
@@ -30,7 +27,10 @@ def add_metrics(app: FastAPI, live: Live) -> None:
 
 
 class CountRequests:
-    """ASGI middleware: counts requests for predictions with version, status code and duration."""
+    """ASGI middleware: counts requests for predictions with version, status code and duration.
+
+    Others, such as those of `/health`, would hide how long these take.
+    """
 
     def __init__(self, app: ASGIApp, tally: Tally) -> None:
         self._app = app
@@ -38,7 +38,7 @@ class CountRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the application, and count that."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not _COUNTED.fullmatch(path_of(scope)):
+        if scope["type"] != "http" or scope["method"] != "POST" or not asks_for_predictions(path_of(scope)):
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()

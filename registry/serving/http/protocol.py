@@ -114,7 +114,6 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
         self._is_shed = self._shed()
         if not self._is_shed:
             super().on_headers_complete()
-            self._shedding.passed(self.loop)
         self._parsing = Phase.BODY
         self._head_bytes = self._framing = self._body_bytes = 0
         self._had_request = True
@@ -125,11 +124,15 @@ class ReplicaConnection(HttpToolsProtocol):  # type: ignore[misc]
         """Refuse the request if there is no time for it, and hear its body without keeping it; whether that was done.
 
         The answers of a connection come in the order of its requests, and a client that does not read them has to wait.
+        Whatever ends the connection is told by the application too.
         """
-        if self._answering() or self.flow.write_paused or self._open.draining or not self.parser.should_keep_alive():
+        parser = self.parser
+        if self._answering() or self.flow.write_paused or self._open.draining:
+            return False
+        if parser.get_http_version() != "1.1" or parser.should_upgrade() or not parser.should_keep_alive():
             return False
         more = self.server_state.default_headers
-        refusal = self._shedding.refusal(self.parser.get_method(), self.url, self.headers, more)
+        refusal = self._shedding.refusal(parser.get_method(), self.url, self.headers, more)
         if refusal:
             self.transport.write(refusal)
         return bool(refusal)

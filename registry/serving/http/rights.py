@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
 PREDICT = "predict"
+_PREDICTIONS = re.compile(r"/predict(/batch)?|/v1/diagnose|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 SCOPES = (PREDICT, "feedback", "admin")
 """What a token may have the right for."""
 OPEN_PATHS = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
@@ -20,18 +22,19 @@ def right_of(scope: Scope) -> str:
     Probes of orchestrators have no credentials, and what they read says only whether the replica is ready. A path that
     nobody thought of needs a token.
     """
-    return "" if scope["method"] == "OPTIONS" else right_to(path_of(scope))
-
-
-def right_to(path: str) -> str:
-    """The same by the path alone."""
-    if path in OPEN_PATHS:
+    path = path_of(scope)
+    if path in OPEN_PATHS or scope["method"] == "OPTIONS":
         return ""
     if path.startswith("/predict") or path == "/v1/diagnose" or (path.startswith("/v2/") and path.endswith("/infer")):
         return PREDICT
     if path.startswith("/feedback"):
         return "feedback"
     return "admin" if path.startswith("/-/") else "any"
+
+
+def asks_for_predictions(path: str) -> bool:
+    """Whether a request with this path, if it is a POST, asks for predictions."""
+    return _PREDICTIONS.fullmatch(path) is not None
 
 
 def path_of(scope: Scope) -> str:

@@ -86,9 +86,10 @@ class HttpServer(uvicorn.Server):  # type: ignore[misc]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, and say where."""
+        shedding = Shedding(self._live, self._options, self._tokens)
         make = partial(
-            ReplicaConnection, self.open, self._version, Shedding(self._live, self._tokens), config=self.config,
-            server_state=self.server_state, app_state={},
+            ReplicaConnection, self.open, self._version, shedding, config=self.config, server_state=self.server_state,
+            app_state={},
         )  # fmt: skip
         self.servers = [Acceptor(self.listener, self.open, make, self._certificate)]
         self.started = True

@@ -16,13 +16,12 @@ from http import HTTPStatus
 from registry.errors import BadInput, Overloaded
 from registry.serving.follow import Live
 from registry.serving.http.clients import deadline_in
+from registry.serving.http.options import HttpOptions
 from registry.serving.http.request_ids import REQUEST_ID_HEADER, names_of
 from registry.serving.http.responses import as_refused, error_document, headers_of, version_of
-from registry.serving.http.rights import PREDICT, right_to
+from registry.serving.http.rights import PREDICT, asks_for_predictions
 from registry.serving.http.tokens import BearerTokens
 
-_FOR_THE_APPLICATION = frozenset({b"origin", b"expect"})
-"""Headers whose answer needs more: that of a web page says who may read it, and a client may wait for its 100."""
 _LINE = f"HTTP/1.1 {HTTPStatus.TOO_MANY_REQUESTS} {HTTPStatus.TOO_MANY_REQUESTS.phrase}".encode()
 
 Headers = list[tuple[bytes, bytes]]
@@ -31,10 +30,12 @@ Headers = list[tuple[bytes, bytes]]
 class Shedding:
     """Says which requests are refused at once."""
 
-    def __init__(self, live: Live, tokens: BearerTokens | None) -> None:
+    def __init__(self, live: Live, options: HttpOptions, tokens: BearerTokens | None) -> None:
         """`tokens`: a request without a valid one is told so by the application, and nothing else."""
         self._live = live
         self._tokens = tokens
+        # A client may wait for its 100, and answers to web pages say who may read them.
+        self._for_the_application = {b"expect", *([b"origin"] if options.cors_origins else [])}
         self._arriving = 0
 
     def refusal(self, method: bytes, url: bytes, headers: Headers, more: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -45,9 +46,9 @@ class Shedding:
             more: headers that the server adds to each answer.
         """
         path = url.partition(b"?")[0].decode("latin-1")
-        if method != b"POST" or right_to(path) != PREDICT or any(name in _FOR_THE_APPLICATION for name, _ in headers):
+        if method != b"POST" or not asks_for_predictions(path):
             return b""
-        if self._tokens and not self._may_predict(headers):
+        if any(name in self._for_the_application for name, _ in headers) or not self._may_predict(headers):
             return b""
         began = time.perf_counter()
         try:
@@ -60,23 +61,25 @@ class Shedding:
             )
             return _answer(error, path, version, [*more, (REQUEST_ID_HEADER, names_of(headers).request_id.encode())])
         except BadInput:
-            pass  # the application says so
+            return b""  # the application says so
+        self._count_arriving()
         return b""
 
-    def passed(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A request was not refused, and its task was made.
+    def _count_arriving(self) -> None:
+        """Count a request until the loop's next round, in which it is let wait if its image came with the head.
 
-        It counts until the loop has let that task begin, by when its image waits if it came with the head. Else
-        hundreds that arrive together would all find the queue as it was, and be refused by the application.
+        Else hundreds that arrive together would all find the queue as it was, and be refused by the application.
         """
         self._arriving += 1
-        loop.call_soon(self._began)
+        asyncio.get_running_loop().call_soon(self._has_arrived)
 
-    def _began(self) -> None:
+    def _has_arrived(self) -> None:
         self._arriving -= 1
 
     def _may_predict(self, headers: Headers) -> bool:
-        caller = self._tokens.caller(headers) if self._tokens else None
+        if self._tokens is None:
+            return True
+        caller = self._tokens.caller(headers)
         return caller is not None and PREDICT in caller.scopes
 
 

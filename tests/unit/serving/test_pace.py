@@ -52,6 +52,23 @@ def test_uneven_batches_are_promised_later_than_their_mean() -> None:
     assert uneven.batch_seconds < 1.7
 
 
+def test_waiting_for_the_loop_does_not_count_for_each_row() -> None:
+    pace = Pace(32, {1: 0.005, 32: 0.06})
+    for _ in range(100):  # an image alone, after which the loop took 0.1 s
+        pace.note(1, 0.005, between=0.1)
+    assert pace.batch_seconds == pytest.approx(0.16, rel=1e-3)
+
+
+def test_the_estimate_comes_back_after_batches_that_stalled() -> None:
+    pace = Pace(32, {1: 0.005, 32: 0.06})
+    for rows in (32, 32, 1, 1):
+        pace.note(rows, 1.0, between=0.1)
+    assert pace.batch_seconds > 0.4
+    for _ in range(40):  # only images alone are admitted now
+        pace.note(1, 0.005, between=0.04)
+    assert pace.batch_seconds < 2 * (0.06 + 0.04)
+
+
 def test_without_measurements_the_first_batch_counts() -> None:
     pace = Pace(10)
     pace.note(2, 4.0)

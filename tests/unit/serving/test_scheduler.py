@@ -14,7 +14,7 @@ import pytest
 
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed
 from registry.serving.pace import Pace
-from registry.serving.scheduler import Scheduler, _AdmittedRow
+from registry.serving.scheduler import AdmittedRow, Scheduler
 from tests.support.batch_flavor import NO_FILE, NO_IMAGE, POISON, SIZE, Controls, together
 from tests.support.echo_releases import Echo, wait_until
 
@@ -125,7 +125,7 @@ def test_a_poisonous_image_costs_no_other_its_answer(scheduler: Scheduler, contr
 def test_an_image_is_not_tried_again_after_its_deadline(controls: Controls) -> None:
     version, scheduler = together(controls), Scheduler(max_batch=4)
     late, poison, other = (
-        _AdmittedRow(version, image, None, expires, 0, 0.0, version.prepare(image))
+        AdmittedRow(version, image, None, expires, 0, 0.0, version.prepare(image))
         for image, expires in ((b"a", 0.0), (POISON, math.inf), (b"b", math.inf))
     )
     scheduler._answer_group([late, poison, other])
@@ -135,9 +135,9 @@ def test_an_image_is_not_tried_again_after_its_deadline(controls: Controls) -> N
     assert controls.batches == [[b"a", POISON, b"b"], [POISON], [b"b"]]
 
 
-def rows_that_expire_in(*seconds: float, controls: Controls) -> list[_AdmittedRow]:
+def rows_that_expire_in(*seconds: float, controls: Controls) -> list[AdmittedRow]:
     version, now = together(controls), time.monotonic()
-    return [_AdmittedRow(version, b"a", None, now + one, 0, now, version.prepare(b"a")) for one in seconds]
+    return [AdmittedRow(version, b"a", None, now + one, 0, now, version.prepare(b"a")) for one in seconds]
 
 
 def test_what_would_be_late_gives_way_to_what_is_in_time(controls: Controls) -> None:
@@ -175,7 +175,7 @@ def test_slow_reading_counts_as_a_slow_batch(
     scheduler: Scheduler, controls: Controls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[float] = []
-    monkeypatch.setattr(scheduler._pace, "note", lambda rows, seconds: noted.append(seconds))
+    monkeypatch.setattr(scheduler._pace, "note", lambda rows, seconds, between: noted.append(seconds))
     with Held(scheduler, controls):
         controls.reading.clear()
         (future,) = ask(scheduler, controls, b"a")
