@@ -32,10 +32,15 @@ class LoopPrecedence:
         """This loop refused a request."""
         self._loop, self._refused_at = loop, time.monotonic()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether a loop refused a request a moment ago."""
+        return time.monotonic() - self._refused_at <= _RECENT
+
     def give_way(self) -> float:
         """Wait until the loop has done what it is at, and looked once at all its sockets; the seconds of that."""
         loop, began = self._loop, time.monotonic()
-        if loop is None or began - self._refused_at > _RECENT:
+        if loop is None or not self.is_on:
             return 0.0
         self._is_free.clear()
         passed = threading.Event()

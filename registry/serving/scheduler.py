@@ -39,6 +39,8 @@ DEFAULT_WAITING_BYTES = 512 * 1024 * 1024
 LATE_SECONDS = 1.0
 """Seconds after its deadline for which a row that is being computed is waited for."""
 _MAX_READERS = 4
+_SHARE = 2
+"""Of a batch, that is computed while the loop goes first."""
 _MAX_RETRY_AFTER = 60
 FIRST_SECONDS = 300.0
 """Seconds for the first batches, after which they hang. As many as a self-test may take by default."""
@@ -167,9 +169,10 @@ class Scheduler:
             waiting, busy = len(self._waiting) + arriving, self._busy.computing_seconds
             if not waiting and not self._busy.is_computing:
                 return  # whatever batches took before, nothing is in its way, and its duration is news
-            one = self._pace.batch_seconds
+            rows = self._rows
+            one = self._pace.seconds(rows)
             # A batch that takes longer than usual may do so for as long again.
-            seconds = (math.ceil(waiting / self.max_batch) + 1) * one + max(0.0, busy - one)
+            seconds = (math.ceil(waiting / rows) + 1) * one + max(0.0, busy - one)
         if seconds > deadline:
             raise Overloaded(
                 f"{waiting} images wait, so that this one would take {seconds:.1f} s, and not {deadline:g} s",
@@ -180,6 +183,11 @@ class Scheduler:
     def max_batch(self) -> int:
         """Rows of a batch at most."""
         return self._pace.max_batch
+
+    @property
+    def _rows(self) -> int:
+        """Rows of a batch now: fewer while the loop goes first, so that it soon does."""
+        return max(1, self.max_batch // _SHARE) if self.precedence.is_on else self.max_batch
 
     @property
     def queued(self) -> int:
@@ -341,7 +349,7 @@ class Scheduler:
                 if not self._waiting:
                     self._free_since = math.inf
                 ready = (row for row in self._waiting if row.prepared is not None)
-                taken = list(islice(ready, self.max_batch))
+                taken = list(islice(ready, self._rows))
                 if taken:
                     self._busy.compute()
                     for row in taken:

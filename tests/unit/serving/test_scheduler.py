@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
 import threading
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed
+from registry.serving import precedence
 from registry.serving.pace import Pace
 from registry.serving.scheduler import AdmittedRow, Scheduler
 from tests.support.batch_flavor import NO_FILE, NO_IMAGE, POISON, SIZE, Controls, together
@@ -213,6 +215,20 @@ def test_an_idle_replica_takes_whatever_comes(scheduler: Scheduler, controls: Co
     scheduler._pace = Pace(4, {4: 100.0})
     assert scheduler.submit(together(controls), b"a", None, 1.0)
     wait_until(lambda: controls.batches)
+
+
+def test_batches_are_smaller_while_the_loop_goes_first(
+    scheduler: Scheduler, controls: Controls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "_RECENT", 300.0)
+    loop = asyncio.new_event_loop()
+    with Held(scheduler, controls) as held:
+        futures = ask(scheduler, controls, b"a", b"b", b"c", b"d")
+        held.all_read()
+        loop.close()
+        scheduler.precedence.refused(loop)
+    assert all(future.result(60) for future in futures)
+    assert controls.batches[1:] == [[b"a", b"b"], [b"c", b"d"]]
 
 
 def test_a_batch_that_hangs_refuses_others_at_once(scheduler: Scheduler, controls: Controls) -> None:
