@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from registry.errors import BadWeights, MissingBlob
 from registry.formats import canonical
+from registry.formats.local_file import LocalFile
 from registry.versions.manifest import BackboneRef
 from registry.versions.weights import MAX_HEADER, read_header
 
@@ -68,26 +69,17 @@ class Saveable(Protocol):
         """The content of its safetensors file."""
 
 
-class BundleFiles:
-    """Read a bundle's files: their paths in the bundle, and the verified files on this disk.
+class BundleDocuments:
+    """Read a bundle's JSON files and what its weights files are: all that does not need them in memory.
 
     Files are found by their path in the bundle; on the disk they may have other names, such as their digests.
     """
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
+    def __init__(self, files: Mapping[str, LocalFile]) -> None:
         self._files = files
 
     def __contains__(self, path: str) -> bool:
         return path in self._files
-
-    def children(self, folder: str) -> tuple[str, ...]:
-        """The names of the folders in a folder, sorted."""
-        parts = [path.removeprefix(f"{folder}/").split("/") for path in self._files if path.startswith(f"{folder}/")]
-        return tuple(sorted({first for first, *rest in parts if rest}))
-
-    def within(self, folder: str) -> dict[str, Path]:
-        """The files below a folder, by their paths inside it."""
-        return {p.removeprefix(f"{folder}/"): place for p, place in self._files.items() if p.startswith(f"{folder}/")}
 
     def document(self, path: str) -> dict[str, Any]:
         """Read a JSON file.
@@ -105,8 +97,35 @@ class BundleFiles:
             MissingBlob: when the bundle has no such file.
             BadManifest: when it is too large.
         """
-        place = self._place(path)
-        return canonical.read_file(place, path)
+        return canonical.read_file(self._file(path), path)
+
+    def dtypes(self, path: str) -> dict[str, str]:
+        """The dtype of each tensor of a safetensors file, in the format's words, e.g. `F32`."""
+        return {span.name: span.dtype for span in read_header(self._file(path), path)}
+
+    def _file(self, path: str) -> LocalFile:
+        if path not in self._files:
+            raise MissingBlob(
+                f"the version has no file {path}", hint="make the bundle again; adapters/bundle.py lists its files"
+            )
+        return self._files[path]
+
+
+class BundleFiles(BundleDocuments):
+    """Read a bundle's files, its tensors too: their paths in the bundle, and the verified files on this disk."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        super().__init__(files)
+        self._places = files
+
+    def children(self, folder: str) -> tuple[str, ...]:
+        """The names of the folders in a folder, sorted."""
+        parts = [path.removeprefix(f"{folder}/").split("/") for path in self._places if path.startswith(f"{folder}/")]
+        return tuple(sorted({first for first, *rest in parts if rest}))
+
+    def within(self, folder: str) -> dict[str, Path]:
+        """The files below a folder, by their paths inside it."""
+        return {p.removeprefix(f"{folder}/"): place for p, place in self._places.items() if p.startswith(f"{folder}/")}
 
     def tensors(self, path: str) -> dict[str, torch.Tensor]:
         """Read the tensors of a safetensors file into memory; floating point tensors become float32.
@@ -140,22 +159,10 @@ class BundleFiles:
         Raises:
             MissingBlob: when the bundle has no such file.
         """
-        place = self._place(path)
-        with place.open("rb") as file:
+        with self._file(path).open("rb") as file:
             lead = file.read(8)
             header = lead + file.read(min(int.from_bytes(lead, "little"), MAX_HEADER))
-            return WeightsFile(header, file.seek(0, io.SEEK_END), place, path)
-
-    def dtypes(self, path: str) -> dict[str, str]:
-        """The dtype of each tensor of a safetensors file, in the format's words, e.g. `F32`."""
-        return {span.name: span.dtype for span in read_header(self._place(path), path)}
-
-    def _place(self, path: str) -> Path:
-        if path not in self._files:
-            raise MissingBlob(
-                f"the version has no file {path}", hint="make the bundle again; adapters/bundle.py lists its files"
-            )
-        return self._files[path]
+            return WeightsFile(header, file.seek(0, io.SEEK_END), self._places[path], path)
 
 
 @dataclass(frozen=True)

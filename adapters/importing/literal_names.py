@@ -8,19 +8,19 @@ created, and not by each replica that loads it. It imports the torch side only f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from adapters.bank.match_patterns import is_literal, patterns_of
 from adapters.bank.peft_fields import check_fields, is_config
 from adapters.bank.peft_values import check_values
-from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleFiles
+from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleDocuments
 from registry.errors import BadWeights, first_line
 from registry.formats import canonical
+from registry.formats.local_file import LocalFile
 from registry.versions.manifest import BackboneRef
 
 
-def literal_documents(files: Mapping[str, Path], backbone: BackboneRef | None) -> dict[str, bytes]:
+def literal_documents(files: Mapping[str, LocalFile], backbone: BackboneRef | None) -> dict[str, bytes]:
     """The documents to store in place of a bundle's: path -> bytes. Empty if no adapter has patterns.
 
     Args:
@@ -34,7 +34,7 @@ def literal_documents(files: Mapping[str, Path], backbone: BackboneRef | None) -
             missing.
         LoadFailed: when no process can be started to match them.
     """
-    bundle = BundleFiles(files)
+    bundle = BundleDocuments(files)
     for path in files:
         if path.endswith(".json") and path.startswith(("adapters/", "router/")):
             bundle.document(path)  # a replica would find out that it is none
@@ -48,7 +48,7 @@ def literal_documents(files: Mapping[str, Path], backbone: BackboneRef | None) -
     return {path: _literal(bundle, path, document, backbone) for path, document in found.items()}
 
 
-def _literal(bundle: BundleFiles, path: str, document: Mapping[str, Any], backbone: BackboneRef) -> bytes:
+def _literal(bundle: BundleDocuments, path: str, document: Mapping[str, Any], backbone: BackboneRef) -> bytes:
     from adapters.backbone.build import shapes
     from adapters.backbone.families import family_named
     from adapters.bank.peft_config import read_config, resolved

@@ -11,27 +11,37 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from registry.errors import UloraError
+from registry.formats.local_file import LocalFile
 from registry.versions.manifest import RENAMED, Manifest
 
 MANIFEST_NAME = "version.json"
 
 
-def write_files(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> None:
+def write_files(manifest: Manifest, files: Mapping[str, LocalFile], folder: Path) -> None:
     """Write a version's files to a folder under their artifact names (hard links if possible)."""
     for entry in manifest.files:
         target = folder / entry.artifact_path
         if target.exists():  # equal bytes under two names that are both renamed
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(files[entry.path].resolve(), target)
-        except OSError:
-            shutil.copyfile(files[entry.path], target)
+        with files[entry.path].open("rb") as opened:
+            _put(opened, target)
 
 
-def write_bundle(manifest: Manifest, files: Mapping[str, Path], folder: Path) -> None:
+def _put(opened: BinaryIO, target: Path) -> None:
+    """Give an open file, and not what has its path by now, another name; copy it where that is not possible."""
+    fd = opened.fileno()
+    try:  # with `src_dir_fd`, which an absolute path does not use, Python lets the system follow the link to the file
+        os.link(f"/proc/self/fd/{fd}", target, src_dir_fd=fd, follow_symlinks=True)
+    except OSError:
+        with target.open("wb") as copy:
+            shutil.copyfileobj(opened, copy)
+
+
+def write_bundle(manifest: Manifest, files: Mapping[str, LocalFile], folder: Path) -> None:
     """Write a version to a folder: its files under their artifact names, and `version.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_files(manifest, files, folder)

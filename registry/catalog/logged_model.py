@@ -25,6 +25,7 @@ from registry.catalog.reference import CODE, Reference, code_of
 from registry.catalog.runs import experiment_id
 from registry.catalog.summary import params
 from registry.errors import CatalogRefused
+from registry.formats.local_file import LocalFile
 from registry.machine.scratch import scratch
 from registry.plugins import DISTRIBUTION, MODELS, entry_point, plugin
 from registry.versions.manifest import Manifest
@@ -32,7 +33,7 @@ from registry.versions.manifest import Manifest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Files = Mapping[str, Path] | Reference
+Files = Mapping[str, LocalFile] | Reference
 """A version's verified files on disk by manifest path, to be copied to MLflow; or where they are, for a reference."""
 _LEAST = "3.17"
 _NO_SUCH_CALL = ("ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED", "RESOURCE_DOES_NOT_EXIST")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from pathlib import Path
 from typing import Any, NoReturn
 
 from registry.errors import BadManifest
+from registry.formats.local_file import LocalFile
 
 MAX_DIGITS = 300
 """Of an integer: about the range of a float."""
@@ -60,15 +60,15 @@ def is_document(data: bytes) -> bool:
         return False
 
 
-def read_file(path: Path, what: str, limit: int = MAX_DOCUMENT) -> bytes:
+def read_file(file: LocalFile, what: str, limit: int = MAX_DOCUMENT) -> bytes:
     """A document's bytes from disk; never more than `limit` + 1 bytes are read.
 
     Raises:
         BadManifest: it is larger than `limit` bytes.
         OSError: it can't be read.
     """
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
+    with file.open("rb") as opened:
+        data = opened.read(limit + 1)
     if len(data) > limit:
         raise BadManifest(f"{what} is larger than the allowed {limit} bytes")
     return data

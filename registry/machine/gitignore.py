@@ -20,6 +20,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
+from registry.machine.source_folder import SourceFolder
+
 IGNORE_FILE = ".gitignore"
 MAX_BYTES = 64 * 1024
 """Bytes of the largest file of patterns. The largest of https://github.com/github/gitignore has 13 KB."""
@@ -76,17 +78,18 @@ class IgnoreRules:
             raise ValueError(f"{here}{IGNORE_FILE} and those above it have more than {MAX_PATTERNS} patterns")
         return rules
 
-    def in_folder(self, here: str, folder: Path) -> IgnoreRules:
-        """These rules and those of a folder's own `.gitignore`, if it has one; `here` is its path.
+    def in_folder(self, here: str, folder: SourceFolder) -> IgnoreRules:
+        """These rules and those of the `.gitignore` in `here`, if there is one; `here` is a path in `folder`.
 
         Raises:
             ValueError: see `with_file`.
+            BadBundle: it has become a link meanwhile.
             OSError: the file can't be read.
         """
-        file = folder / IGNORE_FILE
-        if not file.is_file() or file.is_symlink():
+        file = f"{here}{IGNORE_FILE}"
+        if not folder.is_file(file):
             return self
-        with open_regular(file) as opened:
+        with folder.open(file) as opened:
             return self.with_file(here, opened.read(MAX_BYTES + 1))
 
     def exclude(self, path: str, *, is_folder: bool) -> bool:

@@ -23,6 +23,7 @@ from registry.errors import UloraError
 from registry.machine.gitignore import IgnoreRules, is_cache, open_regular
 from registry.machine.programs import GitAnswer, ask_git
 from registry.machine.scratch import scratch
+from registry.machine.source_folder import SourceFolder
 
 _GIT = ".git"
 _SECONDS = 20
@@ -242,6 +243,7 @@ class _Comparison:
 
     def __init__(self, repository: Repository, below: str, tracked: dict[bytes, tuple[bytes, str]]) -> None:
         self._repository = repository
+        self._root = SourceFolder(repository.root)
         self._below = below
         self._tracked = tracked
         self._folders = {path[:at] for path in tracked for at, letter in enumerate(path) if letter == ord("/")}
@@ -251,31 +253,31 @@ class _Comparison:
     def finds_a_difference(self) -> bool:
         rules = IgnoreRules().with_file("", _text(self._repository.exclude))
         seen: set[bytes] = set()
-        for path, entry in self._walk("", rules, is_ignored=False):
+        for path, kind in self._walk("", rules, is_ignored=False):
             name = os.fsencode(path)
-            if name not in self._tracked or not self._is_same(entry, *self._tracked[name]):
+            if name not in self._tracked or not self._is_same(path, kind, *self._tracked[name]):
                 return True
             seen.add(name)
         return len(seen) < len(self._tracked)
 
-    def _walk(self, here: str, rules: IgnoreRules, *, is_ignored: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """The files below a folder that are tracked or not ignored; `here` is its path, with a `/` at the end."""
+    def _walk(self, here: str, rules: IgnoreRules, *, is_ignored: bool) -> Iterator[tuple[str, int]]:
+        """The files below a folder that are tracked or not ignored, each with the mode that says its kind; `here` is
+        its path, with a `/` at the end."""
         if here.count("/") > _MAX_DEPTH:
             raise ValueError(f"{here} is nested more than {_MAX_DEPTH} folders deep")
-        folder = self._repository.root / here
-        rules = rules if is_ignored else rules.in_folder(here, folder)
-        for entry in sorted(os.scandir(folder), key=lambda each: each.name):
-            path = here + entry.name
-            is_folder = entry.is_dir(follow_symlinks=False)
-            if entry.name == _GIT or not self._concerns(f"{path}/" if is_folder else path):
+        rules = rules if is_ignored else rules.in_folder(here, self._root)
+        for each, info in self._root.entries(here):
+            path = here + each
+            is_folder = stat.S_ISDIR(info.st_mode)
+            if each == _GIT or not self._concerns(f"{path}/" if is_folder else path):
                 continue
             self._count()
-            skip = is_ignored or is_cache(entry.name) or rules.exclude(path, is_folder=is_folder)
+            skip = is_ignored or is_cache(each) or rules.exclude(path, is_folder=is_folder)
             if is_folder:
                 if not skip or os.fsencode(path) in self._folders:
                     yield from self._walk(f"{path}/", rules, is_ignored=skip)
             elif not skip or os.fsencode(path) in self._tracked:
-                yield path, entry
+                yield path, info.st_mode
 
     def _concerns(self, path: str) -> bool:
         return path.startswith(self._below) or self._below.startswith(path)
@@ -290,13 +292,13 @@ class _Comparison:
         if time.monotonic() > self._deadline:
             raise TimeoutError(f"the files could not be compared within {_COMPARE_SECONDS} s")
 
-    def _is_same(self, entry: os.DirEntry[str], mode: bytes, digest: str) -> bool:
-        if entry.is_symlink():
-            target = os.fsencode(Path(entry.path).readlink())
+    def _is_same(self, path: str, kind: int, mode: bytes, digest: str) -> bool:
+        if stat.S_ISLNK(kind):
+            target = os.fsencode(self._root.read_link(path))
             return mode == _LINK and self._digest(len(target), iter([target])) == digest
-        if not entry.is_file(follow_symlinks=False):
+        if not stat.S_ISREG(kind):
             return False
-        with open_regular(Path(entry.path)) as file:
+        with self._root.open(path) as file:
             info = os.fstat(file.fileno())
             actual = _PROGRAM if info.st_mode & stat.S_IXUSR else _FILE
             return mode == actual and self._digest(info.st_size, iter(lambda: file.read(_CHUNK), b"")) == digest

@@ -6,6 +6,7 @@ Every reader hashes what it reads: bytes that do not hash to their name never le
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
+from registry.formats.local_file import LocalFile
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
 from registry.store import layout
@@ -73,24 +75,25 @@ class Blobs:
             if bad.problem != "unproven":
                 raise (_missing if bad.problem == "missing" else _corrupt)(bad.sha256, of)
 
-    def upload(self, sources: Mapping[str, Path], progress: Progress = no_progress) -> int:
+    def upload(self, sources: Mapping[str, LocalFile], progress: Progress = no_progress) -> int:
         """Upload files, given by digest, that the store does not hold yet; return the bytes sent.
 
         Raises:
             CorruptBlob: a file is not what its digest says, or the store holds other bytes under it.
         """
 
-        def send(item: tuple[str, Path]) -> int:
-            digest, path = item
+        def send(item: tuple[str, LocalFile]) -> int:
+            digest, file = item
             try:
-                size = path.stat().st_size
+                with file.open("rb") as opened:
+                    size = os.fstat(opened.fileno()).st_size
             except OSError as error:
-                raise BadBundle(f"{path} can't be read: {error.strerror}") from error
+                raise BadBundle(f"{file} can't be read: {error.strerror}") from error
             present = _judge(BlobEntry(digest, size), self._store.head(layout.blob(digest))) is None
             if present:
                 progress(size)
                 return 0
-            self._store.upload(layout.blob(digest), path, digest, size, progress)
+            self._store.upload(layout.blob(digest), file, digest, size, progress)
             return size
 
         return sum(in_parallel(send, sources.items()))

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from registry.errors import BadInput, BadManifest, CorruptBlob, KeyExists, ObjectNotFound, UnsafePath, disk_errors
 from registry.formats import canonical
+from registry.formats.local_file import LocalFile
 from registry.progress import Progress, no_progress
 from registry.store import layout
 from registry.store.blobs import hash_file
@@ -111,29 +112,29 @@ class Folder:
         """Nothing to find out: a folder has one user at a time."""
         return ""
 
-    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> bool:
+    def upload(self, key: str, file: LocalFile, digest: str, size: int, progress: Progress = no_progress) -> bool:
         """Copy a file whose sha256 is `digest`; anything else under this key is replaced. True: it was copied.
 
         Raises:
             CorruptBlob: the file does not have this digest.
         """
         hashed = hashlib.sha256()
-        with _writing(self.path(key)) as out, path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+        with _writing(self.path(key)) as out, file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
                 hashed.update(chunk)
                 out.write(chunk)
                 progress(len(chunk))
             if hashed.hexdigest() != digest:
-                raise CorruptBlob(f"{path} changed while it was read", hint="run the same command again")
+                raise CorruptBlob(f"{file} changed while it was read", hint="run the same command again")
         return True
 
-    def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
+    def replace(self, key: str, file: LocalFile, digest: str, size: int, etag: str) -> None:
         """Copy a file over another one; `etag` is not used: a folder has one user at a time.
 
         Raises:
             CorruptBlob: the file does not have this digest.
         """
-        self.upload(key, path, digest, size)
+        self.upload(key, file, digest, size)
 
     def delete(self, key: str) -> None:
         """Delete a file; it need not exist."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 from registry.formats import canonical
+from registry.formats.local_file import LocalFile
 from registry.progress import Progress, no_progress
 from registry.store.bucket import Bucket
 from registry.store.client import Deadlines, S3Client
@@ -164,7 +164,7 @@ class ObjectStore:
         s3 = self._client.unretried
         self._client.call(key, lambda: s3.put_object(**self._client.at(key), Body=body))
 
-    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress = no_progress) -> bool:
+    def upload(self, key: str, file: LocalFile, digest: str, size: int, progress: Progress = no_progress) -> bool:
         """Create an object from a file whose sha256 is `digest`. It may be there already with this digest: then False.
 
         `progress` is called with the bytes of each part that has arrived.
@@ -173,9 +173,9 @@ class ObjectStore:
             CorruptBlob: the file does not have this digest (it changed meanwhile), or the store holds other bytes.
             BadBundle: the file can't be read any more.
         """
-        return self._uploader.upload(key, path, digest, size, progress)
+        return self._uploader.upload(key, file, digest, size, progress)
 
-    def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
+    def replace(self, key: str, file: LocalFile, digest: str, size: int, etag: str) -> None:
         """Put a file whose sha256 is `digest` in place of an object that was found damaged: only for `verify --repair`.
 
         Nothing is written unless the object is still the one of which `etag` was read.
@@ -184,7 +184,7 @@ class ObjectStore:
             KeyExists: it is another object by now, and not this file's bytes either. Nothing changed.
             CorruptBlob: the file does not have this digest (it changed meanwhile).
         """
-        self._uploader.replace(key, path, digest, size, etag)
+        self._uploader.replace(key, file, digest, size, etag)
 
     def delete(self, key: str) -> None:
         """Delete an object; it need not exist."""

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from registry.errors import KeyExists, NotNow
+from registry.formats.local_file import LocalFile
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
 from registry.store import layout
@@ -29,7 +29,7 @@ _SMALL = 64 * 1024
 """Bytes."""
 
 Done = TypeVar("Done")
-Local = Callable[[Described], AbstractContextManager[Path]]
+Local = Callable[[Described], AbstractContextManager[LocalFile]]
 """Gives a file on this disk that holds a blob's bytes, for as long as it is uploaded."""
 
 
@@ -103,8 +103,8 @@ class _Publication:
                 self._is_there(file)
                 return
         self.absent += 1
-        with self.local(file) as path:
-            is_new = self.store.upload(layout.blob(file.sha256), path, file.sha256, file.size, self.progress)
+        with self.local(file) as found:
+            is_new = self.store.upload(layout.blob(file.sha256), found, file.sha256, file.size, self.progress)
         if is_new:
             self.sent[file.sha256] = file.size
         else:
@@ -119,8 +119,8 @@ class _Publication:
         file, key = self.files[digest], layout.blob(digest)
         info = self.store.head(key)
         if info and is_older_than_mark(info, marks.marked[digest]):
-            with self.local(file) as path, suppress(KeyExists):  # another creator has just written it anew
-                self.store.replace(key, path, file.sha256, file.size, info.etag)
+            with self.local(file) as found, suppress(KeyExists):  # another creator has just written it anew
+                self.store.replace(key, found, file.sha256, file.size, info.etag)
                 self.sent[file.sha256] = file.size
 
 

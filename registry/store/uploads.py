@@ -13,12 +13,12 @@ from contextvars import Context
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from registry.errors import BadBundle, CorruptBlob, KeyExists, ObjectNotFound, StoreUnreachable
+from registry.formats.local_file import LocalFile
 from registry.parallel import within
 from registry.progress import Progress, no_progress
 from registry.store.client import S3Client, base64_text
@@ -39,10 +39,10 @@ class Uploader:
         self._client = client
         self._reader = reader
 
-    def upload(self, key: str, path: Path, digest: str, size: int, progress: Progress) -> bool:
+    def upload(self, key: str, file: LocalFile, digest: str, size: int, progress: Progress) -> bool:
         """Create an object from a file; see `ObjectStore.upload`."""
         try:
-            self._send(key, path, digest, size, condition={"IfNoneMatch": "*"}, progress=progress)
+            self._send(key, file, digest, size, condition={"IfNoneMatch": "*"}, progress=progress)
         except StoreUnreachable as undecided:
             info = self._reader.head(key)
             if info is None:
@@ -55,10 +55,10 @@ class Uploader:
             return False
         return True
 
-    def replace(self, key: str, path: Path, digest: str, size: int, etag: str) -> None:
+    def replace(self, key: str, file: LocalFile, digest: str, size: int, etag: str) -> None:
         """Put a file in place of the object with this ETag; see `ObjectStore.replace`."""
         try:
-            self._send(key, path, digest, size, condition={"IfMatch": etag}, progress=no_progress)
+            self._send(key, file, digest, size, condition={"IfMatch": etag}, progress=no_progress)
         except (StoreUnreachable, ObjectNotFound) as undecided:  # some servers answer 404 if the object is not there
             info = self._reader.head(key)
             if info and (info.size, info.sha256) == (size, digest):
@@ -68,10 +68,10 @@ class Uploader:
             raise KeyExists(key) from undecided
 
     def _send(
-        self, key: str, path: Path, digest: str, size: int, *, condition: Mapping[str, str], progress: Progress
+        self, key: str, file: LocalFile, digest: str, size: int, *, condition: Mapping[str, str], progress: Progress
     ) -> None:
         """Send a file in one PUT or in parts, under a condition on what is there."""
-        with _opened(path) as body, _changes_named(body, size), self._client.errors(key):
+        with _opened(file) as body, _changes_named(file, body, size), self._client.errors(key):
             if size <= PART_BYTES:
                 checksum = base64_text(bytes.fromhex(digest))
                 s3, target = self._client.transfers, self._client.at(key)
@@ -126,17 +126,17 @@ class Uploader:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(file: LocalFile) -> Iterator[BinaryIO]:
     try:
-        file = path.open("rb")
+        opened = file.open("rb")
     except OSError as error:
-        raise BadBundle(f"{path} can't be read: {error.strerror}", hint="run the same command again") from error
-    with file:
-        yield file
+        raise BadBundle(f"{file} can't be read: {error.strerror}", hint="run the same command again") from error
+    with opened:
+        yield opened
 
 
 @contextmanager
-def _changes_named(body: BinaryIO, size: int) -> Iterator[None]:
+def _changes_named(file: LocalFile, body: BinaryIO, size: int) -> Iterator[None]:
     """Name the file if it was not sent because it changed: people do not know it by its key."""
     try:
         yield
@@ -144,5 +144,5 @@ def _changes_named(body: BinaryIO, size: int) -> Iterator[None]:
         if isinstance(error, StoreUnreachable) and os.fstat(body.fileno()).st_size == size:
             raise
         raise CorruptBlob(
-            f"{body.name} changed while it was read or uploaded", hint="run it again when nobody writes there"
+            f"{file} changed while it was read or uploaded", hint="run it again when nobody writes there"
         ) from error

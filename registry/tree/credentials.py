@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from registry.errors import BadBundle, BadInput
+from registry.formats.local_file import LocalFile
 from registry.parallel import in_parallel
 from registry.tree.layout import PROJECT
 
@@ -31,7 +31,7 @@ _CONTENTS = {
 _PATTERNS = {what: re.compile(pattern) for what, pattern in _CONTENTS.items()}
 
 
-def check_credentials(paths: Mapping[str, Path], allowed: Sequence[str] = ()) -> None:
+def check_credentials(paths: Mapping[str, LocalFile], allowed: Sequence[str] = ()) -> None:
     """Refuse a project's files that look like credentials: by their names, or by their first bytes.
 
     Args:
@@ -40,7 +40,7 @@ def check_credentials(paths: Mapping[str, Path], allowed: Sequence[str] = ()) ->
 
     Raises:
         BadInput: files look like credentials (the message names them), or `allowed` names a file that does not exist.
-        BadBundle: a file can't be read.
+        BadBundle: a file can't be read, or a link leads to it.
     """
     files = {path.removeprefix(PROJECT): file for path, file in paths.items() if path.startswith(PROJECT)}
     allowed_paths = {path.removeprefix("./") for path in allowed}
@@ -71,7 +71,7 @@ def _by_name(path: str) -> str:
     return f"named like credentials, {name}" if any(fnmatchcase(name, secret) for secret in _NAMES) else ""
 
 
-def _by_content(file: Path) -> str:
+def _by_content(file: LocalFile) -> str:
     """Which credentials the first bytes of a file hold; empty if none."""
     with file.open("rb") as opened:
         beginning = opened.read(_CHECKED_BYTES)

@@ -22,11 +22,11 @@ from pydantic import Field
 
 from registry.errors import BadInput, UnsafePath
 from registry.formats.document import Document
+from registry.machine.safe_folder import SafeFolder
 from registry.names import is_version_name
 from registry.progress import Progress, no_progress
 from registry.tree.file_system_errors import tree_errors
 from registry.tree.layout import STATE_FOLDER, FetchFiles
-from registry.tree.safe_folder import SafeFolder
 from registry.tree.version_folder import VERSIONS, FolderContent, damaged_files, linked, move_link, write_folder
 from registry.versions.pointer import Pointer
 

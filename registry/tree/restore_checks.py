@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from registry.errors import BadInput, UnsafePath
+from registry.machine.safe_folder import SafeFolder
 from registry.tree.restore_target import LOCK, RestoreTarget, work_folder
-from registry.tree.safe_folder import SafeFolder
 
 
 @contextmanager

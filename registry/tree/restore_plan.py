@@ -10,8 +10,8 @@ from pathlib import Path
 
 from registry.errors import BadInput, NotFound, UnsafePath
 from registry.formats import canonical
+from registry.machine.safe_folder import FileDescription
 from registry.tree.layout import mode_of
-from registry.tree.safe_folder import FileDescription
 from registry.versions.manifest import FileEntry
 
 _NEVER_CLEANED = (".git", ".hg", ".svn")

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from registry.errors import BadInput, BadManifest, UnsafePath
+from registry.machine.safe_folder import SafeFolder, copy_owner_and_mode
 from registry.progress import Progress
 from registry.tree.layout import STATE_FOLDER
 from registry.tree.restore_plan import TreeFile, TreeListing, TreePlan
-from registry.tree.safe_folder import SafeFolder, copy_owner_and_mode
 from registry.tree.stash import RestoredFile, RestoredTree, Stash, StashedFile, StashEntry
 
 STATE = f"{STATE_FOLDER}/restored.json"

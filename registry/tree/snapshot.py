@@ -8,16 +8,17 @@ tracks.
 
 from __future__ import annotations
 
-import os
+import stat
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from registry.errors import BadBundle, BadWeights, no_folder
+from registry.formats.local_file import LocalFile
 from registry.machine.gitignore import IgnoreRules, is_cache
+from registry.machine.source_folder import SourceFolder
 from registry.progress import Progress, no_progress
 from registry.tree.layout import FILES_FLAVOR, PROJECT, STATE_FOLDER
 from registry.versions.bundle import Bundle, file_entries, read_component_files
@@ -47,7 +48,7 @@ class Project:
     """
 
     folder: Path
-    files: Mapping[str, Path]
+    files: Mapping[str, LocalFile]
     size: int
     ignored: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
@@ -62,8 +63,8 @@ class Project:
         """
         if not folder.is_dir():
             raise BadBundle(no_folder(folder), hint="give the folder of a project")
-        walk = _ProjectWalk(folder)
         try:
+            walk = _ProjectWalk(SourceFolder(folder))
             walk.enter("", IgnoreRules())
             check_unique(sorted(walk.files))
         except ValueError as error:
@@ -100,7 +101,9 @@ def read_project(project: Project, progress: Progress = no_progress) -> Bundle:
     return Bundle(None, {COMPONENT: _component(project)}, file_entries(paths, progress), paths, FILES_FLAVOR)
 
 
-def read_component(name: str, folder: Path, progress: Progress = no_progress) -> tuple[ComponentFiles, dict[str, Path]]:
+def read_component(
+    name: str, folder: Path, progress: Progress = no_progress
+) -> tuple[ComponentFiles, dict[str, LocalFile]]:
     """Read one component of a version from a folder; of a project, the files that a snapshot includes.
 
     Raises:
@@ -149,9 +152,9 @@ def _some(names: Sequence[str]) -> str:
 class _ProjectWalk:
     """Reads a project's folder, and collects what it finds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: SourceFolder) -> None:
         self._folder = folder
-        self.files: dict[str, Path] = {}
+        self.files: dict[str, LocalFile] = {}
         self.size = 0
         self.ignored: list[str] = []
         self.links: dict[str, str] = {}
@@ -160,43 +163,38 @@ class _ProjectWalk:
     def enter(self, here: str, rules: IgnoreRules) -> None:
         """Read a folder; `here` is its path, with a `/` at the end."""
         if here.count("/") > _MAX_DEPTH:
-            raise BadBundle(f"{self._folder / here} is nested more than {_MAX_DEPTH} folders deep")
-        entries = sorted(os.scandir(self._folder / here), key=lambda entry: entry.name)
-        below = rules.in_folder(here, self._folder / here)
-        for entry in entries:
-            path = here + entry.name
-            is_folder = entry.is_dir(follow_symlinks=False)
+            raise BadBundle(f"{self._folder.file(here)} is nested more than {_MAX_DEPTH} folders deep")
+        below = rules.in_folder(here, self._folder)
+        for name, info in self._folder.entries(here):
+            path = here + name
+            is_folder = stat.S_ISDIR(info.st_mode)
             if (
-                _is_left_out(entry.name)
-                or (is_folder and _is_generated(entry, here, self._folder))
+                _is_left_out(name)
+                or (is_folder and self._is_generated(here, name))
                 or below.exclude(path, is_folder=is_folder)
             ):
                 self.ignored.append(f"{path}/" if is_folder else path)
-            elif entry.is_symlink():
-                self.links[path] = str(Path(entry.path).readlink())
+            elif stat.S_ISLNK(info.st_mode):
+                self.links[path] = self._folder.read_link(path)
             elif is_folder:
                 self.enter(f"{path}/", below)
-            elif entry.is_file(follow_symlinks=False):
-                self._include(path, entry)
+            elif stat.S_ISREG(info.st_mode):
+                self._include(path, info.st_size)
             else:
                 self.special.append(path)
 
-    def _include(self, path: str, entry: os.DirEntry[str]) -> None:
-        self.files[check_new_path(path)] = Path(entry.path)
+    def _is_generated(self, here: str, name: str) -> bool:
+        """Whether a folder is a virtual environment, a restored tree, or the `versions/` of `ulora switch`."""
+        is_switched = name == _VERSIONS and self._folder.is_folder(f"{here}{STATE_FOLDER}")
+        return is_switched or any(self._folder.is_file(f"{here}{name}/{mark}") for mark in (_ENVIRONMENT, _RESTORED))
+
+    def _include(self, path: str, size: int) -> None:
+        self.files[check_new_path(path)] = self._folder.file(path)
         check_new_path(f"{PROJECT}{path}")
-        self.size += entry.stat(follow_symlinks=False).st_size
+        self.size += size
         if len(self.files) > MAX_FILES:
-            raise BadBundle(f"{self._folder} has more than {MAX_FILES} files")
+            raise BadBundle(f"{self._folder.path} has more than {MAX_FILES} files")
 
 
 def _is_left_out(name: str) -> bool:
     return is_cache(name) or any(fnmatchcase(name, pattern) for pattern in _OURS)
-
-
-def _is_generated(entry: os.DirEntry[str], here: str, folder: Path) -> bool:
-    """Whether a folder is a virtual environment, a restored tree, or the `versions/` of `ulora switch`."""
-    with suppress(OSError):
-        inner = Path(entry.path)
-        is_switched = entry.name == _VERSIONS and (folder / here / STATE_FOLDER).is_dir()
-        return is_switched or (inner / _ENVIRONMENT).is_file() or (inner / _RESTORED).is_file()
-    return False

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field
 
 from registry.errors import BadManifest, NotFound
 from registry.formats.document import Document, DocumentPart, Sha256
+from registry.machine.safe_folder import SafeFolder
 from registry.tree.restore_plan import TreeFile
-from registry.tree.safe_folder import SafeFolder
 
 _STASH = "stash"
 _BLOBS = f"{_STASH}/blobs"

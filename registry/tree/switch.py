@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 from registry.errors import BadInput, BadManifest, BadVersionName, NotFound
+from registry.machine.safe_folder import SafeFolder
 from registry.names import VersionName
 from registry.progress import Progress, no_progress
 from registry.tree.file_system_errors import tree_errors
 from registry.tree.layout import STATE_FOLDER, FetchFiles, tree_files
-from registry.tree.safe_folder import SafeFolder
 from registry.tree.version_folder import (
     CURRENT,
     MANIFEST,

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from registry.errors import BadInput, NotFound, UnsafePath
 from registry.formats import canonical
+from registry.machine.safe_folder import SafeFolder
 from registry.names import is_target_name
 from registry.progress import Progress, no_progress
 from registry.tree.layout import STATE_FOLDER, FetchFiles, mode_of, tree_files
-from registry.tree.safe_folder import SafeFolder
 from registry.versions.manifest import FileEntry, Manifest
 
 CURRENT = "current"

@@ -14,6 +14,7 @@ from pathlib import Path
 from registry.answers import Created
 from registry.catalog.reference import complete
 from registry.errors import IntegrityError, NotInMlflow, UloraError
+from registry.formats.local_file import LocalFile
 from registry.names import VersionName
 from registry.progress import Progress, Say
 from registry.store.cache import Described
@@ -218,7 +219,7 @@ def _create(wiring: Wiring, planned: _Planned, *, offline: bool, progress: Progr
             wiring.forgotten.take_back(manifest.version)
         return bound is None and wiring.bindings.bind(manifest, wiring.blobs.put(manifest.to_bytes()))
 
-    def local(file: Described) -> AbstractContextManager[Path]:
+    def local(file: Described) -> AbstractContextManager[LocalFile]:
         return nullcontext(sources.get(file.sha256) or wiring.blobs.fetch([file])[file.sha256])
 
     done = publish(wiring.store, manifest.files, local, commit, progress)

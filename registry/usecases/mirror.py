@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from registry.breakglass.write_script import Script
 from registry.catalog.client import Catalog
@@ -12,6 +11,7 @@ from registry.catalog.mirror import mirror as mirror_channels
 from registry.catalog.reference import Reference
 from registry.catalog.views import ChannelViews
 from registry.errors import IntegrityError, NotInMlflow, StoreDenied, StoreUnreachable, VersionNotFound, first_line
+from registry.formats.local_file import LocalFile
 from registry.names import VersionName
 from registry.parallel import within
 from registry.usecases.pages import RECENT, Pages
@@ -79,7 +79,7 @@ def not_shown(what: str, answer: object) -> Iterator[None]:
         raise NotInMlflow(f"{what}: {first_line(error)}", hint=hint, answer=answer) from error
 
 
-def log_version(wiring: Wiring, binding: Binding, paths: Mapping[str, Path] | None) -> int:
+def log_version(wiring: Wiring, binding: Binding, paths: Mapping[str, LocalFile] | None) -> int:
     """Log a version in MLflow, from files on disk or (None) from the store, and return its number there.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,9 @@ from pydantic import ValidationError
 from registry.errors import BadBundle, BadInput, BadManifest, BadWeights, no_folder
 from registry.formats import canonical
 from registry.formats.document import first_problem
+from registry.formats.local_file import LocalFile
 from registry.machine import clock, provenance
+from registry.machine.source_folder import SourceFolder
 from registry.names import VersionName, check_target
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
@@ -40,7 +42,6 @@ _PROJECT = "project/"
 _MAX_DEPTH = 32
 _SHOWN = 5
 _CHUNK = 1024 * 1024
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class Bundle:
     backbone: BackboneRef | None
     components: dict[str, Component]
     files: tuple[FileEntry, ...]
-    paths: dict[str, Path]
+    paths: dict[str, LocalFile]
     flavor: str = DEFAULT_FLAVOR
 
     @property
-    def sources(self) -> dict[str, Path]:
+    def sources(self) -> dict[str, LocalFile]:
         """Local files by the sha256 of their bytes."""
         return {file.sha256: self.paths[file.path] for file in self.files if file.path in self.paths}
 
@@ -64,7 +65,7 @@ class Bundle:
         """Whether all of its files are local."""
         return len(self.paths) == len(self.files)
 
-    def replacing(self, paths: Mapping[str, Path]) -> Bundle:
+    def replacing(self, paths: Mapping[str, LocalFile]) -> Bundle:
         """The same bundle with other local files at some of its paths.
 
         Raises:
@@ -97,7 +98,7 @@ def read_bundle(folder: Path, progress: Progress = no_progress) -> Bundle:
 
 def read_component_files(
     name: str, folder: Path, progress: Progress = no_progress
-) -> tuple[ComponentFiles, dict[str, Path]]:
+) -> tuple[ComponentFiles, dict[str, LocalFile]]:
     """Read one component from a folder, with its local files by their paths in a version.
 
     Args:
@@ -130,17 +131,18 @@ def read_component_files(
     return ComponentFiles(name, component, files, str(folder), {"source": str(folder)}, offers=offers), paths
 
 
-def _documents(members: dict[str, Path]) -> dict[str, str]:
+def _documents(members: dict[str, LocalFile]) -> dict[str, str]:
     """The digest of each JSON file of a configuration, by its name; components may require them."""
     names = [inner for inner in members if inner.endswith(".json") and "/" not in inner]
     return {inner.removesuffix(".json"): canonical.digest(_read_json(members, inner)) for inner in names}
 
 
-def file_entries(paths: Mapping[str, Path], progress: Progress = no_progress) -> tuple[FileEntry, ...]:
+def file_entries(paths: Mapping[str, LocalFile], progress: Progress = no_progress) -> tuple[FileEntry, ...]:
     """The manifest entries of local files, given by their paths in a version.
 
     Raises:
-        BadBundle: a file can't be read, changes while it is read, or has a path that is not allowed.
+        BadBundle: a file can't be read, changes while it is read, or has a path that is not allowed; or a link
+            leads to it.
     """
     try:
         return tuple(in_parallel(lambda item: _entry(*item, progress), sorted(paths.items())))
@@ -150,10 +152,10 @@ def file_entries(paths: Mapping[str, Path], progress: Progress = no_progress) ->
         raise BadBundle(f"{error.filename} can't be read: {error.strerror}") from error
 
 
-def _entry(path: str, file: Path, progress: Progress) -> FileEntry:
+def _entry(path: str, file: LocalFile, progress: Progress) -> FileEntry:
     """The entry of one file. Size and digest are those of the bytes that were read."""
     digest, size = hashlib.sha256(), 0
-    with os.fdopen(os.open(file, _FILE), "rb") as opened:
+    with file.open("rb") as opened:
         before = os.fstat(opened.fileno())
         _check_size(path, before.st_size)
         while size <= before.st_size and (chunk := opened.read(_CHUNK)):
@@ -177,13 +179,13 @@ def _check_size(path: str, size: int) -> None:
         raise BadBundle(f"a file can't become part of a version: {error}", hint="leave it out") from error
 
 
-def _find_files(folder: Path) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
+def _find_files(folder: Path) -> dict[str, LocalFile]:
+    paths: dict[str, LocalFile] = {}
     try:
-        for file in _walk(folder, 0):
-            path = file.relative_to(folder).as_posix()
-            paths[check_new_path(path)] = file
-            check_new_size(path, file.stat(follow_symlinks=False).st_size)
+        source = SourceFolder(folder)
+        for path, size in _walk(source, "", 0):
+            paths[check_new_path(path)] = source.file(path)
+            check_new_size(path, size)
             if len(paths) > MAX_FILES:
                 raise BadBundle(f"{folder} has more than {MAX_FILES} files")
         check_unique(sorted(paths))
@@ -194,7 +196,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _refuse_pickles(paths: Mapping[str, Path]) -> None:
+def _refuse_pickles(paths: Iterable[str]) -> None:
     """A version's weights are safetensors. Files of a project are not loaded, so they may be anything."""
     pickles = [path for path in paths if may_be_pickle(path) and not path.startswith(_PROJECT)]
     if pickles:
@@ -205,31 +207,34 @@ def _refuse_pickles(paths: Mapping[str, Path]) -> None:
         )
 
 
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
+def _walk(folder: SourceFolder, here: str, depth: int) -> Iterator[tuple[str, int]]:
+    """The files below a folder and their sizes; `here` is its path, with a `/` at the end."""
     if depth > _MAX_DEPTH:
-        raise BadBundle(f"{folder} is nested more than {_MAX_DEPTH} folders deep")
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_symlink():
+        raise BadBundle(f"{folder.path / here} is nested more than {_MAX_DEPTH} folders deep")
+    for name, info in folder.entries(here):
+        path = here + name
+        if stat.S_ISLNK(info.st_mode):
             raise BadBundle(
-                f"{entry.path} is a link", hint="a version holds files only: replace the link by a copy of its target"
+                f"{folder.file(path)} is a link",
+                hint="a version holds files only: replace the link by a copy of its target",
             )
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), depth + 1)
-        elif entry.is_file():
-            yield Path(entry.path)
+        if stat.S_ISDIR(info.st_mode):
+            yield from _walk(folder, f"{path}/", depth + 1)
+        elif stat.S_ISREG(info.st_mode):
+            yield path, info.st_size
         else:
-            raise BadBundle(f"{entry.path} is neither a file nor a folder")
+            raise BadBundle(f"{folder.file(path)} is neither a file nor a folder")
 
 
-def _read_backbone(paths: dict[str, Path]) -> BackboneRef:
+def _read_backbone(paths: dict[str, LocalFile]) -> BackboneRef:
     try:
         return BackboneRef.model_validate(_read_json(paths, "backbone.json"))
     except ValidationError as error:
         raise BadBundle(f"backbone.json does not follow the format: {first_problem(error)}") from error
 
 
-def _read_components(paths: dict[str, Path], backbone: BackboneRef) -> dict[str, Component]:
-    members: dict[str, dict[str, Path]] = {}
+def _read_components(paths: dict[str, LocalFile], backbone: BackboneRef) -> dict[str, Component]:
+    members: dict[str, dict[str, LocalFile]] = {}
     for path, file in paths.items():
         name, inner = _component_of(path)
         members.setdefault(name, {})[inner] = file
@@ -238,7 +243,7 @@ def _read_components(paths: dict[str, Path], backbone: BackboneRef) -> dict[str,
     return {name: _read_component(name, inner, backbone) for name, inner in sorted(members.items())}
 
 
-def _read_component(name: str, members: dict[str, Path], backbone: BackboneRef | None) -> Component:
+def _read_component(name: str, members: dict[str, LocalFile], backbone: BackboneRef | None) -> Component:
     """Read one component; if a backbone is given, check that the component was made for it."""
     if name.startswith("adapters/"):
         check_target(name.removeprefix("adapters/"))
@@ -277,7 +282,7 @@ def _component_of(path: str) -> tuple[str, str]:
     return f"adapters/{target}", inner
 
 
-def _read_json(paths: dict[str, Path], path: str, what: str = "") -> dict[str, Any]:
+def _read_json(paths: dict[str, LocalFile], path: str, what: str = "") -> dict[str, Any]:
     what = what or path
     if path not in paths:
         raise BadBundle(f"{what} is missing", hint="`ulora create --help` describes a bundle")

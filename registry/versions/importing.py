@@ -18,12 +18,14 @@ from typing import Any, Protocol
 from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors, no_folder
 from registry.formats import canonical
 from registry.formats.counts import counted
+from registry.formats.local_file import LocalFile
 from registry.machine.scratch import scratch
+from registry.machine.source_folder import unchanged
 from registry.plugins import BUNDLES, IMPORTERS, installed, not_installed, plugin
 from registry.progress import Say, say_nothing
 from registry.versions.backbones import BackboneMirror
 from registry.versions.bundle import ReleaseNotes, read_bundle
-from registry.versions.manifest import BackboneRef, Manifest, check_path
+from registry.versions.manifest import MAX_FILES, BackboneRef, Manifest, check_path
 
 MODELS = "models:/"
 MANIFEST = "version.json"
@@ -33,6 +35,8 @@ _EXTRA = "pip install 'ulora-registry[dino]'"
 _DIGESTS = {64: "sha256", 40: "sha1", 32: "md5"}
 """The hash algorithm of an old version folder, by the length of its hex digests."""
 _SHOWN = 20
+_NOT_READ = (".git", ".venv", "__pycache__")
+"""Folders that no importer looks into."""
 
 Download = Callable[[str, Path], Path]
 """Downloads a `models:/…` into a folder and returns the folder of the model."""
@@ -175,10 +179,10 @@ def prepare_bundle(source: Path | str, importing: Importing) -> Iterator[Prepare
 
 @contextmanager
 def replaced_files(
-    flavor: str, files: Mapping[str, Path], backbone: BackboneRef | None, say: Say
+    flavor: str, files: Mapping[str, LocalFile], backbone: BackboneRef | None, say: Say
 ) -> Iterator[dict[str, Path]]:
     """The files to store in place of a bundle's own, by path: what the entry point group `ulora.bundles` has for the
-    flavor returns their bytes. They lie in a temporary folder.
+    flavor returns their bytes; it gets the files as `LocalFile`, and the backbone. They lie in a temporary folder.
 
     Raises:
         BadWeights, BadManifest, MissingBlob: the flavor refuses a file.
@@ -228,13 +232,19 @@ def refuse_import_options(importing: Importing, source: str) -> None:
 
 
 def _convert(folder: Path | str, scratch_folder: Path, importing: Importing) -> PreparedBundle:
-    bundle, say = scratch_folder / "bundle", importing.say
+    bundle = scratch_folder / "bundle"
     bundle.mkdir()
+    with unchanged(Path(folder), _NOT_READ, 2 * MAX_FILES):
+        return _write_bundle(Path(folder), bundle, importing)
+
+
+def _write_bundle(folder: Path, bundle: Path, importing: Importing) -> PreparedBundle:
+    say = importing.say
     known = [each.backbone for each in importing.mirror.all()]
     options = {"target": importing.target, "backbone": importing.backbone}
     try:
         convert: Importer = plugin(IMPORTERS, importing.flavor)
-        imported = convert(Path(folder), bundle, **options, known=known, fetch=importing.mirror.fetch, say=say)
+        imported = convert(folder, bundle, **options, known=known, fetch=importing.mirror.fetch, say=say)
     except ModuleNotFoundError as error:
         raise MissingDependency(
             f"importing {folder} needs the package {error.name}, which is not installed", hint=_EXTRA
@@ -242,7 +252,7 @@ def _convert(folder: Path | str, scratch_folder: Path, importing: Importing) -> 
     _describe(imported, bundle, say)
     if imported.version is None:
         return PreparedBundle(bundle, ReleaseNotes(), imported.assumed)
-    _check_digests(Path(folder), imported.version, say)
+    _check_digests(folder, imported.version, say)
     return PreparedBundle(bundle, _old_release_notes(imported.version), imported.assumed)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from operator import mul
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from registry.errors import BadManifest, BadWeights
 from registry.formats import canonical
+from registry.formats.local_file import LocalFile
 
 MAX_HEADER = 16 * 1024 * 1024
 """Bytes of the largest header that is read; ten thousand tensors need about a tenth of it."""
@@ -60,7 +62,7 @@ def may_be_pickle(path: str) -> bool:
     return bool(suffixes) and suffixes[-1] in PICKLES
 
 
-def weights_sha256(files: Mapping[str, Path]) -> str | None:
+def weights_sha256(files: Mapping[str, LocalFile]) -> str | None:
     """The digest of all tensors of a component.
 
     It covers the sorted tuples (canonical name, dtype, shape, little-endian bytes). The canonical name is the file's
@@ -77,7 +79,7 @@ def weights_sha256(files: Mapping[str, Path]) -> str | None:
     return tensors_sha256(tensors) if tensors else None
 
 
-def tensors_of(files: Mapping[str, Path]) -> list[Tensor]:
+def tensors_of(files: Mapping[str, LocalFile]) -> list[Tensor]:
     """The tensors of a component's files; their bytes are read when they are hashed.
 
     Args:
@@ -87,10 +89,10 @@ def tensors_of(files: Mapping[str, Path]) -> list[Tensor]:
         BadWeights: a file is truncated or malformed.
     """
     return [
-        Tensor(canonical_name(inner, span.name), span.dtype, span.shape, partial(_read_span, path, span))
-        for inner, path in files.items()
+        Tensor(canonical_name(inner, span.name), span.dtype, span.shape, partial(_read_span, file, span))
+        for inner, file in files.items()
         if inner.endswith(".safetensors")
-        for span in read_header(path, inner)
+        for span in read_header(file, inner)
     ]
 
 
@@ -127,16 +129,16 @@ def tensors_sha256(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_header(path: Path, what: str = "") -> list[TensorSpan]:
+def read_header(file: LocalFile, what: str = "") -> list[TensorSpan]:
     """The tensors of a safetensors file, checked against the file's size; `what` names it in errors.
 
     Raises:
         BadWeights: the file is truncated, its header malformed, or a tensor's bytes do not fit its shape.
     """
-    what = what or path.name
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        lead = file.read(8)
+    what = what or file.name
+    with file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        lead = opened.read(8)
         if len(lead) < 8:
             raise BadWeights(f"{what} is truncated: {size} bytes are too short for a safetensors header")
         (length,) = struct.unpack("<Q", lead)
@@ -144,7 +146,7 @@ def read_header(path: Path, what: str = "") -> list[TensorSpan]:
             raise BadWeights(
                 f"{what} is not a safetensors file, or truncated: its header would have {length} of {size} bytes"
             )
-        text = file.read(length)
+        text = opened.read(length)
     try:
         if _MINUS_ZERO.search(text):
             raise ValueError("a number is -0, which the library of the format takes for no integer")
@@ -196,13 +198,13 @@ def _check_cover(what: str, spans: list[TensorSpan], start: int, size: int) -> N
         )
 
 
-def _read_span(path: Path, span: TensorSpan) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(span.start)
+def _read_span(file: LocalFile, span: TensorSpan) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        opened.seek(span.start)
         left = span.end - span.start
         while left:
-            chunk = file.read(min(_CHUNK, left))
+            chunk = opened.read(min(_CHUNK, left))
             if not chunk:
-                raise BadWeights(f"{path.name} became shorter while it was read")
+                raise BadWeights(f"{file.name} became shorter while it was read")
             left -= len(chunk)
             yield chunk

@@ -69,6 +69,14 @@ def tree_of(folder: Path) -> dict[str, str]:
     return found
 
 
+def swap_for_link(folder: Path, to: Path) -> Path:
+    """Put a link in the place of a folder, as another user may do at any time; returns where the folder is now."""
+    aside = folder.with_name(f"{folder.name}-before")
+    folder.rename(aside)
+    folder.symlink_to(to)
+    return aside
+
+
 def write_tree(folder: Path, content: Content) -> Path:
     """Write files; a path that ends in `*` is executable."""
     for path, text in content.items():

@@ -23,6 +23,7 @@ ALLOWED = {
     "formats.canonical",
     "formats.counts",
     "formats.html",
+    "formats.local_file",
     "machine.cores",
     "machine.programs",
     "versions.manifest",

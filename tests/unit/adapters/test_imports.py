@@ -14,6 +14,7 @@ ALLOWED = {
     "registry.formats.canonical",
     "registry.formats.counts",
     "registry.formats.html",
+    "registry.formats.local_file",
     "registry.machine.cores",
     "registry.machine.programs",
     "registry.names",

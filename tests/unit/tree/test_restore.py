@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import BadInput, CorruptBlob, NotFound, NotNow, UnsafePath
+from registry.machine.safe_folder import SafeFolder
 from registry.tree.restore import is_unfinished, recover, restore, undo
 from registry.tree.restore_target import RestoreTarget, swap_atomically, swap_in_two_steps
-from registry.tree.safe_folder import SafeFolder
 from tests.support.working_trees import Content, Shelf, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "bin/run*": "run", "config/a.yaml": "a", "gone/x": "x"}

@@ -16,6 +16,7 @@ from adapters.importing.literal_names import literal_documents
 from registry.errors import BadManifest, BadWeights
 from registry.versions.bundle import read_bundle
 from tests.support.bundles import manifest_of, write_bundle
+from tests.support.bundles import read_bundle as files_of
 
 CONFIG = "adapters/low/adapter_config.json"
 
@@ -56,7 +57,7 @@ def test_what_loading_refuses_is_no_version(how: str, tmp_path: Path) -> None:
     with pytest.raises((BadWeights, BadManifest), match=CONFIG):
         literal_documents(bundle.paths, bundle.backbone)
     with pytest.raises((BadWeights, BadManifest), match=CONFIG):
-        load(manifest_of(tmp_path), bundle.paths)
+        load(manifest_of(tmp_path), files_of(tmp_path))
 
 
 def test_the_check_does_not_import_torch() -> None:

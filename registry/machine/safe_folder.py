@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 from registry.errors import BadInput, CorruptBlob, NotNow, UnsafePath
-from registry.tree import system_calls
+from registry.machine import system_calls
 
 CHUNK = 1024 * 1024
 MAX_DEPTH = 256
@@ -105,7 +105,7 @@ class SafeFolder:
             here = pending.pop()
             if here.count("/") >= MAX_DEPTH:
                 raise BadInput(f"{self.path / here} is nested more than {MAX_DEPTH} folders deep")
-            for name, info in self._list(here):
+            for name, info in self.entries(here):
                 path = f"{here}/{name}" if here else name
                 yield path, info
                 if stat.S_ISDIR(info.st_mode):
@@ -135,9 +135,18 @@ class SafeFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def entries(self, path: str) -> list[tuple[str, os.stat_result]]:
+        """The names in a folder, sorted, each with its status: of a link its own."""
+        found = []
+        with self.folder(path) as folder, os.scandir(folder.fd) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+        return sorted(found)
+
     def names(self) -> list[str]:
         """The names in this folder."""
-        return [name for name, _ in self._list("")]
+        return [name for name, _ in self.entries("")]
 
     def digest(self, path: str) -> str:
         """The sha256 of a file's bytes, in hex."""
@@ -240,7 +249,7 @@ class SafeFolder:
             return
         with self.folder(path) as inner:
             os.fchmod(inner.fd, stat.S_IMODE(info.st_mode) | stat.S_IRWXU)
-            for name, _ in inner._list(""):
+            for name, _ in inner.entries(""):
                 inner.remove(name)
         with self._parent(path) as (parent, name):
             os.rmdir(name, dir_fd=parent)
@@ -308,14 +317,6 @@ class SafeFolder:
     def _check_inside(self, path: str) -> None:
         if "\0" in path or ".." in path.split("/"):
             raise UnsafePath(f"{self.path}/{path!a} leads out of its folder", hint="nothing was changed")
-
-    def _list(self, path: str) -> list[tuple[str, os.stat_result]]:
-        found = []
-        with self.folder(path) as folder, os.scandir(folder.fd) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    found.append((entry.name, entry.stat(follow_symlinks=False)))
-        return sorted(found)
 
     def _copy(self, path: str, other: SafeFolder, other_path: str) -> None:
         with self.open(path) as source:
