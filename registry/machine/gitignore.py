@@ -13,10 +13,10 @@ import os
 import re
 import stat
 import string
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,8 +25,12 @@ from registry.machine.source_folder import SourceFolder
 IGNORE_FILE = ".gitignore"
 MAX_BYTES = 64 * 1024
 """Bytes of the largest file of patterns. The largest of https://github.com/github/gitignore has 13 KB."""
+MAX_WALK_BYTES = 1024 * 1024
+"""Bytes of all files of patterns that one walk reads. To compile so many takes 7 s on one core at most."""
 MAX_PATTERNS = 2000
 """How many patterns may apply to one folder, those of the folders above it included."""
+MAX_PATTERN = 4096
+"""Bytes of the longest pattern: what the longest path has that a system can open (PATH_MAX)."""
 CACHES = (
     ".git", ".hg", ".svn", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox",
     ".venv", "node_modules", ".ipynb_checkpoints", ".cache", "*.egg-info", ".eggs", "*.pyc", "*.pyo", ".DS_Store",
@@ -55,28 +59,63 @@ class _Pattern:
     is_for_names: bool
 
 
+class WalkBytes:
+    """How many bytes of files of patterns one walk may still read: `MAX_WALK_BYTES` at its beginning."""
+
+    def __init__(self) -> None:
+        self._left = MAX_WALK_BYTES
+
+    def take(self, count: int) -> bool:
+        """Take some; False if there are not so many left."""
+        self._left -= count
+        return self._left >= 0
+
+
 @dataclass(frozen=True)
 class IgnoreRules:
     """The patterns that apply in one folder, in groups: one group for each file, that of the highest folder first.
 
+    `IgnoreRules()` begins a walk through folders; the others are made from it.
+
     Attributes:
         groups: the path of the file's folder, with a `/` at the end, and its patterns.
+        check_time: called before each pattern is compiled; it raises an error when the walk has taken too long.
+        walk_bytes: how many bytes of files the walk may still read.
     """
 
     groups: tuple[tuple[str, tuple[_Pattern, ...]], ...] = ()
+    check_time: Callable[[], None] = field(default=lambda: None, compare=False)
+    walk_bytes: WalkBytes = field(default_factory=WalkBytes, repr=False, compare=False)
 
     def with_file(self, here: str, data: bytes) -> IgnoreRules:
         """These rules and those of one more file, whose patterns apply in the folder `here` and below.
 
         Raises:
-            ValueError: the file is too large, or too many patterns would apply.
+            ValueError: the file or one of its patterns is too large, this walk has read too many, or too many patterns
+                would apply.
         """
+        file = f"{here}{IGNORE_FILE}"
         if len(data) > MAX_BYTES:
-            raise ValueError(f"{here}{IGNORE_FILE} has more than {MAX_BYTES} bytes")
-        rules = IgnoreRules((*self.groups, (here, tuple(_patterns(data)))))
-        if sum(len(patterns) for _, patterns in rules.groups) > MAX_PATTERNS:
-            raise ValueError(f"{here}{IGNORE_FILE} and those above it have more than {MAX_PATTERNS} patterns")
-        return rules
+            raise ValueError(f"{file} has more than {MAX_BYTES} bytes")
+        if not self.walk_bytes.take(len(data)):
+            raise ValueError(f"{file} and the other {IGNORE_FILE} files have more than {MAX_WALK_BYTES} bytes together")
+        room = MAX_PATTERNS - sum(len(patterns) for _, patterns in self.groups)
+        found = tuple(islice(self._compiled(file, data), room + 1))
+        if len(found) > room:
+            raise ValueError(f"{file} and those above it have more than {MAX_PATTERNS} patterns")
+        return replace(self, groups=(*self.groups, (here, found)))
+
+    def _compiled(self, file: str, data: bytes) -> Iterator[_Pattern]:
+        for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+            text = _without_trailing_spaces(line.removesuffix(b"\r"))
+            if text.startswith(b"#"):
+                continue
+            if len(text) > MAX_PATTERN:
+                raise ValueError(f"{file} has a pattern of more than {MAX_PATTERN} bytes")
+            self.check_time()
+            pattern = _pattern(text)
+            if pattern:
+                yield pattern
 
     def in_folder(self, here: str, folder: SourceFolder) -> IgnoreRules:
         """These rules and those of the `.gitignore` in `here`, if there is one; `here` is a path in `folder`.
@@ -123,19 +162,16 @@ def open_regular(file: Path) -> BinaryIO:
     return opened
 
 
-def _patterns(data: bytes) -> Iterator[_Pattern]:
-    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
-        pattern = _without_trailing_spaces(line.removesuffix(b"\r"))
-        if pattern.startswith(b"#"):
-            continue
-        is_exception = pattern.startswith(b"!")
-        pattern = pattern[is_exception:]
-        is_for_folders = pattern.endswith(_SLASH)
-        pattern = pattern[: len(pattern) - is_for_folders]
-        is_for_names = _SLASH not in pattern
-        regex = _regex(pattern.removeprefix(_SLASH))
-        if pattern and regex is not None:
-            yield _Pattern(re.compile(regex, re.DOTALL), is_exception, is_for_folders, is_for_names)
+def _pattern(text: bytes) -> _Pattern | None:
+    """A line as a pattern; None if it fits nothing."""
+    is_exception = text.startswith(b"!")
+    text = text[is_exception:]
+    is_for_folders = text.endswith(_SLASH)
+    text = text[: len(text) - is_for_folders]
+    regex = _regex(text.removeprefix(_SLASH))
+    if not text or regex is None:
+        return None
+    return _Pattern(re.compile(regex, re.DOTALL), is_exception, is_for_folders, is_for_names=_SLASH not in text)
 
 
 def _without_trailing_spaces(line: bytes) -> bytes:
@@ -255,4 +291,11 @@ def _one_of(allowed: set[int], *, is_negated: bool) -> bytes:
     letters = allowed | {0x2F} if is_negated else allowed - {0x2F}
     if not letters:
         return b"(?!)"
-    return b"[" + b"^" * is_negated + b"".join(rb"\x%02x" % letter for letter in sorted(letters)) + b"]"
+    return b"[" + b"^" * is_negated + b"".join(rb"\x%02x-\x%02x" % ends for ends in _ranges(letters)) + b"]"
+
+
+def _ranges(numbers: set[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each row of numbers without a gap."""
+    for _, row in groupby(enumerate(sorted(numbers)), lambda each: each[1] - each[0]):
+        found = [number for _, number in row]
+        yield found[0], found[-1]

@@ -33,6 +33,8 @@ GIT_COMMANDS = ("cat-file", "check-ref-format", "ls-tree", "rev-parse", "tag", "
 """What git is asked to do. None of them looks at files outside of the repository's own folder, or at attributes."""
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of the longest answer of git that is read: the list of about half a million files."""
+MAX_SAID = 64 * 1024
+"""Bytes of the longest answer in words, such as a commit or a name, and of the longest complaint that is kept."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH")
 """The variables that a program gets from this process's environment."""
 _FOLDERS = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
@@ -101,7 +103,9 @@ def ask_module(module: str, question: bytes, *, seconds: float) -> bytes:
     return done.stdout
 
 
-def ask_git(words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str, str]) -> GitAnswer:
+def ask_git(
+    words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str, str], at_most: int = MAX_SAID
+) -> GitAnswer:
     """Run a git command.
 
     Args:
@@ -109,11 +113,12 @@ def ask_git(words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str
         cwd: where it runs.
         seconds: after which it is killed.
         env: variables besides those that every program gets.
+        at_most: bytes of the longest answer that is read.
 
     Raises:
         BadInput: git is not installed.
         TimeoutError: it did not answer in time.
-        UloraError: its answer is longer than MAX_ANSWER.
+        UloraError: its answer is longer than `at_most`.
     """
     if words[0] not in GIT_COMMANDS:
         raise ValueError(f"git {words[0]} is not on the list of what may be run")
@@ -130,10 +135,10 @@ def ask_git(words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str
         timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:
-            out = process.stdout.read(MAX_ANSWER + 1)
-            if len(out) > MAX_ANSWER:
-                raise UloraError(f"git {words[0]} answered with more than {MAX_ANSWER} bytes")
-            err = process.stderr.read(MAX_ANSWER).decode("utf-8", "replace")
+            out = process.stdout.read(at_most + 1)
+            if len(out) > at_most:
+                raise UloraError(f"git {words[0]} answered with more than {at_most} bytes")
+            err = process.stderr.read(MAX_SAID).decode("utf-8", "replace")
             code = process.wait()
         finally:
             timer.cancel()

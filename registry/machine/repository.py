@@ -8,6 +8,7 @@ are: no filter runs.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import os
 import re
@@ -21,7 +22,7 @@ from types import MappingProxyType
 
 from registry.errors import UloraError
 from registry.machine.gitignore import IgnoreRules, is_cache, open_regular
-from registry.machine.programs import GitAnswer, ask_git
+from registry.machine.programs import MAX_ANSWER, MAX_SAID, GitAnswer, ask_git
 from registry.machine.scratch import scratch
 from registry.machine.source_folder import SourceFolder
 
@@ -31,6 +32,8 @@ _COMPARE_SECONDS = 20
 _MAX_TEXT = 64 * 1024
 _MAX_FILES = 100_000
 _MAX_DEPTH = 64
+_MAX_PATH = 4096
+"""Bytes of the longest path that the system can open (PATH_MAX). A commit may name longer ones."""
 _CHUNK = 1024 * 1024
 _SHARED = ("objects", "refs", "packed-refs", "reftable")
 # One line each, in which no two stars can share what they take: other patterns take for ever on some configurations.
@@ -41,6 +44,7 @@ _WRITTEN = (
     "refs", "refs/tags", "reftable", "reftable/tables.list", "objects", *(f"objects/{n:02x}" for n in range(256)),
 )  # fmt: skip
 """What git writes a tag into, besides the file of the tag itself."""
+_ENTRY = re.compile(rb"[^\0]+")
 _LINK, _FILE, _PROGRAM = b"120000", b"100644", b"100755"
 _WHO = re.compile(r"(?P<name>.*) <(?P<email>[^<>]*)> (?P<date>\d+ [+-]\d{4})")
 _OF_A_PERSON = (
@@ -84,8 +88,8 @@ class Repository:
         done = self.run(*words)
         return done.out.decode("utf-8", "replace").strip() if done.code == 0 else None
 
-    def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({})) -> GitAnswer:
-        """Run a git command, with more variables if it needs them.
+    def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({}), at_most: int = MAX_SAID) -> GitAnswer:
+        """Run a git command that answers with at most so many bytes, with more variables if it needs them.
 
         Raises:
             BadInput, TimeoutError, UloraError: see `ask_git`.
@@ -95,7 +99,7 @@ class Repository:
             "GIT_DIR": own, "HOME": own, "XDG_CONFIG_HOME": own, "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1",
         }  # fmt: skip
-        return ask_git(words, cwd=self.borrowed, seconds=_SECONDS, env={**env, **ours})
+        return ask_git(words, cwd=self.borrowed, seconds=_SECONDS, env={**env, **ours}, at_most=at_most)
 
     def tag_elsewhere(self, name: str) -> str | None:
         """Why a tag of this name might be written into another folder, None if it stays in this repository.
@@ -132,14 +136,14 @@ class Repository:
 
         Raises:
             TimeoutError: it takes too long.
-            OSError, ValueError: a file can't be read, or there are too many.
+            OSError, ValueError: a file can't be read, there are too many, or the commit has a path that is too long.
             UloraError: see `ask_git`.
         """
         below = "".join(f"{part}/" for part in _real(folder).relative_to(self.root).parts)
-        listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit)
+        listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit, at_most=MAX_ANSWER)
         if listed.code != 0:
             raise UloraError(f"git can't list {commit}: {listed.err.strip()[:300]}")
-        return _Comparison(self, below, _tracked(listed.out, below)).finds_a_difference()
+        return _Comparison(self, below).finds_a_difference(listed.out)
 
 
 @contextmanager
@@ -230,35 +234,52 @@ def _text(file: Path) -> bytes:
         return opened_file.read(_MAX_TEXT)
 
 
-def _tracked(listed: bytes, below: str) -> dict[bytes, tuple[bytes, str]]:
-    """Mode and digest of a commit's files below a folder, by their path."""
-    prefix = os.fsencode(below)
-    entries = (entry.split(b"\t", 1) for entry in listed.split(b"\0") if entry)
-    found = {path: facts.split() for facts, path in entries if path.startswith(prefix)}
-    return {path: (mode, digest.decode()) for path, (mode, _, digest) in found.items()}
-
-
 class _Comparison:
     """Compares a folder with a commit's files, until there is a difference or no time left."""
 
-    def __init__(self, repository: Repository, below: str, tracked: dict[bytes, tuple[bytes, str]]) -> None:
+    def __init__(self, repository: Repository, below: str) -> None:
         self._repository = repository
         self._root = SourceFolder(repository.root)
         self._below = below
-        self._tracked = tracked
-        self._folders = {path[:at] for path in tracked for at, letter in enumerate(path) if letter == ord("/")}
+        self._tracked: dict[bytes, tuple[bytes, str]] = {}
+        self._paths: list[bytes] = []
         self._left = _MAX_FILES
         self._deadline = time.monotonic() + _COMPARE_SECONDS
 
-    def finds_a_difference(self) -> bool:
-        rules = IgnoreRules().with_file("", _text(self._repository.exclude))
-        seen: set[bytes] = set()
+    def finds_a_difference(self, listed: bytes) -> bool:
+        """Whether the folder differs from what `git ls-tree -z` lists."""
+        self._tracked = dict(self._entries(listed))
+        self._paths = sorted(self._tracked)
+        rules = IgnoreRules(check_time=self._check_time).with_file("", _text(self._repository.exclude))
+        seen = 0
         for path, kind in self._walk("", rules, is_ignored=False):
-            name = os.fsencode(path)
-            if name not in self._tracked or not self._is_same(path, kind, *self._tracked[name]):
+            tracked = self._tracked.get(os.fsencode(path))
+            if tracked is None or not self._is_same(path, kind, *tracked):
                 return True
-            seen.add(name)
-        return len(seen) < len(self._tracked)
+            seen += 1
+        return seen < len(self._tracked)
+
+    def _entries(self, listed: bytes) -> Iterator[tuple[bytes, tuple[bytes, str]]]:
+        """Path, and mode and digest, of a commit's files below the folder.
+
+        Whoever made the commit chose the paths: a few small objects can name a path of gigabytes.
+        """
+        prefix = os.fsencode(self._below)
+        for number, entry in enumerate(_ENTRY.finditer(listed)):
+            self._check_time()
+            facts, path = entry[0].split(b"\t", 1)
+            if number >= _MAX_FILES:
+                raise ValueError(f"the commit has more than {_MAX_FILES} files")
+            if len(path) > _MAX_PATH or path.count(b"/") > _MAX_DEPTH:
+                raise ValueError(f"the commit has a path of {len(path)} bytes, {path.count(b'/')} folders deep")
+            if path.startswith(prefix):
+                mode, _, digest = facts.split()
+                yield path, (mode, digest.decode())
+
+    def _has_tracked(self, folder: bytes) -> bool:
+        """Whether the commit has a file below a folder, whose path ends with a `/`."""
+        at = bisect.bisect_left(self._paths, folder)
+        return at < len(self._paths) and self._paths[at].startswith(folder)
 
     def _walk(self, here: str, rules: IgnoreRules, *, is_ignored: bool) -> Iterator[tuple[str, int]]:
         """The files below a folder that are tracked or not ignored, each with the mode that says its kind; `here` is
@@ -274,7 +295,7 @@ class _Comparison:
             self._count()
             skip = is_ignored or is_cache(each) or rules.exclude(path, is_folder=is_folder)
             if is_folder:
-                if not skip or os.fsencode(path) in self._folders:
+                if not skip or self._has_tracked(os.fsencode(f"{path}/")):
                     yield from self._walk(f"{path}/", rules, is_ignored=skip)
             elif not skip or os.fsencode(path) in self._tracked:
                 yield path, info.st_mode

@@ -39,7 +39,7 @@ _ODD = ("a**", "b**", "B**", "é**", "-**", "]**", " **", "**\\", "***")
 LONG = "/".join(["a" * 200] * 4)
 HOSTILE = (
     "**/*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b", "?*" * 200 + "b", "**/a*/" * 60 + "b", "/**/" + "**/*a*a*/" * 40 + "b",
-    "*" + "[a-za-z]" * 2000 + "*b", "(a+)+$", "*" * 5000 + "b",
+    "*" + "[a-za-z]" * 500 + "*b", "(a+)+$", "*" * 4000 + "b",
 )  # fmt: skip
 
 
@@ -110,6 +110,56 @@ def test_files_of_patterns_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     write_tree(tmp_path, {"sub/.gitignore": "z\n!z\n"})
     with pytest.raises(BadBundle, match="those above it have more than 3 patterns"):
         Project.at(tmp_path)
+
+
+BRACKETS = (
+    "[\x01-\xff]",
+    "[!a]",
+    "[a-cx-z]",
+    "[[:alnum:]]",
+    "[![:punct:]-~]",
+    "[" + "".join(map(chr, range(48, 91, 2))) + "]",
+)
+
+
+@pytest.mark.parametrize("bracket", BRACKETS, ids=ascii)
+def test_what_is_compiled_is_not_much_longer(bracket: str) -> None:
+    """Every letter of each bracket by itself would be 200 times as long."""
+    line = os.fsencode(bracket) * 20
+    ((_, (pattern,)),) = IgnoreRules().with_file("", line).groups
+    assert len(pattern.regex.pattern) <= 9 * len(line)
+
+
+def test_a_long_pattern_is_refused_and_compiled_never(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": "a", ".gitignore": f"#{'c' * gitignore.MAX_PATTERN}\n{'[a]' * 1365}\n"})
+    assert Project.at(tmp_path).files.keys() == {"a", ".gitignore"}
+    (tmp_path / ".gitignore").write_text("?" * (gitignore.MAX_PATTERN + 1))
+    with pytest.raises(BadBundle, match=r"\.gitignore has a pattern of more than 4096 bytes"):
+        Project.at(tmp_path)
+
+
+def test_all_files_of_one_walk_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gitignore, "MAX_WALK_BYTES", 100)
+    write_tree(tmp_path, {f"{number}/.gitignore": "x" * 25 for number in range(4)})
+    for _ in range(2):
+        assert len(Project.at(tmp_path).files) == 4
+    write_tree(tmp_path, {"4/.gitignore": "x"})
+    with pytest.raises(BadBundle, match=r"4/\.gitignore and the other .* more than 100 bytes together"):
+        Project.at(tmp_path)
+
+
+def test_no_more_is_compiled_when_the_time_is_over() -> None:
+    calls: list[int] = []
+
+    def check_time() -> None:
+        calls.append(0)
+        if len(calls) > 2:
+            raise TimeoutError
+
+    rules = IgnoreRules(check_time=check_time).with_file("", b"a\n")
+    with pytest.raises(TimeoutError):
+        rules.with_file("b/", b"b\nc\nd\ne\n")
+    assert len(calls) == 3
 
 
 def test_a_pipe_called_gitignore_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from registry.errors import UloraError
 from registry.machine import programs, provenance, repository
 from registry.machine.repository import opened
 from tests.support.hostile_repository import git
@@ -116,17 +120,85 @@ def test_what_is_in_no_repository_has_no_commit(tmp_path: Path, folder: Path) ->
 
 def test_a_repository_that_never_ends_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit's list of files can be far longer than its objects: each folder twice the one before."""
-    monkeypatch.setattr(programs, "MAX_ANSWER", 100)
+    monkeypatch.setattr(repository, "MAX_ANSWER", 100)
     commit = git(folder, "rev-parse", "HEAD")
     assert provenance.collect(folder).items() >= {"git_commit": commit, "git_dirty": None}.items()
     monkeypatch.undo()
     monkeypatch.setattr(repository, "_MAX_FILES", 3)
-    with pytest.raises(ValueError, match="more than 3 files"):
+    with pytest.raises(ValueError, match="the commit has more than 3 files"):
         state(folder)
+    few = committed(write_tree(folder.parent / "few", {"a.py": "a"}))
+    (few / "b/c/d").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"^more than 3 files"):
+        state(few)
     (folder / ".git/HEAD").unlink()
     os.mkfifo(folder / ".git/HEAD")
     with opened(folder) as found:
         assert found is None
+
+
+def commit_of_chains(folder: Path, depth: int, name: str, chains: int) -> str:
+    """Commit files that are not there, so many chains of folders with one file each; return the commit's name.
+
+    Each chain is the same one under another name, so that the objects are few and small.
+    """
+    git(write_tree(folder, {"a.py": "a"}), "init", "-q")
+    below = _written(folder, "tree", b"100644 f\0" + _written(folder, "blob", b"x"))
+    for _ in range(depth - 1):
+        below = _written(folder, "tree", b"40000 %s\0%s" % (name.encode(), below))
+    below = _written(folder, "tree", b"".join(b"40000 %04d\0%s" % (number, below) for number in range(chains)))
+    who = "a <a@b> 1 +0000"
+    text = f"tree {below.hex()}\nauthor {who}\ncommitter {who}\n\nfirst\n"
+    commit = _written(folder, "commit", text.encode()).hex()
+    git(folder, "update-ref", "HEAD", commit)
+    return commit
+
+
+def _written(folder: Path, kind: str, body: bytes) -> bytes:
+    """Write an object, also one that git itself would not make; return its digest."""
+    data = b"%s %d\0%s" % (kind.encode(), len(body), body)
+    digest = hashlib.sha1(data, usedforsecurity=False)
+    file = folder / ".git/objects" / digest.hexdigest()[:2] / digest.hexdigest()[2:]
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(zlib.compress(data))
+    return digest.digest()
+
+
+@pytest.mark.parametrize(
+    ("depth", "name", "chains", "expected"),
+    [(300, "n" * 1000, 1, None), (60, "n" * 60, 200, True), (65, "n", 1, None), (64, "n" * 100, 1, None)],
+    ids=["one long path", "many paths", "too deep", "too long"],
+)
+def test_a_few_objects_can_not_take_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int, name: str, chains: int, expected: bool | None
+) -> None:
+    """One path of 300 KB has prefixes of 45 MB together."""
+    monkeypatch.setattr(repository, "MAX_ANSWER", 1024 * 1024)  # so many bytes are set aside for it
+    commit = commit_of_chains(tmp_path / "bomb", depth, name, chains)
+    tracemalloc.start()
+    try:
+        found = provenance.collect(tmp_path / "bomb")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found["git_commit"], found["git_dirty"]) == (commit, expected)
+    assert peak < 8 * 1024 * 1024
+
+
+def test_a_listing_counts_for_the_time_it_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = folder.parent / "empty"
+    empty.mkdir()
+    (folder / ".git").rename(empty / ".git")
+    monkeypatch.setattr(repository, "_COMPARE_SECONDS", -1)
+    with pytest.raises(TimeoutError, match="could not be compared"):
+        state(empty)
+
+
+def test_long_words_of_git_are_not_read(folder: Path) -> None:
+    with (folder / ".git/config").open("a") as config:
+        config.write(f"[user]\nname = {'n' * 2 * programs.MAX_SAID}\nemail = a@b\n")
+    with pytest.raises(UloraError, match="git var answered with more than 65536 bytes"):
+        repository.committer(folder)
 
 
 def test_links_in_a_circle_are_no_repository(folder: Path) -> None:
