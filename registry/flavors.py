@@ -6,12 +6,12 @@ never move, and they keep their arguments and their meaning. (Those of the flavo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from registry.errors import BadInput, CorruptBlob, LoadFailed
+from registry.formats.bounded import file_digest
 from registry.versions.manifest import Manifest
 
 MANIFEST = "version.json"
@@ -51,8 +51,7 @@ def load_files(folder: str) -> Snapshot:
     for file in manifest.files:
         path = place / file.artifact_path
         path = path if path.is_file() else place / file.path  # as earlier releases stored it
-        data = path.read_bytes() if path.is_file() else None
-        if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
+        if not path.is_file() or _digest(path, file.size) != file.sha256:
             raise CorruptBlob(
                 f"{manifest.version}: {file.path} among the model's artifacts does not match the manifest",
                 hint="get it from the store instead: ulora restore",
@@ -74,3 +73,8 @@ def refuse_to_serve(manifest: Manifest, files: Mapping[str, Path], **options: An
 
 def _restore_hint(version: str) -> str:
     return f"`ulora restore {version} --target DIR` writes its files to a folder"
+
+
+def _digest(path: Path, at_most: int) -> str | None:
+    with path.open("rb") as file:
+        return file_digest(file.fileno(), at_most)

@@ -1,8 +1,14 @@
-"""Bytes that come in pieces from somebody else: read as a whole, and never more than a bound."""
+"""Bytes that come from somebody else: read as a whole, and never more than a bound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+
+from registry.progress import ignore
+
+_CHUNK = 1024 * 1024
 
 
 def joined(pieces: Iterable[bytes], limit: int) -> bytes | None:
@@ -15,3 +21,25 @@ def joined(pieces: Iterable[bytes], limit: int) -> bytes | None:
         if size > limit:
             return None
     return b"".join(kept)
+
+
+def file_digest(opened: int, at_most: int, arrived: Callable[[int], object] = ignore) -> str | None:
+    """The sha256 of an opened file's bytes, in hex; None if they are more than `at_most`.
+
+    A sparse file may say any size and take no space, and to read 8 TiB of it takes hours. So its size is looked at
+    first, and it is read to one byte beyond the bound: somebody may make it longer meanwhile.
+
+    Args:
+        opened: its descriptor, at the beginning.
+        arrived: called with the number of bytes of each piece that was read.
+    """
+    if os.fstat(opened).st_size > at_most:
+        return None
+    digest, left = hashlib.sha256(), at_most
+    while chunk := os.read(opened, min(_CHUNK, left + 1)):
+        left -= len(chunk)
+        if left < 0:
+            return None
+        digest.update(chunk)
+        arrived(len(chunk))
+    return digest.hexdigest()

@@ -35,14 +35,15 @@ class FilesByDigest:
         if not folder.is_dir():
             raise BadInput(no_folder(folder), hint="name one that holds good copies, e.g. the bundle")
         self._folder = folder
-        self._digests: dict[Path, str] = {}
+        self._digests: dict[Path, str | None] = {}
 
     def find(self, digest: str, size: int | None) -> Path | None:
         """A file with this digest, None if there is none. Without its `size` in bytes only small files are searched."""
         sizes = [size] if size is not None else [each for each in self._by_size if each <= canonical.MAX_DOCUMENT]
         candidates = [path for each in sizes for path in self._by_size.get(each, [])]
+        at_most = canonical.MAX_DOCUMENT if size is None else size
         candidates.sort(key=lambda path: path.name not in (digest, MANIFEST))  # the likely ones first
-        return next((path for path in candidates if self._digest(path) == digest), None)
+        return next((path for path in candidates if self._digest(path, at_most) == digest), None)
 
     @cached_property
     def _by_size(self) -> dict[int, list[Path]]:
@@ -61,12 +62,12 @@ class FilesByDigest:
     def _files(self) -> Iterator[Path]:
         return (Path(place, name) for place, _, names in os.walk(self._folder) for name in sorted(names))
 
-    def _digest(self, path: Path) -> str:
+    def _digest(self, path: Path, at_most: int) -> str | None:
         if path not in self._digests:
             try:
-                self._digests[path] = hash_file(path)
+                self._digests[path] = hash_file(path, at_most)
             except OSError:
-                self._digests[path] = ""  # it is gone, or we may not read it
+                self._digests[path] = None  # it is gone, or we may not read it
         return self._digests[path]
 
 

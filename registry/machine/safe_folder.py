@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 from registry.errors import BadInput, CorruptBlob, NotNow, UnsafePath
+from registry.formats.bounded import file_digest
 from registry.machine import system_calls
 
 CHUNK = 1024 * 1024
@@ -148,13 +149,10 @@ class SafeFolder:
         """The names in this folder."""
         return [name for name, _ in self.entries("")]
 
-    def digest(self, path: str) -> str:
-        """The sha256 of a file's bytes, in hex."""
-        digest = hashlib.sha256()
+    def digest(self, path: str, at_most: int) -> str | None:
+        """The sha256 of a file's bytes, in hex; None if they are more than `at_most`, see `file_digest`."""
         with self.open(path) as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+            return file_digest(file.fileno(), at_most)
 
     def read_link(self, path: str) -> str:
         """The target of a symbolic link, as text."""
@@ -178,12 +176,15 @@ class SafeFolder:
         """Write a new file, hashing its bytes while they are written.
 
         Raises:
-            CorruptBlob: they have another sha256; the file must not be used.
+            CorruptBlob: they have another sha256, or are more than the file's; the file must not be used.
         """
-        digest = hashlib.sha256()
+        digest, left = hashlib.sha256(), file.size
         with self.create(file.path, int(file.mode, 8)) as copy:
-            while chunk := source.read(CHUNK):
+            while chunk := source.read(min(CHUNK, left + 1)):
                 digest.update(chunk)
+                left -= len(chunk)
+                if left < 0:
+                    break
                 copy.write(chunk)
                 progress(len(chunk))
         if digest.hexdigest() != file.sha256:

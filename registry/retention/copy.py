@@ -26,14 +26,13 @@ from registry.errors import (
     VersionNotFound,
     disk_errors,
 )
-from registry.evidence.outcomes import MAX_STORED
-from registry.evidence.results import Evidence
 from registry.formats import canonical
 from registry.formats.cache_files import temporary_file
 from registry.formats.counts import counted
 from registry.names import VersionName
 from registry.parallel import in_parallel
 from registry.progress import OpenProgress
+from registry.retention.copied_documents import Carried, VersionDocuments
 from registry.retention.notes import forgotten_notes
 from registry.store import layout
 from registry.store.blobs import hash_file
@@ -45,13 +44,11 @@ from registry.store.publishing import Local, publish
 from registry.store.storage import Storage
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.bindings import Binding
-from registry.versions.manifest import FileEntry, Manifest
+from registry.versions.manifest import MAX_FILE, FileEntry, Manifest
 
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SCRATCH = "copying"
 """The folder in the cache for blobs on their way."""
-_MAX_DOCUMENTS = 10_000
-"""Results, and signatures, of one version that are copied at most."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +78,13 @@ class Copied:
 
 @dataclass(frozen=True)
 class VersionContents:
-    """What belongs to a version, read and verified. `documents` are create-only objects by their keys."""
+    """What belongs to a version, read and verified, but for `documents`, which are read when they are copied."""
 
     binding: Binding
     manifest: Manifest
     manifest_file: FileEntry
     backbone: MirroredBackbone | None
-    outcomes: dict[str, bytes]
-    evidence: dict[str, bytes]
-    signatures: dict[str, bytes]
+    documents: VersionDocuments
     notes: tuple[str, ...]
 
     @property
@@ -122,7 +117,9 @@ class Copy:
         self._check_places()
         contents = self._read(VersionName.parse(version))
         self.target.check_target()
-        return self._answer(contents, self._bound(contents), self._missing(contents))
+        bound = self._bound(contents)
+        carried = contents.documents.each(lambda key, body: None, signed=self._signed(contents, bound))
+        return self._answer(contents, bound, self._missing(contents), carried)
 
     def run(self, version: str, open_progress: OpenProgress) -> Copied:
         """Copy what is missing there; the name last. Running it again does what is still undone.
@@ -141,7 +138,7 @@ class Copy:
         bound = self._bound(contents)
         with open_progress(sum(file.size for file in contents.blobs)) as progress:
             done = publish(self.target, contents.blobs, self.local, lambda: self._bind(contents, bound), progress)
-        return self._answer(contents, bound, done.sent.values())
+        return self._answer(contents, bound, done.sent.values(), done.value)
 
     def _check_places(self) -> None:
         if self.source.address == self.target.address:
@@ -161,12 +158,9 @@ class Copy:
         if says != (self.model, str(name), self.model, str(name), binding.content_sha256):
             raise BadManifest(f"{key} and the manifest that it names are about different versions")
         backbone, notes = self._backbone(manifest)
-        evidence, bad = self._documents(layout.evidence(self.model, str(name)), Evidence.LIMIT)
-        outcomes, lost = self._documents(layout.outcomes(self.model, str(name)), MAX_STORED, ".jsonl.gz")
-        signatures, worse = self._documents(layout.signature(self.model, str(name)), canonical.MAX_DOCUMENT)
-        notes += [f"{key} is damaged, it was not copied" for key in (*bad, *lost, *worse)]
+        documents = VersionDocuments.of(self.source, self.model, str(name))
         manifest_file = FileEntry(path="version.json", size=len(body), sha256=binding.manifest_sha256)
-        return VersionContents(binding, manifest, manifest_file, backbone, outcomes, evidence, signatures, tuple(notes))
+        return VersionContents(binding, manifest, manifest_file, backbone, documents, tuple(notes))
 
     def _read_blob(self, digest: str) -> bytes:
         try:
@@ -189,21 +183,6 @@ class Copy:
         if mirrored.backbone.sha256 != manifest.backbone.sha256:
             raise BadManifest(f"{key} is about other weights, {mirrored.backbone.sha256}")
         return mirrored, []
-
-    def _documents(self, folder: str, limit: int, suffix: str = ".json") -> tuple[dict[str, bytes], list[str]]:
-        """The documents of a folder that are named by their own digests, and the keys of those that are damaged."""
-
-        def read(key: str) -> bytes | None:
-            try:
-                body = self.source.get(key, limit).body
-            except (ObjectNotFound, BadManifest):
-                return None
-            return body if key == f"{folder}{canonical.sha256(body)}{suffix}" else None
-
-        keys = [info.key for _, info in zip(range(_MAX_DOCUMENTS), self.source.list(folder), strict=False)]
-        found = dict(zip(keys, in_parallel(read, keys), strict=True))
-        whole = {key: body for key, body in found.items() if body is not None}
-        return whole, [key for key in keys if key not in whole]
 
     # --- the target --------------------------------------------------------------------------------------------------
 
@@ -230,24 +209,23 @@ class Copy:
         """The sizes of the blobs that are not in the target."""
 
         def is_missing(file: FileEntry) -> bool:
-            info = self.target.head(layout.blob(file.sha256))
-            return info is None or (info.size, info.sha256) != (file.size, file.sha256)
+            return not self.target.holds(layout.blob(file.sha256), file.sha256, file.size)
 
         found = zip(contents.blobs, in_parallel(is_missing, contents.blobs), strict=True)
         return [file.size for file, missing in found if missing]
 
-    def _bind(self, contents: VersionContents, bound: Binding | None) -> None:
+    def _bind(self, contents: VersionContents, bound: Binding | None) -> Carried:
         """The documents, then the name."""
         if contents.backbone:
             key = layout.backbone(contents.backbone.backbone.sha256)
             if self.target.head(key) is None:
                 self.target.create(key, contents.backbone.to_bytes())
-        in_parallel(lambda item: self.target.create(*item), self._documents_to_copy(contents, bound).items())
+        carried = contents.documents.each(self.target.create, signed=self._signed(contents, bound))
         if bound:
             forgotten = forgotten_notes(self.target, self.model)
             if forgotten.find(bound.version):
                 forgotten.take_back(bound.version)
-            return
+            return carried
         key, binding = layout.version(self.model, contents.binding.version), contents.binding.to_bytes()
         try:
             self.target.create(key, binding)
@@ -255,25 +233,23 @@ class Copy:
             self._bound(contents)
         else:
             self.target.confirm(key, binding)
+        return carried
 
-    def _documents_to_copy(self, contents: VersionContents, bound: Binding | None) -> dict[str, bytes]:
-        """Outcomes, the evidence that names them, and signatures.
+    def _signed(self, contents: VersionContents, bound: Binding | None) -> bool:
+        """Whether signatures are copied: not if the target has a manifest of its own: they sign the bytes of ours."""
+        return bound is None or bound.manifest_sha256 == contents.binding.manifest_sha256
 
-        No signatures if the target has a manifest of its own: they sign the bytes of ours.
-        """
-        is_same = bound is None or bound.manifest_sha256 == contents.binding.manifest_sha256
-        return {**contents.outcomes, **contents.evidence, **(contents.signatures if is_same else {})}
-
-    def _answer(self, contents: VersionContents, bound: Binding | None, sizes: Collection[int]) -> Copied:
-        copied = self._documents_to_copy(contents, bound)
-        notes = contents.notes
-        left = [key for key in contents.signatures if key not in copied]
+    def _answer(
+        self, contents: VersionContents, bound: Binding | None, sizes: Collection[int], carried: Carried
+    ) -> Copied:
+        notes = (*contents.notes, *carried.notes)
+        left = 0 if self._signed(contents, bound) else len(contents.documents.signatures.found)
         if left:
-            notes += (f"it was created there with another manifest; not copied: {counted(len(left), 'signature')}",)
+            notes += (f"it was created there with another manifest; not copied: {counted(left, 'signature')}",)
         return Copied(
             model=self.model, version=contents.binding.version, place=self.target.url, is_new=bound is None,
             blobs=len(sizes), blobs_of=len(contents.blobs), size=sum(sizes),
-            evidence=len(contents.evidence), signatures=len(contents.signatures) - len(left),
+            evidence=carried.evidence, signatures=carried.signatures,
             backbone=contents.backbone.backbone.name if contents.backbone else "", notes=notes,
         )  # fmt: skip
 
@@ -315,15 +291,21 @@ class FromFolder:
 
     @contextmanager
     def __call__(self, file: Described) -> Iterator[Path]:
-        """Raises: MissingBlob, CorruptBlob: the source is damaged. UnsafePath: a link is on the way."""
+        """Raises:
+        MissingBlob, CorruptBlob: the source is damaged.
+        UnsafePath: a link is on the way.
+        BadInput: it is too large for a file of a version.
+        """
+        if file.size > MAX_FILE:
+            raise BadInput(f"blob {file.sha256} has {file.size} bytes, more than the {MAX_FILE} that a file may have")
         path = self.folder.path(layout.blob(file.sha256))
         if not path.is_file():
             raise MissingBlob(f"blob {file.sha256} is not in {self.folder.url}", hint="make that copy again")
-        _check(hash_file(path), file, self.folder.url)
+        _check(hash_file(path, file.size), file, self.folder.url)
         yield path
 
 
-def _check(digest: str, file: Described, where: str) -> None:
+def _check(digest: str | None, file: Described, where: str) -> None:
     if digest != file.sha256:
         raise CorruptBlob(
             f"corrupt: SHA-256 mismatch (blob {file.sha256} in {where}); it was not copied",

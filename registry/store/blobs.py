@@ -15,6 +15,7 @@ from pathlib import Path
 
 from registry.errors import BadBundle, CorruptBlob, MissingBlob, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
+from registry.formats.bounded import file_digest
 from registry.formats.local_file import LocalFile
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
@@ -22,8 +23,6 @@ from registry.store import layout
 from registry.store.cache import UNWATCHED, BlobCache, Described, FetchWatch, LockPatience
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
-
-_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -210,14 +209,10 @@ def _words(size: int | None) -> str:
     return "no object" if size is None else f"an object of {size} bytes"
 
 
-def hash_file(path: Path, progress: Progress = no_progress) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
+def hash_file(path: Path, at_most: int) -> str | None:
+    """The sha256 of a file's bytes, in hex; None if they are more than `at_most`: then it is not read."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            progress(len(chunk))
-    return digest.hexdigest()
+        return file_digest(file.fileno(), at_most)
 
 
 def _missing(digest: str, what: str = "") -> MissingBlob:

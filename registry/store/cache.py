@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import fcntl
 import functools
-import hashlib
 import math
 import os
 import shutil
@@ -25,10 +24,10 @@ from pathlib import Path
 from typing import Protocol
 
 from registry.errors import disk_errors
+from registry.formats.bounded import file_digest
 from registry.formats.cache_files import opened_folder, remove_abandoned, write_whole
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_CHUNK = 1024 * 1024
 _LOCK_POLL = 0.05
 _LONGEST_LOCK = 1800.0
 """Seconds after which a fetch waits for no lock any longer, even if the holders show signs of life."""
@@ -158,21 +157,9 @@ def _is_whole(folder: int, file: Described, watch: FetchWatch) -> bool:
     try:
         info = os.fstat(opened)
         is_blob = stat.S_ISREG(info.st_mode) and info.st_size == file.size
-        return is_blob and _hash(opened, file.size, watch) == file.sha256
+        return is_blob and file_digest(opened, file.size, watch.arrived) == file.sha256
     finally:
         os.close(opened)
-
-
-def _hash(source: int, size: int, watch: FetchWatch) -> str | None:
-    """The sha256 of a file of so many bytes; None if it has others by now: somebody may make it longer meanwhile."""
-    digest, left = hashlib.sha256(), size
-    while chunk := os.read(source, min(_CHUNK, left + 1)):
-        left -= len(chunk)
-        if left < 0:
-            return None
-        digest.update(chunk)
-        watch.arrived(len(chunk))
-    return None if left else digest.hexdigest()
 
 
 # --- the lock --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -24,6 +25,8 @@ from registry.store.object_info import ObjectInfo, StoredObject
 
 _CHUNK = 1024 * 1024
 _PART = ".part"
+MAX_LISTED = 100_000
+"""Files below one prefix that are listed at most."""
 
 
 class Folder:
@@ -76,20 +79,36 @@ class Folder:
         return StoredObject(body, datetime.fromtimestamp(modified, UTC), 0.0)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """What a file holds, found by reading it; None when no file has this key."""
+        """A file's size and time, without its digest: `holds` reads it. None when no file has this key."""
         try:
             path = self._existing(key)
         except ObjectNotFound:
             return None
         with _reading(path):
             info = path.stat()
-            return ObjectInfo(key, info.st_size, hash_file(path), "", datetime.fromtimestamp(info.st_mtime, UTC))
+            return ObjectInfo(key, info.st_size, None, "", datetime.fromtimestamp(info.st_mtime, UTC))
+
+    def holds(self, key: str, digest: str, size: int) -> bool:
+        """Whether a file has so many bytes, and hashes to this sha256. One of another size is not read."""
+        try:
+            path = self._existing(key)
+        except ObjectNotFound:
+            return False
+        with _reading(path):
+            return path.stat().st_size == size and hash_file(path, size) == digest
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The files below a prefix that ends with a slash, in order."""
+        """The files below a prefix that ends with a slash, in order.
+
+        Raises:
+            BadInput: there are too many.
+        """
         folder = self.path(prefix) if prefix else self._root
-        found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-        for path in sorted(file for file in found if file.suffix != _PART):
+        found = (f"{place}/{name}" for place, _, names in os.walk(folder) for name in names if not name.endswith(_PART))
+        listed = sorted(islice(found, MAX_LISTED + 1))
+        if len(listed) > MAX_LISTED:
+            raise BadInput(f"{folder} holds more than {MAX_LISTED:,} files", hint="make that copy again")
+        for path in map(Path, listed):
             yield ObjectInfo(path.relative_to(self._root).as_posix(), path.lstat().st_size)
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -118,9 +137,10 @@ class Folder:
         Raises:
             CorruptBlob: the file does not have this digest.
         """
-        hashed = hashlib.sha256()
+        hashed, left = hashlib.sha256(), size
         with _writing(self.path(key)) as out, file.open("rb") as opened:
-            while chunk := opened.read(_CHUNK):
+            while chunk := opened.read(min(_CHUNK, left)):
+                left -= len(chunk)
                 hashed.update(chunk)
                 out.write(chunk)
                 progress(len(chunk))

@@ -105,6 +105,11 @@ class ObjectStore:
         """What the server says of an object, None when no object has this key."""
         return self._reader.head(key)
 
+    def holds(self, key: str, digest: str, size: int) -> bool:
+        """Whether an object has so many bytes and this sha256, by what the server says of it."""
+        info = self.head(key)
+        return info is not None and (info.size, info.sha256) == (size, digest)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, in the order of their keys."""
         return self._reader.list(prefix)

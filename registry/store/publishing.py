@@ -97,11 +97,10 @@ class _Publication:
             self.upload_missing()
 
     def _upload_if_missing(self, file: Described) -> None:
-        if self.absent < _GUESS_AFTER or file.size > _SMALL:
-            info = self.store.head(layout.blob(file.sha256))
-            if info and (info.size, info.sha256) == (file.size, file.sha256):
-                self._is_there(file)
-                return
+        is_asked = self.absent < _GUESS_AFTER or file.size > _SMALL
+        if is_asked and self.store.holds(layout.blob(file.sha256), file.sha256, file.size):
+            self._is_there(file)
+            return
         self.absent += 1
         with self.local(file) as found:
             is_new = self.store.upload(layout.blob(file.sha256), found, file.sha256, file.size, self.progress)

@@ -12,7 +12,7 @@ from registry.errors import BadInput, NotFound, UnsafePath
 from registry.formats import canonical
 from registry.machine.safe_folder import FileDescription
 from registry.tree.layout import mode_of
-from registry.versions.manifest import FileEntry
+from registry.versions.manifest import MAX_FILE, FileEntry
 
 _NEVER_CLEANED = (".git", ".hg", ".svn")
 _MOVE = "move it away; nothing was changed"
@@ -96,11 +96,12 @@ def chosen(files: Iterable[FileEntry], only: tuple[str, ...], version: str) -> t
 
 @dataclass(frozen=True)
 class TreeListing:
-    """The content of a tree by path, and functions that give a file's sha256 and a link's target."""
+    """The content of a tree by path, and functions that give a file's sha256 (see `SafeFolder.digest`) and a link's
+    target."""
 
     tree: Path
     entries: Mapping[str, os.stat_result]
-    digest: Callable[[str], str]
+    digest: Callable[[str, int], str | None]
     read_link: Callable[[str], str]
 
 
@@ -121,7 +122,7 @@ def plan(
 
     Raises:
         UnsafePath: a link or a special file is at the path of a file, or at a parent folder of it.
-        BadInput: a path to remove has a name that is not valid Unicode.
+        BadInput: a path to remove has a name that is not valid Unicode, or a file is too large to be kept.
     """
     planning = _Planning(listing, {file.path: file for file in wanted}, restored)
     for path, info in listing.entries.items():
@@ -190,7 +191,10 @@ class _Planning:
             self._removed.append(self._existing(path, info))
 
     def _existing(self, path: str, info: os.stat_result) -> TreeFile:
-        mode, digest = mode_of(info), self._listing.digest(path)
+        """A file that the version's may replace, or that is removed: then it goes into the stash, under its digest."""
+        mode, digest = mode_of(info), self._listing.digest(path, MAX_FILE)
+        if digest is None:
+            raise BadInput(f"{self._listing.tree / path} has more than {MAX_FILE} bytes: too large to keep", hint=_MOVE)
         return TreeFile(path, info.st_size, mode, digest, edited=self._restored.get(path) != (digest, mode))
 
     def _check_is_file(self, path: str, info: os.stat_result) -> None:

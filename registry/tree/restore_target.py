@@ -21,6 +21,7 @@ from registry.progress import Progress
 from registry.tree.layout import STATE_FOLDER
 from registry.tree.restore_plan import TreeFile, TreeListing, TreePlan
 from registry.tree.stash import RestoredFile, RestoredTree, Stash, StashedFile, StashEntry
+from registry.versions.manifest import MAX_FILE
 
 STATE = f"{STATE_FOLDER}/restored.json"
 LOCK, NEXT, OLD, PENDING = "lock", "next", "old", "pending.json"
@@ -95,7 +96,7 @@ class RestoreTarget:
         """
         tree = self._tree
         if tree is None:
-            return TreeListing(self.target, {}, str, str)
+            return TreeListing(self.target, {}, lambda path, at_most: None, str)
         entries = {path: info for path, info in tree.walk() if path != STATE}
         device = os.fstat(tree.fd).st_dev
         for path, info in entries.items():
@@ -185,7 +186,7 @@ class RestoreTarget:
         """Keep a file that equals the version's, and check again that it does: it may have changed since the plan."""
         self._keep(file.path, tree)
         info = tree.stat(file.path)
-        if info is None or not stat.S_ISREG(info.st_mode) or tree.digest(file.path) != file.sha256:
+        if info is None or not stat.S_ISREG(info.st_mode) or tree.digest(file.path, file.size) != file.sha256:
             raise UnsafePath(
                 f"another process changed {self.target / file.path} during the restore; nothing was changed",
                 hint="run it again when no other process writes there",
@@ -215,12 +216,13 @@ class RestoreTarget:
                     continue
                 if stat.S_ISLNK(found.st_mode) and entry.links.get(path) == old.read_link(path):
                     continue
-                digest = old.digest(path) if stat.S_ISREG(found.st_mode) else ""
-                if digest and (_is_kept(kept.get(path), digest) or _holds(tree, path, digest)):
+                is_file = stat.S_ISREG(found.st_mode)
+                digest = old.digest(path, MAX_FILE) if is_file else None
+                if digest and (_is_kept(kept.get(path), digest) or _holds(tree, path, digest, found.st_size)):
                     continue
                 late.append(path)
-                if (path in kept or not _move_late_change(old, path, tree)) and digest:
-                    kept[path] = stash.keep(old, TreeFile(path, found.st_size, "0644", digest, edited=True))
+                if (path in kept or not _move_late_change(old, path, tree)) and is_file:
+                    kept[path] = stash.keep(old, TreeFile(path, found.st_size, "0644", edited=True))
         if late:
             changed = entry.model_copy(update={"kept": tuple(kept.values())})
             self.work.write(PENDING, changed.to_bytes())
@@ -288,9 +290,9 @@ def _is_kept(kept: StashedFile | None, digest: str) -> bool:
     return kept is not None and kept.sha256 == digest
 
 
-def _holds(tree: SafeFolder, path: str, digest: str) -> bool:
+def _holds(tree: SafeFolder, path: str, digest: str, size: int) -> bool:
     info = tree.stat(path)
-    return info is not None and stat.S_ISREG(info.st_mode) and tree.digest(path) == digest
+    return info is not None and stat.S_ISREG(info.st_mode) and tree.digest(path, size) == digest
 
 
 def _move_late_change(old: SafeFolder, path: str, tree: SafeFolder) -> bool:

@@ -11,10 +11,11 @@ from typing import Annotated, BinaryIO, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from registry.errors import BadManifest, NotFound
+from registry.errors import BadManifest, NotFound, UnsafePath
 from registry.formats.document import Document, DocumentPart, Sha256
 from registry.machine.safe_folder import SafeFolder
 from registry.tree.restore_plan import TreeFile
+from registry.versions.manifest import MAX_FILE
 
 _STASH = "stash"
 _BLOBS = f"{_STASH}/blobs"
@@ -117,10 +118,20 @@ class Stash:
         self._work = work
 
     def keep(self, tree: SafeFolder, file: TreeFile) -> StashedFile:
-        """Keep a file of a tree, under the sha256 of its bytes."""
+        """Keep a file of a tree, under the sha256 of its bytes.
+
+        Raises:
+            UnsafePath: another process made it far longer meanwhile.
+        """
         self._work.remove(_ARRIVING)
         tree.link(file.path, self._work, _ARRIVING)
-        digest = self._work.digest(_ARRIVING)
+        digest = self._work.digest(_ARRIVING, max(file.size, MAX_FILE))
+        if digest is None:
+            self._work.remove(_ARRIVING)
+            raise UnsafePath(
+                f"another process writes more than {MAX_FILE} bytes into {tree.path / file.path}",
+                hint="run it again when no other process writes there",
+            )
         with self._work.folder(_BLOBS, make=True):
             self._work.rename(_ARRIVING, self._work, f"{_BLOBS}/{digest}")
         self._work.remove(_ARRIVING)  # a rename between two hard links of one file does nothing

@@ -156,7 +156,7 @@ def _is_whole(tree: SafeFolder, file: FileEntry) -> bool:
     info = tree.stat(file.path)
     if info is None or not stat.S_ISREG(info.st_mode) or (info.st_size, mode_of(info)) != (file.size, file.mode):
         return False
-    return tree.digest(file.path) == file.sha256
+    return tree.digest(file.path, file.size) == file.sha256
 
 
 def _entry(path: str, data: bytes) -> FileEntry:

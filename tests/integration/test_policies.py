@@ -24,7 +24,6 @@ from registry.names import VersionName
 from registry.retention.forget import RetentionRule
 from registry.serving.follow import LiveOptions
 from registry.store import layout, uploads
-from registry.store.blobs import hash_file
 from registry.usecases.replay import newest_digest, replay
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
 from tests.support.echo_releases import load_echo, wait_until
@@ -119,7 +118,7 @@ def publish(registry: Registry, folder: Path) -> None:
     large.write_bytes(bytes(FIVE_MIB + 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uploads, "PART_BYTES", FIVE_MIB)
-        registry.blobs.upload({hash_file(large): large})
+        registry.blobs.upload({sha256(large.read_bytes()): large})
 
 
 def serve(replica: Registry, promoter: Registry) -> None:

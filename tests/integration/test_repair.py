@@ -11,13 +11,13 @@ from registry.answers import Mended, Verification
 from registry.api import Registry
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BadInput, KeyExists
+from registry.formats.canonical import sha256 as digest_of
 from registry.integrity.repair import BlobRepair, FilesByDigest
 from registry.integrity.verify import Sample
 from registry.machine.clock import timestamp
 from registry.names import VersionName
 from registry.retention.notes import Forgotten
 from registry.store import layout
-from registry.store.blobs import hash_file
 from registry.store.uploads import PART_BYTES
 from registry.usecases.options import VerifyOptions
 from tests.support.registries import create, file_of, flip_a_byte, listing, open_registry
@@ -169,12 +169,12 @@ def test_a_blob_in_parts_is_replaced_in_parts(registry: Registry, tmp_path: Path
     path.write_bytes(bytes(5 * 1024 * 1024 + 1))
     digest = registry.blobs.put(b"{}")
     etag = registry.store.contents(layout.blob(digest)).etag
-    sha256 = hash_file(path)
+    sha256 = digest_of(path.read_bytes())
     registry.store.replace(layout.blob(digest), path, sha256, path.stat().st_size, etag)
     assert registry.store.contents(layout.blob(digest)).sha256 == sha256
     other = tmp_path / V1 / CONFIG
     with pytest.raises(KeyExists):
-        registry.store.replace(layout.blob(digest), other, hash_file(other), other.stat().st_size, etag)
+        registry.store.replace(layout.blob(digest), other, digest_of(other.read_bytes()), other.stat().st_size, etag)
 
 
 def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,14 +24,21 @@ from registry.errors import (
 )
 from registry.formats.canonical import sha256
 from registry.machine.clock import timestamp
+from registry.progress import open_no_progress
+from registry.retention import copied_documents
+from registry.retention.copy import Copy, FromFolder
 from registry.retention.forget import RetentionRule
-from registry.store import layout
+from registry.store import folder, layout
+from registry.store.blobs import BlobEntry
+from registry.store.folder import Folder
+from registry.trust.statement import MAX_SIGNATURE
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.bindings import Binding
 from registry.versions.manifest import BackboneRef, FileEntry, Manifest
 from tests.support.registries import bind, listing
 from tests.support.run_ulora import complains, ulora
 from tests.support.store_with_clock import Calendar, has, manifest_of, open_calendar, release
+from tests.support.working_trees import write_tree
 
 WEIGHTS = b"the weights of a backbone"
 
@@ -221,6 +232,11 @@ def test_what_a_disk_may_bring_is_checked(here: Registry, there: Registry, tmp_p
     blob.write_bytes(b"eno")
     with pytest.raises(CorruptBlob, match="SHA-256 mismatch"):
         there.copy_from("v1.0.0", disk)
+    os.truncate(blob, 1 << 40)  # takes no space on the disk, and hours to read
+    with pytest.raises(CorruptBlob, match="SHA-256 mismatch"):
+        there.copy_from("v1.0.0", disk)
+    assert here.copy_to("v1.0.0", str(disk)).blobs == 1, "a file of another size is another blob"
+    assert blob.read_bytes() == b"one"
     blob.unlink()
     blob.symlink_to("/etc/hostname")
     with pytest.raises(UnsafePath, match="is a link"):
@@ -239,6 +255,75 @@ def test_a_damaged_result_stays_behind(here: Registry, there: Registry) -> None:
     assert done.evidence == 0
     assert "is damaged" in done.notes[0]
     assert documents(there, "evidence") == set()
+
+
+def test_a_file_too_large_for_a_version_is_not_read(here: Registry, tmp_path: Path) -> None:
+    local = FromFolder(Folder(tmp_path))
+    with (
+        pytest.raises(BadInput, match="more than the 68719476736 that a file may have"),
+        local(BlobEntry("0" * 64, 1 << 40)),
+    ):
+        pass
+
+
+def test_documents_are_read_when_their_turn_comes(here: Registry, tmp_path: Path) -> None:
+    """Whoever writes to the source may leave thousands there, of 16 MiB each."""
+    disk, other = tmp_path / "disk", Folder(tmp_path / "other")
+    here.copy_to("v1.0.0", str(disk))
+    sizes = [4 * 1024 * 1024 + number for number in range(40)]
+    put_zeros(disk / layout.outcomes(here.model, "v1.0.0"), ".jsonl.gz", sizes)
+    copy = Copy(Folder(disk), other, FromFolder(Folder(disk)), here.model)
+    for act in (copy.plan, partial(copy.run, open_progress=open_no_progress)):
+        tracemalloc.start()
+        try:
+            done = act("v1.0.0")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (done.evidence, done.notes) == (1, ())
+        assert peak < 80 * 1024 * 1024, "half of what is copied"
+    copied = other.path(layout.outcomes(here.model, "v1.0.0"))
+    assert sorted(path.stat().st_size for path in copied.iterdir()) == sizes
+
+
+def put_zeros(folder: Path, suffix: str, sizes: Iterable[int]) -> None:
+    """Files of so many zeros, under their digests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for size in sizes:
+        path = folder / f"{sha256(bytes(size))}{suffix}"
+        path.touch()
+        os.truncate(path, size)
+
+
+def test_no_more_than_a_signature_can_have_is_read(here: Registry, there: Registry, tmp_path: Path) -> None:
+    signatures = layout.signature(here.model, "v1.0.0")
+    long = bytes(MAX_SIGNATURE + 1)
+    here.store.create(f"{signatures}{sha256(long)}.json", long)
+    disk = tmp_path / "disk"
+    done = here.copy_to("v1.0.0", str(disk))
+    assert (done.signatures, len(done.notes)) == (1, 1)
+    put_zeros(disk / signatures, ".json", [len(long)])
+    done = there.copy_from("v1.0.0", disk)
+    assert (done.signatures, done.notes) == (1, (f"{signatures}{sha256(long)}.json is damaged, it was not copied",))
+    assert len(documents(there, "signatures")) == 1
+
+
+def test_all_documents_together_are_bounded(here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes, disk = layout.outcomes(here.model, "v1.0.0"), tmp_path / "disk"
+    here.copy_to("v1.0.0", str(disk))
+    for number in range(30):
+        write_tree(disk, {f"{outcomes}{number:064d}.jsonl.gz": "o"})
+    copy = Copy(Folder(disk), Folder(tmp_path / "other"), FromFolder(Folder(disk)), here.model)
+    *damaged, more = copy.plan("v1.0.0").notes
+    assert (len(damaged), more) == (20, "10 more are damaged, they were not copied")
+    monkeypatch.setattr(copied_documents, "MAX_BYTES", 35)
+    (note,) = [each for each in copy.plan("v1.0.0").notes if "damaged" not in each]
+    assert note.startswith(f"15 documents or more below {outcomes} not copied: 10,000 documents of a kind and 35 bytes")
+    monkeypatch.setattr(copied_documents, "MAX_DOCUMENTS", 2)
+    assert any("1 document or more below" in each for each in copy.plan("v1.0.0").notes)
+    monkeypatch.setattr(folder, "MAX_LISTED", 29)
+    with pytest.raises(BadInput, match="holds more than 29 files"):
+        copy.plan("v1.0.0")
 
 
 def test_a_folder_leads_nowhere_else(here: Registry, tmp_path: Path) -> None:
@@ -267,8 +352,6 @@ def test_the_command_copies_both_ways(
 
 
 def _endpoint() -> str:
-    import os
-
     return os.environ["AWS_ENDPOINT_URL_S3"]
 
 

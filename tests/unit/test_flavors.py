@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import mlflow
@@ -37,7 +38,11 @@ def test_mlflow_loads_the_stored_code_and_prediction_is_refused(folder: Path, tm
         loaded.predict(model.input_example())
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"?")])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: path.unlink(), lambda path: path.write_bytes(b"?"), lambda path: os.truncate(path, 1 << 40)],
+    ids=["missing", "changed", "of any size"],
+)
 def test_a_changed_or_missing_file_is_refused(folder: Path, damage) -> None:
     damage(folder / "router" / "head.json")
     with pytest.raises(CorruptBlob, match=r"router/head\.json"):

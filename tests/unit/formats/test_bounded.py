@@ -1,11 +1,15 @@
 """Bytes in pieces, up to a bound."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.formats.bounded import joined
+from registry.formats import bounded, canonical
+from registry.formats.bounded import file_digest, joined
 
 
 @given(st.lists(st.binary(max_size=20), max_size=20), st.integers(0, 100))
@@ -24,3 +28,31 @@ def test_no_more_is_asked_for_beyond_the_bound() -> None:
 
     assert joined(endless(), 12) is None
     assert len(asked) == 3
+
+
+def test_a_file_that_says_more_than_expected_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    arrived: list[int] = []
+    path.write_bytes(b"abc")
+    os.truncate(path, 1 << 40)
+    with path.open("rb") as file:
+        assert file_digest(file.fileno(), 3, arrived.append) is None
+        assert arrived == []
+        os.truncate(path, 3)
+        assert file_digest(file.fileno(), 3, arrived.append) == canonical.sha256(b"abc")
+        assert arrived == [3]
+
+
+def test_a_file_that_grows_is_read_to_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "_CHUNK", 1)
+    path = tmp_path / "file"
+    arrived: list[int] = []
+    path.write_bytes(b"abc")
+
+    def grow(count: int) -> None:
+        arrived.append(count)
+        os.truncate(path, 1 << 40)
+
+    with path.open("rb") as file:
+        assert file_digest(file.fileno(), 3, grow) is None
+    assert arrived == [1, 1, 1]

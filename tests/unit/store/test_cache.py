@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import BadSetting
+from registry.formats import bounded
 from registry.parallel import WORKERS
 from registry.store import cache
 from registry.store.blobs import BlobEntry, Blobs
@@ -234,7 +235,7 @@ def test_a_file_that_grows_while_it_is_hashed_is_not_read_on(
     blobs: Blobs, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody makes it longer than the disk after its size was looked at."""
-    monkeypatch.setattr(cache, "_CHUNK", 64)
+    monkeypatch.setattr(bounded, "_CHUNK", 64)
     data = bytes(range(256))
     file = BlobEntry(blobs.put(data), len(data))
     path = place(shared, file)

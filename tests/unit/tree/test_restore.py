@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from registry.errors import BadInput, CorruptBlob, NotFound, NotNow, UnsafePath
 from registry.machine.safe_folder import SafeFolder
+from registry.tree import restore_target, stash
 from registry.tree.restore import is_unfinished, recover, restore, undo
 from registry.tree.restore_target import RestoreTarget, swap_atomically, swap_in_two_steps
 from tests.support.working_trees import Content, Shelf, tree_of, write_tree
@@ -297,6 +298,39 @@ def test_a_damaged_blob_leaves_the_tree_as_it_was(shelf: Shelf, target: Path) ->
     assert sorted(path.name for path in (target.parent / ".current.ulora").iterdir()) == ["lock", "stash"]
 
 
+def test_bytes_beyond_the_end_of_a_file_are_not_written(shelf: Shelf, target: Path) -> None:
+    order, written = shelf.order("v1.0.0", {"app.py": "new"}), []
+    os.truncate(shelf.folder / order.files[0].sha256, 8 * 1024 * 1024)
+    with pytest.raises(CorruptBlob, match=r"app\.py"):
+        restore(order, target, progress=written.append)
+    assert sum(written) <= len("new")
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_file_too_large_to_keep_is_refused_unread(shelf: Shelf, target: Path, clean: bool) -> None:
+    restore(shelf.order("v1.0.0", OLD), target)
+    path = target / ("mine" if clean else "app.py")
+    path.touch()
+    os.truncate(path, 1 << 40)
+    for dry_run in (True, False):
+        with pytest.raises(BadInput, match=f"{path} has more than 68719476736 bytes") as refused:
+            restore(shelf.order("v2.0.0", NEW, clean=clean), target, dry_run=dry_run)
+        assert "move it away; nothing was changed" in refused.value.hint
+    assert path.stat().st_size == 1 << 40
+    assert (target / "gone/x").exists()
+
+
+def test_an_undo_does_not_read_a_file_of_any_size(shelf: Shelf, target: Path) -> None:
+    restore(shelf.order("v1.0.0", OLD), target)
+    done = restore(shelf.order("v2.0.0", NEW), target)
+    os.truncate(target / "app.py", 1 << 40)
+    with pytest.raises(BadInput, match=r"app\.py has more than"):
+        undo(done.undo or "", target)
+    (target / "app.py").unlink()
+    undo(done.undo or "", target)
+    assert tree_of(target) == OLD
+
+
 def test_a_second_restore_at_the_same_time_is_refused(shelf: Shelf, target: Path) -> None:
     order = shelf.order("v1.0.0", OLD)
     refused = []
@@ -334,7 +368,12 @@ def test_an_interrupt_leaves_the_old_tree_or_the_new_one(shelf: Shelf, target: P
     assert tree_of(target) == before
 
 
-def test_files_changed_during_a_restore_are_not_lost(shelf: Shelf, target: Path) -> None:
+@pytest.mark.parametrize("largest", [None, 10], ids=["small", "too large to be hashed twice"])
+def test_files_changed_during_a_restore_are_not_lost(
+    shelf: Shelf, target: Path, monkeypatch: pytest.MonkeyPatch, largest: int | None
+) -> None:
+    for module in (restore_target, stash) if largest else ():
+        monkeypatch.setattr(module, "MAX_FILE", largest)
     restore(shelf.order("v1.0.0", OLD), target)
 
     def write_meanwhile(place: RestoreTarget) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from adapters.backbone.locate import TINY
 from adapters.backbone.resolve import ref_of_folder
-from registry.store.blobs import hash_file
+from registry.formats.canonical import sha256
 from tests.servers.model_hub import COMMIT, Hub
 
 VITB16 = "facebook/dinov3-vitb16-pretrain-lvd1689m"
@@ -119,10 +119,10 @@ def test_weights_that_a_version_names_are_downloaded_and_checked(
         {"find": wrong},
         {"find": {**wrong, "name": "leaves"}},
     )
-    assert hash_file(Path(found["path"])) == ref["sha256"]
+    assert sha256(Path(found["path"]).read_bytes()) == ref["sha256"]
     assert (misnamed["error"], "does not hash to" in misnamed["message"]) == ("CorruptBlob", True)
     assert (moved["error"], "has other weights" in moved["message"]) == ("BackboneNotFound", True)
-    assert hash_file(Path(instead["path"])) == ref["sha256"]
+    assert sha256(Path(instead["path"]).read_bytes()) == ref["sha256"]
     assert (neither["error"], neither["message"]) == ("CorruptBlob", "the mirror is damaged")
 
 
