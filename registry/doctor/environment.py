@@ -22,6 +22,8 @@ _LOW_DISK = 2 * 1024**3
 _MAX_TAGGED = 100
 """How many versions have their git tags checked: the last ones in the order of names."""
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_TAG = re.compile(r"\w[\w.+-]{0,199}")
+"""What `create --git-tag` writes is a version's name. A manifest may say what no program can be given."""
 _TREE = Path("current")
 
 
@@ -66,7 +68,7 @@ def _tags_of(registry: Registry, repository: Repository) -> Iterator[Finding]:
     for manifest in filter(None, in_parallel(read, names)):
         tag, commit = (str(manifest.provenance.get(key) or "") for key in ("git_tag", "git_commit"))
         is_here = _COMMIT.fullmatch(commit) and repository.ask("cat-file", "-e", f"{commit}^{{commit}}") is not None
-        if tag and is_here:
+        if _TAG.fullmatch(tag) and is_here:
             tagged = repository.ask("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
             if tagged is None:
                 words = shlex.join(["git", "tag", "-a", tag, "-m", tag, commit])

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from registry.errors import BadInput, UloraError
 
@@ -32,7 +32,7 @@ STARTED = ("sh", "weed")
 GIT_COMMANDS = ("cat-file", "check-ref-format", "ls-tree", "rev-parse", "tag", "var")
 """What git is asked to do. None of them looks at files outside of the repository's own folder, or at attributes."""
 MAX_ANSWER = 64 * 1024 * 1024
-"""Bytes of the longest answer of git that is read: the list of about half a million files."""
+"""Bytes of the longest answer of a program that is read: git's list of about half a million files."""
 MAX_SAID = 64 * 1024
 """Bytes of the longest answer in words, such as a commit or a name, and of the longest complaint that is kept."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH")
@@ -49,7 +49,7 @@ _GIT_SETTINGS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "tag.gp
 
 @dataclass(frozen=True)
 class GitAnswer:
-    """What git answered: its exit status, and what it printed."""
+    """What git, or a module of ours, answered: its exit status, and what it printed."""
 
     code: int
     out: bytes
@@ -88,19 +88,23 @@ def ask_module(module: str, question: bytes, *, seconds: float) -> bytes:
 
     Raises:
         TimeoutError: it did not answer in time.
-        UloraError: it failed; the message is the last line that it printed on standard error.
+        UloraError: it failed; the message is the last line that it printed on standard error. Or its answer is longer
+            than MAX_ANSWER.
     """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", module], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_clean_environment()
+    )
+    pipe, process.stdin = process.stdin, None  # closed by the thread alone
+    asking = threading.Thread(target=_ask, args=(pipe, question), daemon=True)
+    asking.start()
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", module],
-            input=question, capture_output=True, timeout=seconds, check=False, env=_clean_environment(),
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"{module} did not answer within {seconds:g} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it printed nothing"]
+        done = _answer(process, module, seconds, MAX_ANSWER)
+    finally:
+        asking.join()
+    if done.code != 0:
+        lines = done.err.strip().splitlines() or ["it printed nothing"]
         raise UloraError(f"{module} failed: {lines[-1][:300]}")
-    return done.stdout
+    return done.out
 
 
 def ask_git(
@@ -130,6 +134,17 @@ def ask_git(
         )  # fmt: skip
     except FileNotFoundError as error:
         raise BadInput("git is not installed", hint="install git") from error
+    return _answer(process, f"git {words[0]}", seconds, at_most)
+
+
+def _ask(pipe: IO[bytes], question: bytes) -> None:
+    """Write a question, as far as it is read. In a thread of its own: the answer may begin before its end."""
+    with suppress(BrokenPipeError), pipe:
+        pipe.write(question)
+
+
+def _answer(process: Process[bytes], name: str, seconds: float, at_most: int) -> GitAnswer:
+    """What a program answers, at most so many bytes, within so many seconds. It has ended afterwards."""
     with process:
         assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018  pipes were asked for
         timer = threading.Timer(seconds, process.kill)
@@ -137,14 +152,14 @@ def ask_git(
         try:
             out = process.stdout.read(at_most + 1)
             if len(out) > at_most:
-                raise UloraError(f"git {words[0]} answered with more than {at_most} bytes")
+                raise UloraError(f"{name} answered with more than {at_most} bytes")
             err = process.stderr.read(MAX_SAID).decode("utf-8", "replace")
             code = process.wait()
         finally:
             timer.cancel()
             process.kill()
     if code == -signal.SIGKILL:
-        raise TimeoutError(f"git {words[0]} did not finish within {seconds:g} s")
+        raise TimeoutError(f"{name} did not finish within {seconds:g} s")
     return GitAnswer(code, out, err)
 
 

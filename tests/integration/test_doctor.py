@@ -200,7 +200,10 @@ def test_a_missing_git_tag_of_a_version_is_reported(registry: Registry, tmp_path
     git("init", "-q")
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one")
     commit = git("rev-parse", "HEAD")
-    for name, tag, of in (("v3.0.0", "v3.0.0", commit), ("v4.0.0", "v4.0.0", "0" * 40)):
+    for name, tag, of in (
+        ("v3.0.0", "v3.0.0", commit), ("v4.0.0", "v4.0.0", "0" * 40),
+        ("v5.0.0", "v\0", commit), ("v6.0.0", "v" * 200_000, commit), ("v7.0.0", "--delete", commit),
+    ):  # fmt: skip
         manifest = Manifest.make(
             model=registry.model, version=name, flavor="empty", backbone=None, files=[],
             components={"x": Component()}, timestamp="2026-11-21T12:00:00Z",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,20 @@ def test_only_what_is_listed_is_started() -> None:
         programs.ask_git(["status"], cwd=Path(), seconds=1, env={})
     with pytest.raises(UloraError, match="failed"):
         programs.ask_module("registry.no_such_module", b"", seconds=60)
+
+
+def test_the_answer_of_a_module_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    question = b'{"patterns": {}, "names": []}'
+    whole = programs.ask_module("json.tool", question, seconds=60)
+    assert json.loads(whole) == json.loads(question)
+    monkeypatch.setattr(programs, "MAX_ANSWER", len(whole) - 1)
+    with pytest.raises(UloraError, match=f"json.tool answered with more than {len(whole) - 1} bytes"):
+        programs.ask_module("json.tool", question, seconds=60)
+    for long in (b"[" + b"1," * 1_000_000 + b"1]", b"?" * 1_000_000):
+        with pytest.raises(UloraError, match=r"answered with more|failed"):
+            programs.ask_module("json.tool", long, seconds=60)
+    with pytest.raises(TimeoutError, match="did not finish within 0 s"):
+        programs.ask_module("json.tool", question, seconds=0)
 
 
 def test_python_imports_nothing_from_where_it_runs(tmp_path: Path) -> None:
