@@ -99,8 +99,11 @@ class _Decided:
         return Change.of(self.record, self.head, changed=changed, verdict=self.verdict, notes=notes)
 
     def _overruled(self, was: str) -> tuple[str, ...]:
+        """Notes on what force overrules: a freeze, and gates that refuse."""
         frozen = self.basis.freeze
-        return (f"the freeze of {self.record.channel} until {frozen.to} {was} overruled by force",) if frozen else ()
+        freeze = (f"the freeze of {self.record.channel} until {frozen.to} {was} overruled by force",) if frozen else ()
+        gates = (f"{_refusal(self.verdict)}; this {was} overruled by force",) if self.verdict.forced else ()
+        return (*freeze, *gates)
 
 
 def _judged(basis: Basis, options: PromoteOptions, reason: str) -> Verdict:
@@ -156,14 +159,19 @@ def _check_expected(channel: str, head: Record | None, expected: int | None) -> 
         )
 
 
+def _refusal(verdict: Verdict) -> str:
+    """What the gates of a channel say against a version."""
+    refused = verdict.refusals
+    more = f"; and {len(refused) - _SHOWN_REASONS} more" if len(refused) > _SHOWN_REASONS else ""
+    reasons = "; ".join(check.reason for check in refused[:_SHOWN_REASONS])
+    return f"{verdict.channel} refuses {verdict.version} ({verdict.outcome}): {reasons}{more}"
+
+
 def _check_allowed(verdict: Verdict) -> None:
     if verdict.allows:
         return
-    refused = verdict.refusals
     raise GateRefused(
-        f"{verdict.channel} refuses {verdict.version} ({verdict.outcome}): "
-        + "; ".join(check.reason for check in refused[:_SHOWN_REASONS])
-        + (f"; and {len(refused) - _SHOWN_REASONS} more" if len(refused) > _SHOWN_REASONS else ""),
+        _refusal(verdict),
         hint="`--force --reason …` overrules the gates; it stays on the record",
         verdict=verdict,
     )

@@ -48,6 +48,19 @@ def test_the_status_says_what_the_newest_change_overruled(registry: Registry) ->
     assert re.search(r"overruled by force +v1.1.0 was rolled back", ulora("status").out)
 
 
+def test_a_promotion_notes_the_gates_that_force_overruled(registry: Registry) -> None:
+    force = PromoteOptions(force=True)
+    refusal = f"production refuses {V2} .fail.: {V2} was rolled back in production.*; accuracy was not measured"
+    for dry_run, was in ((True, "would be"), (False, "was")):
+        done = registry.promote(V2, "production", force, reason="it is repaired", dry_run=dry_run)
+        (note,) = [note for note in done.notes if "overruled" in note]
+        assert re.fullmatch(f"{refusal}.*; this {was} overruled by force", note)
+    shown = ulora("promote", V1, "--channel", "production", "--force", "--reason", "back")
+    assert "note: production refuses v1.0.0 (fail): accuracy was not measured" in shown.err
+    staged = registry.promote(V2, "staging", force, reason="nothing is asked there")
+    assert not [note for note in staged.notes if "overruled" in note]
+
+
 def test_the_status_needs_no_right_to_read_verdicts(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
         raise StoreDenied("a replica may not read verdicts")
