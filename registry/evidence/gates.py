@@ -8,6 +8,8 @@ The outcome of a check:
 * the metric is a ratio to another version: it counts only where that one is stable in the channel that is judged, else
   it is inconclusive, with the command that measures against stable; without a stable version it passes, with a note.
   Every such measurement must meet the rule, so the worst is shown: measuring again until one does would be of no use;
+* the metric is such a ratio, and some evidence of the version can't be read: it may refuse, so what passed is
+  inconclusive, with the keys;
 * the rule is relative, and about a time: inconclusive, as times of two runs are not compared, naming the ratio to use;
 * the rule is for times of one machine, and they were measured on another one: inconclusive, naming both;
 * there are fewer samples than the rule's `min_n`: inconclusive, with the n that would decide; but fail if the whole
@@ -23,7 +25,7 @@ A verdict fails if any check fails, else is inconclusive if any check is, else p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from registry.evidence.approvals import Approval, approvers
@@ -69,6 +71,7 @@ class GateInputs:
         stable: the version that relative rules compare with: the channel's stable, None where there is none.
         stable_evidence: what was measured of it.
         approvals: who said yes to the version, for any channel and content.
+        unread: keys of evidence of the version that could not be read: each may hold a ratio that refuses it.
         outcomes: gives what a version answered for each image of a measurement; nothing where that was not kept.
     """
 
@@ -80,6 +83,7 @@ class GateInputs:
     stable: Candidate | None = None
     stable_evidence: Iterable[Evidence] = ()
     approvals: Iterable[Approval] = ()
+    unread: Sequence[str] = ()
     outcomes: ReadOutcomes = lambda evidence: ()
 
 
@@ -94,7 +98,7 @@ def judge(policy: Policy, inputs: GateInputs, *, timestamp: str, who: str, meani
     channel, candidate, stable = inputs.channel, inputs.candidate, inputs.stable
     ours = _of_content(inputs.evidence, candidate)
     theirs = _of_content(inputs.stable_evidence, stable) if stable else []
-    against = Against(stable, theirs, inputs.outcomes, meaning)
+    against = Against(stable, theirs, inputs.outcomes, meaning, tuple(inputs.unread))
     checks = [*_check_withdrawn(channel, candidate, inputs.withdrawn)]
     checks += _check_past(policy.required_channel(channel), candidate, inputs.past)
     checks += _check_approvals(policy.approvals(channel), channel, candidate, inputs.approvals)

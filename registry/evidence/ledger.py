@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -39,6 +40,19 @@ class Passed(Document):
     record_sha256: Sha256
 
 
+@dataclass(frozen=True)
+class Kept(Generic[Kind]):
+    """The documents in a folder of the store.
+
+    Attributes:
+        found: those that could be read and hash to their names, by key.
+        unread: the keys of the others: they are damaged, of a later format, or S3 can't give them.
+    """
+
+    found: dict[str, Kind]
+    unread: tuple[str, ...]
+
+
 class Ledger:
     """The evidence, verdicts and passes of one model."""
 
@@ -55,8 +69,11 @@ class Ledger:
 
     def evidence(self, version: VersionName) -> list[Evidence]:
         """All evidence of a version, oldest first, without what this release can't read."""
-        found = self._read_named(layout.evidence(self._model, str(version)), Evidence)
-        return sorted(found, key=lambda one: one.order)
+        return sorted(self.kept_evidence(version).found.values(), key=lambda one: one.order)
+
+    def kept_evidence(self, version: VersionName) -> Kept[Evidence]:
+        """All evidence of a version, and the keys of what this release can't read."""
+        return self._read_named(layout.evidence(self._model, str(version)), Evidence)
 
     def outcomes(self, evidence: Evidence) -> tuple[ImageOutcome, ...]:
         """What a version answered for each image of a measurement.
@@ -83,7 +100,7 @@ class Ledger:
 
     def approvals(self, version: VersionName) -> list[Approval]:
         """Every yes to a version, without what this release can't read."""
-        return self._read_named(layout.approval(self._model, str(version)), Approval)
+        return list(self._read_named(layout.approval(self._model, str(version)), Approval).found.values())
 
     def add_verdict(self, verdict: Verdict, policy: Policy) -> str:
         """Store a verdict, also one that refuses, and before it the policy that it names; return its digest."""
@@ -102,7 +119,7 @@ class Ledger:
 
     def verdicts(self) -> list[Verdict]:
         """Every verdict, without what this release can't read."""
-        return self._read_named(layout.verdicts(self._model), Verdict)
+        return list(self._read_named(layout.verdicts(self._model), Verdict).found.values())
 
     def verdict_digests(self, prefix: str, limit: int) -> list[str]:
         """The digests of verdicts that begin so, in their order, at most `limit`."""
@@ -125,7 +142,7 @@ class Ledger:
 
         None if there is none, or the log can't be read.
         """
-        notes = self._read_all(layout.passed(self._model, channel.name, str(version)), Passed)
+        notes = self._read_all(layout.passed(self._model, channel.name, str(version)), Passed).found
         for note in sorted(notes.values(), key=lambda note: note.generation, reverse=True):
             if _is_in_log(channel, note):
                 try:
@@ -137,14 +154,15 @@ class Ledger:
                 return past_of(channel.name, note, head)
         return None
 
-    def _read_named(self, folder: str, kind: type[Kind]) -> list[Kind]:
-        """The documents in a folder that hash to their names: another one is damaged, so it counts as missing."""
-        found = self._read_all(folder, kind)
-        return [document for key, document in found.items() if document.sha256 == layout.stem(key)]
+    def _read_named(self, folder: str, kind: type[Kind]) -> Kept[Kind]:
+        """The documents in a folder. One that does not hash to its name is damaged: it counts as not read."""
+        kept = self._read_all(folder, kind)
+        found = {key: document for key, document in kept.found.items() if document.sha256 == layout.stem(key)}
+        return Kept(found, tuple(sorted((*kept.unread, *(kept.found.keys() - found.keys())))))
 
-    def _read_all(self, folder: str, kind: type[Kind]) -> dict[str, Kind]:
-        """The documents in a folder by key, without those that are damaged or of a newer format: what they would have
-        shown is missing then, and the gates say so."""
+    def _read_all(self, folder: str, kind: type[Kind]) -> Kept[Kind]:
+        """The documents in a folder, whatever they hash to. Where those that can't be read would have shown something,
+        it is missing, and the gates say so."""
 
         def read(key: str) -> Kind | None:
             try:
@@ -153,8 +171,9 @@ class Ledger:
                 return None
 
         keys = [info.key for info in self._store.list(folder)]
-        found = zip(keys, in_parallel(read, keys), strict=True)
-        return {key: document for key, document in found if document is not None}
+        read_ones = dict(zip(keys, in_parallel(read, keys), strict=True))
+        found = {key: document for key, document in read_ones.items() if document is not None}
+        return Kept(found, tuple(key for key in keys if key not in found))
 
 
 def past_of(channel: str, note: Passed, head: Record) -> Past:

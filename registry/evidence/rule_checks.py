@@ -16,6 +16,8 @@ from registry.evidence.results import Evidence, Metric, ReadOutcomes
 from registry.evidence.verdict import Check, Outcome
 from registry.tree.layout import FILES_FLAVOR
 
+_SHOWN_KEYS, _SHOWN_KEY = 3, 300
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -38,13 +40,16 @@ class _Sample:
 class Against:
     """What relative rules compare with: the stable version, what was measured of it, and the outcomes of both.
 
-    `meaning` is that of rules, see `MEANING`.
+    Attributes:
+        meaning: that of rules, see `MEANING`.
+        unread: keys of evidence of the candidate that could not be read.
     """
 
     stable: Candidate | None
     evidence: Sequence[Evidence]
     outcomes: ReadOutcomes
     meaning: int
+    unread: tuple[str, ...] = ()
 
     @property
     def is_first_meaning(self) -> bool:
@@ -60,7 +65,8 @@ class Against:
 def check_rule(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], against: Against) -> list[Check]:
     """The checks of a rule: one, or one of each target. `ours` is what was measured of the candidate, newest first."""
     if rule.is_ratio:
-        return [_check_ratio(rule, candidate, ours, against)]
+        check = _check_ratio(rule, candidate, ours, against)
+        return [_with_unread(check, against.unread) if against.unread and against.stable else check]
     source = _newest_with(rule, ours)
     if source is None and (elsewhere := _newest_with(rule, ours, on_any_machine=True)):
         command = _measure(rule, candidate)
@@ -100,6 +106,21 @@ def _check_ratio(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], aga
     ]
     worst = max(checks, key=lambda check: _badness(rule, check))
     return worst if against.is_first_meaning else _with_all_named(rule, worst, stable, len(checks))
+
+
+def _with_unread(check: Check, unread: Sequence[str]) -> Check:
+    """The check of a ratio where some evidence can't be read: it may refuse, so nothing passes beside it."""
+    if check.outcome == "fail":
+        return check
+    more = f" and {len(unread) - _SHOWN_KEYS} more" if len(unread) > _SHOWN_KEYS else ""
+    keys = ", ".join(key[:_SHOWN_KEY] for key in unread[:_SHOWN_KEYS])
+    reason = (
+        f"evidence that can't be read may refuse it: {keys}{more}; bring it back from the "
+        "bucket's own versions or a copy, read it with a later release, or promote with `--force --reason …`; else "
+    )
+    return check.model_copy(
+        update={"outcome": "inconclusive", "bound": None, "reason": f"{reason}{check.reason}"[:4000]}
+    )
 
 
 def _badness(rule: Rule, check: Check) -> tuple[int, float]:

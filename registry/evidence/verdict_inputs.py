@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from registry.formats.document import DocumentPart, Sha256
@@ -9,12 +11,19 @@ from registry.formats.document import DocumentPart, Sha256
 MAX_NAMED = 10_000
 """So many measurements of a version, and approvals, are looked at, the newest: a verdict stays below its limit."""
 
+MAX_UNREAD = 100
+"""So many keys of evidence that could not be read are named."""
+
 MEANING = 2
 """What rules mean in the verdicts of this release.
 
 In verdicts of meaning 1, which do not say so, the newest ratio to stable counts alone, `max_increase` and
 `max_decrease` compare times of two runs, and `end` is not rounded.
 """
+
+
+Key = Annotated[str, Field(max_length=1024)]
+"""A key in the store; S3 has none that is longer."""
 
 
 class RecordName(DocumentPart):
@@ -36,6 +45,8 @@ class VerdictInputs(DocumentPart):
         past_head: the newest record of that channel: whether the version was withdrawn there since.
         stable_manifest: of the version that relative rules compared with; None without one, or if it could not be read.
         evidence: what was measured of the version's content, newest first. `stable_evidence` is the same of stable.
+        unread: keys of evidence of the version that could not be read, the first `MAX_UNREAD`; looked at only if the
+            policy asks for a ratio.
         outcomes: the answers for each image that could be read, and were needed.
         approvals: of this content for this channel; looked at only if the policy asks for any.
     """
@@ -49,5 +60,6 @@ class VerdictInputs(DocumentPart):
     stable_manifest: Sha256 | None = None
     evidence: tuple[Sha256, ...] = Field(default=(), max_length=MAX_NAMED)
     stable_evidence: tuple[Sha256, ...] = Field(default=(), max_length=MAX_NAMED)
+    unread: tuple[Key, ...] = Field(default=(), max_length=MAX_UNREAD)
     outcomes: tuple[Sha256, ...] = Field(default=(), max_length=2 * MAX_NAMED)
     approvals: tuple[Sha256, ...] = Field(default=(), max_length=MAX_NAMED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from registry.channels.record import Record
 from registry.errors import IntegrityError
@@ -13,7 +14,7 @@ from registry.evidence.gates import GateInputs
 from registry.evidence.policy import Policy, load_policy
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
-from registry.evidence.verdict_inputs import MAX_NAMED, MEANING, RecordName, VerdictInputs
+from registry.evidence.verdict_inputs import MAX_NAMED, MAX_UNREAD, MEANING, RecordName, VerdictInputs
 from registry.machine import clock
 from registry.machine.provenance import release
 from registry.names import VersionName
@@ -34,8 +35,9 @@ def basis_of(wiring: Wiring, version: str, channel: str) -> Basis:
     head = wiring.channel(channel).head()
     stable = stable_pointer(policy, channel, candidate, head)
     compared = _compared(wiring, stable, candidate) if stable else None
-    required, measured = policy.required_channel(channel), _measured(wiring, candidate)
-    theirs = _measured(wiring, compared) if compared else ()
+    required, (measured, unread) = policy.required_channel(channel), _measured(wiring, candidate)
+    theirs = _measured(wiring, compared)[0] if compared else ()
+    asks_ratio = any(rule.is_ratio for rule in policy.rules_for(channel, candidate.version, candidate.flavor))
     outcomes = NotedOutcomes(wiring.ledger.outcomes, [*measured, *theirs])
     inputs = GateInputs(
         channel,
@@ -46,6 +48,7 @@ def basis_of(wiring: Wiring, version: str, channel: str) -> Basis:
         stable=compared,
         stable_evidence=theirs,
         approvals=_approvals(wiring, candidate, channel) if policy.approvals(channel) else (),
+        unread=unread if asks_ratio else (),
         outcomes=outcomes,
     )
     names = _names(inputs, binding.pointer, head)
@@ -76,10 +79,12 @@ def _compared(wiring: Wiring, stable: Pointer, candidate: Candidate) -> Candidat
         return unreadable(stable, candidate)
 
 
-def _measured(wiring: Wiring, candidate: Candidate) -> tuple[Evidence, ...]:
-    """What was measured of a version's content, newest first."""
-    found = wiring.ledger.evidence(candidate.version)
-    return tuple(one for one in reversed(found) if one.content_sha256 == candidate.content_sha256)[:MAX_NAMED]
+def _measured(wiring: Wiring, candidate: Candidate) -> tuple[tuple[Evidence, ...], tuple[str, ...]]:
+    """What was measured of a version's content, newest first, and the keys of evidence that could not be read."""
+    kept = wiring.ledger.kept_evidence(candidate.version)
+    found = sorted(kept.found.values(), key=lambda one: one.order, reverse=True)
+    ours = tuple(one for one in found if one.content_sha256 == candidate.content_sha256)
+    return ours[:MAX_NAMED], kept.unread[:MAX_UNREAD]
 
 
 def _approvals(wiring: Wiring, candidate: Candidate, channel: str) -> tuple[Approval, ...]:
@@ -91,6 +96,7 @@ def _approvals(wiring: Wiring, candidate: Candidate, channel: str) -> tuple[Appr
 
 def _names(inputs: GateInputs, version: Pointer, head: Record | None) -> VerdictInputs:
     """The names of what a verdict is made from. Those of the outcomes are not known yet."""
+    unread: dict[str, Any] = {"unread": tuple(inputs.unread)} if inputs.unread else {}
     past, is_read = inputs.past, inputs.stable is not None and inputs.stable.content_sha256 != ""
     return VerdictInputs(
         release=release(),
@@ -103,6 +109,7 @@ def _names(inputs: GateInputs, version: Pointer, head: Record | None) -> Verdict
         evidence=_digests(inputs.evidence),
         stable_evidence=_digests(inputs.stable_evidence),
         approvals=_digests(inputs.approvals),
+        **unread,
     )
 
 

@@ -66,6 +66,7 @@ class NamedInputs:
             stable=self._stable(stable, candidate),
             stable_evidence=theirs,
             approvals=self._approvals(),
+            unread=names.unread,
             outcomes=outcomes,
         )
         return Basis(policy, inputs, outcomes, names, kept.timestamp, kept.who, kept.forced)

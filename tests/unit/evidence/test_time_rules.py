@@ -200,6 +200,17 @@ def test_a_ratio_without_a_stable_version_passes_with_a_note() -> None:
     assert (check.outcome, check.reason) == ("pass", "there is no stable version to compare with")
 
 
+def test_what_can_not_be_read_matters_to_ratios_to_stable_only() -> None:
+    def outcome(rule: str, found: Evidence, against: Candidate | None) -> str:
+        inputs = GateInputs("production", candidate(), [found], stable=against, unread=["models/x/evidence/v/1.json"])
+        return judge(policy_of(rule), inputs, timestamp=NOW, who="tester").outcome
+
+    assert outcome(SLOWER, ratio(1.0, 1.05), stable()) == "inconclusive"
+    assert outcome(SLOWER, ratio(1.2, 1.3), stable()) == "fail"
+    assert outcome(SLOWER, ratio(1.0, 1.05), None) == "pass"
+    assert outcome(ON_TWO_THREADS, latency(50, XEON), stable()) == "pass"
+
+
 def test_a_time_counts_on_the_machine_of_the_rule() -> None:
     assert check_of(ON_TWO_THREADS, latency(50, XEON)).outcome == "pass"
     assert check_of(ON_TWO_THREADS, latency(150, XEON)).outcome == "fail"
