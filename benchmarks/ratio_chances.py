@@ -1,6 +1,7 @@
 """How often the default policy's rules on ratios of times pass a version: `python -m benchmarks.ratio_chances`.
 
-A simulation with the interval and the comparison that are used in earnest. A version that is slower by a factor has the
+A simulation with the interval and the comparison that are used in earnest, where a measurement that decides nothing is
+followed by another one of as many rounds. A version that is slower by a factor has the
 times of an equal one times that factor, and so its ratio and interval: each run tells of every factor.
 """
 
@@ -14,11 +15,14 @@ import click
 import numpy as np
 
 from benchmarks.ratios import ratio_metrics
-from registry.evidence.comparison import compare_value
+from registry.evidence.looks import compare_look
 from registry.evidence.policy import Rule, load_policy
 from registry.evidence.results import Metric
+from registry.evidence.verdict import Outcome
 
 RUNS = 1000
+LOOKS = 3
+"""Measurements of one version in the table."""
 FACTORS = (1.0, 1.10, 1.25)
 """True ratios in the table."""
 _LOAD_LASTS, _LOAD = 0.9, 0.1
@@ -51,16 +55,16 @@ NOISES = (Noise(300), Noise(600), Noise(300, _LASTS))
 
 @dataclass(frozen=True)
 class RatioChance:
-    """How often versions with these true ratios pass a rule, in `runs` simulated measurements."""
+    """How often versions with these true ratios pass a rule by 1, 2, … `LOOKS` simulated measurements, in `runs`."""
 
     rule: str
     noise: str
     runs: int
-    passes: dict[float, float]
+    passes: dict[float, tuple[float, ...]]
 
 
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--runs", type=click.IntRange(10, 100_000), default=RUNS, show_default=True, help="Measurements of each.")
+@click.option("--runs", type=click.IntRange(10, 100_000), default=RUNS, show_default=True, help="Runs of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a Markdown table.")
 def main(*, runs: int, as_json: bool) -> None:
     """How often the default policy's rules on ratios of times pass a version, by how slow it is in truth."""
@@ -74,7 +78,7 @@ def chances(runs: int = RUNS, noises: Sequence[Noise] = NOISES) -> Iterator[Rati
     for rule in load_policy().channels["production"].by_suffix["ood"]:
         for noise, every in measured.items() if rule.is_ratio else ():
             of_rule = [metric for metrics in every for metric in metrics if metric.name == rule.metric]
-            passes = {factor: sum(_passes(rule, one, factor) for one in of_rule) / runs for factor in FACTORS}
+            passes = {factor: _shares(rule, of_rule, factor) for factor in FACTORS}
             yield RatioChance(str(rule), str(noise), runs, passes)
 
 
@@ -92,11 +96,12 @@ def simulated(noise: Noise, runs: int, seed: int = 0) -> Iterator[list[Metric]]:
 def table(found: Sequence[RatioChance]) -> list[str]:
     """The chances as a Markdown table: a row for each rule and noise, a column for each true ratio."""
     heads = ["as fast", *(f"{100 * (factor - 1):.0f}% slower" for factor in FACTORS[1:])]
-    rows = [
-        f"| `{one.rule}`, {one.noise} | " + " | ".join(f"{100 * share:.0f}%" for share in one.passes.values()) + " |"
-        for one in found
+    rows = [f"| `{one.rule}`, {one.noise} | " + " | ".join(map(_cell, one.passes.values())) + " |" for one in found]
+    return [
+        "| passes by 1, 2, 3 measurements, if V is in truth | " + " | ".join(heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+        *rows,
     ]
-    return ["| passes, if V is in truth | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|", *rows]
 
 
 def _answers(random: np.random.Generator, shape: tuple[int, int], lasts: float) -> np.ndarray:
@@ -114,11 +119,31 @@ def _lasting(steps: np.ndarray, lasts: float) -> np.ndarray:
     return values
 
 
-def _passes(rule: Rule, metric: Metric, factor: float) -> bool:
-    value, low, high = (factor * (each or 0.0) for each in (metric.value, metric.low, metric.high))
-    slower = Metric.of(metric.name, value, n=metric.n, low=low, high=high, unit=metric.unit)
-    bound = rule.max if rule.max is not None else 0.0
-    return compare_value(rule.model_copy(update={"min_n": 0}), slower, value, bound).outcome == "pass"
+def _cell(shares: Sequence[float]) -> str:
+    return ", ".join(f"{100 * share:.0f}%" for share in shares)
+
+
+def _shares(rule: Rule, measured: Sequence[Metric], factor: float) -> tuple[float, ...]:
+    """How often a version passes by 1, 2, … measurements; those of a run are its own and the next runs'."""
+    told = [[_outcome(rule, one, factor, look) for one in measured] for look in range(1, LOOKS + 1)]
+    decided = [
+        _first_decision([told[look][run - len(measured) + look] for look in range(LOOKS)])
+        for run in range(len(measured))
+    ]
+    return tuple(
+        sum(look is not None and look < most for look in decided) / len(measured) for most in range(1, LOOKS + 1)
+    )
+
+
+def _first_decision(outcomes: Sequence[Outcome]) -> int | None:
+    """Which measurement lets the version pass; None if none does, or one before it refuses."""
+    first = next((look for look, outcome in enumerate(outcomes) if outcome != "inconclusive"), None)
+    return first if first is not None and outcomes[first] == "pass" else None
+
+
+def _outcome(rule: Rule, metric: Metric, factor: float, look: int) -> Outcome:
+    ends = {name: factor * (getattr(metric, name) or 0.0) for name in ("value", "low", "high")}
+    return compare_look(rule, metric.model_copy(update=ends), look).outcome
 
 
 if __name__ == "__main__":

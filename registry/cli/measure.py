@@ -18,6 +18,7 @@ from registry.cli.options import (
 )
 from registry.cli.output import Output, checks, metrics_table
 from registry.errors import UloraError
+from registry.evidence.metrics import MAX_ROUNDS, MIN_ROUNDS
 from registry.formats.counts import counted
 from registry.usecases.options import MeasureOptions
 
@@ -47,6 +48,10 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
     "--against", metavar="VERSION", shell_complete=complete_versions,
     help="Measure latency in turns with this version, e.g. the stable one, and report the ratios.",
 )  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(MIN_ROUNDS, MAX_ROUNDS), metavar="N",
+    help="Of these turns exactly so many; 300 to 600 by default. More tell smaller ratios apart.",
+)  # fmt: skip
 @device_option
 @runtime_option
 @offline_option
@@ -65,6 +70,7 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
       ulora measure v5.5.4-dinov3 --data images/
       ulora measure v5.5.4-dinov3 --only ood,latency --device cuda
       ulora measure v5.5.4-dinov3 --only latency --against v5.5.3-performance
+      ulora measure v5.5.4-dinov3 --only latency --against v5.5.3-performance --rounds 1200
     """
 
     def tell(evidence: Evidence) -> None:

@@ -82,8 +82,10 @@ def _why(check: Check, status: str) -> str:
     """The rest of a line."""
     if status == "TOO FEW" and check.end is None:
         return f"n={check.n}, needs {check.rule.get('min_n')}"
-    if status == "TOO FEW" and check.measurements:
-        return f"{_sure(check)}, n={check.n}{_worst_of(check)}"
+    if status == "TOO FEW" and check.look:
+        return f"{_sure(check)}, n={check.n}{_worst_of(check)}" + (
+            f", needs {check.wanted_n}" if check.wanted_n else ""
+        )
     if status == "TOO FEW":
         needs = check.wanted_n or ("another version" if check.observed == check.bound else "more")
         return f"{_sure(check)}, n={check.n}, needs {needs}"
@@ -98,15 +100,17 @@ def _why(check: Check, status: str) -> str:
 
 
 def _worst_of(check: Check) -> str:
-    """That others were measured too, each of which has to pass."""
+    """That others were measured too: which one this is."""
+    if check.look and (check.measurements or 0) > 1:
+        return f", measurement {check.look} of {check.measurements}"
     return f", the worst of {check.measurements} measurements" if (check.measurements or 0) > 1 else ""
 
 
 def _sure(check: Check) -> str:
     """The end of a one-sided interval: `95% sure of >= 0.943`."""
-    confidence = check.rule.get("confidence") or DEFAULT_CONFIDENCE
+    confidence = check.confidence or check.rule.get("confidence") or DEFAULT_CONFIDENCE
     sign = next((sign for kind, sign in _SIGNS.items() if check.rule.get(kind) is not None), "<=")
-    return f"{100 * confidence:g}% sure of {sign} {number(check.end or 0.0, check.bound)}"
+    return f"{100 * confidence:.6g}% sure of {sign} {number(check.end or 0.0, check.bound)}"
 
 
 def _samples(low: float | None, high: float | None, n: int) -> str:

@@ -12,8 +12,6 @@ from registry.evidence.results import PROPORTION, Metric
 from registry.evidence.stats import CONFIDENCE, n_that_decides, wilson
 from registry.evidence.verdict import Outcome
 
-MORE_MAY_DECIDE = "; more samples may decide"
-
 
 @dataclass(frozen=True)
 class Compared:
@@ -65,7 +63,7 @@ def _compare_end(rule: Rule, metric: Metric, value: float, bound: float, digits:
     if value == bound:
         wanted, then = 0, "; no number of samples decides at this value"
     elif wanted <= metric.n:  # what is known of the metric's interval does not tell it
-        wanted, then = 0, MORE_MAY_DECIDE
+        wanted, then = 0, "; more samples may decide"
     reason = f"{shown} on {metric.n} samples: with {sure} confidence only {number(end, bound)}, not {asked}{then}"
     return Compared("inconclusive", reason, end, wanted or None)
 

@@ -7,7 +7,8 @@ The outcome of a check:
 * the rule is relative, and stable was not measured on the same data: inconclusive, "measure <stable> first";
 * the metric is a ratio to another version: it counts only where that one is stable in the channel that is judged, else
   it is inconclusive, with the command that measures against stable; without a stable version it passes, with a note.
-  Every such measurement must meet the rule, so the worst is shown: measuring again until one does would be of no use;
+  Every such measurement is a new draw of chance. With `judge: bound` one that is surely worse refuses for good; else
+  one that meets the rule at a confidence of its own, higher for each, lets pass. Without, all must meet it;
 * the metric is such a ratio, and some evidence of the version can't be read: it may refuse, so what passed is
   inconclusive, with the keys;
 * the rule is relative, and about a time: inconclusive, as times of two runs are not compared, naming the ratio to use;

@@ -41,7 +41,7 @@ class Passed(Document):
 
 
 @dataclass(frozen=True)
-class Kept(Generic[Kind]):
+class ReadDocuments(Generic[Kind]):
     """The documents in a folder of the store.
 
     Attributes:
@@ -71,7 +71,7 @@ class Ledger:
         """All evidence of a version, oldest first, without what this release can't read."""
         return sorted(self.kept_evidence(version).found.values(), key=lambda one: one.order)
 
-    def kept_evidence(self, version: VersionName) -> Kept[Evidence]:
+    def kept_evidence(self, version: VersionName) -> ReadDocuments[Evidence]:
         """All evidence of a version, and the keys of what this release can't read."""
         return self._read_named(layout.evidence(self._model, str(version)), Evidence)
 
@@ -154,13 +154,13 @@ class Ledger:
                 return past_of(channel.name, note, head)
         return None
 
-    def _read_named(self, folder: str, kind: type[Kind]) -> Kept[Kind]:
+    def _read_named(self, folder: str, kind: type[Kind]) -> ReadDocuments[Kind]:
         """The documents in a folder. One that does not hash to its name is damaged: it counts as not read."""
         kept = self._read_all(folder, kind)
         found = {key: document for key, document in kept.found.items() if document.sha256 == layout.stem(key)}
-        return Kept(found, tuple(sorted((*kept.unread, *(kept.found.keys() - found.keys())))))
+        return ReadDocuments(found, tuple(sorted((*kept.unread, *(kept.found.keys() - found.keys())))))
 
-    def _read_all(self, folder: str, kind: type[Kind]) -> Kept[Kind]:
+    def _read_all(self, folder: str, kind: type[Kind]) -> ReadDocuments[Kind]:
         """The documents in a folder, whatever they hash to. Where those that can't be read would have shown something,
         it is missing, and the gates say so."""
 
@@ -173,7 +173,7 @@ class Ledger:
         keys = [info.key for info in self._store.list(folder)]
         read_ones = dict(zip(keys, in_parallel(read, keys), strict=True))
         found = {key: document for key, document in read_ones.items() if document is not None}
-        return Kept(found, tuple(key for key in keys if key not in found))
+        return ReadDocuments(found, tuple(key for key in keys if key not in found))
 
 
 def past_of(channel: str, note: Passed, head: Record) -> Past:

@@ -118,12 +118,14 @@ class Subject:
     Attributes:
         loaded: the version in memory.
         against: another one, which benchmarks of times measure in turns with it; `compared` names it.
+        rounds: how many of these turns; None leaves it to the benchmark.
     """
 
     manifest: Manifest
     loaded: Any
     against: Any = None
     compared: ComparedVersion | None = None
+    rounds: int | None = None
 
 
 def compares(benchmark: Benchmark) -> bool:
@@ -138,6 +140,8 @@ def measure(
     began, manifest = time.perf_counter(), subject.manifest
     is_compared = subject.compared is not None and compares(benchmark)
     beside: dict[str, Any] = {"against": subject.against} if is_compared else {}
+    if is_compared and subject.rounds and "rounds" in signature(benchmark).parameters:
+        beside["rounds"] = subject.rounds
     if "progress" in signature(benchmark).parameters:
         beside["progress"] = _now_and_then(name, say)
     measurement = benchmark(subject.loaded, data, **beside)

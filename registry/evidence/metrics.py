@@ -29,6 +29,9 @@ METRICS = {
 RATIOS = frozenset({"latency_ratio_p50", "latency_ratio_p95"})
 """Metrics of a version divided by those of another one, measured in turns in one run: `ulora measure V --against W`."""
 
+MIN_ROUNDS, MAX_ROUNDS = 50, 20_000
+"""Of one measurement of ratios, as far as people may ask: more would take hours."""
+
 _BENCHMARK_OF = {metric: benchmark for benchmark, metrics in METRICS.items() for metric in metrics}
 
 

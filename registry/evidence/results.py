@@ -74,6 +74,8 @@ class Metric(DocumentPart):
         n: number of samples: images, or repetitions for a latency. Of the smaller class where two are compared.
         target: the target; None is the aggregate over all targets.
         unit: `proportion`, `area`, `ms`, `MB`, `1/s` …
+        freedom: of a ratio: degrees of freedom of the Student's t by which the ends at other confidences are farther
+            from the value, on a scale of logarithms; None where these are not known.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")
@@ -83,6 +85,7 @@ class Metric(DocumentPart):
     n: int = Field(ge=0)
     target: TargetName | None = None
     unit: str = Field(default="", max_length=40)
+    freedom: float | None = Field(default=None, ge=1, le=1e6)
 
     @property
     def shown_unit(self) -> str:

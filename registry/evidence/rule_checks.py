@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry.evidence.candidate import Candidate
-from registry.evidence.comparison import MORE_MAY_DECIDE, Compared, compare_paired, compare_value
-from registry.evidence.metrics import benchmark_of, is_time_of_one_run, ratio_for
+from registry.evidence.comparison import Compared, compare_paired, compare_value
+from registry.evidence.looks import MAX_LOOKS, compare_look, look_confidence, rounds_that_decide
+from registry.evidence.metrics import MAX_ROUNDS, benchmark_of, is_time_of_one_run, ratio_for
 from registry.evidence.number_text import ALL_DIGITS, END_DIGITS, number
 from registry.evidence.paired import CompareOptions, compare
 from registry.evidence.policy import Rule
@@ -17,6 +18,7 @@ from registry.evidence.verdict import Check, Outcome
 from registry.tree.layout import FILES_FLAVOR
 
 _SHOWN_KEYS, _SHOWN_KEY = 3, 300
+_NOT_UNDONE = "; measuring again can't undo it: if the machine was disturbed then, promote with `--force --reason …`"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def check_rule(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], again
 
 
 def _check_ratio(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], against: Against) -> Check:
-    """The check of a ratio to stable: the worst of all measurements of it, as each is a new draw of chance."""
+    """The check of a ratio to stable: of all measurements of it, as each is a new draw of chance."""
     stable = against.stable
     if stable is None:
         return _check(rule, _Sample(None), "pass", "there is no stable version to compare with")
@@ -99,13 +101,77 @@ def _check_ratio(rule: Rule, candidate: Candidate, ours: Sequence[Evidence], aga
         return _check_elsewhere(rule, _sample(rule, elsewhere[0], ())[0], command)
     samples = [sample for one in counting for sample in _sample(rule, one, ())]
     if against.is_first_meaning:
-        samples = samples[:1]
+        return _check_sample(rule, candidate, samples[0], getattr(rule, rule.kind, None), against.digits)
     whole = [one for one in samples if one.n >= rule.min_n]
+    if whole and rule.judge == "bound":
+        return _check_looks(rule, candidate, whole[::-1], against)
     checks = [
         _check_sample(rule, candidate, one, getattr(rule, rule.kind, None), against.digits) for one in whole or samples
     ]
     worst = max(checks, key=lambda check: _badness(rule, check))
-    return worst if against.is_first_meaning else _with_all_named(rule, worst, stable, len(checks))
+    return _with_all_named(rule, worst, stable, len(checks))
+
+
+def _check_looks(rule: Rule, candidate: Candidate, samples: Sequence[_Sample], against: Against) -> Check:
+    """The check of all measurements of a ratio, oldest first. One that is surely worse refuses; else one that passes at
+    its own level decides.
+    """
+    looks = [_check_look(rule, candidate, one, look, against.digits) for look, one in enumerate(samples, 1)]
+    by_outcome = {outcome: [each for each in looks if each.outcome == outcome] for outcome in ("fail", "pass")}
+    if by_outcome["fail"]:
+        check = max(by_outcome["fail"], key=lambda each: _badness(rule, each))
+        way_on = _NOT_UNDONE
+    elif by_outcome["pass"]:
+        check, way_on = by_outcome["pass"][0], ""
+    else:  # the longest tells the most of how long another one has to be
+        check = max(looks, key=lambda each: (each.n or 0, each.look or 0))
+        check, way_on = _with_more_rounds(rule, candidate, samples, check, against)
+    named = (
+        f"; it is measurement {check.look} of {len(looks)} against {against.stable.version}" if against.stable else ""
+    )
+    reason = check.reason + (named if len(looks) > 1 else "") + way_on
+    return check.model_copy(update={"reason": reason, "measurements": len(looks)})
+
+
+def _check_look(rule: Rule, candidate: Candidate, sample: _Sample, look: int, digits: int) -> Check:
+    if sample.metric is None or sample.value is None:
+        return _check_sample(rule, candidate, sample, None, digits).model_copy(update={"look": look})
+    check = _check_compared(rule, sample, compare_look(rule, sample.metric, look, digits), getattr(rule, rule.kind))
+    sure = {"confidence": look_confidence(rule, look)} if check.end is not None else {}
+    return check.model_copy(update={"look": look, **sure})
+
+
+def _with_more_rounds(
+    rule: Rule, candidate: Candidate, samples: Sequence[_Sample], check: Check, against: Against
+) -> tuple[Check, str]:
+    """A check that decides nothing, with the rounds that would; and how to measure them."""
+    metric, following = samples[(check.look or 1) - 1].metric, len(samples) + 1
+    if following > MAX_LOOKS or metric is None:
+        return check, f"; no more than {MAX_LOOKS} measurements can let it pass: promote with `--force --reason …`"
+    wanted = rounds_that_decide(rule, metric, following)
+    rounds = min(MAX_ROUNDS, wanted or 2 * metric.n)
+    then = "would decide at this value" if wanted else "may decide"
+    command = f"{_measure(rule, candidate, against.stable)} --rounds {rounds}"
+    sure = f"judged with {100 * look_confidence(rule, following):.6g}% confidence"
+    told = check.model_copy(update={"wanted_n": wanted}) if wanted else check
+    return told, f"; measure again: `{command}` {then}, {sure}"
+
+
+def _badness(rule: Rule, check: Check) -> tuple[int, float]:
+    """Orders the checks of one rule: a failure is worse than no decision, then the end or the value counts."""
+    value = check.observed if check.end is None else check.end
+    rank = ("pass", "inconclusive", "fail").index(check.outcome)
+    return rank, math.inf if value is None else -value if rule.wants_more else value
+
+
+def _with_all_named(rule: Rule, check: Check, stable: Candidate, measurements: int) -> Check:
+    """The check of the worst measurement, saying what others there are, and the way on."""
+    reason = check.reason
+    if measurements > 1:
+        reason += f"; it is the worst of {measurements} measurements against {stable.version}, and each must pass"
+    if check.outcome != "pass" and (check.n or 0) >= rule.min_n:
+        reason += _NOT_UNDONE
+    return check.model_copy(update={"reason": reason, "measurements": measurements})
 
 
 def _with_unread(check: Check, unread: Sequence[str]) -> Check:
@@ -121,25 +187,6 @@ def _with_unread(check: Check, unread: Sequence[str]) -> Check:
     return check.model_copy(
         update={"outcome": "inconclusive", "bound": None, "reason": f"{reason}{check.reason}"[:4000]}
     )
-
-
-def _badness(rule: Rule, check: Check) -> tuple[int, float]:
-    """Orders the checks of one rule: a failure is worse than no decision, then the end or the value counts."""
-    value = check.observed if check.end is None else check.end
-    rank = ("pass", "inconclusive", "fail").index(check.outcome)
-    return rank, math.inf if value is None else -value if rule.wants_more else value
-
-
-def _with_all_named(rule: Rule, check: Check, stable: Candidate, measurements: int) -> Check:
-    """The check of the worst measurement, saying what others there are, and the way on."""
-    reason = check.reason.removesuffix(MORE_MAY_DECIDE)
-    if measurements > 1:
-        reason += f"; it is the worst of {measurements} measurements against {stable.version}, and each must pass"
-    if check.outcome != "pass" and (check.n or 0) >= rule.min_n:
-        reason += (
-            "; measuring again can't undo it: if the machine was disturbed then, promote with `--force --reason …`"
-        )
-    return check.model_copy(update={"reason": reason, "measurements": measurements})
 
 
 def _is_against(evidence: Evidence, stable: Candidate) -> bool:

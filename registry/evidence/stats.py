@@ -142,6 +142,40 @@ def n_that_bounds(count: int, bound: float, confidence: float = CONFIDENCE) -> i
     return high
 
 
+@cache
+def student_quantile(tail: float, freedom: float) -> float:
+    """The value above 0 that Student's t exceeds with probability `tail`.
+
+    The density in the angle whose tangent is t / sqrt(freedom) is proportional to cos^(freedom - 1): it is integrated
+    by Simpson's rule, and the angle found by bisection.
+
+    Args:
+        tail: above 0, below 0.5.
+        freedom: degrees of freedom, 1 or more; need not be whole.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+    if not 0 < tail < 0.5 or not freedom >= 1 or math.isinf(freedom):
+        raise ValueError(f"there is no quantile for a tail of {tail} and {freedom} degrees of freedom")
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_tail(middle, freedom) > tail else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _student_tail(angle: float, freedom: float, steps: int = 200) -> float:
+    """P(t > sqrt(freedom) tan(angle)); 12 standard deviations beyond it nothing is left to add."""
+    top = min(math.pi / 2, angle + 12 / math.sqrt(freedom))
+    width = (top - angle) / steps
+    weights = [1, *(4 if step % 2 else 2 for step in range(1, steps)), 1]
+    heights = [max(0.0, math.cos(angle + step * width)) ** (freedom - 1) for step in range(steps + 1)]
+    area = width / 3 * math.fsum(weight * height for weight, height in zip(weights, heights, strict=True))
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    return scale * area
+
+
 def _tail(count: int, n: int, p: float) -> float:
     """P(Binomial(n, p) <= count) for 0 < p < 1; accurate where count is below the mean, n p."""
     if count >= n:

@@ -24,12 +24,14 @@ class Check(DocumentPart):
         observed: the value, None if there is none. `low` and `high` are its interval, `n` its samples.
         end: the end of the one-sided interval that had to meet the bound, where the rule says `judge: bound`, to
             `END_DIGITS` significant digits.
+        confidence: of `end`, where it is not the rule's: of several measurements of a ratio each has its own.
         wanted_n: how many samples would decide, where there are too few.
         bound: what the value was compared with; for a relative rule stable's value with the allowance added.
         outcome: `pass`, `fail` or `inconclusive`.
         reason: one line that says why.
         evidence: digest of the evidence that was used.
-        measurements: how many had to meet the rule, of a ratio to stable; `evidence` is the worst of them.
+        measurements: how many counted, of a ratio to stable; `evidence` is the one that decided, or the worst of them.
+        look: which of them, from 1 in the order of their times, where each is judged with its own confidence.
         stable_evidence: digest of stable's evidence, for a relative rule.
     """
 
@@ -41,12 +43,14 @@ class Check(DocumentPart):
     high: Number | None = None
     n: int | None = Field(default=None, ge=0)
     end: Number | None = None
+    confidence: Number | None = None
     wanted_n: int | None = Field(default=None, ge=0)
     bound: Number | None = None
     outcome: Outcome
     reason: str = Field(max_length=4000)
     evidence: Sha256 | None = None
     measurements: int | None = Field(default=None, ge=1)
+    look: int | None = Field(default=None, ge=1)
     stable_evidence: Sha256 | None = None
 
 

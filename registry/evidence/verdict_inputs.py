@@ -17,8 +17,8 @@ MAX_UNREAD = 100
 MEANING = 2
 """What rules mean in the verdicts of this release.
 
-In verdicts of meaning 1, which do not say so, the newest ratio to stable counts alone, `max_increase` and
-`max_decrease` compare times of two runs, and `end` is not rounded.
+In verdicts of meaning 1, which do not say so, the newest ratio to stable counts alone, at the rule's own confidence,
+`max_increase` and `max_decrease` compare times of two runs, and `end` is not rounded.
 """
 
 

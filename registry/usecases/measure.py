@@ -81,7 +81,7 @@ def _load(wiring: Wiring, manifest: Manifest, options: MeasureOptions) -> Subjec
         return Subject(manifest, loaded)
     other = load(wiring, pointer.version, device=options.device, runtime=loaded.runtime)
     named = ComparedVersion(version=pointer.version, manifest_sha256=pointer.manifest_sha256)
-    return Subject(manifest, loaded, other, named)
+    return Subject(manifest, loaded, other, named, options.rounds)
 
 
 def _keep(wiring: Wiring, done: Measured, say: Say) -> Evidence:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.errors import BadInput
+from registry.evidence.metrics import MAX_ROUNDS, MIN_ROUNDS
 
 if TYPE_CHECKING:
     from registry.tree.snapshot import Project
@@ -78,6 +79,7 @@ class MeasureOptions:
         runtime: what computes it, e.g. `torch-fp32`; the flavor's own choice when left out.
         rename: a file that says what the folders of images show, as `ulora data check --rename` writes it.
         against: another version: times are measured in turns with it, and their ratios reported.
+        rounds: of these turns, 50 to 20,000; as many as fit in a time when left out, see `benchmarks.latency`.
     """
 
     only: tuple[str, ...] = ()
@@ -86,6 +88,14 @@ class MeasureOptions:
     runtime: str | None = None
     rename: Path | None = None
     against: str | None = None
+    rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput: rounds are asked for without another version, or too few or too many."""
+        if self.rounds is not None and not self.against:
+            raise BadInput("--rounds is for two versions that are measured in turns", hint="add --against VERSION")
+        if self.rounds is not None and not MIN_ROUNDS <= self.rounds <= MAX_ROUNDS:
+            raise BadInput(f"{self.rounds} rounds are not {MIN_ROUNDS} to {MAX_ROUNDS:,}", hint="change --rounds")
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ def test_a_ratio_to_the_stable_version_decides(registry: Registry, images: Path)
     assert registry.evidence(V2)[0].to_bytes() == evidence.to_bytes()
     after = registry.judge(V2, "production")
     assert (after.outcome, after.stable, after.checks[0].evidence) == ("pass", V1, evidence.sha256)
+    (longer,) = registry.measure(
+        V2, MeasureOptions(only=("latency",), data=images, against=V1, rounds=70), offline=True
+    )
+    assert {metric.n for metric in longer.metrics if "ratio" in metric.name} == {70}
     registry.promote(V2, "production")
     (check,) = registry.judge(V1, "production").checks
     assert "not measured against v2.0.0" in check.reason
@@ -66,6 +70,10 @@ def test_a_ratio_to_the_stable_version_decides(registry: Registry, images: Path)
 def test_what_can_not_be_compared_is_refused_before_a_load(registry: Registry, images: Path) -> None:
     with pytest.raises(BadInput, match="accuracy can't compare two versions in one run"):
         registry.measure(V2, MeasureOptions(only=("accuracy",), data=images, against=V1), offline=True)
+    with pytest.raises(BadInput, match="--rounds is for two versions"):
+        MeasureOptions(only=("latency",), data=images, rounds=100)
+    with pytest.raises(BadInput, match="9 rounds are not 50 to 20,000"):
+        MeasureOptions(only=("latency",), data=images, against=V1, rounds=9)
     with pytest.raises(BadInput, match=r"'1\.0' is not a version name"):
         registry.measure(V2, MeasureOptions(only=("latency",), data=images, against="1.0"), offline=True)
     with pytest.raises(VersionNotFound):

@@ -19,6 +19,7 @@ from registry.names import VersionName
 from registry.store import layout
 from registry.usecases.judge import basis_of
 from registry.usecases.replay import newest_digest, replay
+from tests.support.measured_ratios import ratio_of
 from tests.support.measured_versions import accuracy_of, manifest_of
 from tests.support.registries import open_registry
 from tests.support.run_ulora import complains, ulora
@@ -78,6 +79,20 @@ def is_the_same(registry: Registry, verdict: Verdict) -> bool:
     done = replay(registry.wiring, verdict.sha256)
     assert done.equal == (done.differences == ())
     return done.equal
+
+
+def test_measurements_of_a_ratio_are_counted_again_as_then(registry: Registry) -> None:
+    asks(registry, production(""))
+    registry.promote(V1, "production")
+    asks(registry, production("defaults: [{metric: latency_ratio_p50, max: 1.1, judge: bound}]"))
+    kept = []
+    for hour, value, n in ((3, 1.09, 300), (2, 1.08, 300), (4, 1.0, 1200), (5, 1.2, 300)):
+        registry.wiring.ledger.add(ratio_of(registry.manifest(V2), registry.manifest(V1), value, hour, n))
+        kept.append(judged(registry, V2) if value != 1.0 else registry.judge(V2, "production"))
+    assert [verdict.outcome for verdict in kept] == ["inconclusive", "inconclusive", "pass", "fail"]
+    assert [verdict.checks[0].look for verdict in kept] == [1, 2, 3, 4]
+    assert [verdict.checks[0].measurements for verdict in kept] == [1, 2, 3, 4]
+    assert all(is_the_same(registry, verdict) for verdict in (kept[0], kept[1], kept[3]))
 
 
 def change_everything(registry: Registry) -> None:

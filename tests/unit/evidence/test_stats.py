@@ -5,9 +5,17 @@ import math
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binomtest, t
 
-from registry.evidence.stats import Interval, mean_interval, n_that_bounds, n_that_decides, upper_bound, wilson
+from registry.evidence.stats import (
+    Interval,
+    mean_interval,
+    n_that_bounds,
+    n_that_decides,
+    student_quantile,
+    upper_bound,
+    wilson,
+)
 
 LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
 
@@ -131,3 +139,17 @@ def test_a_mean_of_nothing_has_no_interval() -> None:
         mean_interval([], [], [])
     with pytest.raises(ValueError, match="at least one value"):
         mean_interval([0.5], [Interval(0, 1)], [0])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5.5, 22.08, 1000])
+@pytest.mark.parametrize("tail", [0.3, 0.025, 0.00625, 5e-5])
+def test_quantiles_of_student_s_t_are_those_of_scipy(tail: float, freedom: float) -> None:
+    assert student_quantile(tail, freedom) == pytest.approx(t.isf(tail, freedom), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tail", "freedom"), [(0.5, 3), (0.0, 3), (0.1, 0.5), (0.1, float("nan")), (0.1, float("inf"))]
+)
+def test_a_quantile_that_there_is_not_is_refused(tail: float, freedom: float) -> None:
+    with pytest.raises(ValueError, match="no quantile"):
+        student_quantile(tail, freedom)
