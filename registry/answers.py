@@ -126,6 +126,7 @@ class Change(HtmlTable):
         notes: tuple[str, ...] = (),
     ) -> Self:
         """The change that `record` is, from the record before it."""
+        left_out = f"not taken over, as the record would have been too large: {', '.join(record.left_out)}"
         return cls(
             model=record.model,
             channel=record.channel,
@@ -138,7 +139,7 @@ class Change(HtmlTable):
             when=record.when,
             reason=record.reason,
             verdict=verdict,
-            notes=notes,
+            notes=(*([left_out] if record.left_out else ()), *notes),
             manifest_sha256=record.stable.manifest_sha256 if record.stable else "",
         )
 

@@ -75,11 +75,16 @@ WORKERS = 16
 TRIES = 3
 """How often a file is requested if the connection breaks during the download."""
 MAX_RECORD = 1024 * 1024
-MAX_WITHDRAWN = 10_000
-MAX_DIGITS = 300
-MAX_REASON, MAX_WHO = 4096, 256
+MAX_STACK, MAX_WITHDRAWN = 100, 10_000
+MAX_DIGITS, MAX_DEPTH = 300, 100
+MAX_REASON, MAX_WHO, MAX_NAME, MAX_WHEN = 4096, 256, 120, 40
+RECORD_FIELDS = {
+    "format", "min_writer", "model", "channel", "generation", "action", "stable", "canary", "stack", "withdrawn",
+    "verdict", "reason", "who", "who_verified", "when", "nonce", "previous",
+}  # fmt: skip
+VERSION_FIELDS = {"version", "manifest_sha256", "weight"}
 CHUNK = 64 * 1024
-SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256, ACTION = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z-]{1,40}")
 LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 TRANSIENT = {"RequestTimeout", "InternalError", "SlowDown", "ServiceUnavailable", "Throttling"}
 CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*")
@@ -96,6 +101,10 @@ DENIED = {
     "AuthorizationHeaderMalformed",
 }  # fmt: skip
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+UNREADABLE = (
+    "no replica passes a record that it can't read, so a rollback after it would not be followed; bring its bytes back "
+    'or remove it (docs/runbook.md, "Junk in the log"), then run this again'
+)
 SKEWED, MAX_SKEW = "RequestTimeTooSkewed", 15 * 60
 """The code for a wrong clock, and the seconds by which it may differ."""
 NO_CREDENTIALS = tuple(
@@ -208,7 +217,7 @@ class Parser(argparse.ArgumentParser):
 def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     """Make the channel serve the version: read the log, check every file, ask, write one record."""
     head, digest = store.newest()
-    if head is None or head["stable"] is None:
+    if head is None:
         text = f"{VERSION['channel']} serves no version yet; nothing changed"
         raise Failure("NothingToRollBackTo", text, "is this the right store?")
     author = {"who": who(), "who_verified": False, "reason": options.reason}
@@ -217,12 +226,15 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
         return answer_document(
             head, head, "none", f"{VERSION['channel']} serves {VERSION['version']} already; nothing changed"
         )
-    sentence = f"{VERSION['channel']} is {' with '.join(live(head))}; this makes it {record['stable']['version']}"
-    print_line(options, sentence)
+    serves = " with ".join(live(head)) or "nothing"
+    print_line(options, f"{VERSION['channel']} is {serves}; this makes it {record['stable']['version']}")
+    left_out = fit(record)
+    if left_out and not options.json:
+        emit("stderr", f"note: not taken over, as the record would have been too large: {', '.join(left_out)}")
     check(store, options, head)
     if options.dry_run:
         planned = answer_document(record, head, record["action"], "nothing was written: --dry-run")
-        return with_chain(store, options, head, planned)
+        return with_chain(store, options, head, {**planned, "left_out": left_out})
     if not options.yes:
         asked = time.monotonic()
         ask()
@@ -238,7 +250,7 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     if not is_protected(head):
         check_still_complete(store)
     done = f"{VERSION['channel']} serves {record['stable']['version']}, generation {record['generation']}"
-    made = {**answer_document(record, head, record["action"], done), "changed": True}
+    made = {**answer_document(record, head, record["action"], done), "changed": True, "left_out": left_out}
     return with_chain(store, options, head, made)
 
 
@@ -278,7 +290,7 @@ def already_moved(winner: dict[str, Any]) -> dict[str, Any]:
     raise Failure(
         "ChannelMoved",
         f"{winner['who']} moved {VERSION['channel']} first: {winner['action']} to "
-        f"{' with '.join(live(winner))}, generation {winner['generation']}; nothing changed",
+        f"{' with '.join(live(winner)) or 'nothing'}, generation {winner['generation']}; nothing changed",
         "check what it serves, then run this again",
     )
 
@@ -296,7 +308,8 @@ def check(store: Store, options: argparse.Namespace, head: dict[str, Any]) -> No
 
 def is_protected(head: dict[str, Any]) -> bool:
     """Whether the channel protects the version's files: those of stable and the stack are never deleted."""
-    return VERSION["version"] in [pointer["version"] for pointer in (head["stable"], *head.get("stack", []))]
+    held = (head["stable"], *head.get("stack", []))
+    return VERSION["version"] in [pointer["version"] for pointer in held if pointer]
 
 
 def check_files(store: Store, options: argparse.Namespace) -> None:
@@ -368,7 +381,7 @@ def plan(head: dict[str, Any], digest: str, author: dict[str, Any], force: bool)
             f"the log of {channel} needs writer version {head['min_writer']}, this file has {WRITER}; nothing changed",
             f"write a new file: ulora rollback-script {version} --channel {channel} --model {VERSION['model']}",
         )
-    if head["stable"]["version"] == version:  # a canary runs
+    if head["stable"] and head["stable"]["version"] == version:  # a canary runs
         return aborted(head, digest, author)
     if version in [pointer["version"] for pointer in targets(head)]:
         return rolled_back(head, digest, author)
@@ -443,9 +456,75 @@ def next_record(head: dict[str, Any], digest: str, author: dict[str, Any], **cha
     }
     if len(record["reason"]) > MAX_REASON or not is_text(record["reason"]):
         raise Failure("BadInput", f"the reason is longer than {MAX_REASON} characters, or not valid text")
-    if len(record["withdrawn"]) > MAX_WITHDRAWN or len(encode(record)) > MAX_RECORD:
-        raise Failure("BadInput", f"a record of {VERSION['channel']} would be too large; nothing changed")
     return record
+
+
+def fit(record: dict[str, Any], limit: int = MAX_RECORD, names: int = MAX_WITHDRAWN) -> list[str]:
+    """Leave out of a record, in place, until it has at most so many bytes and withdrawn names; return what, in words.
+
+    Unknown fields go first, the largest before others, then those of its versions, then the names that were withdrawn
+    first, then the versions that rollbacks would come to last.
+    """
+    steps: dict[str, Callable[[dict[str, Any], int], int]] = {
+        "unknown fields": drop_fields,
+        "unknown fields of its versions": drop_version_fields,
+        "the names that were withdrawn first": lambda record, excess: drop_names(record, excess, names),
+        "the versions at the end of the stack": drop_versions,
+    }
+    dropped = {what: drop(record, size_of(record) - limit) for what, drop in steps.items()}
+    return [f"{what} ({number})" for what, number in dropped.items() if number]
+
+
+def drop_fields(record: dict[str, Any], excess: int) -> int:
+    """Drop unknown fields until so many bytes are gone; return how many."""
+    sizes = {name: size_of({name: value}) - 1 for name, value in record.items() if name not in RECORD_FIELDS}
+    dropped = 0
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        if excess <= 0:
+            break
+        del record[name]
+        excess -= sizes[name]
+        dropped += 1
+    return dropped
+
+
+def drop_version_fields(record: dict[str, Any], excess: int) -> int:
+    """The same for the unknown fields of its versions: all, or none."""
+    dropped = 0
+    for version in filter(None, (record["stable"], *record.get("stack", []))) if excess > 0 else ():
+        for name in [name for name in version if name not in VERSION_FIELDS]:
+            del version[name]
+            dropped += 1
+    return dropped
+
+
+def drop_names(record: dict[str, Any], excess: int, most: int) -> int:
+    """The same for the names that were withdrawn first, and for these versions on the stack."""
+    names = list(record.get("withdrawn", []))
+    dropped = 0
+    while dropped < len(names) and (excess > 0 or len(names) - dropped > most):
+        excess -= size_of(names[dropped]) + 1
+        dropped += 1
+    if dropped:
+        record["withdrawn"], record["stack"] = names[dropped:], without(record, names[:dropped])
+    return dropped
+
+
+def drop_versions(record: dict[str, Any], excess: int) -> int:
+    """The same for the versions that rollbacks would come to last."""
+    stack = list(record.get("stack", []))
+    kept = len(stack)
+    while kept and excess > 0:
+        kept -= 1
+        excess -= size_of(stack[kept]) + 1
+    if kept < len(stack):
+        record["stack"] = stack[:kept]
+    return len(stack) - kept
+
+
+def size_of(value: Any) -> int:
+    """The bytes of a value in a document."""
+    return len(encode(value))
 
 
 def check_manifest(head: dict[str, Any]) -> None:
@@ -461,34 +540,72 @@ def check_manifest(head: dict[str, Any]) -> None:
 
 
 def check_record(record: dict[str, Any], key: str, generation: int) -> None:
-    """Check that a document of the log is a record of this channel and of the generation in its key."""
-    named = (record.get("model"), record.get("channel"), record.get("generation"))
-    sound = (
-        type(record.get("format")) is int
-        and record["format"] == 1
-        and type(record.get("min_writer", 1)) is int
-        and type(record.get("generation")) is int
-        and named == (VERSION["model"], VERSION["channel"], generation)
-        and all(isinstance(record.get(name), str) for name in ("action", "who", "when", "nonce"))
-        and (record.get("stable", 0) is None or is_pointer(record.get("stable")))
-        and (record.get("canary") is None or is_pointer(record["canary"]))
-        and isinstance(record.get("stack", []), list)
-        and all(is_pointer(pointer) for pointer in record.get("stack", []))
-        and isinstance(record.get("withdrawn", []), list)
-        and all(isinstance(name, str) for name in record.get("withdrawn", []))
-    )
-    if not sound:
-        raise Failure("BrokenChain", f"{key} is not a record of {VERSION['channel']} that this file can read")
+    """Check that a document of the log is a record, as the package checks it, of this channel and of the generation in
+    its key. What the package does not read no replica follows, and nothing that is written after it."""
+    found = record.get("format")
+    if type(found) is not int or found != 1:
+        text = f"{key} has format {str(found)[:40]}; this file reads format 1"
+        raise Failure("BadManifest", text, "write a new file with the release that wrote it: ulora rollback-script")
+    bad = next((name for name, is_right in record_checks().items() if not is_right(record, name)), None)
+    if bad:
+        raise Failure("BadManifest", f"{key} does not follow the format: {bad}", UNREADABLE)
+    if (record["model"], record["channel"], record["generation"]) != (VERSION["model"], VERSION["channel"], generation):
+        raise Failure("BrokenChain", f"{key} has another record, not this one of {VERSION['channel']}", UNREADABLE)
+
+
+def record_checks() -> dict[str, Callable[[dict[str, Any], str], bool]]:
+    """For each field of a record whether its value is right."""
+
+    def given(test: Callable[[Any], bool]) -> Callable[[dict[str, Any], str], bool]:
+        return lambda record, name: name in record and test(record[name])
+
+    def optional(test: Callable[[Any], bool]) -> Callable[[dict[str, Any], str], bool]:
+        return lambda record, name: name not in record or test(record[name])
+
+    return {
+        "min_writer": optional(lambda value: type(value) is int and value >= 1),
+        "model": given(lambda value: is_string(value, 100)),
+        "channel": given(lambda value: is_string(value, 64)),
+        "generation": given(lambda value: type(value) is int and 1 <= value < NEWEST_FIRST),
+        "action": given(lambda value: isinstance(value, str) and ACTION.fullmatch(value) is not None),
+        "stable": given(lambda value: value is None or is_pointer(value)),
+        "canary": optional(lambda value: value is None or (is_pointer(value) and is_weight(value.get("weight")))),
+        "stack": optional(lambda value: is_list(value, MAX_STACK) and all(map(is_pointer, value))),
+        "withdrawn": optional(lambda value: is_list(value, MAX_WITHDRAWN) and all(isinstance(e, str) for e in value)),
+        "verdict": optional(lambda value: value is None or is_sha256(value)),
+        "reason": optional(lambda value: is_string(value, MAX_REASON)),
+        "who": given(lambda value: is_string(value, MAX_WHO)),
+        "who_verified": optional(lambda value: type(value) is bool),
+        "when": given(lambda value: is_string(value, MAX_WHEN)),
+        "nonce": given(lambda value: is_string(value, 64, least=16)),
+        "previous": optional(lambda value: value is None or is_sha256(value)),
+    }
+
+
+def is_string(value: Any, most: int, least: int = 0) -> bool:
+    """Whether a value is text of so many characters."""
+    return isinstance(value, str) and least <= len(value) <= most
+
+
+def is_list(value: Any, most: int) -> bool:
+    """Whether a value is a list that is not too long."""
+    return isinstance(value, list) and len(value) <= most
+
+
+def is_sha256(value: Any) -> bool:
+    """Whether a value is a sha256 in hex."""
+    return isinstance(value, str) and SHA256.fullmatch(value) is not None
+
+
+def is_weight(value: Any) -> bool:
+    """Whether a value is a share in percent."""
+    return type(value) in (int, float) and 0 <= value <= 100
 
 
 def is_pointer(value: Any) -> bool:
     """Whether a value is a version and the sha256 of its manifest."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("version"), str)
-        and isinstance(value.get("manifest_sha256"), str)
-        and SHA256.fullmatch(value["manifest_sha256"]) is not None
-    )
+    named = isinstance(value, dict) and is_string(value.get("version"), MAX_NAME)
+    return named and is_sha256(value.get("manifest_sha256"))
 
 
 # --- canonical JSON, as in the package's registry.formats.canonical ---------------------------------------------------
@@ -527,10 +644,25 @@ def decode(data: bytes, what: str) -> dict[str, Any]:
         )
         json.dumps(document, ensure_ascii=False).encode("utf-8")  # half a character is no text
     except (ValueError, RecursionError) as error:
-        raise Failure("BadManifest", f"{what} is not valid JSON: {error}") from error
+        raise Failure("BadManifest", f"{what} is not valid JSON: {error}", UNREADABLE) from error
     if not isinstance(document, dict):
-        raise Failure("BadManifest", f"{what} is not a JSON object")
+        raise Failure("BadManifest", f"{what} is not a JSON object", UNREADABLE)
+    if is_deeper(document, MAX_DEPTH):
+        raise Failure("BadManifest", f"{what} is nested more than {MAX_DEPTH} levels deep", UNREADABLE)
     return document
+
+
+def is_deeper(document: Any, levels: int) -> bool:
+    """Whether more than so many objects and lists are in each other, the outermost included."""
+    inner = [document]
+    for _ in range(levels):
+        outer, inner = inner, []
+        for each in outer:
+            values = each.values() if isinstance(each, dict) else each
+            inner += [value for value in values if isinstance(value, (dict, list))]
+        if not inner:
+            return False
+    return True
 
 
 def is_document(data: bytes) -> bool:
@@ -824,7 +956,7 @@ class Store:
                 if size is None:
                     raise OutcomeUnclear(f"what {self.place} answered for {key} does not say its length")
                 if size > MAX_RECORD:
-                    raise Failure("BadManifest", f"{key} is {size} bytes, more than {MAX_RECORD}")
+                    raise Failure("BadManifest", f"{key} is {size} bytes, more than {MAX_RECORD}", UNREADABLE)
                 return bytes(body.read())
 
         return self.call(key, read, seconds)
@@ -1013,13 +1145,18 @@ def check_path(path: str) -> str:
 
 def answer_document(record: dict[str, Any], before: dict[str, Any], action: str, sentence: str) -> dict[str, Any]:
     """The answer as one JSON document, with `changed` False."""
-    left = {"none": None, "abort": live(before)[-1]}.get(action, live(before)[0])
+    left = None if action == "none" else live(before)[-1] if action == "abort" else stable_of(before)
     return {
         "model": VERSION["model"], "channel": VERSION["channel"], "action": action, "changed": False,
-        "version": record["stable"]["version"], "previous": left,
+        "version": stable_of(record), "previous": left,
         "generation": record["generation"], "who": record["who"], "when": record["when"],
-        "reason": record.get("reason", ""), "sentence": sentence, "broken_chain": "",
+        "reason": record.get("reason", ""), "sentence": sentence, "broken_chain": "", "left_out": [],
     }  # fmt: skip
+
+
+def stable_of(record: dict[str, Any]) -> str:
+    """The stable version; empty if there is none."""
+    return str(record["stable"]["version"]) if record["stable"] else ""
 
 
 def who() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from registry.channels.record import Author, ChannelPosition, Record, aborted, rolled_back
+from registry.channels.record import UNREADABLE, Author, ChannelPosition, Record, aborted, rolled_back
 from registry.errors import (
     BadInput,
     BadManifest,
@@ -302,11 +302,15 @@ class Channel:
 
     def _read(self, generation: int) -> tuple[Record, float]:
         key = layout.record(self.model, self.name, generation)
-        stored = self._store.get(key, Record.LIMIT)
-        record = Record.parse(stored.body, key)
+        try:
+            stored = self._store.get(key, Record.LIMIT)
+            record = Record.parse(stored.body, key)
+        except BadManifest as error:
+            raise BadManifest(str(error), hint=error.hint or UNREADABLE) from error
         if (record.model, record.channel, record.generation) != (self.model, self.name, generation):
             raise BrokenChain(
-                f"{key} has the record of {record.model} {record.channel}, generation {record.generation}"
+                f"{key} has the record of {record.model} {record.channel}, generation {record.generation}",
+                hint=UNREADABLE,
             )
         return record, stored.age
 

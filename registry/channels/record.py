@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr
 
-from registry.errors import BadInput, BadManifest, NotFound, NothingToRollBackTo, NotNow
+from registry.channels.record_size import ROLLBACK_NAMES, ROLLBACK_ROOM, RecordFitter
+from registry.errors import BadInput, BadManifest, NotFound, NothingToRollBackTo, NotNow, first_line
 from registry.formats import canonical
-from registry.formats.document import Document, Sha256, first_problem
+from registry.formats.document import Document, DocumentPart, Sha256
 from registry.machine import clock
 from registry.names import is_version_name
 from registry.versions.pointer import Pointer
@@ -22,6 +23,12 @@ from registry.versions.pointer import Pointer
 WRITER = 1
 """The writer version of this release. It reads a record with a larger `min_writer`, but writes none after it."""
 STACK_DEPTH = 10
+UNREADABLE = (
+    "no replica passes a record that it can't read, so what is written after it would not be followed; bring its bytes "
+    "back or remove it (docs/runbook.md, “Junk in the log”), then run this again"
+)
+"""What to do about a record that can't be read."""
+MAX_WITHDRAWN = 10_000
 _MAX_REASON = 4096
 _MAX_WHO = 256
 
@@ -76,7 +83,7 @@ class Record(Document):
     stable: Pointer | None
     canary: Canary | None = None
     stack: tuple[Pointer, ...] = Field(default=(), max_length=100)
-    withdrawn: tuple[str, ...] = Field(default=(), max_length=10_000)
+    withdrawn: tuple[str, ...] = Field(default=(), max_length=MAX_WITHDRAWN)
     verdict: Sha256 | None = None
     reason: str = Field(default="", max_length=_MAX_REASON)
     who: str = Field(max_length=_MAX_WHO)
@@ -84,6 +91,13 @@ class Record(Document):
     when: str = Field(max_length=40)
     nonce: str = Field(min_length=16, max_length=64)
     previous: Sha256 | None = None
+
+    _left_out: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of the record before did not fit into this one, in words. Known only where it was made."""
+        return self._left_out
 
     def live(self) -> tuple[str, ...]:
         """The versions that answer requests: stable, then the canary."""
@@ -236,7 +250,7 @@ def _without(stack: tuple[Pointer, ...], names: tuple[str, ...]) -> tuple[Pointe
 
 
 def _next(position: ChannelPosition, author: Author, *, action: Action, **changes: object) -> Record:
-    """The record after the head; unknown fields are copied.
+    """The record after the head; unknown fields are copied, as far as they fit.
 
     Raises:
         NotNow: only a newer release may write here.
@@ -248,7 +262,7 @@ def _next(position: ChannelPosition, author: Author, *, action: Action, **change
             f"the log of {position.channel} needs writer version {head.min_writer}, this release has {WRITER}",
             hint="upgrade ulora-registry",
         )
-    kept = head.model_dump(exclude={"verdict", "canary"}, exclude_unset=True) if head else {"stable": None}
+    kept = head.model_dump(mode="json", exclude={"verdict", "canary"}, exclude_unset=True) if head else {"stable": None}
     fields = {
         **kept,
         "format": Record.FORMAT,
@@ -263,9 +277,23 @@ def _next(position: ChannelPosition, author: Author, *, action: Action, **change
         "when": clock.timestamp(),
         "nonce": secrets.token_hex(16),
         "previous": head.sha256 if head else None,
-        **changes,
+        **{name: _plain(value) for name, value in changes.items()},
     }
+    room, names = (ROLLBACK_ROOM, ROLLBACK_NAMES) if action == "promote" else (0, 0)
+    left_out = _FITTER.fit(fields, Record.LIMIT - room, MAX_WITHDRAWN - names)
     try:
-        return Record.model_validate(fields)
-    except ValidationError as error:
-        raise BadInput(f"the record of {position.channel} would be invalid: {first_problem(error)}") from error
+        record = Record.parse(canonical.encode(fields), f"the new record of {position.channel}")
+    except BadManifest as error:
+        raise BadInput(first_line(error)) from error
+    record._left_out = left_out
+    return record
+
+
+def _plain(value: object) -> Any:
+    """A field's value as JSON."""
+    if isinstance(value, DocumentPart):
+        return value.model_dump(mode="json", exclude_unset=True)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+_FITTER = RecordFitter(fields=frozenset(Record.model_fields), version_fields=frozenset(Canary.model_fields))

@@ -18,6 +18,9 @@ MAX_DIGITS = 300
 """Of an integer: about the range of a float."""
 MAX_DOCUMENT = 16 * 1024 * 1024
 """Bytes of the largest JSON document that is read into memory."""
+MAX_DEPTH = 100
+"""How deep objects and lists of a document may be in each other. Pydantic's parser ends at 200, Python's at about
+1,000; both must read the same documents."""
 
 
 def encode(document: Any) -> bytes:
@@ -48,7 +51,22 @@ def decode(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
         raise BadManifest(f"{what} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise BadManifest(f"{what} is not a JSON object")
+    if is_deeper(document, MAX_DEPTH):
+        raise BadManifest(f"{what} is nested more than {MAX_DEPTH} levels deep")
     return document
+
+
+def is_deeper(document: Any, levels: int) -> bool:
+    """Whether more than so many objects and lists are in each other, the outermost included."""
+    inner = [document]
+    for _ in range(levels):
+        outer, inner = inner, []
+        for each in outer:
+            values = each.values() if isinstance(each, dict) else each
+            inner += [value for value in values if isinstance(value, dict | list)]
+        if not inner:
+            return False
+    return True
 
 
 def is_document(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The base class of stored documents: immutable, parsed strictly, limited in size.
+"""The base class of stored documents: immutable, parsed strictly, limited in size, written only if it can be read.
 
 Unknown fields are kept, and fields that were not given are not written: reading and writing a document gives the same
 bytes, in a later release with more fields too. So its digest never changes.
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from registry.errors import BadInput, BadManifest
+from registry.errors import BadInput, BadManifest, first_line
 from registry.formats import canonical
 from registry.formats.html import HtmlTable
 
@@ -57,8 +57,20 @@ class Document(DocumentPart):
         return document
 
     def to_bytes(self) -> bytes:
-        """The bytes that were read, or the canonical bytes of a new document."""
-        return self._stored or canonical.encode(self.model_dump(mode="json", exclude_unset=True))
+        """The bytes that were read, or the canonical bytes of a new document, which were read once for a trial.
+
+        Raises:
+            BadInput: no reader would take them, because they are too large, for example. So they are never written.
+        """
+        if self._stored is not None:
+            return self._stored
+        kind = type(self)
+        try:
+            data = canonical.encode(self.model_dump(mode="json", exclude_unset=True))
+            kind.parse(data, f"the new {kind.__name__.lower()}")
+        except (BadManifest, ValueError) as error:
+            raise BadInput(f"{first_line(error)}: it could not be read again, so it is not written") from error
+        return data
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A changed copy; its bytes are computed anew."""

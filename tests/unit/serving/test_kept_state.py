@@ -102,7 +102,7 @@ def changed(**fields: object) -> Callable[[bytes], bytes]:
         (changed(confirmed="2026-01-01T00:00:00"), "does not follow the format: confirmed"),
         (lambda body: body[:-1] + b',"more":"\\ud800"}', "does not follow the format"),
         (lambda body: body[:-1] + b',"more":' + b"[" * 5000 + b"]" * 5000 + b"}", "not valid JSON|the format"),
-        (lambda body: body[:-1] + b',"more":' + b"[" * 900 + b"]" * 900 + b"}", "the format"),
+        (lambda body: body[:-1] + b',"more":' + b"[" * 900 + b"]" * 900 + b"}", "100 levels deep"),
     ],
 )
 def test_a_damaged_state_is_named_and_not_used(place: StatePlace, damage: Callable[[bytes], bytes], said: str) -> None:
