@@ -159,7 +159,7 @@ class OutcomeUnclear(Failure):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    as_json = "--json" in words
+    as_json, store = "--json" in words, None
     try:
         if ABSENT:
             raise Failure("MissingDependency", ABSENT, "pip install 'boto3>=1.36'")
@@ -167,17 +167,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = Store()
         answer = roll_back(store, options) if options.restore is None else restore(store, options)
     except Failure as failure:
-        print_error(as_json, failure.error, str(failure), failure.hint)
+        print_error(as_json, failure.error, after(store, str(failure)), failure.hint)
         return CODES[failure.error]
     except KeyboardInterrupt:
-        print_error(as_json, "Interrupted", "interrupted", "run the same command again: it is safe")
+        print_error(as_json, "Interrupted", after(store, "interrupted"), "run the same command again: it is safe")
         return 130
     except Exception as error:
-        text = f"unexpected {type(error).__name__}: {first_line(error)}"
+        text = after(store, f"unexpected {type(error).__name__}: {first_line(error)}")
         print_error(as_json, "Failed", text, "run the same command again: it is safe; `ulora rollback` does the same")
         return 1
     emit("stdout", json.dumps(answer, indent=2, ensure_ascii=False) if as_json else printable(answer["sentence"]))
     return 0
+
+
+def after(store: Store | None, text: str) -> str:
+    """What ended this, after what is known of a record that was sent."""
+    return f"{store.known}; {text}" if store and store.known else text
 
 
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -243,13 +248,18 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
         if newest["generation"] != head["generation"]:
             return already_moved(newest)
         check(store, options, head)
+    done = f"{VERSION['channel']} serves {record['stable']['version']}, generation {record['generation']}"
+    store.known = f"not known whether {done}: that record was sent, and the store had not answered"
     try:
         store.create(record_key(record["generation"]), encode(record))
-    except Taken:
+    except (Taken, Failure) as error:  # it was not taken, or the failure says itself that nobody knows
+        store.known = ""
+        if isinstance(error, Failure):
+            raise
         return already_moved(store.newest_from(record["generation"])[0])
+    store.known = f"{done}: that record is written"
     if not is_protected(head):
         check_still_complete(store)
-    done = f"{VERSION['channel']} serves {record['stable']['version']}, generation {record['generation']}"
     made = {**answer_document(record, head, record["action"], done), "changed": True, "left_out": left_out}
     return with_chain(store, options, head, made)
 
@@ -333,6 +343,7 @@ def check_still_complete(store: Store) -> None:
         return
     if bad:
         text = f"{VERSION['channel']} serves {VERSION['version']} now, but files were deleted meanwhile: {bad}"
+        store.known = ""
         raise Failure("MissingBlob", text, f"{repair_hint()}; `ulora rollback` goes to another version")
 
 
@@ -735,6 +746,8 @@ class Store:
         self.endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), STORE["endpoint"])
         self.place = f"s3://{STORE['bucket']}/{STORE['prefix']}" + (f" at {self.endpoint}" if self.endpoint else "")
         self.ends = time.monotonic() + COMMAND
+        self.known = ""
+        """What is known of a record that was sent; empty before."""
         with self.errors("client"):
             try:
                 self.reads, self.writes = within(OPENING, self.open)
@@ -1207,6 +1220,7 @@ def first_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from registry.channels.committed import sending
 from registry.channels.record import UNREADABLE, Author, ChannelPosition, Record, aborted, rolled_back
 from registry.errors import (
     BadInput,
@@ -218,8 +219,10 @@ class Channel:
             ChannelMoved: another writer was first. Nothing changed.
             OutcomeUnknown: the store did not answer in time.
         """
+        key, body = layout.record(self.model, self.name, record.generation), record.to_bytes()
         try:
-            self._store.create(layout.record(self.model, self.name, record.generation), record.to_bytes())
+            with sending(self.name, " with ".join(record.live()) or "nothing", record.generation):
+                self._store.create(key, body)
         except KeyExists as error:
             raise self._moved(record.generation) from error
 

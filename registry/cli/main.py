@@ -12,7 +12,8 @@ from typing import NoReturn
 
 import click
 
-from registry.cli.output import fail, to_stderr
+from registry.channels.committed import CommitWatch, watched_commits
+from registry.cli.output import complain, fail, to_stderr
 from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError, first_line
 from registry.machine.programs import drop_relative_search_paths
 
@@ -20,11 +21,7 @@ INTERRUPTED = 130
 _COMPLETE = "_ULORA_COMPLETE"
 """Set by a shell that asks for completions."""
 
-_STOPPED = {
-    "error": "Interrupted",
-    "message": "interrupted",
-    "hint": "run the same command again: it is safe, and what was transferred is kept",
-}
+_INTERRUPT_HINT = "run the same command again: it is safe, and what was transferred is kept"
 _SECTIONS = {
     "Everyday": (
         "create", "list", "show", "diff", "measure", "promote", "rollback", "status", "history", "verify", "sign",
@@ -105,6 +102,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     as_json = "--json" in words
     if _COMPLETE in os.environ:
         cli.main(words, prog_name="ulora")
+    with watched_commits() as watch:
+        _run(words, as_json, watch)
+    sys.exit(0)
+
+
+def _run(words: list[str], as_json: bool, watch: CommitWatch) -> None:
+    """Run the command line; errors become exit codes."""
     try:
         # Not by `cli.main`, which exits with 1 when the reader of the output has closed the pipe.
         with cli.make_context("ulora", list(words)) as context:
@@ -112,21 +116,29 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except UloraError as error:
-        fail(error, as_json)
+        fail(error, as_json, watch.known)
     except click.exceptions.NoArgsIsHelpError as error:
         to_stderr(error.format_message())
         sys.exit(BadInput.exit_code)
     except click.UsageError as error:
         fail(_usage(error), as_json)
     except (KeyboardInterrupt, click.Abort):
-        to_stderr(json.dumps(_STOPPED) if as_json else f"{_STOPPED['message']}\nhint: {_STOPPED['hint']}")
-        sys.exit(INTERRUPTED)
+        _stop(as_json, watch.known)
     except BrokenPipeError:
         # Only help is printed by others than `Output`: `ulora --help | head -1` is not a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        _fail_unexpectedly(error, as_json)
-    sys.exit(0)
+        _fail_unexpectedly(error, as_json, watch.known)
+
+
+def _stop(as_json: bool, known: str) -> NoReturn:
+    """Say that the command was interrupted, and what had become of a record by then."""
+    said = f"{known}; interrupted" if known else "interrupted"
+    document = {"error": "Interrupted", "message": said, "hint": _INTERRUPT_HINT}
+    if not as_json and known:
+        complain(f"note: {known}")
+    to_stderr(json.dumps(document) if as_json else f"interrupted\nhint: {_INTERRUPT_HINT}")
+    sys.exit(INTERRUPTED)
 
 
 def _usage(error: click.UsageError) -> BadInput:
@@ -134,11 +146,12 @@ def _usage(error: click.UsageError) -> BadInput:
     return BadInput(error.format_message(), hint=f"`{path} --help` shows how")
 
 
-def _fail_unexpectedly(error: Exception, as_json: bool) -> NoReturn:
+def _fail_unexpectedly(error: Exception, as_json: bool, known: str) -> NoReturn:
     if os.environ.get("ULORA_DEBUG"):
         traceback.print_exc()
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         place = error.filename or "a file"
-        fail(DiskFull(f"no space left while writing {place}", hint="free some disk space and run it again"), as_json)
+        full = DiskFull(f"no space left while writing {place}", hint="free some disk space and run it again")
+        fail(full, as_json, known)
     message = f"unexpected {type(error).__name__}: {first_line(error)}"
-    fail(UloraError(message, hint="ULORA_DEBUG=1 shows the traceback; please report it"), as_json)
+    fail(UloraError(message, hint="ULORA_DEBUG=1 shows the traceback; please report it"), as_json, known)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from registry.channels.committed import told
 from registry.errors import UloraError
 from registry.formats.addresses import without_password, without_passwords
 
@@ -35,6 +36,11 @@ class Output:
     def answer(self, document: Any, text: str = "") -> None:
         """The command's answer: the document with --json, the text otherwise."""
         _echo(to_json(document) if self.as_json else visible(text))
+
+    def change(self, done: Change, text: str) -> None:
+        """The answer of a command that has changed a channel: what ends the command later need not say it again."""
+        self.answer(done, text)
+        told()
 
     def event(self, document: Any, text: str) -> None:
         """One of many answers of a command that goes on: with --json a document on one line."""
@@ -191,13 +197,20 @@ def _discard(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def fail(error: UloraError, as_json: bool) -> NoReturn:
-    """Print an error as one line (with its hint), or as one JSON object, and exit with its code."""
+def fail(error: UloraError, as_json: bool, known: str = "") -> NoReturn:
+    """Print an error as one line (with its hint), or as one JSON object, and exit with its code.
+
+    Args:
+        known: what is known of a record that was sent, see `registry.channels.committed`; it is said first.
+    """
     name = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
     if as_json:
-        document = {"error": name, "message": without_passwords(str(error)), "hint": without_passwords(error.hint)}
+        said = without_passwords(f"{known}; {error}" if known else str(error))
+        document = {"error": name, "message": said, "hint": without_passwords(error.hint)}
         to_stderr(json.dumps(document, ensure_ascii=False))
     else:
+        if known:
+            complain(f"note: {known}")
         complain(f"error: {error}", color="red")
         if error.hint:
             complain(f"hint: {error.hint}")

@@ -17,8 +17,10 @@ from registry.cli.options import (
     registry_options,
 )
 from registry.cli.output import Output, change_sentence, checks, place
+from registry.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
+    from registry.answers import Change
     from registry.api import Registry
     from registry.channels.channel import PromoteOptions
     from registry.errors import GateRefused
@@ -56,24 +58,30 @@ def promote_command(
       ulora promote v5.5.4-dinov3 --channel production --wait 120
       ulora promote v5.5.3-hotfix --channel production --force --reason "incident 42"
     """
+    with sigterm_interrupts():
+        done = _promote(registry, out, version, options, change)
+        if done.verdict:
+            out.say(checks(done.verdict))
+        out.change(done, change_sentence(done, change.dry_run))
+        for note in done.notes:
+            out.note(note)
+        if not change.dry_run:
+            check_proofs(wait_for_followers(registry, out, done, wait), done)
+
+
+def _promote(registry: Registry, out: Output, version: str, options: PromoteOptions, change: ChangeOptions) -> Change:
+    """Promote; of a refusal the checks are shown first."""
     from registry.errors import GateRefused
 
     out.say(place(registry))
     try:
-        done = registry.promote(version, change.channel, options, reason=change.reason, dry_run=change.dry_run)
+        return registry.promote(version, change.channel, options, reason=change.reason, dry_run=change.dry_run)
     except GateRefused as refused:
         if out.as_json:
             raise
         verdict: Verdict = refused.verdict  # type: ignore[assignment]
         out.say(checks(verdict))
         raise _without_reasons(refused, verdict) from refused
-    if done.verdict:
-        out.say(checks(done.verdict))
-    out.answer(done, change_sentence(done, change.dry_run))
-    for note in done.notes:
-        out.note(note)
-    if not change.dry_run:
-        check_proofs(wait_for_followers(registry, out, done, wait), done)
 
 
 def _without_reasons(refused: GateRefused, verdict: Verdict) -> GateRefused:

@@ -19,6 +19,7 @@ from registry.cli.options import (
     registry_options,
 )
 from registry.cli.output import Output, change_sentence, place
+from registry.cli.signals import sigterm_interrupts
 from registry.parallel import time_limit
 
 if TYPE_CHECKING:
@@ -85,22 +86,27 @@ def rollback_command(
       ulora rollback --to v5.5.2 --dry-run
       ulora rollback --only adapters/tomato --reason "tomato flags healthy leaves"
     """
-    began = time.perf_counter()
-    out.say(place(registry))
-    with time_limit(_SECONDS):
-        done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
-    seconds = time.perf_counter() - began
+    with sigterm_interrupts():
+        out.say(place(registry))
+        began = time.perf_counter()
+        with time_limit(_SECONDS):
+            done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
+        _answer(registry, out, done, change.dry_run, time.perf_counter() - began)
+        if not change.dry_run:
+            fleet = wait_for_followers(registry, out, done, afterwards.wait)
+            for note in () if afterwards.no_mirror else registry.mirror():
+                out.note(note)
+            check_proofs(fleet, done)
+
+
+def _answer(registry: Registry, out: Output, done: Change, dry_run: bool, seconds: float) -> None:
+    """Say what was done, also if the look at the log below it is interrupted: the channel has moved."""
     try:
         done = _with_chain(registry, done)
-    finally:  # also after Ctrl-C: the channel has moved
-        out.answer(done, f"{change_sentence(done, change.dry_run)} ({seconds:.2f} s)")
+    finally:
+        out.change(done, f"{change_sentence(done, dry_run)} ({seconds:.2f} s)")
     for note in done.notes:
         out.note(note)
-    if not change.dry_run:
-        fleet = wait_for_followers(registry, out, done, afterwards.wait)
-        for note in () if afterwards.no_mirror else registry.mirror():
-            out.note(note)
-        check_proofs(fleet, done)
 
 
 def _with_chain(registry: Registry, done: Change) -> Change:
