@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from registry.channels.channel import Channel, channel_names
 from registry.channels.record import Record
-from registry.errors import BadInput, IntegrityError, Overwritten
+from registry.errors import BadInput, IntegrityError, Overwritten, StoreDenied
 from registry.names import VersionName, is_version_name
 from registry.parallel import in_parallel
 from registry.store.objects import ObjectStore
@@ -29,7 +29,7 @@ def newest_records(store: ObjectStore, model: str, channels: Iterable[str] | Non
     def read(name: str) -> Record | None:
         try:
             return Channel(store, model, name).head()
-        except (BadInput, IntegrityError):
+        except (BadInput, IntegrityError, StoreDenied):
             return None
 
     names = channel_names(store, model) if channels is None else channels
@@ -91,7 +91,7 @@ class BoundNames:
     def _read(self, version: str) -> Binding | str:
         try:
             found = self._bindings.find(VersionName.parse(version)) if is_version_name(version) else None
-        except IntegrityError as error:
+        except (IntegrityError, StoreDenied) as error:
             return str(error)
         return found or "no version has this name now"
 

@@ -172,10 +172,10 @@ def _of_replicas(store: ObjectStore, model: str) -> Iterator[Hold]:
     def read(key: str) -> list[Hold]:
         try:
             stored = store.get(key, Heartbeat.LIMIT)
+            # Before its age counts: a page in the place of the store is old, too.
+            heartbeat = Heartbeat.parse(stored.body, key)
         except ObjectNotFound:  # the replica has ended since the listing
             return []
-        try:  # before its age counts: a page in the place of the store is old, too
-            heartbeat = Heartbeat.parse(stored.body, key)
         except BadManifest as error:
             error.hint = f"delete {key}: the replica it belongs to writes it anew"
             raise

@@ -255,7 +255,20 @@ def _read_all(store: ObjectStore, keys: list[str]) -> list[Replica]:
 
 
 def _read(store: ObjectStore, keys: list[str]) -> list[Replica]:
-    return [replica for replica in in_parallel(lambda key: _read_one(store, key), keys) if replica]
+    """Raises: StoreDenied: all heartbeats are refused; one alone is a problem of its own."""
+    denied: list[StoreDenied] = []
+
+    def read(key: str) -> Replica | None:
+        try:
+            return _read_one(store, key)
+        except StoreDenied as error:
+            denied.append(error)
+            return _unreadable(key, error, _age_of(store, key)) if len(keys) > 1 else None
+
+    found = in_parallel(read, keys)
+    if denied and len(denied) == len(keys):
+        raise denied[0]
+    return [replica for replica in found if replica]
 
 
 def _read_one(store: ObjectStore, key: str) -> Replica | None:
@@ -275,6 +288,8 @@ def _read_one(store: ObjectStore, key: str) -> Replica | None:
 def _age_of(store: ObjectStore, key: str) -> float:
     try:
         info = store.head(key)
+    except StoreDenied:  # as the heartbeat itself is
+        return 0.0
     except Unreachable:
         raise
     except UloraError:  # it may be encrypted with a key of its writer's
@@ -282,7 +297,7 @@ def _age_of(store: ObjectStore, key: str) -> float:
     return (info.read_at - info.modified).total_seconds() if info and info.read_at and info.modified else GONE_AFTER
 
 
-def _unreadable(key: str, error: BadManifest, age: float) -> Replica:
+def _unreadable(key: str, error: UloraError, age: float) -> Replica:
     """Stands for a heartbeat that can't be read: a replica of which nothing is known is none that follows."""
     said = Heartbeat.model_construct(
         format=1, id=layout.stem(key)[:120], host="", pid=0, device="", state="unreadable", version="", generation=0,

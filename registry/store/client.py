@@ -228,8 +228,8 @@ class S3Client:
         """The buckets with similar names; empty where this identity may not list them, or it takes too long."""
         with suppress(Exception):  # it is a hint only
             found = within(_HINT_SECONDS, self.unretried.list_buckets, "ulora-store")["Buckets"]
-            names = [name for each in found if _BUCKET.fullmatch(name := str(each["Name"]))]
-            return get_close_matches(self.bucket, names)
+            names = {name for each in found if _BUCKET.fullmatch(name := str(each["Name"]))} - {self.bucket}
+            return get_close_matches(self.bucket, sorted(names))
         return []
 
     def _credentials_in_use(self) -> str:

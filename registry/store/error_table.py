@@ -55,6 +55,14 @@ CONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestCo
 _SKEWED = "RequestTimeTooSkewed"
 _MAX_SKEW = 15 * 60
 """Seconds by which the clock of a request may differ, by S3's documentation of RequestTimeTooSkewed."""
+_KEY_IS_AWAY = frozenset(
+    f"KMS.{name}"
+    for name in (
+        "DisabledException", "NotFoundException", "KMSInvalidStateException", "InvalidStateException",
+        "InvalidKeyUsageException",
+    )
+)  # fmt: skip
+"""S3's codes for an object whose key of AWS KMS can't be used: it may be its writer's own."""
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, …) and ~/.aws/config"
 _PAGE = "a page"
@@ -179,7 +187,7 @@ _TABLE = (
         BadManifest,
         "{key} can't be read as it was stored: {detail}",
         "was it archived, or encrypted with a key of its writer's own? Who may delete can remove it",
-        codes=frozenset({"InvalidObjectState", "InvalidRequest"}),
+        codes=frozenset({"InvalidObjectState", "InvalidRequest"}) | _KEY_IS_AWAY,
         operation="GetObject",
     ),
     _Translation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from registry.answers import ChannelStatus, Listed, ProbeStatus, Status
 from registry.catalog.version_id import VersionId
@@ -13,6 +14,7 @@ from registry.errors import (
     MissingDependency,
     StoreDenied,
     StoreUnreachable,
+    UloraError,
     Unreachable,
     first_line,
 )
@@ -23,6 +25,8 @@ from registry.usecases.pages import forced
 from registry.usecases.replicas import replica_statuses
 from registry.wiring import Wiring
 
+Row = TypeVar("Row")
+
 
 def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     """All versions in the order of their names; see `Registry.versions`."""
@@ -30,12 +34,14 @@ def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     numbers = _catalog_numbers(wiring, say) if mlflow else {}
     forgotten = set(wiring.forgotten.versions())
 
+    refused = _Refused()
+
     def describe(name: VersionName) -> Listed:
         try:
             pointer = wiring.bindings.get(name).pointer
             manifest = wiring.bindings.manifest(pointer)
-        except IntegrityError as error:
-            return Listed.unreadable(str(name), str(error))
+        except (IntegrityError, StoreDenied) as error:
+            return refused.add(error, Listed.unreadable(str(name), str(error)))
         return Listed(
             version=str(name),
             description=manifest.description,
@@ -52,21 +58,26 @@ def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     names = wiring.bindings.names()
     if not names:
         wiring.store.check_holds(wiring.model)
-    return in_parallel(describe, names)
+    found = in_parallel(describe, names)
+    refused.check(len(names))
+    return found
 
 
 def status(wiring: Wiring) -> Status:
     """What every channel serves; see `Registry.status`."""
+
+    refused = _Refused()
 
     def channel_status(name: str) -> ChannelStatus:
         try:
             head = wiring.channel(name).head()
             found = replica_statuses(wiring, name, head)
             return replace(ChannelStatus.of(name, head, found), overruled=_overruled(wiring, head))
-        except IntegrityError as error:
-            return ChannelStatus.of(name, None, (), problem=str(error))
+        except (IntegrityError, StoreDenied) as error:
+            return refused.add(error, ChannelStatus.of(name, None, (), problem=str(error)))
 
     channels = tuple(in_parallel(channel_status, CHANNELS))
+    refused.check(len(CHANNELS))
     if all(channel.stable is None and not channel.problem for channel in channels):
         wiring.store.check_holds(wiring.model)
     return Status(wiring.model, wiring.settings.store, channels, _last_probe(wiring))
@@ -78,6 +89,24 @@ def history(wiring: Wiring, channel: str, limit: int | None) -> list[Record]:
     if not records:
         wiring.store.check_holds(wiring.model)
     return records
+
+
+class _Refused:
+    """Refusals of the store, of which each is a problem of one object, unless all are refused."""
+
+    def __init__(self) -> None:
+        self._denied: list[StoreDenied] = []
+
+    def add(self, error: UloraError, instead: Row) -> Row:
+        """Note an error; return what is shown instead."""
+        if isinstance(error, StoreDenied):
+            self._denied.append(error)
+        return instead
+
+    def check(self, number: int) -> None:
+        """Raises: StoreDenied: all of so many were refused, so it is about who asks."""
+        if self._denied and len(self._denied) == number:
+            raise self._denied[0]
 
 
 def _overruled(wiring: Wiring, head: Record | None) -> str:
@@ -99,7 +128,7 @@ def _heads(wiring: Wiring) -> dict[str, Record]:
     for channel in CHANNELS:
         try:
             head = wiring.channel(channel).head()
-        except IntegrityError:
+        except (IntegrityError, StoreDenied):
             continue
         if head:
             heads[channel] = head

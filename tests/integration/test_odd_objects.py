@@ -10,7 +10,8 @@ import pytest
 
 from registry.api import Registry
 from registry.breakglass.write_script import Script
-from registry.errors import BadManifest, StoreUnreachable
+from registry.channels.channel import PromoteOptions
+from registry.errors import BadManifest, StoreDenied, StoreUnreachable
 from registry.store import layout
 from tests.servers.proxy import Exchange, Proxy, Reply, answering
 from tests.support.registries import bind, open_registry
@@ -78,7 +79,11 @@ def test_a_script_reads_a_record_of_any_media_type(registry: Registry) -> None:
     assert run(script, "--yes", "--json").document["changed"]
 
 
-@pytest.mark.parametrize("refused", [(403, "InvalidObjectState"), (400, "InvalidRequest")], ids=lambda case: case[1])
+KMS = ("DisabledException", "NotFoundException", "KMSInvalidStateException")
+REFUSED = [(403, "InvalidObjectState"), (400, "InvalidRequest"), *((400, f"KMS.{name}") for name in KMS)]
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda case: case[1])
 def test_an_object_that_s3_can_not_give_hides_no_other(
     registry: Registry, proxy: Proxy, tmp_path: Path, refused: tuple[int, str]
 ) -> None:
@@ -91,6 +96,38 @@ def test_an_object_that_s3_can_not_give_hides_no_other(
     assert "can't be read as it was stored" in found["production"].problem
     with pytest.raises(BadManifest):
         far.channel("production").read(2)
+
+
+@pytest.mark.parametrize("refused", [(400, "KMS.DisabledException"), (403, "AccessDenied")], ids=lambda case: case[1])
+def test_one_refused_object_is_a_problem_of_its_own(
+    registry: Registry, proxy: Proxy, tmp_path: Path, refused: tuple[int, str]
+) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    for name in ("a-1", "b-2"):
+        put(registry, layout.replica(registry.model, "production", name), b"{}", "application/json")
+    bad = [
+        layout.record(registry.model, "staging", 1),
+        layout.version(registry.model, V1),
+        layout.replica(registry.model, "production", "a-1"),
+    ]
+    for key in bad:
+        proxy.next(answering(*refused), method="GET", containing=key, times=100)
+    found = {each.channel: each for each in far.status().channels}
+    assert (bool(found["staging"].problem), found["production"].stable) == (True, V2)
+    assert [each.state for each in found["production"].replicas] == ["unreadable", "unreadable"]
+    assert [bool(each.problem) for each in far.versions()] == [True, False]
+    forced = PromoteOptions(force=True)
+    bind(registry, V3)
+    assert far.promote(V3, "production", forced, reason="x").version == V3
+
+
+def test_who_may_read_nothing_is_told_so(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    for part in ("/channels/", "/versions/"):
+        proxy.next(answering(403, "AccessDenied"), method="GET", containing=part, times=100)
+    for read in (far.status, far.versions):
+        with pytest.raises(StoreDenied):
+            read()
 
 
 def page(exchange: Exchange, *, drop: str = "") -> None:
