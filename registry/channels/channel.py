@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from registry.channels.committed import sending
+from registry.channels.committed import sending, told
 from registry.channels.record import UNREADABLE, Author, ChannelPosition, Record, aborted, rolled_back
 from registry.errors import (
     BadInput,
@@ -236,6 +236,7 @@ class Channel:
         try:
             return self._store.confirm(key, record.to_bytes())
         except Overwritten as error:
+            told()
             raise Overwritten(
                 f"generation {record.generation} of {self.name}: {error}",
                 hint=f"{error.hint}; compare `ulora history --channel {self.name}` with what people remember",

@@ -47,6 +47,6 @@ def sending(channel: str, serves: str, generation: int) -> Iterator[None]:
 
 
 def told() -> None:
-    """The command has said what it did."""
+    """The command has said what it did, or what was known holds no more."""
     if watch := _WATCH.get():
         watch.known = ""

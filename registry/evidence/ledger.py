@@ -10,7 +10,7 @@ from pydantic import Field
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import BadManifest, IntegrityError, ObjectNotFound
+from registry.errors import BadManifest, IntegrityError, ObjectNotFound, StoreDenied
 from registry.evidence.approvals import Approval
 from registry.evidence.gates import Past
 from registry.evidence.outcomes import MAX_STORED, ImageOutcome, unpacked
@@ -21,9 +21,9 @@ from registry.evidence.verdict_inputs import RecordName
 from registry.formats import canonical
 from registry.formats.document import Document, Sha256
 from registry.names import VersionName
-from registry.parallel import in_parallel
 from registry.store import layout
 from registry.store.objects import ObjectStore
+from registry.store.refusals import read_each
 
 Kind = TypeVar("Kind", bound=Document)
 
@@ -86,7 +86,7 @@ class Ledger:
         try:
             data = self._store.get(key, MAX_STORED).body
             return unpacked(data, key) if canonical.sha256(data) == evidence.outcomes else ()
-        except (ObjectNotFound, BadManifest):
+        except (ObjectNotFound, BadManifest, StoreDenied):
             return ()
 
     def benchmarks(self, version: VersionName) -> tuple[str, ...]:
@@ -162,7 +162,11 @@ class Ledger:
 
     def _read_all(self, folder: str, kind: type[Kind]) -> ReadDocuments[Kind]:
         """The documents in a folder, whatever they hash to. Where those that can't be read would have shown something,
-        it is missing, and the gates say so."""
+        it is missing, and the gates say so.
+
+        Raises:
+            StoreDenied: all are refused.
+        """
 
         def read(key: str) -> Kind | None:
             try:
@@ -171,7 +175,7 @@ class Ledger:
                 return None
 
         keys = [info.key for info in self._store.list(folder)]
-        read_ones = dict(zip(keys, in_parallel(read, keys), strict=True))
+        read_ones = dict(zip(keys, read_each(read, keys), strict=True))
         found = {key: document for key, document in read_ones.items() if document is not None}
         return ReadDocuments(found, tuple(key for key in keys if key not in found))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from registry.errors import BadManifest, ObjectNotFound
+from registry.errors import BadManifest, ObjectNotFound, StoreDenied
 from registry.evidence.outcomes import MAX_STORED
 from registry.evidence.results import Evidence
 from registry.formats import canonical
@@ -18,6 +18,7 @@ from registry.formats.counts import counted
 from registry.parallel import WORKERS, in_parallel
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
+from registry.store.refusals import Refusals
 from registry.store.storage import Storage
 from registry.trust.statement import MAX_SIGNATURE
 
@@ -64,12 +65,18 @@ class DocumentKind:
         return sum(min(info.size, self.limit) for info in self.found)
 
     def each(self, source: Storage, act: Act) -> list[str]:
-        """Read each document, and act on those that are whole; return the keys of the others."""
+        """Read each document, and act on those that are whole; return the keys of the others.
+
+        Raises:
+            StoreDenied: all are refused.
+        """
+        refusals = Refusals()
 
         def carry(info: ObjectInfo) -> bool:
             try:
                 body = source.get(info.key, min(info.size, self.limit)).body
-            except (ObjectNotFound, BadManifest):
+            except (ObjectNotFound, BadManifest, StoreDenied) as error:
+                refusals.note(error)
                 return False
             if info.key != f"{self.folder}{canonical.sha256(body)}{self.suffix}":
                 return False
@@ -77,6 +84,7 @@ class DocumentKind:
             return True
 
         whole = in_parallel(carry, self.found, min(WORKERS, _MAX_IN_MEMORY // self.limit))
+        refusals.check(len(self.found))
         return [info.key for info, is_whole in zip(self.found, whole, strict=True) if not is_whole]
 
 

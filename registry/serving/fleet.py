@@ -30,6 +30,7 @@ from registry.serving.proof import MAX_COMPONENTS
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
+from registry.store.refusals import Refusals
 
 EVERY = 10.0
 """Seconds between two heartbeats of a replica whose state does not change."""
@@ -161,7 +162,8 @@ def wait_for_replicas(store: ObjectStore, model: str, channel: str, generation: 
     while state.behind and (left := deadline - time.monotonic()) > 0:
         time.sleep(min(pause, left))
         pause = min(2 * pause, _MAX_PAUSE)
-        again = _read(store, [layout.replica(model, channel, replica.heartbeat.id) for replica in state.behind])
+        behind = [layout.replica(model, channel, replica.heartbeat.id) for replica in state.behind]
+        again = _read(store, behind, Refusals())  # one that was refused is behind for ever
         state = _sort([*state.followed, *again, *state.silent], generation)
     return state
 
@@ -251,24 +253,27 @@ def _newest(infos: Iterable[ObjectInfo]) -> list[str]:
 
 
 def _read_all(store: ObjectStore, keys: list[str]) -> list[Replica]:
-    return sorted(_read(store, keys), key=lambda replica: replica.heartbeat.id)
+    return sorted(_read_first(store, keys), key=lambda replica: replica.heartbeat.id)
 
 
-def _read(store: ObjectStore, keys: list[str]) -> list[Replica]:
-    """Raises: StoreDenied: all heartbeats are refused; one alone is a problem of its own."""
-    denied: list[StoreDenied] = []
+def _read_first(store: ObjectStore, keys: list[str]) -> list[Replica]:
+    """Raises: StoreDenied: all heartbeats are refused; some alone are problems of their own."""
+    refusals = Refusals()
+    found = _read(store, keys, refusals)
+    refusals.check(len(keys))
+    return found
+
+
+def _read(store: ObjectStore, keys: list[str], refusals: Refusals) -> list[Replica]:
 
     def read(key: str) -> Replica | None:
         try:
             return _read_one(store, key)
         except StoreDenied as error:
-            denied.append(error)
-            return _unreadable(key, error, _age_of(store, key)) if len(keys) > 1 else None
+            refusals.note(error)
+            return _unreadable(key, error, _age_of(store, key))
 
-    found = in_parallel(read, keys)
-    if denied and len(denied) == len(keys):
-        raise denied[0]
-    return [replica for replica in found if replica]
+    return [replica for replica in in_parallel(read, keys) if replica]
 
 
 def _read_one(store: ObjectStore, key: str) -> Replica | None:

@@ -7,9 +7,9 @@ from itertools import islice
 
 from registry.errors import BadManifest, Conflict, ObjectNotFound
 from registry.formats import canonical
-from registry.parallel import in_parallel
 from registry.store import layout
 from registry.store.objects import ObjectStore
+from registry.store.refusals import read_each
 from registry.trust.statement import MAX_SIGNATURE
 
 MAX_SIGNATURES = 64
@@ -26,8 +26,13 @@ class Signatures:
         self._model = model
 
     def of(self, version: str) -> list[bytes]:
-        """The stored signatures of a version; objects whose bytes do not match their key are skipped."""
-        return [body for body in in_parallel(self._read, self._oldest(version)) if body is not None]
+        """The stored signatures of a version; objects whose bytes do not match their key, or that can't be read, are
+        skipped: any writer may add such.
+
+        Raises:
+            StoreDenied: all are refused.
+        """
+        return [body for body in read_each(self._read, self._oldest(version)) if body is not None]
 
     def add(self, version: str, signature: bytes) -> str:
         """Store a signature and return its sha256.

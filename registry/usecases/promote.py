@@ -54,7 +54,8 @@ def promote(
     frozen = load_policy(wiring.settings.policy).frozen(channel, datetime.now(UTC))
     binding = wiring.bindings.get(name)
     check_never_rebound(binding, _heads(wiring, channel, head))
-    if head and head.stable and head.stable.manifest_sha256 == binding.manifest_sha256:
+    serves = head.stable if head else None  # by both: a record whose name and digest disagree is not unneeded
+    if head and serves and (serves.version, serves.manifest_sha256) == (binding.version, binding.manifest_sha256):
         log.check_newest(head)
         return Change.unneeded(head, f"{version} is stable in {channel} already")
     broken_chain = _broken_chain(log, head, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
 
 from registry.answers import ChannelStatus, Listed, ProbeStatus, Status
 from registry.catalog.version_id import VersionId
@@ -14,18 +13,16 @@ from registry.errors import (
     MissingDependency,
     StoreDenied,
     StoreUnreachable,
-    UloraError,
     Unreachable,
     first_line,
 )
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
 from registry.progress import Say
+from registry.store.refusals import Refusals
 from registry.usecases.pages import forced
 from registry.usecases.replicas import replica_statuses
 from registry.wiring import Wiring
-
-Row = TypeVar("Row")
 
 
 def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
@@ -34,14 +31,15 @@ def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     numbers = _catalog_numbers(wiring, say) if mlflow else {}
     forgotten = set(wiring.forgotten.versions())
 
-    refused = _Refused()
+    refusals = Refusals()
 
     def describe(name: VersionName) -> Listed:
         try:
             pointer = wiring.bindings.get(name).pointer
             manifest = wiring.bindings.manifest(pointer)
         except (IntegrityError, StoreDenied) as error:
-            return refused.add(error, Listed.unreadable(str(name), str(error)))
+            refusals.note(error)
+            return Listed.unreadable(str(name), str(error))
         return Listed(
             version=str(name),
             description=manifest.description,
@@ -59,14 +57,14 @@ def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     if not names:
         wiring.store.check_holds(wiring.model)
     found = in_parallel(describe, names)
-    refused.check(len(names))
+    refusals.check(len(names))
     return found
 
 
 def status(wiring: Wiring) -> Status:
     """What every channel serves; see `Registry.status`."""
 
-    refused = _Refused()
+    refusals = Refusals()
 
     def channel_status(name: str) -> ChannelStatus:
         try:
@@ -74,10 +72,11 @@ def status(wiring: Wiring) -> Status:
             found = replica_statuses(wiring, name, head)
             return replace(ChannelStatus.of(name, head, found), overruled=_overruled(wiring, head))
         except (IntegrityError, StoreDenied) as error:
-            return refused.add(error, ChannelStatus.of(name, None, (), problem=str(error)))
+            refusals.note(error)
+            return ChannelStatus.of(name, None, (), problem=str(error))
 
     channels = tuple(in_parallel(channel_status, CHANNELS))
-    refused.check(len(CHANNELS))
+    refusals.check(len(CHANNELS))
     if all(channel.stable is None and not channel.problem for channel in channels):
         wiring.store.check_holds(wiring.model)
     return Status(wiring.model, wiring.settings.store, channels, _last_probe(wiring))
@@ -89,24 +88,6 @@ def history(wiring: Wiring, channel: str, limit: int | None) -> list[Record]:
     if not records:
         wiring.store.check_holds(wiring.model)
     return records
-
-
-class _Refused:
-    """Refusals of the store, of which each is a problem of one object, unless all are refused."""
-
-    def __init__(self) -> None:
-        self._denied: list[StoreDenied] = []
-
-    def add(self, error: UloraError, instead: Row) -> Row:
-        """Note an error; return what is shown instead."""
-        if isinstance(error, StoreDenied):
-            self._denied.append(error)
-        return instead
-
-    def check(self, number: int) -> None:
-        """Raises: StoreDenied: all of so many were refused, so it is about who asks."""
-        if self._denied and len(self._denied) == number:
-            raise self._denied[0]
 
 
 def _overruled(wiring: Wiring, head: Record | None) -> str:

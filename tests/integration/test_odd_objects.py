@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import pytest
 from registry.api import Registry
 from registry.breakglass.write_script import Script
 from registry.channels.channel import PromoteOptions
+from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BadManifest, StoreDenied, StoreUnreachable
+from registry.names import VersionName
+from registry.serving.fleet import Heartbeat, wait_for_replicas
 from registry.store import layout
+from registry.trust.signatures import Signatures
 from tests.servers.proxy import Exchange, Proxy, Reply, answering
 from tests.support.registries import bind, open_registry
 from tests.support.run_script import run
@@ -128,6 +133,61 @@ def test_who_may_read_nothing_is_told_so(registry: Registry, proxy: Proxy, tmp_p
     for read in (far.status, far.versions):
         with pytest.raises(StoreDenied):
             read()
+
+
+def refuse(proxy: Proxy, *keys: str) -> None:
+    for key in keys:
+        proxy.next(answering(403, "AccessDenied"), method="GET", containing=key, times=100)
+
+
+def test_a_refused_signature_hides_no_true_one(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    signatures = Signatures(registry.store, registry.model)
+    digests = [signatures.add(V1, body) for body in (b"true", b"a stranger's")]
+    keys = [layout.signature(registry.model, V1, digest) for digest in digests]
+    refuse(proxy, keys[1])
+    assert Signatures(far.store, registry.model).of(V1) == [b"true"]
+    refuse(proxy, keys[0])
+    with pytest.raises(StoreDenied):
+        Signatures(far.store, registry.model).of(V1)
+
+
+def test_refused_evidence_counts_as_not_read(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    keys = [layout.evidence(registry.model, V1, letter * 64) for letter in "ab"]
+    for key in keys:
+        put(registry, key, b"{}", "application/json")
+    refuse(proxy, keys[0])
+    kept = far.wiring.ledger.kept_evidence(VersionName.parse(V1))
+    assert (kept.found, kept.unread) == ({}, tuple(keys))
+    assert [each.problem for each in far.versions()] == ["", ""]
+    assert far.promote(V1, "production", PromoteOptions(force=True), reason="x").version == V1
+
+
+def test_a_refused_heartbeat_hides_no_replica_that_is_followed(
+    registry: Registry, proxy: Proxy, tmp_path: Path
+) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    follows = Heartbeat(
+        format=1, id="good-1", host="h", pid=1, device="cpu", state="serving", version=V2, runtime="echo", generation=2,
+        newest=2, rollback_ready=True, resident=(V2,), error="", when=now,
+    )  # fmt: skip
+    put(registry, layout.replica(registry.model, "production", "good-1"), follows.to_bytes(), "application/json")
+    put(registry, layout.replica(registry.model, "production", "bad-1"), b"{}", "application/json")
+    refuse(proxy, layout.replica(registry.model, "production", "bad-1"))
+    found = wait_for_replicas(far.store, registry.model, "production", 2, timeout=0.3)
+    assert [each.heartbeat.id for each in found.followed] == ["good-1"]
+    assert [each.heartbeat.state for each in found.behind] == ["unreadable"]
+
+
+def test_a_record_that_contradicts_itself_is_not_what_was_asked(registry: Registry) -> None:
+    log, bound = registry.channel("production"), registry.wiring.bindings.get(VersionName.parse(V1))
+    pointer = bound.pointer.model_copy(update={"version": V2})
+    position = ChannelPosition(registry.model, "production", log.head())
+    log.commit(promoted(position, pointer, Author("mallory"), None))
+    change = registry.promote(V1, "production", PromoteOptions(force=True), reason="x")
+    assert (change.version, change.changed) == (V1, True)
 
 
 def page(exchange: Exchange, *, drop: str = "") -> None:

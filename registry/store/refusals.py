@@ -1,0 +1,56 @@
+"""Objects that the store refuses one by one: a writer may have encrypted one with a key of its own.
+
+Each is a problem of that object, and must hide no other. Where all that are asked for are refused, it is about who
+asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from registry.errors import StoreDenied
+from registry.parallel import in_parallel
+
+Found = TypeVar("Found")
+
+
+class Refusals:
+    """The refusals among several reads. Any thread may note one."""
+
+    def __init__(self) -> None:
+        self._denied: list[StoreDenied] = []
+
+    def note(self, error: Exception) -> None:
+        """Note an error, if it is a refusal."""
+        if isinstance(error, StoreDenied):
+            self._denied.append(error)
+
+    def check(self, number: int) -> None:
+        """Check that not all of so many reads were refused.
+
+        Raises:
+            StoreDenied: they were.
+        """
+        if self._denied and len(self._denied) == number:
+            raise self._denied[0]
+
+
+def read_each(read: Callable[[str], Found | None], keys: Sequence[str]) -> list[Found | None]:
+    """What `read` gives for each key, and None for an object that is refused.
+
+    Raises:
+        StoreDenied: all of them are.
+    """
+    refusals = Refusals()
+
+    def read_one(key: str) -> Found | None:
+        try:
+            return read(key)
+        except StoreDenied as error:
+            refusals.note(error)
+            return None
+
+    found = in_parallel(read_one, keys)
+    refusals.check(len(keys))
+    return found
