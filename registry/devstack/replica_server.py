@@ -28,7 +28,9 @@ class ReplicaServer(Server):
         return {}
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "registry", "serve", "--host", HOST, "--port", str(self.port)]
+        # Its few clients wait: the demo shows what is answered also where other work holds up the machine.
+        patience = ["--deadline", "30"]
+        return [sys.executable, "-m", "registry", "serve", "--host", HOST, "--port", str(self.port), *patience]
 
     def _child_env(self) -> dict[str, str]:
         return self._env | {"ULORA_INSTANCE": self._instance}
