@@ -127,7 +127,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 def kept_rows(path: Path, how: MeasureHow) -> dict[str, MeasuredRow]:
     """The rows that an earlier run has measured by the same code on the same machine with the same sizes; none if there
-    is no such file. What is left out is said.
+    is no such file. It says which rows it leaves out, and why.
 
     Raises:
         BadInput: the file is something else, or of the other kind of run.

@@ -74,7 +74,7 @@ def _drop_names(document: dict[str, Any], excess: int, most: int) -> int:
     if dropped:
         forgotten = set(names[:dropped])
         document["withdrawn"] = names[dropped:]
-        # Withdrawn versions are no targets of rollbacks; without their names they would become some.
+        # A rollback must not go to a withdrawn version, and without its name nobody knows that it is one.
         document["stack"] = [each for each in document.get("stack", ()) if each["version"] not in forgotten]
     return dropped
 

@@ -57,13 +57,8 @@ class Pace:
         self._slowness: float | None = 1.0 if self._measured else None
         self._deviation = self._between = 0.0
 
-    @property
-    def batch_seconds(self) -> float:
-        """How long a full batch takes now, and seldom longer."""
-        return self.seconds(self.max_batch)
-
     def seconds(self, rows: int) -> float:
-        """The same of a batch of so many rows."""
+        """How long a batch of so many rows takes now, and seldom longer."""
         mean = 1.0 if self._slowness is None else self._slowness
         return self._usual(rows) * (mean + _DEVIATIONS * self._deviation) + self._between
 

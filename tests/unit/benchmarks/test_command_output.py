@@ -19,7 +19,7 @@ from tests.support.pages import ROOT
 CHILD = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import signal, time; time.sleep(600)"], stdout=subprocess.DEVNULL)
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], stdout=subprocess.DEVNULL)
 with open(sys.argv[1] + ".new", "w") as file:
     file.write(str(child.pid))
 os.rename(sys.argv[1] + ".new", sys.argv[1])

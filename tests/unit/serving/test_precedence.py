@@ -33,8 +33,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def test_nobody_waits_without_a_refusal() -> None:
     precedence = LoopPrecedence()
-    precedence.give_way()
+    assert precedence.give_way() == 0.0
     precedence.wait()
+    assert not precedence.is_on
 
 
 def test_both_threads_wait_for_what_the_loop_is_at(loop: asyncio.AbstractEventLoop) -> None:
@@ -78,8 +79,9 @@ def test_a_loop_that_hangs_is_not_waited_for_ever(
     precedence, go_on = LoopPrecedence(), threading.Event()
     loop.call_soon_threadsafe(go_on.wait, 300)
     precedence.refused(loop)
-    precedence.give_way()
+    assert precedence.give_way() > 0.0
     precedence.wait()
+    assert not go_on.is_set()
     go_on.set()
 
 
@@ -87,9 +89,10 @@ def test_a_closed_loop_is_forgotten() -> None:
     precedence, loop = LoopPrecedence(), asyncio.new_event_loop()
     loop.close()
     precedence.refused(loop)
-    for _ in range(2):
-        precedence.give_way()
-        precedence.wait()
+    precedence.give_way()
+    assert precedence._loop is None
+    assert precedence.give_way() == 0.0
+    precedence.wait()
 
 
 def test_the_loop_goes_first_only_while_it_refuses(
@@ -99,5 +102,5 @@ def test_the_loop_goes_first_only_while_it_refuses(
     precedence.refused(loop)
     monkeypatch.setattr(module, "_RECENT", 0.0)
     loop.call_soon_threadsafe(go_on.wait, 300)
-    precedence.give_way()  # does not wait, though the loop hangs
+    assert precedence.give_way() == 0.0  # it does not wait, though the loop hangs
     go_on.set()

@@ -16,6 +16,7 @@ import pytest
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed
 from registry.serving import precedence
 from registry.serving.pace import Pace
+from registry.serving.precedence import LoopPrecedence
 from registry.serving.scheduler import AdmittedRow, Scheduler
 from tests.support.batch_flavor import NO_FILE, NO_IMAGE, POISON, SIZE, Controls, together
 from tests.support.echo_releases import Echo, wait_until
@@ -159,7 +160,7 @@ def test_a_slow_estimate_never_ends_all_computing(controls: Controls) -> None:
         rows = rows_that_expire_in(-1.0, 90.0, 90.0, controls=controls)
         scheduler._answer(rows)
         assert [row.future.exception() is None for row in rows] == [False, True, True]
-    assert scheduler._pace.batch_seconds < 90.0  # it is corrected by what is computed
+    assert scheduler._pace.seconds(4) < 90.0  # it is corrected by what is computed
 
 
 def test_a_missing_answer_is_an_error(scheduler: Scheduler, controls: Controls) -> None:
@@ -229,6 +230,25 @@ def test_batches_are_smaller_while_the_loop_goes_first(
         scheduler.precedence.refused(loop)
     assert all(future.result(60) for future in futures)
     assert controls.batches[1:] == [[b"a", b"b"], [b"c", b"d"]]
+
+
+def test_threads_that_read_and_compute_ask_who_goes_first(scheduler: Scheduler, controls: Controls) -> None:
+    asked: list[str] = []
+
+    class Asked(LoopPrecedence):
+        def wait(self) -> None:
+            asked.append(threading.current_thread().name)
+            super().wait()
+
+        def give_way(self) -> float:
+            asked.append(threading.current_thread().name)
+            return super().give_way()
+
+    scheduler.precedence = Asked()
+    for _ in range(2):
+        scheduler.predict(together(controls), b"a")
+    wait_until(lambda: "ulora-compute" in asked)
+    assert any(name.startswith("ulora-read-") for name in asked)
 
 
 def test_a_batch_that_hangs_refuses_others_at_once(scheduler: Scheduler, controls: Controls) -> None:
