@@ -51,7 +51,7 @@ def compare_look(rule: Rule, metric: Metric, look: int, digits: int = END_DIGITS
         return Compared("inconclusive", f"{shown}, and only the first {MAX_LOOKS} measurements can let it pass")
     end = ratio_end(rule, metric, look)
     if end is None:
-        kept = "no interval" if metric.low is None else "an interval of less confidence only"
+        kept = "no interval" if metric.low is None else "an interval that does not tell"
         return Compared("inconclusive", f"{shown}, but is it {asked} with {sure} confidence? It was kept with {kept}")
     end = significant(end, digits)
     if side * end >= side * bound:
@@ -61,10 +61,14 @@ def compare_look(rule: Rule, metric: Metric, look: int, digits: int = END_DIGITS
 
 
 def ratio_end(rule: Rule, metric: Metric, look: int) -> float | None:
-    """The end of a ratio's one-sided interval on the rule's bad side; None where the evidence does not tell it.
+    """The end of a ratio's one-sided interval on the rule's bad side.
 
     Evidence keeps the end that holds with 97.5%. Another level's is farther from the value, on a scale of logarithms,
     by the ratio of the quantiles of Student's t, if the evidence says of how many degrees of freedom.
+
+    Returns:
+        None where the evidence does not tell it, or it is beyond the largest number: with one degree of freedom the
+        quantile of a tenth measurement is 120 times that of the first.
     """
     tail, kept = _tail(rule, look), metric.low if rule.wants_more else metric.high
     if kept is None or not metric.value or kept <= 0 or metric.value <= 0:
@@ -72,7 +76,11 @@ def ratio_end(rule: Rule, metric: Metric, look: int) -> float | None:
     if metric.freedom is None or math.isclose(tail, _KEPT_TAIL):
         return kept if tail >= _KEPT_TAIL * (1 - 1e-9) else None
     farther = student_quantile(tail, metric.freedom) / student_quantile(_KEPT_TAIL, metric.freedom)
-    return float(metric.value * (kept / metric.value) ** farther)
+    try:
+        end = float(metric.value * (kept / metric.value) ** farther)
+    except OverflowError:
+        return None
+    return end if math.isfinite(end) else None
 
 
 def rounds_that_decide(rule: Rule, metric: Metric, look: int) -> int | None:

@@ -183,9 +183,16 @@ def test_ten_tries_do_not_make_a_slow_version_pass() -> None:
 def test_ends_of_later_measurements_are_farther(value: float, wide: float, freedom: float, sure: float) -> None:
     rule = Rule(metric="latency_ratio_p95", max=1.1, judge="bound", confidence=sure)
     metric = ratio(value, value * wide, freedom=freedom).metrics[0]
-    ends = [ratio_end(rule, metric, look) or 0.0 for look in range(1, 11)]
+    ends = [ratio_end(rule, metric, look) or math.inf for look in range(1, 11)]
     assert ends == sorted(ends)
     assert ends[0] >= value
+
+
+@pytest.mark.parametrize(("high", "freedom"), [(1.5, 1.0), (1e300, 3.0)])
+def test_an_end_beyond_the_largest_number_is_inconclusive(high: float, freedom: float) -> None:
+    found = [ratio(1.0, high, day=day, freedom=freedom) for day in range(1, 11)]
+    check = check_of(f"{SLOWER}, confidence: 0.995", *found, against=stable())
+    assert (check.outcome, "an interval that does not tell" in check.reason) == ("inconclusive", True)
 
 
 def test_a_short_measurement_counts_only_alone() -> None:
