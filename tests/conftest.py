@@ -34,8 +34,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A run that a script starts in the background ignores SIGINT, and so would its children: some tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# The duration of an example depends on the other work of the machine.
-settings.register_profile("ulora", deadline=None)
+# The duration of an example depends on the other work of the machine. The same examples in every run: what fails is the
+# fault of the change that is tested. `pytest --hypothesis-profile explore` looks for others.
+settings.register_profile("ulora", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("ulora")
 
 # Every store opens a session of its own, and every session would parse botocore's description of S3 again.
