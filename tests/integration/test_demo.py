@@ -147,7 +147,7 @@ def few_digits(folder: Path) -> Path:
 def process_on(port: str) -> int:
     """The replica that was told to use a port."""
     listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
-    (line,) = (line for line in listed.splitlines() if line.endswith(f" serve --host 127.0.0.1 --port {port}"))
+    (line,) = (line for line in listed.splitlines() if f" serve --host 127.0.0.1 --port {port} " in f"{line} ")
     return int(line.split()[0])
 
 
