@@ -78,13 +78,17 @@ MAX_RECORD = 1024 * 1024
 MAX_STACK, MAX_WITHDRAWN = 100, 10_000
 MAX_DIGITS, MAX_DEPTH = 300, 100
 MAX_REASON, MAX_WHO, MAX_NAME, MAX_WHEN = 4096, 256, 120, 40
+MAX_SALT, MAX_PLAN = 64, 100
 RECORD_FIELDS = {
     "format", "min_writer", "model", "channel", "generation", "action", "stable", "canary", "stack", "withdrawn",
-    "verdict", "reason", "who", "who_verified", "when", "nonce", "previous",
+    "verdict", "trial", "decision", "reason", "who", "who_verified", "when", "nonce", "previous",
 }  # fmt: skip
+OF_ONE_CHANGE = {"verdict", "canary", "trial", "decision"}
+"""The fields of a record that the next one does not take over."""
 VERSION_FIELDS = {"version", "manifest_sha256", "weight"}
 CHUNK = 64 * 1024
-SHA256, ACTION = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z-]{1,40}")
+SHA256, TRIAL_ID = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}")
+ACTION = KIND = re.compile(r"[a-z-]{1,40}")
 LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 TRANSIENT = {"RequestTimeout", "InternalError", "SlowDown", "ServiceUnavailable", "Throttling"}
 CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*")
@@ -453,7 +457,7 @@ def without(head: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
 
 def next_record(head: dict[str, Any], digest: str, author: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The record after the head; unknown fields are copied."""
-    kept = {name: value for name, value in head.items() if name not in ("verdict", "canary")}
+    kept = {name: value for name, value in head.items() if name not in OF_ONE_CHANGE}
     record = {
         **kept,
         **author,
@@ -502,7 +506,8 @@ def drop_fields(record: dict[str, Any], excess: int) -> int:
 def drop_version_fields(record: dict[str, Any], excess: int) -> int:
     """The same for the unknown fields of its versions: all, or none."""
     dropped = 0
-    for version in filter(None, (record["stable"], *record.get("stack", []))) if excess > 0 else ():
+    versions = filter(None, (record["stable"], record.get("canary"), *record.get("stack", [])))
+    for version in versions if excess > 0 else ():
         for name in [name for name in version if name not in VERSION_FIELDS]:
             del version[name]
             dropped += 1
@@ -577,13 +582,15 @@ def record_checks() -> dict[str, Callable[[dict[str, Any], str], bool]]:
         "min_writer": optional(lambda value: type(value) is int and value >= 1),
         "model": given(lambda value: is_string(value, 100)),
         "channel": given(lambda value: is_string(value, 64)),
-        "generation": given(lambda value: type(value) is int and 1 <= value < NEWEST_FIRST),
-        "action": given(lambda value: isinstance(value, str) and ACTION.fullmatch(value) is not None),
+        "generation": given(is_generation),
+        "action": given(lambda value: is_match(value, ACTION)),
         "stable": given(lambda value: value is None or is_pointer(value)),
         "canary": optional(lambda value: value is None or (is_pointer(value) and is_weight(value.get("weight")))),
         "stack": optional(lambda value: is_list(value, MAX_STACK) and all(map(is_pointer, value))),
         "withdrawn": optional(lambda value: is_list(value, MAX_WITHDRAWN) and all(isinstance(e, str) for e in value)),
         "verdict": optional(lambda value: value is None or is_sha256(value)),
+        "trial": optional(lambda value: value is None or is_trial(value)),
+        "decision": optional(lambda value: value is None or is_sha256(value)),
         "reason": optional(lambda value: is_string(value, MAX_REASON)),
         "who": given(lambda value: is_string(value, MAX_WHO)),
         "who_verified": optional(lambda value: type(value) is bool),
@@ -605,7 +612,32 @@ def is_list(value: Any, most: int) -> bool:
 
 def is_sha256(value: Any) -> bool:
     """Whether a value is a sha256 in hex."""
-    return isinstance(value, str) and SHA256.fullmatch(value) is not None
+    return is_match(value, SHA256)
+
+
+def is_match(value: Any, pattern: re.Pattern[str]) -> bool:
+    """Whether a value is text of this form."""
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def is_generation(value: Any) -> bool:
+    """Whether a value is the number of a record."""
+    return type(value) is int and 1 <= value < NEWEST_FIRST
+
+
+def is_trial(value: Any) -> bool:
+    """Whether a value is the trial of a canary."""
+    if not isinstance(value, dict):
+        return False
+    plan, percent = value.get("plan"), value.get("shadow_percent")
+    return (
+        is_match(value.get("id"), TRIAL_ID)
+        and is_match(value.get("kind"), KIND)
+        and is_string(value.get("salt"), MAX_SALT, least=1)
+        and is_generation(value.get("started_generation"))
+        and (plan is None or is_string(plan, MAX_PLAN))
+        and (percent is None or (is_weight(percent) and percent > 0))
+    )
 
 
 def is_weight(value: Any) -> bool:

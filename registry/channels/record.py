@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr
 
 from registry.channels.record_size import ROLLBACK_NAMES, ROLLBACK_ROOM, RecordFitter
+from registry.channels.trial import StartTrial, Trial, check_share
 from registry.errors import BadInput, BadManifest, NotFound, NothingToRollBackTo, NotNow, first_line
 from registry.formats import canonical
 from registry.formats.document import Document, DocumentPart, Sha256
@@ -33,10 +34,14 @@ _MAX_REASON = 4096
 _MAX_WHO = 256
 
 Action = Literal["promote", "canary", "advance", "abort", "rollback"]
+_FORWARD: tuple[Action, ...] = ("promote", "canary", "advance")
+"""The actions that leave room for a rollback in their record."""
+_OF_ONE_CHANGE = {"verdict", "canary", "trial", "decision"}
+"""The fields that no record takes over from the one before it, unless its rule says so."""
 
 
 class Canary(Pointer):
-    """The version on trial; `weight` is its share of the keys in percent."""
+    """The version on trial; `weight` is its share of the keys in percent, 0 in a shadow trial."""
 
     weight: float = Field(ge=0, le=100)
 
@@ -68,6 +73,8 @@ class Record(Document):
         stack: the versions that rollbacks go to, the next one first.
         withdrawn: versions that were rolled back and not promoted since.
         verdict: digest of the gate's verdict that allowed the change, or was overridden.
+        trial: the trial of the canary. Releases without trials copy it on: read `running_trial` and `baking` instead.
+        decision: digest of the guard's decision that made this change; copied on by such releases too.
         when: UTC, ISO 8601, by the writer's clock.
         previous: sha256 of the bytes of the record before, None for the first.
     """
@@ -85,6 +92,8 @@ class Record(Document):
     stack: tuple[Pointer, ...] = Field(default=(), max_length=100)
     withdrawn: tuple[str, ...] = Field(default=(), max_length=MAX_WITHDRAWN)
     verdict: Sha256 | None = None
+    trial: Trial | None = None
+    decision: Sha256 | None = None
     reason: str = Field(default="", max_length=_MAX_REASON)
     who: str = Field(max_length=_MAX_WHO)
     who_verified: bool = False
@@ -102,6 +111,23 @@ class Record(Document):
     def live(self) -> tuple[str, ...]:
         """The versions that answer requests: stable, then the canary."""
         return tuple(pointer.version for pointer in (self.stable, self.canary) if pointer)
+
+    @property
+    def running_trial(self) -> Trial | None:
+        """The trial of the canary; None if no canary runs."""
+        return self.trial if self.canary else None
+
+    @property
+    def baking(self) -> Trial | None:
+        """The trial whose version this change made stable, which is watched on for a time; None for other changes."""
+        return self.trial if self.action == "advance" and self.canary is None else None
+
+    @property
+    def trial_share(self) -> str:
+        """How much of the traffic the running trial takes, for people; empty if no canary runs."""
+        if self.canary is None:
+            return ""
+        return self.trial.share(self.canary.weight) if self.trial else f"{self.canary.weight:g}%"
 
     def rollback_targets(self) -> tuple[Pointer, ...]:
         """The versions that rollbacks go to, the next one first: the stack without withdrawn and live versions."""
@@ -126,32 +152,86 @@ def promoted(position: ChannelPosition, version: Pointer, author: Author, verdic
     head = position.head
     if head and head.canary:
         raise NotNow(
-            f"{head.canary.version} is on trial in {position.channel} at {head.canary.weight:g}%",
-            hint="`ulora rollback` ends the trial; then promote again",
+            f"{_trial_in_words(head, head.canary)}; nothing changed",
+            hint=f"`ulora canary advance --to 100 --channel {head.channel}` makes it stable, "
+            f"`ulora canary abort --channel {head.channel}` ends the trial",
         )
-    old = [head.stable] if head and head.stable else []
-    stack = [pointer for pointer in [*old, *(head.stack if head else ())] if pointer.version != version.version]
-    withdrawn = tuple(name for name in (head.withdrawn if head else ()) if name != version.version)
+    return _next(position, author, action="promote", verdict=verdict, **_made_stable(head, version))
+
+
+def trial_started(
+    position: ChannelPosition, version: Pointer, author: Author, verdict: str | None, start: StartTrial
+) -> Record:
+    """`version` is tried beside stable, which does not change.
+
+    Raises:
+        NotNow: a canary runs already, or there is no stable version to try it beside.
+        BadInput: it is the stable version.
+    """
+    head, channel = position.head, position.channel
+    if head is None or head.stable is None:
+        raise NotNow(
+            f"{channel} serves no version that {version.version} could be tried beside; nothing changed",
+            hint=f"`ulora promote {version.version} --channel {channel}` makes it stable",
+        )
+    if head.canary:
+        raise NotNow(
+            f"{_trial_in_words(head, head.canary)}; nothing changed",
+            hint=f"`ulora canary abort --channel {channel}` ends that trial",
+        )
+    if head.stable.version == version.version:
+        raise BadInput(f"{version.version} is stable in {channel}: a trial needs another version")
     return _next(
-        position, author, action="promote", stable=version, stack=tuple(stack[:STACK_DEPTH]), withdrawn=withdrawn,
-        verdict=verdict,
+        position, author, action="canary", canary=Canary(**version.model_dump(), weight=start.weight),
+        trial=start.trial(head.generation + 1), verdict=verdict, withdrawn=_not_withdrawn(head, version),
     )  # fmt: skip
 
 
-def aborted(position: ChannelPosition, author: Author) -> Record:
+def trial_advanced(position: ChannelPosition, author: Author, percent: float, decision: str | None = None) -> Record:
+    """The canary gets a larger share of the keys; at 100 it becomes stable, as by a promotion, and its trial is kept.
+
+    Raises:
+        NotFound: no canary runs.
+        NotNow: its trial is of a kind that only a newer release knows.
+        BadInput: the share is not larger, or not 100 in a shadow trial.
+    """
+    head, canary = on_trial(position)
+    kept = {"trial": head.trial, "verdict": head.verdict, "decision": decision}
+    check_share(head.running_trial, canary.version, canary.weight, percent)
+    if percent < 100:
+        larger = canary.model_copy(update={"weight": float(percent)})
+        return _next(position, author, action="advance", canary=larger, **kept)
+    version = Pointer(**canary.model_dump(exclude={"weight"}))
+    return _next(position, author, action="advance", **kept, **_made_stable(head, version))
+
+
+def aborted(position: ChannelPosition, author: Author, decision: str | None = None) -> Record:
     """The canary is withdrawn; stable does not change.
+
+    Raises:
+        NotFound: no canary runs.
+    """
+    head, canary = on_trial(position)
+    withdrawn = _withdraw(head, [canary.version])
+    stack = _without(head.stack, withdrawn)
+    return _next(position, author, action="abort", withdrawn=withdrawn, stack=stack, decision=decision)
+
+
+def on_trial(position: ChannelPosition) -> tuple[Record, Canary]:
+    """The newest record and its canary.
 
     Raises:
         NotFound: no canary runs.
     """
     head = position.head
     if head is None or head.canary is None:
-        raise NotFound(f"no canary runs in {position.channel}")
-    withdrawn = _withdraw(head, [head.canary.version])
-    return _next(position, author, action="abort", withdrawn=withdrawn, stack=_without(head.stack, withdrawn))
+        raise NotFound(f"no canary runs in {position.channel}", hint="`ulora status` shows what is served")
+    return head, head.canary
 
 
-def rolled_back(position: ChannelPosition, author: Author, to: str | None = None) -> Record:
+def rolled_back(
+    position: ChannelPosition, author: Author, to: str | None = None, decision: str | None = None
+) -> Record:
     """Withdraw stable and the canary; the top of the stack becomes stable; with `to`, all above it is withdrawn too.
 
     Withdrawn and live versions on the stack are skipped.
@@ -165,7 +245,10 @@ def rolled_back(position: ChannelPosition, author: Author, to: str | None = None
     stack = head.rollback_targets()
     depth = stack.index(target)
     withdrawn = _withdraw(head, [*head.live(), *(pointer.version for pointer in stack[:depth])])
-    return _next(position, author, action="rollback", stable=target, stack=stack[depth + 1 :], withdrawn=withdrawn)
+    stack = stack[depth + 1 :]
+    return _next(
+        position, author, action="rollback", stable=target, stack=stack, withdrawn=withdrawn, decision=decision
+    )
 
 
 def partly_rolled_back(position: ChannelPosition, composed: Pointer, author: Author) -> Record:
@@ -201,8 +284,8 @@ def only_stable(position: ChannelPosition) -> tuple[Record, Pointer]:
         )
     if head.canary:
         raise NotNow(
-            f"{head.canary.version} is on trial in {position.channel}; nothing changed",
-            hint="`ulora rollback` ends the trial; then run this again",
+            f"{_trial_in_words(head, head.canary)}; nothing changed",
+            hint=f"`ulora canary abort --channel {head.channel}` ends the trial; then run this again",
         )
     return head, head.stable
 
@@ -241,6 +324,21 @@ def rollback_target(position: ChannelPosition, to: str | None = None) -> Pointer
     return found
 
 
+def _trial_in_words(head: Record, canary: Canary) -> str:
+    return f"{canary.version} is on trial in {head.channel} ({head.trial_share})"
+
+
+def _made_stable(head: Record | None, version: Pointer) -> dict[str, object]:
+    """What changes when a version becomes stable: the old stable goes on the stack."""
+    old = [head.stable] if head and head.stable else []
+    stack = _without((*old, *(head.stack if head else ())), (version.version,))
+    return {"stable": version, "stack": stack[:STACK_DEPTH], "withdrawn": _not_withdrawn(head, version)}
+
+
+def _not_withdrawn(head: Record | None, version: Pointer) -> tuple[str, ...]:
+    return tuple(name for name in (head.withdrawn if head else ()) if name != version.version)
+
+
 def _withdraw(head: Record, names: list[str]) -> tuple[str, ...]:
     return (*(name for name in head.withdrawn if name not in names), *dict.fromkeys(names))
 
@@ -262,7 +360,7 @@ def _next(position: ChannelPosition, author: Author, *, action: Action, **change
             f"the log of {position.channel} needs writer version {head.min_writer}, this release has {WRITER}",
             hint="upgrade ulora-registry",
         )
-    kept = head.model_dump(mode="json", exclude={"verdict", "canary"}, exclude_unset=True) if head else {"stable": None}
+    kept = head.model_dump(mode="json", exclude=_OF_ONE_CHANGE, exclude_unset=True) if head else {"stable": None}
     fields = {
         **kept,
         "format": Record.FORMAT,
@@ -277,9 +375,9 @@ def _next(position: ChannelPosition, author: Author, *, action: Action, **change
         "when": clock.timestamp(),
         "nonce": secrets.token_hex(16),
         "previous": head.sha256 if head else None,
-        **{name: _plain(value) for name, value in changes.items()},
+        **{name: _plain(value) for name, value in changes.items() if value is not None},
     }
-    room, names = (ROLLBACK_ROOM, ROLLBACK_NAMES) if action == "promote" else (0, 0)
+    room, names = (ROLLBACK_ROOM, ROLLBACK_NAMES) if action in _FORWARD else (0, 0)
     left_out = _FITTER.fit(fields, Record.LIMIT - room, MAX_WITHDRAWN - names)
     try:
         record = Record.parse(canonical.encode(fields), f"the new record of {position.channel}")

@@ -58,7 +58,8 @@ class RecordFitter:
 
     def _drop_version_fields(self, document: dict[str, Any], excess: int) -> int:
         dropped = 0
-        for version in filter(None, (document["stable"], *document.get("stack", ()))) if excess > 0 else ():
+        versions = filter(None, (document["stable"], document.get("canary"), *document.get("stack", ())))
+        for version in versions if excess > 0 else ():
             for name in [name for name in version if name not in self.version_fields]:
                 del version[name]
                 dropped += 1

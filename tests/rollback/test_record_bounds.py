@@ -24,6 +24,7 @@ from registry.channels.record import (
     rolled_back,
 )
 from registry.channels.record_size import ROLLBACK_ROOM, RecordFitter
+from registry.channels.trial import Trial
 from registry.errors import BadInput, BadManifest, UloraError
 from registry.formats import canonical
 from registry.store import layout
@@ -52,6 +53,12 @@ def head(**changed: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not MISSING}
 
 
+def trial(**changed: Any) -> dict[str, Any]:
+    """A trial, as a record has it."""
+    fields = {"id": "0" * 32, "kind": "split", "salt": "s", "started_generation": 4, **changed}
+    return {name: value for name, value in fields.items() if value is not MISSING}
+
+
 def nested(levels: int) -> Any:
     """Lists in each other."""
     found: Any = 1
@@ -62,12 +69,15 @@ def nested(levels: int) -> Any:
 
 VALUES = (
     MISSING, None, True, False, 0, 1, -1, 2, 4.0, 4.5, 100, 100.5, 10**12, 10**18, 10**40, -(10**40), "", "1", "x" * 15,
-    "x" * 16, "x" * 40, "a" * 41, "x" * 64, "x" * 65, "x" * 120, "x" * 121, "x" * 256, "x" * 257, "é" * 256, "x" * 4096,
-    "x" * 4097, "f" * 64, "f" * 64 + "\n", "F" * 64, "rollback", "Rollback", "later-one", "promote\n", [],
+    "x" * 16, "x" * 40, "a" * 41, "x" * 64, "x" * 65, "x" * 100,
+    "x" * 101, "x" * 120, "x" * 121, "x" * 256, "x" * 257, "é" * 256, "x" * 4096,
+    "x" * 4097, "f" * 32,
+    "f" * 64, "f" * 64 + "\n", "F" * 64, "rollback", "Rollback", "later-one", "promote\n", [],
     {}, [1], [None], ["x"], [[]], "production", "staging", pointer("v2.0.0"),
     pointer("v2.0.0", weight=5), pointer("v3.0.0", weight=0.5),
     pointer("v2.0.0", weight=101), pointer("v2.0.0", weight=True), pointer("v2.0.0", weight="5"), pointer("x" * 121),
     pointer("v2.0.0", manifest_sha256="f"), {"version": "v2.0.0"}, [pointer("v2.0.0")], [pointer("v2.0.0"), 1],
+    trial(plan="x", shadow_percent=5, later=[1]),
     [pointer("v2.0.0", later={"a": 1})] * 100, [pointer("v2.0.0")] * 101, ["v2.0.0"] * 10_000, ["x"] * 10_001,
 )  # fmt: skip
 
@@ -83,6 +93,10 @@ def mutations() -> Iterator[tuple[str, bytes]]:
             changed = {key: each for key, each in changed.items() if each is not MISSING}
             for place, whole in (("stable", changed), ("canary", changed), ("stack", [changed])):
                 yield f"{place}.{name} {number}", canonical.encode(head(**{place: whole}))
+    for name in (*Trial.model_fields, "later"):
+        for number, value in enumerate(VALUES):
+            on_trial = {"canary": pointer("v4.0.0", weight=5.0), "trial": trial(**{name: value})}
+            yield f"trial.{name} {number}", canonical.encode(head(**on_trial))
     for levels in (50, 98, 99, 100, 150, 199, 200, 250, 900, 5000):
         text = canonical.encode(head(later=0)).decode()
         yield f"lists {levels}", text.replace('"later":0', '"later":' + "[" * levels + "]" * levels).encode()

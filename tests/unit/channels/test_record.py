@@ -19,7 +19,10 @@ from registry.channels.record import (
     aborted,
     promoted,
     rolled_back,
+    trial_advanced,
+    trial_started,
 )
+from registry.channels.trial import StartTrial, TrialKind
 from registry.errors import BadInput, BadManifest, BrokenChain, NotFound, NothingToRollBackTo, NotNow
 from registry.formats import canonical
 from registry.versions.pointer import Pointer
@@ -182,8 +185,29 @@ class Model:
     """A simple model of the rules."""
 
     stable: str | None = None
+    canary: str | None = None
+    weight: float = 0
     stack: list[str] = field(default_factory=list)
     withdrawn: set[str] = field(default_factory=set)
+
+    @property
+    def targets(self) -> list[str]:
+        return [name for name in self.stack if name != self.canary]
+
+    def start(self, name: str, weight: float) -> None:
+        self.canary, self.weight = name, weight
+        self.withdrawn.discard(name)
+
+    def advance(self, percent: float) -> None:
+        self.weight = percent
+        if percent == 100 and self.canary:
+            name, self.canary = self.canary, None
+            self.promote(name)
+
+    def abort(self) -> None:
+        assert self.canary
+        self.withdrawn.add(self.canary)
+        self.stack, self.canary = self.targets, None
 
     def promote(self, name: str) -> None:
         older = [self.stable, *self.stack] if self.stable else []
@@ -193,12 +217,13 @@ class Model:
 
     def rollback(self, steps: int) -> None:
         assert self.stable
-        self.withdrawn |= {self.stable, *self.stack[: steps - 1]}
-        self.stable, self.stack = self.stack[steps - 1], self.stack[steps:]
+        targets = self.targets
+        self.withdrawn |= {self.stable, *filter(None, [self.canary]), *targets[: steps - 1]}
+        self.stable, self.canary, self.stack = targets[steps - 1], None, targets[steps:]
 
 
 class ChannelMachine(RuleBasedStateMachine):
-    """Any sequence of promotions and rollbacks has the state of the model and a valid chain."""
+    """Any sequence of promotions, trials and rollbacks has the state of the model and a valid chain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,28 +239,58 @@ class ChannelMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def promote(self, name: str) -> None:
+        if self.model.canary:
+            with pytest.raises(NotNow):
+                promoted(self.here, pointer(name), ME, None)
+            return
         self.append(promoted(self.here, pointer(name), ME, None))
         self.model.promote(name)
 
+    @rule(name=st.sampled_from(NAMES), kind=st.sampled_from(("split", "shadow")))
+    def start_trial(self, name: str, kind: TrialKind) -> None:
+        start = StartTrial(kind, 10)
+        if self.model.canary or name == self.model.stable or self.model.stable is None:
+            with pytest.raises((NotNow, BadInput)):
+                trial_started(self.here, pointer(name), ME, None, start)
+            return
+        self.append(trial_started(self.here, pointer(name), ME, None, start))
+        self.model.start(name, 10 if kind == "split" else 0)
+
+    @rule(percent=st.sampled_from((5, 50, 100)))
+    def advance(self, percent: int) -> None:
+        is_shadow = self.model.weight == 0
+        if not self.model.canary or percent <= self.model.weight or (is_shadow and percent < 100):
+            with pytest.raises((NotFound, BadInput)):
+                trial_advanced(self.here, ME, percent)
+            return
+        self.append(trial_advanced(self.here, ME, percent))
+        self.model.advance(percent)
+
+    @precondition(lambda self: self.model.canary)
+    @rule()
+    def abort(self) -> None:
+        self.append(aborted(self.here, ME))
+        self.model.abort()
+
     @rule()
     def roll_back(self) -> None:
-        if not self.model.stack:
+        if not self.model.targets:
             with pytest.raises(NothingToRollBackTo):
                 rolled_back(self.here, ME)
             return
         self.append(rolled_back(self.here, ME))
         self.model.rollback(1)
 
-    @precondition(lambda self: self.model.stack)
+    @precondition(lambda self: self.model.targets)
     @rule(data=st.data())
     def roll_back_to(self, data: st.DataObject) -> None:
-        steps = data.draw(st.integers(1, len(self.model.stack)))
-        self.append(rolled_back(self.here, ME, to=self.model.stack[steps - 1]))
+        steps = data.draw(st.integers(1, len(self.model.targets)))
+        self.append(rolled_back(self.here, ME, to=self.model.targets[steps - 1]))
         self.model.rollback(steps)
 
     @rule(name=st.sampled_from(NAMES))
     def roll_back_to_anything_else(self, name: str) -> None:
-        if name not in self.model.stack:
+        if name not in self.model.targets:
             with pytest.raises(NothingToRollBackTo):
                 rolled_back(self.here, ME, to=name)
 
@@ -243,6 +298,9 @@ class ChannelMachine(RuleBasedStateMachine):
     def the_head_says_what_the_model_says(self) -> None:
         stable, stack, withdrawn = state(self.here.head)
         assert (stable, stack, set(withdrawn)) == (self.model.stable, self.model.stack, self.model.withdrawn)
+        canary = self.here.head and self.here.head.canary
+        assert (canary.version if canary else None) == self.model.canary
+        assert (canary is not None) == bool(self.here.head and self.here.head.running_trial)
         assert len(withdrawn) == len(set(withdrawn))
 
     @invariant()
