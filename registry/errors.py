@@ -7,6 +7,7 @@
     + BadBundle
     + BadPolicy
     + BadImage
+    + BadReceipt
     + MissingDependency
   x GateRefused                 3  a policy's rules were not met
   x Conflict                    4  another writer was first, or the change is refused now
@@ -99,6 +100,10 @@ class BadPolicy(BadInput):
 
 class BadImage(BadInput):
     """Bytes that are not an image, or an image that is too large or too small."""
+
+
+class BadReceipt(BadInput):
+    """A request id by which no label can be counted: it is no receipt, or none of this fleet's."""
 
 
 class MissingDependency(BadInput):
