@@ -16,8 +16,9 @@ import click
 from registry.evidence.candidate import Candidate
 from registry.evidence.gates import GateInputs, judge
 from registry.evidence.paired_stats import PairedCounts, lowest_difference
-from registry.evidence.policy import ChannelPolicy, Policy, Rule, load_policy
+from registry.evidence.policy import ChannelPolicy, Policy, load_policy
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
+from registry.evidence.rule import Rule
 from registry.names import VersionName
 
 PAIRED = (0.01, 0.02, 0.03, 0.05)

@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmarks.ratios import ratio_metrics
 from registry.evidence.looks import compare_look
-from registry.evidence.policy import Rule, load_policy
+from registry.evidence.policy import load_policy
 from registry.evidence.results import Metric
+from registry.evidence.rule import Rule
 from registry.evidence.verdict import Outcome
 
 RUNS = 1000

@@ -17,7 +17,8 @@ from registry.names import CHANNELS
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.evidence.policy import ChannelPolicy, Policy, Rule
+    from registry.evidence.policy import ChannelPolicy, Policy
+    from registry.evidence.rule import Rule
     from registry.usecases.replay import Replayed
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from registry.evidence.number_text import bound_text, number
-from registry.evidence.policy import DEFAULT_CONFIDENCE
 from registry.evidence.results import Metric
+from registry.evidence.rule import DEFAULT_CONFIDENCE
 from registry.evidence.verdict import Check, Verdict
 
 _SIGNS = {"min": ">=", "max": "<=", "max_increase": "<=", "max_decrease": ">="}

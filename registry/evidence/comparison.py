@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from registry.evidence.number_text import END_DIGITS, bound_text, exact, number, significant
 from registry.evidence.paired import Difference
-from registry.evidence.policy import Rule
 from registry.evidence.results import PROPORTION, Metric
+from registry.evidence.rule import Rule
 from registry.evidence.stats import CONFIDENCE, n_that_decides, wilson
 from registry.evidence.verdict import Outcome
 

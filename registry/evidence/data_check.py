@@ -9,7 +9,8 @@ from typing import Literal, Protocol, TypeAlias
 
 from registry.evidence.candidate import Candidate
 from registry.evidence.metrics import METRICS, benchmark_of
-from registry.evidence.policy import Policy, Rule
+from registry.evidence.policy import Policy
+from registry.evidence.rule import Rule
 from registry.names import CHANNELS, VersionName
 
 Kind: TypeAlias = Literal["test", "far", "near"]

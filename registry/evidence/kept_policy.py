@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from registry.errors import BadManifest
-from registry.evidence.policy import KEPT, Policy
+from registry.evidence.policy import Policy
+from registry.evidence.rule import KEPT
 from registry.formats import canonical
 from registry.formats.document import first_problem
 

@@ -14,8 +14,8 @@ from statistics import NormalDist
 from registry.evidence.comparison import Compared
 from registry.evidence.metrics import MAX_ROUNDS
 from registry.evidence.number_text import END_DIGITS, exact, number, significant
-from registry.evidence.policy import Rule
 from registry.evidence.results import Metric
+from registry.evidence.rule import Rule
 from registry.evidence.stats import CONFIDENCE, student_quantile
 
 MAX_LOOKS = 10

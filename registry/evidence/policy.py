@@ -1,22 +1,26 @@
-"""Gate policies: the rules that a version must meet before a channel may serve it. Data, not an expression language.
+"""Policies: the rules that a version must meet before a channel may serve it, and those by which the guard judges a
+trial of it. Data, not an expression language.
 
 A policy is a YAML file (see docs/policy.md and `default_policy.yaml`). Errors name the line and the field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from registry.errors import BadPolicy
+from registry.errors import BadInput, BadPolicy
+from registry.evidence.guard_rules import FIELDS, Bands, GuardPolicy, GuardRule
 from registry.evidence.machine_asked import MachineAsked
-from registry.evidence.metrics import RATIOS, check_metric, did_you_mean, is_time
-from registry.evidence.paired import PAIRED_METRICS
+from registry.evidence.metrics import did_you_mean
+from registry.evidence.rule import MisplacedValue, PolicyPart, Rule, Text, without_defaults
+from registry.evidence.trial_policy import DEFAULT_PLAN, Alpha, Plan, Step, TrialPolicy
 from registry.formats import canonical
 from registry.formats.strict_yaml import BadYaml, StrictYaml
 from registry.names import CHANNELS, VersionName, check_channel
@@ -24,16 +28,7 @@ from registry.names import CHANNELS, VersionName, check_channel
 MAX_POLICY = 256 * 1024
 """Bytes of the largest policy file."""
 MAX_RULES = 1000
-_BOUNDS = ("min", "max", "max_increase", "max_decrease")
 _DEFAULT = "default_policy.yaml"
-DEFAULT_CONFIDENCE = 0.95
-"""One-sided: of what `judge: bound` looks at where a rule does not say."""
-
-KEPT = "kept"
-"""The validation context of a policy that has judged: the benchmarks of its metrics need not be installed here."""
-
-Bound = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, Field(max_length=2000)]
 
 
 def _check_time(text: str) -> str:
@@ -43,147 +38,12 @@ def _check_time(text: str) -> str:
 
 
 FreezeTime = Annotated[str, Field(max_length=40), AfterValidator(_check_time)]
-
-
-def _check_metric(name: str, info: ValidationInfo) -> str:
-    return name if info.context == KEPT else check_metric(name)
-
-
-MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$"), AfterValidator(_check_metric)]
-
-
-class _PolicyPart(BaseModel):
-    # Unknown fields are refused, unlike in stored documents: a rule with a mistyped field would check nothing.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Rule(_PolicyPart):
-    """A rule on one metric, with at most one bound; without one, the metric must have been measured and be a number.
-
-    Attributes:
-        metric: the metric's name, e.g. `accuracy`; one that an installed benchmark reports.
-        min: the smallest allowed value.
-        max: the largest allowed value.
-        max_increase: how much it may be above stable's value, in the metric's unit.
-        max_decrease: how much it may be below stable's value.
-        per: `all` checks the aggregate over all targets; `target` each target; `worst` the worst target; `mean` the
-            mean over the targets.
-        judge: what must meet the bound. `value`: the measured value. `bound`: the end of its one-sided interval on the
-            bad side, so that a version which is worse than the bound passes with a probability of about
-            1 - `confidence` at most. `paired`: the same of the difference to stable on the images that both answered,
-            against `max_decrease` or `max_increase`.
-        confidence: of the one-sided interval that `bound` and `paired` look at, more than 0.5; 0.95 if left out.
-        min_n: with fewer samples the check can't pass: it is inconclusive, or fails if they already decide against it.
-        device: counts only what was measured on this device, e.g. `cpu`; any device if left out.
-        runtime: counts only what this runtime computed, e.g. `torch-fp32`; any runtime if left out.
-        machine: counts only times that were measured on such a machine, else the check is inconclusive; any machine if
-            left out.
-        why: the reason for the rule, shown when it refuses.
-    """
-
-    metric: MetricName
-    min: Bound | None = None
-    max: Bound | None = None
-    max_increase: Annotated[Bound, Field(ge=0)] | None = None
-    max_decrease: Annotated[Bound, Field(ge=0)] | None = None
-    per: Literal["all", "target", "worst", "mean"] = "all"
-    judge: Literal["value", "bound", "paired"] = "value"
-    confidence: float | None = Field(default=None, gt=0.5, lt=1)
-    min_n: int = Field(default=0, ge=0, le=10**9)
-    device: str | None = Field(default=None, min_length=1, max_length=200)
-    runtime: str | None = Field(default=None, min_length=1, max_length=200)
-    machine: MachineAsked | None = None
-    why: Text = ""
-
-    @property
-    def kind(self) -> str:
-        """The name of the bound that is set: `min`, `max`, `max_increase`, `max_decrease`, or `measured` for none."""
-        return next((name for name in _BOUNDS if getattr(self, name) is not None), "measured")
-
-    @property
-    def is_relative(self) -> bool:
-        """Whether the rule compares with the stable version."""
-        return self.kind in ("max_increase", "max_decrease")
-
-    @property
-    def is_ratio(self) -> bool:
-        """Whether the metric itself compares with the stable version: it has to be measured against that one."""
-        return self.metric in RATIOS
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether a larger value is a better one, as far as this rule can tell."""
-        return self.kind in ("min", "max_decrease")
-
-    @property
-    def margin(self) -> float:
-        """How much worse than stable a relative rule allows."""
-        return self.max_decrease or self.max_increase or 0.0
-
-    @property
-    def allowance(self) -> float:
-        """What a relative rule adds to stable's value to get its bound."""
-        return -self.margin if self.wants_more else self.margin
-
-    @property
-    def one_sided(self) -> float:
-        """The confidence with which a version that passes `judge: bound` or `paired` is not worse than the bound."""
-        return DEFAULT_CONFIDENCE if self.confidence is None else self.confidence
-
-    def document(self) -> dict[str, Any]:
-        """The rule as JSON, without the fields that are not set."""
-        return _without_defaults(self.model_dump(mode="json", exclude_none=True))
-
-    def __str__(self) -> str:
-        signs = {"min": ">=", "max": "<=", "max_increase": "<= stable +", "max_decrease": ">= stable -"}
-        asked = "measured" if self.kind == "measured" else f"{signs[self.kind]} {getattr(self, self.kind):g}"
-        scope = {"all": "", "target": " for every target", "worst": " for the worst target", "mean": " on average"}
-        places = [str(each) for each in (self.device, self.runtime, self.machine) if each]
-        place = f" on {', '.join(places)}" if places else ""
-        place += " against stable" if self.is_ratio else ""
-        sure = f" with {100 * self.one_sided:g}% confidence" if self.judge != "value" else ""
-        sure += " on the same images" if self.judge == "paired" else ""
-        return f"{self.metric} {asked}{scope[self.per]}{place}{sure}"
-
-    @model_validator(mode="after")
-    def _has_one_bound(self) -> Self:
-        if len([name for name in _BOUNDS if getattr(self, name) is not None]) > 1:
-            raise ValueError(f"a rule has at most one of {', '.join(_BOUNDS)}; write one rule for each")
-        return self
-
-    @model_validator(mode="after")
-    def _asks_of_times_what_they_have(self) -> Self:
-        if self.is_ratio and (self.is_relative or self.per != "all"):
-            raise ValueError(f"{self.metric} is compared with stable already, over all images: it takes `min` or `max`")
-        if self.machine and not is_time(self.metric):
-            raise ValueError(f"`machine` is for times, and {self.metric} does not depend on it")
-        return self
-
-    @model_validator(mode="after")
-    def _judges_what_has_an_interval(self) -> Self:
-        if self.judge == "value" and self.confidence is not None:
-            raise ValueError("`confidence` is for `judge: bound` and `paired`; `judge: value` looks at no interval")
-        if self.judge == "bound" and self.kind not in ("min", "max"):
-            raise ValueError("`judge: bound` needs `min` or `max`")
-        if self.judge == "paired" and not self.is_relative:
-            raise ValueError("`judge: paired` needs `max_decrease` or `max_increase`")
-        if self.judge == "paired" and self.metric not in PAIRED_METRICS:
-            raise ValueError(f"`judge: paired` is for {', '.join(sorted(PAIRED_METRICS))}")
-        if self.judge != "value" and self.per not in ("all", "target"):
-            raise ValueError(
-                f"`judge: {self.judge}` is for `per: all` or `per: target`, which judges the worst one too"
-            )
-        if self.judge == "paired" and self.metric.startswith("ood_") and self.per != "target":
-            raise ValueError("`judge: paired` is `per: target` here: each image has a score of every target's detector")
-        return self
-
-
 Rules = Annotated[tuple[Rule, ...], Field(max_length=MAX_RULES)]
 Suffix = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 Flavor = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 
 
-class FreezeWindow(_PolicyPart):
+class FreezeWindow(PolicyPart):
     """A time in which nothing is promoted, e.g. a holiday. `begin` (in files `from`) counts, `to` does not."""
 
     begin: FreezeTime = Field(alias="from")
@@ -201,7 +61,7 @@ class FreezeWindow(_PolicyPart):
         return self
 
 
-class ChannelPolicy(_PolicyPart):
+class ChannelPolicy(PolicyPart):
     """The rules of one channel.
 
     Attributes:
@@ -237,11 +97,18 @@ class ChannelPolicy(_PolicyPart):
         return self
 
 
-class Policy(_PolicyPart):
-    """The rules of all channels."""
+class Policy(PolicyPart):
+    """The rules of all channels, and how the guard judges trials.
+
+    Attributes:
+        trials, guard: None if the policy says nothing of it: then what ships holds, as `trial_policy`, `trial_plan`,
+            `guard_rules` and `in_full` answer.
+    """
 
     format: Literal[1]
     channels: dict[str, ChannelPolicy]
+    trials: TrialPolicy | None = None
+    guard: GuardPolicy | None = None
 
     def rules_for(self, channel: str, version: VersionName, flavor: str = "") -> tuple[Rule, ...]:
         """The rules for a version in a channel.
@@ -275,6 +142,46 @@ class Policy(_PolicyPart):
         holding = [window for window in self._of(channel).freeze if window.holds(now)]
         return max(holding, key=lambda window: datetime.fromisoformat(window.to), default=None)
 
+    def guard_rules(self) -> tuple[GuardRule, ...]:
+        """What the guard judges a version that serves by."""
+        return (self.guard or _shipped_guard()).rules
+
+    def trial_policy(self) -> TrialPolicy:
+        """The section `trials`, with the plans that ship where it has none."""
+        said = self.trials or _shipped_trials()
+        return said if said.plans is not None else said.model_copy(update={"plans": _shipped_trials().plans})
+
+    def trial_plan(self, name: str = DEFAULT_PLAN) -> Plan:
+        """A plan of trials.
+
+        Raises:
+            BadInput: no plan has this name.
+        """
+        plans = self.trial_policy().plans or {}
+        if name not in plans:
+            raise BadInput(
+                f"the policy has no plan {name[:100]!r}{did_you_mean(name, plans) if plans else ''}",
+                hint="`ulora policy show` has all",
+            )
+        return plans[name]
+
+    def alpha_of(self, rule: GuardRule) -> float:
+        """With what probability a rule may roll back a trial of a version that is not worse than its bound.
+
+        The bands of one family that may roll back share what `trials.alpha` gives it (Bonferroni's inequality); the
+        rules of one metric's bands do not: see `Bands.spends_error`. 1 for what is no matter of chance.
+        """
+        if not rule.family:
+            return 1.0
+        spending = [bands for bands in Bands.of(self.guard_rules()) if bands.spends_error()]
+        sharing = sum(bands.first.family == rule.family for bands in spending)
+        return float(getattr(self.trial_policy().alpha, rule.family)) / max(1, sharing)
+
+    def in_full(self) -> Policy:
+        """The policy with both sections as they hold: what decisions keep, so that they can be computed again after
+        another release ships others."""
+        return self.model_copy(update={"trials": self.trial_policy(), "guard": GuardPolicy(rules=self.guard_rules())})
+
     @property
     def digest(self) -> str:
         """The sha256 of the policy's content; comments and order in the file do not count."""
@@ -284,7 +191,7 @@ class Policy(_PolicyPart):
         """The policy's content as canonical JSON, which `kept_policy.read` reads; its sha256 is the digest."""
         document = self.model_dump(mode="json")
         for rule in _rules_in(document):
-            _without_defaults(rule)
+            without_defaults(rule)
         for channel in document["channels"].values():
             if not channel["by_flavor"]:  # an older release, which did not know it, computes the same digest
                 del channel["by_flavor"]
@@ -292,6 +199,11 @@ class Policy(_PolicyPart):
             for name, default in (("rollback_requests", True), ("approvals", 0), ("freeze", [])):
                 if channel[name] == default:
                     del channel[name]
+        for name, section in (("trials", self.trials), ("guard", self.guard)):
+            if section is None:
+                del document[name]
+            else:  # without its defaults, which therefore never change
+                document[name] = section.document()
         return canonical.encode(document)
 
     def _of(self, channel: str) -> ChannelPolicy:
@@ -316,17 +228,17 @@ def _rules_in(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from rules
 
 
-def _without_defaults(rule: dict[str, Any]) -> dict[str, Any]:
-    """A rule's JSON without the fields that later releases added, where they say what rules without them mean: the
-    digests and verdicts of earlier releases stay right."""
-    if rule.get("judge") == "value":
-        del rule["judge"]
-    for name in ("confidence", "machine"):
-        if rule.get(name, 0) is None:
-            del rule[name]
-    if "machine" in rule:
-        rule["machine"] = {name: value for name, value in rule["machine"].items() if value is not None}
-    return rule
+@cache
+def _shipped() -> Policy:
+    return load_policy()
+
+
+def _shipped_trials() -> TrialPolicy:
+    return _shipped().trials or TrialPolicy(plans={})
+
+
+def _shipped_guard() -> GuardPolicy:
+    return _shipped().guard or GuardPolicy(rules=())
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -369,6 +281,8 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
         # Where a field is missing, a mistyped one beside it is the mistake.
         problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
         place = tuple(part for part in problem["loc"] if part != "[key]")
+        cause = problem.get("ctx", {}).get("error")
+        place += cause.place if isinstance(cause, MisplacedValue) else ()
         said = _said(problem["type"], place, problem["msg"])
         field = ".".join(map(str, place))
         raise _bad(what, f"{field}: {said}" if field else said, read.line_of(place)) from error
@@ -377,12 +291,30 @@ def parse_policy(data: bytes, what: str = "the policy") -> Policy:
 def _said(kind: str, place: tuple[Any, ...], message: str) -> str:
     """What is wrong at a place, with a suggestion where a name is unknown."""
     if kind == "extra_forbidden":
-        parts: dict[int, type[BaseModel]] = {1: Policy, 3: ChannelPolicy}
-        part = MachineAsked if "machine" in place[3:-1] else parts.get(len(place), Rule)
-        return f"there is no field {str(place[-1])[:100]!r} here{did_you_mean(str(place[-1]), part.model_fields)}"
-    if place[-1:] == ("per",):
+        return f"there is no field {str(place[-1])[:100]!r} here{did_you_mean(str(place[-1]), _fields_at(place))}"
+    if place[-1:] == ("per",) and kind == "literal_error":
         return f"{message} (`target` judges every target by itself; a rule for one target alone there is not)"
     return message.removeprefix("Value error, ")
+
+
+def _fields_at(place: tuple[Any, ...]) -> Iterable[str]:
+    """The fields that may stand where an unknown one does."""
+    match place:
+        case (_,):
+            return Policy.model_fields
+        case ("guard", _):
+            return GuardPolicy.model_fields
+        case ("guard", *_):
+            return FIELDS
+        case ("trials", _):
+            return TrialPolicy.model_fields
+        case ("trials", "alpha", _):
+            return Alpha.model_fields
+        case ("trials", *_):
+            return Step.model_fields
+        case (_, _, _):
+            return ChannelPolicy.model_fields
+    return (MachineAsked if "machine" in place[3:-1] else Rule).model_fields
 
 
 def _bad(what: str, problem: str, line: int | None = None) -> BadPolicy:

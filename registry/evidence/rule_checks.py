@@ -12,8 +12,8 @@ from registry.evidence.looks import MAX_LOOKS, compare_look, look_confidence, ro
 from registry.evidence.metrics import MAX_ROUNDS, benchmark_of, is_time_of_one_run, ratio_for
 from registry.evidence.number_text import ALL_DIGITS, END_DIGITS, number
 from registry.evidence.paired import CompareOptions, compare
-from registry.evidence.policy import Rule
 from registry.evidence.results import Evidence, Metric, ReadOutcomes
+from registry.evidence.rule import Rule
 from registry.evidence.verdict import Check, Outcome
 from registry.tree.layout import FILES_FLAVOR
 

@@ -15,8 +15,9 @@ from registry.evidence.candidate import Candidate
 from registry.evidence.check_lines import check_lines
 from registry.evidence.gates import GateInputs, judge
 from registry.evidence.looks import ratio_end
-from registry.evidence.policy import Policy, Rule, parse_policy
+from registry.evidence.policy import Policy, parse_policy
 from registry.evidence.results import ComparedVersion, Evidence, Measurement, Metric
+from registry.evidence.rule import Rule
 from registry.evidence.verdict import Check, Verdict
 from registry.machine.hardware import Machine
 from tests.unit.evidence.samples import DATA, NOW, STABLE_CONTENT, STABLE_MANIFEST, candidate, evidence, stable
