@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -278,116 +277,6 @@ class Status(HtmlTable):
 
 
 @dataclass(frozen=True)
-class BadFile:
-    """A file of a version whose blob is `missing`, `corrupt`, or `unproven`: the store keeps no digest of it, as after
-    it was copied by other tools. `path` may also be `version.json`, `binding` or `signature`, with what is wrong.
-    `unusable` is true where the bytes are right, but loading refuses what they say."""
-
-    path: str
-    sha256: str
-    problem: str
-    unusable: bool = False
-
-
-@dataclass(frozen=True)
-class Verification(HtmlTable):
-    """What `verify` found of one version.
-
-    Attributes:
-        read: whether all bytes were read, instead of asking for checksums; `bytes_read` how many in this call.
-        note: what else the caller should know, e.g. that it was forgotten.
-    """
-
-    version: str
-    files: int
-    size: int
-    read: bool
-    bad: tuple[BadFile, ...]
-    bytes_read: int = 0
-    note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether every file is there, has the right digest, and is not known to be refused at loading."""
-        return not self.bad
-
-
-@dataclass(frozen=True)
-class Mended:
-    """A bad blob, and whether it was repaired.
-
-    Attributes:
-        problem: confirmed by reading: `missing`, `corrupt`, `unproven`; empty if it is good.
-        source: the file that it is replaced from; empty if no copy was found.
-        done: whether it is good now.
-    """
-
-    version: str
-    path: str
-    sha256: str
-    problem: str
-    source: str
-    done: bool
-
-
-@dataclass(frozen=True)
-class Documents:
-    """How many documents were compared with their keys, and what is wrong with the bad ones, by key."""
-
-    checked: int
-    bad: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class ChainCheck:
-    """A channel's log: how many records its chain has, None where it is broken, and the problem."""
-
-    channel: str
-    records: int | None
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class GarbageCheck:
-    """Why garbage collection can't tell what is needed; empty where it can."""
-
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class VerificationReport(HtmlTable):
-    """What `verify_all` found.
-
-    Attributes:
-        chains, documents, backbones, garbage: only where everything was verified; else empty or None.
-        mended: bad blobs, and what became of them.
-        seed: of the sample, where a share of the bytes was read.
-    """
-
-    versions: tuple[Verification, ...]
-    chains: tuple[ChainCheck, ...] = ()
-    documents: Documents | None = None
-    backbones: tuple[Verification, ...] = ()
-    garbage: GarbageCheck | None = None
-    mended: tuple[Mended, ...] = ()
-    seed: int | None = None
-
-    @property
-    def bad_files(self) -> list[tuple[str, BadFile]]:
-        """The bad files of versions and backbones, each with the name of what it belongs to."""
-        return [(checked.version, bad) for checked in (*self.versions, *self.backbones) for bad in checked.bad]
-
-    @property
-    def problems(self) -> list[str]:
-        """Everything that is bad, in words; empty when all is well."""
-        found = [f"{version} {bad.path} ({bad.problem})" for version, bad in self.bad_files]
-        found += [f"{chain.channel} ({chain.problem})" for chain in self.chains if chain.problem]
-        found += [f"{key} ({problem})" for key, problem in (self.documents.bad if self.documents else {}).items()]
-        found += [f"garbage ({problem})" for problem in (self.garbage.problems if self.garbage else ())]
-        return found
-
-
-@dataclass(frozen=True)
 class Signed(HtmlTable):
     """A signature on a version's manifest.
 
@@ -411,6 +300,7 @@ class Reconciled(HtmlTable):
 
     Attributes:
         damaged: versions and channels that could not be read from the store, and why.
+        refused: those of which something may not be read, and what; what MLflow shows of them is not changed.
         requests: what was requested there, and the results.
         failed: versions that MLflow did not take, and why.
     """
@@ -421,6 +311,7 @@ class Reconciled(HtmlTable):
     damaged: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

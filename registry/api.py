@@ -14,7 +14,7 @@ from registry.settings import Settings
 from registry.wiring import Wiring
 
 if TYPE_CHECKING:
-    from registry.answers import Change, Created, Listed, Reconciled, Signed, Status, Verification, VerificationReport
+    from registry.answers import Change, Created, Listed, Reconciled, Signed, Status
     from registry.breakglass.write_script import Script
     from registry.catalog.client import Catalog
     from registry.catalog.reconciler import Reconciler
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from registry.channels.record import Record
     from registry.evidence.results import Evidence
     from registry.evidence.verdict import Verdict
+    from registry.integrity.report import Verification, VerificationReport
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected, RetentionRule
     from registry.serving.follow import Live
@@ -404,9 +405,8 @@ class Registry:
     # --- MLflow ------------------------------------------------------------------------------------------------------
 
     def mirror(self, scripts: Sequence[Script] = (), *, seconds: float | None = None) -> tuple[str, ...]:
-        """Make MLflow show what the channels serve; return notes on what could not be done. Raises nothing.
-
-        The scripts become artifacts of their versions. Waits for 5 seconds by default.
+        """Make MLflow show what the channels serve; return notes on what could not be done. Raises nothing. The scripts
+        become artifacts of their versions. Waits for 5 seconds by default.
         """
         return usecases.mirror.mirror(self.wiring, scripts, seconds=seconds)
 

@@ -20,11 +20,12 @@ from registry.catalog.request_decisions import RequestDecider
 from registry.catalog.runs import EvidenceRun
 from registry.catalog.version_id import VersionId
 from registry.catalog.version_page import VersionPage
-from registry.catalog.views import ChannelViews
+from registry.catalog.views import ChannelViews, note_nothing
 from registry.errors import (
     CatalogRefused,
     CatalogUnreachable,
     IntegrityError,
+    StoreDenied,
     UloraError,
     Unreachable,
     VersionNotFound,
@@ -45,10 +46,21 @@ class PageSource(Protocol):
 
 @dataclass
 class _Troubles:
-    """What went wrong with single versions or channels, by name: damaged in the store, or not taken by MLflow."""
+    """What went wrong with single versions or channels, by name: damaged in the store, not to be read there, or not
+    taken by MLflow."""
 
     damaged: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+
+    def note(self, what: str, error: Exception) -> None:
+        """Note why something can't be read from the store."""
+        (self.refused if isinstance(error, StoreDenied) else self.damaged)[what] = str(error)
+
+    @property
+    def names(self) -> set[str]:
+        """Of what."""
+        return {*self.damaged, *self.refused, *self.failed}
 
 
 @dataclass(frozen=True)
@@ -101,11 +113,11 @@ class Reconciler:
         described = ("description of the model",) if self.catalog.describe_model(self.model) else ()
         answers = answer_all(self.catalog, self.model, self.decider)
         options, views = self._mirror_options(bound), self.views
-        plan = mirror.mirror(self.catalog, self.model, lambda: views.from_logs(troubles.damaged), options)
+        plan = mirror.mirror(self.catalog, self.model, lambda: views.from_logs(troubles.note), options)
         shown = self._show_pages(bound, self.pages(False), troubles)
         added, left = self._add_scripts()
         done = _reconciled(plan, answers, troubles)
-        logged = tuple(each.version for each in missing if each.version not in troubles.damaged | troubles.failed)
+        logged = tuple(each.version for each in missing if each.version not in troubles.names)
         refused = tuple(map(_refusal, false))
         changes = (*refused, *adopted, *done.changes, *described, *shown, *added)
         return replace(done, logged=logged, changes=changes, skipped=done.skipped + left)
@@ -121,7 +133,7 @@ class Reconciler:
         troubles = _Troubles()
         answers = answer_all(self.catalog, self.model, self.decider)
         options, views = self._mirror_options(), self.views
-        plan = mirror.mirror(self.catalog, self.model, lambda: views.from_newest_records(troubles.damaged), options)
+        plan = mirror.mirror(self.catalog, self.model, lambda: views.from_newest_records(troubles.note), options)
         done = _reconciled(plan, answers, troubles)
         if not (plan.changes or answers.answers):
             return done
@@ -144,7 +156,7 @@ class Reconciler:
         missing = tuple(binding.version for binding in self._missing(bound, false))
         asked = requests.pending(self.catalog, self.model)
         answers = AnsweredRequests(tuple(f"{request}: would be judged by the gates" for request in asked))
-        views = self.views.from_logs(troubles.damaged)
+        views = self.views.from_logs(troubles.note)
         plan = mirror.preview(self.catalog, self.model, views, self._mirror_options(bound))
         stale = self._stale_pages(bound, self.pages(False), troubles)
         pages = tuple(f"page of {binding.version}" for binding, _, found in stale if found.store)
@@ -166,7 +178,7 @@ class Reconciler:
 
     def _false(self, bound: Sequence[Binding], troubles: _Troubles) -> list[CatalogVersion]:
         """The registered versions that say that they are what a channel serves or can go back to, and are not."""
-        named = frozenset[VersionId]().union(*(view.named for view in self.views.from_newest_records({})))
+        named = frozenset[VersionId]().union(*(view.named for view in self.views.from_newest_records(note_nothing)))
         pointers = {VersionId.of(each): each.pointer for each in bound if VersionId.of(each) in named}
         false = []
         for each in self.catalog.versions(self.model):
@@ -230,8 +242,8 @@ class Reconciler:
         """
         try:
             yield
-        except (IntegrityError, VersionNotFound) as error:
-            troubles.damaged[what] = str(error)
+        except (IntegrityError, VersionNotFound, StoreDenied) as error:
+            troubles.note(what, error)
         except Unreachable as error:
             if not isinstance(error, (CatalogRefused, CatalogUnreachable)):
                 raise
@@ -249,7 +261,7 @@ class Reconciler:
             head = self.views.channel("production").head()
             scripts = map(self.script, head.rollback_targets() if head else ())
             return list(takewhile(self._is_missing, scripts))
-        except IntegrityError:
+        except (IntegrityError, StoreDenied):
             return []  # reported for the channel, or for the version
 
     def _is_missing(self, script: Script) -> bool:
@@ -273,6 +285,7 @@ def _reconciled(plan: MirrorPlan, requests: AnsweredRequests, troubles: _Trouble
         changes=tuple(str(change) for change in plan.changes),
         skipped=(*plan.skipped, *requests.failures, *plan.to_delete),
         damaged=tuple(f"{what}: {problem}" for what, problem in troubles.damaged.items()),
+        refused=tuple(f"{what}: {problem}" for what, problem in troubles.refused.items()),
         failed=tuple(f"{what}: {problem}" for what, problem in troubles.failed.items()),
         requests=requests.answers,
     )

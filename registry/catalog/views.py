@@ -9,8 +9,15 @@ from typing import Self
 from registry.catalog.version_id import VersionId
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import BadManifest, BrokenChain, IntegrityError
+from registry.errors import BadManifest, BrokenChain, IntegrityError, StoreDenied
 from registry.names import CHANNELS
+
+NoteProblem = Callable[[str, Exception], None]
+"""Called with a channel, and why it can't be read."""
+
+
+def note_nothing(channel: str, error: Exception) -> None:
+    """A `NoteProblem` where others report it."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +69,30 @@ class ChannelView:
 
 @dataclass(frozen=True)
 class ChannelViews:
-    """Reads the views of all mirrored channels. The problem of one that can't be read is added to `damaged`."""
+    """Reads the views of all mirrored channels. The problem of one that can't be read is passed to `note`."""
 
     channel: Callable[[str], Channel]
 
-    def from_logs(self, damaged: dict[str, str]) -> list[ChannelView]:
-        """From the whole logs; from the newest record where a log is broken."""
+    def from_logs(self, note: NoteProblem) -> list[ChannelView]:
+        """From the whole logs; from the newest record where a log is broken, or a record may not be read."""
 
         def view(name: str) -> ChannelView:
             try:
                 return ChannelView.of(name, self.channel(name).history())
-            except (BrokenChain, BadManifest) as error:
-                damaged[name] = str(error)
-                return self._from_newest_record(name, damaged)
+            except (BrokenChain, BadManifest, StoreDenied) as error:
+                note(name, error)
+                return self._from_newest_record(name, note)
 
         return [view(name) for name in CHANNELS]
 
-    def from_newest_records(self, damaged: dict[str, str]) -> list[ChannelView]:
+    def from_newest_records(self, note: NoteProblem) -> list[ChannelView]:
         """From the newest records only; the cost does not grow with the logs."""
-        return [self._from_newest_record(name, damaged) for name in CHANNELS]
+        return [self._from_newest_record(name, note) for name in CHANNELS]
 
-    def _from_newest_record(self, name: str, damaged: dict[str, str]) -> ChannelView:
+    def _from_newest_record(self, name: str, note: NoteProblem) -> ChannelView:
         try:
             head = self.channel(name).head()
-        except IntegrityError as error:
-            damaged[name] = str(error)
+        except (IntegrityError, StoreDenied) as error:
+            note(name, error)
             return ChannelView(name, generation=0, problem=f"{name} can't be read: {error}")
         return replace(ChannelView.of(name, [head] if head else []), formerly=None)

@@ -200,15 +200,19 @@ class Channel:
         Raises:
             BrokenChain: a record is missing, or its sha256 is not the `previous` of the next one.
         """
-        keys = (info.key for info in self._store.list(layout.channel(self.model, self.name)))
         records: list[Record] = []
-        for record in self._read_all(islice(keys, limit)):
+        for record in self._read_all(self.generations(limit)):
             if records:
                 check_link(record, records[-1])
             records.append(record)
-        if records and limit is None and (records[-1].generation, records[-1].previous) != (1, None):
-            raise BrokenChain(f"the log of {self.name} begins at generation {records[-1].generation} instead of 1")
+        if records and limit is None:
+            check_begin(records[-1])
         return records
+
+    def generations(self, limit: int | None = None) -> Iterator[int]:
+        """The generations by the store's listing, newest first. Raises: BrokenChain: an object there is no record."""
+        keys = (info.key for info in self._store.list(layout.channel(self.model, self.name)))
+        return map(_generation, islice(keys, limit))
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -337,9 +341,9 @@ class Channel:
         except ObjectNotFound:
             return found
 
-    def _read_all(self, keys: Iterator[str]) -> Iterator[Record]:
-        while batch := list(islice(keys, _BATCH)):
-            yield from in_parallel(lambda key: self.read(_generation(key)), batch)
+    def _read_all(self, generations: Iterator[int]) -> Iterator[Record]:
+        while batch := list(islice(generations, _BATCH)):
+            yield from in_parallel(self.read, batch)
 
     def _may_be_old(self, head: Record, options: RollbackOptions) -> bool:
         """Whether what would be said of a record is wrong if a later one exists: that it is done, or not there yet."""
@@ -377,6 +381,12 @@ class Channel:
                 hint="run it again when the listing is up to date; is a cache or a replica in front of the store?",
             )
         return ChannelMoved(moved, hint=f"see `ulora history --channel {self.name}`, then decide again")
+
+
+def check_begin(first: Record) -> None:
+    """Check that a log can begin with a record. Raises: BrokenChain: it can't."""
+    if (first.generation, first.previous) != (1, None):
+        raise BrokenChain(f"the log of {first.channel} begins at generation {first.generation} instead of 1")
 
 
 def check_link(older: Record, newer: Record) -> None:

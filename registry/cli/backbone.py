@@ -8,7 +8,7 @@ import click
 
 from registry.cli.options import dry_run_option, registry_options
 from registry.cli.output import Output, megabytes, table
-from registry.errors import BadManifest
+from registry.errors import BadManifest, StoreDenied
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -80,6 +80,8 @@ def list_command(registry: Registry, out: Output) -> None:
             f"{len(mirrored.damaged)} can't be read: {'; '.join(mirrored.damaged[:3])}",
             hint="delete that object in the bucket, then run `ulora backbone add` again: the weights are not touched",
         )
+    if mirrored.refused:
+        raise StoreDenied(f"{len(mirrored.refused)} may not be read: {'; '.join([*mirrored.refused.values()][:3])}")
 
 
 def _row(mirrored: MirroredBackbone) -> tuple[object, ...]:

@@ -9,13 +9,15 @@ import click
 from registry.cli.options import dry_run_option, registry_options
 from registry.cli.output import Output
 from registry.cli.signals import stopping
-from registry.errors import BadInput, BadSetting, CorruptBlob, NotInMlflow
+from registry.errors import BadInput, BadSetting, CorruptBlob, NotInMlflow, StoreDenied
 
 if TYPE_CHECKING:
     from registry.answers import Reconciled
     from registry.api import Registry
 
-_LEFT, _DAMAGED, _FAILED = _STANDING = ("left alone", "damaged in the store", "not in MLflow")
+_LEFT, _DAMAGED, _REFUSED, _FAILED = _STANDING = (
+    "left alone", "damaged in the store", "may not be read", "not in MLflow",
+)  # fmt: skip
 """How lines begin that would be printed in every round."""
 
 
@@ -61,6 +63,12 @@ def reconcile_command(
         raise CorruptBlob(
             f"{len(done.damaged)} damaged: {'; '.join(done.damaged[:3])}", hint="run `ulora verify --all`"
         )
+    if done.refused:
+        raise StoreDenied(
+            f"{len(done.refused)} may not be read, and MLflow keeps what it shows of them: "
+            f"{'; '.join(done.refused[:3])}",
+            hint="run it as somebody who may read them; `ulora verify --all` names all",
+        )
     if done.failed:
         raise NotInMlflow(
             f"MLflow did not take {len(done.failed)} of the versions, and has all others: {'; '.join(done.failed[:3])}",
@@ -74,6 +82,7 @@ def _lines(done: Reconciled, would: str = "") -> list[str]:
     lines += [f"{would}set {change}" for change in done.changes]
     lines += [f"{_LEFT}: {skipped}" for skipped in done.skipped]
     lines += [f"{_DAMAGED}: {damaged}" for damaged in done.damaged]
+    lines += [f"{_REFUSED}: {refused}" for refused in done.refused]
     return lines + [f"{_FAILED}: {failed}" for failed in done.failed]
 
 

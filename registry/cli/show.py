@@ -10,11 +10,13 @@ import click
 from registry.cli.completion import complete_versions
 from registry.cli.options import registry_options
 from registry.cli.output import Output, checks, facts, megabytes, metrics_table, table
-from registry.errors import IntegrityError
-from registry.names import CHANNELS
+from registry.errors import IntegrityError, StoreDenied
+from registry.names import CHANNELS, VersionName
+from registry.store.refusals import MAY_NOT
 
 if TYPE_CHECKING:
     from registry.api import Registry
+    from registry.evidence.results import Evidence
     from registry.evidence.verdict import Verdict
     from registry.retention.notes import Forgotten
     from registry.versions.manifest import Manifest
@@ -31,10 +33,11 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
       ulora show v5.5.4-dinov3
     """
     manifest = registry.manifest(version)
-    evidence = registry.evidence(version)
+    unread: list[str] = []
+    evidence = _evidence(registry, manifest.name, unread)
     tested, ready = (_judge(registry, version, channel) for channel in CHANNELS)
-    forgotten = registry.wiring.forgotten.find(version)
-    channels = _channels(registry, version)
+    forgotten = _forgotten(registry, version, unread)
+    channels = _channels(registry, version, unread)
     document = {
         **manifest.model_dump(mode="json"),
         "tested": tested.passes,
@@ -43,10 +46,12 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
         "verdicts": {"staging": tested.verdict, "production": ready.verdict},
         "forgotten": forgotten,
         "channels": channels,
+        "unread": unread,
     }
     files = table(("FILE", "BYTES", "SHA256"), [(file.path, file.size, file.sha256[:12]) for file in manifest.files])
     text = (
         _facts(manifest, forgotten, channels, tested, ready),
+        "\n".join(f"{MAY_NOT}: {each}" for each in unread),
         files,
         metrics_table(evidence),
         tested.checks(refusals_only=True),
@@ -76,23 +81,47 @@ class _Judged:
         return checks(self.verdict, refusals_only=refusals_only) if self.verdict else ""
 
 
-def _channels(registry: Registry, version: str) -> list[dict[str, Any]]:
+def _evidence(registry: Registry, version: VersionName, unread: list[str]) -> list[Evidence]:
+    """What was measured, oldest first; what may not be read is added to `unread`."""
+    try:
+        kept = registry.wiring.ledger.kept_evidence(version)
+    except StoreDenied as error:
+        unread.append(f"all evidence ({error})")
+        return []
+    unread.extend(kept.refused)
+    return sorted(kept.found.values(), key=lambda one: one.order)
+
+
+def _forgotten(registry: Registry, version: str, unread: list[str]) -> Forgotten | None:
+    try:
+        return registry.wiring.forgotten.find(version)
+    except StoreDenied as error:
+        unread.append(f"whether it was forgotten ({error})")
+        return None
+
+
+def _channels(registry: Registry, version: str, unread: list[str]) -> list[dict[str, Any]]:
     """What the version is in each channel, by which record, and the rules that a forced promotion overruled."""
+    from registry.usecases.pages import Pages, forced
+
     found = []
-    for each in registry.standings(version):
-        forced = registry.forced([each.promoted]) if each.promoted else {}
+    pages = Pages.read(registry.wiring)
+    unread.extend(map(str, pages.refused))
+    for each in pages.standings(registry.bindings.get(VersionName.parse(version))):
+        verdicts: dict[int, str] = {}
+        overruled = forced(registry.wiring, [each.promoted] if each.promoted else [], verdicts)
+        unread.extend(f"generation {number} of {each.channel}: {why}" for number, why in verdicts.items())
         record = each.record
         of_record = {
             name: getattr(record, name) if record else None for name in ("generation", "who", "when", "reason")
         }
-        is_forced = bool(forced)
         found.append(
             {
                 "channel": each.channel,
                 "role": each.role,
                 **of_record,
-                "forced": is_forced,
-                "overruled": "; ".join(forced.values()),
+                "forced": bool(overruled),
+                "overruled": "; ".join(overruled.values()),
             }
         )
     return found
@@ -109,7 +138,7 @@ def _in_words(each: dict[str, Any]) -> str:
 def _judge(registry: Registry, version: str, channel: str) -> _Judged:
     try:
         return _Judged(registry.judge(version, channel))
-    except IntegrityError as error:
+    except (IntegrityError, StoreDenied) as error:
         return _Judged(None, f"can't be judged: {error}")
 
 

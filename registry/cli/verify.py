@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.answers import ChainCheck, Documents, GarbageCheck, Mended, Verification, VerificationReport
 from registry.cli.completion import complete_versions
 from registry.cli.options import dry_run_option, folder, options_as, registry_options
 from registry.cli.output import Output, megabytes
-from registry.errors import BadInput, BadWeights, CorruptBlob, NotTrusted
+from registry.errors import BadInput, BadWeights, CorruptBlob, NotTrusted, StoreDenied
 from registry.formats.counts import counted
+from registry.integrity.report import (
+    ChainCheck,
+    Documents,
+    GarbageCheck,
+    Mended,
+    Verification,
+    VerificationReport,
+)
 from registry.usecases.options import VerifyOptions
 
 if TYPE_CHECKING:
@@ -50,6 +57,9 @@ def verify_command(
     dry_run: bool,
 ) -> None:  # fmt: skip
     """Check every file of the versions in the store. What is bad or missing is named, and the exit status is 6.
+
+    What the store refuses to give, e.g. an object under its writer's own key, is named too, and may be whole: if
+    nothing else is wrong, the exit status is 7.
 
     --all also checks the chain of every channel, the names, evidence, verdicts and notes, the backbones, and whether
     `store gc` could tell what is needed. A name that was bound again contradicts the records of the
@@ -92,23 +102,32 @@ def _show(out: Output, checked: Checked, dry_run: bool) -> None:
         case Verification():
             note = f" ({checked.note})" if checked.note else ""
             files = f"{counted(checked.files, 'file')}, {megabytes(checked.size)}"
-            out.say(f"{'ok ' if checked.ok else 'BAD'} {checked.version}: {files}{note}")
-            for bad in checked.bad:
-                out.say(f"    {bad.problem}: {bad.path}")
-        case ChainCheck(channel, records, problem):
             out.say(
-                f"BAD {channel}: {problem}"
-                if problem
-                else f"ok  {channel}: a chain of {counted(records or 0, 'record')}"
+                f"{_mark(not checked.ok and not checked.is_unread, checked.is_unread)} {checked.version}: {files}{note}"
             )
+            for bad in checked.bad:
+                out.say(f"    {bad.path}: {bad.problem}" if bad.refused else f"    {bad.problem}: {bad.path}")
+        case ChainCheck(channel, records, problem, refused):
+            gap = "the chain can't be checked over what may not be read" if refused else ""
+            found = problem or gap or f"a chain of {counted(records or 0, 'record')}"
+            out.say(f"{_mark(bool(problem), bool(refused))} {channel}: {found}")
+            for record in refused:
+                out.say(f"    {record}")
         case Documents():
             documents = counted(checked.checked, "document")
-            out.say(f"{'BAD' if checked.bad else 'ok '} {documents}: evidence, verdicts and notes")
-            for key, problem in checked.bad.items():
+            mark = _mark(bool(checked.bad), bool(checked.refused))
+            out.say(f"{mark} {documents}: evidence, verdicts and notes")
+            for key, problem in (*checked.bad.items(), *checked.refused.items()):
                 out.say(f"    {key}: {problem}")
-        case GarbageCheck(problems):
-            for problem in problems:
-                out.say(f"BAD garbage collection can't tell what is needed: {problem}")
+        case GarbageCheck(problems, refused):
+            for problem in (*problems, *refused):
+                mark = _mark(problem in problems, problem in refused)
+                out.say(f"{mark} garbage collection can't tell what is needed: {problem}")
+
+
+def _mark(is_bad: bool, is_refused: bool) -> str:
+    """How a line begins; what may not be read is neither good nor bad."""
+    return "BAD" if is_bad else "???" if is_refused else "ok "
 
 
 def _mended(mended: Mended, dry_run: bool) -> str:
@@ -122,13 +141,16 @@ def _mended(mended: Mended, dry_run: bool) -> str:
 def _document(report: VerificationReport, everything: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         "versions": report.versions,
-        "chains": {chain.channel: {"records": chain.records, "problem": chain.problem} for chain in report.chains},
+        "chains": {
+            chain.channel: {"records": chain.records, "problem": chain.problem, "refused": chain.refused}
+            for chain in report.chains
+        },
     }
     if everything:
         document["documents"] = report.documents
         document["backbones"] = report.backbones
         document["garbage"] = report.garbage.problems if report.garbage else ()
-    return document | {"mended": report.mended, "seed": report.seed}
+    return document | {"mended": report.mended, "seed": report.seed, "refused": report.refused}
 
 
 def _fail_if_bad(report: VerificationReport, options: VerifyOptions) -> None:
@@ -136,9 +158,10 @@ def _fail_if_bad(report: VerificationReport, options: VerifyOptions) -> None:
 
     problems, files = report.problems, report.bad_files
     if not problems:
+        _fail_if_refused(report)
         return
     loadable = [bad for _, bad in files if not bad.unusable]
-    summary = f"{len(problems)} bad: {', '.join(problems[:_SHOWN])}{' …' * (len(problems) > _SHOWN)}"
+    summary = f"{len(problems)} bad: {_first(problems)}"
     if len(files) == len(problems) and all(bad.path == SIGNATURE for _, bad in files):
         raise NotTrusted(summary, hint=f"`ulora sign {files[0][0]} --key PRIVATE.pem`, if you trust what it holds")
     if len(files) == len(problems) and not loadable:
@@ -152,3 +175,15 @@ def _fail_if_bad(report: VerificationReport, options: VerifyOptions) -> None:
     elif options.repair_from is not None:
         hint = f"{options.repair_from} holds no copy of what is left; another DIR may"
     raise CorruptBlob(summary, hint=hint)
+
+
+def _fail_if_refused(report: VerificationReport) -> None:
+    if report.refused:
+        raise StoreDenied(
+            f"nothing else is bad, but {len(report.refused)} may not be read: {_first(report.refused)}",
+            hint="was it written under a key of its writer's own? Verify as somebody who may read it, or bring it back",
+        )
+
+
+def _first(found: list[str]) -> str:
+    return f"{', '.join(found[:_SHOWN])}{' …' * (len(found) > _SHOWN)}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from registry.answers import BadFile, ChannelStatus, Finding, ReplicaStatus
+from registry.answers import ChannelStatus, Finding, ReplicaStatus
 from registry.api import Registry
 from registry.channels.record import Record
 from registry.errors import UloraError
 from registry.formats.counts import counted
 from registry.integrity.rebound import HINT, BoundNames
+from registry.integrity.report import BadFile
 from registry.retention.references import holds
 from registry.versions.pointer import Pointer
 
@@ -133,7 +134,9 @@ def _finding(subject: str, detail: str, bad: tuple[BadFile, ...], fix: str) -> F
         return Finding(subject, "ok", detail)
     if all(each.unusable for each in bad):
         fix = "promote a version whose adapters were converted (docs/importing.md), or roll back"
-    problem = "; ".join(f"{each.path} is {each.problem}" for each in bad[:3])
+    problem = "; ".join(
+        f"{each.path} {each.problem}" if each.refused else f"{each.path} is {each.problem}" for each in bad[:3]
+    )
     return Finding(subject, "error", f"{detail.partition(':')[0]}: {problem}", fix)
 
 

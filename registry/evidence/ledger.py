@@ -47,10 +47,12 @@ class ReadDocuments(Generic[Kind]):
     Attributes:
         found: those that could be read and hash to their names, by key.
         unread: the keys of the others: they are damaged, of a later format, or S3 can't give them.
+        refused: those of them that the store refuses to give: they may be whole.
     """
 
     found: dict[str, Kind]
     unread: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
 
 class Ledger:
@@ -158,7 +160,7 @@ class Ledger:
         """The documents in a folder. One that does not hash to its name is damaged: it counts as not read."""
         kept = self._read_all(folder, kind)
         found = {key: document for key, document in kept.found.items() if document.sha256 == layout.stem(key)}
-        return ReadDocuments(found, tuple(sorted((*kept.unread, *(kept.found.keys() - found.keys())))))
+        return ReadDocuments(found, tuple(sorted((*kept.unread, *(kept.found.keys() - found.keys())))), kept.refused)
 
     def _read_all(self, folder: str, kind: type[Kind]) -> ReadDocuments[Kind]:
         """The documents in a folder, whatever they hash to. Where those that can't be read would have shown something,
@@ -168,16 +170,21 @@ class Ledger:
             StoreDenied: all are refused.
         """
 
+        refused: set[str] = set()
+
         def read(key: str) -> Kind | None:
             try:
                 return kind.parse(self._store.get(key, kind.LIMIT).body, key)
             except BadManifest:
                 return None
+            except StoreDenied:
+                refused.add(key)
+                raise
 
         keys = [info.key for info in self._store.list(folder)]
         read_ones = dict(zip(keys, read_each(read, keys), strict=True))
         found = {key: document for key, document in read_ones.items() if document is not None}
-        return ReadDocuments(found, tuple(key for key in keys if key not in found))
+        return ReadDocuments(found, tuple(key for key in keys if key not in found), tuple(sorted(refused)))
 
 
 def past_of(channel: str, note: Passed, head: Record) -> Past:

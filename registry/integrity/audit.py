@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from registry.answers import Documents
 from registry.channels.channel import Channel
-from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound
+from registry.channels.readable_log import read_log
+from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound, StoreDenied
 from registry.evidence.approvals import Approval
 from registry.evidence.ledger import Passed
 from registry.evidence.outcomes import unpacked
@@ -15,6 +15,7 @@ from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
 from registry.formats import canonical
 from registry.integrity.rebound import BoundNames
+from registry.integrity.report import BadFile, ChainCheck, Documents, GarbageCheck
 from registry.names import is_version_name
 from registry.parallel import in_parallel
 from registry.retention.notes import Forgotten, Pin
@@ -24,6 +25,7 @@ from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.gc_marks import read_marks
 from registry.store.objects import ObjectStore
+from registry.store.refusals import MAY_NOT
 from registry.versions.backbones import BackboneMirror
 from registry.versions.manifest import FileEntry
 
@@ -44,35 +46,40 @@ ReadDocument = Callable[[str, bytes, str], _Said]
 """Reads a document, given its model, its bytes and the key that it has."""
 
 
-def check_backbones(mirror: BackboneMirror) -> Iterator[tuple[str, list[FileEntry], str]]:
+def check_backbones(mirror: BackboneMirror) -> Iterator[tuple[str, list[FileEntry], BadFile | None]]:
     """Every backbone of the store: its name, its weights, and what is wrong with what the store says of it."""
     found = mirror.all()
     for each in found:
-        yield f"backbone {each.backbone.name}", [each.weights], ""
+        yield f"backbone {each.backbone.name}", [each.weights], None
     for problem in found.damaged:
-        yield problem.partition(":")[0], [], problem.partition(": ")[2]
+        yield problem.partition(":")[0], [], BadFile("note", "", problem.partition(": ")[2])
+    for key, why in found.refused.items():
+        yield key, [], BadFile.unread("note", why)
 
 
-def check_chain(store: ObjectStore, model: str, name: str, names: BoundNames) -> tuple[int | None, str]:
-    """How many records a channel's log has, and what is wrong with it, empty if nothing is."""
+def check_chain(store: ObjectStore, model: str, name: str, names: BoundNames) -> ChainCheck:
+    """Check a channel's log as far as it may be read."""
     try:
-        records = Channel(store, model, name).history()
+        log = read_log(Channel(store, model, name))
     except (IntegrityError, BadInput) as error:
-        return None, str(error)
-    return len(records), "; ".join(names.contradictions(records))
+        return ChainCheck(name, None, str(error))
+    problem, refused = "; ".join(names.contradictions(log.records)), tuple(map(str, log.refused))
+    return ChainCheck(name, None if refused else len(log.entries), problem, refused)
 
 
-def garbage_problems(store: ObjectStore, blobs: Blobs) -> list[str]:
+def check_garbage(store: ObjectStore, blobs: Blobs) -> GarbageCheck:
     """What garbage collection can't read, over all models of the store. Until it can, it deletes nothing."""
-    problems = []
+    problems, refused = [], []
     for read in (lambda: read_marks(store), References(store, blobs)):
         try:
             read()
         except IntegrityError as error:
             problems.append(str(error))
+        except StoreDenied as error:
+            refused.append(f"{MAY_NOT}: {error}")
         except NotNow:  # a newer release wrote something, which is not an error
             pass
-    return problems
+    return GarbageCheck(tuple(problems), tuple(refused))
 
 
 def check_documents(store: ObjectStore, model: str, names: BoundNames) -> Documents:
@@ -88,6 +95,7 @@ def check_documents(store: ObjectStore, model: str, names: BoundNames) -> Docume
         return key.removeprefix(folder).partition("/")[0]
 
     keys = [info.key for info in store.list(folder) if kind(info.key) in _READ and not _is_name(info.key, model)]
+    refused: dict[str, str] = {}
 
     def problem(key: str) -> str:
         try:
@@ -96,6 +104,9 @@ def check_documents(store: ObjectStore, model: str, names: BoundNames) -> Docume
             return ""
         except IntegrityError as error:
             return str(error)
+        except StoreDenied as error:
+            refused[key] = f"{MAY_NOT}: {error}"
+            return ""
         if said.key != key:
             return f"what it holds belongs to {said.key}"
         return names.contradicts(said.version, said.manifest_sha256, said.content_sha256)
@@ -104,7 +115,7 @@ def check_documents(store: ObjectStore, model: str, names: BoundNames) -> Docume
     for start in range(0, len(keys), _BATCH):
         batch = keys[start : start + _BATCH]
         bad |= {key: found for key, found in zip(batch, in_parallel(problem, batch), strict=True) if found}
-    return Documents(len(keys), bad)
+    return Documents(len(keys), bad, dict(sorted(refused.items())))
 
 
 def _is_name(key: str, model: str) -> bool:

@@ -57,7 +57,7 @@ class BoundNames:
 
     def __init__(self, bindings: Bindings) -> None:
         self._bindings = bindings
-        self._known: dict[str, Binding | str] = {}
+        self._known: dict[str, Binding | str | None] = {}
 
     def contradictions(self, records: Iterable[Record]) -> list[str]:
         """Where records name a version with another manifest than its name is bound to: each such manifest once."""
@@ -72,7 +72,7 @@ class BoundNames:
         A name that is free or can't be read says nothing: the check of the version does.
         """
         bound = self._find(version)
-        if isinstance(bound, str):
+        if not isinstance(bound, Binding):
             return ""
         for what, said, now in (
             ("manifest", manifest_sha256, bound.manifest_sha256),
@@ -82,17 +82,19 @@ class BoundNames:
                 return f"it is about the {what} {said[:12]} of {version}, whose name is bound to {now[:12]} now"
         return ""
 
-    def _find(self, version: str) -> Binding | str:
-        """The binding of a name, or why there is none."""
+    def _find(self, version: str) -> Binding | str | None:
+        """The binding of a name, or why there is none; None if it may not be read, which says nothing."""
         if version not in self._known:
             self._known[version] = self._read(version)
         return self._known[version]
 
-    def _read(self, version: str) -> Binding | str:
+    def _read(self, version: str) -> Binding | str | None:
         try:
             found = self._bindings.find(VersionName.parse(version)) if is_version_name(version) else None
-        except (IntegrityError, StoreDenied) as error:
+        except IntegrityError as error:
             return str(error)
+        except StoreDenied:
+            return None
         return found or "no version has this name now"
 
 
@@ -106,8 +108,10 @@ def _named(records: Iterable[Record]) -> dict[Pointer, Record]:
     return named
 
 
-def _contradiction(record: Record, pointer: Pointer, bound: Binding | str) -> str:
-    """How a record contradicts what a name is bound to; empty if it does not."""
+def _contradiction(record: Record, pointer: Pointer, bound: Binding | str | None) -> str:
+    """How a record contradicts what a name is bound to; empty if it does not, or nobody can say."""
+    if bound is None:
+        return ""
     if not isinstance(bound, str):
         if bound.manifest_sha256 == pointer.manifest_sha256:
             return ""

@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
 
-from registry.answers import Mended, Verification
 from registry.errors import BadInput, CorruptBlob, ObjectNotFound, no_folder
 from registry.formats import canonical
+from registry.integrity.report import Mended, Verification
 from registry.integrity.verify import MANIFEST, Verifier
 from registry.progress import Progress, no_progress
 from registry.store import layout

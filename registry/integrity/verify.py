@@ -6,19 +6,31 @@ import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 
-from registry.answers import BadFile, Verification
-from registry.errors import BadInput, CorruptBlob, IntegrityError, MissingBlob, NotNow, NotTrusted, UloraError
+from registry.errors import (
+    BadInput,
+    CorruptBlob,
+    IntegrityError,
+    MissingBlob,
+    NotNow,
+    NotTrusted,
+    StoreDenied,
+    UloraError,
+)
 from registry.integrity.loadable import LoadableChecks
+from registry.integrity.report import BadFile, Verification
 from registry.names import VersionName
+from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
-from registry.store.blobs import Blobs
+from registry.store.blobs import BadBlob, Blobs
+from registry.store.refusals import MAY_NOT
 from registry.versions.bindings import Binding, Bindings
 from registry.versions.manifest import FileEntry, Manifest
 
-MANIFEST, BINDING, SIGNATURE = "version.json", "binding", "signature"
-"""What a version's manifest, the binding of its name and its signature are called in a list of its files."""
+MANIFEST, BINDING, SIGNATURE, DOCUMENTS = "version.json", "binding", "signature", "documents"
+"""What a version's manifest, the binding of its name, its signature and what loading reads first are called in a list
+of its files."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +101,18 @@ class Verifier:
         self.sizes: dict[str, int] = {}
 
     def version(self, name: str, progress: Progress = no_progress) -> Verification:
-        """Check every file of a version, and its signature where one is required.
+        """Check every file of a version, and its signature where one is required. A file that the store refuses to give
+        is reported, and hides no other.
 
         Raises:
             VersionNotFound: no version has this name.
             MissingBlob, CorruptBlob, BadManifest: its manifest itself is bad.
+            StoreDenied: its manifest or its binding is refused.
         """
         return self._verify(self._versions.get(VersionName.parse(name)), progress)
 
     def inspect(self, name: str, progress: Progress = no_progress) -> Verification:
-        """Check a version; unlike in `version` a bad manifest or binding is reported, not raised.
+        """Check a version; unlike in `version` a bad or refused manifest or binding is reported, not raised.
 
         Raises:
             VersionNotFound: no version has this name.
@@ -107,6 +121,8 @@ class Verifier:
             binding = self._versions.get(VersionName.parse(name))
         except IntegrityError as error:
             return self._without_files(name, BadFile(BINDING, "", str(error)))
+        except StoreDenied as error:
+            return self._without_files(name, BadFile.unread(BINDING, error))
         try:
             return self._verify(binding, progress)
         except (MissingBlob, CorruptBlob) as error:
@@ -114,6 +130,8 @@ class Verifier:
             return self._without_files(name, BadFile(MANIFEST, binding.manifest_sha256, problem))
         except IntegrityError as error:
             return self._without_files(name, BadFile(MANIFEST, "", str(error)))
+        except StoreDenied as error:
+            return self._without_files(name, BadFile.unread(MANIFEST, error))
         except UloraError:
             raise
         except Exception as error:  # the store may hold anything: one bad version must not hide the next
@@ -130,10 +148,13 @@ class Verifier:
             del asked[file.sha256]
         self._known |= {file.sha256: "" for file in distinct}
         self.sizes |= {file.sha256: file.size for file in distinct}
-        found = [*self._blobs.check(read, progress), *self._blobs.absent(asked.values())]
+        found = [
+            *_each(lambda file: self._blobs.check(file, progress), read),
+            *_each(self._blobs.absent, asked.values()),
+        ]
         unproven = [asked[bad.sha256] for bad in found if bad.problem == "unproven"]
-        self._known |= {bad.sha256: bad.problem for bad in [*found, *self._blobs.check(unproven)]}
-        bad = [BadFile(file.path, file.sha256, self._known[file.sha256]) for file in files if self._known[file.sha256]]
+        self._known |= {bad.sha256: bad.problem for bad in [*found, *_each(self._blobs.check, unproven)]}
+        bad = [_bad_file(file, problem) for file in files if (problem := self._known[file.sha256])]
         return Verification(
             version=name,
             files=len(files),
@@ -150,13 +171,13 @@ class Verifier:
     def _verify(self, binding: Binding, progress: Progress) -> Verification:
         manifest = self._versions.manifest(binding.pointer)
         checked = self.files(binding.version, manifest.files, progress)
-        if checked.read:
+        if checked.read and not any(bad.refused for bad in checked.bad):
             self._note(binding.version, binding.manifest_sha256, tuple(bad.path for bad in checked.bad))
         if any(bad.problem == "missing" for bad in checked.bad) and binding.version in self._deletable_versions:
             kept = tuple(bad for bad in checked.bad if bad.problem != "missing")
             checked = replace(checked, bad=kept, note="forgotten, and some of its files were deleted")
         said = self._unusable(manifest, [bad.path for bad in checked.bad])
-        if said and binding.version in self._deletable_versions:
+        if any(bad.unusable for bad in said) and binding.version in self._deletable_versions:
             checked, said = replace(checked, note="forgotten; loading would refuse it"), []
         said += [
             BadFile(BINDING, "", problem)
@@ -166,21 +187,43 @@ class Verifier:
             self._check(manifest)
         except NotTrusted as error:
             said.append(BadFile(SIGNATURE, "", str(error)))
+        except StoreDenied as error:
+            said.append(BadFile.unread(SIGNATURE, error))
         return replace(checked, bad=(*checked.bad, *said))
 
     def _unusable(self, manifest: Manifest, bad: Collection[str]) -> list[BadFile]:
-        return [BadFile(path, "", why, unusable=True) for path, why in self._loadable.refused(manifest, bad).items()]
+        try:
+            found = self._loadable.refused(manifest, bad)
+        except StoreDenied as error:
+            return [BadFile.unread(DOCUMENTS, error)]
+        return [BadFile(path, "", why, unusable=True) for path, why in found.items()]
 
     @cached_property
     def _deletable_versions(self) -> Collection[str]:
         """The versions whose files may have been deleted; empty where it is unknown what is needed."""
         try:
             return self._deletable()
-        except (IntegrityError, NotNow):
+        except (IntegrityError, NotNow, StoreDenied):
             return ()
 
     def _without_files(self, name: str, bad: BadFile) -> Verification:
         return Verification(name, 0, 0, self._sample.share == 1, (bad,))
+
+
+def _each(look: Callable[[list[FileEntry]], list[BadBlob]], files: Iterable[FileEntry]) -> list[BadBlob]:
+    """What is wrong with each file by itself: one that the store refuses to give hides no other."""
+
+    def look_at(file: FileEntry) -> list[BadBlob]:
+        try:
+            return look([file])
+        except StoreDenied:
+            return [BadBlob(file.sha256, MAY_NOT)]
+
+    return list(chain.from_iterable(in_parallel(look_at, files)))
+
+
+def _bad_file(file: FileEntry, problem: str) -> BadFile:
+    return BadFile(file.path, file.sha256, problem, refused=problem == MAY_NOT)
 
 
 def _other_content(binding: Binding, manifest: Manifest) -> list[str]:

@@ -14,7 +14,7 @@ from itertools import chain
 
 from registry.channels.channel import Channel, channel_names
 from registry.channels.record import WRITER
-from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound
+from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound, StoreDenied
 from registry.formats.counts import counted
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
@@ -111,6 +111,8 @@ class References:
         found = BackboneMirror(self.store, self.blobs).all()
         if found.damaged:
             raise BadManifest(f"a backbone can't be read: {found.damaged[0]}", hint="delete that object, or repair it")
+        for why in found.refused.values():
+            raise StoreDenied(why, hint="who may read that object knows which weights it names")
         return {mirrored.backbone.sha256 for mirrored in found}
 
     def _of_model(self, model: str) -> set[str]:

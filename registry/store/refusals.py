@@ -12,6 +12,9 @@ from typing import TypeVar
 from registry.errors import StoreDenied
 from registry.parallel import in_parallel
 
+MAY_NOT = "may not be read"
+"""What is said of such an object. It is not called damaged: it may be whole."""
+
 Found = TypeVar("Found")
 
 

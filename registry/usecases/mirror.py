@@ -9,7 +9,7 @@ from registry.breakglass.write_script import Script
 from registry.catalog.client import Catalog
 from registry.catalog.mirror import mirror as mirror_channels
 from registry.catalog.reference import Reference
-from registry.catalog.views import ChannelViews
+from registry.catalog.views import ChannelViews, note_nothing
 from registry.errors import IntegrityError, NotInMlflow, StoreDenied, StoreUnreachable, VersionNotFound, first_line
 from registry.formats.local_file import LocalFile
 from registry.names import VersionName
@@ -31,9 +31,9 @@ def mirror(wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | N
     left: list[str] = []
 
     def show() -> None:
-        left.extend(mirror_channels(catalog, wiring.model, lambda: views.from_newest_records({})).skipped)
+        left.extend(mirror_channels(catalog, wiring.model, lambda: views.from_newest_records(note_nothing)).skipped)
         if not left:
-            _show_moved(wiring, catalog)
+            left.extend(_show_moved(wiring, catalog))
         for script in scripts:
             catalog.add_file(script, script.name, script.body)
 
@@ -49,13 +49,19 @@ def show_version(wiring: Wiring, binding: Binding) -> None:
     wiring.catalog.show(binding, Pages.read(wiring, RECENT).page(binding))
 
 
-def _show_moved(wiring: Wiring, catalog: Catalog) -> None:
-    """Bring the pages of the versions up to date that the newest records are about; `reconcile` does all."""
+def _show_moved(wiring: Wiring, catalog: Catalog) -> list[str]:
+    """Bring the pages of the versions up to date that the newest records are about; `reconcile` does all. Returns which
+    were left as they are, because something may not be read, and what."""
     pages = Pages.read(wiring, RECENT)
+    left = []
     for named in pages.moved():
-        binding = wiring.bindings.get(VersionName.parse(named.version))
-        with suppress(VersionNotFound):  # it was created without MLflow
-            catalog.show(binding, pages.page(binding))
+        try:
+            binding = wiring.bindings.get(VersionName.parse(named.version))
+            with suppress(VersionNotFound):  # it was created without MLflow
+                catalog.show(binding, pages.page(binding))
+        except StoreDenied as error:
+            left.append(f"{named.version}: {error}")
+    return left
 
 
 @contextmanager

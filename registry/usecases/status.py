@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from registry.answers import ChannelStatus, Listed, ProbeStatus, Status
 from registry.catalog.version_id import VersionId
+from registry.channels.readable_log import ReadableLog, read_log
 from registry.channels.record import Record
 from registry.errors import (
     BadSetting,
@@ -88,6 +89,18 @@ def history(wiring: Wiring, channel: str, limit: int | None) -> list[Record]:
     if not records:
         wiring.store.check_holds(wiring.model)
     return records
+
+
+def readable_history(wiring: Wiring, channel: str, limit: int | None) -> ReadableLog:
+    """The log of a channel without the records that may not be read.
+
+    Raises:
+        BadManifest, BrokenChain: see `Registry.history`.
+    """
+    log = read_log(wiring.channel(channel), limit)
+    if not log.entries:
+        wiring.store.check_holds(wiring.model)
+    return log
 
 
 def _overruled(wiring: Wiring, head: Record | None) -> str:

@@ -9,8 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from registry.answers import (
-    BadFile,
+from registry.channels.channel import channel_names
+from registry.errors import IntegrityError, StoreDenied
+from registry.integrity.audit import check_backbones, check_chain, check_documents, check_garbage
+from registry.integrity.rebound import BoundNames, contradictions, newest_records
+from registry.integrity.repair import BlobRepair, FilesByDigest, Repairer, only_plan
+from registry.integrity.report import (
     ChainCheck,
     Documents,
     GarbageCheck,
@@ -18,11 +22,6 @@ from registry.answers import (
     Verification,
     VerificationReport,
 )
-from registry.channels.channel import channel_names
-from registry.errors import IntegrityError
-from registry.integrity.audit import check_backbones, check_chain, check_documents, garbage_problems
-from registry.integrity.rebound import BoundNames, contradictions, newest_records
-from registry.integrity.repair import BlobRepair, FilesByDigest, Repairer, only_plan
 from registry.integrity.verify import ALL, NONE, Sample, Verifier
 from registry.names import CHANNELS
 from registry.progress import OpenProgress, Progress, open_no_progress
@@ -96,7 +95,7 @@ class _VerifyRun:
     def chains(self) -> Iterator[ChainCheck]:
         store, model = self.wiring.store, self.wiring.model
         for name in dict.fromkeys([*CHANNELS, *channel_names(store, model)]):
-            yield self._told(ChainCheck(name, *check_chain(store, model, name, self.names)))
+            yield self._told(check_chain(store, model, name, self.names))
 
     def documents(self) -> Documents:
         return self._told(check_documents(self.wiring.store, self.wiring.model, self.names))
@@ -105,14 +104,14 @@ class _VerifyRun:
         for name, files, problem in check_backbones(self.wiring.backbone_mirror):
             checked = self.verifier.files(name, files)
             if problem:
-                checked = replace(checked, bad=(BadFile("note", "", problem),))
+                checked = replace(checked, bad=(problem,))
             if self.repairer is not None:
                 checked, mended = self.repairer.repair(checked)
                 self.mended.extend(mended)
             yield self._told(checked)
 
     def garbage(self) -> GarbageCheck:
-        return self._told(GarbageCheck(tuple(garbage_problems(self.wiring.store, self.wiring.blobs))))
+        return self._told(check_garbage(self.wiring.store, self.wiring.blobs))
 
     def _told(self, found: Found) -> Found:
         self.tell(found)
@@ -123,7 +122,7 @@ class _VerifyRun:
             return 0
         try:
             return int(self.wiring.manifest(name).size * self.sample.share)
-        except IntegrityError:
+        except (IntegrityError, StoreDenied):
             return 0
 
 

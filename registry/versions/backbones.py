@@ -6,9 +6,9 @@ The code that finds a backbone by its name or folder needs torch, and is found t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from registry.errors import (
     MissingBlob,
     MissingDependency,
     ObjectNotFound,
+    StoreDenied,
 )
 from registry.formats.document import Document, first_problem
 from registry.machine import clock
@@ -66,10 +67,15 @@ class MirroredBackbone(Document):
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The backbones in the store, sorted by name, and the keys that can't be read, with the reason."""
+    """The backbones in the store, sorted by name, and the keys that can't be read, with the reason.
+
+    Attributes:
+        refused: those that the store refuses to give, which may be whole: why, by key.
+    """
 
     backbones: tuple[MirroredBackbone, ...]
     damaged: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[MirroredBackbone]:
         return iter(self.backbones)
@@ -107,11 +113,14 @@ class BackboneMirror:
 
     def all(self) -> Mirrored:
         """All backbones of the store. If one can't be read, the others are still returned."""
-        found = in_parallel(self._try_to_read, [info.key for info in self._store.list(layout.BACKBONES_PREFIX)])
+        refused: dict[str, str] = {}
+        keys = [info.key for info in self._store.list(layout.BACKBONES_PREFIX)]
+        found = in_parallel(lambda key: self._try_to_read(key, refused), keys)
         readable = [each for each in found if isinstance(each, MirroredBackbone)]
         return Mirrored(
             backbones=tuple(sorted(readable, key=lambda each: (each.backbone.name, each.backbone.sha256))),
             damaged=tuple(each for each in found if isinstance(each, str)),
+            refused=dict(sorted(refused.items())),
         )
 
     def find(self, sha256: str) -> MirroredBackbone | None:
@@ -196,9 +205,12 @@ class BackboneMirror:
             raise BadManifest(f"{key} describes other weights, {mirrored.backbone.sha256}")
         return mirrored
 
-    def _try_to_read(self, key: str) -> MirroredBackbone | str:
+    def _try_to_read(self, key: str, refused: dict[str, str]) -> MirroredBackbone | str | None:
         try:
             return self._read(key)
+        except StoreDenied as error:
+            refused[key] = str(error)
+            return None
         except (BadManifest, ObjectNotFound) as error:
             return f"{key}: {error}"
 

@@ -240,7 +240,10 @@ def _convert(folder: Path | str, scratch_folder: Path, importing: Importing) -> 
 
 def _write_bundle(folder: Path, bundle: Path, importing: Importing) -> PreparedBundle:
     say = importing.say
-    known = [each.backbone for each in importing.mirror.all()]
+    mirrored = importing.mirror.all()
+    for key, why in mirrored.refused.items():
+        say(f"the backbone of {key} is not considered: {why}")
+    known = [each.backbone for each in mirrored]
     options = {"target": importing.target, "backbone": importing.backbone}
     try:
         convert: Importer = plugin(IMPORTERS, importing.flavor)

@@ -67,7 +67,10 @@ def test_the_answer_of_every_command_is_one_json_document(
     assert [one["version"] for one in checked["versions"]] == ["v1.0.0", "v2.0.0", "v3.0.0-dinov3"]
     assert (checked["versions"][0]["bad"], checked["chains"]) == (
         [],
-        {"staging": {"records": 1, "problem": ""}, "production": {"records": 2, "problem": ""}},
+        {
+            "staging": {"records": 1, "problem": "", "refused": []},
+            "production": {"records": 2, "problem": "", "refused": []},
+        },
     )
     promoted = as_json("promote", "v3.0.0-dinov3", "-c", "production", "--reason", "ship").document
     assert (promoted["changed"], promoted["previous"], promoted["who"]) == (True, "v2.0.0", "ann")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from registry.answers import Mended, Verification
 from registry.api import Registry
 from registry.channels.record import Author, ChannelPosition, promoted
 from registry.errors import BadInput, KeyExists
 from registry.formats.canonical import sha256 as digest_of
 from registry.integrity.repair import BlobRepair, FilesByDigest
+from registry.integrity.report import Mended, Verification
 from registry.integrity.verify import Sample
 from registry.machine.clock import timestamp
 from registry.names import VersionName
@@ -187,7 +187,7 @@ def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp
     registry.store.delete(emptied)
     fine = ulora("verify", "--all", "--json")
     assert fine.code == 0, fine
-    assert fine.document["chains"]["drill-1"] == {"records": 1, "problem": ""}
+    assert fine.document["chains"]["drill-1"] == {"records": 1, "problem": "", "refused": []}
     assert fine.document["documents"]["checked"] == 3
     assert fine.document["documents"]["bad"] == {}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.answers import BadFile
 from registry.api import Registry
 from registry.errors import BadInput, CorruptBlob, MissingBlob, VersionNotFound
+from registry.integrity.report import BadFile
 from registry.names import VersionName
 from registry.store import layout
 from registry.usecases.options import VerifyOptions

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from registry.answers import BadFile, Verification, VerificationReport
 from registry.formats.document import Document
 from registry.formats.html import _MAX_ROWS
+from registry.integrity.report import BadFile, Verification, VerificationReport
 
 
 def test_a_result_is_a_table_of_its_fields() -> None:

@@ -1,0 +1,198 @@
+"""Commands that look at everything tell everything that may be read, and name what S3 refuses (403)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.channels.channel import PromoteOptions
+from registry.errors import StoreDenied
+from registry.names import VersionName
+from registry.store import layout
+from registry.usecases.pages import RECENT, Pages
+from tests.servers.proxy import Proxy, answering
+from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry
+from tests.support.run_ulora import complains, ulora
+
+V1, V2 = "v1.0.0", "v2.0.0"
+WEIGHTS, CONFIG = "adapters/low/adapter_model.safetensors", "config/preprocessing.json"
+REASON = "the field needs it"
+
+
+@pytest.fixture
+def registry(store_url: str, model: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Three generations in production, the third by force; commands go through the proxy."""
+    registry = open_registry(tmp_path, store_url, model)
+    registry.store.initialise()
+    create(registry, V1, tmp_path)
+    bind(registry, V2)
+    registry.promote(V1, "production")
+    registry.promote(V2, "production")
+    registry.promote(V1, "production", PromoteOptions(force=True), reason=REASON)
+    for name, value in {"MODEL": model, "POLICY": registry.settings.policy, "CACHE": tmp_path / "far"}.items():
+        monkeypatch.setenv(f"ULORA_{name}", str(value))
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    return registry
+
+
+def refuse(proxy: Proxy, *keys: str) -> None:
+    for key in keys:
+        for method in ("GET", "HEAD"):
+            proxy.next(answering(403, "AccessDenied"), method=method, containing=key, times=1000)
+
+
+def record(registry: Registry, generation: int) -> str:
+    return layout.record(registry.model, "production", generation)
+
+
+def blob(registry: Registry, path: str) -> str:
+    return layout.blob(file_of(registry, V1, path).sha256)
+
+
+def put(registry: Registry, key: str) -> str:
+    client = registry.store._client
+    client.unretried.put_object(**client.at(key), Body=b"{}")
+    return key
+
+
+def refused_everywhere(registry: Registry, proxy: Proxy) -> list[str]:
+    """A file of v1.0.0, the name of v2.0.0, a record, a policy, a backbone."""
+    policy = next(info.key for info in registry.store.list(layout.policy(registry.model, "x").rpartition("/")[0]))
+    backbone = put(registry, layout.backbone("a" * 64))
+    keys = [blob(registry, CONFIG), layout.version(registry.model, V2), record(registry, 2), policy, backbone]
+    refuse(proxy, *keys)
+    return keys
+
+
+def test_verify_all_names_what_it_may_not_read(registry: Registry, proxy: Proxy) -> None:
+    _, _, _, policy, backbone = refused_everywhere(registry, proxy)
+    done = ulora("verify", "--all")
+    complains(done, 7, "may not be read", "nothing else is bad")
+    assert "BAD" not in done.out
+    for line in (
+        f"??? {V1}: ",
+        f"    {CONFIG}: may not be read",
+        f"??? {V2}: ",
+        "    binding: may not be read",
+        "??? production: the chain can't be checked",
+        "generation 2 of production may not be read",
+        "ok  staging: ",
+        f"    {policy}: may not be read",
+        f"??? {backbone}: ",
+        "??? garbage collection can't tell what is needed: may not be read",
+    ):
+        assert line in done.out
+
+
+def test_verify_all_as_json_has_the_same(registry: Registry, proxy: Proxy) -> None:
+    _, _, _, policy, backbone = refused_everywhere(registry, proxy)
+    done = ulora("verify", "--all", "--read-data", "--json")
+    assert (done.code, done.error["error"]) == (7, "StoreDenied")
+    found = done.document
+    assert [(bad["path"], bad["refused"]) for each in found["versions"] for bad in each["bad"]] == [
+        (CONFIG, True),
+        ("binding", True),
+    ]
+    assert [(each["version"], each["bad"][0]["refused"]) for each in found["backbones"]] == [(backbone, True)]
+    assert (found["chains"]["production"]["problem"], len(found["chains"]["production"]["refused"])) == ("", 1)
+    assert (found["documents"]["bad"], list(found["documents"]["refused"])) == ({}, [policy])
+    assert {f"{V1} {CONFIG}", f"{V2} binding", policy, f"{backbone} note"} < set(found["refused"])
+
+
+def test_what_is_broken_counts_more_than_what_is_refused(registry: Registry, proxy: Proxy) -> None:
+    flip_a_byte(registry, V1, WEIGHTS)
+    refused_everywhere(registry, proxy)
+    done = ulora("verify", "--all")
+    complains(done, 6, f"1 bad: {V1} {WEIGHTS} (corrupt)")
+    assert f"    {CONFIG}: may not be read" in done.out
+
+
+def test_a_refused_manifest_is_the_only_one_missing(registry: Registry, proxy: Proxy) -> None:
+    refuse(proxy, layout.blob(registry.bindings.get(VersionName.parse(V2)).manifest_sha256))
+    done = ulora("verify", V2, V1)
+    complains(done, 7, f"{V2} version.json")
+    assert f"ok  {V1}: " in done.out
+
+
+def test_history_shows_the_records_around_a_refused_one(registry: Registry, proxy: Proxy) -> None:
+    refuse(proxy, record(registry, 2))
+    done = ulora("history")
+    complains(done, 7, "(generation 2)", "the chain can't be checked over")
+    (_, third, second, first) = done.out.splitlines()
+    assert (third.split()[0], REASON in third, second.split()[:5], first.split()[0]) == (
+        "3", True, ["2", "may", "not", "be", "read"], "1",
+    )  # fmt: skip
+    found = ulora("history", "--json")
+    assert (found.code, found.error["error"]) == (7, "StoreDenied")
+    assert [(each["generation"], bool(each["unread"])) for each in found.document] == [
+        (3, False),
+        (2, True),
+        (1, False),
+    ]
+
+
+def test_a_chain_is_still_checked_beside_a_refused_record(registry: Registry, proxy: Proxy) -> None:
+    registry.promote(V2, "production")
+    registry.store.delete(record(registry, 2))
+    refuse(proxy, record(registry, 4))
+    complains(ulora("history"), 6, "generation 3 of production follows generation 1")
+    complains(ulora("verify", "--all"), 6, "generation 3 of production follows generation 1")
+
+
+def test_a_refused_record_is_no_gap_in_the_generations(registry: Registry, proxy: Proxy) -> None:
+    registry.store.delete(record(registry, 1))
+    refuse(proxy, record(registry, 2))
+    complains(ulora("history"), 6, "begins at generation 2 instead of 1")
+
+
+def test_history_says_of_which_change_the_verdict_is_refused(registry: Registry, proxy: Proxy) -> None:
+    verdict = registry.history()[0].verdict
+    assert verdict
+    refuse(proxy, layout.verdict(registry.model, verdict))
+    done = ulora("history")
+    complains(done, 7, "whether a change was forced is not known of 1")
+    assert "its verdict may not be read" in done.out
+    assert len(done.out.splitlines()) == 4
+
+
+def test_show_tells_what_it_may_read_of_a_version(registry: Registry, proxy: Proxy) -> None:
+    evidence = [put(registry, layout.evidence(registry.model, V1, letter * 64)) for letter in "ab"]
+    verdict = registry.history()[0].verdict
+    assert verdict
+    refuse(proxy, evidence[0], layout.verdict(registry.model, verdict), record(registry, 1))
+    done = ulora("show", V1)
+    assert (done.code, done.err) == (0, "")
+    assert "production: stable" in done.out
+    assert WEIGHTS in done.out
+    for said in (evidence[0], "generation 3 of production: its verdict", "generation 1 of production"):
+        assert said in done.out
+    refuse(proxy, evidence[1])
+    found = ulora("show", V1, "--json")
+    assert (found.code, found.document["tested"], len(found.document["unread"])) == (0, False, 3)
+    assert "all evidence" in found.document["unread"][0]
+
+
+def test_show_of_a_version_that_is_refused_itself_fails(registry: Registry, proxy: Proxy) -> None:
+    refuse(proxy, layout.version(registry.model, V1))
+    complains(ulora("show", V1), 7, V1)
+
+
+def test_no_page_is_made_that_would_say_less(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    far = open_registry(tmp_path / "far", registry.settings.store, registry.model, endpoint_url=proxy.url)
+    bound = registry.bindings.get(VersionName.parse(V1))
+    evidence = [put(registry, layout.evidence(registry.model, V1, letter * 64)) for letter in "ab"]
+    assert Pages.read(far.wiring, RECENT).page(bound).standings
+    refuse(proxy, evidence[0])
+    with pytest.raises(StoreDenied, match="stays as it is"):
+        Pages.read(far.wiring, RECENT).page(bound)
+    proxy.clear()
+    refuse(proxy, record(registry, 2))
+    with pytest.raises(StoreDenied, match="generation 2 of production may not be read"):
+        Pages.read(far.wiring, RECENT).page(bound)
+
+
+def test_a_backbone_that_is_refused_hides_no_other(registry: Registry, proxy: Proxy) -> None:
+    refuse(proxy, put(registry, layout.backbone("a" * 64)))
+    complains(ulora("backbone", "list"), 7, "1 may not be read")
