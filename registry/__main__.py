@@ -14,17 +14,22 @@ _INTERRUPTED = 130
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
     try:
+        _run()
+    except KeyboardInterrupt:  # while modules are imported, or once more while the first one is reported
+        _keep(_INTERRUPTED)
+        with suppress(OSError):
+            os.write(2, b"interrupted\n")
+        sys.exit(_INTERRUPTED)
+
+
+def _run() -> NoReturn:
+    try:
         from registry.cli.main import main as run_command_line
 
         run_command_line()
     except SystemExit as end:
         _keep(end.code)
         raise
-    except KeyboardInterrupt:  # while modules are imported, or once more while the first one is reported
-        _keep(_INTERRUPTED)
-        with suppress(OSError):
-            os.write(2, b"interrupted\n")
-        sys.exit(_INTERRUPTED)
 
 
 def _keep(status: object) -> None:

@@ -104,6 +104,11 @@ DENIED = {
     "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "AuthorizationHeaderMalformed",
 }  # fmt: skip
+KEPT_AWAY = {
+    "InvalidObjectState", "InvalidRequest", "KMS.DisabledException", "KMS.NotFoundException",
+    "KMS.KMSInvalidStateException", "KMS.InvalidStateException", "KMS.InvalidKeyUsageException",
+}  # fmt: skip
+"""Codes of an object that was archived, or whose key of AWS KMS can't be used."""
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 UNREADABLE = (
     "no replica passes a record that it can't read, so a rollback after it would not be followed; bring its bytes back "
@@ -1086,6 +1091,8 @@ class Store:
         if code in EXPIRED:
             text = f"{refused}: the temporary credentials (found by boto3 in: {self.source}) have expired ({code})"
             return Failure("StoreDenied", text, "get new ones, for example by `aws sso login`")
+        if code in KEPT_AWAY and error.operation_name == "GetObject":
+            return Failure("BadManifest", f"{key} can't be read as it was stored ({status} {code})", UNREADABLE)
         if code in DENIED or status in (401, 403):
             return Failure("StoreDenied", f"{refused} ({code})", "check the AWS credentials in use")
         if 300 <= status < 400:

@@ -174,7 +174,7 @@ def test_the_commands_add_and_list(registry: Registry, own: Path, monkeypatch: p
     sha256 = ref_of_folder(own).sha256
     assert "no backbones yet" in ulora("backbone", "list").out
     assert "would add plants (dinov3)" in ulora("backbone", "add", own, "--name", "plants", "--dry-run").out
-    assert ulora("backbone", "list", "--json").document == {"backbones": [], "damaged": []}
+    assert ulora("backbone", "list", "--json").document == {"backbones": [], "damaged": [], "refused": {}}
 
     added = ulora("backbone", "add", own, "--name", "plants", "--json").document
     assert (added["is_new"], added["mirrored"]["backbone"]["sha256"]) == (True, sha256)

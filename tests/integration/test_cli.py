@@ -82,7 +82,9 @@ def test_the_answer_of_every_command_is_one_json_document(
     history = as_json("history").document
     assert [record["action"] for record in history] == ["rollback", "promote", "promote", "promote"]
     assert history[0]["reason"] == "errors"
-    assert set(as_json("reconcile").document) == {"logged", "changes", "skipped", "damaged", "requests", "failed"}
+    assert set(as_json("reconcile").document) == {
+        "logged", "changes", "skipped", "damaged", "requests", "failed", "refused",
+    }  # fmt: skip
     findings = as_json("doctor").document
     assert {finding["level"] for finding in findings} <= {"ok", "warning"}
     assert as_json("reconcile", "--dry-run").document["changes"] == []

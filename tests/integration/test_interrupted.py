@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.__main__ import main
 from registry.store import layout
 from tests.servers.proxy import Exchange, Proxy
 from tests.support.registries import create, open_registry, small_bundle
@@ -110,6 +111,21 @@ class Interrupt:
 
 sys.meta_path.insert(0, Interrupt())
 """
+
+
+def test_ctrl_c_just_before_the_status_is_kept_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+
+    def keep(status: object) -> None:
+        kept.append(status)
+        if len(kept) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("registry.__main__._keep", keep)
+    monkeypatch.setattr(sys, "argv", ["ulora", "no-such-command"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, kept) == (130, [2, 130])
 
 
 def test_a_second_ctrl_c_ends_at_once_with_130() -> None:

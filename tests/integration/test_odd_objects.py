@@ -21,6 +21,7 @@ from registry.trust.signatures import Signatures
 from tests.servers.proxy import Exchange, Proxy, Reply, answering
 from tests.support.registries import bind, open_registry
 from tests.support.run_script import run
+from tests.support.run_ulora import ulora
 
 V1, V2, V3 = "v1.0.0", "v2.0.0", "v3.0.0"
 TYPES = ["text/html", "application/xhtml+xml; charset=utf-8"]
@@ -101,6 +102,18 @@ def test_an_object_that_s3_can_not_give_hides_no_other(
     assert "can't be read as it was stored" in found["production"].problem
     with pytest.raises(BadManifest):
         far.channel("production").read(2)
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda case: case[1])
+def test_a_script_has_the_exit_code_of_the_package_for_it(
+    registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, str]
+) -> None:
+    script = registry.rollback_script(V1)
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    monkeypatch.setenv("ULORA_MODEL", registry.model)
+    proxy.next(answering(*refused), method="GET", containing=layout.record(registry.model, "production", 2), times=1000)
+    ours, theirs = ulora("rollback", "--json"), run(script, "--yes", "--json")
+    assert (ours.code, ours.error["error"]) == (theirs.code, theirs.error) == (6, "BadManifest")
 
 
 @pytest.mark.parametrize("refused", [(400, "KMS.DisabledException"), (403, "AccessDenied")], ids=lambda case: case[1])
