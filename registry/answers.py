@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from registry.channels.trial_status import TrialStatus
 from registry.formats.html import HtmlTable
 
 if TYPE_CHECKING:
@@ -85,13 +86,14 @@ class Listed(HtmlTable):
 
 @dataclass(frozen=True)
 class Change(HtmlTable):
-    """What a promotion or rollback did to a channel.
+    """What a promotion, a trial or a rollback did to a channel.
 
     Attributes:
-        action: `promote`, `rollback` or `abort`, done or (with `changed` False) only planned; `none` if there is
-            nothing to do.
+        action: `promote`, `rollback`, `canary`, `advance` or `abort`, done or (with `changed` False) only planned;
+            `none` if there is nothing to do.
         changed: whether the log moved.
         version: what the channel serves now; `previous` what it served before.
+        canary: the version on trial beside it, empty if there is none; `share` of how much of the traffic.
         verdict: the verdict that allowed it, None for a rollback.
         manifest_sha256: the digest of the manifest of `version`, empty if the channel serves none.
         broken_chain: why the record that this one follows does not continue the log; empty if it does, or was not
@@ -113,17 +115,14 @@ class Change(HtmlTable):
     notes: tuple[str, ...] = ()
     manifest_sha256: str = ""
     broken_chain: str = ""
+    canary: str = ""
+    share: str = ""
 
     @classmethod
     def of(
-        cls,
-        record: Record,
-        before: Record | None,
-        *,
-        changed: bool,
-        verdict: Verdict | None = None,
+        cls, record: Record, before: Record | None, *, changed: bool, verdict: Verdict | None = None,
         notes: tuple[str, ...] = (),
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """The change that `record` is, from the record before it."""
         left_out = f"not taken over, as the record would have been too large: {', '.join(record.left_out)}"
         return cls(
@@ -140,6 +139,8 @@ class Change(HtmlTable):
             verdict=verdict,
             notes=(*([left_out] if record.left_out else ()), *notes),
             manifest_sha256=record.stable.manifest_sha256 if record.stable else "",
+            canary=record.canary.version if record.canary else "",
+            share=record.trial_share,
         )
 
     def on_broken_chain(self, problem: str) -> Self:
@@ -219,6 +220,7 @@ class ChannelStatus:
     Attributes:
         rollback_target: where a rollback goes.
         overruled: the rules that the newest change overruled; empty if it was not forced.
+        decision: digest of the guard's decision that made the newest change; empty if a person did.
     """
 
     channel: str
@@ -236,6 +238,8 @@ class ChannelStatus:
     problem: str = ""
     who_verified: bool = False
     overruled: str = ""
+    trial: TrialStatus | None = None
+    decision: str = ""
 
     @classmethod
     def of(cls, channel: str, head: Record | None, replicas: tuple[ReplicaStatus, ...], problem: str = "") -> Self:
@@ -255,6 +259,8 @@ class ChannelStatus:
             replicas=replicas,
             problem=problem,
             who_verified=head.who_verified if head else False,
+            trial=TrialStatus.of(head) if head else None,
+            decision=(head.decision or "") if head else "",
         )
 
 

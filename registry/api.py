@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from registry.tree.switch import Switched
     from registry.trust.keys import SigningKey
     from registry.usecases.approve import Approved
+    from registry.usecases.canary import Canaries
     from registry.usecases.diff import VersionDiff
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.usecases.verify import Checked
@@ -109,8 +110,7 @@ class Registry:
 
     def create(
         self, version: str, source: Path | str | None = None, options: CreateOptions | None = None, *,
-        offline: bool = False, dry_run: bool = False, progress: Progress = no_progress,
-        say: Say = say_nothing,
+        offline: bool = False, dry_run: bool = False, progress: Progress = no_progress, say: Say = say_nothing,
     ) -> Created:  # fmt: skip
         """Create a version: hash its files, upload the missing blobs, bind the name (the commit), log it in MLflow.
 
@@ -127,13 +127,8 @@ class Registry:
             Overwritten: the store has not kept or protected the new name: it ignores the conditions of writes.
             CatalogUnreachable: MLflow does not answer. If it stopped answering in between, the same call finishes.
         """
-        if dry_run:
-            return usecases.create.plan(
-                self.wiring, version, source, options, offline=offline, progress=progress, say=say
-            )  # fmt: skip
-        return usecases.create.create(
-            self.wiring, version, source, options, offline=offline, progress=progress, say=say
-        )  # fmt: skip
+        make = usecases.create.plan if dry_run else usecases.create.create
+        return make(self.wiring, version, source, options, offline=offline, progress=progress, say=say)
 
     def versions(self, *, mlflow: bool = True, say: Say = say_nothing) -> list[Listed]:
         """All versions in the order of their names, with their numbers in MLflow where that answers.
@@ -281,6 +276,11 @@ class Registry:
             BadInput, MissingBlob, CorruptBlob, NotTrusted: the components of `only` can't be combined.
         """
         return usecases.rollback.rollback(self.wiring, channel, options, reason=reason, only=only, dry_run=dry_run)
+
+    @property
+    def canary(self) -> Canaries:
+        """Trials of versions beside stable: `start`, `advance`, `abort`."""
+        return usecases.canary.Canaries(self.wiring)
 
     def status(self) -> Status:
         """What every channel serves, and its replicas."""

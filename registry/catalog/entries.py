@@ -109,7 +109,9 @@ class CatalogVersion:
     def old_tags(self) -> list[str]:
         """The tags that earlier releases set and this one does not, without claims on a request."""
         return [
-            name for name, value in self.tags.items() if name.startswith(tags.OLD) and not tags.is_claim(name, value)
+            name
+            for name, value in self.tags.items()
+            if name.startswith(tags.OLD) and name != tags.TRIAL and not tags.is_claim(name, value)
         ]
 
 

@@ -19,14 +19,14 @@ class Standing:
     Attributes:
         record: the change that made it that; None where the records that were read do not reach back to it.
         promoted: the change that last made it stable or a canary; None as for `record`.
-        percent: the share of the keys that a version on trial answers.
+        share: how much of the traffic takes part in its trial: `10%`, `shadow 25%`; empty for other roles.
     """
 
     channel: str
     role: Role
     record: Record | None = None
     promoted: Record | None = None
-    percent: float | None = None
+    share: str = ""
 
 
 def standing(channel: str, records: Sequence[Record], version: VersionId) -> Standing | None:
@@ -38,7 +38,7 @@ def standing(channel: str, records: Sequence[Record], version: VersionId) -> Sta
     if head.stable and VersionId.of(head.stable) == version:
         return Standing(channel, "stable", _since(records, version), promoted)
     if head.canary and VersionId.of(head.canary) == version:
-        return Standing(channel, "trial", promoted, promoted, head.canary.weight)
+        return Standing(channel, "trial", promoted, promoted, head.trial_share)
     if version.version in head.withdrawn:
         return Standing(channel, "withdrawn", _withdrawal(records, version.version), promoted)
     if version in map(VersionId.of, head.rollback_targets()):

@@ -31,7 +31,8 @@ CHANNEL = "channel"
 WITHDRAWN = "withdrawn"
 VERDICT = "verdict"
 FORCED = "forced"
-TRIAL = "trial"
+TRIAL = "ulora.trial"
+"""The channel and share of a trial: `production 10%`, `production shadow 100%`."""
 REQUESTED = "request"
 SHORT = (NAME, FAMILY, CHANNEL, WITHDRAWN, VERDICT, FORCED, TRIAL, REQUESTED)
 MAX_SHORT = 6
@@ -42,7 +43,7 @@ REQUEST = "ulora.request."
 ours."""
 
 OLD = "ulora."
-"""How the tags begin that earlier releases set on a registered version."""
+"""How the tags begin that earlier releases set on a registered version, and `TRIAL`."""
 
 # Of a run.
 EVIDENCE = "ulora.evidence_sha256"

@@ -81,7 +81,7 @@ class VersionPage:
         stable, withdrawn = (
             ", ".join(each.channel for each in self.standings if each.role == role) for role in ("stable", "withdrawn")
         )
-        trial = [f"{each.channel} {each.percent:g}%" for each in self.standings if each.role == "trial"]
+        trial = [f"{each.channel} {each.share}" for each in self.standings if each.role == "trial"]
         verdict = self._verdict()
         wanted = {
             tags.NAME: self.manifest.version,
@@ -133,7 +133,7 @@ class VersionPage:
 
     def _channels(self) -> Iterator[tuple[str, str]]:
         for each in self.standings:
-            share = f" at {each.percent:g}%" if each.percent is not None else ""
+            share = f" ({each.share})" if each.share else ""
             yield each.channel, f"**{each.role}**{share}{': ' if each.record else ''}{_cell(_change(each))}"
         if not self.standings:
             yield "channels", "none yet"

@@ -18,6 +18,7 @@ from registry.store.refusals import MAY_NOT
 
 if TYPE_CHECKING:
     from registry.api import Registry
+    from registry.channels.record import Record
 
 _WIDTH = 120
 """Characters of a reason."""
@@ -32,7 +33,8 @@ _SECONDS = 120.0
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 @registry_options
 def history_command(registry: Registry, out: Output, *, channel: str, limit: int | None) -> None:
-    """Show the records of a channel, newest first; forced promotions with the rules that they overruled.
+    """Show the records of a channel, newest first; forced promotions with the rules that they overruled, trials with
+    their share of the traffic, and what the guard did with the digest of its decision.
 
     Without --limit the whole chain is verified (exit 6 if broken). A record that may not be read, e.g. under its
     writer's own key, has a line, and the chain can't be checked over it (exit 7, after the others are shown).
@@ -68,15 +70,24 @@ class _Told:
         """Its line of the table."""
         entry = self.entry
         if not isinstance(entry, Record):
-            return entry.generation, MAY_NOT, None, None, None, None, _why(entry.why, "")
+            return entry.generation, MAY_NOT, None, None, None, None, _line(entry.why)
         return (
             entry.generation,
             f"{entry.action} (forced)" if self.overruled is not None else entry.action,
             entry.stable.version if entry.stable else None,
-            entry.canary.version if entry.canary else None,
+            f"{entry.canary.version} {entry.trial_share}" if entry.canary else None,
             author(entry.who, entry.who_verified),
             entry.when,
-            _why("; ".join(filter(None, (entry.reason, self.unread))), self.overruled or ""),
+            _line(*self._reasons(entry)),
+        )
+
+    def _reasons(self, record: Record) -> tuple[str, ...]:
+        """Why it was made: what its author said, the decision that made it, the rules that it overruled."""
+        return (
+            record.reason,
+            f"decision {record.decision[:12]}" if record.decision else "",
+            self.unread,
+            f"overruled: {self.overruled}" if self.overruled else "",
         )
 
     def document(self) -> dict[str, Any]:
@@ -86,6 +97,7 @@ class _Told:
             return {"channel": entry.channel, "generation": entry.generation, "unread": str(entry)}
         return {
             **entry.model_dump(mode="json"),
+            "trial_share": entry.trial_share,
             "forced": self.overruled is not None,
             "overruled": self.overruled or "",
             "unread": self.unread,
@@ -104,6 +116,6 @@ def _fail_if_refused(records: list[RefusedRecord], verdicts: list[str]) -> None:
         raise StoreDenied(f"whether a change was forced is not known of {len(verdicts)}: {verdicts[0]}", hint=_HINT)
 
 
-def _why(reason: str, overruled: str) -> str:
-    """The reason of a change, and the rules that it overruled, in one line that is not too long; `--json` has all."""
-    return shorten("; overruled: ".join(filter(None, (reason, overruled))), _WIDTH, placeholder=" …") or "-"
+def _line(*parts: str) -> str:
+    """Texts as one that is not too long; `--json` has all."""
+    return shorten("; ".join(filter(None, parts)), _WIDTH, placeholder=" …") or "-"

@@ -27,6 +27,7 @@ _SECTIONS = {
         "create", "list", "show", "diff", "measure", "promote", "rollback", "status", "history", "verify", "sign",
         "approve", "restore", "switch", "serve", "follow",
     ),
+    "Trials": ("canary",),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),
     "Start": ("data", "fit", "demo", "dev"),
 }  # fmt: skip

@@ -117,9 +117,12 @@ def place(registry: Registry) -> str:
 
 
 def change_sentence(change: Change, dry_run: bool) -> str:
-    """What a promotion or rollback did to a channel, or would do."""
+    """What a promotion, a trial or a rollback did to a channel, or would do."""
     if change.action == "none":
         return f"{change.channel} serves {change.version or 'nothing'}; nothing to do (generation {change.generation})"
+    if change.canary:
+        beside = f"beside {change.version} in {change.channel}, generation {change.generation}"
+        return f"{change.canary} {'would be' if dry_run else 'is'} on trial ({change.share}) {beside}"
     would = "would go" if dry_run else "went"
     before = change.previous or "nothing"
     return (

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from registry.cli.changes import answer, judged
 from registry.cli.completion import complete_versions
-from registry.cli.followers import check_proofs, wait_for_followers, wait_option
+from registry.cli.followers import wait_option
 from registry.cli.options import (
     ChangeOptions,
     channel_option,
@@ -16,15 +17,12 @@ from registry.cli.options import (
     reason_option,
     registry_options,
 )
-from registry.cli.output import Output, change_sentence, checks, place
+from registry.cli.output import Output, place
 from registry.cli.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
-    from registry.answers import Change
     from registry.api import Registry
     from registry.channels.channel import PromoteOptions
-    from registry.errors import GateRefused
-    from registry.evidence.verdict import Verdict
 
 
 @click.command("promote", short_help="Make a version stable in a channel, if the gates pass.")
@@ -59,35 +57,9 @@ def promote_command(
       ulora promote v5.5.3-hotfix --channel production --force --reason "incident 42"
     """
     with sigterm_interrupts():
-        done = _promote(registry, out, version, options, change)
-        if done.verdict:
-            out.say(checks(done.verdict))
-        out.change(done, change_sentence(done, change.dry_run))
-        for note in done.notes:
-            out.note(note)
-        if not change.dry_run:
-            check_proofs(wait_for_followers(registry, out, done, wait), done)
-
-
-def _promote(registry: Registry, out: Output, version: str, options: PromoteOptions, change: ChangeOptions) -> Change:
-    """Promote; of a refusal the checks are shown first."""
-    from registry.errors import GateRefused
-
-    out.say(place(registry))
-    try:
-        return registry.promote(version, change.channel, options, reason=change.reason, dry_run=change.dry_run)
-    except GateRefused as refused:
-        if out.as_json:
-            raise
-        verdict: Verdict = refused.verdict  # type: ignore[assignment]
-        out.say(checks(verdict))
-        raise _without_reasons(refused, verdict) from refused
-
-
-def _without_reasons(refused: GateRefused, verdict: Verdict) -> GateRefused:
-    """The error after the table of checks, which has the reasons."""
-    from registry.errors import GateRefused
-    from registry.evidence.check_lines import check_summary
-
-    said = f"{verdict.channel} refuses {verdict.version}: {check_summary(verdict)}"
-    return GateRefused(said, hint=refused.hint, verdict=verdict)
+        out.say(place(registry))
+        done = judged(
+            out,
+            lambda: registry.promote(version, change.channel, options, reason=change.reason, dry_run=change.dry_run),
+        )
+        answer(registry, out, done, dry_run=change.dry_run, wait=wait)

@@ -15,6 +15,7 @@ from registry.parallel import time_limit
 if TYPE_CHECKING:
     from registry.answers import ChannelStatus, ProbeStatus
     from registry.api import Registry
+    from registry.channels.trial_status import TrialStatus
 
 _SECONDS = 30.0
 """After which it is given up, whatever the store does."""
@@ -23,7 +24,7 @@ _SECONDS = 30.0
 @click.command("status", short_help="What every channel serves, and where a rollback would go.")
 @registry_options
 def status_command(registry: Registry, out: Output) -> None:
-    """Show what is live in every channel, since when and by whom, where a rollback would go, and the replicas.
+    """Show what is live in every channel, since when and by whom, where a rollback would go, a trial, and the replicas.
 
     PROOF compares the digests of the weights in a replica's memory, which it reports, with the version's manifest: ok,
     differs, not told (its release or its flavor does not), or unknown (the manifest can't be read).
@@ -58,10 +59,12 @@ def _channel_text(channel: ChannelStatus) -> str:
     text = facts(
         {
             channel.channel: channel.stable,
-            "  canary": f"{channel.canary} with {channel.canary_weight:g}%" if channel.canary else "",
+            "  canary": channel.canary or "",
+            "  trial": _trial_text(channel.trial) if channel.trial else "",
             "  generation": f"{channel.generation}: {channel.action} by {author(channel.who, channel.who_verified)}, "
             f"{channel.when}",
             "  reason": channel.reason,
+            "  decided by": f"the guard, decision {channel.decision[:12]}" if channel.decision else "",
             "  overruled by force": channel.overruled,
             "  rollback goes to": channel.rollback_target or "nothing: there is no earlier version",
             "  withdrawn": channel.withdrawn,
@@ -76,3 +79,13 @@ def _channel_text(channel: ChannelStatus) -> str:
     ]  # fmt: skip
     replicas = table(("REPLICA", "VERSION", "GENERATION", "STATE", "ROLLBACK-READY", "PROOF", "HEARD", "ERROR"), rows)
     return f"{text}\n{textwrap.indent(replicas, '    ')}" if rows else text
+
+
+def _trial_text(trial: TrialStatus) -> str:
+    """The kind and share of a trial, its plan, and since when it is at this stage."""
+    plan = f", plan {trial.plan}" if trial.plan else ""
+    if trial.is_baking:
+        return f"ended: it made the version stable, which is watched on{plan}; since {trial.since}"
+    kind = f"split {trial.share}" if trial.kind == "split" else trial.share
+    began = "" if trial.generation == trial.started_generation else f"; begun at generation {trial.started_generation}"
+    return f"{kind}{plan}, since {trial.since}{began}"

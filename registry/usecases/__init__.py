@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from registry.usecases import approve as approve
     from registry.usecases import backbones as backbones
+    from registry.usecases import canary as canary
     from registry.usecases import create as create
     from registry.usecases import diff as diff
     from registry.usecases import judge as judge

@@ -14,6 +14,7 @@ from registry.errors import BadInput
 from registry.evidence.metrics import MAX_ROUNDS, MIN_ROUNDS
 
 if TYPE_CHECKING:
+    from registry.channels.trial import StartTrial
     from registry.tree.snapshot import Project
     from registry.versions.bundle import ReleaseNotes
 
@@ -66,6 +67,71 @@ class CreateOptions:
             from registry.versions.importing import check_is_there
 
             check_is_there(source)
+
+
+@dataclass(frozen=True)
+class CanaryOptions:
+    """How a trial begins.
+
+    Attributes:
+        percent: the share of the keys that the version answers; or, in a shadow trial, the share of the requests that
+            both versions compute, by default all.
+        shadow: stable goes on to answer everything, and the version computes beside it.
+        plan: the plan of the policy by which the guard advances it.
+        force: overrule the gates; needs a reason. The refused verdict is kept with it.
+        expected: the generation that the caller saw; any other is `ChannelMoved`.
+    """
+
+    percent: float | None = None
+    shadow: bool = False
+    plan: str | None = None
+    force: bool = False
+    expected: int | None = None
+
+    @property
+    def start(self) -> StartTrial:
+        """Kind and size of the trial.
+
+        Raises:
+            BadInput: a split trial has no share, or the share is out of its bounds.
+        """
+        from registry.channels.trial import StartTrial
+
+        if self.shadow:
+            return StartTrial("shadow", 100.0 if self.percent is None else self.percent, self.plan)
+        if self.percent is None:
+            raise BadInput("how many of the keys the version answers is not said", hint="--percent 10, or --shadow")
+        return StartTrial("split", self.percent, self.plan)
+
+
+@dataclass(frozen=True)
+class AdvanceOptions:
+    """How a trial advances.
+
+    Attributes:
+        force: also where the channel is frozen, or its log broken; needs a reason.
+        expected: the generation that the caller saw; any other is `ChannelMoved`.
+        decision: digest of the guard's decision to do so.
+    """
+
+    force: bool = False
+    expected: int | None = None
+    decision: str | None = None
+
+
+@dataclass(frozen=True)
+class AbortOptions:
+    """How a trial ends.
+
+    Attributes:
+        expected: the generation that the caller saw; any other is `ChannelMoved`.
+        baked: go back also from the version that the trial has made stable, if nothing has changed since.
+        decision: digest of the guard's decision to do so.
+    """
+
+    expected: int | None = None
+    baked: bool = False
+    decision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Promote a version: check its files, judge it by the gates, commit the record, then leave a rollback script."""
+"""Bring a version into a channel: check its files, judge it by the gates, commit the record, then leave a rollback
+script. Promotions do, and trials (`registry.usecases.canary`)."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from registry.answers import Change
 from registry.breakglass.write_script import Script
+from registry.catalog.version_id import Named, VersionId
 from registry.channels.channel import Channel, PromoteOptions
-from registry.channels.record import ChannelPosition, Record, promoted
+from registry.channels.record import Author, ChannelPosition, Record, promoted
 from registry.errors import BadInput, BrokenChain, ChannelMoved, GateRefused, NotNow, UloraError
 from registry.evidence.basis import Basis
 from registry.evidence.policy import FreezeWindow, load_policy
@@ -35,6 +38,27 @@ CONFIRM_SECONDS = 5.0
 _SHOWN_REASONS = 3
 
 
+class Step(Protocol):
+    """What a change brings a version to."""
+
+    def unneeded(self, head: Record, version: Pointer) -> str:
+        """Why nothing has to be done, as the channel has the version there already; else empty."""
+
+    def record(self, position: ChannelPosition, version: Pointer, author: Author, verdict: str) -> Record:
+        """The record that brings it there."""
+
+
+class _Promotion:
+    """The version becomes stable."""
+
+    def unneeded(self, head: Record, version: Pointer) -> str:
+        # By both: a record whose name and digest disagree is not unneeded.
+        return f"{version.version} is stable in {head.channel} already" if is_same(head.stable, version) else ""
+
+    def record(self, position: ChannelPosition, version: Pointer, author: Author, verdict: str) -> Record:
+        return promoted(position, version, author, verdict)
+
+
 def promote(
     wiring: Wiring,
     version: str,
@@ -45,27 +69,36 @@ def promote(
     dry_run: bool = False,
 ) -> Change:
     """Make a version stable in a channel; see `Registry.promote`."""
-    options = options or PromoteOptions()
-    if options.force and not reason.strip():
-        raise BadInput("a forced promotion needs a reason", hint="add --reason '…'")
-    name, log = VersionName.parse(version), wiring.channel(channel)
+    log = wiring.channel(channel)
+    return by_gates(wiring, version, log, _Promotion(), options or PromoteOptions(), reason=reason, dry_run=dry_run)
+
+
+def by_gates(
+    wiring: Wiring, version: str, log: Channel, step: Step, options: PromoteOptions, *, reason: str, dry_run: bool
+) -> Change:
+    """Bring a version into a channel, if every blob is there and the gates pass.
+
+    Raises:
+        The errors of `Registry.promote`, and those of the step's rule.
+    """
+    check_reasoned(options.force, reason)
+    name, channel = VersionName.parse(version), log.name
     head = log.head()
-    _check_expected(channel, head, options.expected)
+    check_expected(channel, head, options.expected)
     frozen = load_policy(wiring.settings.policy).frozen(channel, datetime.now(UTC))
     binding = wiring.bindings.get(name)
-    check_never_rebound(binding, _heads(wiring, channel, head))
-    serves = head.stable if head else None  # by both: a record whose name and digest disagree is not unneeded
-    if head and serves and (serves.version, serves.manifest_sha256) == (binding.version, binding.manifest_sha256):
+    check_never_rebound(binding, heads(wiring, channel, head))
+    if head and (why := step.unneeded(head, binding.pointer)):
         log.check_newest(head)
-        return Change.unneeded(head, f"{version} is stable in {channel} already")
-    broken_chain = _broken_chain(log, head, options)
-    _check_not_frozen(channel, frozen, options)
-    _check_usable(wiring, binding)
+        return Change.unneeded(head, why)
+    broken_chain = check_chain(log, head, force=options.force)
+    check_not_frozen(channel, frozen, force=options.force)
+    check_usable(wiring, binding)
     basis = basis_of(wiring, version, channel)
-    _check_not_frozen(channel, basis.freeze, options)  # it may have begun since
+    check_not_frozen(channel, basis.freeze, force=options.force)  # it may have begun since
     verdict = _judged(basis, options, reason)
     position = ChannelPosition(wiring.model, channel, head)
-    record = promoted(position, binding.pointer, wiring.author(reason), verdict.sha256)
+    record = step.record(position, binding.pointer, wiring.author(reason), verdict.sha256)
     decided = _Decided(basis, verdict, record, head)
     change = decided.tell() if dry_run else decided.carry_out(wiring, log, binding)
     return change.on_broken_chain(broken_chain)
@@ -73,7 +106,7 @@ def promote(
 
 @dataclass(frozen=True)
 class _Decided:
-    """A promotion that was judged, and is not made yet; `head` is the record that it follows."""
+    """A change that was judged, and is not made yet; `head` is the record that it follows."""
 
     basis: Basis
     verdict: Verdict
@@ -90,10 +123,7 @@ class _Decided:
         wiring.check_writable()
         wiring.ledger.add_verdict(self.verdict, self.basis.policy)
         _check_allowed(self.verdict)
-        if self.record.channel == "staging":
-            wiring.ledger.add_pass(self.record, binding.content_sha256)
-        log.commit(self.record)
-        notes = (*_read_back(log, self.record), *_after_promotion(wiring, self.head, self.verdict))
+        notes = commit(wiring, log, self.record, self.head, binding)
         return self._change(changed=True, notes=(*notes, *self._overruled("was")))
 
     def _change(self, *, changed: bool, notes: tuple[str, ...]) -> Change:
@@ -107,12 +137,25 @@ class _Decided:
         return (*freeze, *gates)
 
 
+def commit(wiring: Wiring, log: Channel, record: Record, before: Record | None, binding: Binding) -> tuple[str, ...]:
+    """Commit a record about the version of a binding, and what comes after it; return notes for the caller.
+
+    Raises:
+        ChannelMoved: another writer was first.
+        Overwritten: the store has not kept or protected the record.
+    """
+    if log.name == "staging" and is_same(record.stable, binding):
+        wiring.ledger.add_pass(record, binding.content_sha256)
+    log.commit(record)
+    return (*_read_back(log, record), *_after(wiring, before, record, binding.version))
+
+
 def _judged(basis: Basis, options: PromoteOptions, reason: str) -> Verdict:
     verdict = basis.judge()
     return verdict.force(reason) if options.force and not verdict.allows else verdict
 
 
-def _check_usable(wiring: Wiring, binding: Binding) -> None:
+def check_usable(wiring: Wiring, binding: Binding) -> None:
     """Refuse a version that was forgotten, or that replicas could not serve or load."""
     check_remembered(wiring.forgotten, binding.version)
     manifest = wiring.bindings.manifest(binding.pointer)
@@ -120,28 +163,29 @@ def _check_usable(wiring: Wiring, binding: Binding) -> None:
     check_loadable(wiring, manifest)
 
 
-def _check_not_frozen(channel: str, frozen: FreezeWindow | None, options: PromoteOptions) -> None:
-    if frozen and not options.force:
+def check_not_frozen(channel: str, frozen: FreezeWindow | None, *, force: bool) -> None:
+    """Raises: NotNow: the channel is frozen, and this change is not forced."""
+    if frozen and not force:
         raise NotNow(
             f"{channel} is frozen until {frozen.to}" + (f": {frozen.why}" if frozen.why else "") + "; nothing changed",
-            hint="`--force --reason …` promotes all the same; a rollback is always possible",
+            hint="`--force --reason …` does it all the same; a rollback is always possible",
         )
 
 
-def _heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:
+def heads(wiring: Wiring, channel: str, head: Record | None) -> list[Record]:
     """The newest records of the channels that people promote to, and of this one, which is known."""
     others = [name for name in CHANNELS if name != channel]
     return [*([head] if head else ()), *newest_records(wiring.store, wiring.model, others)]
 
 
-def _broken_chain(log: Channel, head: Record | None, options: PromoteOptions) -> str:
+def check_chain(log: Channel, head: Record | None, *, force: bool) -> str:
     """Why the newest record does not continue the log; empty if it does.
 
     Raises:
-        BrokenChain: it does not, and this promotion is not forced.
+        BrokenChain: it does not, and this change is not forced.
     """
     problem = log.broken_link(head) if head else ""
-    if problem and not options.force:
+    if problem and not force:
         raise BrokenChain(
             f"the log of {log.name} is broken: {problem}; nothing changed",
             hint=f"see `ulora history --channel {log.name}`; bring the right bytes back, or promote with `--force "
@@ -150,7 +194,19 @@ def _broken_chain(log: Channel, head: Record | None, options: PromoteOptions) ->
     return problem
 
 
-def _check_expected(channel: str, head: Record | None, expected: int | None) -> None:
+def is_same(pointer: Pointer | None, version: Named) -> bool:
+    """Whether a channel's pointer is to this very version."""
+    return pointer is not None and VersionId.of(pointer) == VersionId.of(version)
+
+
+def check_reasoned(force: bool, reason: str) -> None:
+    """Raises: BadInput: something is forced without a reason."""
+    if force and not reason.strip():
+        raise BadInput("a forced change needs a reason", hint="add --reason '…'")
+
+
+def check_expected(channel: str, head: Record | None, expected: int | None) -> None:
+    """Raises: ChannelMoved: the channel is not at the generation that the caller saw."""
     generation = head.generation if head else 0
     if expected is not None and generation != expected:
         who = f"{head.who} ({head.action}, {head.when})" if head else "nobody"
@@ -178,7 +234,7 @@ def _check_allowed(verdict: Verdict) -> None:
     )
 
 
-# --- after the commit: nothing here may look like a failed promotion, but that its record does not stand --------------
+# --- after the commit: nothing here may look like a failed change, but that its record does not stand -----------------
 
 
 def _read_back(log: Channel, record: Record) -> tuple[str, ...]:
@@ -195,35 +251,35 @@ def _read_back(log: Channel, record: Record) -> tuple[str, ...]:
     return (f"the record was written, but could not be read back ({doubt}); {hint}",) if doubt else ()
 
 
-def _after_promotion(wiring: Wiring, before: Record | None, verdict: Verdict) -> tuple[str, ...]:
-    """Leave a rollback script, then update MLflow: `MIRROR_SECONDS` for both. Returns notes for the caller."""
+def _after(wiring: Wiring, before: Record | None, record: Record, version: str) -> tuple[str, ...]:
+    """Leave a script that goes back, then update MLflow: `MIRROR_SECONDS` for both. Returns notes for the caller."""
     began = time.monotonic()
     scripts: list[Script] = []
     notes: tuple[str, ...] = ()
-    if before and before.stable and verdict.channel in CHANNELS:
-        notes = _leave_script(wiring, before.stable, verdict.channel, scripts)
+    if before and before.stable and record.channel in CHANNELS:
+        notes = _leave_script(wiring, before.stable, record.channel, scripts)
     seconds = max(0.1, MIRROR_SECONDS - (time.monotonic() - began))
     mirrored = mirror(wiring, scripts, seconds=seconds)
-    return (*notes, *mirrored, *_forgotten_meanwhile(wiring, verdict.version))
+    return (*notes, *mirrored, *_forgotten_meanwhile(wiring, version))
 
 
-def _leave_script(wiring: Wiring, replaced: Pointer, channel: str, scripts: list[Script]) -> tuple[str, ...]:
-    """Write the script that rolls back to a version into the store, and add it to `scripts`."""
+def _leave_script(wiring: Wiring, stable: Pointer, channel: str, scripts: list[Script]) -> tuple[str, ...]:
+    """Write the script that rolls back to the version that was stable into the store, and add it to `scripts`."""
 
     def leave() -> None:
-        script = script_of(wiring, wiring.bindings.manifest(replaced), channel)
+        script = script_of(wiring, wiring.bindings.manifest(stable), channel)
         wiring.store.create(layout.script(wiring.model, script.version, script.sha256), script.body)
         scripts.append(script)
 
     try:
         within(SCRIPT_SECONDS, leave)
     except Exception as error:  # the channel has moved: this must not be reported as a failure
-        return (f"no rollback script was left ({error}); `ulora rollback-script {replaced.version}` writes one",)
+        return (f"no rollback script was left ({error}); `ulora rollback-script {stable.version}` writes one",)
     return ()
 
 
 def _forgotten_meanwhile(wiring: Wiring, version: str) -> tuple[str, ...]:
-    """A note if the version was forgotten while it was promoted. Its files stay, as it is stable now."""
+    """A note if the version was forgotten while it was promoted. Its files stay, as the channel needs it now."""
     with suppress(UloraError):
         if wiring.forgotten.find(version):
             return (f"{version} was forgotten meanwhile: `ulora store remember {version}` takes that back",)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from registry.catalog.standing import Standing, standing
 from registry.catalog.version_id import VersionId
 from registry.catalog.version_page import VersionPage, number
-from registry.channels.record import Author, ChannelPosition, Record, promoted, rolled_back
+from registry.channels.record import Author, ChannelPosition, Record, promoted, rolled_back, trial_started
+from registry.channels.trial import StartTrial
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
 from registry.evidence.verdict import Check, Verdict
 from registry.versions.manifest import Component, Manifest
@@ -81,10 +82,22 @@ def test_part_of_a_log_claims_no_beginning() -> None:
 def test_tags_are_few_and_short() -> None:
     left = standing("production", log(), VersionId.of(V2))
     assert left is not None
-    others = (Standing("staging", "stable"), Standing("staging", "trial", percent=10))
+    others = (Standing("staging", "stable"), Standing("staging", "trial", share="10%"))
     shown = page("it is needed", (left, *others)).short_tags()
     assert list(shown) == ["version", "family", "channel", "withdrawn", "verdict", "forced"]
     assert shown["verdict"] == "production fail"
+
+
+def test_a_trial_is_shown_with_its_channel_and_share() -> None:
+    records = log()
+    channel = ChannelPosition("m", "production", records[0])
+    begun = trial_started(channel, V2, Author("ana"), "f" * 64, StartTrial("shadow", 25))
+    tried = standing("production", [begun, *records], VersionId.of(V2))
+    assert tried is not None
+    assert (tried.role, tried.record) == ("trial", begun)
+    shown = page(standings=(tried,))
+    assert shown.short_tags()["ulora.trial"] == "production shadow 25%"
+    assert "| production&nbsp; | **trial** (shadow 25%): generation" in shown.table()
 
 
 def test_failing_rules_come_first_and_fit_a_table() -> None:

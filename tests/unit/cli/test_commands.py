@@ -30,7 +30,7 @@ COMMANDS += [
     "doctor",
     "follow",
 ]
-COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve"]
+COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -46,6 +46,7 @@ ARGUMENTS = {
     "store": ["init"],
     "backbone": ["list"],
     "policy": ["show"],
+    "canary": ["abort"],
     "follow": ["production", "--into", "served"],
     "fit": ["--data", ".", "--backbone", ".", "--out", "bundle"],
 }

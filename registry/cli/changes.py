@@ -1,0 +1,58 @@
+"""What commands say that bring a version into a channel: the checks of the gates, the change, who follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from registry.cli.followers import check_proofs, wait_for_followers
+from registry.cli.output import Output, change_sentence, checks
+
+if TYPE_CHECKING:
+    from registry.answers import Change
+    from registry.api import Registry
+    from registry.errors import GateRefused
+    from registry.evidence.verdict import Verdict
+
+
+def judged(out: Output, change: Callable[[], Change]) -> Change:
+    """Make a change that the gates judge; of a refusal the checks are shown first.
+
+    Raises:
+        GateRefused: a rule was not met. The other errors are those of the change.
+    """
+    from registry.errors import GateRefused
+
+    try:
+        done = change()
+    except GateRefused as refused:
+        if out.as_json:
+            raise
+        verdict: Verdict = refused.verdict  # type: ignore[assignment]
+        out.say(checks(verdict))
+        raise _without_reasons(refused, verdict) from refused
+    if done.verdict:
+        out.say(checks(done.verdict))
+    return done
+
+
+def answer(registry: Registry, out: Output, done: Change, *, dry_run: bool, wait: float) -> None:
+    """Say what a change did, with its notes, then wait so many seconds for the replicas.
+
+    Raises:
+        IntegrityError: a replica has other weights in memory than the manifest names.
+    """
+    out.change(done, change_sentence(done, dry_run))
+    for note in done.notes:
+        out.note(note)
+    if not dry_run:
+        check_proofs(wait_for_followers(registry, out, done, wait), done)
+
+
+def _without_reasons(refused: GateRefused, verdict: Verdict) -> GateRefused:
+    """The error after the table of checks, which has the reasons."""
+    from registry.errors import GateRefused
+    from registry.evidence.check_lines import check_summary
+
+    said = f"{verdict.channel} refuses {verdict.version}: {check_summary(verdict)}"
+    return GateRefused(said, hint=refused.hint, verdict=verdict)
