@@ -110,12 +110,13 @@ class Recorder:
             tally, now = self._tally(stage), self._now()
             tally.arms["stable"].add(unit, stable, now)
             tally.arms["canary"].add(unit, canary, now)
-            _count(tally.pairs, f"{_shown(stable.label)} -> {_shown(canary.label)}", MAX_PAIRS)
+            pair = f"{_shown(stable.label)} -> {_shown(canary.label)}"
+            tally.pairs[pair if _has_room(tally.pairs, pair, MAX_PAIRS) else _OTHER] += 1
 
     def count(self, stage: TrialStage, arm: ArmName, name: str) -> None:
         """Count what no statistics use, such as `shed` or `forced`: a short name in lower case."""
         with self._lock:
-            _count(self._tally(stage).arms[arm].counters, _counter(name), MAX_COUNTERS)
+            _count(self._tally(stage).arms[arm].counters, name)
 
     def failed(self, stage: TrialStage, arm: ArmName, kind: Failure) -> None:
         """Count a failure of a version that needs no statistics."""
@@ -205,7 +206,7 @@ class _ArmTally:
             self._happened("error", unit, is_first)
         if counted.flagged:
             self._happened("flagged", unit, is_first)
-        _count(self.counters, _counter(counted.outcome), MAX_COUNTERS)
+        _count(self.counters, counted.outcome)
         self._open_window(now).add(unit, counted)
 
     def add_label(self, unit: int, answer: ArmAnswer, label: str) -> None:
@@ -283,7 +284,7 @@ class _Times:
         self._seen += 1
         if len(self._kept) < _MAX_TIMES:
             self._kept.append(seconds)
-        elif (place := random.randrange(self._seen)) < _MAX_TIMES:  # noqa: S311  a sample, no secret
+        elif (place := int(random.random() * self._seen)) < _MAX_TIMES:  # noqa: S311  a sample, no secret
             self._kept[place] = seconds
 
     def quantiles(self, name: str) -> Iterator[tuple[str, float]]:
@@ -297,13 +298,14 @@ class _Times:
 _FIRSTS = {event: FIRST + event for event in BASES}
 
 
-def _count(counts: Counter[str], name: str, most: int) -> None:
-    """Count one more; the last of the names that there may be stands for all others."""
-    counts[name if name in counts or len(counts) < most - 1 else _OTHER] += 1
+def _count(counters: Counter[str], name: str) -> None:
+    """Count one more. What is no name of a counter, and those beyond the most that there may be, are one counter."""
+    counters[name if _has_room(counters, name, MAX_COUNTERS) and _NAME.fullmatch(name) else _OTHER] += 1
 
 
-def _counter(name: str) -> str:
-    return name if _NAME.fullmatch(name) else _OTHER
+def _has_room(counts: Counter[str], name: str, most: int) -> bool:
+    """Whether a name may be counted: the last one is left for all others together."""
+    return name in counts or len(counts) < most - 1
 
 
 def _shown(label: str | None) -> str:
