@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from registry.usecases.replay import Replayed
 
 
-@click.group("policy", short_help="Check a gate policy, or show the one in force.")
+@click.group("policy", short_help="Check a policy, or show the one in force.")
 def policy_command() -> None:
-    """What a version must have measured before a channel may serve it: a YAML file, see docs/policy.md.
+    """What a version must have measured before a channel may serve it, and how the guard judges one that serves: a
+    YAML file, see docs/policy.md.
 
     \b
     Examples:
       ulora policy check policy.yaml
       ulora policy show
+      ulora policy prometheus > ulora-alerts.yaml
       ulora policy replay 3fa9c2d1
     """
 
@@ -38,7 +40,7 @@ def policy_command() -> None:
 @click.argument("file", type=folder)
 @json_option
 def check_command(out: Output, *, file: Path) -> None:
-    """Check a policy FILE: every field, metric and bound. A mistake is named with its line (exit 2).
+    """Check a policy FILE: every field, metric, bound, band and plan. A mistake is named with its line (exit 2).
 
     \b
     Example:
@@ -53,7 +55,8 @@ def check_command(out: Output, *, file: Path) -> None:
 @policy_command.command("show", short_help="The rules that are in force.")
 @registry_options
 def show_command(registry: Registry, out: Output) -> None:
-    """Show the rules that `ulora promote` judges by: those of the setting `policy`, or the ones that ship.
+    """Show the rules that `ulora promote` judges by, the bands of the guard, and the plans of trials: those of the
+    setting `policy`, or the ones that ship.
 
     \b
     Example:
@@ -65,6 +68,29 @@ def show_command(registry: Registry, out: Output) -> None:
     policy = load_policy(path)
     what = str(path) if path else "the default policy, as no other is set (ULORA_POLICY)"
     out.answer(_document(policy, str(path) if path else ""), f"policy: {what}\n{_text(policy)}")
+
+
+@policy_command.command("prometheus", short_help="The guard's rules as alerts for Prometheus.")
+@click.argument("file", type=folder, required=False)
+@json_option
+def prometheus_command(out: Output, *, file: Path | None) -> None:
+    """Print a rule file for Prometheus, over the metrics of replicas: an alert for each band of the guard.
+
+    FILE is a policy; without it the setting `policy`, or what ships. The alerts compare plain rates with the bounds.
+    They tell people; the guard does not need them.
+
+    \b
+    Examples:
+      ulora policy prometheus > ulora-alerts.yaml
+      ulora policy prometheus policy.yaml
+    """
+    from registry.evidence.alert_rules import alert_rules, rule_groups
+    from registry.evidence.policy import load_policy
+    from registry.settings import policy_file
+
+    policy = load_policy(file or policy_file())
+    rules = policy.guard_rules()
+    out.answer(rule_groups(rules), alert_rules(rules, policy.digest).rstrip())
 
 
 @policy_command.command("replay", short_help="Compute a verdict again from what it names.")
@@ -117,11 +143,46 @@ def _differs(done: Replayed) -> IntegrityError:
 
 
 def _document(policy: Policy, file: str) -> dict[str, object]:
-    return {"file": file, "sha256": policy.digest, **policy.model_dump(mode="json", exclude_none=True, by_alias=True)}
+    trials, rules = policy.trial_policy(), policy.guard_rules()
+    return {
+        "file": file,
+        "sha256": policy.digest,
+        **policy.model_dump(mode="json", exclude_none=True, by_alias=True),
+        "trials": trials.model_dump(mode="json"),
+        "guard": {"rules": [rule.document() for rule in rules]},
+    }
 
 
 def _text(policy: Policy) -> str:
-    return "\n".join(line for name in CHANNELS for line in _channel_lines(name, policy.channels[name]))
+    gates = (line for name in CHANNELS for line in _channel_lines(name, policy.channels[name]))
+    return "\n".join([*gates, *_guard_lines(policy), *_trial_lines(policy)])
+
+
+def _guard_lines(policy: Policy) -> Iterator[str]:
+    from registry.evidence.guard_rules import Bands
+
+    yield f"the guard judges what serves{_shipped(policy.guard)}:"
+    for bands in Bands.of(policy.guard_rules()):
+        yield f"  {bands}"
+    if not policy.guard_rules():
+        yield "  by nothing"
+
+
+def _trial_lines(policy: Policy) -> Iterator[str]:
+    trials = policy.trial_policy()
+    yield f"plans of trials{_shipped(policy.trials and policy.trials.plans)}:"
+    for name, plan in (trials.plans or {}).items():
+        yield f"  {name}: {plan}"
+    alpha = trials.alpha
+    yield f"  after {trials.max_hold} without data or a decision, a person decides"
+    yield (
+        "  of versions that are not worse so many are rolled back at most: "
+        f"errors {alpha.errors:g}, accuracy {alpha.accuracy:g}, latency {alpha.latency:g}"
+    )
+
+
+def _shipped(section: object) -> str:
+    return " (as shipped: the policy does not say)" if section is None else ""
 
 
 def _channel_lines(name: str, asked: ChannelPolicy) -> Iterator[str]:

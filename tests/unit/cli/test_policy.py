@@ -32,7 +32,7 @@ def test_who_is_asked_and_when_not_is_told_too(tmp_path: Path) -> None:
     path, window = tmp_path / "people.yaml", "from: 2026-12-24T00:00:00Z, to: 2026-12-27T00:00:00Z, why: holidays"
     path.write_text(f"format: 1\nchannels: {{staging: {{}}, production: {{approvals: 2, freeze: [{{{window}}}]}}}}\n")
     done = ulora("policy", "check", path)
-    assert done.out.splitlines()[3:] == [
+    assert done.out.splitlines()[3:6] == [
         "production asks of every version:",
         "  2 people approved it with `ulora approve`",
         "  it is not from 2026-12-24T00:00:00Z to 2026-12-27T00:00:00Z: holidays",
@@ -47,7 +47,7 @@ def test_a_rule_that_never_decides_is_told_what_does(tmp_path: Path) -> None:
     path.write_text(f"format: 1\nchannels: {{staging: {{}}, production: {{defaults: [{rules}]}}}}\n")
     done = ulora("policy", "check", path)
     assert done.code == 0
-    assert done.out.splitlines()[-2:] == [
+    assert done.out.splitlines()[4:6] == [
         "  latency_ms_p95 <= stable + 5: never decides, as times of two runs are not compared; use latency_ratio_p95 "
         "with `max`",
         "  adapter_memory_mb <= stable + 5",
@@ -57,7 +57,7 @@ def test_a_rule_that_never_decides_is_told_what_does(tmp_path: Path) -> None:
 def test_a_valid_policy_is_told_by_its_rules(policy: Path) -> None:
     done = ulora("policy", "check", policy)
     assert done.code == 0, done
-    assert done.out.splitlines() == [
+    assert done.out.splitlines()[:10] == [
         f"{policy} is valid",
         "staging asks of every version:",
         "  nothing",
@@ -88,3 +88,62 @@ def test_the_rules_in_force_are_those_of_the_setting(policy: Path, monkeypatch: 
     monkeypatch.setenv("ULORA_POLICY", str(policy))
     assert ulora("policy", "show").out.startswith(f"policy: {policy}\n")
     assert ulora("policy", "show", "--json").document["file"] == str(policy)
+
+
+GUARDED = (
+    POLICY
+    + """\
+trials:
+  plans: {default: [{percent: 5, hold: 90s, min_units: 1}]}
+guard:
+  rules:
+    - {metric: accuracy, min: 0.9, severity: rollback, why: "no {{ template }}"}
+    - {metric: accuracy, min: 0.92, severity: hold}
+"""
+)
+
+
+def test_bands_and_plans_are_told(policy: Path) -> None:
+    policy.write_text(GUARDED)
+    done = ulora("policy", "check", policy)
+    assert done.out.splitlines()[10:] == [
+        "the guard judges what serves:",
+        "  accuracy: < 0.9 roll back | 0.9–0.92 hold | >= 0.92 pass",
+        "plans of trials:",
+        "  default: 5% for 90s and 1 unit",
+        "  after 72h without data or a decision, a person decides",
+        "  of versions that are not worse so many are rolled back at most: errors 0.02, accuracy 0.02, latency 0.01",
+    ]
+    document = ulora("policy", "check", policy, "--json").document
+    assert document["guard"]["rules"][1] == {"metric": "accuracy", "min": 0.92, "severity": "hold"}
+    assert document["trials"]["plans"]["default"][0]["hold"] == "90s"
+
+
+def test_bands_and_plans_that_ship_are_told_as_such(policy: Path) -> None:
+    told = ulora("policy", "check", policy).out.splitlines()
+    assert "the guard judges what serves (as shipped: the policy does not say):" in told
+    assert "  accuracy: < 0.94 roll back | 0.94–0.95 warn | >= 0.95 pass" in told
+    assert "  default: 10% for 24h and 1000 units, then 50% for 24h and 5000 units, then 100%, watched for 7d" in told
+
+
+def test_a_guard_without_rules_is_told(policy: Path) -> None:
+    policy.write_text(POLICY + "guard: {rules: []}\n")
+    assert "  by nothing" in ulora("policy", "check", policy).out.splitlines()
+    assert ulora("policy", "prometheus", policy, "--json").document == {"groups": []}
+
+
+def test_a_band_that_is_wrong_is_named_with_its_line(policy: Path) -> None:
+    policy.write_text(
+        GUARDED.replace("severity: hold", "severity: rollback").replace("severity: rollback", "severity: warn", 1)
+    )
+    assert ulora("policy", "check", policy).code == 2
+    complains(ulora("policy", "check", policy), 2, "line 13", "guard.rules.0.severity", "nobody reaches this band")
+
+
+def test_alerts_are_those_of_the_file_or_of_the_setting(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ULORA_POLICY", raising=False)
+    shipped = ulora("policy", "prometheus").out
+    assert shipped.startswith(f"# Written by `ulora policy prometheus` from the policy {load_policy().digest}.")
+    policy.write_text(GUARDED)
+    monkeypatch.setenv("ULORA_POLICY", str(policy))
+    assert ulora("policy", "prometheus").out == ulora("policy", "prometheus", policy).out != shipped

@@ -306,9 +306,18 @@ def test_a_policy_with_junk_inside_parses_or_is_a_bad_policy(defaults: object, s
         assert all(rule.metric == "accuracy" for rule in rules_found)
 
 
+@given(TREES, TREES, st.lists(RULES, max_size=3) | TREES)
+def test_junk_in_trials_and_guard_is_only_ever_a_bad_policy(plans: object, alpha: object, rules_given: object) -> None:
+    document = {"format": 1, "channels": {"staging": {}, "production": {}}}
+    document |= {"trials": {"plans": plans, "alpha": alpha}, "guard": {"rules": rules_given}}
+    with contextlib.suppress(BadPolicy):
+        assert parse_policy(yaml.safe_dump(document).encode()).digest
+
+
 def test_the_example_in_the_docs_parses() -> None:
     text = (Path(__file__).parents[3] / "docs" / "policy.md").read_text("utf-8")
-    example_policy, snapshots = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    example_policy, snapshots, trials = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert str(parse_policy(trials.encode()).trial_plan("quick")) == "25% for 30m and 200 units"
     assert parse_policy(snapshots.encode()).rules_for("production", VersionName.parse("v1.0.0"), "files") == ()
     policy = parse_policy(example_policy.encode())
     assert "accuracy >= stable - 0.01 for every target" in rules(policy, "v5.5.4")

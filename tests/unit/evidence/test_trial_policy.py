@@ -40,7 +40,7 @@ def test_a_policy_that_says_a_part_has_the_rest_of_what_ships() -> None:
     assert kept_policy.read(full.to_bytes(), "policy").trial_plan() == said.trial_plan()
 
 
-def test_a_plan_of_ones_own_takes_the_place_of_those_that_ship() -> None:
+def test_plans_take_the_place_of_those_that_ship() -> None:
     said = policy(steps("percent: 2.5, hold: 30m", "percent: 20, hold: 90s, min_units: 5"))
     assert str(said.trial_plan("mine")) == "2.5% for 30m, then 20% for 90s and 5 units"
     with pytest.raises(BadInput, match="no plan 'default'"):
