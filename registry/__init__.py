@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from registry.serving.sidecar_round import SidecarOptions
     from registry.settings import Settings
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
+    from registry.usecases.version_test_options import TestOptions
     from registry.versions.bundle import ReleaseNotes
 
 __all__ = [
     "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
-    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "UloraError", "VerifyOptions",
-    "VersionName",
+    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "TestOptions", "UloraError",
+    "VerifyOptions", "VersionName",
 ]  # fmt: skip
 
 _HOMES = {
@@ -46,6 +47,7 @@ _HOMES = {
     "UloraError": "registry.errors",
     "RestoreOptions": "registry.usecases.options",
     "RollbackOptions": "registry.channels.channel",
+    "TestOptions": "registry.usecases.version_test_options",
     "VerifyOptions": "registry.usecases.options",
     "VersionName": "registry.names",
 }

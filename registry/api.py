@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from registry.trust.keys import SigningKey
     from registry.usecases.approve import Approved
     from registry.usecases.canary import Canaries
+    from registry.usecases.check_results import CheckResult, VersionTest
     from registry.usecases.diff import VersionDiff
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.usecases.verify import Checked
+    from registry.usecases.version_test_options import TestOptions
     from registry.versions.backbones import AddedBackbone, Mirrored
     from registry.versions.bindings import Bindings
     from registry.versions.manifest import Manifest
@@ -127,15 +129,13 @@ class Registry:
             Overwritten: the store has not kept or protected the new name: it ignores the conditions of writes.
             CatalogUnreachable: MLflow does not answer. If it stopped answering in between, the same call finishes.
         """
-        make = usecases.create.plan if dry_run else usecases.create.create
-        return make(self.wiring, version, source, options, offline=offline, progress=progress, say=say)
+        act = usecases.create.plan if dry_run else usecases.create.create
+        return act(self.wiring, version, source, options, offline=offline, progress=progress, say=say)
 
     def versions(self, *, mlflow: bool = True, say: Say = say_nothing) -> list[Listed]:
         """All versions in the order of their names, with their numbers in MLflow where that answers.
 
-        Args:
-            mlflow: False leaves the numbers out, and MLflow's import, which takes seconds.
-            say: gets a line about what was left out.
+        `mlflow=False` leaves the numbers out, and MLflow's import, which takes seconds; `say` is told what is left out.
         """
         return usecases.status.versions(self.wiring, mlflow=mlflow, say=say)
 
@@ -146,8 +146,7 @@ class Registry:
     def trusted_manifest(self, version: str) -> Manifest:
         """The verified manifest of a version that is trusted, if any keys are.
 
-        Raises:
-            NotTrusted, BadSetting, MissingDependency: it is not trusted, or that can't be checked here.
+        Raises: NotTrusted, BadSetting, MissingDependency: it is not trusted, or that can't be checked here.
         """
         return usecases.sign.trusted_manifest(self.wiring, version)
 
@@ -208,9 +207,8 @@ class Registry:
             BackboneNotFound: it is gated, missing or unreachable; the hint says what to do.
             BadInput: it is not a backbone of a known family.
         """
-        return usecases.backbones.add_backbone(
-            self.wiring, spec, revision=revision, name=name, dry_run=dry_run, progress=progress
-        )
+        add = usecases.backbones.add_backbone
+        return add(self.wiring, spec, revision=revision, name=name, dry_run=dry_run, progress=progress)
 
     def backbones(self) -> Mirrored:
         """The backbones that the store holds, by name."""
@@ -231,6 +229,14 @@ class Registry:
             BackboneNotFound, LoadFailed, SelfTestFailed, MissingDependency, NotTrusted: see `load`.
         """
         return usecases.measure.measure(self.wiring, version, options, offline=offline, on_done=on_done, say=say)
+
+    def test(
+        self, version: str, options: TestOptions | None = None, *, dry_run: bool = False,
+        tell: Callable[[CheckResult], None] = ignore, say: Say = say_nothing,
+    ) -> VersionTest:  # fmt: skip
+        """Test a version, or with `options.deployed` what is deployed; keep the result as evidence. A check that fails
+        is reported, and not raised; `tell` gets each as soon as it is known. Raises: BadInput, MissingDependency."""
+        return usecases.version_test.test(self.wiring, version, options, dry_run=dry_run, tell=tell, say=say)
 
     def evidence(self, version: str) -> list[Evidence]:
         """All evidence of a version, oldest first."""
@@ -373,9 +379,8 @@ class Registry:
         Raises:
             NotNow, IntegrityError: another one is deleting, or something can't be read. No file was deleted.
         """
-        return usecases.retention.collect_garbage(
-            self.wiring, rule, grace=grace, reason=reason, dry_run=dry_run, say=say
-        )  # fmt: skip
+        collect = usecases.retention.collect_garbage
+        return collect(self.wiring, rule, grace=grace, reason=reason, dry_run=dry_run, say=say)
 
     def remember(self, version: str, *, dry_run: bool = False) -> bool:
         """Take back that a version was forgotten, while its files are still there. False if it was not forgotten.

@@ -38,10 +38,12 @@
     + StoreDenied
     + CatalogUnreachable
     + CatalogRefused
+    + ReplicaUnreachable
     + OutcomeUnknown
   x NotInMlflow                 8  it is done in the store, and MLflow does not show it
   x StoreUnfit                  6  a store that ignores conditional writes
   x DiskFull                    1
+  x CheckFailed                 1  a version, or what is deployed, did not pass a test
   x LoadFailed                  1  a version's files are correct, but can't be loaded
   x ReplicaClosed               1
   x Overloaded                  1  a replica has more requests than it can answer in time
@@ -259,6 +261,10 @@ class CatalogRefused(Unreachable):
     """The MLflow tracking server refuses the credentials or the request."""
 
 
+class ReplicaUnreachable(Unreachable):
+    """A replica does not answer, or refuses the token."""
+
+
 class OutcomeUnknown(Unreachable):
     """A write was sent, but before the deadline it was not known whether the server applied it."""
 
@@ -285,6 +291,18 @@ class StoreUnfit(UloraError):
 
 class DiskFull(UloraError):
     """The local disk is full. No partly written file was left."""
+
+
+class CheckFailed(UloraError):
+    """A version, or what is deployed, did not pass a test.
+
+    Attributes:
+        lines: what was found, in detail.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.lines = lines
 
 
 class LoadFailed(UloraError):

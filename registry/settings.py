@@ -157,6 +157,15 @@ class Settings:
             sse_kms_key_id=found["sse_kms_key_id"],
         )
 
+    def environment(self) -> dict[str, str]:
+        """The variables by which another process loads these settings. What has no variable is left out (`aliases`)."""
+        found: dict[str, str] = {}
+        for name, source in SOURCES.items():
+            value = getattr(self, name)
+            if source.variable and value:
+                found[source.variable] = os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
+        return found
+
 
 def policy_file() -> Path | None:
     """The setting `policy` alone, for what needs no store; None for the policy that ships.

@@ -24,8 +24,8 @@ _COMPLETE = "_ULORA_COMPLETE"
 _INTERRUPT_HINT = "run the same command again: it is safe, and what was transferred is kept"
 _SECTIONS = {
     "Everyday": (
-        "create", "list", "show", "diff", "measure", "promote", "rollback", "status", "history", "verify", "sign",
-        "approve", "restore", "switch", "serve", "follow",
+        "create", "list", "show", "diff", "measure", "test", "promote", "rollback", "status", "history", "verify",
+        "sign", "approve", "restore", "switch", "serve", "follow",
     ),
     "Trials": ("canary",),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),

@@ -23,8 +23,25 @@ METRICS = {
         *("latency_ratio_p50", "latency_ratio_p95"),
     ),
     "memory": ("adapter_memory_mb", "adapters_memory_mb_total"),
+    "tests": (
+        *("version_tests", "version_tests_verify", "version_tests_golden", "version_tests_team", "version_tests_drill"),
+        "drill_seconds",
+    ),
+    "deployed": (
+        "deployed_tests",
+        *(f"deployed_tests_{name}" for name in ("live", "ready", "version", "digest", "answers", "errors", "latency")),
+        *("deployed_latency_ms_p50", "deployed_latency_ms_p95"),
+    ),
 }
-"""Benchmark -> its metrics. Another package's benchmark names its metrics after itself: `energy`, `energy_joules`."""
+"""Benchmark -> its metrics. Another package's benchmark names its metrics after itself: `energy`, `energy_joules`.
+
+`tests` and `deployed` are what `ulora test` records."""
+
+_TEST_OPTIONS = {
+    "version_tests_team": " --tests DIR", "version_tests_drill": " --drill", "drill_seconds": " --drill",
+    **dict.fromkeys(METRICS["deployed"], " --deployed URL"),
+}  # fmt: skip
+"""What `ulora test` needs to record a metric."""
 
 RATIOS = frozenset({"latency_ratio_p50", "latency_ratio_p95"})
 """Metrics of a version divided by those of another one, measured in turns in one run: `ulora measure V --against W`."""
@@ -38,6 +55,16 @@ _BENCHMARK_OF = {metric: benchmark for benchmark, metrics in METRICS.items() for
 def benchmark_of(metric: str) -> str:
     """The name of the benchmark that measures a metric; the metric's first word if none of this package does."""
     return _BENCHMARK_OF.get(metric, metric.split("_", 1)[0])
+
+
+def is_of_a_test(metric: str) -> bool:
+    """Whether `ulora test` records a metric, and no benchmark."""
+    return benchmark_of(metric) in ("tests", "deployed")
+
+
+def recording_command(metric: str, version: object) -> str:
+    """The command that records a metric of a version's tests."""
+    return f"ulora test {version}{_TEST_OPTIONS.get(metric, '')}"
 
 
 def is_time(metric: str) -> bool:

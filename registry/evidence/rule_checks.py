@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from registry.evidence.candidate import Candidate
 from registry.evidence.comparison import Compared, compare_paired, compare_value
 from registry.evidence.looks import MAX_LOOKS, compare_look, look_confidence, rounds_that_decide
-from registry.evidence.metrics import MAX_ROUNDS, benchmark_of, is_time_of_one_run, ratio_for
+from registry.evidence.metrics import (
+    MAX_ROUNDS,
+    benchmark_of,
+    is_of_a_test,
+    is_time_of_one_run,
+    ratio_for,
+    recording_command,
+)
 from registry.evidence.number_text import ALL_DIGITS, END_DIGITS, number
 from registry.evidence.paired import CompareOptions, compare
 from registry.evidence.results import Evidence, Metric, ReadOutcomes
@@ -359,7 +366,7 @@ def _where(rule: Rule) -> str:
 
 def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
     """What to do about a missing value. The benchmark may have noted the cause under the metric's name."""
-    if candidate.flavor == FILES_FLAVOR:
+    if candidate.flavor == FILES_FLAVOR and not is_of_a_test(rule.metric):
         return (
             f"a snapshot can't be measured; a policy with `by_flavor: {{{FILES_FLAVOR}: []}}` asks other things of it"
         )
@@ -369,6 +376,8 @@ def _remedy(rule: Rule, candidate: Candidate, sample: _Sample) -> str:
 
 
 def _measure(rule: Rule, version: Candidate, against: Candidate | None = None) -> str:
+    if is_of_a_test(rule.metric):
+        return recording_command(rule.metric, version.version)
     device = f" --device {rule.device}" if rule.device else ""
     runtime = f" --runtime {rule.runtime}" if rule.runtime else ""
     other = f" --against {against.version}" if against else ""

@@ -197,6 +197,28 @@ def run_hook(command: str, *, seconds: float, env: Mapping[str, str], stopped: C
         ["sh", "-c", command], stdin=DEVNULL, stdout=PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env={**_absolute(os.environ), **env},
     )  # fmt: skip
+    return _watch(process, seconds, stopped)
+
+
+def run_module(module: str, words: Sequence[str], *, seconds: float, env: Mapping[str, str]) -> HookAnswer:
+    """Run a Python module of this installation as a process group of its own.
+
+    The group is ended if it takes too long, or if this call is interrupted.
+
+    Args:
+        module: its dotted name; `words` are its arguments.
+        seconds: after which it is ended.
+        env: all of its variables.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *words], stdin=DEVNULL, stdout=PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, env=_absolute(env),
+    )  # fmt: skip
+    return _watch(process, seconds, lambda: False)
+
+
+def _watch(process: Process[bytes], seconds: float, stopped: Callable[[], bool]) -> HookAnswer:
+    """How a process group ends, and the last of what it says; it is ended where it has to be."""
     assert process.stdout is not None  # noqa: S101  a pipe was asked for
     deadline, said = time.monotonic() + seconds, b""
     with process.stdout as output:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
-PREFIXES = ("ulora-log-", "ulora-import-", "ulora-plots-", "ulora-file-", "ulora-git-", "ulora-blobs-", "ulora-model-")
+PREFIXES = tuple(f"ulora-{what}-" for what in ("log", "import", "plots", "file", "git", "blobs", "model", "test"))
 _OLD = 86400.0
 
 

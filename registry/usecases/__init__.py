@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from registry.usecases import sign as sign
     from registry.usecases import status as status
     from registry.usecases import verify as verify
+    from registry.usecases import version_test as version_test
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -253,10 +253,12 @@ def _read_back(log: Channel, record: Record) -> tuple[str, ...]:
 
 def _after(wiring: Wiring, before: Record | None, record: Record, version: str) -> tuple[str, ...]:
     """Leave a script that goes back, then update MLflow: `MIRROR_SECONDS` for both. Returns notes for the caller."""
+    if record.channel not in CHANNELS:  # MLflow shows no scratch channel, and nobody needs a script for one
+        return _forgotten_meanwhile(wiring, version)
     began = time.monotonic()
     scripts: list[Script] = []
     notes: tuple[str, ...] = ()
-    if before and before.stable and record.channel in CHANNELS:
+    if before and before.stable:
         notes = _leave_script(wiring, before.stable, record.channel, scripts)
     seconds = max(0.1, MIRROR_SECONDS - (time.monotonic() - began))
     mirrored = mirror(wiring, scripts, seconds=seconds)

@@ -12,8 +12,8 @@ from registry import Registry, errors
 
 PUBLIC = [
     "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
-    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "UloraError", "VerifyOptions",
-    "VersionName",
+    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "TestOptions", "UloraError",
+    "VerifyOptions", "VersionName",
 ]  # fmt: skip
 HEAVY = [
     "torch",

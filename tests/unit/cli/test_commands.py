@@ -30,7 +30,7 @@ COMMANDS += [
     "doctor",
     "follow",
 ]
-COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary"]
+COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -38,6 +38,7 @@ ARGUMENTS = {
     "diff": ["v1.0.0", "v2.0.0"],
     "approve": ["v1.0.0"],
     "measure": ["v1.0.0"],
+    "test": ["v1.0.0"],
     "restore": ["v1.0.0"],
     "switch": ["v1.0.0", "--root", "."],
     "sign": ["v1.0.0", "--key", "key.pem"],
