@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from registry.trust.keys import SigningKey
     from registry.usecases.approve import Approved
     from registry.usecases.canary import Canaries
-    from registry.usecases.check_results import CheckResult, VersionTest
+    from registry.usecases.check_results import VersionTest
     from registry.usecases.diff import VersionDiff
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.usecases.verify import Checked
@@ -231,12 +231,11 @@ class Registry:
         return usecases.measure.measure(self.wiring, version, options, offline=offline, on_done=on_done, say=say)
 
     def test(
-        self, version: str, options: TestOptions | None = None, *, dry_run: bool = False,
-        tell: Callable[[CheckResult], None] = ignore, say: Say = say_nothing,
-    ) -> VersionTest:  # fmt: skip
-        """Test a version, or with `options.deployed` what is deployed; keep the result as evidence. A check that fails
-        is reported, and not raised; `tell` gets each as soon as it is known. Raises: BadInput, MissingDependency."""
-        return usecases.version_test.test(self.wiring, version, options, dry_run=dry_run, tell=tell, say=say)
+        self, version: str, options: TestOptions | None = None, *, dry_run: bool = False, say: Say = say_nothing
+    ) -> VersionTest:
+        """Test a version, or with `options.deployed` what is deployed; keep the result as evidence. What fails is
+        reported, and not raised. Raises: BadInput, MissingDependency: the options can't be followed."""
+        return usecases.version_test.test(self.wiring, version, options, dry_run=dry_run, say=say)
 
     def evidence(self, version: str) -> list[Evidence]:
         """All evidence of a version, oldest first."""

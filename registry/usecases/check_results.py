@@ -26,7 +26,15 @@ CheckOutcome = Literal["passed", "failed", "refused", "skipped"]
 
 
 class CheckSkipped(Exception):
-    """A check can't be made here, or was not asked for; the message says why. It is no failure."""
+    """A check can't be made here, or was not asked for; the message says why. It is no failure.
+
+    Attributes:
+        runtime: what computed answers all the same.
+    """
+
+    def __init__(self, message: str, runtime: str = "") -> None:
+        super().__init__(message)
+        self.runtime = runtime
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,13 @@ class CheckPassed:
         said: what was found, in one line.
         n: how many single tests it stands for.
         metrics: numbers to be kept beside it.
+        runtime: what computed answers for it; empty if nothing did.
     """
 
     said: str
     n: int = 1
     metrics: tuple[Metric, ...] = ()
+    runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class CheckResult(HtmlTable):
         lines: the same in detail.
         seconds: how long it took.
         n: how many single tests it stands for.
-        metrics: numbers to be kept beside it.
+        metrics, runtime: see `CheckPassed`.
         error: why it failed, None if it did not.
     """
 
@@ -64,6 +74,7 @@ class CheckResult(HtmlTable):
     seconds: float = 0.0
     n: int = 1
     metrics: tuple[Metric, ...] = ()
+    runtime: str = ""
     error: UloraError | None = field(default=None, repr=False)
 
     def document(self) -> dict[str, Any]:
@@ -119,7 +130,7 @@ def run_check(name: str, check: Callable[[], CheckPassed]) -> CheckResult:
     try:
         found = check()
     except CheckSkipped as skipped:
-        return result("skipped", str(skipped))
+        return result("skipped", str(skipped), runtime=skipped.runtime)
     except GateRefused as error:
         verdict = error.verdict
         refusals = check_lines(verdict, refusals_only=True) if isinstance(verdict, Verdict) else ()
@@ -127,7 +138,7 @@ def run_check(name: str, check: Callable[[], CheckPassed]) -> CheckResult:
     except UloraError as error:
         lines = error.lines if isinstance(error, CheckFailed) else ()
         return result("failed", first_line(error, _MAX_SAID), lines, error=error)
-    return result("passed", found.said, n=found.n, metrics=found.metrics)
+    return result("passed", found.said, n=found.n, metrics=found.metrics, runtime=found.runtime)
 
 
 def evidence_of(

@@ -66,8 +66,11 @@ class DeployedChecks:
         """Whether what it serves has the digests that the version's name is bound to in the store.
 
         Raises:
+            CheckSkipped: it serves another version.
             CorruptBlob: it has others.
         """
+        if self._said.get("version") != self.manifest.version:
+            raise CheckSkipped("it serves another version")
         for name in ("manifest_sha256", "content_sha256"):
             wanted, served = getattr(self.binding, name), self._said.get(name)
             if served != wanted:
@@ -102,10 +105,15 @@ class DeployedChecks:
         Raises:
             CheckFailed: it does not.
         """
-        problems = tuple(filter(None, (self._bad_image(), self._unknown_target(), self._large_body())))
+        large = self.client.announce("/predict", MAX_BYTES + 1)
+        found = [self._bad_image(), self._unknown_target(), *([_large_body(large)] if large else ())]
+        problems = tuple(filter(None, found))
         if problems:
-            raise CheckFailed(f"{len(problems)} of 3 bad requests are not answered as they should be", lines=problems)
-        return CheckPassed("a broken image, an unknown target and a large body are refused", n=3)
+            said = f"{len(problems)} of {len(found)} bad requests are not answered as they should be"
+            raise CheckFailed(said, lines=problems)
+        # What stands before a replica may want the whole body first.
+        size = "a body of 32 MiB and one byte" + ("" if large else " (not answered before it is sent)")
+        return CheckPassed(f"refused: a broken image, an unknown target, {size}", n=len(found))
 
     def latency(self) -> CheckPassed:
         """How long answers take, one request after the other, as seen from here.
@@ -116,8 +124,8 @@ class DeployedChecks:
         images, seconds = self._images, list[float]()
         for number in range(self.options.requests):
             answer = self._predict(images[number % len(images)])
-            if answer.status != 200:
-                raise CheckFailed(f"request {number + 1} of {self.options.requests}: {answer.problem}")
+            if problem := self._refusal(answer):
+                raise CheckFailed(f"request {number + 1} of {self.options.requests}: {problem}")
             seconds.append(answer.seconds)
         p50, p95 = (1e3 * percentile(seconds, share) for share in (0.5, 0.95))
         said = f"p50 {p50:.1f} ms, p95 {p95:.1f} ms of {counted(len(seconds), 'request')}"
@@ -165,11 +173,14 @@ class DeployedChecks:
         """What is wrong with an answer; empty if it is as computed here, an image that nobody can read included."""
         if wanted.get("outcome") == "corrupt_image" and answer.status == 400:
             return ""
+        return self._refusal(answer) or disagreement(wanted, answer.document)
+
+    def _refusal(self, answer: ReplicaAnswer) -> str:
+        """Why an answer is none of the version; empty if it is one."""
         if answer.status != 200:
             return answer.problem
-        if answer.document.get("version") != self.manifest.version:
-            return f"it is by {answer.document.get('version')!s:.120}"
-        return disagreement(wanted, answer.document)
+        served = answer.document.get("version")
+        return "" if served == self.manifest.version else f"it is answered by {served!s:.120}"
 
     def _bad_image(self) -> str:
         answer = self.client.ask("POST", "/predict", _NOT_AN_IMAGE)
@@ -181,11 +192,6 @@ class DeployedChecks:
         if answer.status == 200 and answer.document.get("label", "") is None:
             return ""
         return "" if 400 <= answer.status < 429 and _is_ours(answer) else f"an unknown target: {answer.problem}"
-
-    def _large_body(self) -> str:
-        """It is only announced: what stands before a replica may take it all first, and then nobody says anything."""
-        answer = self.client.announce("/predict", MAX_BYTES + 1)
-        return "" if answer is None or answer.status == 413 else f"a body of 32 MiB and one byte: {answer.problem}"
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -202,6 +208,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _latencies(p50: float, p95: float, n: int) -> Iterator[Metric]:
     for name, value in (("p50", p50), ("p95", p95)):
         yield Metric.of(f"deployed_latency_ms_{name}", round(value, 3), n=n, unit="ms")
+
+
+def _large_body(answer: ReplicaAnswer) -> str:
+    return "" if answer.status == 413 else f"a body of 32 MiB and one byte: {answer.problem}"
 
 
 def _query(target: str | None) -> str:

@@ -6,7 +6,6 @@ import http.client
 import json
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +21,8 @@ MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that is read."""
 TOKEN = "ULORA_TOKEN"  # noqa: S105  the name of a variable
 _REFUSED = (401, 403)
+_IMAGE = "image/png"
+"""What bodies are said to be; a replica looks at their bytes."""
 _IDLE = 2.0
 """Seconds after which a connection is opened anew: a server may close an idle one."""
 
@@ -71,12 +72,12 @@ class ReplicaClient:
         self._connection.close()
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> ReplicaAnswer:
-        """Ask once.
+        """Ask once; the body is an image.
 
         Raises:
             ReplicaUnreachable: there is no whole answer in time, or it refuses the token.
         """
-        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
+        headers = {"Content-Type": _IMAGE} if body is not None else {}
         answer = self._ask(method, path, body, headers)
         if answer.status in _REFUSED:
             raise ReplicaUnreachable(
@@ -86,10 +87,13 @@ class ReplicaClient:
 
     def announce(self, path: str, size: int) -> ReplicaAnswer | None:
         """Ask whether a body of so many bytes would be taken, without sending it; None if that is not said in time."""
-        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream", "Expect": "100-continue"}
-        with suppress(ReplicaUnreachable):
+        headers = {"Content-Length": str(size), "Content-Type": _IMAGE, "Expect": "100-continue"}
+        try:
             return self._ask("POST", path, None, headers)
-        return None
+        except ReplicaUnreachable:
+            return None
+        finally:
+            self.close()  # a body is still owed on this connection
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> ReplicaAnswer:
         if time.monotonic() - self._used > _IDLE:

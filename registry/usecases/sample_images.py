@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from registry.errors import BadInput, no_folder
-from registry.versions.manifest import FileEntry, Manifest
+from registry.versions.manifest import Manifest
 from registry.versions.weights import TensorSpan, read_header
 from registry.wiring import Wiring
 
@@ -41,8 +41,8 @@ def sample_images(wiring: Wiring, manifest: Manifest, folder: Path | None) -> tu
         MissingBlob, CorruptBlob, BadWeights: the recorded outputs can't be read.
     """
     if folder is not None:
-        return _of_folder(folder)
-    return tuple(_of_goldens(wiring, manifest)) or tuple(_pattern(number) for number in range(4))
+        return images_of_folder(folder)
+    return tuple(_of_goldens(wiring, manifest)) or tuple(pattern(number) for number in range(4))
 
 
 def png(pixels: bytes, width: int, height: int) -> bytes:
@@ -58,8 +58,12 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _of_folder(folder: Path) -> tuple[SampleImage, ...]:
-    """Some of the images of a folder, spread evenly over their names; the same at each call."""
+def images_of_folder(folder: Path) -> tuple[SampleImage, ...]:
+    """Some of the images of a folder, spread evenly over their names; the same at each call.
+
+    Raises:
+        BadInput: it has none, or is not there.
+    """
     if not folder.is_dir():
         raise BadInput(no_folder(folder), hint="--data names a folder of images")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
@@ -75,21 +79,26 @@ def _of_goldens(wiring: Wiring, manifest: Manifest) -> Iterator[SampleImage]:
     files = [file for file in manifest.files if PurePosixPath(file.path).name == _GOLDEN][: MOST // _EACH]
     local = wiring.blobs.fetch(files, of=manifest.version) if files else {}
     for file in files:
-        yield from _of_golden(file, local[file.sha256])
+        yield from images_of_golden(file.path, local[file.sha256])
 
 
-def _of_golden(file: FileEntry, path: Path) -> Iterator[SampleImage]:
-    span = next((span for span in read_header(path, file.path) if span.name == _INPUTS and _are_images(span)), None)
+def images_of_golden(name: str, path: Path) -> Iterator[SampleImage]:
+    """The first inputs of a file of recorded outputs; `name` is its path in the version.
+
+    Raises:
+        BadWeights: it is damaged.
+    """
+    span = next((span for span in read_header(path, name) if span.name == _INPUTS and _are_images(span)), None)
     if span is None:
         return
-    parts = PurePosixPath(file.path).parts
+    parts = PurePosixPath(name).parts
     target = parts[1] if len(parts) == 3 and parts[0] == _OF_ADAPTERS else None
     count, height, width, _ = span.shape
     size = height * width * 3
     with path.open("rb") as opened:
         opened.seek(span.start)
         for number in range(min(count, _EACH)):
-            yield SampleImage(f"{file.path} {number}", png(opened.read(size), width, height), target)
+            yield SampleImage(f"{name} {number}", png(opened.read(size), width, height), target)
 
 
 def _are_images(span: TensorSpan) -> bool:
@@ -97,7 +106,7 @@ def _are_images(span: TensorSpan) -> bool:
     return span.dtype == "U8" and len(shape) == 4 and shape[3] == 3 and 0 < shape[1] * shape[2] * 3 <= MAX_BYTES
 
 
-def _pattern(number: int) -> SampleImage:
+def pattern(number: int) -> SampleImage:
     """A square of stripes and shades."""
     step = number + 1
     pixels = bytes(

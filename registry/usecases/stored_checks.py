@@ -48,8 +48,8 @@ def check_golden(wiring: Wiring, manifest: Manifest, options: TestOptions) -> Ch
     loaded = load(wiring, manifest.version, device=options.device, runtime=options.runtime)
     where = f"on {options.device} by {loaded.runtime}"
     if isinstance(loaded, TellsWeights) and not loaded.golden_sha256:
-        raise CheckSkipped(f"it loads {where}, and has no recorded outputs to compare with")
-    return CheckPassed(f"the recorded outputs are reproduced {where}")
+        raise CheckSkipped(f"it loads {where}, and has no recorded outputs to compare with", loaded.runtime)
+    return CheckPassed(f"the recorded outputs are reproduced {where}", runtime=loaded.runtime)
 
 
 def check_gates(wiring: Wiring, manifest: Manifest, channel: str) -> CheckPassed:

@@ -94,13 +94,22 @@ def run_team_tests(wiring: Wiring, manifest: Manifest, options: TestOptions, fol
     with scratch("ulora-test-") as place:
         report = place / "report.json"
         words = [
-            *("-p", PLUGIN, "-p", "no:cacheprovider", "--import-mode=importlib", "-q", "--color=no"),
+            *(
+                "-p",
+                PLUGIN,
+                "-p",
+                "no:cacheprovider",
+                "--import-mode=importlib",
+                "--continue-on-collection-errors",
+                "-q",
+                "--color=no",
+            ),
             *("--ulora-version", manifest.version, "--ulora-device", options.device, "--ulora-report", str(report)),
             *(("--ulora-runtime", options.runtime) if options.runtime else ()),
             str(folder.absolute()),
         ]
         answer = run_module("pytest", words, seconds=options.timeout, env=_environment(wiring, folder))
-        told = _read(report, answer, options.timeout)
+        told = read_report(report, answer, options.timeout)
     ran = told.passed + told.failed
     if told.failed:
         lines = tuple(f"{one.test}: {one.why}" for one in told.failures)
@@ -113,7 +122,12 @@ def run_team_tests(wiring: Wiring, manifest: Manifest, options: TestOptions, fol
     return CheckPassed(counted(ran, "test") + (f", {told.skipped} skipped" if told.skipped else ""), n=ran)
 
 
-def _read(file: Path, answer: HookAnswer, seconds: float) -> TeamReport:
+def read_report(file: Path, answer: HookAnswer, seconds: float) -> TeamReport:
+    """The report of a pytest that ended.
+
+    Raises:
+        CheckFailed: it was ended after its `seconds`, or it left no report that is whole.
+    """
     lines = tuple(answer.said.splitlines()[-_TAIL:])
     if answer.code is None:
         raise CheckFailed(f"the tests did not end within {seconds:g} s", hint="raise --timeout", lines=lines)

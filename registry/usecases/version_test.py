@@ -35,21 +35,18 @@ from registry.versions.manifest import Manifest
 from registry.wiring import Wiring
 
 Checks = Mapping[str, Callable[[], CheckPassed]]
-Tell = Callable[[CheckResult], None]
 RECORD = "record"
 """The step that keeps the evidence, in the list of checks."""
 
 
-def test(
-    wiring: Wiring, version: str, options: TestOptions | None, *, dry_run: bool, tell: Tell, say: Say
-) -> VersionTest:
+def test(wiring: Wiring, version: str, options: TestOptions | None, *, dry_run: bool, say: Say) -> VersionTest:
     """Test a version; see `Registry.test`."""
     options = options or TestOptions()
     check_channel(options.channel)
     if options.tests:
         check_folder(options.tests)
     binding = wiring.bindings.get(VersionName.parse(version))
-    run = _TestRun(wiring, binding, wiring.bindings.manifest(binding.pointer), options, dry_run, tell, say)
+    run = _TestRun(wiring, binding, wiring.bindings.manifest(binding.pointer), options, dry_run, say)
     if options.deployed is None:
         return run.of_the_version()
     with closing(ReplicaClient(options.deployed, options.token)) as client:
@@ -58,14 +55,13 @@ def test(
 
 @dataclass
 class _TestRun:
-    """One test of one version. The results are told as they are known."""
+    """One test of one version."""
 
     wiring: Wiring
     binding: Binding
     manifest: Manifest
     options: TestOptions
     dry_run: bool
-    tell: Tell
     say: Say
     results: list[CheckResult] = field(default_factory=list)
     evidence: str | None = None
@@ -91,21 +87,18 @@ class _TestRun:
         """Behind a URL."""
         checks = DeployedChecks(self.wiring, self.binding, self.manifest, client, self.options)
         self._make(checks.named())
-        self._keep(DEPLOYED, {"url": client.url[:200]})
+        if not isinstance(self.results[0].error, ReplicaUnreachable):  # else nothing is known of the version
+            self._keep(DEPLOYED, {"url": client.url[:200]})
         return self._report(client.url)
 
     def _make(self, checks: Checks) -> None:
         for name, check in checks.items():
             unreached = next(self._unreached(), None)
-            if unreached:
-                self._note(CheckResult(name, "skipped", f"{unreached} could not be reached"))
+            if unreached and name != RECORD:
+                self.results.append(CheckResult(name, "skipped", f"{unreached} could not be reached"))
             else:
                 self.say(f"{name} …")
-                self._note(run_check(name, check))
-
-    def _note(self, result: CheckResult) -> None:
-        self.results.append(result)
-        self.tell(result)
+                self.results.append(run_check(name, check))
 
     def _unreached(self) -> Iterator[str]:
         """What an earlier check did not reach: later ones would only wait for it, too."""
@@ -136,7 +129,8 @@ class _TestRun:
         """Keep the evidence; that it can't be kept is the result of a step of its own."""
         if not self.options.record or self.dry_run:
             return
-        runtime = "deployed" if benchmark == DEPLOYED else self.options.runtime or "default"
+        computed = next((one.runtime for one in self.results if one.runtime), "unknown")
+        runtime = "deployed" if benchmark == DEPLOYED else computed
         device = "deployed" if benchmark == DEPLOYED else self.options.device
         evidence = evidence_of(
             benchmark, self.manifest, self.results, runtime=runtime, device=device, who=self.wiring.settings.who,

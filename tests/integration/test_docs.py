@@ -40,6 +40,8 @@ PROJECT = {
     "project/src/pipeline.py": "print('plants')\n",
     "project/config/adapter_spec.json": '{"threshold_factor": 2.0}\n',
     "project/requirements.txt": "torch\n",
+    "checks/version_tests/test_v5_5_4_dinov3.py": "def test_it(loaded): assert loaded.version\n",
+    "checks/version_tests/test_v5.5.3-performance.py": "raise SystemExit\n",
 }
 SETTINGS = {
     "an S3 server that does not answer": {"ULORA_S3_ENDPOINT": "{dead}"},

@@ -29,6 +29,17 @@ def test_arguments_then_the_environment_then_the_file(folder: Path, monkeypatch:
     assert (found.store, found.model, found.tracking_uri) == ("s3://arg/a", "arg", "http://arg")
 
 
+def test_another_process_loads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Settings(
+        model="m", store="s3://b/p", endpoint_url="http://s3", cache=Path("/cache"), policy=Path("/policy.yaml"),
+        who="ann", trusted_keys=(Path("/a.pem"), Path("/b.pem")), minimum_version="v1.0.0", sse="aws:kms",
+        sse_kms_key_id="key",
+    )  # fmt: skip
+    for name, value in here.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load() == here
+
+
 def test_what_is_left_out_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     found = Settings.load(store="s3://b")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.machine.programs import HookAnswer, run_hook
+from registry.machine.programs import HookAnswer, run_hook, run_module
 from tests.support.echo_releases import wait_until
 
 
@@ -34,6 +34,15 @@ def test_at_its_time_out_it_is_ended_with_all_that_it_started(tmp_path: Path) ->
     assert run(f"sleep 1000 & echo $! > {pids}; trap '' TERM; wait; sleep 1000", seconds=0.5).code is None
     child = int(pids.read_text())
     wait_until(lambda: not _runs(child))
+
+
+def test_a_module_ends_as_a_hook_does(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os, sys, time\nprint(sys.argv[1:], os.environ['MINE'], flush=True)\ntime.sleep(float(sys.argv[1]))\n"
+    )
+    env = {"MINE": "kept", "PYTHONPATH": str(tmp_path)}
+    assert run_module("mine", ["0"], seconds=300, env=env) == HookAnswer(0, "['0'] kept")
+    assert run_module("mine", ["1000"], seconds=0.5, env=env).code is None
 
 
 def test_it_is_ended_when_it_is_to_stop(tmp_path: Path) -> None:
