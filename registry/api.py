@@ -299,10 +299,6 @@ class Registry:
         """The records of a channel, newest first; without a limit the whole chain is verified, else `BrokenChain`."""
         return usecases.status.history(self.wiring, channel, limit)
 
-    def forced(self, records: Sequence[Record]) -> dict[int, str]:
-        """The generations that were promoted by force, and the rules that were overruled."""
-        return usecases.pages.forced(self.wiring, records)
-
     def standings(self, version: str) -> tuple[Standing, ...]:
         """What a version is in each channel whose log names it, since when, by whom and why."""
         return usecases.pages.standings(self.wiring, version)

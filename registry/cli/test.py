@@ -22,13 +22,12 @@ from registry.cli.options import (
 from registry.cli.output import Output, place, table
 from registry.cli.signals import sigterm_interrupts
 from registry.formats.counts import counted
+from registry.usecases.replica_client import TOKEN
 from registry.usecases.version_test_options import MAX_REQUESTS, MAX_TIMEOUT, TestOptions
 
 if TYPE_CHECKING:
     from registry.api import Registry
     from registry.usecases.check_results import VersionTest
-
-TOKEN = "ULORA_TOKEN"  # noqa: S105  the name of a variable
 
 
 @click.command("test", short_help="Test a version before it is deployed, or what is deployed.")

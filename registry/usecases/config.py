@@ -20,6 +20,8 @@ VARIABLES = {
     "ULORA_KEY_PASSWORD": "the password of an encrypted signing key",
     "ULORA_DEBUG": "1 shows the traceback of an unexpected error",
     "ULORA_INSTANCE": "what every answer of `ulora serve` repeats as X-Ulora-Instance",
+    "ULORA_FLEET_KEY": "the keys that sign the receipts of answers",
+    "ULORA_TOKEN": "the bearer token that `ulora test --deployed` sends",
     "ULORA_TOKENS": "the bearer tokens of `ulora serve` without --tokens",
     "FORWARDED_ALLOW_IPS": "uvicorn: proxies whose X-Forwarded-For says the client's address",
     "XDG_CACHE_HOME": "the user's cache folder",
@@ -47,7 +49,7 @@ VARIABLES = {
 """Variables that have no other form."""
 _AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """AWS's own variables of the S3 server's address, in the order in which they count."""
-_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY_ID|USERNAME")
+_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|FLEET_KEY|ACCESS_KEY_ID|USERNAME")
 
 
 def show(given: Mapping[str, Any]) -> list[SettingValue]:

@@ -55,7 +55,13 @@ def test_no_store_is_no_failure_and_no_server_is_asked() -> None:
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
 def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch, as_json: list[str]) -> None:
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "ULORA_KEY_PASSWORD"):
+    for name in (
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+        "ULORA_KEY_PASSWORD",
+        "ULORA_FLEET_KEY",
+    ):
         monkeypatch.setenv(name, "SECRET")
     monkeypatch.setenv("ULORA_S3_ENDPOINT", "http://ann:SECRET@h:1")
     done = ulora("config", "show", *as_json)
