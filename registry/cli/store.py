@@ -152,7 +152,7 @@ def copy_command(
 
 def _document(done: Collected) -> dict[str, object]:
     return {"model": done.model, "kept": done.kept, "forgotten": done.forgotten, "forgotten_before": done.before,
-            "remembered": done.remembered, "pruned": done.pruned}  # fmt: skip
+            "remembered": done.remembered, "pruned": done.pruned, "old_counts": done.old_counts}  # fmt: skip
 
 
 def _collected(done: Collected, dry_run: bool) -> str:
@@ -162,7 +162,9 @@ def _collected(done: Collected, dry_run: bool) -> str:
     forgot = f"{'would forget' if dry_run else 'forgot'} {names}{before}"
     if done.remembered:
         forgot += f"\n{'would remember' if dry_run else 'remembered'} {', '.join(done.remembered)}: still needed"
-    return "\n\n".join(part for part in (kept, f"{forgot}\n{_pruned(done.pruned, dry_run)}") if part)
+    would = "would delete" if dry_run else "deleted"
+    counts = f"\n{would} what {counted(done.old_counts, 'replica')} counted in trials" if done.old_counts else ""
+    return "\n\n".join(part for part in (kept, f"{forgot}\n{_pruned(done.pruned, dry_run)}{counts}") if part)
 
 
 def _pruned(done: Pruned, dry_run: bool) -> str:

@@ -30,6 +30,7 @@ from registry.versions.backbones import BackboneMirror
 from registry.versions.manifest import FileEntry
 
 _BATCH = 256
+_MAX_OBSERVATIONS = 512 * 1024
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,15 @@ def _replica(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.replica(model, key.split("/")[-2], Heartbeat.parse(body, key).id))
 
 
+def _observation(model: str, body: bytes, key: str) -> _Said:
+    replica = canonical.decode(body, key, _MAX_OBSERVATIONS).get("replica")
+    return _Said(layout.observation(model, key.split("/")[-2], str(replica)))
+
+
+def _decision(model: str, body: bytes, key: str) -> _Said:
+    return _Said(layout.decision(model, key.split("/")[-2], canonical.sha256(body)))
+
+
 def _signature(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.signature(model, key.split("/")[-2], canonical.sha256(body)))
 
@@ -193,6 +203,8 @@ _READ: dict[str, ReadDocument] = {
     "forgotten": _forgotten,
     "pins": _pin,
     "replicas": _replica,
+    "observations": _observation,
+    "decisions": _decision,
     "signatures": _signature,
     "scripts": _script,
 }

@@ -17,6 +17,7 @@ from registry.names import VersionName
 from registry.parallel import in_parallel
 from registry.progress import Say, say_nothing
 from registry.retention.notes import Forgotten, Notes, forgotten_notes
+from registry.retention.old_counts import delete_old_counts, old_counts
 from registry.retention.prune import GRACE, Prune, Pruned
 from registry.retention.references import References, holds
 from registry.store import layout
@@ -46,6 +47,7 @@ class Collected:
         forgotten: versions of this model that were forgotten now, oldest first; `before` those that were already.
         remembered: versions that were forgotten and are needed after all: that was taken back.
         pruned: what was done with the blobs of all models.
+        old_counts: how many observations of trials that ended long ago were deleted; None where this identity may not.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Collected:
     before: tuple[str, ...]
     remembered: tuple[str, ...]
     pruned: Pruned
+    old_counts: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class GarbageCollection:
         done = self._forget(self._sort(rule))
         references = References(self.store, self.blobs, say=self.say)
         pruned = Prune(self.store, references, self.author.who, grace, self.say).run()
-        return Collected(self.model, *done, pruned)
+        return Collected(self.model, *done, pruned, delete_old_counts(self.store, self.model))
 
     def plan(self, rule: RetentionRule, grace: timedelta = GRACE) -> Collected:
         """What `collect` would do. Nothing is written.
@@ -109,7 +112,8 @@ class GarbageCollection:
         would = self._sort(rule)
         references = References(self.store, self.blobs, {self.model: frozenset(would.forgotten)}, self.say)
         plan = Prune(self.store, references, self.author.who, grace, self.say).plan()
-        return Collected(self.model, *would, plan.outcome(plan.due, grace))
+        counts = len(old_counts(self.store, self.model))
+        return Collected(self.model, *would, plan.outcome(plan.due, grace), counts)
 
     def remember(self, version: str) -> bool:
         """Take back that a version was forgotten, if its files are still there. False if it was not forgotten.

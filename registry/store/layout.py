@@ -132,6 +132,21 @@ def replica(model: str, channel_name: str, replica_id: str) -> str:
     return f"{replicas(model, channel_name)}{replica_id}.json"
 
 
+def observations(model: str, channel_name: str = "") -> str:
+    """The folder of what the replicas of a channel have counted, or without a channel that of all channels."""
+    return f"models/{model}/observations/" + (f"{channel_name}/" if channel_name else "")
+
+
+def observation(model: str, channel_name: str, replica_id: str) -> str:
+    """One replica's own counts."""
+    return f"{observations(model, channel_name)}{replica_id}.json"
+
+
+def decision(model: str, channel_name: str, sha256: str = "") -> str:
+    """A decision of the guard about a channel, or without a digest the folder of those."""
+    return f"models/{model}/decisions/{channel_name}/" + (f"{sha256}.json" if sha256 else "")
+
+
 def forgotten(model: str, name: str = "") -> str:
     """A note that garbage collection may drop a version's files, or the folder of a model's notes."""
     return f"models/{model}/forgotten/" + (f"{name}.json" if name else "")

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_FREE = ("replicas", "probe")
-"""Folders whose objects may change: heartbeats and the probe's own."""
+_FREE = ("replicas", "observations", "probe")
+"""Folders whose objects may change: heartbeats, what replicas count, and the probe's own."""
 _NEWEST_FIRST = 10**12
 OWN_MODEL = "model-"
 """How the models are called that belong to one case, as MLflow is shared."""
@@ -197,8 +197,10 @@ def _meaning(record: Mapping[str, Any]) -> dict[str, Any]:
         # A version that was bound anew has another manifest: its time.
         return {"version": pointer["version"], "weight": pointer.get("weight")} if pointer else None
 
+    trial = {name: value for name, value in (record.get("trial") or {}).items() if name not in ("id", "salt")}
     return {
         **{name: value for name, value in record.items() if name not in volatile},
+        "trial": trial,
         "stable": bare(record.get("stable")),
         "canary": bare(record.get("canary")),
         "stack": [bare(pointer) for pointer in record.get("stack", ())],

@@ -82,6 +82,14 @@ def three_versions(shared: str) -> Registry:
     return registry
 
 
+def two_promoted(shared: str) -> Registry:
+    """Three versions, of which production has served two."""
+    registry = three_versions(shared)
+    for name in NAMES[:2]:
+        registry.promote(name, "production")
+    return registry
+
+
 def three_promoted(shared: str) -> Registry:
     """Production has served three versions."""
     registry = three_versions(shared)
@@ -94,6 +102,16 @@ def one_staged(shared: str) -> Registry:
     """Three versions, of which staging serves the first."""
     registry = three_versions(shared)
     registry.promote(NAMES[0], "staging")
+    return registry
+
+
+def one_on_trial(shared: str) -> Registry:
+    """Three versions, of which production serves the first, and the second with a tenth of the keys."""
+    from registry.usecases.options import CanaryOptions
+
+    registry = three_versions(shared)
+    registry.promote(NAMES[0], "production")
+    registry.canary.start(NAMES[1], options=CanaryOptions(percent=10))
     return registry
 
 
@@ -153,6 +171,7 @@ def mark(shared: str) -> None:
     Registry().collect_garbage(RetentionRule(1, timedelta()), grace=timedelta())
 
 
+_CANARY = ("canary", "start", "v3.0.0", "--percent", "10", "--reason", "a trial")
 _CREATE = ("create", "v1.0.0", "--from", "{shared}/v1.0.0")
 _STAGE = ("promote", "v2.0.0", "--reason", "better")
 _ROLLBACK = ("rollback", "--wait", "0", "--reason", "errors")
@@ -169,6 +188,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("rollback", "three_promoted", _ROLLBACK, moves_channel=True, already="NotNow"),
         Scenario("rollback-from", "three_promoted", (*_ROLLBACK, "--from", "v3.0.0"), moves_channel=True),
         Scenario("rollback-partial", "three_promoted", _PARTIAL, moves_channel=True, already="NotNow"),
+        Scenario("canary-start", "two_promoted", _CANARY, moves_channel=True),
+        Scenario("canary-advance", "one_on_trial", ("canary", "advance", "--to", "100"), moves_channel=True),
+        Scenario("canary-abort", "one_on_trial", ("canary", "abort", "--wait", "0"), moves_channel=True),
         Scenario(
             "restore", "an_edited_tree", ("restore", "v2.0.0", "--target", "{folder}/site/current"), tree="current"
         ),

@@ -24,6 +24,7 @@ from registry.names import VersionName
 from registry.retention.forget import RetentionRule
 from registry.serving.follow import LiveOptions
 from registry.store import layout, uploads
+from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
 from registry.usecases.replay import newest_digest, replay
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
 from tests.support.echo_releases import load_echo, wait_until
@@ -32,7 +33,7 @@ from tests.support.sent_requests import Sent, record
 from tests.support.signing_keys import key_pair
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
-ROLES = ("publisher", "measurer", "promoter", "replica", "gc")
+ROLES = ("publisher", "measurer", "promoter", "replica", "guard", "gc")
 MODEL, PREFIX = "leaves", "team/ulora"
 GC_ROLE = "arn:aws:iam::123456789012:role/gc"
 FIVE_MIB = 5 * 1024 * 1024
@@ -98,6 +99,7 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     for role in ("publisher", "measurer", "promoter"):
         assert replay(cast[role].wiring, newest_digest(cast[role].wiring, "v1.1.0", "production")).equal
     serve(cast["replica"], promoter)
+    try_beside_stable(cast)
     collect(cast)
 
 
@@ -136,6 +138,29 @@ def serve(replica: Registry, promoter: Registry) -> None:
     promoter.history("production")
 
 
+def try_beside_stable(cast: Cast) -> None:
+    """Two trials: one advances to the end, the other is ended; both by the guard, from what a replica counts."""
+    promoter, guard, counted = cast["promoter"], cast["guard"], cast["replica"].store
+    promoter.promote("v1.0.0", "production")
+    counts = layout.observation(MODEL, "production", "one")
+    for version in ("v1.1.0", "v1.2.0"):
+        force = CanaryOptions(percent=10, force=True)
+        begun = promoter.canary.start(version, "production", force, reason="a trial").generation
+        for body in (b"{}", b'{"replica":"one"}'):
+            counted.overwrite(counts, body)
+        assert guard.store.get(counts).body == counted.get(counts).body
+        decision = sha256(version.encode())
+        guard.store.create(layout.decision(MODEL, "production", decision), version.encode())
+        if version == "v1.1.0":
+            guard.canary.advance(to=50, options=AdvanceOptions(expected=begun, decision=decision))
+            guard.canary.advance(options=AdvanceOptions(expected=begun + 1, decision=decision))
+        else:
+            guard.canary.abort(options=AbortOptions(expected=begun, decision=decision))
+    old = layout.observation(MODEL, "production", "old")
+    counted.overwrite(old, b'{"replica":"old"}')
+    cast["gc"].store.delete(old)
+
+
 def collect(cast: Cast) -> None:
     """What no channel needs is forgotten, and its files go."""
     for _ in range(2):
@@ -161,13 +186,14 @@ def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
         "approvals",
         "channels",
         "passed",
+        "decisions",
         "forgotten",
         "pins",
         "scripts",
         "signatures",
     ):
         assert f"/{kind}/" in written
-    for kind in ("replicas/production", "blobs/sha256", "gc.json"):
+    for kind in ("replicas/production", "observations/production", "blobs/sha256", "gc.json"):
         assert kind in written
     assert {"DeleteObject", "CompleteMultipartUpload"} <= {operation for operation, _ in kinds}
 
@@ -179,17 +205,22 @@ EVIDENCE, VERDICT = layout.evidence(MODEL, "v1.0.0", "e" * 64), layout.verdict(M
 POLICY = layout.policy(MODEL, "e" * 64)
 PASSED = layout.passed(MODEL, "staging", "v1.0.0", "e" * 64)
 FORGOTTEN, SIGNATURE = layout.forgotten(MODEL, "v1.0.0"), layout.signature(MODEL, "v1.0.0", "e" * 64)
+DECISION = layout.decision(MODEL, "production", "e" * 64)
 BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
 
 
 @pytest.mark.parametrize(
     ("role", "keys"),
     [
-        ("publisher", (RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, layout.GC_KEY, ELSEWHERE)),
+        ("guard", (VERSION, EVIDENCE, VERDICT, POLICY, FORGOTTEN, SIGNATURE, BLOB, layout.GC_KEY, ELSEWHERE)),
+        ("publisher", (DECISION, RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, layout.GC_KEY, ELSEWHERE)),
         ("measurer", (VERSION, RECORD, VERDICT, POLICY, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
-        ("promoter", (VERSION, EVIDENCE, FORGOTTEN, SIGNATURE, layout.GC_KEY, ELSEWHERE)),
-        ("replica", (VERSION, RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
-        ("gc", (VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE)),
+        ("promoter", (DECISION, VERSION, EVIDENCE, FORGOTTEN, SIGNATURE, layout.GC_KEY, ELSEWHERE)),
+        (
+            "replica",
+            (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE),
+        ),
+        ("gc", (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -211,7 +242,7 @@ def test_no_role_deletes_history(cast: Cast, role: str) -> None:
         assert cast["admin"].store.head(key)
 
 
-@pytest.mark.parametrize("role", ["publisher", "measurer", "promoter", "replica"])
+@pytest.mark.parametrize("role", ["publisher", "measurer", "promoter", "replica", "guard"])
 def test_only_garbage_collection_deletes_files_and_signatures(cast: Cast, role: str) -> None:
     blob = layout.blob(cast["admin"].manifest("v1.0.0").files[0].sha256)
     for key in (blob, cast["admin"].store.first(layout.signature(MODEL, "v1.0.0"))):
@@ -269,7 +300,9 @@ def may(
     return allows(ALL, cast.policies["bucket"], call)
 
 
-@pytest.mark.parametrize("key", [VERSION, RECORD, EVIDENCE, VERDICT, PASSED, FORGOTTEN, SIGNATURE, layout.FORMAT_KEY])
+@pytest.mark.parametrize(
+    "key", [VERSION, RECORD, EVIDENCE, VERDICT, PASSED, DECISION, FORGOTTEN, SIGNATURE, layout.FORMAT_KEY]
+)
 def test_nobody_overwrites_what_is_created_once(cast: Cast, key: str) -> None:
     assert may(cast, "s3:PutObject", key, **CREATES)
     assert not may(cast, "s3:PutObject", key)
@@ -289,6 +322,7 @@ def test_blobs_and_marks_are_replaced_only_knowingly(cast: Cast, key: str) -> No
 
 def test_heartbeats_can_be_deleted_and_plain_http_is_refused(cast: Cast) -> None:
     heartbeat = layout.replica(MODEL, "production", "one")
-    assert may(cast, "s3:PutObject", heartbeat)
-    assert may(cast, "s3:DeleteObject", heartbeat)
+    for key in (heartbeat, layout.observation(MODEL, "production", "one")):
+        assert may(cast, "s3:PutObject", key)
+        assert may(cast, "s3:DeleteObject", key)
     assert not may(cast, "s3:GetObject", heartbeat, **{"aws:SecureTransport": "false"})

@@ -33,6 +33,7 @@ from registry.retention.notes import Pin, pins
 from registry.serving.fleet import Heartbeat
 from registry.store import gc_marks, layout
 from registry.store.objects import ObjectStore
+from registry.usecases.options import CanaryOptions
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.manifest import BackboneRef
 from tests.support.registries import bind, create, listing, small_bundle
@@ -142,6 +143,36 @@ def test_the_newest_are_those_of_the_highest_names(registry: Registry, calendar:
     bind(registry, "v1.10.0", "v1.9.0", "v1.9.0-ood")
     calendar.days = 31
     assert registry.collect_garbage(RetentionRule(keep=2)).forgotten == ("v1.9.0",)
+
+
+def counts(registry: Registry, channel: str, replica: str) -> str:
+    """What a replica has counted."""
+    key = layout.observation(registry.model, channel, replica)
+    registry.store.create(key, b'{"format":1,"replica":"' + replica.encode() + b'"}')
+    return key
+
+
+def test_counts_go_a_week_after_their_trial_decisions_stay(registry: Registry, calendar: Calendar) -> None:
+    bind(registry, "v1.0.0", "v2.0.0")
+    for channel in ("staging", "production"):
+        registry.promote("v1.0.0", channel)
+        registry.canary.start("v2.0.0", channel, CanaryOptions(percent=10))
+        counts(registry, channel, "one")
+    registry.store.create(layout.decision(registry.model, "production", sha256(b"{}")), b"{}")
+    calendar.days = 20
+    counts(registry, "production", "two")
+    registry.canary.abort("production")
+    calendar.days = 26.9
+    registry.promote("v2.0.0", "production", PromoteOptions(force=True), reason="fixed")
+    assert registry.collect_garbage(KEEP_ONE).old_counts == 0
+    calendar.days = 27.1
+    counts(registry, "production", "three")
+    assert registry.collect_garbage(KEEP_ONE, dry_run=True).old_counts == 2
+    assert registry.collect_garbage(KEEP_ONE).old_counts == 2
+    left = sorted(
+        key.rpartition("/")[2] for key in listing(registry) if "/observations/" in key or "/decisions/" in key
+    )
+    assert left == sorted([f"{sha256(b'{}')}.json", "one.json", "three.json"])
 
 
 def test_silent_replicas_and_old_scratch_channels_hold_nothing(

@@ -28,6 +28,9 @@ def test_every_key_is_where_the_design_puts_it() -> None:
     assert layout.signature("m", "v1.0.0", SHA) == f"models/m/signatures/v1.0.0/{SHA}.json"
     assert layout.all_replicas("m") == "models/m/replicas/"
     assert layout.replica("m", "staging", "host-1") == "models/m/replicas/staging/host-1.json"
+    assert layout.observations("m") == "models/m/observations/"
+    assert layout.observation("m", "staging", "host-1") == "models/m/observations/staging/host-1.json"
+    assert layout.decision("m", "staging", SHA) == f"models/m/decisions/staging/{SHA}.json"
 
 
 @given(st.integers(1, 10**12 - 1), st.integers(1, 10**12 - 1))
