@@ -13,6 +13,7 @@ import pytest
 from registry.api import Registry
 from registry.catalog.client import Catalog
 from registry.catalog.connection import PATIENT
+from registry.usecases.options import CanaryOptions
 from tests.support import flavor_package
 from tests.support.registries import open_registry
 
@@ -65,6 +66,31 @@ def test_versions_with_equal_content_are_shown_as_themselves(registry: Registry,
 
     left = registry.reconcile()
     assert (left.logged, left.changes, left.skipped) == ((), (), ())
+
+
+def test_a_version_on_trial_is_staging_with_a_tag_of_its_share(registry: Registry, equal_pair: tuple[str, str]) -> None:
+    first, second = equal_pair
+    registry.promote(first, "production")
+
+    def shown() -> tuple[str, str | None]:
+        (found,) = [found for found in registry.catalog.versions(registry.model) if found.version == second]
+        return found.stage, found.tags.get("ulora.trial")
+
+    assert registry.canary.start(second, options=CanaryOptions(percent=10)).notes == ()
+    assert shown() == ("Staging", "production 10%")
+    registry.canary.advance(to=50)
+    assert shown() == ("Staging", "production 50%")
+    assert registry.reconcile().changes == ()
+    registry.canary.abort()
+    assert registry.mirror() == ()
+    assert shown()[0] == "Archived"
+    assert not shown()[1]
+    forced = CanaryOptions(shadow=True, force=True)
+    registry.canary.start(second, options=forced, reason="again")
+    assert shown() == ("Staging", "production shadow 100%")
+    registry.canary.advance()
+    assert shown()[0] == "Production"
+    assert not shown()[1]
 
 
 def test_a_silent_server_does_not_block_the_use_of_another(registry: Registry, black_hole: str, tmp_path: Path) -> None:

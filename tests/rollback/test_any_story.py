@@ -10,11 +10,20 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from registry.channels.channel import Channel, RollbackOptions
-from registry.channels.record import Author, Canary, ChannelPosition, Record, partly_rolled_back, promoted
-from registry.errors import ChannelMoved, NotFound, NothingToRollBackTo, NotNow, UloraError, VersionNotFound
+from registry.channels.record import (
+    Author,
+    ChannelPosition,
+    Record,
+    partly_rolled_back,
+    promoted,
+    trial_advanced,
+    trial_started,
+)
+from registry.channels.trial import StartTrial, TrialKind
+from registry.errors import BadInput, ChannelMoved, NotFound, NothingToRollBackTo, NotNow, UloraError, VersionNotFound
 from registry.store.objects import ObjectStore
 from registry.versions.pointer import Pointer
 
@@ -73,7 +82,18 @@ class Rules:
         self._serve("promote", name, None)
 
     def start_trial(self, name: str) -> None:
+        if self.canary or not self.stable:
+            self._refuse(NotNow)
+        if name == self.stable:
+            self._refuse(BadInput)
+        self.withdrawn.discard(name)
         self._serve("canary", self.stable, name)
+
+    def make_trial_stable(self) -> None:
+        if self.canary is None:
+            self._refuse(NotFound)
+        self.stack = [each for each in [self.stable, *self.stack] if each and each != self.canary]
+        self._serve("advance", self.canary, None)
 
     def roll_back_in_part(self, composed: str) -> None:
         if self.stable is None:
@@ -175,18 +195,20 @@ class Story(RuleBasedStateMachine):
         if kind is None:
             self.rules.promote(name)
 
-    @precondition(lambda self: self.rules.stable and not self.rules.canary)
-    @rule(name=names)
-    def start_trial(self, name: str) -> None:
-        if name == self.rules.stable:
-            return
+    @rule(name=names, kind=st.sampled_from(("split", "shadow")))
+    def start_trial(self, name: str, kind: TrialKind) -> None:
+        start, head = StartTrial(kind, 5), self.log.head()
+        self._both(
+            lambda: self.log.commit(trial_started(self._place(head), pointer(name), by("ann"), None, start)),
+            lambda: self.rules.start_trial(name),
+        )
+
+    @rule(writer=writers)
+    def make_the_trial_stable(self, writer: str) -> None:
         head = self.log.head()
-        assert head
-        record = promoted(self._place(head), pointer(name), by("ann"), None)
-        changes = {"action": "canary", "stable": head.stable, "stack": head.stack, "withdrawn": head.withdrawn}
-        canary = Canary(version=name, manifest_sha256="a" * 64, weight=5.0)
-        self.log.commit(record.model_copy(update={**changes, "canary": canary}))
-        self.rules.start_trial(name)
+        self._both(
+            lambda: self.log.commit(trial_advanced(self._place(head), by(writer), 100)), self.rules.make_trial_stable
+        )
 
     @rule()
     def roll_back_in_part(self) -> None:
