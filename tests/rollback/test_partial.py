@@ -9,10 +9,10 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions, RollbackOptions
-from registry.channels.record import Author, Canary, ChannelPosition, promoted
 from registry.errors import BadInput, ChannelMoved, MissingBlob, NothingToRollBackTo, NotNow, OutcomeUnknown
 from registry.names import VersionName
 from registry.store import layout
+from registry.usecases.options import CanaryOptions
 from registry.versions.compose import component_files
 from registry.versions.manifest import BackboneRef, Component, FileEntry, Manifest
 from tests.servers.proxy import Proxy, refuse, swallow_reply
@@ -255,15 +255,10 @@ def test_a_promotion_meanwhile_is_not_rolled_back_unseen(registry: Registry, pro
 
 def test_while_a_canary_runs_it_is_refused(registry: Registry) -> None:
     make(registry, "v3.0.0")
-    log = registry.channel("production")
-    head, pointer = log.head(), registry.bindings.get(VersionName.parse("v3.0.0")).pointer
-    assert head
-    record = promoted(ChannelPosition(registry.model, "production", head), pointer, Author("a test"), None)
-    unchanged = {"stable": head.stable, "stack": head.stack, "action": "canary"}
-    log.commit(record.model_copy(update={**unchanged, "canary": Canary(**pointer.model_dump(), weight=5.0)}))
+    registry.canary.start("v3.0.0", options=CanaryOptions(percent=5))
     with pytest.raises(NotNow, match=r"v3\.0\.0 is on trial") as refused:
         registry.rollback(only=[TOMATO])
-    assert "`ulora rollback` ends the trial" in refused.value.hint
+    assert "`ulora canary abort --channel production` ends the trial" in refused.value.hint
 
 
 @pytest.mark.parametrize("silent", [(), (TOMATO,)])
