@@ -227,13 +227,13 @@ def test_a_start_leaves_the_script_that_ends_it(registry: Registry) -> None:
 
 CHANGE = """
 import sys
+from pathlib import Path
 from registry import Registry
 from registry.errors import UloraError
 from registry.settings import Settings
 from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
-act, model, store, policy, expected = sys.argv[1:]
-from pathlib import Path
-registry = Registry(settings=Settings(model=model, store=store, policy=Path(policy), who=act))
+act, model, store, cache, policy, expected = sys.argv[1:]
+registry = Registry(settings=Settings(model=model, store=store, cache=Path(cache), policy=Path(policy), who=act))
 registry.channel("production").head()      # warm: connected, imported
 registry.canary
 print("ready", flush=True)
@@ -255,7 +255,8 @@ def at_once(registry: Registry, *acts: str) -> list[str]:
     """What becomes of changes that processes make at once, all after the newest record."""
     head = registry.channel("production").head()
     assert head
-    rest = [registry.model, registry.settings.store, str(registry.settings.policy), str(head.generation)]
+    settings = registry.settings
+    rest = [registry.model, settings.store, str(settings.cache), str(settings.policy), str(head.generation)]
     return in_processes(CHANGE, *([act, *rest] for act in acts))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from registry.api import Registry
 from registry.errors import BadInput, CorruptBlob, MissingBlob, VersionNotFound
+from registry.formats.canonical import sha256
 from registry.integrity.report import BadFile
 from registry.names import VersionName
 from registry.store import layout
@@ -171,3 +172,14 @@ def test_a_rebound_name_is_found_by_documents_and_old_records(registry: Registry
     assert report.documents
     assert {key.split("/")[2] for key in report.documents.bad} == {"verdicts", "passed"}
     assert all(f"it is about the content {old} of v1.0.0" in each for each in report.documents.bad.values())
+
+
+def test_counts_and_decisions_are_compared_with_their_keys(registry: Registry) -> None:
+    model, store = registry.model, registry.store
+    right = (layout.observation(model, "production", "one"), layout.decision(model, "production", sha256(b"{}")))
+    wrong = (layout.observation(model, "production", "two"), layout.decision(model, "production", sha256(b"[]")))
+    for place, body in zip((*right, *wrong), (b'{"replica":"one"}', b"{}") * 2, strict=True):
+        store.create(place, body)
+    documents = registry.verify_all().documents
+    assert documents
+    assert set(documents.bad) == set(wrong)
