@@ -19,7 +19,7 @@ from registry.trials.exact import CONTEXT, ln, log_mean
 
 RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 """By how much a rate may be larger than what is allowed, in the alternatives whose mean is taken."""
-_SPLITS = 200
+_SPLITS = 100
 """Steps in which an allowed sum of two rates is divided between them."""
 
 

@@ -316,6 +316,8 @@ def _shown(label: str | None) -> str:
 
 def _newest_that_fit(stages: list[StageCounts]) -> list[StageCounts]:
     """The newest stages whose bytes fit into a document together; a single one always does."""
+    if len(stages) < 2:
+        return stages
     left, kept = Observations.LIMIT - _ROOM, list[StageCounts]()
     for stage in reversed(stages):
         left -= len(canonical.encode(stage.model_dump(mode="json", exclude_unset=True))) + 1

@@ -78,9 +78,11 @@ class Units:
         return bool(self.bits >> unit & 1)
 
     def __iter__(self) -> Iterator[int]:
-        for place, byte in enumerate(self.bits.to_bytes(_BYTES, "little")):
-            if byte:
-                yield from (8 * place + bit for bit in range(8) if byte >> bit & 1)
+        bits = f"{self.bits:b}"[::-1]
+        unit = bits.find("1")
+        while unit >= 0:
+            yield unit
+            unit = bits.find("1", unit + 1)
 
 
 class GrowingUnits:

@@ -1,0 +1,1 @@
+"""How trials judge versions: false rollbacks and detection, simulated, beside other ways."""
