@@ -64,11 +64,12 @@ _REQUESTS_A_WINDOW = 60
 
 def detection(effort: TrialEffort) -> Found:
     """The median number of units until each is found; of accuracy units are labelled ones."""
-    found = {case.name: _of_case(case, effort) for case in CASES}
+    found = {case.name: of_case(case, effort) for case in CASES}
     return Found({**found, **{f"+20% latency, {share:.0%} canary": _latency(share, effort) for share in (0.1, 0.5)}})
 
 
-def _of_case(case: Worse, effort: TrialEffort) -> Mapping[str, Any]:
+def of_case(case: Worse, effort: TrialEffort) -> Mapping[str, Any]:
+    """The median numbers of units until each finds what is worse; infinity where it mostly does not."""
     if case.is_shadow:
         return {"alpha": case.alpha, "ours": _median(effort, lambda draw: _shadow(case, draw))}
     every = [_split(case, np.random.default_rng([effort.seed, number])) for number in range(effort.runs)]

@@ -107,7 +107,7 @@ class _Trial:
     truths: dict[ArmName, Truth]
     draw: np.random.Generator
     now: float = 1_800_000_000.0
-    totals: ArmTotals = field(default_factory=lambda: ArmTotals(0, 0, 0, 0))
+    totals: dict[ArmName, list[int]] = field(default_factory=lambda: {"canary": [0, 0], "stable": [0, 0]})
     due: dict[int, list[tuple[int, TrialStage, Receipt, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class _Trial:
         place = number * len(PLAN) // LOOKS
         stage = self.stages[place]
         if number and place != (number - 1) * len(PLAN) // LOOKS:
-            self.totals = ArmTotals(0, 0, 0, 0)
+            self.totals = {"canary": [0, 0], "stable": [0, 0]}
         count = self.traffic.requests // LOOKS
         chosen = self.draw.choice(self.traffic.keys, count, p=self.shares)
         chances = self.draw.random((count, 6))
@@ -144,13 +144,14 @@ class _Trial:
         self.now += _WINDOWS_A_LOOK * WINDOW_SECONDS
         found = merged([recorder.document() for recorder in self.recorders])
         stages = tuple(self.windows.added_to(found[one.trial, one.generation]) for one in self.stages[: place + 1])
-        return Look(stages, self.began, self.now, self.totals)
+        return Look(stages, self.began, self.now, ArmTotals(*self.totals["canary"], *self.totals["stable"]))
 
     def _request(self, number: int, stage: TrialStage, arm: ArmName, key: int, chance: list[float]) -> None:
         """One request and, maybe, its label later; `chance` holds its random numbers."""
         truth, replica = self.truths[arm], int(chance[0] * len(REPLICAS))
         error = key < self.traffic.broken or chance[1] < truth.error
-        self._count(arm, error)
+        self.totals[arm][0] += error
+        self.totals[arm][1] += 1
         if error:
             self.recorders[replica].record(stage, arm, self.units[key], _ERROR)
             return
@@ -164,13 +165,6 @@ class _Trial:
             receipt = Receipt(stage.generation, arm, self.units[key], ArmAnswer(label, flagged), int(self.now))
             when = number + int(chance[5] / share * (_LATE + 1))
             self.due.setdefault(when, []).append((replica, stage, receipt, OOD_LABEL if is_ood else "a"))
-
-    def _count(self, arm: ArmName, error: bool) -> None:
-        one = self.totals
-        if arm == "canary":
-            self.totals = replace(one, canary_n=one.canary_n + 1, canary_x=one.canary_x + error)
-        else:
-            self.totals = replace(one, stable_n=one.stable_n + 1, stable_x=one.stable_x + error)
 
 
 class _Latencies:

@@ -21,6 +21,8 @@ RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 """By how much a rate may be larger than what is allowed, in the alternatives whose mean is taken."""
 _SPLITS = 100
 """Steps in which an allowed sum of two rates is divided between them."""
+_NEARLY = 1e-6
+"""Far more than what rough logarithms differ by between machines."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,8 @@ def ood_auroc(missed: Rate, alarmed: Rate, bound: float) -> EValue:
         raise ValueError(f"an AUROC of {bound} is not a bound")
     allowed = 2 * (1 - bound)
     steps = [allowed * step / _SPLITS for step in range(_SPLITS + 1)]
-    least = min(
-        against_bound(missed, above).log_e + against_bound(alarmed, allowed - below).log_e
-        for below, above in pairwise(steps)
-    )
-    return EValue(least, missed.x + alarmed.x, missed.n + alarmed.n)
+    pairs = [(_bound_logs(missed, above), _bound_logs(alarmed, allowed - below)) for below, above in pairwise(steps)]
+    return EValue(_least_product(pairs), missed.x + alarmed.x, missed.n + alarmed.n)
 
 
 @dataclass(frozen=True)
@@ -177,6 +176,18 @@ def cusum(steps: Sequence[Rate], bound: float) -> Cusum:
         log_m = log_mean(logs)
         highest = max(highest, log_m)
     return Cusum(log_m, highest, sum(step.x for step in steps), sum(step.n for step in steps))
+
+
+def _least_product(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The least product of two means, all by their logarithms. Exactly computed are those that are nearly the least."""
+    rough = [_rough_log_mean(one) + _rough_log_mean(other) for one, other in pairs]
+    near = min(rough) + _NEARLY
+    return min(log_mean(one) + log_mean(other) for (one, other), each in zip(pairs, rough, strict=True) if each <= near)
+
+
+def _rough_log_mean(logs: Sequence[float]) -> float:
+    top = max(logs)
+    return top + math.log(sum(math.exp(each - top) for each in logs) / len(logs))
 
 
 def _arm_terms(stage: ArmEvents, allowed: float) -> Iterator[tuple[float, float]]:

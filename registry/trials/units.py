@@ -7,6 +7,7 @@ import binascii
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import PlainSerializer, PlainValidator
@@ -57,6 +58,10 @@ class Units:
 
     def to_text(self) -> str:
         """The bitmap, unit 0 in the lowest bit of the first byte, compressed by zlib, in base64."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return base64.b64encode(zlib.compress(self.bits.to_bytes(_BYTES, "little"))).decode("ascii")
 
     def __or__(self, other: Units) -> Units:
