@@ -28,6 +28,7 @@ class Source:
     Attributes:
         meaning: what it sets.
         default: in words, if nothing sets it.
+        secret: its values are never shown.
     """
 
     meaning: str
@@ -35,6 +36,7 @@ class Source:
     variable: str = ""
     key: str = ""
     default: str = ""
+    secret: bool = False
 
 
 SOURCES = {
@@ -64,6 +66,11 @@ SOURCES = {
     ),
     "sse": Source("encryption in the store: AES256 or aws:kms", "", "ULORA_SSE", "sse", "the bucket's own"),
     "sse_kms_key_id": Source("the KMS key of aws:kms", "", "ULORA_SSE_KMS_KEY_ID", "sse_kms_key_id", "AWS's own"),
+    # Whoever knows the address of a webhook can write there.
+    "notify_json": Source("webhooks for programs", "", "ULORA_NOTIFY_JSON", "notify.json", "none", True),
+    "notify_slack": Source("webhooks of Slack", "", "ULORA_NOTIFY_SLACK", "notify.slack", "none", True),
+    "notify_teams": Source("webhooks of Teams", "", "ULORA_NOTIFY_TEAMS", "notify.teams", "none", True),
+    "notify_secret": Source("what messages are signed with", "", "ULORA_NOTIFY_SECRET", "notify.secret", "none", True),
 }
 """Every field of `Settings`, and where it may come from."""
 _MAX_FILE = 1024 * 1024
@@ -89,6 +96,9 @@ class Settings:
             served nor restored; empty: signatures are not checked.
         minimum_version: replicas refuse versions before it in the order of names. Nothing else uses it.
         sse, sse_kms_key_id: how the store encrypts what is written, None for the bucket's own default.
+        notify_json, notify_slack, notify_teams: addresses that the guard tells what happened, see
+            `registry.guard.notifiers`.
+        notify_secret: what these messages are signed with, None for no signature.
     """
 
     model: str
@@ -105,6 +115,10 @@ class Settings:
     minimum_version: str | None = None
     sse: str | None = None
     sse_kms_key_id: str | None = None
+    notify_json: tuple[str, ...] = field(default=(), repr=False)
+    notify_slack: tuple[str, ...] = field(default=(), repr=False)
+    notify_teams: tuple[str, ...] = field(default=(), repr=False)
+    notify_secret: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Raises: BadSetting, BadVersionName: a value is invalid."""
@@ -155,6 +169,10 @@ class Settings:
             minimum_version=found["minimum_version"],
             sse=found["sse"],
             sse_kms_key_id=found["sse_kms_key_id"],
+            notify_json=_addresses(found["notify_json"]),
+            notify_slack=_addresses(found["notify_slack"]),
+            notify_teams=_addresses(found["notify_teams"]),
+            notify_secret=found["notify_secret"],
         )
 
     def environment(self) -> dict[str, str]:
@@ -196,8 +214,14 @@ def find(name: str, given: Any, file: Mapping[str, Any]) -> tuple[Any, str]:
         file: what `read_file` returned.
     """
     source = SOURCES[name]
-    found = {"option": given, "variable": os.environ.get(source.variable), "key": file.get(source.key)}
+    found = {"option": given, "variable": os.environ.get(source.variable), "key": _at(file, source.key)}
     return next(((value, where) for where, value in found.items() if value), (None, ""))
+
+
+def _at(file: Mapping[str, Any], key: str) -> Any:
+    """The value of a key, or of `table.key`."""
+    table, _, inner = key.partition(".")
+    return file.get(table, {}).get(inner) if inner else file.get(key)
 
 
 def file_path() -> Path:
@@ -240,12 +264,12 @@ def _read_text(path: Path) -> str:
 
 
 def _check_document(path: Path, document: Mapping[str, Any]) -> None:
-    known = {source.key for source in SOURCES.values()} - {""}
+    known = {source.key.partition(".")[0] for source in SOURCES.values()} - {""}
     unknown = sorted(set(document) - known)
     if unknown:
         raise BadSetting(f"{path} has unknown keys: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(known))}")
     for key, value in document.items():
-        if key not in ("aliases", "trusted_keys") and not isinstance(value, str):
+        if key not in ("aliases", "trusted_keys", "notify") and not isinstance(value, str):
             raise BadSetting(f"{path}: {key} must be a string")
     keys = document.get("trusted_keys", ["-"])
     if not (isinstance(keys, list) and keys and all(isinstance(key, str) and key for key in keys)):
@@ -260,6 +284,17 @@ def _check_document(path: Path, document: Mapping[str, Any]) -> None:
             "not latest, not v1)",
             hint='for example production = "champion"',
         )
+    _check_notify(path, document.get("notify", {}))
+
+
+def _check_notify(path: Path, table: object) -> None:
+    known = {source.key.removeprefix("notify.") for source in SOURCES.values() if source.key.startswith("notify.")}
+    if not isinstance(table, dict) or not known.issuperset(table):
+        raise BadSetting(f"{path}: [notify] may have {', '.join(sorted(known))}, and nothing else")
+    for key, value in table.items():
+        each = [value] if isinstance(value, str) or key == "secret" else value
+        if not (isinstance(each, list) and each and all(isinstance(one, str) and one for one in each)):
+            raise BadSetting(f"{path}: [notify] {key} must be " + ("a string" if key == "secret" else "addresses"))
 
 
 def _trusted_keys(named: str | list[str] | None) -> tuple[Path, ...]:
@@ -268,6 +303,11 @@ def _trusted_keys(named: str | list[str] | None) -> tuple[Path, ...]:
     if isinstance(named, str) and not found:
         raise BadSetting(f"ULORA_TRUSTED_KEYS is {named!r}, which names no file")
     return found
+
+
+def _addresses(named: str | list[str] | None) -> tuple[str, ...]:
+    """The addresses that a variable, with spaces between them, or the file names."""
+    return tuple(named.split() if isinstance(named, str) else named or ())
 
 
 def _is_alias(channel: str, value: object) -> bool:

@@ -81,9 +81,9 @@ def _setting(name: str, given: Any, file: Mapping[str, Any], lines: list[str]) -
     said = {
         "option": source.option,
         "variable": source.variable,
-        "key": f"{file_path()}:{_line_of(source.key, lines)}",
+        "key": f"{file_path()}:{_line_of(source.key.partition('.')[0], lines)}",
     }[where]
-    return SettingValue(name, _text(value), said, source.meaning)
+    return SettingValue(name, _HIDDEN if source.secret else _text(value), said, source.meaning)
 
 
 def _default(name: str) -> str:

@@ -84,6 +84,11 @@ def test_the_cache_is_found_without_a_store(folder: Path, monkeypatch: pytest.Mo
         ("store = 's3://b'\n[aliases]\nproduction = 'v5'", "must map staging or production"),
         ("store = 's3://b'\n[aliases]\nproduction = 5", "must map staging or production"),
         ("store = 's3://b'\nmodel = '../x'", "not a model's name"),
+        ("store = 's3://b'\nnotify = 'x'", r"\[notify\] may have json, secret, slack, teams"),
+        ("store = 's3://b'\n[notify]\nslak = 'x'", r"\[notify\] may have"),
+        ("store = 's3://b'\n[notify]\nslack = 5", "slack must be addresses"),
+        ("store = 's3://b'\n[notify]\nslack = ['']", "slack must be addresses"),
+        ("store = 's3://b'\n[notify]\nsecret = ['x']", "secret must be a string"),
         ("model = 'm'", "no store is set"),
     ],
 )
@@ -140,3 +145,13 @@ def test_encryption_is_chosen_by_the_environment_before_the_file(folder: Path, m
     monkeypatch.setenv("ULORA_SSE_KMS_KEY_ID", "two")
     found = Settings.load(store="s3://b")
     assert (found.sse, found.sse_kms_key_id) == ("aws:kms", "two")
+
+
+def test_addresses_to_notify_are_one_or_several(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ulora.toml").write_text('[notify]\njson = "http://a"\nslack = ["http://b", "http://c"]\nsecret = "s"\n')
+    found = Settings.load(store="s3://b")
+    assert (found.notify_json, found.notify_slack) == (("http://a",), ("http://b", "http://c"))
+    assert (found.notify_teams, found.notify_secret) == ((), "s")
+    monkeypatch.setenv("ULORA_NOTIFY_JSON", "http://d  http://e")
+    assert Settings.load(store="s3://b").notify_json == ("http://d", "http://e")
+    assert "http://" not in repr(found)

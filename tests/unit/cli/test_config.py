@@ -49,6 +49,12 @@ def test_each_value_is_told_with_where_it_comes_from(monkeypatch: pytest.MonkeyP
     assert shown("--model", "other")["model"] == ("other", "--model")
 
 
+def test_a_setting_of_a_table_comes_from_its_line(tmp_path: Path) -> None:
+    (tmp_path / "ulora.toml").write_text(FILE + '[notify]\njson = "https://hooks.example.com/x"\n')
+    assert shown()["notify_json"] == ("(hidden)", "ulora.toml:6")
+    assert shown()["notify_teams"] == ("none", "default")
+
+
 def test_no_store_is_no_failure_and_no_server_is_asked() -> None:
     assert shown()["store"] == ("(not set)", "default")
 
@@ -64,8 +70,10 @@ def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch, as_json: list[str])
     ):
         monkeypatch.setenv(name, "SECRET")
     monkeypatch.setenv("ULORA_S3_ENDPOINT", "http://ann:SECRET@h:1")
+    monkeypatch.setenv("ULORA_NOTIFY_SLACK", "https://hooks.example.com/SECRET")
+    monkeypatch.setenv("ULORA_NOTIFY_SECRET", "SECRET")
     done = ulora("config", "show", *as_json)
-    assert "SECRET" not in done.out.replace("AWS_SECRET_ACCESS_KEY", "") + done.err
+    assert "SECRET" not in re.sub("AWS_SECRET_ACCESS_KEY|ULORA_NOTIFY_SECRET", "", done.out) + done.err
     assert "mlflow.example.com" in done.out
     assert "AWS_SECRET_ACCESS_KEY" in done.out
 
