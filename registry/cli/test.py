@@ -22,8 +22,7 @@ from registry.cli.options import (
 from registry.cli.output import Output, place, table
 from registry.cli.signals import sigterm_interrupts
 from registry.formats.counts import counted
-from registry.usecases.replica_client import TOKEN
-from registry.usecases.version_test_options import MAX_REQUESTS, MAX_TIMEOUT, TestOptions
+from registry.usecases.version_test_options import MAX_REQUESTS, MAX_TIMEOUT, TOKEN, TestOptions
 
 if TYPE_CHECKING:
     from registry.api import Registry

@@ -149,7 +149,7 @@ def evidence_of(
 
     Args:
         benchmark: `STORED` or `DEPLOYED`.
-        about: what else was tested, by name, e.g. the digests of the team's test files.
+        about: what else was tested, by name, e.g. the digest of the team's test files.
     """
     made = [one for one in checks if one.outcome != "skipped"]
     if not made:

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from registry.errors import BadInput, ReplicaUnreachable, first_line
 from registry.formats.addresses import has_host, without_password
 from registry.parallel import within_or_ended
+from registry.usecases.version_test_options import TOKEN
 
 SECONDS = 30.0
 """For one request, with its answer."""
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that is read."""
-TOKEN = "ULORA_TOKEN"  # noqa: S105  the name of a variable
 _REFUSED = (401, 403)
 _IMAGE = "image/png"
 """What bodies are said to be; a replica looks at their bytes."""

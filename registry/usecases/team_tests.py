@@ -82,7 +82,8 @@ def check_folder(folder: Path) -> None:
 def files_of(folder: Path, version: str) -> dict[str, str]:
     """The sha256 of each test file that runs for a version, by its path in the folder; a long one's is empty."""
     found = sorted({*folder.rglob("test_*.py"), *folder.rglob("*_test.py")})[:_MAX_FILES]
-    return {file.relative_to(folder).as_posix(): _digest(file) for file in found if _runs(file, version)}
+    paths = {file: file.relative_to(folder).as_posix().encode("utf-8", "replace").decode() for file in found}
+    return {path: _digest(file) for file, path in paths.items() if _runs(file, version)}
 
 
 def run_team_tests(wiring: Wiring, manifest: Manifest, options: TestOptions, folder: Path) -> CheckPassed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from registry.catalog.runs import EvidenceRun
 from registry.errors import NotInMlflow, ReplicaUnreachable, StoreDenied, StoreUnreachable, first_line
 from registry.evidence.results import Evidence
+from registry.formats import canonical
 from registry.formats.counts import counted
 from registry.names import VersionName, check_channel
 from registry.progress import Say
@@ -78,8 +79,7 @@ class _TestRun:
         if self.options.drill:
             checks["drill"] = self._drill
         self._make(checks)
-        about = {f"test {path}"[:200]: digest for path, digest in self._files(folder).items()}
-        self._keep(STORED, about)
+        self._keep(STORED, self._about_files(folder) if folder else {})
         self._make({"gates": lambda: check_gates(self.wiring, self.manifest, self.options.channel)})
         return self._report("")
 
@@ -93,26 +93,26 @@ class _TestRun:
 
     def _make(self, checks: Checks) -> None:
         for name, check in checks.items():
-            unreached = next(self._unreached(), None)
-            if unreached and name != RECORD:
-                self.results.append(CheckResult(name, "skipped", f"{unreached} could not be reached"))
+            if missed := self._unreached(name):
+                self.results.append(CheckResult(name, "skipped", f"{missed} could not be reached"))
             else:
                 self.say(f"{name} …")
                 self.results.append(run_check(name, check))
 
-    def _unreached(self) -> Iterator[str]:
-        """What an earlier check did not reach: later ones would only wait for it, too."""
-        for one in self.results:
-            if isinstance(one.error, ReplicaUnreachable):
-                yield "the replica"
-            elif isinstance(one.error, StoreUnreachable):
-                yield "the store"
+    def _unreached(self, name: str) -> str:
+        """What an earlier check did not reach and this one needs: it would only wait for it, too."""
+        errors = [one.error for one in self.results]
+        if any(isinstance(error, StoreUnreachable) for error in errors):
+            return "the store"
+        return "the replica" if name != RECORD and any(isinstance(e, ReplicaUnreachable) for e in errors) else ""
 
-    def _files(self, folder: Path | None) -> dict[str, str]:
-        return files_of(folder, self.manifest.version) if folder else {}
+    def _about_files(self, folder: Path) -> dict[str, str]:
+        """Which tests of a team ran: evidence of other ones is of other data."""
+        files = files_of(folder, self.manifest.version)
+        return {"test files": str(len(files)), "tests sha256": canonical.sha256(canonical.encode(files))}
 
     def _team(self, folder: Path) -> CheckPassed:
-        files = counted(len(self._files(folder)), "file")
+        files = counted(len(files_of(folder, self.manifest.version)), "file")
         if self.dry_run:
             raise CheckSkipped(f"would run {files} of {folder}")
         self.say(f"team: {files} of {folder}, {self.options.timeout:g} s at most")

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from registry.errors import BadInput
 
+TOKEN = "ULORA_TOKEN"  # noqa: S105  the name of a variable
+"""The variable that holds the token for what is deployed."""
 MAX_REQUESTS, MAX_TIMEOUT = 10_000, 86_400.0
 """Of one test: of a latency as many requests, and seconds for the team's own tests."""
 
