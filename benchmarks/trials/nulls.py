@@ -10,7 +10,7 @@ from benchmarks.serving.outcome import Found
 from benchmarks.trials.effort import TrialEffort
 from benchmarks.trials.judging import verdict
 from benchmarks.trials.rivals import RIVALS, ArmTotals
-from benchmarks.trials.traffic import NULLS, Traffic, Truth, looks
+from benchmarks.trials.traffic import NULLS, SimulatedTraffic, Truth, looks
 from registry.evidence.stats import wilson
 
 MOST = 0.05
@@ -39,7 +39,7 @@ def nulls(effort: TrialEffort) -> Found:
     return Found(figures, budgets)
 
 
-def _one(traffic: Traffic, seed: int) -> list[str]:
+def _one(traffic: SimulatedTraffic, seed: int) -> list[str]:
     """How a trial ended, by ours, and which rivals have rolled it back by its errors."""
     ours = ""
     fired: set[str] = set()

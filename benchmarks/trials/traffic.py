@@ -42,7 +42,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class SimulatedTraffic:
     """Who asks.
 
     Attributes:
@@ -68,11 +68,11 @@ class Traffic:
 
 
 NULLS = (
-    Traffic("uniform traffic"),
-    Traffic("Zipf keys", zipf=1.1),
-    Traffic("a few broken clients", zipf=1.1, broken=3),
-    Traffic("autocorrelated latency", lasts=0.97, own=0.08),
-    Traffic("labels that come back unevenly", labels_of_canary=1.5, label_spread=1.5),
+    SimulatedTraffic("uniform traffic"),
+    SimulatedTraffic("Zipf keys", zipf=1.1),
+    SimulatedTraffic("a few broken clients", zipf=1.1, broken=3),
+    SimulatedTraffic("autocorrelated latency", lasts=0.97, own=0.08),
+    SimulatedTraffic("labels that come back unevenly", labels_of_canary=1.5, label_spread=1.5),
 )
 """Both versions are equal, and every rate is exactly at its bound: what is worse is to be rolled back."""
 
@@ -92,7 +92,7 @@ class Look:
     errors: ArmTotals
 
 
-def looks(traffic: Traffic, stable: Truth, canary: Truth, seed: int) -> Iterator[Look]:
+def looks(traffic: SimulatedTraffic, stable: Truth, canary: Truth, seed: int) -> Iterator[Look]:
     """One trial, as it is seen at each look."""
     trial = _Trial(traffic, {"stable": stable, "canary": canary}, np.random.default_rng(seed))
     for number in range(LOOKS):
@@ -103,7 +103,7 @@ def looks(traffic: Traffic, stable: Truth, canary: Truth, seed: int) -> Iterator
 class _Trial:
     """One trial under way."""
 
-    traffic: Traffic
+    traffic: SimulatedTraffic
     truths: dict[ArmName, Truth]
     draw: np.random.Generator
     now: float = 1_800_000_000.0
@@ -170,7 +170,7 @@ class _Trial:
 class _Latencies:
     """Windows of each replica: load that all feel, deviations that an arm has for itself for a while, and requests."""
 
-    def __init__(self, traffic: Traffic, truths: dict[ArmName, Truth], draw: np.random.Generator) -> None:
+    def __init__(self, traffic: SimulatedTraffic, truths: dict[ArmName, Truth], draw: np.random.Generator) -> None:
         self._traffic, self._truths, self._draw = traffic, truths, draw
         self._load = {replica: 0.0 for replica in REPLICAS}
         self._own = {(replica, arm): 0.0 for replica in REPLICAS for arm in truths}

@@ -15,7 +15,7 @@ from benchmarks.trials.detection import CASES, Worse, of_case
 from benchmarks.trials.effort import TrialEffort
 from benchmarks.trials.judging import verdict
 from benchmarks.trials.rivals import ArmTotals, flagger, growthbook, p_below_5_percent
-from benchmarks.trials.traffic import NULLS, Look, Traffic, Truth, looks
+from benchmarks.trials.traffic import NULLS, Look, SimulatedTraffic, Truth, looks
 
 
 def measured(*arguments: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def ours(case: Worse, effort: TrialEffort) -> float:
     return float(of_case(case, effort)["ours"])
 
 
-def ends(traffic: Traffic, canary: Truth, seed: int = 1) -> str:
+def ends(traffic: SimulatedTraffic, canary: Truth, seed: int = 1) -> str:
     return next((found for look in looks(traffic, Truth(), canary, seed) if (found := verdict(look))), "")
 
 
@@ -41,7 +41,9 @@ def test_every_part_runs_and_judges_its_budgets() -> None:
 
 
 def test_a_seed_gives_one_result() -> None:
-    first, second = (list(looks(Traffic("small", keys=50, requests=200), Truth(), Truth(), 3)) for _ in range(2))
+    first, second = (
+        list(looks(SimulatedTraffic("small", keys=50, requests=200), Truth(), Truth(), 3)) for _ in range(2)
+    )
     assert first == second
 
 
@@ -67,11 +69,11 @@ def test_what_is_equal_stays() -> None:
 
 
 def test_labels_of_one_arm_break_a_trial_and_roll_nothing_back() -> None:
-    assert ends(Traffic("one arm's labels", labels_of_canary=4.0, labelled=0.2), Truth()) == "broken"
+    assert ends(SimulatedTraffic("one arm's labels", labels_of_canary=4.0, labelled=0.2), Truth()) == "broken"
 
 
 def test_the_stages_of_a_look_follow_the_plan() -> None:
-    every: list[Look] = list(looks(Traffic("small", keys=50, requests=200), Truth(), Truth(), 1))
+    every: list[Look] = list(looks(SimulatedTraffic("small", keys=50, requests=200), Truth(), Truth(), 1))
     assert [len(look.stages) for look in every] == [1] * 10 + [2] * 10
     assert [stage.stage.weight for stage in every[-1].stages] == [10.0, 50.0]
     assert all(stage.arms["canary"].windows for stage in every[-1].stages)

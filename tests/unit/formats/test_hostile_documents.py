@@ -31,6 +31,8 @@ from registry.retention.notes import Forgotten, Pin
 from registry.serving.fleet import Heartbeat
 from registry.settings import Settings
 from registry.store.gc_marks import Marks
+from registry.trials.observations import Observations, TrialStage
+from registry.trials.recorder import Counted, Recorder
 from registry.versions.backbones import MirroredBackbone
 from registry.versions.bindings import Binding
 from registry.versions.manifest import Manifest
@@ -60,7 +62,20 @@ def samples() -> dict[str, tuple[type[Document], dict[str, Any]]]:
         "manifest": (Manifest, manifest),
         "marks": (Marks, marks),
         "backbone": (MirroredBackbone, backbone),
+        "observations": (Observations, observations()),
     }
+
+
+def observations() -> dict[str, Any]:
+    """A replica's, of a shadow trial."""
+    stage = TrialStage(2, "v1.0.0", "v2.0.0", "0123456789abcdef" * 2, "shadow", 100.0)
+    seconds = iter((0.0, 100.0, 100.0))
+    recorder = Recorder("a", "host", lambda: next(seconds))
+    recorder.memory(stage, "canary", 27.5)
+    recorder.failed(stage, "canary", "crash")
+    for _ in range(2):
+        recorder.record_pair(stage, 1, Counted("answer", compute_seconds=0.1), Counted("500", error=True))
+    return dict(json.loads(recorder.document().to_bytes()))
 
 
 SAMPLES = samples()

@@ -27,7 +27,7 @@ def test_the_mean_of_logarithms_is_that_of_scipy(logs: list[float]) -> None:
     assert log_mean(logs) == pytest.approx(float(logsumexp(logs)) - math.log(len(logs)), rel=1e-12, abs=1e-12)
 
 
-def test_the_decimal_context_of_the_caller_changes_nothing() -> None:
+def test_the_decimal_context_of_others_changes_nothing() -> None:
     found = ln(Decimal(3)), log_mean([1.0, 2.0]), log_gamma(Decimal("7.5"))
     with decimal.localcontext() as context:
         context.prec, context.rounding = 3, decimal.ROUND_UP
