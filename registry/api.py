@@ -284,7 +284,7 @@ class Registry:
 
     @property
     def canary(self) -> Canaries:
-        """Trials of versions beside stable: `start`, `advance`, `abort`."""
+        """Trials of versions beside stable: `start`, `advance`, `abort`; `feedback` takes labels of answers."""
         return usecases.canary.Canaries(self.wiring)
 
     def status(self) -> Status:

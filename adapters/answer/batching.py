@@ -127,6 +127,14 @@ def prepare(version: HasComponents, image: ImageLike, target: str | None) -> Pre
         return PreparedRow(version, target, None, corrupt)
 
 
+def adopted(version: HasComponents, row: PreparedRow) -> PreparedRow | None:
+    """An image that another version has read, as a row of this one; None if this one reads images otherwise, or the
+    image could not be read."""
+    own, other = version.components, row.version.components
+    is_alike = own.preprocessing == other.preprocessing and own.max_pixels == other.max_pixels
+    return replace(row, version=version) if is_alike and row.square is not None else None
+
+
 def answer_rows(prepared: Sequence[PreparedRow]) -> list[Prediction]:
     """Answer rows of any versions, in order. Those that are on the same backbone go through it together."""
     answered = {number: row.answer for number, row in enumerate(prepared) if row.answer is not None}

@@ -12,7 +12,15 @@ import torch
 
 from adapters.answer import selftest
 from adapters.answer.arguments import Images, Targets, as_list, check_images, one_target, targets_of
-from adapters.answer.batching import MAX_BATCH, PreparedRow, answer_rows, most_likely, predict_together, prepare
+from adapters.answer.batching import (
+    MAX_BATCH,
+    PreparedRow,
+    adopted,
+    answer_rows,
+    most_likely,
+    predict_together,
+    prepare,
+)
 from adapters.answer.components import Components, LoadedComponent
 from adapters.answer.forward_pass import features_of, forward
 from adapters.answer.heads import Features
@@ -67,6 +75,11 @@ class LoadedVersion:
     def runtime(self) -> str:
         """The name of its runtime, e.g. `torch-fp32`."""
         return self._components.runtime.name
+
+    @property
+    def runs_on(self) -> int:
+        """Versions of one backbone, runtime and device, which share a pass, have the same number."""
+        return id(self._components.runtime)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -128,6 +141,10 @@ class LoadedVersion:
         """
         check_images([image])
         return prepare(self, image, one_target(target))
+
+    def adopt(self, row: PreparedRow) -> PreparedRow | None:
+        """An image that another version has read, for this one; None if that reads it otherwise, or could not."""
+        return adopted(self, row)
 
     @staticmethod
     def answer_rows(rows: Sequence[PreparedRow]) -> list[Prediction]:

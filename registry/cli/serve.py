@@ -68,6 +68,9 @@ def _seconds_option(name: str, default: float, help_text: str) -> Callable[[FC],
     help="Connections at most; fewer where the process may open few files.",
 )
 @click.option("--tokens", type=FILE, help="Bearer tokens, a line each: NAME SCOPES TOKEN.")
+@click.option(
+    "--fleet-key-file", type=FILE, help="Keys that sign receipts, the same on all replicas; see docs/trials.md."
+)
 @click.option("--rate-limit", metavar="N/UNIT", help="Requests of one token or address at most, such as 100/second.")
 @click.option("--ssl-certfile", type=FILE, help="A PEM certificate with its chain: HTTPS, and no HTTP.")
 @click.option("--ssl-keyfile", type=FILE, help="Its PEM key, if that is not in the same file.")
@@ -136,10 +139,12 @@ def serve_command(
     from registry.serving.http.rate_limit import RateLimit
     from registry.serving.http.tokens import read_tokens
     from registry.serving.listening import check_free
+    from registry.trials.receipts import FleetKeys
 
     check_free(http.host, http.port)
     read_certificate(http.ssl_certfile, http.ssl_keyfile)
     read_tokens(http.tokens)
+    FleetKeys.from_setting(file=http.fleet_key_file)
     if http.rate_limit:
         RateLimit(http.rate_limit)
 

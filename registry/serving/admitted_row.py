@@ -8,6 +8,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
+from registry.serving.observer import RowOutcome, SettledRow
+from registry.serving.routing import Route
+
+LATE_SECONDS = 1.0
+"""Seconds after its deadline for which a row that is being computed is waited for."""
+
+
+@dataclass(eq=False)
+class ShadowRow:
+    """The same image for the canary of a shadow trial.
+
+    Attributes:
+        loaded, prepared: None once nothing will be computed any more.
+        nbytes: bytes of memory that it takes beside those of stable's row, whose pixels it may share.
+        outcome: what the canary made of it; None until then, and for ever if there was no time.
+    """
+
+    loaded: Loaded | None
+    prepared: PreparedRow | None = None
+    nbytes: int = 0
+    outcome: RowOutcome | None = None
+
+    def release(self) -> None:
+        """Let the version and the pixels leave memory."""
+        self.loaded = self.prepared = None
 
 
 @dataclass(eq=False)
@@ -19,19 +44,52 @@ class AdmittedRow:
         held: bytes that it holds of the budget.
         since: when it was admitted.
         prepared: None until it was read.
-        future: when it is done, the row has neither version nor image any more.
+        shadow: in a shadow trial, the same image for the canary; None if that is not asked.
+        was_shed: whether the canary is not asked because there is no time.
+        future: when it is done, the row has neither route nor image any more.
     """
 
-    loaded: Loaded
+    route: Route
     image: Any
     target: Any
     expires: float
     held: int
     since: float
     prepared: PreparedRow | None = None
+    outcome: RowOutcome | None = None
+    shadow: ShadowRow | None = None
+    was_shed: bool = False
     future: Future[Prediction] = field(default_factory=Future)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The version that answers it."""
+        return self.route.loaded
 
     @property
     def has_deadline(self) -> bool:
         """Whether its answer is late some day."""
         return self.expires < math.inf
+
+    @property
+    def shadow_outcome(self) -> RowOutcome | None:
+        """What the canary made of it, in a shadow trial."""
+        return self.shadow.outcome if self.shadow else None
+
+    def shed(self) -> None:
+        """Do not ask the canary."""
+        if self.shadow is not None:
+            self.shadow.release()
+            self.shadow, self.was_shed = None, True
+
+    def settled(self, outcome: RowOutcome, now: float) -> SettledRow:
+        """What is told of it, before its future is done."""
+        is_late = now > self.expires + LATE_SECONDS
+        return SettledRow(self.route, outcome, self.shadow_outcome, now - self.since, is_late, self.was_shed)
+
+    def give(self, outcome: RowOutcome) -> None:
+        """Let its future have the answer or the error."""
+        if outcome.error is not None:
+            self.future.set_exception(outcome.error)
+        elif outcome.answer is not None:
+            self.future.set_result(outcome.answer)

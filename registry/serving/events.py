@@ -13,21 +13,32 @@ from typing import Any
 from registry.channels.record import Record
 from registry.formats.counts import counted
 from registry.serving.health import HealthState
-from registry.serving.loaders import Loaded
+from registry.serving.routing import Serving
 
 _log = logging.getLogger(__name__)
 _WORSE: tuple[HealthState, ...] = ("stale", "not ready")
 
 
-def version_changed(record: Record, loaded: Loaded, before: str | None) -> None:
-    """From now on a version answers, and why; `before` is the one that did."""
-    was = f", before {before}" if before else ""
+def version_changed(serving: Serving, before: str | None) -> None:
+    """From now on a version answers, perhaps beside one on trial, and why; `before` is the one that did."""
+    record, loaded = serving.record, serving.stable
+    was = f", before {before}" if before and before != loaded.version else ""
+    was += f", {_trial_of(serving)}" if record.canary else ""
     reason = f" ({record.reason})" if record.reason else ""
     _info(
         f"{record.model} {record.channel} serves {loaded.version}{was}: generation {record.generation}, "
         f"{record.action} by {record.who}, {record.when}{reason}",
         event="version", version=loaded.version, content_sha256=loaded.content_sha256, generation=record.generation,
         action=record.action, who=record.who,
+    )  # fmt: skip
+
+
+def canary_joined(serving: Serving) -> None:
+    """The version on trial came into memory after its record was served."""
+    record = serving.record
+    _info(
+        f"{record.model} {record.channel}: {_trial_of(serving)} from now on", event="canary",
+        version=serving.stage.canary, generation=record.generation,
     )  # fmt: skip
 
 
@@ -124,6 +135,13 @@ def state_unusable(problem: str) -> None:
 def state_not_kept(problem: str) -> None:
     """What a start without the store needs can't be kept."""
     _warn(problem, event="state not kept")
+
+
+def _trial_of(serving: Serving) -> str:
+    stage = serving.stage
+    if serving.canary is None:
+        return f"without {serving.record.canary.version if serving.record.canary else ''}, which is on trial"
+    return f"{stage.canary} on trial ({serving.record.trial_share})"
 
 
 def _info(message: str, **facts: Any) -> None:

@@ -7,15 +7,8 @@ write to the store still serves.
 from __future__ import annotations
 
 import heapq
-import os
-import random
-import re
-import secrets
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -26,6 +19,7 @@ from pydantic import Field
 from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError, Unreachable, first_line
 from registry.formats.document import Document
 from registry.parallel import in_parallel
+from registry.serving.own_object import OwnObject, new_replica_id
 from registry.serving.proof import MAX_COMPONENTS
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
@@ -46,8 +40,6 @@ _FEW = 64
 """Up to so many are read without asking the listing how old they are, which takes the server's clock: one call more."""
 _DIGEST = r"^([0-9a-f]{64})?$"
 _FIRST_PAUSE, _MAX_PAUSE = 0.1, 1.0
-_LONGEST_PAUSE = 300.0
-"""Seconds at most between two tries to write a heartbeat that the store refuses."""
 
 
 class Heartbeat(Document):
@@ -66,6 +58,11 @@ class Heartbeat(Document):
             components these are; empty and 0 where its flavor does not tell. See `registry.serving.proof`.
         golden_sha256: the fingerprint of the outputs that its self-test computed; empty if there were none.
         proved: when the digests were computed, UTC, ISO 8601, by the replica's clock.
+        canary: the version on trial, if it is in memory; empty if not. Earlier releases write neither this nor what
+            follows.
+        trial_problem: why this replica takes no part in the trial; empty if it does, or if there is none.
+        observed: when its observations were written last, UTC, ISO 8601, by the replica's clock; empty before that.
+        observations_problem: why they are not written; empty if they are.
         when: UTC, ISO 8601, by the replica's clock.
     """
 
@@ -90,6 +87,10 @@ class Heartbeat(Document):
     weights_count: int = Field(default=0, ge=0, le=MAX_COMPONENTS)
     golden_sha256: str = Field(default="", pattern=_DIGEST)
     proved: str = Field(default="", max_length=40)
+    canary: str = Field(default="", max_length=120)
+    trial_problem: str = Field(default="", max_length=500)
+    observed: str = Field(default="", max_length=40)
+    observations_problem: str = Field(default="", max_length=500)
     when: str = Field(max_length=40)
 
 
@@ -168,81 +169,17 @@ def wait_for_replicas(store: ObjectStore, model: str, channel: str, generation: 
     return state
 
 
-class Heartbeats:
-    """Writes one replica's heartbeat on every change and every few seconds, and deletes it at the end.
-
-    It has its own thread, so that a slow write delays neither following nor answering. While writes are denied, the
-    replica serves on without a heartbeat and `note` says so. It tries again after growing pauses, because the cause may
-    pass: a token that has expired, a clock that was wrong.
-    """
+class Heartbeats(OwnObject):
+    """Writes one replica's heartbeat on every change and every few seconds, and deletes it at the end."""
 
     def __init__(self, store: ObjectStore, model: str, channel: str, *, every: float = EVERY) -> None:
-        self._store = store
-        self._every = every
-        self.id = _new_id()
-        self._key = layout.replica(model, channel, self.id)
-        self._due = threading.Event()
-        self._retry = threading.Event()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.note = ""
+        self.id = new_replica_id()
+        self.store, self.model, self.channel, self.every = store, model, channel, every
+        super().__init__(store, layout.replica(model, channel, self.id), "heartbeats", lambda: every)
 
     def start(self, heartbeat: Callable[[str], Heartbeat]) -> None:
         """Start writing; `heartbeat` is called with the replica's id and returns its present heartbeat."""
-        self._thread = threading.Thread(target=self._run, args=(heartbeat,), name="ulora-heartbeats", daemon=True)
-        self._thread.start()
-
-    def changed(self) -> None:
-        """Write the heartbeat now, because the state changed."""
-        self._due.set()
-
-    def retry_now(self) -> None:
-        """Write the heartbeat now, even after denied writes: the store answers again."""
-        self._retry.set()
-        self._due.set()
-
-    def stop(self) -> None:
-        """Begin to delete the heartbeat; `close` waits for it."""
-        self._closing.set()
-        self._retry.set()
-        self._due.set()
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Delete the heartbeat; returns when that is done, or after `timeout` seconds."""
-        self.stop()
-        if self._thread is not None:
-            self._thread.join(timeout)
-
-    def _run(self, heartbeat: Callable[[str], Heartbeat]) -> None:
-        denied = 0
-        while not self._closing.is_set():
-            self._due.clear()
-            self._retry.clear()
-            if self._closing.is_set():
-                break
-            try:
-                self._store.overwrite(self._key, heartbeat(self.id).to_bytes())
-                self.note, denied = "", 0
-            except StoreDenied as error:
-                self.note, denied = f"no heartbeats: {error}"[:500], denied + 1
-            except Exception as error:  # of any kind: without heartbeats, garbage collection forgets this replica
-                self.note = f"the last heartbeat was not written: {error}"[:500]
-            self._pause(denied)
-        with suppress(Exception):
-            self._store.delete(self._key)
-
-    def _pause(self, denied: int) -> None:
-        """Wait until the next heartbeat is due; after denied writes longer, and also if the state changes."""
-        pause = self._every * random.uniform(0.9, 1.1)  # noqa: S311  spreads the load, no secret
-        if denied:
-            self._retry.wait(max(pause, min(_LONGEST_PAUSE, pause * 2 ** min(denied - 1, 20))))
-        else:
-            self._due.wait(pause)
-
-
-def _new_id() -> str:
-    host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower())[:60]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.begin(lambda: heartbeat(self.id))
 
 
 def _newest(infos: Iterable[ObjectInfo]) -> list[str]:

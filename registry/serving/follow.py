@@ -19,16 +19,20 @@ from typing import Any, Self, overload
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed, StoreUnreachable
-from registry.machine import clock
+from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed
 from registry.machine.cores import wait_without_spinning
 from registry.serving import events
+from registry.serving.first_record import read_first
 from registry.serving.fleet import Heartbeats
 from registry.serving.freshness import Freshness
-from registry.serving.health import Health, HealthState
+from registry.serving.goals import is_rollback_ready, needed_versions, next_serving, problems_of, trial_problem
+from registry.serving.health import Health, HealthState, TrialHealth
 from registry.serving.kept_state import StateKeeper
-from registry.serving.loaders import Images, Prediction, Targets, load_version
+from registry.serving.labels import Labels
+from registry.serving.loaders import Images, Loaded, Prediction, Targets, load_version
 from registry.serving.log_reader import LogReader
+from registry.serving.observer import Observers
+from registry.serving.observing import Observing
 from registry.serving.options import LiveOptions
 from registry.serving.residents import Residents
 from registry.serving.routing import Route, Serving
@@ -40,8 +44,6 @@ from registry.versions.pointer import Pointer
 
 _MIN_PAUSE = 0.05
 """Seconds at least between two reads of the log, however often `refresh` is called."""
-_FIRST_READ_SECONDS = 30.0
-"""Seconds for the first read of the log, before which the client of the store is made."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -73,13 +75,15 @@ class Live:
         self._poll = options.poll
         self._fleet = fleet
         self._keeper = keeper
-        self._writers = [writer for writer in (fleet, keeper) if writer]
+        self.observing = Observing(fleet)
+        self._writers = [writer for writer in (fleet, self.observing, keeper) if writer]
         self._check_model = check_model
         self._process = os.getpid()
         self.deadline = options.deadline
         self.draining = False  # set by a server that ends soon, so that no new requests are sent here
         self.tally = Tally()
-        self.scheduler = Scheduler(options.max_batch, options.waiting_bytes, self.tally, options.self_test_seconds)
+        observers = Observers(self.tally, self.observing.counts)
+        self.scheduler = Scheduler(options.max_batch, options.waiting_bytes, observers, options.self_test_seconds)
 
         self._serving: Serving | None = None
         self._goal: Record | None = None
@@ -93,6 +97,7 @@ class Live:
         self._read_now = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ulora-follower", daemon=True)
+        self.labels = Labels(self.observing.recorder, channel, self._find_resident)
         self._residents = Residents(
             keeper.load if keeper else lambda pointer, steps: load_version(versions, blobs, pointer, options, steps),
             self._serve_goal,
@@ -121,7 +126,7 @@ class Live:
         """
         self._check_usable()
         wait_without_spinning()  # before a loader imports torch
-        head = self._read_first()
+        head = read_first(self._log, self._keeper, self._freshness, self._read_seconds)
         if head is None or head.stable is None:
             self._check_model()
             raise ChannelEmpty(
@@ -135,6 +140,8 @@ class Live:
             self._residents.load_first(head.stable)
             self.scheduler.start(self._residents.get(head.stable))
             self._set_goal(head)
+            with self._changed:  # a trial begins only when it is known whether its canary can be loaded
+                self._changed.wait_for(lambda: self._serving is not None or self._closing.is_set())
             if self._keeper:
                 self._keeper.start()
         except BaseException:
@@ -164,21 +171,6 @@ class Live:
         self._residents.close(max(0.0, deadline - time.monotonic()))
         for writer in self._writers:
             writer.close(max(0.0, deadline - time.monotonic()))
-
-    def _read_first(self) -> Record | None:
-        """The newest record; the kept one if there is one and the store does not answer."""
-        if self._keeper is None:
-            return self._log.read(_FIRST_READ_SECONDS)
-        kept = self._keeper.find()
-        try:
-            return self._log.read_persistently(self._read_seconds) if kept else self._log.read(_FIRST_READ_SECONDS)
-        except StoreUnreachable as error:
-            if kept is None:
-                raise StoreUnreachable(f"{error}; {self._keeper.problem}", hint=error.hint) from error
-            self._freshness.begin_without_store(kept.age, self._keeper.begin_with(kept), error)
-        record = kept.served()
-        self._log.resume(record)
-        return record
 
     def __enter__(self) -> Self:
         return self.start()
@@ -219,7 +211,7 @@ class Live:
             Expired: the deadline passed.
             ReplicaClosed: it is closed, not started, or belongs to another process.
         """
-        return self.scheduler.predict(self.serving.route(key), images, target, deadline)
+        return self.scheduler.predict(self.serving.choose(key), images, target, deadline)
 
     def submit(
         self, image: Any, *, target: str | None = None, key: str | None = None, deadline: float | None = None
@@ -235,7 +227,7 @@ class Live:
             ReplicaClosed: it is closed, not started, or belongs to another process.
         """
         seconds = self.deadline if deadline is None else deadline
-        return self.scheduler.submit(self.serving.route(key), image, target, seconds)
+        return self.scheduler.submit(self.serving.choose(key), image, target, seconds).future
 
     @property
     def serving(self) -> Serving:
@@ -255,9 +247,16 @@ class Live:
         return self.serving.stable.version
 
     def resident(self, version: str) -> Route | None:
-        """A version in memory by its name, whether or not the channel serves it; None if it is not there."""
-        now, found = self.serving.choose(None), self._residents.find(version)
-        return now if version == now.version else found and Route(found[1], found[0], "named")
+        """A version in memory by its name, whether or not the channel serves it, for a client that chose it; None if it
+        is not there."""
+        serving, found = self.serving, self._residents.find(version)
+        if version == serving.stable.version:
+            return serving.forced("stable") if serving.stage.trial else serving.described
+        return found and serving.named(found[1], found[0])
+
+    def _find_resident(self, version: str) -> Loaded | None:
+        found = self._residents.find(version)
+        return found and found[1]
 
     def resident_digests(self) -> frozenset[str]:
         """The digests of the manifests of the versions in memory."""
@@ -285,7 +284,7 @@ class Live:
                 generation=serving.record.generation if serving else 0,
                 newest=goal.generation if goal else 0,
                 error=self._problems(),
-                rollback_ready=self._rollback_ready(),
+                rollback_ready=is_rollback_ready(goal, serving, self._residents),
                 resident=self._residents.names(),
                 last_seen=round(self._freshness.age, 3),
                 device=self._device,
@@ -296,6 +295,9 @@ class Live:
                 queued=self.scheduler.queued,
                 compute=round(self.scheduler.busy_seconds, 3),
                 proof=self._residents.proof(serving.record.stable) if serving and serving.record.stable else None,
+                trial=TrialHealth.of(serving, trial_problem(serving, self._residents)),
+                observed=self.observing.written,
+                observations_problem=self.observing.note,
             )
 
     def refresh(self) -> None:
@@ -358,6 +360,7 @@ class Live:
     def _note_read(self) -> None:
         if self._freshness.note_read():
             self._residents.retry_now()
+            self.observing.retry_now()
             if self._fleet:
                 self._fleet.retry_now()
 
@@ -365,7 +368,8 @@ class Live:
         """Let the record that is served be kept, if it is the newest."""
         serving = self._serving
         if self._keeper and newest and serving and serving.record.generation == newest.generation:
-            self._keeper.confirm(serving.record, when, self._needed(serving.record))
+            needed = needed_versions(serving.record, serving, self._previous)
+            self._keeper.confirm(serving.record, when, needed)
 
     def _set_goal(self, newest: Record | None) -> None:
         if newest and (self._goal is None or newest.generation > self._goal.generation):
@@ -373,37 +377,40 @@ class Live:
             self._serve_goal()
 
     def _serve_goal(self) -> None:
-        """Serve the goal if its version is in memory, and request the versions to load. Called after every change of
-        the goal or of the versions in memory."""
+        """Serve the goal if its versions are in memory, and request those to load. Called after every change of the
+        goal or of the versions in memory."""
         with self._changed:
-            goal, serving = self._goal, self._serving
+            goal, before = self._goal, self._serving
             if goal and goal.stable and not self._closing.is_set():
-                loaded = self._residents.get(goal.stable)
-                if loaded and (serving is None or goal.generation > serving.record.generation):
-                    self._serving = Serving(goal, loaded, clock.timestamp())
-                    events.version_changed(goal, loaded, serving.stable.version if serving else None)
-                    self.tally.swapped(loaded.version)
-                    self._previous = _stable(serving) if _stable(serving) != goal.stable else self._previous
-                    self._changed.notify_all()
-                self._residents.want(self._needed(goal))
+                if serving := next_serving(goal, before, self._residents):
+                    self._serve(serving, before)
+                self._residents.want(needed_versions(goal, self._serving, self._previous))
+                self._tell_of_canary()
         self._tell_fleet()
+
+    def _serve(self, serving: Serving, before: Serving | None) -> None:
+        self._serving = serving
+        self.observing.serves(serving)
+        if before and before.record is serving.record:
+            events.canary_joined(serving)
+        else:
+            events.version_changed(serving, before.stable.version if before else None)
+            self.tally.swapped()
+            self._previous = _stable(before) if _stable(before) != serving.record.stable else self._previous
+        self._changed.notify_all()
+
+    def _tell_of_canary(self) -> None:
+        """Let the failure of the canary that is served be counted."""
+        serving = self._serving
+        canary = serving.record.canary if serving and serving.stage.trial else None
+        if serving and canary and (failure := self._residents.failure(canary)):
+            self.observing.canary_failed(serving.stage, failure)
 
     def _tell_fleet(self) -> None:
         if self._fleet:
             self._fleet.changed()
 
     # --- state -------------------------------------------------------------------------------------------------------
-
-    def _needed(self, goal: Record) -> list[Pointer]:
-        """The versions that should be in memory, the most urgent first.
-
-        The goal's version and its rollback target; the same of the record that is served now, so that a rollback is
-        fast while the goal is loading or can't be loaded; and the version served before, so that undoing a rollback is
-        fast as well.
-        """
-        records = [goal, *([self._serving.record] if self._serving else [])]
-        wanted = [pointer for record in records for pointer in (record.stable, *record.rollback_targets()[:1])]
-        return [pointer for pointer in (*wanted, self._previous) if pointer]
 
     def _state(self) -> HealthState:
         if self._closing.is_set():
@@ -413,16 +420,8 @@ class Live:
         return "draining" if self.draining else self._freshness.state
 
     def _problems(self) -> str:
-        goal = self._goal
-        wanted = (goal.stable, *goal.rollback_targets()[:1]) if goal else ()
-        problems = [self._freshness.problem, *(self._residents.problem(pointer) for pointer in wanted if pointer)]
+        problems = [self._freshness.problem, *problems_of(self._goal, self._residents)]
         return "; ".join(dict.fromkeys(problem for problem in problems if problem))
-
-    def _rollback_ready(self) -> bool:
-        goal, serving = self._goal, self._serving
-        if goal is None or serving is None or serving.record is not goal or not goal.rollback_targets():
-            return False
-        return self._residents.get(goal.rollback_targets()[0]) is not None
 
     def _check_usable(self) -> None:
         self._check_process()

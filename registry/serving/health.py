@@ -10,10 +10,38 @@ from typing import Literal
 
 from registry.serving.fleet import Heartbeat
 from registry.serving.proof import Proof
+from registry.serving.routing import Serving
 
 HealthState = Literal["starting", "serving", "stale", "not ready", "draining", "closed"]
 """`stale`: the log could not be read for some time, or not yet since a start without the store. `not ready`: for more
 than `max_staleness`, if that is set. `draining`: it ends soon, and still answers."""
+
+
+@dataclass(frozen=True)
+class TrialHealth:
+    """A trial as one replica takes part in it.
+
+    Attributes:
+        canary: the version on trial.
+        kind, percent: `split`, and the share of the keys that it answers; `shadow`, and the share that both compute.
+        problem: why stable answers all here; empty if that is not so.
+    """
+
+    canary: str
+    kind: str
+    percent: float
+    generation: int
+    problem: str = ""
+
+    @classmethod
+    def of(cls, serving: Serving | None, problem: str) -> TrialHealth | None:
+        """The trial of what is served; None if there is none."""
+        record = serving.record if serving else None
+        if record is None or record.canary is None:
+            return None
+        kind = record.trial.kind if record.trial else ""
+        percent = record.trial.shadow_percent if record.trial and kind == "shadow" else record.canary.weight
+        return cls(record.canary.version, kind, percent or 0.0, record.generation, problem)
 
 
 @dataclass(frozen=True)
@@ -36,6 +64,9 @@ class Health:
         compute: seconds that the present batch has taken so far; 0 if there is none. It grows while that hangs.
         proof: what the version that answers was found to be, by the digests of its weights in memory; None before the
             first.
+        trial: the trial that runs; None if none does.
+        observed: when this replica's observations were written last, UTC; empty before that, and where it writes none.
+        observations_problem: why they are not written; empty if they are.
     """
 
     state: HealthState
@@ -56,6 +87,9 @@ class Health:
     queued: int = 0
     compute: float = 0.0
     proof: Proof | None = None
+    trial: TrialHealth | None = None
+    observed: str = ""
+    observations_problem: str = ""
 
     @property
     def ready(self) -> bool:
@@ -85,5 +119,9 @@ class Health:
             weights_count=len(proof.weights),
             golden_sha256=proof.golden_sha256,
             proved=proof.when,
+            canary=self.trial.canary if self.trial and not self.trial.problem else "",
+            trial_problem=self.trial.problem[:500] if self.trial else "",
+            observed=self.observed,
+            observations_problem=self.observations_problem[:500],
             when=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )

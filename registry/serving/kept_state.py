@@ -75,8 +75,8 @@ class KeptState(Document):
         store, endpoint, model, channel: whose state it is.
         confirmed: when the record was last read as the newest of the log.
         record: the record's own bytes, which are text.
-        documents: what was read to load its stable version, by key of the store, in base64; null where no object
-            had the key.
+        documents: what was read to load its stable version, and the canary if that was in memory, by key of the store,
+            in base64; null where no object had the key.
         digest: of all other fields.
     """
 
@@ -212,9 +212,10 @@ def _is_newer(place: StatePlace, state: KeptState) -> bool:
 
 
 def _of_version(state: KeptState | None, pointer: Pointer) -> KeptState | None:
-    """A state if its record serves a version, else None."""
-    stable = state.served().stable if state else None
-    return state if stable and stable.manifest_sha256 == pointer.manifest_sha256 else None
+    """A state if its record serves a version, as stable or on trial, else None."""
+    record = state.served() if state else None
+    served = (record.stable, record.canary) if record else ()
+    return state if pointer.manifest_sha256 in [one.manifest_sha256 for one in served if one] else None
 
 
 class StateKeeper:
@@ -349,11 +350,17 @@ class StateKeeper:
     def _keep(self, record: Record, confirmed: datetime) -> None:
         note = ""
         try:
-            documents = self._documents[record.stable.manifest_sha256] if record.stable else {}
-            write_state(self._place, KeptState.make(self._place, record, documents, confirmed))
+            write_state(self._place, KeptState.make(self._place, record, self._documents_of(record), confirmed))
         except Exception as error:  # of any kind: it serves on, only a start without the store will not work
             reason = error.strerror if isinstance(error, OSError) else ""
             note = f"no state is kept in {self._place.path}: {reason or first_line(error)}"[:500]
         if note and note != self.note:
             events.state_not_kept(note)
         self.note = note
+
+    def _documents_of(self, record: Record) -> Documents:
+        """What was read to load the versions that a record serves. Without the canary's, stable serves alone."""
+        documents = dict(self._documents[record.stable.manifest_sha256]) if record.stable else {}
+        if record.canary:
+            documents |= self._documents.get(record.canary.manifest_sha256, {})
+        return documents

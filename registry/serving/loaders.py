@@ -5,7 +5,7 @@ The name of an entry point is a manifest's `flavor`, so another kind of model ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,32 @@ class TellsWeights(Protocol):
     def weights_sha256(self) -> Mapping[str, str]:
         """The digests of the tensors in memory now, as the manifest has them: of each adapter and the router that has
         weights, by component. Called in other threads than those that answer, while they do."""
+
+
+@runtime_checkable
+class SharesPasses(Protocol):
+    """What a version in memory may have beside `LoadedForBatches`: it tells which versions share a pass with it."""
+
+    @property
+    def runs_on(self) -> Hashable:
+        """Rows of two versions of one class go through one pass if this is equal."""
+
+
+@runtime_checkable
+class AdoptsRows(Protocol):
+    """What a version in memory may have beside `LoadedForBatches`: an image need not be read again for it."""
+
+    def adopt(self, row: Any) -> PreparedRow | None:
+        """A row that another version of its class has prepared, as its own; None if it reads images otherwise."""
+
+
+@runtime_checkable
+class TellsMemory(Protocol):
+    """What a version in memory may have beside `Loaded`: it tells what its targets take."""
+
+    @property
+    def memory(self) -> Mapping[str, int]:
+        """Bytes of each target, without what targets share."""
 
 
 @runtime_checkable

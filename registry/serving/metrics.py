@@ -68,6 +68,7 @@ def _counted(tally: Tally) -> Iterator[Metric]:
     yield _histogram("ulora_queue_duration_seconds", "From admission of an image until it is computed.", tally.queued)
     yield _histogram("ulora_compute_duration_seconds", "Of one pass over images computed together.", tally.computed)
     yield from _by_version(tally)
+    yield CounterMetricFamily("ulora_shadow_shed", "Images that a canary was not asked for want of time.", tally.shed)
     swaps = CounterMetricFamily(
         "ulora_swaps", "Changes of the record that is served; failed: tries to load a version.", labels=["result"]
     )
@@ -88,6 +89,9 @@ def _by_version(tally: Tally) -> Iterator[Metric]:
     predictions = CounterMetricFamily(
         "ulora_predictions", "Images answered.", labels=["version", "arm", "target", "outcome"]
     )
+    feedback = CounterMetricFamily(
+        "ulora_feedback", "True labels, by what became of them.", labels=["version", "arm", "result"]
+    )
     for name, counts in tally.versions.items():
         for (arm, code), count in counts.requests.items():
             requests.add_metric([name, arm, str(code)], count)
@@ -95,7 +99,9 @@ def _by_version(tally: Tally) -> Iterator[Metric]:
             durations.add_metric([name, arm], _buckets(durations_of_arm), durations_of_arm.sum)
         for labels, count in counts.predictions.items():
             predictions.add_metric([name, *labels], count)
-    yield from (requests, durations, predictions)
+        for label, count in counts.feedback.items():
+            feedback.add_metric([name, *label], count)
+    yield from (requests, durations, predictions, feedback)
 
 
 def _states(health: Health) -> Iterator[Metric]:

@@ -1,11 +1,47 @@
-"""What the scheduler tells about its batches, to whoever counts."""
+"""What the scheduler tells about its batches and rows, to whoever counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from registry.serving.loaders import Prediction
+from registry.serving.routing import Route
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutcome:
+    """What a version made of one image: its answer, or its error.
+
+    Attributes:
+        compute_seconds: its share of the pass; None if nothing was computed.
+        while_reading: whether the error came up before anything was computed.
+    """
+
+    answer: Prediction | None = None
+    error: BaseException | None = None
+    compute_seconds: float | None = None
+    while_reading: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRow:
+    """One image that got its answer or its error.
+
+    Attributes:
+        shadow: what the canary of a shadow trial made of it; None if it was not asked.
+        seconds: from admission to the answer; None if there was none.
+        is_late: whether whoever asked has not waited so long.
+        was_shed: whether the canary would have computed it too, had there been time.
+    """
+
+    route: Route
+    outcome: RowOutcome
+    shadow: RowOutcome | None = None
+    seconds: float | None = None
+    is_late: bool = False
+    was_shed: bool = False
 
 
 class BatchObserver(Protocol):
@@ -17,18 +53,27 @@ class BatchObserver(Protocol):
     def batch_computed(self, seconds: float) -> None:
         """One pass over rows that got their answers took so long."""
 
-    def answered(self, answers: Sequence[Prediction]) -> None:
-        """Rows are about to get these answers."""
+    def settled(self, rows: Sequence[SettledRow]) -> None:
+        """Rows got these answers and errors."""
 
 
-class NoObserver:
-    """Counts nothing."""
+class Observers:
+    """Tells several observers, in order."""
+
+    def __init__(self, *observers: BatchObserver) -> None:
+        self._observers = observers
 
     def batch_taken(self, waited: Sequence[float]) -> None:
-        """Do nothing."""
+        """Tell each of them."""
+        for each in self._observers:
+            each.batch_taken(waited)
 
     def batch_computed(self, seconds: float) -> None:
-        """Do nothing."""
+        """Tell each of them."""
+        for each in self._observers:
+            each.batch_computed(seconds)
 
-    def answered(self, answers: Sequence[Prediction]) -> None:
-        """Do nothing."""
+    def settled(self, rows: Sequence[SettledRow]) -> None:
+        """Tell each of them."""
+        for each in self._observers:
+            each.settled(rows)

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.errors import MissingBlob, UloraError, Unreachable, first_line
 from registry.serving import events
@@ -30,10 +30,19 @@ _MAX_PAUSE_FOR_STORE = 5.0
 
 
 @dataclass(frozen=True)
-class _Failure:
+class LoadFailure:
+    """Why a version is not in memory, or what is wrong with it there.
+
+    Attributes:
+        tries: to load it, so far.
+        error: what the last one raised; None if it is in memory, with other weights than were loaded.
+        retry_at: when it is tried again, on the monotonic clock.
+    """
+
     problem: str
-    tries: int
-    retry_at: float
+    tries: int = 0
+    error: BaseException | None = None
+    retry_at: float = 0.0
 
 
 class Residents:
@@ -69,7 +78,7 @@ class Residents:
         self._wanted: tuple[Pointer, ...] = ()
         self._loaded: dict[str, Loaded] = {}
         self._proofs = Proofs(lambda: dict(self._loaded), changed, every=prove_every)
-        self._failures: dict[str, _Failure] = {}
+        self._failures: dict[str, LoadFailure] = {}
         self._loads: list[Load] = []
         self._work = threading.Condition()
         self._closing = False
@@ -111,20 +120,26 @@ class Residents:
     def retry_now(self) -> None:
         """Try failed loads again at once, because their cause may be gone."""
         with self._work:
-            self._failures = {
-                digest: _Failure(failure.problem, failure.tries, 0.0) for digest, failure in self._failures.items()
-            }
+            self._failures = {digest: replace(failure, retry_at=0.0) for digest, failure in self._failures.items()}
             self._work.notify_all()
 
     def problem(self, pointer: Pointer) -> str:
         """Why a version is not in memory, or what is wrong with its weights there; empty if nothing is."""
-        failure = self._failures.get(pointer.manifest_sha256)
+        failure = self.failure(pointer)
         if failure is None and self.get(pointer) is None and sum(load.given_up for load in self._loads) >= MAX_LOADS:
             return f"{MAX_LOADS} loads hang: no version is loaded until one of them ends; restart this replica"
-        if failure is not None:
-            return failure.problem
-        proof = self._proofs.get(pointer)
-        return proof.problem if proof else ""
+        return failure.problem if failure else ""
+
+    def failure(self, pointer: Pointer) -> LoadFailure | None:
+        """Why a version is not in memory, or what is wrong with its weights there; None if nothing is."""
+        failure, proof = self._failures.get(pointer.manifest_sha256), self._proofs.get(pointer)
+        return LoadFailure(proof.problem) if failure is None and proof and proof.problem else failure
+
+    def is_settled(self, pointer: Pointer) -> bool:
+        """Whether a version is in memory, or nobody should wait for that: its load failed, hangs or is slow."""
+        if self.get(pointer) is not None or self.problem(pointer):
+            return True
+        return any(load.is_slow for load in list(self._loads) if load.pointer == pointer)
 
     def proof(self, pointer: Pointer) -> Proof | None:
         """What a version in memory was last found to be; None if it is not there."""
@@ -281,7 +296,7 @@ class Residents:
         longest = _MAX_PAUSE_FOR_STORE if isinstance(error, MissingBlob | Unreachable) else _MAX_PAUSE
         pause = min(longest, self._retry * 2 ** min(tries - 1, 20)) * random.uniform(0.9, 1.1)  # noqa: S311  jitter
         problem = _describe(pointer, error)
-        self._failures[pointer.manifest_sha256] = _Failure(problem, tries, time.monotonic() + pause)
+        self._failures[pointer.manifest_sha256] = LoadFailure(problem, tries, error, time.monotonic() + pause)
         self._tally.load_failed()
         events.load_failed(pointer.version, problem, tries, pause)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from registry.errors import BadInput
-from registry.serving.loaders import Loaded, LoadedForBatches, Prediction, PreparedRow
+from registry.serving.loaders import AdoptsRows, Loaded, LoadedForBatches, Prediction, PreparedRow, SharesPasses
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,16 @@ def prepare(loaded: Loaded, image: Any, target: Any) -> PreparedRow:
     return UnreadRow(image, target, nbytes_of(image))
 
 
+def adopt(loaded: Loaded, row: PreparedRow) -> PreparedRow | None:
+    """The row that another version has prepared, for this one; None if this one has to read the image itself."""
+    return loaded.adopt(row) if isinstance(loaded, AdoptsRows) else None
+
+
 def group_of(loaded: Loaded, row: PreparedRow) -> Hashable:
     """Rows with an equal group can be answered together."""
-    return type(loaded) if takes_batches(loaded) else id(row)
+    if not takes_batches(loaded):
+        return id(row)
+    return type(loaded), loaded.runs_on if isinstance(loaded, SharesPasses) else None
 
 
 def answers(loaded: Loaded, rows: Sequence[Any]) -> list[Prediction]:

@@ -21,23 +21,22 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
-from weakref import WeakSet
 
-from registry.errors import Expired, LoadFailed, Overloaded, ReplicaClosed, first_line
+from registry.errors import LoadFailed, Overloaded, ReplicaClosed, first_line
 from registry.machine.cores import usable_cores
 from registry.serving import rows as of_versions
-from registry.serving.admitted_row import AdmittedRow
+from registry.serving.admitted_row import LATE_SECONDS, AdmittedRow, ShadowRow
 from registry.serving.busy import Busy
 from registry.serving.byte_budget import ByteBudget
+from registry.serving.computing import BatchComputer, expired, room_for_shadows
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
-from registry.serving.observer import BatchObserver, NoObserver
+from registry.serving.observer import BatchObserver, Observers, RowOutcome
 from registry.serving.pace import DEFAULT_MAX_BATCH, Pace, calibrate
 from registry.serving.precedence import LoopPrecedence
+from registry.serving.routing import Route
 
 DEFAULT_WAITING_BYTES = 512 * 1024 * 1024
 """Bytes of bodies and of rows that may wait."""
-LATE_SECONDS = 1.0
-"""Seconds after its deadline for which a row that is being computed is waited for."""
 _MAX_READERS = 4
 _SHARE = 2
 """Of a batch, that is computed while the loop goes first."""
@@ -65,7 +64,8 @@ class Scheduler:
         first_seconds: how long the batches may take that the start tries.
         """
         self._first_seconds = first_seconds
-        self._observer = observer or NoObserver()
+        self._observer = observer or Observers()
+        self._computer = BatchComputer(self._observer)
         self.budget = ByteBudget(waiting_bytes)
         self.precedence = LoopPrecedence()
         self._max_batch = max_batch
@@ -76,7 +76,6 @@ class Scheduler:
         self._free_since, self._gave_way = math.inf, 0.0
         self._calls = 0
         self._closing = self._ended = False
-        self._prepared_for: WeakSet[type] = WeakSet()
         self._unread: queue.SimpleQueue[AdmittedRow | None] = queue.SimpleQueue()
         self._first: Loaded | None = None
         self._calibrated = threading.Event()
@@ -114,14 +113,14 @@ class Scheduler:
             left = list(self._waiting)
             self._work.notify_all()
         for row in left:
-            self._fail(row, _closed())
+            self._settle(row, RowOutcome(error=_closed(), while_reading=True))
         for _ in self._readers:
             self._unread.put(None)
 
     # --- callers -----------------------------------------------------------------------------------------------------
 
     def predict(
-        self, loaded: Loaded, images: Any, target: Any = None, deadline: float | None = None
+        self, route: Route, images: Any, target: Any = None, deadline: float | None = None
     ) -> Prediction | list[Prediction]:
         """Answer one image or several as `Loaded.predict` does, and wait for it.
 
@@ -139,11 +138,11 @@ class Scheduler:
             asked = list(zip(several, of_versions.targets_of(several, target), strict=True))
         expires = math.inf if deadline is None else time.monotonic() + deadline
         with self._call():
-            answered = self._answer_in_order(loaded, asked, expires)
+            answered = self._answer_in_order(route, asked, expires)
         return answered[0] if several is None else answered
 
-    def submit(self, loaded: Loaded, image: Any, target: str | None, deadline: float) -> Future[Prediction]:
-        """Admit one image; its answer comes in the future. Cancelling that takes the image out of the queue.
+    def submit(self, route: Route, image: Any, target: str | None, deadline: float) -> AdmittedRow:
+        """Admit one image; its answer comes in the row's future. Cancelling that takes the image out of the queue.
 
         The future may also get the errors of `predict`.
 
@@ -155,7 +154,7 @@ class Scheduler:
             ReplicaClosed: it was closed.
         """
         with self._call():
-            return self._submit(loaded, image, target, time.monotonic() + deadline)
+            return self._submit(route, image, target, time.monotonic() + deadline)
 
     def check_admission(self, deadline: float, arriving: int = 0) -> None:
         """Check that one image more can be answered within so many seconds.
@@ -226,7 +225,7 @@ class Scheduler:
                 self._calls -= 1
                 self._work.notify_all()
 
-    def _answer_in_order(self, loaded: Loaded, asked: Sequence[tuple[Any, Any]], expires: float) -> list[Prediction]:
+    def _answer_in_order(self, route: Route, asked: Sequence[tuple[Any, Any]], expires: float) -> list[Prediction]:
         """Answer images, with two batches of them in the queue at most: a long list leaves room for other callers."""
         pending: deque[Future[Prediction]] = deque()
         answered = []
@@ -234,7 +233,7 @@ class Scheduler:
             for image, target in asked:
                 if len(pending) >= 2 * self.max_batch:
                     answered.append(_wait(pending.popleft(), expires))
-                pending.append(self._submit(loaded, image, target, expires))
+                pending.append(self._submit(route, image, target, expires).future)
             while pending:
                 answered.append(_wait(pending.popleft(), expires))
         finally:
@@ -242,8 +241,8 @@ class Scheduler:
                 future.cancel()
         return answered
 
-    def _submit(self, loaded: Loaded, image: Any, target: Any, expires: float) -> Future[Prediction]:
-        row = AdmittedRow(loaded, image, target, expires, of_versions.nbytes_of(image), time.monotonic())
+    def _submit(self, route: Route, image: Any, target: Any, expires: float) -> AdmittedRow:
+        row = AdmittedRow(route, image, target, expires, of_versions.nbytes_of(image), time.monotonic())
         if row.has_deadline:
             self.check_admission(expires - row.since)
         self.budget.take(row.held, bounded=row.has_deadline)
@@ -255,7 +254,7 @@ class Scheduler:
         if ended:
             row.future.set_exception(_closed())
         self._unread.put(row)
-        return row.future
+        return row
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
@@ -265,7 +264,9 @@ class Scheduler:
             self._waiting.pop(row, None)
             held, row.held = row.held, 0
             row.image = row.prepared = None
-            del row.loaded  # row and future refer to each other: a version must not wait for the garbage collector
+            if row.shadow:
+                row.shadow.release()
+            del row.route  # row and future refer to each other: a version must not wait for the garbage collector
         self.budget.give(held)
 
     def _claim(self, row: AdmittedRow) -> bool:
@@ -276,9 +277,12 @@ class Scheduler:
             del self._waiting[row]
         return row.future.set_running_or_notify_cancel()
 
-    def _fail(self, row: AdmittedRow, error: BaseException) -> None:
+    def _settle(self, row: AdmittedRow, outcome: RowOutcome) -> None:
+        """Let a row that was not computed have its outcome, unless another thread did."""
         if self._claim(row):
-            row.future.set_exception(error)
+            told = row.settled(outcome, time.monotonic())
+            row.give(outcome)
+            self._observer.settled([told])
 
     # --- the threads that read ---------------------------------------------------------------------------------------
 
@@ -293,27 +297,47 @@ class Scheduler:
         with self._work:
             if row not in self._waiting:
                 return  # it was cancelled
-            loaded, image = row.loaded, row.image
+            route, image = row.route, row.image
         if row.expires <= time.monotonic():
-            self._fail(row, _expired())
+            self._settle(row, RowOutcome(error=expired(), while_reading=True))
             return
         try:
-            prepared = of_versions.prepare(loaded, image, row.target)
+            prepared = of_versions.prepare(route.loaded, image, row.target)
+            self._read_for_canary(row, route, image, prepared)
             if prepared.answer is None:
                 self._await_turn(row, prepared)
-            elif self._claim(row):
-                self._observer.answered([prepared.answer])
-                row.future.set_result(prepared.answer)
+            else:
+                self._settle(row, RowOutcome(prepared.answer))
         except BaseException as error:
-            self._fail(row, error)
+            self._settle(row, RowOutcome(error=error, while_reading=True))
+
+    def _read_for_canary(self, row: AdmittedRow, route: Route, image: Any, prepared: PreparedRow) -> None:
+        """Read an image for the canary of a shadow trial too. That never fails the row."""
+        if (canary := route.shadow) is None:
+            return
+        if not self._unread.empty():  # others wait to be read for stable
+            row.was_shed = True
+            return
+        shadow = ShadowRow(canary)
+        try:
+            if (adopted := of_versions.adopt(canary, prepared)) is not None:
+                shadow.prepared = adopted
+            else:
+                shadow.prepared = of_versions.prepare(canary, image, row.target)
+                shadow.nbytes = shadow.prepared.nbytes
+            shadow.outcome = RowOutcome(shadow.prepared.answer) if shadow.prepared.answer else None
+        except BaseException as error:
+            shadow.outcome = RowOutcome(error=error, while_reading=True)
+        row.shadow = shadow
 
     def _await_turn(self, row: AdmittedRow, prepared: PreparedRow) -> None:
         """Let a row that was read wait for its turn. It now holds its pixels instead of the image."""
-        self.budget.take(prepared.nbytes, bounded=row.has_deadline)
-        given_back = prepared.nbytes
+        holds = prepared.nbytes + (row.shadow.nbytes if row.shadow else 0)
+        self.budget.take(holds, bounded=row.has_deadline)
+        given_back = holds
         with self._work:
             if row in self._waiting:
-                given_back, row.held = row.held, prepared.nbytes
+                given_back, row.held = row.held, holds
                 row.image, row.prepared = None, prepared
                 self._work.notify_all()
         self.budget.give(given_back)
@@ -331,7 +355,7 @@ class Scheduler:
         first, self._first = self._first, None
         try:
             if first is not None and of_versions.takes_batches(first):
-                self._prepare_for(first)
+                self._computer.prepare_for(first)
                 self._pace = calibrate(first, self._max_batch)
         except BaseException as error:  # of any kind: this thread has to answer
             _log.warning(
@@ -362,56 +386,33 @@ class Scheduler:
 
     def _answer(self, rows: list[AdmittedRow]) -> None:
         now = time.monotonic()
-        groups: dict[Any, list[AdmittedRow]] = {}
-        for row in self._in_time([row for row in rows if row.future.set_running_or_notify_cancel()], now):
-            if row.prepared is not None:
-                groups.setdefault(of_versions.group_of(row.loaded, row.prepared), []).append(row)
-        if groups:
-            self._observer.batch_taken([now - row.since for group in groups.values() for row in group])
-        for group in groups.values():
-            self._answer_group(group)
-        if groups:
+        taken = self._in_time([row for row in rows if row.future.set_running_or_notify_cancel()], now)
+        if taken:
+            self._observer.batch_taken([now - row.since for row in taken])
+            self._shed_shadows(taken)
+            computed = self._computer.compute(taken)
             # Where images waited to be read since the batch before, their reading is what takes long.
             took = time.monotonic() - min(now, self._free_since)
-            self._pace.note(sum(map(len, groups.values())), took, self._gave_way)
+            self._pace.note(computed, took, self._gave_way)
+            self._computer.give(taken, lambda: not self._waiting)
+
+    def _shed_shadows(self, rows: Sequence[AdmittedRow]) -> None:
+        """Drop the rows of the canary that there is no room for."""
+        room = room_for_shadows(rows, len(self._waiting), self._rows, self._pace.seconds)
+        for row in [row for row in rows if row.shadow is not None][room:]:
+            row.shed()
 
     def _in_time(self, rows: list[AdmittedRow], now: float) -> list[AdmittedRow]:
         """The rows that will be answered by their deadlines; else those whose deadlines have not passed, because only a
         batch that is computed says how long batches take now. The others fail."""
         latest = now + self._pace.seconds(len(rows))
         bound = latest if any(row.expires > latest for row in rows) else now
-        for row in rows:
-            if row.expires <= bound:
-                row.future.set_exception(_expired())
+        late = [row for row in rows if row.expires <= bound]
+        told = [row.settled(RowOutcome(error=expired(), while_reading=True), now) for row in late]
+        for row, each in zip(late, told, strict=True):
+            row.give(each.outcome)
+        self._observer.settled(told)
         return [row for row in rows if row.expires > bound]
-
-    def _answer_group(self, rows: Sequence[AdmittedRow]) -> None:
-        """Answer rows together; if that fails each alone, so that an image that breaks it costs no other its answer."""
-        began = time.monotonic()
-        try:
-            self._prepare_for(rows[0].loaded)
-            answers = of_versions.answers(rows[0].loaded, [row.prepared for row in rows])
-        except BaseException as error:
-            if len(rows) == 1:
-                rows[0].future.set_exception(error)
-                return
-        else:
-            self._observer.batch_computed(time.monotonic() - began)
-            self._observer.answered(answers)
-            for row, answer in zip(rows, answers, strict=True):
-                row.future.set_result(answer)
-            return
-        for row in rows:
-            if row.expires <= time.monotonic():
-                row.future.set_exception(_expired())
-            else:
-                self._answer_group([row])
-
-    def _prepare_for(self, loaded: Loaded) -> None:
-        """Let the first version of a class set up this thread."""
-        if of_versions.takes_batches(loaded) and type(loaded) not in self._prepared_for:
-            loaded.begin_computing()
-            self._prepared_for.add(type(loaded))
 
 
 def _wait(future: Future[Prediction], expires: float) -> Prediction:
@@ -422,11 +423,7 @@ def _wait(future: Future[Prediction], expires: float) -> Prediction:
         if future.done():
             raise
         future.cancel()
-        raise _expired() from None
-
-
-def _expired() -> Expired:
-    return Expired("the image could not be computed by its deadline", hint="give it a later deadline, or send less")
+        raise expired() from None
 
 
 def _closed() -> ReplicaClosed:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from registry.serving.loaders import Prediction
+from registry.serving.observer import SettledRow
 
-STABLE, NAMED = "stable", "named"
+STABLE, CANARY, NAMED = ARMS = ("stable", "canary", "named")
 """The arms of requests, see `registry.serving.routing.Arm`."""
 OUTCOMES = ("answer", "review", "router_uncertain", "no_adapter", "corrupt_image")
 """The outcomes that are told apart; those of another flavor are `other`."""
@@ -68,14 +68,14 @@ class VersionTally:
         requests: answers over HTTP by arm and status code.
         durations: seconds of them by arm.
         predictions: images by arm, target and outcome.
-        arm: of its images: `stable` if it was the stable version since it was loaded.
+        feedback: true labels of its answers by arm and what became of them.
     """
 
     targets: frozenset[str] = frozenset()
-    arm: str = NAMED
     requests: Counter[tuple[str, int]] = field(default_factory=lambda: Counter({(STABLE, 200): 0}))
     durations: dict[str, Distribution] = field(default_factory=lambda: {STABLE: Distribution(SECONDS)})
     predictions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    feedback: Counter[tuple[str, str]] = field(default_factory=lambda: Counter({(STABLE, "taken"): 0}))
 
     @classmethod
     def of(cls, targets: Iterable[str]) -> VersionTally:
@@ -97,6 +97,7 @@ class Tally:
         self.swaps: Counter[SwapResult] = Counter({"ok": 0, "failed": 0})
         self.queued, self.computed = Distribution(SECONDS), Distribution(SECONDS)
         self.batches = Distribution(ROWS)
+        self.shed = 0
         self._lock = threading.Lock()
 
     @contextmanager
@@ -119,31 +120,37 @@ class Tally:
         with self._lock:
             self.computed.add(seconds)
 
-    def answered(self, answers: Sequence[Prediction]) -> None:
-        """Count answers. Those of a version that has left memory are not counted any more."""
+    def settled(self, rows: Sequence[SettledRow]) -> None:
+        """Count answers, and what a canary was not asked. Those of a version that has left memory are not counted."""
         with self._lock:
-            for answer in answers:
-                if counts := self.versions.get(answer.version):
+            for row in rows:
+                self.shed += row.was_shed
+                answer = row.outcome.answer
+                if answer is not None and (counts := self.versions.get(answer.version)):
                     target = getattr(answer, "target", None)
                     outcome = answer.outcome if answer.outcome in OUTCOMES else OTHER
-                    counts.predictions[counts.arm, target if target in counts.targets else "", outcome] += 1
+                    counts.predictions[row.route.arm, target if target in counts.targets else "", outcome] += 1
 
     # --- requests, swaps, versions -----------------------------------------------------------------------------------
 
     def request_answered(self, version: str, code: int, seconds: float, arm: str = STABLE) -> None:
         """Count an answer over HTTP; one by no version, or none that is in memory, counts for none."""
-        arm = NAMED if arm == NAMED else STABLE
+        arm = arm if arm in ARMS else STABLE
         with self._lock:
             counts = self.versions.get(version) or self.versions[""]
             counts.requests[arm, code] += 1
             counts.durations.setdefault(arm, Distribution(SECONDS)).add(seconds)
 
-    def swapped(self, version: str) -> None:
-        """Another record is served, by this version."""
+    def swapped(self) -> None:
+        """Another record is served."""
         with self._lock:
             self.swaps["ok"] += 1
-            if counts := self.versions.get(version):
-                counts.arm = STABLE
+
+    def label_came(self, version: str, arm: str, result: str) -> None:
+        """Count a true label, and what became of it; one of a version that is not in memory counts for none."""
+        with self._lock:
+            counts = self.versions.get(version) or self.versions[""]
+            counts.feedback[arm if arm in ARMS else STABLE, result] += 1
 
     def load_failed(self) -> None:
         """A try to load a version failed."""

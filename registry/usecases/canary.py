@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from registry.answers import Change
 from registry.channels.channel import MAX_RACES, Channel, PromoteOptions, Rollback
@@ -26,6 +28,7 @@ from registry.errors import ChannelMoved, NotNow
 from registry.evidence.policy import load_policy
 from registry.integrity.rebound import check_never_rebound
 from registry.names import VersionName
+from registry.progress import OpenProgress, Say, open_no_progress, say_nothing
 from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
 from registry.usecases.promote import (
     by_gates,
@@ -40,6 +43,9 @@ from registry.usecases.promote import (
 )
 from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
+
+if TYPE_CHECKING:
+    from registry.usecases.feedback import FeedbackOptions, LabelsTaken
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,15 @@ class Canaries:
                 continue
             return Change.of_rollback(plan, changed=True)
         raise NotNow(f"{channel} moved {MAX_RACES} times while the trial was ended", hint="see `ulora history`")
+
+    def feedback(
+        self, labels: Path, channel: str = "production", options: FeedbackOptions | None = None, *,
+        progress: OpenProgress = open_no_progress, say: Say = say_nothing,
+    ) -> LabelsTaken:  # fmt: skip
+        """Count true labels of a CSV file by the receipts of answers; see `registry.usecases.feedback.take_labels`."""
+        from registry.usecases.feedback import take_labels  # nothing else here needs to know how versions are served
+
+        return take_labels(self.wiring, Path(labels), channel, options, progress=progress, say=say)
 
     def _advance(
         self, log: Channel, position: ChannelPosition, record: Record, options: AdvanceOptions, *, dry_run: bool

@@ -26,6 +26,7 @@ from tests.support.running_app import running
 
 PATHS = {
     "/predict", "/predict/batch", "/health", "/health/live", "/health/ready", "/version", "/-/refresh", "/v2",
+    "/feedback",
     "/v1/crops", "/v1/adapters/{crop}/status", "/v1/diagnose", "/v2/health/live", "/v2/health/ready",
     "/v2/models/{model}", "/v2/models/{model}/ready", "/v2/models/{model}/infer",
     "/v2/models/{model}/versions/{version}", "/v2/models/{model}/versions/{version}/ready",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.errors import BadInput
+from registry.serving.loaders import Loaded
+from registry.serving.routing import Route
 from tests.support.echo_releases import Echo, EchoAnswer
 
 SIZE = 10
@@ -74,3 +76,8 @@ class TogetherEcho(Echo):
 def together(controls: Controls, name: str = "v1.0.0") -> TogetherEcho:
     """A version of this flavor."""
     return TogetherEcho(name, "", name.encode(), controls=controls)
+
+
+def routed(loaded: Loaded, **fields: Any) -> Route:
+    """A request that this version answers; the rest are fields of `Route`."""
+    return Route(loaded, "0" * 64, **fields)

@@ -7,6 +7,7 @@
 | `GET`, `HEAD /health/live`, `/health/ready`, `/health` | restart it? send requests here? the whole story |
 | `GET`, `HEAD /version` | the version that answers, and since when |
 | `GET /metrics` | what the replica counts, for Prometheus |
+| `POST /feedback` | a true label, by the receipt of an answer |
 | `POST /-/refresh` | 202: the log is read now |
 | `/v2/…` | the Open Inference Protocol, see `open_inference` |
 | `/v1/crops`, `/v1/adapters/{crop}/status`, `/v1/diagnose` | as the older system has them, see `older_endpoints` |
@@ -24,10 +25,21 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import UloraError
 from registry.serving.follow import Live
-from registry.serving.http import batch, encoding, measured, older_endpoints, open_inference, openapi, predict, status
+from registry.serving.http import (
+    batch,
+    encoding,
+    feedback,
+    measured,
+    older_endpoints,
+    open_inference,
+    openapi,
+    predict,
+    status,
+)
 from registry.serving.http.front import Front
 from registry.serving.http.options import HttpOptions
 from registry.serving.http.rate_limit import RateLimit
+from registry.serving.http.receipts import open_receipts
 from registry.serving.http.response_cache import ResponseCache
 from registry.serving.http.responses import Refused, answer_error
 from registry.serving.http.tokens import read_tokens
@@ -37,15 +49,16 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     """The ASGI application of `live`, which the caller starts and closes.
 
     Raises:
-        BadSetting: the tokens or the rate can't be used.
+        BadSetting: the tokens, the rate or the fleet's keys can't be used.
     """
     app = FastAPI(title="ulora-registry", summary="Predictions by the version that a channel serves")
     app.state.live = live
     app.state.options = options = options or HttpOptions()
     app.state.tokens = read_tokens(options.tokens)
     app.state.cache = ResponseCache(options.cache_bytes)
-    for routes in (predict.ROUTES, batch.ROUTES, status.ROUTES, open_inference.ROUTES, older_endpoints.ROUTES):
-        for (method, path), endpoint in routes.items():
+    app.state.receipts = open_receipts(options.fleet_key_file, live.record.model, live.record.channel)
+    for endpoints in (predict, batch, feedback, status, open_inference, older_endpoints):
+        for (method, path), endpoint in endpoints.ROUTES.items():
             app.add_api_route(path, endpoint, methods=[method], **openapi.OPERATIONS[path])
     for path in status.HEADS:  # some load balancers send it
         app.add_api_route(path, status.ROUTES["GET", path], methods=["HEAD"], include_in_schema=False)

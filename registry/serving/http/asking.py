@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from registry.errors import BadImage, Overloaded, UloraError
+from registry.serving.admitted_row import AdmittedRow
 from registry.serving.follow import Live
 from registry.serving.http.clients import answers_for, deadline_in
+from registry.serving.http.forcing import forced_route
+from registry.serving.http.receipts import FIELD, Receipts
 from registry.serving.http.response_cache import AnswerKey, ResponseCache
 from registry.serving.http.responses import Refused, as_refused
 from registry.serving.loaders import Prediction
-from registry.serving.routing import Route
+from registry.serving.routing import Route, Serving
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,18 @@ class AskedImage:
 
 @dataclass(frozen=True)
 class AskedImages:
-    """Images that wait for their answers by one version. It holds no image any more."""
+    """Images that wait for their answers by one version. It holds no image any more.
+
+    Attributes:
+        rows: None where nothing has to be computed.
+    """
 
     route: Route
     deadline: float
     futures: list[Future[Prediction]]
+    rows: list[AdmittedRow | None]
     questions: list[AnswerKey | None]
+    receipts: Receipts | None
 
     async def answers(self, request: Request) -> list[Prediction | BaseException]:
         """For each image the answer, or its error.
@@ -46,6 +55,16 @@ class AskedImages:
             if question and not isinstance(one, BaseException):
                 cache.put(question, one, request.app.state.live.resident_digests())
         return answered
+
+    def receipts_of(self, answered: Sequence[Prediction | BaseException]) -> list[dict[str, str]]:
+        """The field of each answer that has its receipt, where this replica issues any."""
+        found: list[dict[str, str]] = []
+        for row, one in zip(self.rows, answered, strict=True):
+            text = ""
+            if self.receipts and not isinstance(one, BaseException):
+                text = self.receipts.of(self.route, one, row.shadow_outcome if row else None)
+            found.append({FIELD: text} if text else {})
+        return found
 
 
 def check_admission(request: Request) -> float:
@@ -67,8 +86,10 @@ def choose(request: Request, key: str | None) -> Route:
 
     Raises:
         ReplicaClosed: the replica is closed.
+        BadInput, Refused: see `forced_route`.
     """
-    route: Route = request.app.state.live.serving.choose(key)
+    serving: Serving = request.app.state.live.serving
+    route = forced_route(request, serving) or serving.choose(key, request.state.names.request_id)
     request.state.route = route  # what an error is answered with
     return route
 
@@ -80,19 +101,24 @@ def ask(request: Request, route: Route, images: Sequence[AskedImage], deadline: 
         ReplicaClosed: the replica was closed.
     """
     cache: ResponseCache = request.app.state.cache
-    futures: list[Future[Prediction]] = []
-    questions: list[AnswerKey | None] = []
+    asked = AskedImages(route, deadline, [], [], [], request.app.state.receipts)
     try:
         for each in images:
-            question = cache.question(each.image, each.target, route) if isinstance(each.image, bytes) else None
+            # The canary of a shadow trial has to see what stable computes.
+            may_be_known = isinstance(each.image, bytes) and route.shadow is None
+            question = cache.question(each.image, each.target, route) if may_be_known else None  # type: ignore[arg-type]
             known = cache.get(question) if question else None
-            futures.append(_submit(request, route, each, deadline, known))
-            questions.append(None if known else question)
+            row = None if known else _admit(request, route, each, deadline)
+            asked.rows.append(row if isinstance(row, AdmittedRow) else None)
+            asked.futures.append(row.future if isinstance(row, AdmittedRow) else _settled(known or row))
+            asked.questions.append(None if known else question)
+            if known:
+                request.app.state.live.observing.counts.answered_again(route, known)
     except BaseException:
-        for future in futures:
+        for future in asked.futures:
             future.cancel()
         raise
-    return AskedImages(route, deadline, futures, questions)
+    return asked
 
 
 def told(error: BaseException) -> Exception:
@@ -116,19 +142,20 @@ def refuse_corrupt(answered: Prediction | BaseException) -> Prediction:
     return answered
 
 
-def _submit(
-    request: Request, route: Route, asked: AskedImage, deadline: float, known: Prediction | None
-) -> Future[Prediction]:
+def _admit(request: Request, route: Route, asked: AskedImage, deadline: float) -> AdmittedRow | UloraError:
     live: Live = request.app.state.live
-    settled: Future[Prediction] = Future()
-    if known is not None:
-        settled.set_result(known)
-        return settled
     if isinstance(asked.image, UloraError):
-        settled.set_exception(asked.image)
-        return settled
+        return asked.image
     try:
-        return live.scheduler.submit(route.loaded, asked.image, asked.target, deadline)
+        return live.scheduler.submit(route, asked.image, asked.target, deadline)
     except Overloaded as error:
-        settled.set_exception(error)
-        return settled
+        return error
+
+
+def _settled(outcome: Prediction | UloraError | None) -> Future[Prediction]:
+    settled: Future[Prediction] = Future()
+    if isinstance(outcome, UloraError):
+        settled.set_exception(outcome)
+    elif outcome is not None:
+        settled.set_result(outcome)
+    return settled

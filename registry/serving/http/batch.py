@@ -68,7 +68,9 @@ async def predict_batch(request: Request) -> JSONResponse:
         route = choose(request, given.key)
         asked = ask(request, route, given.images, deadline)
     del given  # the bodies are not needed once the images were read
-    return answer_of(route, {"predictions": [_one(each) for each in await asked.answers(request)]})
+    answered = await asked.answers(request)
+    predictions = [_one(each, receipt) for each, receipt in zip(answered, asked.receipts_of(answered), strict=True)]
+    return answer_of(route, {"predictions": predictions})
 
 
 async def _read(request: Request, held: HeldBytes) -> _ImageBatch:
@@ -130,10 +132,10 @@ def _checked(image: bytes) -> bytes | UloraError:
     return image or BadImage("the image is empty", hint="send a complete image file")
 
 
-def _one(answered: Prediction | BaseException) -> dict[str, Any]:
+def _one(answered: Prediction | BaseException, receipt: dict[str, str]) -> dict[str, Any]:
     """An image's outcome: its prediction, or its error with the status that it would have alone."""
     try:
-        return refuse_corrupt(answered).to_dict()
+        return {**refuse_corrupt(answered).to_dict(), **receipt}
     except Exception as error:
         refused = as_refused(error)
         return {**refused.document(), "status": refused.status}

@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import BadInput, Expired
+from registry.serving.admitted_row import LATE_SECONDS
 from registry.serving.http.handover import handover_to
 from registry.serving.loaders import Prediction
-from registry.serving.scheduler import LATE_SECONDS
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -84,6 +84,8 @@ class Front:
         if not right:
             return
         caller = self._tokens.caller(scope["headers"]) if self._tokens else None
+        if self._tokens:
+            scope["state"]["scopes"] = caller.scopes if caller else frozenset()
         if self._rate:  # before a wrong token is refused: nobody can try many
             host = scope["client"][0] if scope.get("client") else ""
             self._rate.check(f"token {caller.name}" if caller else f"address {caller_of_address(host)}")

@@ -25,7 +25,7 @@ from registry.serving.http.request_body import (
     read_body,
     unknown_kind,
 )
-from registry.serving.http.responses import Refused, Routes, answer_of
+from registry.serving.http.responses import Refused, Routes, answer_of, description_of
 from registry.serving.loaders import Loaded, TellsComponents
 from registry.serving.routing import Route, Serving
 
@@ -68,14 +68,14 @@ class DiagnoseInput(_AppPart):
 
 async def crops(request: Request) -> JSONResponse:
     """The crops that can be diagnosed."""
-    route = choose(request, None)
+    route = request.app.state.live.serving.described
     document = {"crops": list(route.loaded.targets), "router_accuracy_target": ROUTER_ACCURACY_TARGET}
-    return answer_of(route, document)
+    return description_of(route, document)
 
 
 async def adapter_status(request: Request) -> JSONResponse:
     """What the adapter of a crop can tell apart."""
-    route = choose(request, None)
+    route = request.app.state.live.serving.described
     crop = _target_of(route.loaded, request.path_params["crop"])
     if crop is None:
         name = request.path_params["crop"][:100]
@@ -89,7 +89,7 @@ async def adapter_status(request: Request) -> JSONResponse:
         "classes": classes,
         "has_ood": crop in route.loaded.targets_with_ood if isinstance(route.loaded, TellsComponents) else None,
     }
-    return answer_of(route, document)
+    return description_of(route, document)
 
 
 async def diagnose(request: Request) -> JSONResponse:
@@ -106,7 +106,8 @@ async def diagnose(request: Request) -> JSONResponse:
         asked = ask(request, route, [AskedImage(image, target)], deadline)
     del image
     (answered,) = await asked.answers(request)
-    return answer_of(route, _diagnosis(route, refuse_corrupt(answered).to_dict()))
+    diagnosis = _diagnosis(route, refuse_corrupt(answered).to_dict())
+    return answer_of(route, {**diagnosis, **asked.receipts_of([answered])[0]})
 
 
 def health_fields(ready: bool, serving: Serving | None) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from registry.serving.byte_budget import HeldBytes
 from registry.serving.follow import Live
 from registry.serving.http import status
 from registry.serving.http.asking import AskedImage, ask, check_admission, choose, told
+from registry.serving.http.forcing import check_may_force
 from registry.serving.http.infer_inputs import INPUT, LENGTH_HEADER, InferInputs, read_inputs
+from registry.serving.http.receipts import FIELD
 from registry.serving.http.request_body import read_body
 from registry.serving.http.responses import Refused, Routes, headers_of
 from registry.serving.http.tensors import Datatype, OutputTensor
@@ -36,6 +38,7 @@ OUTPUTS: dict[str, Datatype] = {
     "ood_score": "FP64",
     "is_ood": "BOOL",
     "detail": "BYTES",
+    FIELD: "BYTES",
 }
 """Output -> datatype. Each is the field of a prediction of that name; a text that is not there is empty, a number that
 is not there NaN, in JSON null."""
@@ -48,7 +51,7 @@ async def server(request: Request) -> JSONResponse:
         "version": installed_version("ulora-registry"),
         "extensions": ["binary_tensor_data"],
     }
-    return _json(document, request.app.state.live.serving.choose(None))
+    return _json(document, request.app.state.live.serving.described)
 
 
 async def model(request: Request) -> JSONResponse:
@@ -61,12 +64,12 @@ async def model(request: Request) -> JSONResponse:
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "base64"}}],
         "outputs": [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in OUTPUTS.items()],
     }
-    return _json(document, _route(request, None))
+    return _json(document, _described(request))
 
 
 async def model_ready(request: Request) -> JSONResponse:
     """Whether the model, or one version of it, answers."""
-    route = _route(request, None)
+    route = _described(request)
     return _json({"name": request.path_params["model"], "version": route.version, "ready": True}, route)
 
 
@@ -85,7 +88,8 @@ async def infer(request: Request) -> Response:
         asked = ask(request, route, [AskedImage(image, given.target) for image in given.images], deadline)
         request_id = given.id
         del given  # the images are not needed once they were read
-    answered = _all_or_error(await asked.answers(request))
+    answers = await asked.answers(request)
+    answered = _all_or_error(answers, asked.receipts_of(answers))
     tensors = [_tensor(name, is_binary, answered) for name, is_binary in outputs.items()]
     return _answer(request.path_params["model"], request_id, route, tensors)
 
@@ -94,19 +98,36 @@ def _route(request: Request, key: str | None) -> Route:
     """The version that the path names, or that answers requests with this key.
 
     Raises:
+        Refused: there is no such model here, or no such version in memory; or the caller may not choose that one.
+    """
+    named, serving = _named(request), request.app.state.live.serving
+    if named is None or (named.version == serving.stable.version and not serving.stage.trial):
+        return choose(request, key)
+    if named.version != serving.stable.version:
+        check_may_force(request)
+    request.state.route = named
+    return named
+
+
+def _described(request: Request) -> Route:
+    """The version that the path names, or stable.
+
+    Raises:
         Refused: there is no such model here, or no such version in memory.
     """
+    live: Live = request.app.state.live
+    return _named(request) or live.serving.described
+
+
+def _named(request: Request) -> Route | None:
     live: Live = request.app.state.live
     name, version = request.path_params["model"], request.path_params.get("version")
     if name != live.record.model:
         raise Refused(404, NotFound.__name__, f"there is no model {name[:100]!r} here", f"it is {live.record.model}")
-    if version is None:
-        return choose(request, key)
-    route = live.resident(version)
-    if route is None:
+    route = live.resident(version) if version is not None else None
+    if version is not None and route is None:
         known = ", ".join(live.health().resident)
         raise Refused(404, NotFound.__name__, f"{version[:100]!r} is not in memory", f"there are {known}")
-    request.state.route = route
     return route
 
 
@@ -116,13 +137,13 @@ def _chosen_outputs(given: InferInputs) -> dict[str, bool]:
     return given.outputs or dict.fromkeys(OUTPUTS, given.all_binary)
 
 
-def _all_or_error(answered: list[Prediction | BaseException]) -> list[dict[str, Any]]:
+def _all_or_error(answered: list[Prediction | BaseException], receipts: list[dict[str, str]]) -> list[dict[str, Any]]:
     """All predictions: the protocol has no error of a single element. Bytes that are no image have an outcome."""
     predictions = []
-    for each in answered:
+    for each, receipt in zip(answered, receipts, strict=True):
         if isinstance(each, BaseException):
             raise told(each)
-        predictions.append(each.to_dict())
+        predictions.append({**each.to_dict(), **receipt})
     return predictions
 
 
@@ -135,7 +156,7 @@ def _answer(model_name: str, request_id: str, route: Route, tensors: list[Output
         "model_name": model_name,
         "model_version": route.version,
         **({"id": request_id} if request_id else {}),
-        "parameters": {"manifest_sha256": route.manifest_sha256, "arm": route.arm},
+        "parameters": {"manifest_sha256": route.manifest_sha256, "arm": route.arm, "sticky": route.sticky},
         "outputs": [tensor.document() for tensor in tensors],
     }
     if not any(tensor.is_binary for tensor in tensors):

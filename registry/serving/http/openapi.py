@@ -9,6 +9,8 @@ from pydantic import BaseModel
 
 from registry.serving.http.batch import BatchInput
 from registry.serving.http.clients import DEADLINE_HEADER, MAX_DEADLINE
+from registry.serving.http.feedback import FeedbackInput
+from registry.serving.http.forcing import ARMS
 from registry.serving.http.infer_inputs import LENGTH_HEADER, InferDocument
 from registry.serving.http.older_endpoints import DiagnoseInput
 from registry.serving.http.request_body import MAX_KEY, MAX_TARGET, TARGET_PATTERN
@@ -46,15 +48,25 @@ _FIELDS = {
     "probabilities": {"type": "object", "additionalProperties": _NUMBER},
     "detail": _TEXT,
     "blocks_used": {"type": "integer"},
+    "request_id": _TEXT,
 }
+_ALWAYS = sorted(_FIELDS.keys() - {"request_id"})
+"""What a prediction has in any case; `request_id` it has where receipts are issued."""
 _PREDICTION = {"type": "object", "properties": _FIELDS, "required": ["version", "outcome"]}
 _TENSOR = objects(name=_TEXT, datatype=_TEXT, shape={"type": "array", "items": {"type": "integer"}})
 _MANIFEST = {"version": _TEXT, "manifest_sha256": _SHA256}
+_CHOSEN = {**_MANIFEST, "arm": _TEXT, "sticky": _BOOL}
 _DEADLINE = {
     "name": DEADLINE_HEADER,
     "in": "header",
     "description": "Milliseconds in which the answer is wanted.",
     "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE},
+}
+_ARM = {
+    "name": ARM_HEADER,
+    "in": "header",
+    "description": "The arm of a trial that has to answer; needs the scope `admin`, and no trial counts the request.",
+    "schema": {"type": "string", "enum": list(ARMS)},
 }
 _LENGTH = {
     "name": LENGTH_HEADER,
@@ -71,6 +83,8 @@ _MEANINGS = {
     404: "Not here.",
     413: "Too large.",
     415: "Another content type, or a compressed body.",
+    409: "The answer has another label already.",
+    410: "The answer is too old.",
     422: "A field is given twice, or as a file.",
     429: "Too much to do, or no memory; Retry-After says when to come again.",
     500: "It could not be answered.",
@@ -78,6 +92,8 @@ _MEANINGS = {
     504: "The deadline passed.",
 }
 _OF_PREDICTIONS = (400, 413, 415, 422, 429, 500, 503, 504)
+_CHOOSING = (*_OF_PREDICTIONS, 403, 404)
+"""Those of a request that may choose its version."""
 
 
 def inlined(kind: type[BaseModel]) -> Schema:
@@ -136,7 +152,7 @@ _INFERRED = objects(
 )
 _DIAGNOSIS = objects(
     status=_TEXT, timestamp=_TEXT, crop={"type": "object"}, disease={"type": ["object", "null"]},
-    ood_analysis={"type": "object"}, outcome=_TEXT, **_MANIFEST,
+    ood_analysis={"type": "object"}, outcome=_TEXT, **_CHOSEN,
 )  # fmt: skip
 
 
@@ -146,10 +162,10 @@ def _protocol(ok: Schema, *path: str) -> Schema:
 
 
 def _infer(*path: str) -> Schema:
-    responses = _answers(_INFERRED, (404, *_OF_PREDICTIONS), error=_PROTOCOL_ERROR)
+    responses = _answers(_INFERRED, _CHOOSING, error=_PROTOCOL_ERROR)
     responses[200]["content"]["application/octet-stream"] = {"schema": _FILE}
     extra = {
-        "parameters": [*_path(*path), _DEADLINE, _LENGTH],
+        "parameters": [*_path(*path), _DEADLINE, _LENGTH, _ARM],
         "requestBody": _body(**{"application/json": inlined(InferDocument), "application/octet-stream": _FILE}),
     }
     return {"responses": responses, "openapi_extra": extra}
@@ -162,19 +178,19 @@ _MODEL = objects(
 _MODEL_READY = objects(name=_TEXT, version=_TEXT, ready=_BOOL)
 _OPERATIONS: dict[str, Schema] = {
     "/predict": {
-        "responses": _answers({**_PREDICTION, "required": [*_FIELDS, "manifest_sha256"]}, _OF_PREDICTIONS),
+        "responses": _answers({**_PREDICTION, "required": [*_ALWAYS, "manifest_sha256", "arm", "sticky"]}, _CHOOSING),
         "openapi_extra": {
-            "parameters": [*_query("target", "key"), _DEADLINE],
+            "parameters": [*_query("target", "key"), _DEADLINE, _ARM],
             "requestBody": _body(**{"multipart/form-data": _form(_FILE, _TARGET)}, **dict.fromkeys(IMAGE_TYPES, _FILE)),
         },
     },
     "/predict/batch": {
         "responses": _answers(
-            objects(predictions={"type": "array", "items": {"anyOf": [_PREDICTION, _IMAGE_ERROR]}}, **_MANIFEST),
-            _OF_PREDICTIONS,
+            objects(predictions={"type": "array", "items": {"anyOf": [_PREDICTION, _IMAGE_ERROR]}}, **_CHOSEN),
+            _CHOOSING,
         ),
         "openapi_extra": {
-            "parameters": [_DEADLINE],
+            "parameters": [_DEADLINE, _ARM],
             "requestBody": _body(
                 **{
                     "application/json": inlined(BatchInput),
@@ -191,9 +207,16 @@ _OPERATIONS: dict[str, Schema] = {
     "/version": {
         "responses": _answers(
             objects(model=_TEXT, channel=_TEXT, generation={"type": "integer"}, content_sha256=_TEXT, since=_TEXT,
-                    **_MANIFEST),
+                    canary=_MAYBE_TEXT, **_MANIFEST),
             (500, 503),
         )
+    },
+    "/feedback": {
+        "responses": _answers(
+            objects(result=_TEXT, generation={"type": "integer"}, arm=_TEXT, version=_TEXT),
+            (400, 404, 409, 410, 413, 415, 429, 500, 503),
+        ),
+        "openapi_extra": {"requestBody": _body(**{"application/json": inlined(FeedbackInput)})},
     },
     "/-/refresh": {
         "status_code": 202,
@@ -222,9 +245,9 @@ _OPERATIONS: dict[str, Schema] = {
         "openapi_extra": {"parameters": _path("crop")},
     },
     "/v1/diagnose": {
-        "responses": _answers(_DIAGNOSIS, _OF_PREDICTIONS),
+        "responses": _answers(_DIAGNOSIS, _CHOOSING),
         "openapi_extra": {
-            "parameters": [_DEADLINE],
+            "parameters": [_DEADLINE, _ARM],
             "requestBody": _body(**{"application/json": inlined(DiagnoseInput)}),
         },
     },

@@ -22,6 +22,8 @@ class HttpOptions:
             first, a request might cross the closing.
         max_connections: those above are refused, also where fewer take too many of the process's file handles.
         tokens: the file of bearer tokens; None for those of `ULORA_TOKENS`, if there are any.
+        fleet_key_file: the file of the keys that sign receipts, the same on all replicas; None for those of
+            `ULORA_FLEET_KEY`, if there are any. Without keys answers have no receipts, and no labels are taken.
         rate_limit: requests of one token or address, such as `100/second`; None for no limit.
         ssl_certfile, ssl_keyfile: PEM files; with them it speaks TLS only. Without `ssl_keyfile` the key is in the
             first.
@@ -44,6 +46,7 @@ class HttpOptions:
     idle_seconds: float = 75.0
     max_connections: int = 4096
     tokens: Path | None = None
+    fleet_key_file: Path | None = None
     rate_limit: str | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None

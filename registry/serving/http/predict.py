@@ -20,7 +20,8 @@ async def predict(request: Request) -> JSONResponse:
         asked = ask(request, route, [AskedImage(given.image, given.target)], deadline)
     del given  # the body is not needed once the image was read
     (answered,) = await asked.answers(request)
-    return answer_of(route, refuse_corrupt(answered).to_dict())
+    document = refuse_corrupt(answered).to_dict()
+    return answer_of(route, {**document, **asked.receipts_of([answered])[0]})
 
 
 ROUTES: Routes = {("POST", "/predict"): predict}

@@ -51,6 +51,12 @@ def version_of(live: Live) -> str | None:
 
 def answer_of(route: Route, document: Mapping[str, Any]) -> JSONResponse:
     """A document as the answer of the version that was chosen for a request."""
+    chosen = {"manifest_sha256": route.manifest_sha256, "arm": route.arm, "sticky": route.sticky}
+    return answer(200, {**document, **chosen}, route.version, route.arm)
+
+
+def description_of(route: Route, document: Mapping[str, Any]) -> JSONResponse:
+    """A document about a version."""
     return answer(200, {**document, "manifest_sha256": route.manifest_sha256}, route.version, route.arm)
 
 

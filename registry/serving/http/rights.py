@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-PREDICT = "predict"
-_PREDICTIONS = re.compile(r"/predict(/batch)?|/v1/diagnose|/v2/models/[^/]+(/versions/[^/]+)?/infer")
-SCOPES = (PREDICT, "feedback", "admin")
+PREDICT, FEEDBACK, ADMIN = SCOPES = ("predict", "feedback", "admin")
 """What a token may have the right for."""
+_PREDICTIONS = re.compile(r"/predict(/batch)?|/v1/diagnose|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 OPEN_PATHS = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """The probes of orchestrators, which have no credentials."""
 
@@ -28,8 +27,8 @@ def right_of(scope: Scope) -> str:
     if path.startswith("/predict") or path == "/v1/diagnose" or (path.startswith("/v2/") and path.endswith("/infer")):
         return PREDICT
     if path.startswith("/feedback"):
-        return "feedback"
-    return "admin" if path.startswith("/-/") else "any"
+        return FEEDBACK
+    return ADMIN if path.startswith("/-/") else "any"
 
 
 def asks_for_predictions(path: str) -> bool:

@@ -50,7 +50,7 @@ async def ready(request: Request) -> JSONResponse:
 async def version(request: Request) -> JSONResponse:
     """The version that answers, and since when."""
     serving = request.app.state.live.serving
-    route = serving.choose(None)
+    route = serving.described
     document = {
         "model": serving.record.model,
         "channel": serving.record.channel,
@@ -58,6 +58,7 @@ async def version(request: Request) -> JSONResponse:
         "content_sha256": serving.stable.content_sha256,
         "manifest_sha256": route.manifest_sha256,
         "since": serving.since,
+        "canary": serving.canary.version if serving.canary else None,
     }
     return answer(200, document, route.version, route.arm)
 

@@ -30,7 +30,7 @@ COMMANDS += [
     "doctor",
     "follow",
 ]
-COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test"]
+COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -48,6 +48,7 @@ ARGUMENTS = {
     "backbone": ["list"],
     "policy": ["show"],
     "canary": ["abort"],
+    "feedback": ["labels.csv"],
     "follow": ["production", "--into", "served"],
     "fit": ["--data", ".", "--backbone", ".", "--out", "bundle"],
 }

@@ -19,6 +19,7 @@ SAID: dict[str, Any] = {
     "generation": 3, "newest": 3, "rollback_ready": True, "resident": ["v1.0.0"], "error": "",
     "loading": "loading v1.1.0 for 7 s (loader)", "manifest_sha256": "1" * 64, "weights_sha256": "2" * 64,
     "weights_count": 3, "golden_sha256": "3" * 64, "proved": "2026-01-01T00:00:00.000+00:00",
+    "canary": "v1.1.0", "trial_problem": "", "observed": "2026-01-01T00:00:00.000+00:00", "observations_problem": "",
     "when": "2026-01-01T00:00:00.000+00:00",
 }  # fmt: skip
 JSON = st.recursive(
@@ -38,9 +39,10 @@ def test_an_earlier_replica_does_not_say_what_it_loads() -> None:
 
 def test_an_earlier_replica_does_not_say_what_is_in_its_memory() -> None:
     new = ("manifest_sha256", "weights_sha256", "weights_count", "golden_sha256", "proved")
+    new += ("canary", "trial_problem", "observed", "observations_problem")
     document = json.dumps({name: value for name, value in SAID.items() if name not in new}).encode()
     earlier = Heartbeat.parse(document, "a heartbeat")
-    assert [getattr(earlier, name) for name in new] == ["", "", 0, "", ""]
+    assert [getattr(earlier, name) for name in new] == ["", "", 0, "", "", "", "", "", ""]
     assert earlier.to_bytes() == document
 
 
@@ -71,7 +73,9 @@ def test_a_field_is_as_declared_or_the_whole_is_refused(field: str, value: Any) 
     assert isinstance(getattr(heartbeat, field), type(SAID[field]) if field != "resident" else tuple)
 
 
-@pytest.mark.parametrize("field", ["id", "host", "device", "state", "version", "error", "loading", "when", "proved"])
+@pytest.mark.parametrize(
+    "field", ["id", "host", "device", "state", "version", "error", "loading", "when", "proved", "canary", "observed"]
+)
 def test_no_field_is_endless(field: str) -> None:
     with pytest.raises(BadManifest):
         Heartbeat.parse(json.dumps({**SAID, field: "a" * 10_000}).encode(), "a heartbeat")

@@ -11,7 +11,7 @@ import pytest
 
 from registry.serving.pace import SIZES, Pace, calibrate
 from registry.serving.scheduler import Scheduler
-from tests.support.batch_flavor import Controls, TogetherEcho, together
+from tests.support.batch_flavor import Controls, TogetherEcho, routed, together
 
 
 def full(pace: Pace) -> float:
@@ -172,5 +172,5 @@ def test_a_version_that_cannot_be_timed_is_served_all_the_same() -> None:
 
     version = Fails("v1.0.0", "", b"", controls=controls)
     scheduler.start(version)
-    assert scheduler.predict(version, b"leaf").version == "v1.0.0"
+    assert scheduler.predict(routed(version), b"leaf").version == "v1.0.0"
     scheduler.close(60)

@@ -18,7 +18,7 @@ from registry.serving import precedence
 from registry.serving.pace import Pace
 from registry.serving.precedence import LoopPrecedence
 from registry.serving.scheduler import AdmittedRow, Scheduler
-from tests.support.batch_flavor import NO_FILE, NO_IMAGE, POISON, SIZE, Controls, together
+from tests.support.batch_flavor import NO_FILE, NO_IMAGE, POISON, SIZE, Controls, routed, together
 from tests.support.echo_releases import Echo, wait_until
 
 LONG = 600.0
@@ -52,7 +52,7 @@ class Held:
     def __enter__(self) -> Held:
         self._controls.computing.clear()
         self._controls.at_work.clear()
-        self.first = self._scheduler.submit(together(self._controls), b"first", None, LONG)
+        self.first = self._scheduler.submit(routed(together(self._controls)), b"first", None, LONG).future
         assert self._controls.at_work.wait(60)
         return self
 
@@ -65,7 +65,7 @@ class Held:
 
 
 def ask(scheduler: Scheduler, controls: Controls, *images: bytes, version: str = "v1.0.0") -> list:
-    return [scheduler.submit(together(controls, version), image, None, LONG) for image in images]
+    return [scheduler.submit(routed(together(controls, version)), image, None, LONG).future for image in images]
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_what_waits_is_computed_together_in_order(scheduler: Scheduler, controls
 
 def test_an_image_that_waits_alone_is_computed_alone(scheduler: Scheduler, controls: Controls) -> None:
     for image in (b"a", b"b"):
-        assert scheduler.predict(together(controls), image).version == "v1.0.0"
+        assert scheduler.predict(routed(together(controls)), image).version == "v1.0.0"
     assert controls.batches == [[b"a"], [b"b"]]
 
 
@@ -100,17 +100,17 @@ def test_one_pass_answers_rows_of_several_versions(scheduler: Scheduler, control
 def test_a_flavor_without_batches_is_asked_row_by_row(scheduler: Scheduler, controls: Controls) -> None:
     plain = Echo("v1.0.0", "", b"plain")
     with Held(scheduler, controls) as held:
-        futures = [scheduler.submit(plain, image, None, LONG) for image in (b"a", b"b")]
+        futures = [scheduler.submit(routed(plain), image, None, LONG).future for image in (b"a", b"b")]
         futures += ask(scheduler, controls, b"c")
         held.all_read()
     assert [future.result(60) for future in futures[:2]] == plain.predict([b"a", b"b"])
     assert futures[2].result(60) == together(controls).predict(b"c")
-    assert scheduler.predict(plain, [b"a", b"b"], ["low", None]) == plain.predict([b"a", b"b"])
+    assert scheduler.predict(routed(plain), [b"a", b"b"], ["low", None]) == plain.predict([b"a", b"b"])
 
 
 def test_one_thread_computes_and_is_set_up_once(scheduler: Scheduler, controls: Controls) -> None:
     for _ in range(3):
-        scheduler.predict(together(controls), b"a")
+        scheduler.predict(routed(together(controls)), b"a")
     assert controls.began == ["ulora-compute"]
 
 
@@ -122,16 +122,17 @@ def test_a_poisonous_image_costs_no_other_its_answer(scheduler: Scheduler, contr
     with pytest.raises(MemoryError):
         poison.result(60)
     assert controls.batches[1:] == [[b"a", POISON, b"b"], [b"a"], [POISON], [b"b"]]
-    assert scheduler.predict(together(controls), b"c").version == "v1.0.0"
+    assert scheduler.predict(routed(together(controls)), b"c").version == "v1.0.0"
 
 
 def test_an_image_is_not_tried_again_after_its_deadline(controls: Controls) -> None:
     version, scheduler = together(controls), Scheduler(max_batch=4)
     late, poison, other = (
-        AdmittedRow(version, image, None, expires, 0, 0.0, version.prepare(image))
+        AdmittedRow(routed(version), image, None, expires, 0, 0.0, version.prepare(image))
         for image, expires in ((b"a", 0.0), (POISON, math.inf), (b"b", math.inf))
     )
-    scheduler._answer_group([late, poison, other])
+    scheduler._computer.compute([late, poison, other])
+    scheduler._computer.give([late, poison, other], lambda: True)
     assert isinstance(late.future.exception(), Expired)
     assert isinstance(poison.future.exception(), MemoryError)
     assert other.future.result() == version.predict(b"b")
@@ -140,7 +141,7 @@ def test_an_image_is_not_tried_again_after_its_deadline(controls: Controls) -> N
 
 def rows_that_expire_in(*seconds: float, controls: Controls) -> list[AdmittedRow]:
     version, now = together(controls), time.monotonic()
-    return [AdmittedRow(version, b"a", None, now + one, 0, now, version.prepare(b"a")) for one in seconds]
+    return [AdmittedRow(routed(version), b"a", None, now + one, 0, now, version.prepare(b"a")) for one in seconds]
 
 
 def test_what_would_be_late_gives_way_to_what_is_in_time(controls: Controls) -> None:
@@ -166,11 +167,11 @@ def test_a_slow_estimate_never_ends_all_computing(controls: Controls) -> None:
 def test_a_missing_answer_is_an_error(scheduler: Scheduler, controls: Controls) -> None:
     controls.missing = 1
     with pytest.raises(RuntimeError, match=r"v1\.0\.0 gave 0 answers for 1 images"):
-        scheduler.predict(together(controls), b"a")
+        scheduler.predict(routed(together(controls)), b"a")
 
 
 def test_no_image_is_answered_without_computing(scheduler: Scheduler, controls: Controls) -> None:
-    assert scheduler.predict(together(controls), NO_IMAGE).outcome == "corrupt_image"
+    assert scheduler.predict(routed(together(controls)), NO_IMAGE).outcome == "corrupt_image"
     assert controls.batches == []
 
 
@@ -203,10 +204,10 @@ def test_an_image_is_admitted_if_it_will_be_in_time(scheduler: Scheduler, contro
         scheduler.check_admission(200.0)  # one batch before it, and its own
         ask(scheduler, controls, b"a")
         with pytest.raises(Overloaded, match="5 images wait") as caught:
-            scheduler.submit(together(controls), b"late", None, 200.0)
+            scheduler.submit(routed(together(controls)), b"late", None, 200.0)
         assert caught.value.retry_after == 60  # no client is sent away for longer
         with pytest.raises(Overloaded) as caught:
-            scheduler.submit(together(controls), b"late", None, 299.5)
+            scheduler.submit(routed(together(controls)), b"late", None, 299.5)
         assert caught.value.retry_after == 1
         assert scheduler.queued == 5
         scheduler.check_admission(300.0)
@@ -214,7 +215,7 @@ def test_an_image_is_admitted_if_it_will_be_in_time(scheduler: Scheduler, contro
 
 def test_an_idle_replica_takes_whatever_comes(scheduler: Scheduler, controls: Controls) -> None:
     scheduler._pace = Pace(4, {4: 100.0})
-    assert scheduler.submit(together(controls), b"a", None, 1.0)
+    assert scheduler.submit(routed(together(controls)), b"a", None, 1.0)
     wait_until(lambda: controls.batches)
 
 
@@ -246,7 +247,7 @@ def test_threads_that_read_and_compute_ask_who_goes_first(scheduler: Scheduler, 
 
     scheduler.precedence = Asked()
     for _ in range(2):
-        scheduler.predict(together(controls), b"a")
+        scheduler.predict(routed(together(controls)), b"a")
     wait_until(lambda: "ulora-compute" in asked)
     assert any(name.startswith("ulora-read-") for name in asked)
 
@@ -269,14 +270,14 @@ def test_a_caller_without_a_deadline_is_never_refused(scheduler: Scheduler, cont
     scheduler._pace = Pace(4, {4: 1e6})
     with ThreadPoolExecutor(1) as pool:
         with Held(scheduler, controls):
-            ask_long = pool.submit(scheduler.predict, together(controls), [b"a"] * 100)
+            ask_long = pool.submit(scheduler.predict, routed(together(controls)), [b"a"] * 100)
             wait_until(lambda: scheduler.queued == 2 * scheduler.max_batch)  # there is room for others
         assert len(ask_long.result(60)) == 100
 
 
 def test_what_expired_while_it_waited_is_not_computed(scheduler: Scheduler, controls: Controls) -> None:
     controls.reading.clear()
-    future = scheduler.submit(together(controls), b"late", None, 0.001)
+    future = scheduler.submit(routed(together(controls)), b"late", None, 0.001).future
     row = next(iter(scheduler._waiting))
     wait_until(lambda: time.monotonic() > row.expires)
     controls.reading.set()
@@ -288,7 +289,7 @@ def test_what_expired_while_it_waited_is_not_computed(scheduler: Scheduler, cont
 def test_a_hanging_computation_holds_no_deadline_up(scheduler: Scheduler, controls: Controls) -> None:
     controls.computing.clear()
     with pytest.raises(Expired):
-        scheduler.predict(together(controls), b"a", deadline=0.01)
+        scheduler.predict(routed(together(controls)), b"a", deadline=0.01)
 
 
 def test_a_cancelled_image_is_not_computed(scheduler: Scheduler, controls: Controls) -> None:
@@ -305,17 +306,17 @@ def test_a_cancelled_image_is_not_computed(scheduler: Scheduler, controls: Contr
 
 def test_a_list_that_fails_leaves_nothing_in_the_queue(scheduler: Scheduler, controls: Controls) -> None:
     with Held(scheduler, controls), pytest.raises(BadInput, match="no such file"):
-        scheduler.predict(together(controls), [NO_FILE, b"a", b"b"])
+        scheduler.predict(routed(together(controls)), [NO_FILE, b"a", b"b"])
     wait_until(lambda: scheduler.queued == 0)
 
 
 def test_bad_arguments_raise_as_a_version_does(scheduler: Scheduler, controls: Controls) -> None:
     version = together(controls)
     with pytest.raises(TypeError):
-        scheduler.predict(version, 7)
+        scheduler.predict(routed(version), 7)
     with pytest.raises(BadInput, match="2 images but 1 targets"):
-        scheduler.predict(version, [b"a", b"b"], ["low"])
-    assert scheduler.predict(version, []) == []
+        scheduler.predict(routed(version), [b"a", b"b"], ["low"])
+    assert scheduler.predict(routed(version), []) == []
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -332,7 +333,7 @@ def test_the_images_that_wait_have_bounded_memory(controls: Controls) -> None:
             ask(scheduler, controls, b"x" * 90)
         with ThreadPoolExecutor(1) as pool:
             # A caller in this process has the image in memory anyway.
-            answer = pool.submit(scheduler.predict, together(controls), b"x" * 1000)
+            answer = pool.submit(scheduler.predict, routed(together(controls)), b"x" * 1000)
             wait_until(lambda: scheduler.queued == 2)
             controls.computing.set()
             assert answer.result(60).version == "v1.0.0"
@@ -356,7 +357,7 @@ def test_hundreds_of_versions_leave_nothing_behind(scheduler: Scheduler, control
     try:
         for number in range(300):
             version = together(controls, f"v{number}.0.0")
-            assert scheduler.predict(version, b"a").version == version.version
+            assert scheduler.predict(routed(version), b"a").version == version.version
             left.append(weakref.ref(version))
         del version
         wait_until(lambda: not any(each() for each in left))
@@ -373,12 +374,12 @@ def test_closing_answers_what_was_admitted(controls: Controls) -> None:
     scheduler.start()
     with ThreadPoolExecutor(2) as pool:
         with Held(scheduler, controls):
-            listed = pool.submit(scheduler.predict, together(controls), [b"a"] * 50)
+            listed = pool.submit(scheduler.predict, routed(together(controls)), [b"a"] * 50)
             wait_until(lambda: scheduler.queued == 8)
             closed = pool.submit(scheduler.close, 60)
             wait_until(lambda: scheduler._closing)
             with pytest.raises(ReplicaClosed):
-                scheduler.predict(together(controls), b"late")
+                scheduler.predict(routed(together(controls)), b"late")
         assert len(listed.result(60)) == 50
         closed.result(60)
     for thread in (scheduler._thread, *scheduler._readers):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.evidence.policy import load_policy
 from registry.names import CHANNELS, VersionName
-from registry.serving.tally import NAMED, OTHER, OUTCOMES, ROWS, SECONDS, STABLE, Distribution, Tally
+from registry.serving.observer import RowOutcome, SettledRow
+from registry.serving.routing import Route
+from registry.serving.tally import ARMS, OTHER, OUTCOMES, ROWS, SECONDS, STABLE, Distribution, Tally
+from tests.support.echo_releases import Echo
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,10 @@ class Answer:
     version: str
     target: str | None
     outcome: str = "answer"
+
+
+def answered(answer: Answer, arm: Any = STABLE) -> SettledRow:
+    return SettledRow(Route(Echo(answer.version, "", b""), "", arm), RowOutcome(answer))
 
 
 def test_buckets_contain_every_latency_bound_of_the_policy() -> None:
@@ -61,7 +69,7 @@ def test_what_left_memory_is_counted_no_more() -> None:
     tally = Tally()
     tally.version_came("v1.0.0", ("low",))
     tally.version_left("v1.0.0")
-    tally.answered([Answer("v1.0.0", "low")])
+    tally.settled([answered(Answer("v1.0.0", "low"))])
     tally.request_answered("v1.0.0", 200, 0.1)
     assert set(tally.versions) == {""}
     assert tally.versions[""].requests[STABLE, 200] == 1
@@ -70,33 +78,40 @@ def test_what_left_memory_is_counted_no_more() -> None:
 def test_targets_and_outcomes_are_those_that_are_known() -> None:
     tally = Tally()
     tally.version_came("v1.0.0", ("low",))
-    tally.answered([Answer("v1.0.0", "a client's text"), Answer("v1.0.0", None), Answer("v1.0.0", "low", "odd")])
+    odd = (Answer("v1.0.0", "a client's text"), Answer("v1.0.0", None), Answer("v1.0.0", "low", "odd"))
+    tally.settled([answered(one) for one in odd])
     counted = {labels: count for labels, count in tally.versions["v1.0.0"].predictions.items() if count}
-    assert counted == {(NAMED, "", "answer"): 2, (NAMED, "low", OTHER): 1}
+    assert counted == {(STABLE, "", "answer"): 2, (STABLE, "low", OTHER): 1}
 
 
-def test_the_arm_is_stable_once_a_version_was_that() -> None:
+def test_each_arm_of_a_version_has_its_own_counts() -> None:
     tally = Tally()
     tally.version_came("v1.0.0", ("low",))
-    tally.answered([Answer("v1.0.0", "low")])
-    tally.request_answered("v1.0.0", 200, 0.1, NAMED)
-    tally.swapped("v1.0.0")
-    tally.answered([Answer("v1.0.0", "low")])
+    for arm in ARMS:
+        tally.settled([answered(Answer("v1.0.0", "low"), arm)])
+        tally.request_answered("v1.0.0", 200, 0.1, arm)
+        tally.label_came("v1.0.0", arm, "taken")
     tally.request_answered("v1.0.0", 200, 0.1, "a client's text")
     counts = tally.versions["v1.0.0"]
-    assert [counts.predictions[arm, "low", "answer"] for arm in (NAMED, STABLE)] == [1, 1]
-    assert [counts.requests[arm, 200] for arm in (NAMED, STABLE)] == [1, 1]
+    assert [counts.predictions[arm, "low", "answer"] for arm in ARMS] == [1, 1, 1]
+    assert [counts.requests[arm, 200] for arm in ARMS] == [2, 1, 1]
+    assert counts.feedback == {(arm, "taken"): 1 for arm in ARMS}
+
+
+def test_what_a_canary_was_not_asked_is_counted() -> None:
+    tally = Tally()
+    tally.settled([replace(answered(Answer("v1.0.0", "low")), was_shed=True), answered(Answer("v1.0.0", "low"))])
+    assert tally.shed == 1
 
 
 def test_threads_lose_no_count() -> None:
     tally = Tally()
     tally.version_came("v1.0.0", ("low",))
-    tally.swapped("v1.0.0")
 
     def count(_: int) -> None:
         tally.batch_taken([0.001, 0.002])
         tally.batch_computed(0.01)
-        tally.answered([Answer("v1.0.0", "low")])
+        tally.settled([answered(Answer("v1.0.0", "low"))])
         tally.request_answered("v1.0.0", 200, 0.1)
 
     with ThreadPoolExecutor(8) as pool:

@@ -1,0 +1,33 @@
+"""The record that a replica begins with: the newest of the log, or the one that its machine keeps."""
+
+from __future__ import annotations
+
+from registry.channels.record import Record
+from registry.errors import StoreUnreachable
+from registry.serving.freshness import Freshness
+from registry.serving.kept_state import StateKeeper
+from registry.serving.log_reader import LogReader
+
+_SECONDS = 30.0
+"""For the first read of the log where nothing is kept; before it the client of the store is made."""
+
+
+def read_first(log: LogReader, keeper: StateKeeper | None, freshness: Freshness, seconds: float) -> Record | None:
+    """The newest record; the kept one if there is one and the store has not answered for so many seconds.
+
+    Raises:
+        StoreUnreachable: the log can't be read, and what this machine keeps is too old, damaged or not complete.
+        UloraError: the log can't be read.
+    """
+    if keeper is None:
+        return log.read(_SECONDS)
+    kept = keeper.find()
+    try:
+        return log.read_persistently(seconds) if kept else log.read(_SECONDS)
+    except StoreUnreachable as error:
+        if kept is None:
+            raise StoreUnreachable(f"{error}; {keeper.problem}", hint=error.hint) from error
+        freshness.begin_without_store(kept.age, keeper.begin_with(kept), error)
+    record = kept.served()
+    log.resume(record)
+    return record

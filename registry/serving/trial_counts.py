@@ -1,0 +1,100 @@
+"""What a replica's rows count for in a trial: turns what the scheduler tells into counts of units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed
+from registry.serving.loaders import Loaded, TellsComponents
+from registry.serving.observer import RowOutcome, SettledRow
+from registry.serving.routing import Route
+from registry.trials.recorder import Counted, Recorder
+
+_STATUS = ((BadInput, "400"), (Overloaded, "429"), (ReplicaClosed, "503"), (Expired, "504"))
+"""Errors that are not the version's, and the counter of each: the status code over HTTP."""
+_LATE, _FAILED = "late", "500"
+
+
+class TrialCounts:
+    """Tells a recorder what became of rows. Any thread may call it; each call takes microseconds."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def batch_taken(self, waited: Sequence[float]) -> None:
+        """Nothing: only what becomes of rows is counted."""
+
+    def batch_computed(self, seconds: float) -> None:
+        """Nothing: only what becomes of rows is counted."""
+
+    def settled(self, rows: Sequence[SettledRow]) -> None:
+        """Count each row in its stage, or why it is left out."""
+        for row in rows:
+            if row.route.stage is not None:
+                self._count(row, row.route)
+
+    def answered_again(self, route: Route, answer: Any) -> None:
+        """Count an answer that was kept from an earlier request."""
+        self.settled([SettledRow(route, RowOutcome(answer))])
+
+    def _count(self, row: SettledRow, route: Route) -> None:
+        stage, arm, recorder = route.stage, route.counts_for, self._recorder
+        if stage is None:
+            return
+        left_out = route.left_out or ("shed" if route.shadow and row.shadow is None else "")
+        if left_out:
+            recorder.count(stage, arm, left_out)
+            return
+        answered = counted(row.outcome, route.loaded, seconds=row.seconds, is_late=row.is_late)
+        if route.shadow and row.shadow:
+            recorder.record_pair(stage, route.unit, answered, counted(row.shadow, route.shadow))
+            if has_no_numbers(row.shadow.answer, route.shadow):
+                recorder.failed(stage, "canary", "not_finite")
+        else:
+            recorder.record(stage, arm, route.unit, answered)
+        if has_no_numbers(row.outcome.answer, route.loaded):
+            recorder.failed(stage, arm, "not_finite")
+
+
+def counted(outcome: RowOutcome, loaded: Loaded, *, seconds: float | None = None, is_late: bool = False) -> Counted:
+    """What one version did with one image.
+
+    Args:
+        seconds: from admission to the answer.
+        is_late: nobody waited for it any more, so a client got an error.
+    """
+    if outcome.error is not None:
+        name = _status_of(outcome.error, outcome.while_reading)
+        return Counted(name, error=name == _FAILED, compute_seconds=outcome.compute_seconds, request_seconds=seconds)
+    answer, broken = outcome.answer, has_no_numbers(outcome.answer, loaded)
+    return Counted(
+        _LATE if is_late else str(getattr(answer, "outcome", "")),
+        error=is_late or broken,
+        flagged=bool(getattr(answer, "is_ood", False)) and not broken,
+        label=getattr(answer, "label", None),
+        compute_seconds=outcome.compute_seconds,
+        request_seconds=seconds,
+    )
+
+
+def has_no_numbers(answer: Any, loaded: Loaded) -> bool:
+    """Whether a version computed numbers that are not finite: it flags such an image without a score, and where its
+    router did so, the chosen target has no probability at all."""
+    if answer is None:
+        return False
+    numbers = (getattr(answer, "confidence", 0.0), getattr(answer, "target_confidence", 1.0))
+    if not all(math.isfinite(number) for number in numbers):
+        return True
+    if getattr(answer, "is_ood", False) and getattr(answer, "ood_score", None) is None:
+        return True
+    has_router = isinstance(loaded, TellsComponents) and loaded.has_router
+    return has_router and answer.outcome == "router_uncertain" and numbers[1] == 0.0
+
+
+def _status_of(error: BaseException, while_reading: bool) -> str:
+    """The counter of an error; an argument of a wrong type is the caller's mistake, and not the version's."""
+    if while_reading and isinstance(error, TypeError):
+        return "400"
+    return next((name for kind, name in _STATUS if isinstance(error, kind)), _FAILED)
