@@ -14,7 +14,7 @@ from registry.trials.recorder import Counted, Recorder
 
 _STATUS = ((BadInput, "400"), (Overloaded, "429"), (ReplicaClosed, "503"), (Expired, "504"))
 """Errors that are not the version's, and the counter of each: the status code over HTTP."""
-_LATE, _FAILED = "late", "500"
+_LATE, _FAILED, _NOT_FINITE = "late", "500", "not_finite"
 
 
 class TrialCounts:
@@ -48,13 +48,14 @@ class TrialCounts:
             recorder.count(stage, arm, left_out)
             return
         answered = counted(row.outcome, route.loaded, seconds=row.seconds, is_late=row.is_late)
-        if route.shadow and row.shadow:
-            recorder.record_pair(stage, route.unit, answered, counted(row.shadow, route.shadow))
-            if has_no_numbers(row.shadow.answer, route.shadow):
-                recorder.failed(stage, "canary", "not_finite")
-        else:
+        shadowed = counted(row.shadow, route.shadow) if route.shadow and row.shadow else None
+        if shadowed is None:
             recorder.record(stage, arm, route.unit, answered)
-        if has_no_numbers(row.outcome.answer, route.loaded):
+        else:
+            recorder.record_pair(stage, route.unit, answered, shadowed)
+            if shadowed.outcome == _NOT_FINITE:
+                recorder.failed(stage, "canary", "not_finite")
+        if answered.outcome == _NOT_FINITE:
             recorder.failed(stage, arm, "not_finite")
 
 
@@ -69,8 +70,9 @@ def counted(outcome: RowOutcome, loaded: Loaded, *, seconds: float | None = None
         name = _status_of(outcome.error, outcome.while_reading)
         return Counted(name, error=name == _FAILED, compute_seconds=outcome.compute_seconds, request_seconds=seconds)
     answer, broken = outcome.answer, has_no_numbers(outcome.answer, loaded)
+    name = str(getattr(answer, "outcome", ""))
     return Counted(
-        _LATE if is_late else str(getattr(answer, "outcome", "")),
+        _NOT_FINITE if broken else _LATE if is_late else name,
         error=is_late or broken,
         flagged=bool(getattr(answer, "is_ood", False)) and not broken,
         label=getattr(answer, "label", None),
@@ -89,8 +91,9 @@ def has_no_numbers(answer: Any, loaded: Loaded) -> bool:
         return True
     if getattr(answer, "is_ood", False) and getattr(answer, "ood_score", None) is None:
         return True
-    has_router = isinstance(loaded, TellsComponents) and loaded.has_router
-    return has_router and answer.outcome == "router_uncertain" and numbers[1] == 0.0
+    if answer.outcome != "router_uncertain" or numbers[1] != 0.0:
+        return False
+    return isinstance(loaded, TellsComponents) and loaded.has_router
 
 
 def _status_of(error: BaseException, while_reading: bool) -> str:
