@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.comparison import Budget, say
@@ -15,7 +16,6 @@ from registry.evidence.stats import wilson
 
 MOST = 0.05
 """The share of false rollbacks that is allowed."""
-EQUAL = Truth()
 
 
 def nulls(effort: TrialEffort) -> Found:
@@ -41,11 +41,12 @@ def nulls(effort: TrialEffort) -> Found:
 
 def _one(traffic: SimulatedTraffic, seed: int) -> list[str]:
     """How a trial ended, by ours, and which rivals have rolled it back by its errors."""
+    equal = replace(Truth(), error=Truth.error - traffic.broken / traffic.keys)  # broken clients are a part of the rate
     ours = ""
     fired: set[str] = set()
     totals: list[ArmTotals] = []
     stage = 0
-    for look in looks(traffic, EQUAL, EQUAL, seed):
+    for look in looks(traffic, equal, equal, seed):
         ours = ours or verdict(look)
         if len(look.stages) != stage:
             totals, stage = [], len(look.stages)

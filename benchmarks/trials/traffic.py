@@ -27,6 +27,7 @@ _LATE = 4
 """Looks after an answer until its label comes back, at most."""
 _WINDOWS_A_LOOK = 6
 _REQUESTS_A_WINDOW = 60
+_BROKEN_ASK = 20
 _ERROR = Counted("500", error=True)
 
 
@@ -47,7 +48,7 @@ class SimulatedTraffic:
 
     Attributes:
         zipf: how unequal keys are: the k-th asks in proportion to k^-zipf.
-        broken: keys whose requests always fail, whatever the version, and which ask often.
+        broken: keys whose requests always fail, whatever the version, and which ask twenty times as often as the mean.
         lasts, own: of the load: its correlation from window to window; and of each arm's own deviation from it, the
             spread in units of the logarithm. Both last.
         labels_of_canary: by how much more often a label comes back for the canary.
@@ -70,7 +71,7 @@ class SimulatedTraffic:
 NULLS = (
     SimulatedTraffic("uniform traffic"),
     SimulatedTraffic("Zipf keys", zipf=1.1),
-    SimulatedTraffic("a few broken clients", zipf=1.1, broken=3),
+    SimulatedTraffic("a few broken clients", broken=3),
     SimulatedTraffic("autocorrelated latency", lasts=0.97, own=0.08),
     SimulatedTraffic("labels that come back unevenly", labels_of_canary=1.5, label_spread=1.5),
 )
@@ -122,7 +123,7 @@ class _Trial:
         shares = np.arange(1, self.traffic.keys + 1.0) ** -self.traffic.zipf
         self.shares = self.draw.permutation(shares / shares.sum())
         if self.traffic.broken:
-            self.shares[: self.traffic.broken] = np.quantile(self.shares, 0.99)
+            self.shares[: self.traffic.broken] = _BROKEN_ASK / self.traffic.keys
             self.shares /= self.shares.sum()
         self.labels = np.exp(self.draw.normal(0, self.traffic.label_spread, self.traffic.keys))
         self.recorders = [Recorder(name, "host", lambda: self.now) for name in REPLICAS]
