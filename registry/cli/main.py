@@ -27,7 +27,7 @@ _SECTIONS = {
         "create", "list", "show", "diff", "measure", "test", "promote", "rollback", "status", "history", "verify",
         "sign", "approve", "restore", "switch", "serve", "follow",
     ),
-    "Trials": ("canary", "feedback"),
+    "Trials": ("canary", "guard", "feedback"),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),
     "Start": ("data", "fit", "demo", "dev"),
 }  # fmt: skip

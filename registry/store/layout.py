@@ -147,6 +147,11 @@ def decision(model: str, channel_name: str, sha256: str = "") -> str:
     return f"models/{model}/decisions/{channel_name}/" + (f"{sha256}.json" if sha256 else "")
 
 
+def incident(model: str, channel_name: str, decision_sha256: str = "") -> str:
+    """The note on what a decision of the guard took back, or without a digest the folder of a channel's."""
+    return f"models/{model}/incidents/{channel_name}/" + (f"{decision_sha256}.md" if decision_sha256 else "")
+
+
 def forgotten(model: str, name: str = "") -> str:
     """A note that garbage collection may drop a version's files, or the folder of a model's notes."""
     return f"models/{model}/forgotten/" + (f"{name}.json" if name else "")

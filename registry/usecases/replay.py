@@ -11,6 +11,7 @@ from typing import Any
 from registry.errors import BadInput, BadManifest, CorruptBlob, NotFound
 from registry.evidence.verdict import Verdict
 from registry.evidence.verdict_inputs import MEANING
+from registry.formats.document import Document
 from registry.formats.html import HtmlTable
 from registry.machine.provenance import release
 from registry.names import VersionName, check_channel, is_channel_name
@@ -79,7 +80,7 @@ def replay(wiring: Wiring, digest: str) -> Replayed:
     again = named.basis().judge()
     return Replayed(
         kept.sha256, kept.version, kept.channel, kept.outcome, kept.timestamp, len(named.found), len(kept.to_bytes()),
-        again.to_bytes() == kept.to_bytes(), _differences(kept, again), kept.inputs.release, release(),
+        again.to_bytes() == kept.to_bytes(), differing_lines(kept, again), kept.inputs.release, release(),
     )  # fmt: skip
 
 
@@ -128,9 +129,9 @@ def _verdict(wiring: Wiring, sha256: str) -> Verdict:
     return kept
 
 
-def _differences(kept: Verdict, again: Verdict) -> tuple[str, ...]:
-    """The lines that differ, a value a line under its place in the document."""
-    ours, theirs = (dict(_values(json.loads(verdict.to_bytes()))) for verdict in (kept, again))
+def differing_lines(kept: Document, again: Document) -> tuple[str, ...]:
+    """The lines that differ between two documents, a value a line under its place: `-` as kept, `+` as computed now."""
+    ours, theirs = (dict(_values(json.loads(document.to_bytes()))) for document in (kept, again))
     places = [place for place in {**ours, **theirs} if ours.get(place) != theirs.get(place)]
     lines = [
         f"{sign} {place}: {values[place]}"[:_MAX_LINE]

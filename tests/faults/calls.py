@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 _ID = re.compile(r"^(m-)?[0-9a-f]{32}$|^\d+$")
 _API = re.compile(r"^/(api|ajax-api)/2\.0/(mlflow/|mlflow-artifacts/)?")
-_BELOW_A_MODEL = {"channels": 2, "replicas": 2, "observations": 2, "decisions": 2, "passed": 2}
+_BELOW_A_MODEL = {"channels": 2, "replicas": 2, "observations": 2, "decisions": 2, "incidents": 2, "passed": 2}
 """How many folders below the model make the kind of a key; one, where nothing is said."""
 
 

@@ -197,10 +197,13 @@ def _meaning(record: Mapping[str, Any]) -> dict[str, Any]:
         # A version that was bound anew has another manifest: its time.
         return {"version": pointer["version"], "weight": pointer.get("weight")} if pointer else None
 
+    # The guard's reason has numbers, which depend on which observations it could read.
+    of_guard = {"decision": True, "reason": ""} if record.get("decision") else {}
     trial = {name: value for name, value in (record.get("trial") or {}).items() if name not in ("id", "salt")}
     return {
         **{name: value for name, value in record.items() if name not in volatile},
         "trial": trial,
+        **of_guard,
         "stable": bare(record.get("stable")),
         "canary": bare(record.get("canary")),
         "stack": [bare(pointer) for pointer in record.get("stack", ())],

@@ -115,6 +115,20 @@ def one_on_trial(shared: str) -> Registry:
     return registry
 
 
+def one_that_errs(shared: str) -> Registry:
+    """The same, and a fleet has counted that the second one fails too often."""
+    from tests.support.watched_trials import Fleet, Rates
+
+    registry = one_on_trial(shared)
+    head = registry.channel("production").head()
+    assert head
+    fleet = Fleet(now=registry.store.now())
+    fleet.begin(head)
+    fleet.ask(head, 3000, Rates(error=0.3), labels=False)
+    fleet.write(registry)
+    return registry
+
+
 def unseen_by_mlflow(shared: str) -> Registry:
     """Two versions that MLflow knows nothing of, one of them in production and one in both channels."""
     registry = a_store(shared)
@@ -191,6 +205,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("canary-start", "two_promoted", _CANARY, moves_channel=True),
         Scenario("canary-advance", "one_on_trial", ("canary", "advance", "--to", "100"), moves_channel=True),
         Scenario("canary-abort", "one_on_trial", ("canary", "abort", "--wait", "0"), moves_channel=True),
+        Scenario("guard", "one_that_errs", ("guard", "run", "--once", "--channel", "production"), moves_channel=True),
         Scenario(
             "restore", "an_edited_tree", ("restore", "v2.0.0", "--target", "{folder}/site/current"), tree="current"
         ),

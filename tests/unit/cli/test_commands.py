@@ -30,7 +30,7 @@ COMMANDS += [
     "doctor",
     "follow",
 ]
-COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback"]
+COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback", "guard"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -49,6 +49,7 @@ ARGUMENTS = {
     "policy": ["show"],
     "canary": ["abort"],
     "feedback": ["labels.csv"],
+    "guard": ["run", "--once"],
     "follow": ["production", "--into", "served"],
     "fit": ["--data", ".", "--backbone", ".", "--out", "bundle"],
 }

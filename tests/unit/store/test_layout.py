@@ -31,6 +31,7 @@ def test_every_key_is_where_the_design_puts_it() -> None:
     assert layout.observations("m") == "models/m/observations/"
     assert layout.observation("m", "staging", "host-1") == "models/m/observations/staging/host-1.json"
     assert layout.decision("m", "staging", SHA) == f"models/m/decisions/staging/{SHA}.json"
+    assert layout.incident("m", "staging", SHA) == f"models/m/incidents/staging/{SHA}.md"
 
 
 @given(st.integers(1, 10**12 - 1), st.integers(1, 10**12 - 1))

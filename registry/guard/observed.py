@@ -1,0 +1,204 @@
+"""What the store says of a channel that is watched: records, heartbeats, observations, each with its age.
+
+Ages are by the store's clock alone. Replicas' clocks may be wrong: the windows of each are moved to the store's clock,
+by the difference between when a replica says that it wrote its observations and when the store says so.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Generic, TypeVar
+
+from registry.channels.channel import Channel
+from registry.channels.record import Record
+from registry.errors import BadManifest, ObjectNotFound, StoreUnreachable, UloraError, first_line
+from registry.formats.document import Document
+from registry.parallel import in_parallel
+from registry.serving.fleet import MAX_REPLICAS, Heartbeat
+from registry.store import layout
+from registry.store.object_info import ObjectInfo
+from registry.store.objects import ObjectStore
+from registry.trials.observations import WINDOW_SECONDS, ArmCounts, Observations, StageCounts, Window
+
+MAX_RECORDS = 32
+"""Records of a log that are looked at, besides the one that began the trial."""
+_MAX_LISTED = 100_000
+_TOLERANCE = 60
+"""Seconds that a replica's clock may be wrong until its windows are moved: comparing times to the second moves them too
+much."""
+_EPOCH = datetime.min.replace(tzinfo=UTC)
+Kind = TypeVar("Kind", bound=Document)
+
+
+@dataclass(frozen=True)
+class SeenObject(Generic[Kind]):
+    """An object that a replica writes again and again.
+
+    Attributes:
+        id: of the replica, by the object's key.
+        age: seconds since it was written.
+        document: None if it can't be read; then `problem` says why.
+    """
+
+    id: str
+    age: float
+    document: Kind | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ChannelLook:
+    """One look at a channel.
+
+    Attributes:
+        head: the newest record.
+        records: those before it that were looked at, newest first.
+        now: by the store's clock.
+        written: when each record was written, by generation.
+        left_out: heartbeats and observations beyond the most that are read.
+    """
+
+    head: Record
+    records: tuple[Record, ...]
+    now: datetime
+    written: Mapping[int, datetime]
+    heartbeats: tuple[SeenObject[Heartbeat], ...] = ()
+    observations: tuple[SeenObject[Observations], ...] = ()
+    left_out: int = 0
+
+    def age(self, record: Record) -> int:
+        """Whole seconds since a record was written."""
+        return max(0, int((self.now - self.written[record.generation]).total_seconds()))
+
+
+class WatchedChannel:
+    """Looks at one channel again and again. What did not change since is not read again; nothing else is kept."""
+
+    def __init__(self, store: ObjectStore, log: Channel) -> None:
+        self._store, self._log = store, log
+        self._records: dict[int, tuple[Record, datetime]] = {}
+        self._heartbeats = _Folder(store, layout.replicas(log.model, log.name), Heartbeat, lambda one: one.id)
+        self._observations = _Folder(
+            store, layout.observations(log.model, log.name), Observations, lambda one: one.replica
+        )
+
+    def records(self) -> ChannelLook | None:
+        """The newest records, without what replicas write; None while the log is empty.
+
+        Raises:
+            StoreUnreachable, StoreDenied: they can't be read.
+            BadManifest, BrokenChain, ObjectNotFound: one is damaged, or missing.
+        """
+        head, age = self._log.head_and_age()
+        if head is None:
+            return None
+        now = self._store.now()
+        oldest = max(1, head.generation - MAX_RECORDS)
+        trial = head.running_trial or head.baking
+        began = [trial.started_generation] if trial and trial.started_generation < oldest else []
+        generations = [*range(head.generation - 1, oldest - 1, -1), *began]
+        self._read_records(generations)
+        self._records = {generation: self._records[generation] for generation in generations}
+        written = {generation: when for generation, (_, when) in self._records.items()}
+        return ChannelLook(
+            head, tuple(self._records[generation][0] for generation in generations), now,
+            {head.generation: now - timedelta(seconds=max(0.0, age)), **written},
+        )  # fmt: skip
+
+    def with_replicas(self, look: ChannelLook) -> ChannelLook:
+        """The same with what the replicas of the channel say. An object that can't be read is told, and hides no other.
+
+        Raises:
+            StoreUnreachable, StoreDenied: they can't be listed, or the store does not answer.
+        """
+        heartbeats, unseen = self._heartbeats.read(look.now)
+        observations, uncounted = self._observations.read(look.now)
+        return ChannelLook(
+            look.head, look.records, look.now, look.written, tuple(heartbeats), tuple(observations),
+            unseen + uncounted,
+        )  # fmt: skip
+
+    def _read_records(self, generations: Iterable[int]) -> None:
+        def read(generation: int) -> tuple[int, Record, datetime]:
+            key = layout.record(self._log.model, self._log.name, generation)
+            stored = self._store.get(key, Record.LIMIT)
+            return generation, Record.parse(stored.body, key), stored.modified
+
+        missing = [generation for generation in generations if generation not in self._records]
+        for generation, record, modified in in_parallel(read, missing):
+            self._records[generation] = record, modified
+
+
+class _Folder(Generic[Kind]):
+    """The documents that replicas write into a folder; those with the same ETag as before are not read again."""
+
+    def __init__(self, store: ObjectStore, folder: str, kind: type[Kind], id_of: Callable[[Kind], str]) -> None:
+        self._store, self._folder, self._kind, self._id_of = store, folder, kind, id_of
+        self._known: dict[str, tuple[str, Kind | None, str]] = {}
+
+    def read(self, now: datetime) -> tuple[list[SeenObject[Kind]], int]:
+        """The newest of them, in the order of their ids, and how many are left out."""
+        infos = list(islice(self._store.list(self._folder), _MAX_LISTED))
+        newest = heapq.nlargest(MAX_REPLICAS, infos, key=lambda info: info.modified or _EPOCH)
+        newest.sort(key=lambda info: info.key)
+        in_parallel(self._fetch, [info for info in newest if not self._is_known(info)])
+        self._known = {info.key: self._known[info.key] for info in newest if info.key in self._known}
+        found = [self._seen(info, now) for info in newest if info.key in self._known]
+        return found, len(infos) - len(newest)
+
+    def _is_known(self, info: ObjectInfo) -> bool:
+        return info.key in self._known and bool(info.etag) and self._known[info.key][0] == info.etag
+
+    def _fetch(self, info: ObjectInfo) -> None:
+        try:
+            stored = self._store.get(info.key, self._kind.LIMIT)
+            document = self._kind.parse(stored.body, info.key)
+            if self._id_of(document) != layout.stem(info.key):
+                raise BadManifest(f"{info.key} is of {self._id_of(document)}")
+            if isinstance(document, Observations):
+                document = by_the_stores_clock(document, stored.modified)  # type: ignore[assignment]
+            self._known[info.key] = stored.etag, document, ""
+        except ObjectNotFound:  # deleted since the listing
+            self._known.pop(info.key, None)
+        except StoreUnreachable:
+            raise
+        except UloraError as error:
+            self._known[info.key] = "", None, first_line(error)
+
+    def _seen(self, info: ObjectInfo, now: datetime) -> SeenObject[Kind]:
+        _, document, problem = self._known[info.key]
+        age = (now - (info.modified or _EPOCH)).total_seconds()
+        return SeenObject(layout.stem(info.key)[:120], max(0.0, age), document, problem)
+
+
+def by_the_stores_clock(counted: Observations, written: datetime) -> Observations:
+    """Observations with the times of their windows by the store's clock, if the replica's is wrong by a minute or more.
+
+    Raises:
+        BadManifest: they do not say when they were written.
+    """
+    try:
+        said = datetime.fromisoformat(counted.when).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadManifest(f"observations of {counted.replica} do not say when they were written") from error
+    ahead = (said - written).total_seconds()
+    if abs(ahead) < _TOLERANCE:
+        return counted
+    move = round(ahead / WINDOW_SECONDS)
+    return counted.model_copy(update={"stages": tuple(_moved_stage(stage, move) for stage in counted.stages)})
+
+
+def _moved_stage(stage: StageCounts, move: int) -> StageCounts:
+    return stage.model_copy(update={"arms": {name: _moved_arm(arm, move) for name, arm in stage.arms.items()}})
+
+
+def _moved_arm(arm: ArmCounts, move: int) -> ArmCounts:
+    return arm.model_copy(update={"windows": tuple(_moved(window, move) for window in arm.windows)})
+
+
+def _moved(window: Window, move: int) -> Window:
+    return window.model_copy(update={"at": max(0, window.at - move)})

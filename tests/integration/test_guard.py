@@ -1,0 +1,263 @@
+"""The guard on a real store, with observations that the tests write as replicas do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from registry.api import Registry
+from registry.channels.record import Record
+from registry.errors import StoreUnreachable
+from registry.guard.decision import Decision
+from registry.guard.decisions import Decisions
+from registry.guard.guard import Guard, GuardOptions
+from registry.guard.guard_event import GuardEvent
+from registry.guard.looked import Looked
+from registry.guard.notifiers import Notifiers
+from registry.guard.webhook import Attempt
+from registry.store import layout
+from registry.usecases.options import CanaryOptions
+from tests.integration.test_races import together
+from tests.support.registries import bind, open_registry
+from tests.support.run_ulora import ulora
+from tests.support.watched_trials import Fleet, Rates, policy_text
+
+RULES = """
+    - {metric: error_rate, max: 0.005, severity: rollback}
+"""
+PLANS = """
+    default: [{percent: 10, hold: 1s}, {percent: 100, bake: 7d}]
+    careful: [{percent: 10, hold: 1d}, {percent: 100}]
+"""
+BAD = Rates(error=0.2)
+
+
+class Heard:
+    """A notifier that keeps what it is told."""
+
+    name = "a test"
+
+    def __init__(self) -> None:
+        self.events: list[GuardEvent] = []
+
+    def deliver(self, event: GuardEvent, seconds: float) -> Attempt:
+        self.events.append(event)
+        return Attempt()
+
+
+class Watched:
+    """A channel with a trial, its fleet and a guard."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.heard = Heard()
+        self.notifiers = Notifiers([self.heard])
+        self.fleet = Fleet(now=datetime.now(UTC))
+
+    @property
+    def head(self) -> Record:
+        head = self.registry.channel("production").head()
+        assert head
+        return head
+
+    def start(self, plan: str | None = "careful", version: str = "v2.0.0") -> None:
+        options = CanaryOptions(percent=10, plan=plan, force=True)
+        self.registry.canary.start(version, options=options, reason="a trial")
+        self.fleet.begin(self.head)
+
+    def write(self) -> None:
+        """Every replica writes its heartbeat and its observations."""
+        self.fleet.write(self.registry)
+
+    def guard(self, **options: object) -> Guard:
+        asked = GuardOptions(channels=("production",), once=True)
+        return Guard(self.registry, self.notifiers, replace(asked, **options))  # type: ignore[arg-type]
+
+    def look(self, **options: object) -> Looked:
+        (looked,) = self.guard(**options).look()
+        return looked
+
+    def told(self) -> list[str]:
+        self.notifiers.close(10)
+        return [f"{event.kind}: {event.summary}" for event in self.heard.events]
+
+    def decisions(self) -> list[Decision]:
+        kept = Decisions(self.registry.store, self.registry.model)
+        keys = [info.key for info in self.registry.store.list(layout.decision(self.registry.model, "production"))]
+        return [kept.read("production", layout.stem(key)) for key in keys]
+
+
+@pytest.fixture
+def watched(store_url: str, model: str, tmp_path: Path) -> Iterator[Watched]:
+    """v1 is stable in production; v2 and v3 are there."""
+    registry = open_registry(tmp_path, store_url, model)
+    (tmp_path / "policy.yaml").write_text(policy_text(RULES, PLANS))
+    registry.store.initialise()
+    bind(registry, "v1.0.0", "v2.0.0", "v3.0.0")
+    registry.promote("v1.0.0", "production")
+    found = Watched(registry)
+    yield found
+    found.notifiers.close(1)
+
+
+def test_a_bad_canary_goes_back_by_one_decision(watched: Watched) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    looked = watched.look()
+    assert (looked.outcome, looked.action, looked.to, looked.changed) == ("fail", "rollback", "v1.0.0", True)
+    head = watched.head
+    assert (head.action, head.who, head.decision, head.canary) == ("abort", "guard", looked.decision, None)
+    (decision,) = watched.decisions()
+    assert (decision.sha256, decision.facts.record.generation) == (head.decision, head.generation - 1)
+    note = watched.registry.store.get(layout.incident(watched.registry.model, "production", looked.decision)).body
+    assert b"production: v2.0.0 was rolled back by itself" in note
+    assert b"generation 2, split 10%" in note
+    told = watched.told()
+    assert f"decision: {decision.summary}" in told
+    assert "alert: the guard went back: v1.0.0 answers everything" in told
+    assert watched.look().summary == "no trial runs; it serves v1.0.0"
+    replayed = ulora("guard", "replay", looked.decision[:12], "--model", watched.registry.model)
+    assert replayed.code == 0, replayed.err
+    assert "the same" in replayed.out
+
+
+def test_a_dry_run_changes_and_tells_nothing(watched: Watched) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    before = {info.key: info.etag for info in watched.registry.store.list("")}
+    assert (watched.look(dry_run=True).action, watched.told()) == ("rollback", [])
+    assert {info.key: info.etag for info in watched.registry.store.list("")} == before
+
+
+def test_two_guards_at_once_go_back_once(watched: Watched) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    generation = watched.head.generation
+    found = together(watched.look, watched.look, watched.look)
+    assert watched.head.generation == generation + 1
+    assert sum(each.changed for each in found if isinstance(each, Looked)) == 1
+    assert watched.head.decision in {each.sha256 for each in watched.decisions()}
+
+
+def test_a_decision_is_void_if_the_channel_moved(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    add = Decisions.add
+
+    def moved_meanwhile(self: Decisions, decision: Decision) -> str:
+        watched.registry.canary.advance(to=50)
+        return add(self, decision)
+
+    monkeypatch.setattr(Decisions, "add", moved_meanwhile)
+    looked = watched.look()
+    assert not looked.changed
+    assert looked.notes[0].startswith("void: ")
+    assert (watched.head.action, watched.head.decision) == ("advance", None)
+
+
+def test_a_guard_that_died_before_it_acted_is_followed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.usecases.canary.Canaries.abort", die)
+        with pytest.raises(KeyboardInterrupt):
+            watched.look()
+    (left,) = watched.decisions()
+    assert watched.head.action == "canary"
+    looked = watched.look()
+    assert looked.changed
+    assert watched.head.decision == looked.decision
+    assert left.says == next(each for each in watched.decisions() if each.sha256 == looked.decision).says
+
+
+def test_a_guard_that_died_before_its_note_is_followed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.guard.channel_guard.ChannelGuard._afterwards", lambda *_: ())
+        assert watched.look().changed
+    note = layout.incident(watched.registry.model, "production", watched.head.decision or "")
+    assert watched.registry.store.head(note) is None
+    watched.look()
+    assert watched.registry.store.head(note) is not None
+
+
+def test_a_good_canary_advances_by_its_plan_and_bakes(watched: Watched) -> None:
+    watched.start(plan="default")
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    guard = watched.guard()
+    while not (looked := guard.look()[0]).changed:
+        assert looked.outcome == "pass", looked
+    assert (watched.head.action, watched.head.stable and watched.head.stable.version) == ("advance", "v2.0.0")
+    assert watched.head.decision == looked.decision
+    watched.fleet.begin(watched.head)
+    watched.write()
+    assert (guard.look()[0].summary, guard.look()[0].action) == ("v2.0.0 goes on: it is watched", "none")
+
+
+def test_an_unreadable_observation_holds_and_alerts(watched: Watched) -> None:
+    watched.start(plan="default")
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    watched.registry.store.overwrite(layout.observation(watched.registry.model, "production", "odd"), b"odd")
+    looked = watched.look()
+    assert (looked.outcome, looked.action, looked.changed) == ("hold", "hold", False)
+    assert "odd" in looked.evidence
+    assert "alert: heartbeats or observations that can't be read" in watched.told()
+
+
+def test_only_what_is_new_is_stored(watched: Watched) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    guard = watched.guard()
+    assert [bool(guard.look()[0].decision) for _ in range(3)] == [True, False, False]
+    assert not watched.look().decision
+
+
+def test_a_change_that_fails_is_told_and_tried_later(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnreachable("it is away")
+
+    guard = watched.guard()
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.usecases.canary.Canaries.abort", fail)
+        with pytest.raises(StoreUnreachable, match="it is away"):
+            guard.look()
+    assert "tried again" in guard.look()[0].notes[0]
+    assert watched.look().changed
+
+
+def test_the_command_says_what_it_found(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    monkeypatch.setenv("ULORA_MODEL", watched.registry.model)
+    monkeypatch.setenv("ULORA_POLICY", str(watched.registry.settings.policy))
+    shown = ulora("guard", "run", "--once", "--dry-run", "--channel", "production", "--json")
+    assert shown.code == 0, shown.err
+    (looked,) = json.loads(shown.out)
+    assert (looked["outcome"], looked["generation"]) == ("pass", watched.head.generation)
+    rules = ulora("guard", "rules")
+    assert "error_rate: <= 0.005 pass | > 0.005 roll back  (alpha 0.02)" in rules.out
+    assert "careful: 10% for 1d, then 100%" in rules.out
