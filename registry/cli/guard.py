@@ -83,11 +83,12 @@ def run_command(
       ulora guard run --every 10 --log-format json
     """
     from registry.guard.guard import Guard, GuardOptions
-    from registry.guard.notifiers import Notifiers, notifiers
+    from registry.guard.notifiers import LogNotifier, Notifiers, notifiers
 
     options = GuardOptions(channels or CHANNELS, every, dry_run, once)
-    start_logging(log_format)
-    told = Notifiers(() if dry_run else notifiers(registry.settings))
+    # Of a single look the answer says what the log would.
+    wanted = [each for each in notifiers(registry.settings) if not once or each.name != LogNotifier.name]
+    told = Notifiers(() if dry_run else wanted)
     guard = Guard(registry, told, options)
     with sigterm_interrupts():
         if once:
@@ -96,6 +97,7 @@ def run_command(
             for error in guard.errors:
                 raise error
         else:
+            start_logging(log_format)
             out.event({"watching": options.channels}, f"{place(registry)}: watching {', '.join(options.channels)}")
             _watch(guard, told, _NewLooks(out), every)
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
+from registry.catalog.watch import LoopControl
 from registry.channels.record import Record
+from registry.devstack.s3_server import S3Server
 from registry.errors import StoreUnreachable
 from registry.guard.decision import Decision
 from registry.guard.decisions import Decisions
@@ -20,11 +28,14 @@ from registry.guard.guard_event import GuardEvent
 from registry.guard.looked import Looked
 from registry.guard.notifiers import Notifiers
 from registry.guard.webhook import Attempt
+from registry.names import VersionName
 from registry.store import layout
 from registry.usecases.options import CanaryOptions
 from tests.integration.test_races import together
+from tests.servers.proxy import Proxy, unavailable
+from tests.support.mlflow_versions import client, register
 from tests.support.registries import bind, open_registry
-from tests.support.run_ulora import ulora
+from tests.support.run_ulora import complains, ulora
 from tests.support.watched_trials import Fleet, Rates, policy_text
 
 RULES = """
@@ -261,3 +272,130 @@ def test_the_command_says_what_it_found(watched: Watched, monkeypatch: pytest.Mo
     rules = ulora("guard", "rules")
     assert "error_rate: <= 0.005 pass | > 0.005 roll back  (alpha 0.02)" in rules.out
     assert "careful: 10% for 1d, then 100%" in rules.out
+
+
+def test_the_store_is_away_for_a_while_and_nothing_changes(watched: Watched, s3: S3Server) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    failures, control = list[str](), LoopControl(0.05)
+    with Proxy(s3.port) as proxy:
+        registry = Registry(settings=replace(watched.registry.settings, endpoint_url=proxy.url))
+        guard = Guard(registry, watched.notifiers, GuardOptions(("production",)))
+        proxy.next(unavailable, times=10**6)
+
+        def failed(error: Exception, pause: float) -> None:
+            failures.append(type(error).__name__)
+            proxy.clear()
+
+        def done(found: list[Looked]) -> None:
+            if found[0].changed:
+                control.end()
+
+        guard.run(control, done, failed)
+    assert failures == ["StoreUnreachable"]
+    assert watched.head.who == "guard"
+    assert "alert: it can't be judged: StoreUnreachable" in watched.told()
+
+
+def test_what_did_not_change_is_not_read_again(watched: Watched, s3: S3Server) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    with Proxy(s3.port) as proxy:
+        registry = Registry(settings=replace(watched.registry.settings, endpoint_url=proxy.url))
+        guard = Guard(registry, watched.notifiers, GuardOptions(("production",), once=True))
+        reads = list[int]()
+        for _ in range(3):
+            proxy.clear()
+            guard.look()
+            reads.append(sum("/observations/" in path or "/replicas/" in path for _, path in proxy.requests))
+            watched.fleet.begin(watched.head)
+        first, second, third = reads
+        assert (first - second, second) == (6, third)
+
+
+def test_an_object_of_another_replica_holds(watched: Watched) -> None:
+    watched.start(plan="default")
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    store, model = watched.registry.store, watched.registry.model
+    copied = store.get(layout.observation(model, "production", "a")).body
+    store.overwrite(layout.observation(model, "production", "z"), copied)
+    looked = watched.look()
+    assert (looked.outcome, looked.changed) == ("hold", False)
+    assert looked.evidence.endswith("1: z")
+
+
+def test_a_decision_is_found_by_its_first_characters(watched: Watched, tmp_path: Path) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    digest = watched.look().decision
+    model = ("--model", watched.registry.model)
+    assert ulora("guard", "replay", digest[:4], *model).code == 0
+    complains(ulora("guard", "replay", "0" * 64, *model), 5, "no decision begins")
+    complains(ulora("guard", "replay", "odd", *model), 2, "not the digest")
+    (kept,) = watched.decisions()
+    changed = tmp_path / "changed.json"
+    changed.write_bytes(kept.model_copy(update={"action": "none"}).to_bytes())
+    complains(ulora("guard", "replay", changed, *model), 6, "differs in 2 lines")
+    complains(ulora("guard", "replay", tmp_path / "no.json", *model), 2, "can't be read")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_at_once_with_0(watched: Watched, number: signal.Signals, tmp_path: Path) -> None:
+    with guard_process(watched, tmp_path) as process:
+        process.send_signal(number)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.acceptance
+def test_processes_that_are_killed_leave_one_rollback(watched: Watched, tmp_path: Path) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    generation = watched.head.generation
+    deadline = time.monotonic() + 300
+    while watched.head.generation == generation:
+        assert time.monotonic() < deadline
+        with guard_process(watched, tmp_path) as one, guard_process(watched, tmp_path) as other:
+            one.kill()
+            other.kill()
+    assert watched.head.decision in {each.sha256 for each in watched.decisions()}
+    assert not watched.look().changed
+    assert watched.head.generation == generation + 1
+
+
+@contextmanager
+def guard_process(watched: Watched, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """`ulora guard run`, once it watches."""
+    settings = watched.registry.settings
+    named = {"ULORA_MODEL": settings.model, "ULORA_POLICY": str(settings.policy), "ULORA_CACHE": str(folder / "cache")}
+    words = [sys.executable, "-m", "registry", "guard", "run", "--channel", "production", "--every", "0.1", "--json"]
+    process = subprocess.Popen(words, env={**os.environ, **named}, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["watching"] == ["production"]
+        assert json.loads(process.stdout.readline())["channel"] == "production"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.acceptance
+def test_the_note_is_an_artifact_of_the_version_in_mlflow(watched: Watched, tracking_uri: str, tmp_path: Path) -> None:
+    settings = replace(watched.registry.settings, tracking_uri=tracking_uri)
+    watched.registry = Registry(settings=settings)
+    register(watched.registry, "v1.0.0", "v2.0.0")
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    looked = watched.look()
+    assert looked.changed
+    found = watched.registry.catalog.find(watched.registry.bindings.get(VersionName.parse("v2.0.0")))
+    assert found
+    name = f"incident-production-{looked.decision[:12]}.md"
+    files = client(watched.registry).list_logged_model_artifacts(found.model_id)
+    assert name in {file.path for file in files}

@@ -20,17 +20,20 @@ from registry.errors import StoreDenied
 from registry.evidence.outcomes import ImageOutcome, packed
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.formats.canonical import sha256
+from registry.guard.guard import Guard, GuardOptions
+from registry.guard.notifiers import Notifiers
 from registry.names import VersionName
 from registry.retention.forget import RetentionRule
 from registry.serving.follow import LiveOptions
 from registry.store import layout, uploads
-from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
+from registry.usecases.options import AdvanceOptions, CanaryOptions
 from registry.usecases.replay import newest_digest, replay
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
 from tests.support.echo_releases import load_echo, wait_until
 from tests.support.registries import create, open_registry
 from tests.support.sent_requests import Sent, record
 from tests.support.signing_keys import key_pair
+from tests.support.watched_trials import Fleet, Rates
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
 ROLES = ("publisher", "measurer", "promoter", "replica", "guard", "gc")
@@ -155,10 +158,23 @@ def try_beside_stable(cast: Cast) -> None:
             guard.canary.advance(to=50, options=AdvanceOptions(expected=begun, decision=decision))
             guard.canary.advance(options=AdvanceOptions(expected=begun + 1, decision=decision))
         else:
-            guard.canary.abort(options=AbortOptions(expected=begun, decision=decision))
+            go_back(guard, cast["replica"])
     old = layout.observation(MODEL, "production", "old")
     counted.overwrite(old, b'{"replica":"old"}')
     cast["gc"].store.delete(old)
+
+
+def go_back(guard: Registry, replica: Registry) -> None:
+    """The guard goes back by itself, and leaves a note."""
+    head = guard.channel("production").head()
+    assert head
+    fleet = Fleet(now=guard.store.now())
+    fleet.begin(head)
+    fleet.ask(head, 2000, Rates(error=0.5), labels=False)
+    fleet.write(replica)
+    (looked,) = Guard(guard, Notifiers([]), GuardOptions(("production",), once=True)).look()
+    assert (looked.action, looked.changed, looked.notes) == ("rollback", True, ())
+    assert guard.store.head(layout.incident(MODEL, "production", looked.decision))
 
 
 def collect(cast: Cast) -> None:
@@ -187,6 +203,7 @@ def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
         "channels",
         "passed",
         "decisions",
+        "incidents",
         "forgotten",
         "pins",
         "scripts",
@@ -206,6 +223,7 @@ POLICY = layout.policy(MODEL, "e" * 64)
 PASSED = layout.passed(MODEL, "staging", "v1.0.0", "e" * 64)
 FORGOTTEN, SIGNATURE = layout.forgotten(MODEL, "v1.0.0"), layout.signature(MODEL, "v1.0.0", "e" * 64)
 DECISION = layout.decision(MODEL, "production", "e" * 64)
+INCIDENT = layout.incident(MODEL, "production", "e" * 64)
 BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
 
 
@@ -301,7 +319,7 @@ def may(
 
 
 @pytest.mark.parametrize(
-    "key", [VERSION, RECORD, EVIDENCE, VERDICT, PASSED, DECISION, FORGOTTEN, SIGNATURE, layout.FORMAT_KEY]
+    "key", [VERSION, RECORD, EVIDENCE, VERDICT, PASSED, DECISION, INCIDENT, FORGOTTEN, SIGNATURE, layout.FORMAT_KEY]
 )
 def test_nobody_overwrites_what_is_created_once(cast: Cast, key: str) -> None:
     assert may(cast, "s3:PutObject", key, **CREATES)

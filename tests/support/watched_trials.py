@@ -22,6 +22,7 @@ from registry.versions.pointer import Pointer
 
 NOW = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)
 AUTHOR = Author("a test")
+ID = "a" * 32
 RULES = """
     - {metric: accuracy, min: 0.94, severity: rollback}
     - {metric: accuracy, min: 0.95, severity: warn}
@@ -55,10 +56,12 @@ def pointer(version: str) -> Pointer:
 
 
 def started(percent: float = 10, *, kind: str = "split", plan: str | None = "default") -> list[Record]:
-    """The records of a channel with v2.0.0 on trial beside v1.0.0, oldest first."""
+    """The records of a channel with v2.0.0 on trial beside v1.0.0, oldest first; in all tests the same keys see it."""
     first = promoted(ChannelPosition("leaves", "production", None), pointer("v1.0.0"), AUTHOR, None)
     trial = StartTrial("shadow" if kind == "shadow" else "split", percent, plan)
-    return [first, trial_started(at(first), pointer("v2.0.0"), AUTHOR, None, trial)]
+    begun = trial_started(at(first), pointer("v2.0.0"), AUTHOR, None, trial)
+    assert begun.trial
+    return [first, begun.model_copy(update={"trial": begun.trial.model_copy(update={"id": ID, "salt": ID})})]
 
 
 def advanced(records: list[Record], percent: float) -> list[Record]:

@@ -158,6 +158,8 @@ def test_a_deeper_bound_is_tested_where_the_milder_one_is_broken() -> None:
     assert not finding(decision, "accuracy >= 0.8,").is_told
     _, look = asked(started(50), 4000, Rates(wrong=0.3))
     assert decided(look, policy(rules)).action == "rollback"
+    _, look = asked(started(50), 4000)
+    assert finding(decided(look, policy(rules)), "accuracy >= 0.8,").reason.endswith("the milder bound is not broken")
 
 
 def test_a_rule_that_is_only_tried_is_shown_and_nothing_follows() -> None:
