@@ -15,6 +15,7 @@ from registry.evidence.policy import Policy
 from registry.guard.facts import Ages, ArmFacts, Facts, RecordFacts, StageUnits, UnitCount, WindowSigns, WindowSteps
 from registry.guard.fleet_facts import breakers, fleet_facts
 from registry.guard.observed import ChannelLook
+from registry.guard.rule_values import MAX_RATIO
 from registry.machine.provenance import release
 from registry.trials.counts import events_between, rate_of
 from registry.trials.evalues import RATIOS, ArmEvents, Rate
@@ -213,7 +214,7 @@ def _by_time(arm: MergedArm, count: Callable[[Window], tuple[int, int]]) -> tupl
     for windows in arm.windows.values():
         for window in windows:
             x, n = count(window)
-            found[window.at] = found[window.at][0] + x, found[window.at][1] + n
+            found[window.at] = found[window.at][0] + min(x, n), found[window.at][1] + n
     return tuple(found[at] for at in sorted(found) if found[at][1])[-MAX_STEPS:]
 
 
@@ -233,7 +234,6 @@ def _ratios(canary: MergedArm, stable: MergedArm) -> list[float]:
     for replica, windows in canary.windows.items():
         others = {window.at: window for window in stable.windows.get(replica, ())}
         pairs = ((window, others[window.at]) for window in windows if window.at in others)
-        found += [
-            mine.compute_p95 / other.compute_p95 for mine, other in pairs if mine.compute_p95 and other.compute_p95
-        ]
+        times = ((mine.compute_p95, other.compute_p95) for mine, other in pairs)
+        found += [min(mine / other, MAX_RATIO) for mine, other in times if mine and other]
     return found

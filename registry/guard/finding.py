@@ -13,6 +13,7 @@ Outcome = Literal["fail", "broken", "hold", "pass"]
 OUTCOMES: tuple[Outcome, ...] = ("fail", "broken", "hold", "pass")
 """The one that counts most first. `fail`: the version is worse. `broken`: the trial can't tell. `hold`: it does not go
 on, for now. `pass`: nothing is against it."""
+MAX_REASON = 1000
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -42,7 +43,7 @@ class GuardFinding(DocumentPart):
     alpha: _Number | None = None
     x: int | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=0)
-    reason: str = Field(max_length=1000)
+    reason: str = Field(max_length=MAX_REASON)
 
     @property
     def counts(self) -> bool:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 
 from registry.guard.facts import Breaker, FleetFacts, NamedReplicas
 from registry.guard.observed import ChannelLook, SeenObject
 from registry.serving.fleet import EVERY, GONE_AFTER, SILENT_AFTER, Heartbeat
 from registry.trials.merge import MergedArm
-from registry.trials.observations import Observations, TrialStage
+from registry.trials.observations import Failure, Observations, TrialStage
 
 FRESH = 3.5 * EVERY
 """Seconds for which observations are fresh in a trial; after it they are written six times less often."""
 FRESH_AFTER_TRIAL = 6 * FRESH
+_KINDS = get_args(Failure)
 CRASHES = 3
 """Replicas of one host that have died since the stage began: then its process crashes again and again."""
 
@@ -62,7 +64,7 @@ def breakers(look: ChannelLook, tried: Sequence[MergedArm]) -> Iterator[Breaker]
     for arm in tried:
         for replica, failures in arm.failures.items():
             for kind, count in failures.items():
-                if count and replica in live:
+                if count and replica in live and kind in _KINDS:
                     failed[kind].add(replica)
     for kind in sorted(failed):
         yield Breaker(kind=kind, replicas=NamedReplicas.of(failed[kind]), of=len(live))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from registry.api import Registry
 from registry.catalog.watch import LoopControl, repeat
-from registry.errors import BadInput, UloraError, Unreachable, first_line
+from registry.errors import BadInput, Unreachable, first_line
 from registry.guard.alerts import PATIENCE, Alerts
 from registry.guard.channel_guard import ChannelGuard
 from registry.guard.looked import Looked
@@ -53,14 +53,14 @@ class Guard:
         self._options = options or GuardOptions()
         self._teller = Teller(registry.model, notifiers.tell)
         self._outages = _Outages()
-        self._errors: tuple[UloraError, ...] = ()
+        self._errors: tuple[Exception, ...] = ()
         patience = 0.0 if self._options.once else PATIENCE
         self._channels = {
             name: ChannelGuard(registry.wiring, name, self._teller, Alerts(patience)) for name in self._options.channels
         }
 
     @property
-    def errors(self) -> tuple[UloraError, ...]:
+    def errors(self) -> tuple[Exception, ...]:
         """Why channels could not be judged at the last look, or what followed not be done."""
         return self._errors
 
@@ -71,14 +71,14 @@ class Guard:
             StoreUnreachable, StoreDenied, OutcomeUnknown: the store does not answer, or refuses everything.
             BadPolicy: the policy can't be read.
         """
-        found, errors = list[Looked](), list[UloraError]()
+        found, errors = list[Looked](), list[Exception]()
         for name, channel in self._channels.items():
             try:
                 found.append(channel.look(dry_run=self._options.dry_run))
                 self._outages.over(name)
-            except UloraError as error:
-                if isinstance(error, BadInput):
-                    raise
+            except BadInput:
+                raise
+            except Exception as error:  # of any kind: another channel may have to go back
                 errors.append(error)
                 found.append(self._problem(name, error))
         self._errors = tuple(errors)

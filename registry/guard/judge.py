@@ -9,7 +9,7 @@ from typing import Literal
 from registry.evidence.trial_policy import Plan, Step
 from registry.formats.counts import counted
 from registry.guard.facts import Breaker, Facts
-from registry.guard.finding import GuardFinding, Outcome, worst
+from registry.guard.finding import MAX_REASON, GuardFinding, Outcome, worst
 from registry.guard.rule_findings import rule_findings
 from registry.trials.evalues import ArmEvents
 from registry.trials.sample_ratio import BROKEN_AT, sample_ratio
@@ -142,7 +142,7 @@ def _breaker(found: Breaker) -> GuardFinding:
     whose = "the version's fault" if is_the_version else "of too few to be the version's fault: look at them"
     return GuardFinding(
         about=f"{found.kind}, {whose}", outcome="fail" if is_the_version else "pass", is_told=True, x=agree, n=of,
-        reason=f"{agree} of {counted(of, 'live replica')}: {found.replicas}",
+        reason=f"{agree} of {counted(of, 'live replica')}: {found.replicas}"[:MAX_REASON],
     )  # fmt: skip
 
 
@@ -188,4 +188,4 @@ def _fleet(facts: Facts) -> Iterator[GuardFinding]:
 
 def _of_fleet(about: str, outcome: Outcome, reason: str, *, is_told: bool = True) -> GuardFinding:
     """What is told at once of a replica that starts would be told at every start: see `registry.guard.alerts`."""
-    return GuardFinding(about=about, outcome=outcome, is_told=is_told, reason=reason[:1000])
+    return GuardFinding(about=about, outcome=outcome, is_told=is_told, reason=reason[:MAX_REASON])

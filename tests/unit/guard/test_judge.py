@@ -20,7 +20,7 @@ from registry.guard.finding import GuardFinding
 from registry.guard.judge import FLAP_SECONDS
 from registry.guard.observed import ChannelLook, SeenObject
 from registry.guard.replay import replay_decision
-from registry.trials.observations import TrialStage
+from registry.trials.observations import TrialStage, Window
 from registry.trials.recorder import Counted
 from tests.support.watched_trials import (
     AUTHOR,
@@ -329,6 +329,26 @@ def test_enough_replicas_have_to_agree_on_a_failure(replicas: int, failing: int,
     decision = decided(fleet.look(records), policy(" "))
     assert decision.action == action
     assert finding(decision, "load_failed").is_told
+
+
+def test_what_hostile_replicas_write_stays_bounded() -> None:
+    names = tuple(f"{number:02}-{'x' * 117}" for number in range(30))
+    fleet, records = Fleet(names), advanced(started(50), 100)
+    fleet.begin(records[-1])
+    stage = stage_of(fleet)
+    for name in names:
+        fleet.recorders[name].failed(stage, "stable", "not_finite")
+    look = fleet.look(records)
+    document = look.observations[0].document
+    assert document
+    window = Window(at=int(NOW.timestamp()) // 10 - 2, n=5, asked=5, errors=10**9)
+    arm = document.stages[0].arms["stable"]
+    arm = arm.model_copy(update={"windows": (window,), "failures": {f"kind-{number}": 1 for number in range(20)}})
+    odd = document.model_copy(update={"stages": (document.stages[0].model_copy(update={"arms": {"stable": arm}}),)})
+    decision = decided(replace(look, observations=(SeenObject(names[0], 1.0, odd), *look.observations[1:])), ERRORS)
+    assert decision.action == "rollback"
+    assert [each.kind for each in decision.facts.breakers] == ["not_finite"]
+    assert replay_decision(Decision.parse(decision.to_bytes(), "a decision")).equal
 
 
 def test_replicas_that_are_gone_do_not_vote() -> None:
