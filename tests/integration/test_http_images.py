@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -20,7 +19,7 @@ from registry.store.objects import ObjectStore
 from registry.versions.bundle import DEFAULT_FLAVOR
 from tests.support.bundles import write_bundle
 from tests.support.echo_releases import Shop
-from tests.support.equal_answers import assert_equal_answers
+from tests.support.equal_answers import assert_equal_answers, prediction_of
 from tests.support.http_batches import as_json, noise_png
 from tests.support.image_files import encoded
 from tests.support.running_app import running
@@ -93,10 +92,6 @@ def post(http: httpx.Client, image: bytes, kind: str = "image/png") -> httpx.Res
     return http.post("/predict", content=image, params={"target": "mid"}, headers={"Content-Type": kind})
 
 
-def without_manifest(answer: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in answer.items() if name != "manifest_sha256"}
-
-
 def test_bombs_and_broken_images_cost_no_other_its_answer(http: httpx.Client) -> None:
     sound = noise_png(1)
     for name, image in (BOMBS | BROKEN).items():
@@ -126,7 +121,7 @@ def test_unusual_images_are_read_as_they_are_meant(http: httpx.Client) -> None:
     for name, (image, same) in UNUSUAL.items():
         found, plain = post(http, image), post(http, encoded(same))
         assert found.status_code == plain.status_code == 200, (name, found.text)
-        assert_equal_answers(found.json(), without_manifest(plain.json()))
+        assert_equal_answers(found.json(), prediction_of(plain.json()))
 
 
 def test_a_cmyk_photo_is_read_and_its_name_does_not_matter(http: httpx.Client) -> None:
@@ -134,7 +129,7 @@ def test_a_cmyk_photo_is_read_and_its_name_does_not_matter(http: httpx.Client) -
     answers = [post(http, photo, kind).json() for kind in ("image/jpeg", "image/png", "image/x-unknown")]
     assert answers[0]["outcome"] in ("answer", "review")
     for other in answers[1:]:
-        assert_equal_answers(other, without_manifest(answers[0]))
+        assert_equal_answers(other, prediction_of(answers[0]))
 
 
 LENGTHS = {
