@@ -32,19 +32,12 @@ def fleet_facts(look: ChannelLook, stages: Mapping[int, TrialStage]) -> FleetFac
     return FleetFacts(
         live=len(live),
         silent=len(silent),
-        unobserved=NamedReplicas.of(
-            {each.id for each in live if each.id not in told or _said(each, "observations_problem")}
-        ),
-        apart=NamedReplicas.of({each.id for each in live if _said(each, "trial_problem")}),
+        unobserved=NamedReplicas.of({each.id for each in live if each.id not in told or each.observations_problem}),
+        apart=NamedReplicas.of({each.id for each in live if each.trial_problem}),
         behind=NamedReplicas.of({each.id for each in live if each.generation < look.head.generation}),
         contradicting=NamedReplicas.of(_contradicting(look.observations, stages)),
         unread=NamedReplicas.of(unread),
     )
-
-
-def _said(heartbeat: Heartbeat, name: str) -> str:
-    """What a heartbeat says that those of earlier releases do not."""
-    return str(getattr(heartbeat, name, "") or "")
 
 
 def _contradicting(observations: Iterable[SeenObject[Observations]], stages: Mapping[int, TrialStage]) -> set[str]:
