@@ -30,6 +30,7 @@ from tests.support.echo_releases import Echo, Shop, find_echo, load_echo, wait_u
 from tests.support.hanging_flavor import FLAVOR, serving
 from tests.support.registries import open_registry
 from tests.support.signing_keys import Pair, key_pair
+from tests.support.trials import start_trial
 from tests.support.unwritable_folder import no_right_to_write
 
 WEIGHTS = "adapters/low/adapter_model.safetensors"
@@ -111,6 +112,23 @@ def cached(registry: Registry, shop: Shop, name: str = "v1.0.0") -> Path:
     """Where the cache has the weights of a version."""
     digest = shop.file(name, WEIGHTS).sha256
     return registry.settings.cache / "blobs" / digest[:2] / digest
+
+
+def test_a_trial_goes_on_in_a_start_without_the_store(registry: Registry, shop: Shop, proxy: Proxy) -> None:
+    start_trial(shop, "v1.1.0", percent=50)
+    keys = [f"user-{number}" for number in range(20)]
+
+    def versions_of(live: Live) -> dict[str, str]:
+        return {key: live.predict(b"leaf", key=key).version for key in keys}
+
+    with follow(registry) as live:
+        wait_until(lambda: keeps(registry, live.record))
+        before = versions_of(live)
+    is_away(proxy)
+    with follow(registry) as live:
+        assert live.health().state == "stale"
+        assert versions_of(live) == before
+    assert set(before.values()) == {"v1.0.0", "v1.1.0"}
 
 
 def test_it_starts_from_what_is_kept_and_catches_up(
