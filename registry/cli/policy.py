@@ -179,6 +179,7 @@ def _trial_lines(policy: Policy) -> Iterator[str]:
         "  of versions that are not worse so many are rolled back at most: "
         f"errors {alpha.errors:g}, accuracy {alpha.accuracy:g}, latency {alpha.latency:g}"
     )
+    yield f"  `ulora canary report` judges at {trials.horizon}"
 
 
 def _shipped(section: object) -> str:

@@ -20,7 +20,7 @@ from registry.evidence.guard_rules import FIELDS, Bands, GuardPolicy, GuardRule
 from registry.evidence.machine_asked import MachineAsked
 from registry.evidence.metrics import did_you_mean
 from registry.evidence.rule import MisplacedValue, PolicyPart, Rule, Text, without_defaults
-from registry.evidence.trial_policy import DEFAULT_PLAN, Alpha, Plan, Step, TrialPolicy
+from registry.evidence.trial_policy import DEFAULT_PLAN, Alpha, Horizon, Plan, Step, TrialPolicy
 from registry.formats import canonical
 from registry.formats.strict_yaml import BadYaml, StrictYaml
 from registry.names import CHANNELS, VersionName, check_channel
@@ -310,6 +310,8 @@ def _fields_at(place: tuple[Any, ...]) -> Iterable[str]:
             return TrialPolicy.model_fields
         case ("trials", "alpha", _):
             return Alpha.model_fields
+        case ("trials", "horizon", _):
+            return Horizon.model_fields
         case ("trials", *_):
             return Step.model_fields
         case (_, _, _):

@@ -1,4 +1,5 @@
-"""A policy's section `trials`: by which steps the guard gives a canary more traffic, and how often it may err."""
+"""A policy's section `trials`: by which steps the guard gives a canary more traffic, how often it may err, and what a
+trial's report asks of a version."""
 
 from __future__ import annotations
 
@@ -153,6 +154,34 @@ def _sum(*shares: float) -> Fraction:
     return sum((Fraction(repr(share)) for share in shares), Fraction(0))
 
 
+class Horizon(PolicyPart):
+    """When a trial's report judges for good, and what it asks then: declared before the trial, so that nobody chooses it
+    by what is seen.
+
+    Attributes:
+        units: units of either version whose labels came back, from which on it judges.
+        significance: the probability of finding a gain where there is none.
+        min_accuracy_gain: how much more accurate the version has to be, as a share; or
+        min_latency_gain: which part of stable's compute time it has to save.
+        margin: how much less accurate it may be; what may be worse of the OOD flag.
+        max_error_rate: the share of units with an error has to be below it.
+    """
+
+    units: int = Field(default=2500, ge=10, le=50_000)
+    significance: Annotated[float, Field(gt=0, le=0.1, allow_inf_nan=False)] = 0.05
+    min_accuracy_gain: Share = 0.005
+    min_latency_gain: Share = 0.1
+    margin: Share = 0.01
+    max_error_rate: Share = 0.001
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(self.units, 'labelled unit')} of either version; {100 * self.min_accuracy_gain:g} points more "
+            f"accuracy or {100 * self.min_latency_gain:g}% less compute time at p < {self.significance:g}, at most "
+            f"{100 * self.margin:g} points less, errors below {100 * self.max_error_rate:g}%"
+        )
+
+
 class TrialPolicy(PolicyPart):
     """The section `trials`.
 
@@ -160,11 +189,13 @@ class TrialPolicy(PolicyPart):
         plans: by name; `default` is used where nobody names one. If left out, the plans that ship.
         max_hold: how long the guard waits for data or for a decision before it leaves the trial to a person.
         alpha: how often the guard may roll back a version that is not worse.
+        horizon: when `canary report` judges for good, and by what.
     """
 
     plans: Annotated[dict[PlanName, Plan], Field(max_length=100)] | None = None
     max_hold: Duration = "72h"
     alpha: Alpha = Alpha()
+    horizon: Horizon = Horizon()
 
     @property
     def max_hold_seconds(self) -> int:

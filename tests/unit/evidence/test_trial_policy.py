@@ -49,6 +49,21 @@ def test_plans_take_the_place_of_those_that_ship() -> None:
         said.trial_plan("mien")
 
 
+def test_the_horizon_of_a_report_is_declared_in_the_policy() -> None:
+    shipped, said = load_policy().trial_policy().horizon, policy("{horizon: {units: 100}}")
+    assert (shipped.units, shipped.significance, shipped.min_accuracy_gain, shipped.max_error_rate) == (
+        2500, 0.05, 0.005, 0.001,
+    )  # fmt: skip
+    assert (said.trial_policy().horizon.units, said.trial_policy().horizon.margin) == (100, shipped.margin)
+    assert kept_policy.read(said.to_bytes(), "policy") == said
+
+
+def test_a_policy_that_says_nothing_else_keeps_its_digest() -> None:
+    assert policy("{horizon: {units: 2500}}").digest == policy("{max_hold: 72h}").digest == policy("{}").digest
+    assert b"horizon" not in load_policy().to_bytes()
+    assert policy("{horizon: {units: 100}}").digest != policy("{}").digest
+
+
 def test_a_canary_is_at_the_last_step_that_it_has_reached() -> None:
     plan = load_policy().trial_plan()
     asked = [(plan.step_at(percent), plan.step_after(percent)) for percent in (5, 10, 30, 50, 100)]
@@ -78,6 +93,10 @@ def test_a_canary_is_at_the_last_step_that_it_has_reached() -> None:
         ("\n  alpha: {errors: 0.03}", r"line 4: trials\.alpha: 0\.06 in all: more than the 0\.05"),
         ("\n  alpha: {errors: 0}", r"trials\.alpha\.errors: .*greater than 0"),
         ("\n  alpha: {error: 0.01}", r"there is no field 'error' here; did you mean errors\?"),
+        ("\n  horizon: {unit: 100}", r"line 4: .*there is no field 'unit' here; did you mean units\?"),
+        ("\n  horizon: {units: 0}", r"trials\.horizon\.units: .*greater than or equal to 10"),
+        ("\n  horizon: {significance: 0.5}", r"trials\.horizon\.significance: .*less than or equal to 0\.1"),
+        ("\n  horizon: {margin: 0}", r"trials\.horizon\.margin: .*greater than 0"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line_and_field(trials: str, said: str) -> None:
