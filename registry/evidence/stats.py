@@ -121,7 +121,7 @@ def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
     low, high = count / n, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _tail(count, n, middle) > 1 - confidence else (low, middle)
+        low, high = (middle, high) if binomial_tail(count, n, middle) > 1 - confidence else (low, middle)
     return high
 
 
@@ -134,11 +134,11 @@ def n_that_bounds(count: int, bound: float, confidence: float = CONFIDENCE) -> i
     if not 0 < bound < 1:
         raise ValueError(f"bound {bound} is not between 0 and 1")
     low, high = count, max(1, count)
-    while _tail(count, high, bound) > 1 - confidence:
+    while binomial_tail(count, high, bound) > 1 - confidence:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _tail(count, middle, bound) > 1 - confidence else (low, middle)
+        low, high = (middle, high) if binomial_tail(count, middle, bound) > 1 - confidence else (low, middle)
     return high
 
 
@@ -176,7 +176,7 @@ def _student_tail(angle: float, freedom: float, steps: int = 200) -> float:
     return scale * area
 
 
-def _tail(count: int, n: int, p: float) -> float:
+def binomial_tail(count: int, n: int, p: float) -> float:
     """P(Binomial(n, p) <= count) for 0 < p < 1; accurate where count is below the mean, n p."""
     if count >= n:
         return 1.0

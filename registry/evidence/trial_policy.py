@@ -155,8 +155,8 @@ def _sum(*shares: float) -> Fraction:
 
 
 class Horizon(PolicyPart):
-    """When a trial's report judges for good, and what it asks then: declared before the trial, so that nobody chooses it
-    by what is seen.
+    """When a trial's report judges for good, and what it asks then: declared before the trial, so that nobody chooses
+    it by what is seen.
 
     Attributes:
         units: units of either version whose labels came back, from which on it judges.

@@ -23,11 +23,11 @@ from registry.guard.decision import Decision
 from registry.guard.decisions import Decisions
 from registry.guard.incidents import Incidents
 from registry.guard.looked import Looked
-from registry.guard.observed import ChannelLook, WatchedChannel
 from registry.guard.teller import Teller
 from registry.parallel import time_limit
 from registry.usecases.canary import Canaries
 from registry.usecases.mirror import mirror
+from registry.usecases.observed import ChannelLook, WatchedChannel
 from registry.usecases.options import AbortOptions, AdvanceOptions
 from registry.wiring import Wiring
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,15 +14,14 @@ from registry.evidence.guard_rules import GuardRule
 from registry.evidence.policy import Policy
 from registry.guard.facts import Ages, ArmFacts, Facts, RecordFacts, StageUnits, UnitCount, WindowSigns, WindowSteps
 from registry.guard.fleet_facts import breakers, fleet_facts
-from registry.guard.observed import ChannelLook
-from registry.guard.rule_values import MAX_RATIO
 from registry.machine.provenance import release
 from registry.trials.counts import events_between, rate_of
 from registry.trials.evalues import RATIOS, ArmEvents, Rate
-from registry.trials.latency import ENOUGH_FOR_MEDIAN, TrialHour, late_windows, slower_windows
-from registry.trials.merge import MergedArm, MergedStage, merged
+from registry.trials.latency import ENOUGH_FOR_MEDIAN, TrialHour, compute_ratios, late_windows, slower_windows, whole
+from registry.trials.merge import MergedArm, MergedStage, counted_in, merged
 from registry.trials.observations import BASES, ArmName, TrialStage, Window
 from registry.trials.stages import stage_of_record
+from registry.usecases.observed import ChannelLook
 
 _BETWEEN = ("error", "flagged", "wrong")
 _RATIO = ("asked", "labelled", "ood")
@@ -114,17 +113,8 @@ def _ages(look: ChannelLook, trial: Trial) -> Ages:
 
 def _count(look: ChannelLook, stages: Sequence[TrialStage]) -> _Counted:
     told = merged(seen.document for seen in look.observations if seen.document)
-    trial = [_merged_of(stage, told) for stage in stages if stage.canary]
-    return _Counted(trial, _merged_of(stages[-1], told) if look.head.baking else None)
-
-
-def _merged_of(stage: TrialStage, told: Mapping[tuple[str, int], MergedStage]) -> MergedStage:
-    """What was counted in a stage; nothing, if replicas tell of another one by this number."""
-    found = told.get((stage.trial, stage.generation))
-    if found and found.stage == stage:
-        return found
-    arms: dict[ArmName, MergedArm] = {"stable": MergedArm(stage.stable)}
-    return MergedStage(stage, arms | ({"canary": MergedArm(stage.canary)} if stage.canary else {}), ())
+    trial = [counted_in(stage, told) for stage in stages if stage.canary]
+    return _Counted(trial, counted_in(stages[-1], told) if look.head.baking else None)
 
 
 def _units(stages: Sequence[MergedStage]) -> tuple[StageUnits, ...]:
@@ -170,10 +160,10 @@ def _unit_count(counts: Rate | ArmEvents) -> UnitCount:
 
 def _signs(counted: _Counted, rules: Iterable[GuardRule], hour: TrialHour) -> Iterator[WindowSigns]:
     """What the rules on latency need, each bound once."""
-    canary, stable = _whole(counted.arms("canary")), _whole(counted.arms("stable"))
+    canary, stable = whole(counted.arms("canary")), whole(counted.arms("stable"))
     for metric, bound in _bounds(rules):
         if metric == "latency_ratio_p95":
-            signs, values = slower_windows(canary, stable, bound, hour), _ratios(canary, stable)
+            signs, values = slower_windows(canary, stable, bound, hour), compute_ratios(canary, stable)
         else:
             signs, values = late_windows(canary, stable, bound, hour), _latencies(canary)
         value = round(median(values), 6) if values else None
@@ -198,16 +188,6 @@ def _bounds(rules: Iterable[GuardRule]) -> list[tuple[str, float]]:
     return sorted({(rule.metric, rule.bound) for rule in rules if rule.family == "latency"})
 
 
-def _whole(arms: Sequence[MergedArm]) -> MergedArm:
-    """One arm with the windows of all stages: of a time that two stages share, those of the later one."""
-    windows: dict[str, dict[int, Window]] = defaultdict(dict)
-    for arm in arms:
-        for replica, found in arm.windows.items():
-            windows[replica].update({window.at: window for window in found})
-    version = arms[-1].version if arms else ""
-    return MergedArm(version, windows={replica: tuple(found.values()) for replica, found in windows.items()})
-
-
 def _by_time(arm: MergedArm, count: Callable[[Window], tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """The counts of all replicas together for each time, in order, without the times without any."""
     found: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
@@ -226,14 +206,3 @@ def _late(window: Window, bound: float) -> tuple[int, int]:
 def _latencies(arm: MergedArm) -> list[float]:
     every = (window for windows in arm.windows.values() for window in windows)
     return [window.request_p95 for window in every if window.request_p95 is not None and _late(window, 0.0)[1]]
-
-
-def _ratios(canary: MergedArm, stable: MergedArm) -> list[float]:
-    """Of each window of both arms at one replica, how many times as long the canary computed."""
-    found = []
-    for replica, windows in canary.windows.items():
-        others = {window.at: window for window in stable.windows.get(replica, ())}
-        pairs = ((window, others[window.at]) for window in windows if window.at in others)
-        times = ((mine.compute_p95, other.compute_p95) for mine, other in pairs)
-        found += [min(mine / other, MAX_RATIO) for mine, other in times if mine and other]
-    return found

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from registry.guard.facts import Breaker, FleetFacts, NamedReplicas
-from registry.guard.observed import ChannelLook, SeenObject
 from registry.serving.fleet import EVERY, GONE_AFTER, SILENT_AFTER, Heartbeat
 from registry.trials.merge import MergedArm
 from registry.trials.observations import Failure, Observations, TrialStage
+from registry.usecases.observed import ChannelLook, SeenObject
 
 FRESH = 3.5 * EVERY
 """Seconds for which observations are fresh in a trial; after it they are written six times less often."""

@@ -10,10 +10,10 @@ from registry.errors import KeyExists, UloraError, Unreachable, first_line
 from registry.guard.decision import Decision
 from registry.guard.decisions import Decisions
 from registry.guard.incident import JudgedHarm, incident_note
-from registry.guard.observed import ChannelLook
 from registry.names import VersionName
 from registry.parallel import within
 from registry.store import layout
+from registry.usecases.observed import ChannelLook
 from registry.usecases.replicas import replica_statuses
 from registry.wiring import Wiring
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from registry.evidence.guard_rules import GuardRule
 from registry.guard.facts import ArmFacts, Facts, UnitCount
 from registry.trials.evalues import ArmEvents, Cusum, EValue, Rate, against_bound, between_arms, cusum, ood_auroc
-from registry.trials.latency import TrialHour, latency_evidence
+from registry.trials.latency import MAX_RATIO, TrialHour, latency_evidence
 from registry.trials.observations import WINDOW_SECONDS
 
-MAX_RATIO = 1e6
-"""Stands for the ratio to a rate of 0."""
 _EVENTS = {"accuracy": "wrong", "error_rate": "error", "flagged_rate": "flagged"}
 _DIGITS = 12
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from registry.trials.evalues import ArmEvents, Rate
 from registry.trials.merge import MergedArm, MergedStage
@@ -21,11 +22,41 @@ def rate_of(arms: Sequence[MergedArm], event: str) -> Rate:
         arms: one version's, in the stages of a trial, in order. A unit counts in the first one that has it.
         event: one of `registry.trials.observations.BASES`.
     """
-    x, before = 0, Units()
+    rates = rates_of(arms, event)
+    return Rate(sum(rate.x for rate in rates), sum(rate.n for rate in rates))
+
+
+def rates_of(arms: Sequence[MergedArm], event: str) -> list[Rate]:
+    """The same for each stage by itself: what the units add that are in no stage before it."""
+    found, before = list[Rate](), Units()
     for arm in arms:
         new = arm.of(BASES[event]) - before
-        x, before = x + len(arm.of(FIRST + event) & new), before | new
-    return Rate(x, len(before))
+        found.append(Rate(len(arm.of(FIRST + event) & new), len(new)))
+        before = before | new
+    return found
+
+
+@dataclass(frozen=True)
+class UnitPairs:
+    """Units of which both versions saw the same: how many had an event with the canary only, with stable only, with
+    both, of `n`."""
+
+    canary_only: int
+    stable_only: int
+    both: int
+    n: int
+
+
+def pairs_of(stages: Sequence[MergedStage], event: str) -> UnitPairs:
+    """The pairs of a shadow trial, each unit at the first time, as `rate_of` takes it."""
+    canary_only, stable_only, both, before = 0, 0, 0, Units()
+    for stage in stages:
+        canary, stable = stage.arms["canary"], stage.arms["stable"]
+        new = (canary.of(BASES[event]) & stable.of(BASES[event])) - before
+        mine, other = canary.of(FIRST + event) & new, stable.of(FIRST + event) & new
+        canary_only, stable_only = canary_only + len(mine - other), stable_only + len(other - mine)
+        both, before = both + len(mine & other), before | new
+    return UnitPairs(canary_only, stable_only, both, len(before))
 
 
 def events_between(stages: Sequence[MergedStage], event: str) -> list[ArmEvents]:

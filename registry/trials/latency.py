@@ -7,7 +7,8 @@ signs, no more than half are against the canary while it is as it should be: `ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from registry.trials.evalues import EValue, Rate, against_bound
@@ -16,7 +17,9 @@ from registry.trials.observations import MAX_WINDOWS, WINDOW_SECONDS, Window
 
 EVEN = 0.5
 """The probability of a sign against the canary that is allowed."""
-ENOUGH, ENOUGH_FOR_MEDIAN = 20, 5
+ENOUGH, MAX_RATIO = 1e6
+"""Stands for larger ratios, and for the ratio to a rate of 0."""
+ENOUGH_FOR_MEDIAN = 20, 5
 """Requests of either arm in a window from which on its p95, or else its median, is compared."""
 
 
@@ -50,8 +53,9 @@ class TrialHour:
         return self.first <= window < self.first + MAX_WINDOWS
 
 
-def slower_windows(canary: MergedArm, stable: MergedArm, ratio: float, hour: TrialHour) -> Rate:
+def slower_windows(canary: MergedArm, stable: MergedArm, ratio: float, hour: TrialHour | None) -> Rate:
     """Windows in which the canary's compute took more than `ratio` times as long as stable's, of those with either.
+    Without an hour, all that are kept.
 
     Compared are the 95th percentiles, or the medians where an arm had fewer than 20 requests. Windows in which an arm
     had fewer than 5, and ties, are left out.
@@ -74,20 +78,44 @@ def late_windows(canary: MergedArm, stable: MergedArm | None, bound: float, hour
     return _rate(signs)
 
 
+def compute_ratios(canary: MergedArm, stable: MergedArm) -> list[float]:
+    """How many times as long the canary computed, of each window that `slower_windows` may compare."""
+    pairs = [_compared(mine, other) for mine, other in _pairs(canary, stable)]
+    return [min(mine / other, MAX_RATIO) for mine, other in filter(None, pairs) if other]
+
+
+def whole(arms: Sequence[MergedArm]) -> MergedArm:
+    """One arm with the windows of several stages: of a time that two stages share, those of the later one."""
+    windows: dict[str, dict[int, Window]] = defaultdict(dict)
+    for arm in arms:
+        for replica, found in arm.windows.items():
+            windows[replica].update({window.at: window for window in found})
+    version = arms[-1].version if arms else ""
+    return MergedArm(
+        version, windows={name: tuple(found[at] for at in sorted(found)) for name, found in windows.items()}
+    )
+
+
 def latency_evidence(signs: Rate) -> EValue:
     """Evidence that more than half of the windows are against the canary."""
     return against_bound(signs, EVEN)
 
 
 def _slower(mine: Window, other: Window, ratio: float) -> bool | None:
+    times = _compared(mine, other)
+    if times is None or times[0] == ratio * times[1]:
+        return None
+    return times[0] > ratio * times[1]
+
+
+def _compared(mine: Window, other: Window) -> tuple[float, float] | None:
+    """The compute times of both arms that are compared; None if one had too few requests."""
     fewest = min(mine.n, other.n)
     if fewest < ENOUGH_FOR_MEDIAN:
         return None
     enough = fewest >= ENOUGH
     time, base = (mine.compute_p95, other.compute_p95) if enough else (mine.compute_p50, other.compute_p50)
-    if time is None or base is None or time == ratio * base:
-        return None
-    return time > ratio * base
+    return None if time is None or base is None else (time, base)
 
 
 def _is_late(window: Window, bound: float) -> bool | None:
@@ -95,11 +123,15 @@ def _is_late(window: Window, bound: float) -> bool | None:
     return window.request_p95 > bound if window.request_p95 is not None and window.n >= ENOUGH_FOR_MEDIAN else None
 
 
-def _both(canary: MergedArm, stable: MergedArm, hour: TrialHour) -> Iterator[tuple[Window, Window]]:
+def _both(canary: MergedArm, stable: MergedArm, hour: TrialHour | None) -> Iterator[tuple[Window, Window]]:
     """The windows that both arms have at a replica, in the order of replicas and time."""
+    return ((mine, other) for mine, other in _pairs(canary, stable) if hour is None or mine.at in hour)
+
+
+def _pairs(canary: MergedArm, stable: MergedArm) -> Iterator[tuple[Window, Window]]:
     for replica, windows in sorted(canary.windows.items()):
         others = {window.at: window for window in stable.windows.get(replica, ())}
-        yield from ((window, others[window.at]) for window in windows if window.at in others and window.at in hour)
+        yield from ((window, others[window.at]) for window in windows if window.at in others)
 
 
 def _rate(signs: list[bool | None]) -> Rate:

@@ -65,6 +65,15 @@ def merged(observations: Iterable[Observations]) -> dict[StageKey, MergedStage]:
     return {key: _stage(told[key]) for key in sorted(told, key=lambda key: (key[1], key[0]))}
 
 
+def counted_in(stage: TrialStage, told: Mapping[StageKey, MergedStage]) -> MergedStage:
+    """What was counted in a stage; nothing, if replicas tell of another one by this number."""
+    found = told.get((stage.trial, stage.generation))
+    if found and found.stage == stage:
+        return found
+    arms: dict[ArmName, MergedArm] = {"stable": MergedArm(stage.stable)}
+    return MergedStage(stage, arms | ({"canary": MergedArm(stage.canary)} if stage.canary else {}), ())
+
+
 def _stage(told: Mapping[TrialStage, Mapping[str, list[StageCounts]]]) -> MergedStage:
     stage = max(told, key=lambda one: (len(told[one]), one))
     replicas = {name: told[stage][name] for name in sorted(told[stage])}

@@ -10,7 +10,6 @@ from registry.api import Registry
 from registry.channels.record import Author, ChannelPosition, Record, promoted, trial_advanced, trial_started
 from registry.channels.trial import StartTrial
 from registry.evidence.policy import Policy, parse_policy
-from registry.guard.observed import ChannelLook, SeenObject, by_the_stores_clock
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
 from registry.trials.observations import ArmName, Observations, TrialStage
@@ -18,6 +17,7 @@ from registry.trials.receipts import OOD_LABEL, ArmAnswer, Receipt
 from registry.trials.recorder import Counted, Recorder
 from registry.trials.split import is_canary, unit_of
 from registry.trials.stages import stage_of_record
+from registry.usecases.observed import ChannelLook, SeenObject, by_the_stores_clock
 from registry.versions.pointer import Pointer
 
 NOW = datetime(2026, 12, 1, 12, 0, tzinfo=UTC)

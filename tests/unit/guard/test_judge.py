@@ -18,10 +18,10 @@ from registry.guard.counting import facts_of
 from registry.guard.decision import Decision
 from registry.guard.finding import GuardFinding
 from registry.guard.judge import FLAP_SECONDS
-from registry.guard.observed import ChannelLook, SeenObject
 from registry.guard.replay import replay_decision
 from registry.trials.observations import TrialStage, Window
 from registry.trials.recorder import Counted
+from registry.usecases.observed import ChannelLook, SeenObject
 from tests.support.watched_trials import (
     AUTHOR,
     GOOD,
