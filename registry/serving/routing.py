@@ -12,15 +12,12 @@ from typing import Literal
 
 from registry.channels.record import Record
 from registry.serving.loaders import Loaded
-from registry.trials.observations import ArmName, TrialStage
+from registry.trials.observations import ArmName, LeftOut, TrialStage
 from registry.trials.split import is_canary, is_shadowed, unit_of
 from registry.trials.stages import stage_of_record
 
 Arm = Literal["stable", "canary", "named"]
 """Why a version answers: it is the stable one; or the one on trial, whose share has the key; or the client chose it."""
-LeftOut = Literal["", "forced", "without_canary", "not_shadowed", "shed"]
-"""Why a request is left out of a trial's statistics, empty if it is not: the client chose the version; this replica
-does not have the canary in memory; it is outside of the share of a shadow trial; there was no time for the canary."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ share is that of requests, however often a unit asks: one that asks a thousand t
 on rates are judged by them."""
 Failure = Literal["load_failed", "digest_mismatch", "not_finite", "crash"]
 """Kinds of failures that need no statistics."""
+LeftOut = Literal["", "forced", "without_canary", "not_shadowed", "shed"]
+"""Why a request is left out of a trial's statistics, empty if it is not: the client chose the version; this replica
+does not have the canary in memory; it is outside of the share of a shadow trial; there was no time for the canary. Each
+has a counter of this name."""
 WINDOW_SECONDS = 10
 MAX_WINDOWS = 360
 """Windows of an arm that are kept: the last hour."""

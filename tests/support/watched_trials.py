@@ -76,13 +76,16 @@ def at(head: Record) -> ChannelPosition:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often the canary and stable err, and how fast they are."""
+    """How often the canary and stable err, and how fast they are; of how many requests anything is counted, and for how
+    many of these a label comes back."""
 
     error: float = 0.0
     wrong: float = 0.0
     flagged: float = 0.0
     missed: float = 0.0
     milliseconds: float = 50.0
+    counted: float = 1.0
+    labelled: float = 1.0
 
 
 GOOD = Rates()
@@ -126,8 +129,10 @@ class Fleet:
                 continue
             arm: ArmName = "canary" if stage.canary and is_canary(stage.salt, key, stage.weight) else "stable"
             rates, asked[arm] = canary if arm == "canary" else stable, asked[arm] + 1
+            if not _every(rates.counted, asked[arm]):
+                continue
             recorder.record(stage, arm, unit, _counted(rates, asked[arm]))
-            if labels:
+            if labels and _every(rates.labelled, asked[arm]):
                 recorder.label(stage, _receipt(stage, arm, number, unit, _answer(rates, asked[arm])), "healthy")
         self.count += keys
 

@@ -9,9 +9,9 @@ import pytest
 
 from registry.errors import BadImage, Expired, LoadFailed, Overloaded, ReplicaClosed
 from registry.serving.observer import RowOutcome, SettledRow
-from registry.serving.routing import LeftOut, Route
+from registry.serving.routing import Route
 from registry.serving.trial_counts import TrialCounts, counted
-from registry.trials.observations import ArmCounts
+from registry.trials.observations import ArmCounts, LeftOut
 from registry.trials.recorder import Recorder
 from tests.support.echo_releases import Echo
 from tests.support.trials import serving_of, trial_record
