@@ -17,10 +17,10 @@ from registry.trials.observations import MAX_WINDOWS, WINDOW_SECONDS, Window
 
 EVEN = 0.5
 """The probability of a sign against the canary that is allowed."""
-ENOUGH, MAX_RATIO = 1e6
-"""Stands for larger ratios, and for the ratio to a rate of 0."""
-ENOUGH_FOR_MEDIAN = 20, 5
+ENOUGH, ENOUGH_FOR_MEDIAN = 20, 5
 """Requests of either arm in a window from which on its p95, or else its median, is compared."""
+MAX_RATIO = 1e6
+"""Stands for larger ratios, and for the ratio to a rate of 0."""
 
 
 @dataclass(frozen=True)

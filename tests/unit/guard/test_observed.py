@@ -9,7 +9,7 @@ import pytest
 from registry.errors import BadManifest
 from registry.guard.alerts import Alerts
 from registry.guard.finding import GuardFinding, Outcome, worst
-from registry.guard.observed import by_the_stores_clock
+from registry.usecases.observed import by_the_stores_clock
 from registry.trials.observations import Observations, Window
 from tests.support.watched_trials import NOW, Fleet, started
 
