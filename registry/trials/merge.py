@@ -124,7 +124,9 @@ def _windows(windows: Iterable[Window]) -> tuple[Window, ...]:
     """One for each time: of several, the one with most requests."""
     found: dict[int, Window] = {}
     for window in windows:
-        found[window.at] = max(found.get(window.at, window), window, key=_order)
+        known = found.get(window.at)
+        if known is None or _order(window) > _order(known):
+            found[window.at] = window
     return tuple(found[at] for at in sorted(found))
 
 

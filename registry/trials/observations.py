@@ -7,7 +7,7 @@ The store is the bus: the guard reads these objects and no replica. `registry.tr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -75,8 +75,9 @@ class TrialStage:
         return self.stable if arm == "stable" else self.canary
 
 
-class Window(DocumentPart):
-    """Ten seconds of an arm; it is written when they are over.
+class Window(NamedTuple):
+    """Ten seconds of an arm; it is written when they are over. In the document it is a list: most of a document are
+    windows, and a guard holds those of all replicas in memory. What a later release adds gets a field beside them.
 
     Attributes:
         at: when it began by the replica's clock: seconds since 1970, divided by 10.
@@ -85,7 +86,7 @@ class Window(DocumentPart):
             which a canary in a shadow trial does not have.
     """
 
-    at: int = Field(ge=0, lt=10**11)
+    at: Annotated[int, Field(ge=0, lt=10**11)]
     n: _Count
     asked: _Count = 0
     errors: _Count = 0

@@ -201,4 +201,4 @@ def _moved_arm(arm: ArmCounts, move: int) -> ArmCounts:
 
 
 def _moved(window: Window, move: int) -> Window:
-    return window.model_copy(update={"at": max(0, window.at - move)})
+    return window._replace(at=max(0, window.at - move))

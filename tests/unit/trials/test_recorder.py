@@ -97,6 +97,8 @@ def test_windows_are_written_when_they_are_over(recorder: Recorder, clock: Clock
     (window,) = read(recorder).stages[0].arms["stable"].windows
     assert (window.at, window.n, window.asked, window.errors) == (180_000_000, 21, 6, 1)
     assert (window.compute_p50, window.compute_p95, window.request_p95) == (10.0, 19.0, 1000.0)
+    stored = canonical.decode(recorder.document().to_bytes(), "observations")["stages"][0]["arms"]["stable"]
+    assert stored["windows"] == [list(window)]
 
 
 def test_windows_of_the_last_hour_are_kept(recorder: Recorder, clock: Clock) -> None:
@@ -215,7 +217,10 @@ def test_threads_lose_no_count(recorder: Recorder) -> None:
         {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "units": {"asked": 3}}}}]},
         {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "counters": {"a": -1}}}}]},
         {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "memory_mb": 1e300}}}]},
-        {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "windows": [{"at": 1, "n": 1}] * 361}}}]},
+        {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "windows": [[1, 1]] * 361}}}]},
+        {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "windows": [[1]]}}}]},
+        {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "windows": [[-1, 1]]}}}]},
+        {"stages": [{"generation": 1, "arms": {"stable": {"version": "v", "windows": [[1, 1, *[None] * 7]]}}}]},
         {"stages": [{"generation": 1, "weight": 101.0, "arms": {"stable": {"version": "v"}}}]},
         {"stages": [{"generation": 1, "arms": {"stable": {"version": "v"}}, "pairs": {"p" * 101: 1}}]},
     ],
