@@ -1,1 +1,1 @@
-"""How trials judge versions: false rollbacks and detection, simulated, beside other ways."""
+"""How trials judge versions, simulated, beside other ways; and what they cost replicas and the guard."""

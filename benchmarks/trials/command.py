@@ -1,6 +1,7 @@
-"""How trials judge versions: `python -m benchmarks.trials`.
+"""How trials judge versions, and what they cost: `python -m benchmarks.trials`.
 
-The traffic is simulated, nothing else: keys are split, units counted, merged and judged by `registry.trials`.
+In `nulls` and `detection` the traffic is simulated, nothing else: keys are split, units counted, merged and judged by
+`registry.trials`. `shadow` and `guard` are measured: a replica process and a client, a guard and an S3 server.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ from benchmarks.comparison import Budget, Result, option_json, run, say
 from benchmarks.serving.outcome import Found
 from benchmarks.trials.detection import detection
 from benchmarks.trials.effort import TrialEffort
+from benchmarks.trials.guard_looks import guard_looks
 from benchmarks.trials.nulls import nulls
+from benchmarks.trials.shadow_cost import shadow_cost
 
-PARTS: Mapping[str, Callable[[TrialEffort], Found]] = {"nulls": nulls, "detection": detection}
+PARTS: Mapping[str, Callable[[TrialEffort], Found]] = {
+    "nulls": nulls,
+    "detection": detection,
+    "shadow": shadow_cost,
+    "guard": guard_looks,
+}
 QUICK_RUNS = 3
 
 EXAMPLES = """
 \b
 Examples:
-  python -m benchmarks.trials                       about ten minutes
+  python -m benchmarks.trials                       about 15 minutes; needs the extra `demo`
   python -m benchmarks.trials --only detection --json
   python -m benchmarks.trials --quick               seconds; a look at whether it runs
 """
@@ -36,14 +44,16 @@ Examples:
 @click.option("--quick", is_flag=True, help="Few trials: shows that it runs, and proves nothing.")
 @option_json
 def main(*, parts: tuple[str, ...], runs: int, seed: int, quick: bool, as_json: bool) -> None:
-    """False rollbacks of equal versions, and how soon worse ones are found; beside three other ways to judge."""
+    """False rollbacks of equal versions, and how soon worse ones are found, beside three other ways to judge; what a
+    shadow trial costs; how long a guard looks at many replicas.
+    """
     effort = TrialEffort(QUICK_RUNS if quick else runs, seed, quick)
     chosen = [name for name in PARTS if not parts or name in parts]
     run(lambda: trials(chosen, effort), threads=1, as_json=as_json)
 
 
 def trials(parts: list[str], effort: TrialEffort) -> Result:
-    """Simulate parts, one after the other."""
+    """Simulate and measure parts, one after the other."""
     figures: dict[str, Any] = {}
     budgets: list[Budget] = []
     for name in parts:
@@ -59,6 +69,8 @@ def _short(value: Any) -> Any:
     """A figure as JSON has it: four digits; None where nothing was found."""
     if isinstance(value, Mapping):
         return {name: _short(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_short(each) for each in value]
     if not isinstance(value, float):
         return value
     return float(f"{value:.4g}") if math.isfinite(value) else None

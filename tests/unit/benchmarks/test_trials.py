@@ -15,7 +15,9 @@ from benchmarks.trials.detection import CASES, Worse, of_case
 from benchmarks.trials.effort import TrialEffort
 from benchmarks.trials.judging import verdict
 from benchmarks.trials.rivals import ArmTotals, flagger, growthbook, p_below_5_percent
+from benchmarks.trials.shadow_cost import MOST
 from benchmarks.trials.traffic import NULLS, Look, SimulatedTraffic, Truth, looks
+from registry.guard.guard import EVERY
 
 
 def measured(*arguments: str) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def ends(traffic: SimulatedTraffic, canary: Truth, seed: int = 1) -> str:
 @pytest.mark.acceptance
 def test_every_part_runs_and_judges_its_budgets() -> None:
     result = measured("--quick")
-    assert [budget["limit"] for budget in result["budgets"]] == [nulls.MOST] * len(NULLS)
+    assert [budget["limit"] for budget in result["budgets"]] == [*[nulls.MOST] * len(NULLS), MOST, EVERY]
     assert result["met"] == all(budget["met"] for budget in result["budgets"])
     assert {name.partition(":")[0] for name in result["figures"]} == set(PARTS)
 
