@@ -109,7 +109,7 @@ class _Turns:
         return _Round(saturated, half)
 
     def _go(self, side: Side) -> None:
-        """Begin or end the trial, unless it is so; wait until the replica has followed, then let it answer uncounted."""
+        """Begin or end the trial, unless it is so; wait until the replica has followed, and let it answer a while."""
         log = self.model.registry.channel(CHANNEL)
         head = log.head()
         if (side == "shadow") == bool(head and head.canary):
