@@ -17,6 +17,7 @@ from adapters.answer.ood import read_detector
 from adapters.answer.stages import Stage
 from adapters.backbone.families import family_named
 from adapters.backbone.images import MAX_PIXELS
+from adapters.backbone.patches import MAX_LOADED, check_patches
 from adapters.backbone.preprocess import Preprocessing
 from adapters.bank.peft_files import read_adapter
 from adapters.bank.slots import Slot
@@ -135,6 +136,7 @@ def read_components(files: BundleFiles, runtime: Runtime) -> Components:
     preprocessing = files.document(bundle.PREPROCESSING)
     offered = {"backbone": runtime.ref.sha256, "preprocessing": canonical.digest(preprocessing)}
     preprocessing_steps = Preprocessing.of(preprocessing)
+    check_patches(preprocessing_steps.crop, runtime.ref.config, MAX_LOADED)
     targets = _targets(files)
     router_is_there = f"{bundle.ROUTER}/{bundle.HEAD}.json" in files
     for folder in (*map(bundle.adapter_folder, targets), *([bundle.ROUTER] if router_is_there else [])):

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from adapters.backbone.patches import MAX_LOADED, check_preprocessing
 from adapters.bank.peft_values import check_values
-from adapters.bundle import ADAPTER_CONFIG, ADAPTERS
+from adapters.bundle import ADAPTER_CONFIG, ADAPTERS, BACKBONE, PREPROCESSING
 from registry.errors import BadManifest, BadWeights
 from registry.formats import canonical
 
@@ -79,14 +80,16 @@ def check_fields(document: Mapping[str, Any], path: str) -> None:
 
 
 def refused_documents(paths: Iterable[str], read: Callable[[str], bytes]) -> dict[str, str]:
-    """The adapters' configurations of a version that loading would refuse by their fields and values: path -> why.
+    """The documents of a version that loading would refuse: adapters' configurations by their fields and values, and
+    the preprocessing by the patches that it makes: path -> why.
 
     Args:
         paths: of all files of the version.
         read: gives the bytes of one of them.
     """
-    found: dict[str, str] = {}
-    for path in paths:
+    there = frozenset(paths)
+    found = _refused_preprocessing(read) if {PREPROCESSING, BACKBONE} <= there else {}
+    for path in sorted(there):
         if is_config(path):
             try:
                 document = canonical.decode(read(path), path)
@@ -95,6 +98,16 @@ def refused_documents(paths: Iterable[str], read: Callable[[str], bytes]) -> dic
             except (BadManifest, BadWeights) as error:
                 found[path] = str(error).removeprefix(f"{path}: ")
     return found
+
+
+def _refused_preprocessing(read: Callable[[str], bytes]) -> dict[str, str]:
+    try:
+        config = canonical.decode(read(BACKBONE), BACKBONE).get("config")
+        document = canonical.decode(read(PREPROCESSING), PREPROCESSING)
+        check_preprocessing(document, config if isinstance(config, dict) else {}, MAX_LOADED)
+    except BadManifest as error:
+        return {PREPROCESSING: str(error)}
+    return {}
 
 
 def is_config(path: str) -> bool:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from adapters.answer.selftest import difference
 from adapters.backbone.build import new_model
 from adapters.backbone.families import family_named
 from adapters.backbone.locate import FetchWeights
+from adapters.backbone.patches import patch_size
 from adapters.backbone.preprocess import Preprocessing
 from adapters.importing.layout_peft import PeftFolder
 from adapters.importing.layouts import AdapterFolder
@@ -38,7 +40,14 @@ COUNT = 4
 """How many images are recorded for each adapter."""
 
 CANDIDATES = 2 * COUNT
-"""From how many images those are chosen that are farthest from every decision boundary."""
+"""From how many images those are chosen that are farthest from every decision boundary; fewer where they are large."""
+
+_PATCHES = CANDIDATES * 37**2
+"""Of all these images together, unless one alone has more: eight of 518 pixels, the size that DINOv2 is released for.
+Four times as many pixels take up to sixteen times as long."""
+
+SECONDS = 900.0
+"""After which an import is refused whose images could not be computed: looked at before each block of the backbone."""
 
 _DECIMALS = 4
 """Recorded numbers are rounded to a tenth of the tolerance, so that the same source gives the same bytes everywhere."""
@@ -79,6 +88,7 @@ def record(
     Raises:
         SelfTestFailed: when what the bundle answers differs by more than the self-test of a version allows.
         BadWeights: when PEFT does not take the adapter.
+        BadBundle: when the images could not be computed within `SECONDS`.
         BackboneNotFound, CorruptBlob: when the backbone's weights are in no known place.
     """
     place = layout.adapter_folder(adapter.target)
@@ -87,7 +97,7 @@ def record(
     own |= {path: file for path, file in files.items() if path.startswith(f"{place}/")}
     version = load_bundle(own, backbone_folders=backbone.folders, fetch=backbone.fetch)
     preprocessing = version.components.preprocessing
-    images = synthetic_images(CANDIDATES, preprocessing.crop)
+    images = synthetic_images(candidates(preprocessing.crop, backbone.ref.config), preprocessing.crop)
     golden = _rounded(_outputs(adapter, parts, _tokens(parts[0], backbone, preprocessing, images)) | {"images": images})
     golden = _clearest(golden)
     tensors = {name: torch.from_numpy(array) for name, array in golden.items()}
@@ -99,6 +109,12 @@ def record(
         )
     layout.write_tensors(bundle / place / layout.GOLDEN, golden)
     return version
+
+
+def candidates(side: int, config: Mapping[str, Any]) -> int:
+    """How many images are computed: the same on every machine, because the same source gives the same bytes."""
+    patches = (side // patch_size(config)) ** 2
+    return max(1, min(CANDIDATES, _PATCHES // patches))
 
 
 def synthetic_images(count: int, side: int) -> np.ndarray:
@@ -115,7 +131,7 @@ def synthetic_images(count: int, side: int) -> np.ndarray:
 def _tokens(folder: PeftFolder, backbone: BackbonePlace, preprocessing: Preprocessing, images: np.ndarray) -> Tokens:
     pixels = torch.stack([preprocessing(image) for image in images])
     model = new_model(backbone.ref, folders=backbone.folders, fetch=backbone.fetch)
-    return tokens_of(folder, model, family_named(backbone.ref.family), pixels)
+    return tokens_of(folder, model, family_named(backbone.ref.family), pixels, SECONDS)
 
 
 def _outputs(
@@ -156,7 +172,7 @@ def _rounded(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _clearest(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The rows that are farthest from every decision boundary: another processor rounds differently."""
-    distances: Sequence[np.ndarray] = [np.full(CANDIDATES, np.inf)]
+    distances: Sequence[np.ndarray] = [np.full(len(outputs["images"]), np.inf)]
     if "logits" in outputs and outputs["logits"].shape[1] > 1:
         ordered = np.sort(outputs["logits"], axis=1)
         distances = [*distances, ordered[:, -1] - ordered[:, -2]]

@@ -1,5 +1,5 @@
-"""Check a bundle's `adapter_config.json`, and replace its patterns by the names that they match, before it becomes a
-version.
+"""Check a bundle's preprocessing and each `adapter_config.json`, and replace the patterns in these by the names that
+they match, before it becomes a version.
 
 `literal_documents` is the entry point of the group `ulora.bundles`. So patterns are matched once, when a version is
 created, and not by each replica that loads it. It imports the torch side only for a bundle that has patterns.
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from adapters.backbone.patches import check_preprocessing
 from adapters.bank.match_patterns import is_literal, patterns_of
 from adapters.bank.peft_fields import check_fields, is_config
 from adapters.bank.peft_values import check_values
-from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BundleDocuments
+from adapters.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREPROCESSING, BundleDocuments
 from registry.errors import BadWeights, first_line
 from registry.formats import canonical
 from registry.formats.local_file import LocalFile
@@ -30,14 +31,16 @@ def literal_documents(files: Mapping[str, LocalFile], backbone: BackboneRef | No
     Raises:
         BadWeights: when a configuration has a field or value that loading would refuse, its patterns can't be matched
             in reasonable time, or they match no module.
-        BadManifest, MissingBlob: when a document, that of the backbone, or a file of the adapter is malformed or
-            missing.
+        BadManifest, MissingBlob: when images would have too many patches, or a document, that of the backbone, or a
+            file of the adapter is malformed or missing.
         LoadFailed: when no process can be started to match them.
     """
     bundle = BundleDocuments(files)
     for path in files:
         if path.endswith(".json") and path.startswith(("adapters/", "router/")):
             bundle.document(path)  # a replica would find out that it is none
+    if backbone is not None and PREPROCESSING in bundle:
+        check_preprocessing(bundle.document(PREPROCESSING), backbone.config)
     configs = {path: bundle.document(path) for path in files if is_config(path)}
     for path, document in configs.items():
         check_fields(document, path)

@@ -7,6 +7,8 @@ Everything is computed in float64, so that machines differ in digits only that a
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ from adapters.bank.peft_config import names_in_file, read_config, resolved
 from adapters.bank.peft_fields import COMPUTED
 from adapters.bundle import ADAPTER_CONFIG
 from adapters.importing.layout_peft import PeftFolder, modules_of
-from registry.errors import BadWeights, first_line
+from registry.errors import BadBundle, BadWeights, first_line
+from registry.formats.counts import counted
 
 MAX_KEYS = 200
 """Keys of rank and alpha patterns that PEFT itself matches; it compiles each again for each module where there are more
@@ -50,38 +53,58 @@ class Tokens:
 
 
 @torch.no_grad()
-def tokens_of(folder: PeftFolder, model: Any, family: Family, pixels: torch.Tensor) -> Tokens:
+def tokens_of(
+    folder: PeftFolder, model: Any, family: Family, pixels: torch.Tensor, seconds: float = math.inf
+) -> Tokens:
     """What the backbone with PEFT's layers computes.
 
     Args:
         model: a module tree of the backbone that nothing else uses; it is changed, the weights that it shares are not.
         pixels: [N, 3, H, W].
+        seconds: after which no further block is computed.
 
     Raises:
         BadWeights: when PEFT does not take the adapter.
+        BadBundle: when it took longer than `seconds`.
     """
     _put_layers(folder, model, family)
+    until = time.monotonic() + seconds
     seen: list[torch.Tensor] = []
     blocks = cast("nn.ModuleList", model.get_submodule(family.blocks))
     for number, block in enumerate(blocks):
-        blocks[number] = _InDouble(block, seen)
+        blocks[number] = _InDouble(block, seen, until)
     for name in ("embeddings", family.norm, family.rotary):
         if name is not None:
             model.get_submodule(name).double()
-    last = model(pixel_values=pixels.double()).last_hidden_state
+    try:
+        last = model(pixel_values=pixels.double()).last_hidden_state
+    except _TooSlow:
+        count, _, side, _ = pixels.shape
+        raise BadBundle(
+            f"{folder.weights}: {counted(count, 'image')} of {side} x {side} pixels, from which recorded outputs are "
+            f"made, could not be computed within {seconds:g} s",
+            hint="nothing was created; import it on a faster machine, or with smaller images",
+        ) from None
     return Tokens(tuple(seen), last, family.prefix_tokens(model.config.to_dict()))
+
+
+class _TooSlow(Exception):
+    """There is no time left for the next block."""
 
 
 class _InDouble(nn.Module):
     """A block that computes in float64. Its copy in float64 exists only while it computes."""
 
-    def __init__(self, block: nn.Module, seen: list[torch.Tensor]) -> None:
+    def __init__(self, block: nn.Module, seen: list[torch.Tensor], until: float) -> None:
         super().__init__()
         self._block = block
         self._seen = seen
+        self._until = until
 
     def forward(self, tokens: torch.Tensor, *args: Any, **beside: Any) -> Any:
         """Note the tokens that enter the first block, and those that leave this one."""
+        if time.monotonic() >= self._until:
+            raise _TooSlow
         if not self._seen:
             self._seen.append(tokens)
         output: Any = deepcopy(self._block).double()(tokens, *args, **beside)

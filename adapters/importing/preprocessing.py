@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.backbone.families import MAX_SIDE, Family
+from adapters.backbone.patches import check_patches
 from adapters.backbone.preprocess import Preprocessing
 from adapters.importing.layouts import META, AdapterFolder
 from adapters.importing.untrusted_files import read_json
@@ -54,12 +55,12 @@ def stated_preprocessing(
     Raises:
         BadBundle: when adapters state different ones, or one is invalid or not supported.
     """
-    usual, patch = family.published_preprocessing(config), int(config.get("patch_size", 16))
+    usual = family.published_preprocessing(config)
     stated: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[str]] = {}
     assumed: dict[str, None] = {}
     for adapter in adapters:
-        found, notes[adapter.target] = _of_leaf(adapter, source, usual, patch)
+        found, notes[adapter.target] = _of_leaf(adapter, source, usual, config)
         stated[adapter.target] = usual | found
         if missing := [name for name in usual if name not in found]:
             assumed[_assumption(usual, missing, family)] = None
@@ -94,7 +95,7 @@ def _shown(value: Any) -> str:
 
 
 def _of_leaf(
-    adapter: AdapterFolder, source: Path, usual: Mapping[str, Any], patch: int
+    adapter: AdapterFolder, source: Path, usual: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """The fields that are stated for an adapter, and notes."""
     where, read = adapter.folder / META, _of_metadata
@@ -108,8 +109,7 @@ def _of_leaf(
     try:
         fields, notes = read(document, usual)
         made = dict(usual) | fields
-        if Preprocessing.of(made).crop < patch:
-            raise ValueError(f"{made['crop']} pixels are smaller than a patch of {patch}")
+        check_patches(Preprocessing.of(made).crop, config)
     except (BadManifest, ValueError) as error:
         raise BadBundle(
             f"{where} states a preprocessing that is not supported: {error}"[:400], hint=_NOT_MADE

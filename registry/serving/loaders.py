@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
 
 from registry import plugins
 from registry.errors import LoadFailed, UloraError, first_line
+from registry.serving.random_image import random_png
 from registry.serving.steps import Steps
 from registry.store.blobs import Blobs
 from registry.store.cache import FetchWatch
@@ -22,6 +23,8 @@ from registry.versions.manifest import Manifest
 from registry.versions.pointer import Pointer
 
 _NOT_SERVED = "project/"
+_SIDE = 16
+"""Pixels of the image that a version is tried with: few, so that no limit of pixels keeps it from being computed."""
 
 Images: TypeAlias = list[Any] | tuple[Any, ...]
 """Several images."""
@@ -84,7 +87,11 @@ class Loaded(Protocol):
             BadInput: the lists differ in length, or there is no file at a path.
         """
 
-    def self_test(self) -> None: ...
+    def self_test(self) -> None:
+        """Check what is in memory against what was recorded; nothing, if nothing was.
+
+        Afterwards it is asked for one image of each target, in the same thread.
+        """
 
 
 class PreparedRow(Protocol):
@@ -225,6 +232,8 @@ class LoadOptions:
         backbone_seconds: for `fetch`, which may download gigabytes.
         max_pixels: of an image to be answered, for flavors that can refuse one by its header; None for their own limit.
         loader_seconds, self_test_seconds: for the loader without `fetch`, and for the self-test.
+        image_seconds: for each image that is tried before the version may answer: one of each target, and one for the
+            router. To be less than the seconds after which a batch counts as hanging.
 
     A replica gives up a load after these seconds. Here nothing is interrupted: `steps` says when it is time.
     """
@@ -241,13 +250,15 @@ class LoadOptions:
     backbone_seconds: float = 3600.0
     loader_seconds: float = 600.0
     self_test_seconds: float = 300.0
+    image_seconds: float = 60.0
     max_pixels: int | None = None
 
 
 def load_version(
     versions: Bindings, blobs: Blobs, pointer: Pointer, options: LoadOptions | None = None, steps: Steps | None = None
 ) -> Loaded:
-    """Load a version into memory: read its manifest, fetch and verify its files, call its loader, run its self-test.
+    """Load a version into memory: read its manifest, fetch and verify its files, call its loader, run its self-test,
+    and let it answer an image of each target.
 
     The team's source tree (`project/…`) is not fetched: no loader needs it to predict. `steps` is told what it does,
     for other threads that watch it.
@@ -256,7 +267,7 @@ def load_version(
         MissingBlob, CorruptBlob, BadManifest, DiskFull, StoreUnreachable, StoreDenied: its files can't be fetched.
         NotTrusted: `check` refused it.
         MissingDependency: its loader, or a package that the loader needs, is not installed.
-        LoadFailed: its loader failed.
+        LoadFailed: its loader failed, or it could answer no image.
         SelfTestFailed: its answers differ from those that were recorded when it was made.
     """
     options, steps = options or LoadOptions(), steps or Steps()
@@ -278,7 +289,32 @@ def load_version(
                 loaded.limit_pixels(options.max_pixels)
         with steps.step("self-test", options.self_test_seconds):
             loaded.self_test()
+        with steps.step("one image of each target", options.image_seconds):
+            _try_images(loaded, steps)
     return loaded
+
+
+def _try_images(loaded: Loaded, steps: Steps) -> None:
+    """Let a version answer one image on each way that a request can take. One that hangs here hangs where it can be
+    left behind, and not in the thread that computes everybody's answers.
+
+    Raises:
+        LoadFailed: it could answer none.
+    """
+    by_router = isinstance(loaded, TellsComponents) and loaded.has_router
+    targets: list[str | None] = [*loaded.targets, *([None] if by_router or not loaded.targets else [])]
+    failed: dict[str, Exception] = {}
+    for target in targets:
+        try:
+            loaded.predict(random_png(0, _SIDE), target=target)
+        except Exception as error:  # a request for this target would get it; others may have answers
+            failed[target or "the router"] = error
+        steps.arrived(0)
+    for target, cause in failed.items():
+        problem = f"{loaded.version} can't answer an image of {target}: {type(cause).__name__}: {first_line(cause)}"
+        if len(failed) == len(targets):
+            raise LoadFailed(problem, hint="no target has answers") from cause
+        steps.note(problem)
 
 
 def _call_loader(

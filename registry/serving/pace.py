@@ -9,15 +9,13 @@ promised just in time would be late.
 from __future__ import annotations
 
 import math
-import random
-import struct
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from registry.serving.loaders import LoadedForBatches
+from registry.serving.random_image import random_png
 
 SIZES = (1, 8, 16, 32, 64)
 """Rows of the batches that are tried."""
@@ -152,18 +150,5 @@ def _rows(loaded: LoadedForBatches, count: int) -> list[object]:
     computes it twice, so that batches with different shares of them could not be compared.
     """
     asked = loaded.targets or (None,)
-    different = [loaded.prepare(_png(number), target) for number, target in enumerate(islice(asked, 8))]
+    different = [loaded.prepare(random_png(number, _SIDE), target) for number, target in enumerate(islice(asked, 8))]
     return [different[number % len(different)] for number in range(count)]
-
-
-def _png(seed: int) -> bytes:
-    """A PNG file of random colours."""
-    chosen = random.Random(seed)  # noqa: S311  no secret
-    lines = b"".join(b"\0" + chosen.randbytes(3 * _SIDE) for _ in range(_SIDE))
-    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import threading
@@ -15,9 +16,9 @@ import pytest
 from registry.errors import LoadFailed
 from registry.serving.fleet import replicas
 from registry.serving.follow import Live, LiveOptions
-from registry.serving.loaders import Loader
+from registry.serving.loaders import Loader, LoadOptions, load_version
 from registry.store.objects import ObjectStore
-from tests.support.echo_releases import Shop, find_echo, load_echo, wait_until
+from tests.support.echo_releases import Echo, Shop, find_echo, load_echo, wait_until
 from tests.support.hanging_flavor import FLAVOR, HOLD_THE_LOCK, LOAD_HOLDS_THE_LOCK, LOAD_WAITS, WAIT, serving
 
 GOOD = "v1.0.0"
@@ -156,3 +157,58 @@ def test_a_version_that_hangs_is_left_by_the_next_promotion(shop: Shop) -> None:
         hangs.gate.set()
         wait_until(lambda: live.health().rollback_ready)
         assert live.health().loading == ""
+
+
+class HangingAnswers(Hangs):
+    """A loader whose versions that are named load, and then hang on every image."""
+
+    def load(self, manifest: Any, files: Any, **how: Any) -> Any:
+        gate, hangs = self.gate, manifest.version in self.names
+
+        class Answers(Echo):
+            def predict(self, images: Any, *, target: object = None) -> Any:
+                assert not hangs or gate.wait(300)
+                return super().predict(images, target=target)
+
+        echo = load_echo(manifest, files, **how)
+        return Answers(echo.version, echo.content_sha256, echo.weights)
+
+
+def test_a_version_that_hangs_on_an_image_is_never_served(shop: Shop) -> None:
+    hangs = HangingAnswers("v1.1.0")
+    for name in (GOOD, "v1.1.0"):
+        shop.release(name)
+    shop.promote(GOOD)
+    options = LiveOptions(find=hangs.find, poll=0.02, retry=0.02, image_seconds=0.1)
+    with Live(shop.channel(), shop.versions, shop.blobs, options) as live:
+        shop.promote("v1.1.0")
+        wait_until(lambda: "v1.1.0 was not loaded: the step 'one image of each target'" in live.health().error)
+        assert live.predict(b"leaf").version == GOOD
+        back = shop.rollback()
+        assert live.wait_for(version=GOOD, generation=back.generation, timeout=150)
+        assert live.predict(b"leaf").version == GOOD
+        hangs.gate.set()
+
+
+@pytest.mark.parametrize("broken", [{"low"}, {"low", "mid"}], ids=["one target", "all targets"])
+def test_a_version_that_can_answer_no_image_is_refused(
+    shop: Shop, broken: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Echo):
+        def predict(self, images: Any, *, target: object = None) -> Any:
+            if target in broken:
+                raise MemoryError("no memory for attention")
+            return super().predict(images, target=target)
+
+    def load(manifest: Any, files: Any, **how: Any) -> Any:
+        return Broken(manifest.version, manifest.content_sha256, b"weights", ("low", "mid"))
+
+    shop.release(GOOD)
+    options = LoadOptions(find=lambda flavor: load)
+    says = "v1.0.0 can't answer an image of low: MemoryError: no memory for attention"
+    if "mid" in broken:
+        with pytest.raises(LoadFailed, match=re.escape(says)):
+            load_version(shop.versions, shop.blobs, shop.pointer(GOOD), options)
+    else:
+        assert load_version(shop.versions, shop.blobs, shop.pointer(GOOD), options).version == GOOD
+        assert says in caplog.text

@@ -78,6 +78,17 @@ def manifest_of(folder: Path, *, version: str = "v1.0.0-dinov3", model: str = "a
     )
 
 
+def crop_to(folder: Path, side: int) -> Path:
+    """Let a bundle take squares of another size."""
+    preprocessing = json.loads((folder / bundle.PREPROCESSING).read_bytes()) | {"resize": side, "crop": side}
+    bundle.write_document(folder / bundle.PREPROCESSING, preprocessing)
+    for path in folder.rglob(bundle.COMPONENT):
+        document = json.loads(path.read_bytes())
+        document["requires"]["preprocessing"] = canonical.digest(preprocessing)
+        bundle.write_document(path, document)
+    return folder
+
+
 def add_goldens(folder: Path, *, count: int = 3) -> Path:
     """Record the bundle's outputs for some random images, which `self_test` checks. Needs torch."""
     from adapters.answer.loading import load_bundle

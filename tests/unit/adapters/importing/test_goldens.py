@@ -17,9 +17,9 @@ from adapters.backbone.families import family_named
 from adapters.backbone.preprocess import Preprocessing
 from adapters.backbone.resolve import ref_of_folder
 from adapters.bank import peft_config, peft_files
-from adapters.importing import convert
-from adapters.importing.goldens import COUNT, synthetic_images
-from registry.errors import SelfTestFailed
+from adapters.importing import convert, goldens
+from adapters.importing.goldens import COUNT, candidates, synthetic_images
+from registry.errors import BadBundle, SelfTestFailed
 from tests.support.bundles import read_bundle as files_of
 from tests.support.importing import digests
 from tests.support.other_adapter_layouts import LABELS, edit_json, write_peft, write_phase, write_release
@@ -157,3 +157,23 @@ def test_images_are_smooth_and_the_same_everywhere() -> None:
     assert not np.array_equal(images[0], images[1])
     assert np.abs(np.diff(images[0].astype(int), axis=0)).mean() < 20
     assert (int(images.sum()), images[0, 0, 0].tolist()) == (538024, [168, 170, 182])
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "count"), [(28, 7, 8), (224, 14, 8), (518, 14, 8), (1024, 16, 2), (2048, 16, 1)]
+)
+def test_few_large_images_are_computed(side: int, patch: int, count: int) -> None:
+    assert candidates(side, {"patch_size": patch}) == count
+
+
+def test_one_image_is_enough_to_record(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(goldens, "_PATCHES", 1)
+    write_phase(source)
+    assert len(golden_of(source)["images"]) == 1
+
+
+def test_images_that_take_too_long_end_the_import(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(goldens, "SECONDS", 0.0)
+    write_phase(source)
+    with pytest.raises(BadBundle, match=r"8 images of 28 x 28 pixels.* within 0 s"):
+        golden_of(source)

@@ -95,6 +95,8 @@ def test_metadata_of_an_adapter_is_held_to_the_same(tmp_path: Path) -> None:
     assert "is not understood" in stated(tmp_path, {}, normalization="imagenet")[1][0]
     with pytest.raises(BadBundle, match=r"adapter_meta\.json.*image_size"):
         stated(tmp_path, {}, image_size=[21, 28])
+    with pytest.raises(BadBundle, match=r"adapter_meta\.json.*342,225 patches of 7 pixels, more than 16,384"):
+        stated(tmp_path, {}, image_size=4096)
 
 
 # --- what no file states ---------------------------------------------------------------------------------------------
