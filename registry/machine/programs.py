@@ -94,13 +94,7 @@ def ask_module(module: str, question: bytes, *, seconds: float) -> bytes:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", module], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_clean_environment()
     )
-    pipe, process.stdin = process.stdin, None  # closed by the thread alone
-    asking = threading.Thread(target=_ask, args=(pipe, question), daemon=True)
-    asking.start()
-    try:
-        done = _answer(process, module, seconds, MAX_ANSWER)
-    finally:
-        asking.join()
+    done = _asked(process, question, module, seconds, MAX_ANSWER)
     if done.code != 0:
         lines = done.err.strip().splitlines() or ["it printed nothing"]
         raise UloraError(f"{module} failed: {lines[-1][:300]}")
@@ -108,8 +102,9 @@ def ask_module(module: str, question: bytes, *, seconds: float) -> bytes:
 
 
 def ask_git(
-    words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str, str], at_most: int = MAX_SAID
-) -> GitAnswer:
+    words: Sequence[str], *, cwd: Path, seconds: float, env: Mapping[str, str], at_most: int = MAX_SAID,
+    question: bytes = b"",
+) -> GitAnswer:  # fmt: skip
     """Run a git command.
 
     Args:
@@ -118,6 +113,7 @@ def ask_git(
         seconds: after which it is killed.
         env: variables besides those that every program gets.
         at_most: bytes of the longest answer that is read.
+        question: what it reads from standard input.
 
     Raises:
         BadInput: git is not installed.
@@ -130,11 +126,22 @@ def ask_git(
     try:
         process = subprocess.Popen(
             ["git", "-C", str(cwd.absolute()), "--no-pager", *settings, *words],  # git itself starts elsewhere
-            stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd="/", env={**_clean_environment(), **_GIT, **env},
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd="/", env={**_clean_environment(), **_GIT, **env},
         )  # fmt: skip
     except FileNotFoundError as error:
         raise BadInput("git is not installed", hint="install git") from error
-    return _answer(process, f"git {words[0]}", seconds, at_most)
+    return _asked(process, question, f"git {words[0]}", seconds, at_most)
+
+
+def _asked(process: Process[bytes], question: bytes, name: str, seconds: float, at_most: int) -> GitAnswer:
+    """What a program answers to what it is asked; see `_answer`."""
+    pipe, process.stdin = process.stdin, None  # closed by the thread alone
+    asking = threading.Thread(target=_ask, args=(pipe, question), daemon=True)
+    asking.start()
+    try:
+        return _answer(process, name, seconds, at_most)
+    finally:
+        asking.join()
 
 
 def _ask(pipe: IO[bytes], question: bytes) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from registry.errors import UloraError
+from registry.machine.git_trees import MAX_DEPTH, check_trees
 from registry.machine.gitignore import IgnoreRules, is_cache, open_regular
 from registry.machine.programs import MAX_ANSWER, MAX_SAID, GitAnswer, ask_git
 from registry.machine.scratch import scratch
@@ -31,7 +32,6 @@ _SECONDS = 20
 _COMPARE_SECONDS = 20
 _MAX_TEXT = 64 * 1024
 _MAX_FILES = 100_000
-_MAX_DEPTH = 64
 _MAX_PATH = 4096
 """Bytes of the longest path that the system can open (PATH_MAX). A commit may name longer ones."""
 _CHUNK = 1024 * 1024
@@ -88,8 +88,15 @@ class Repository:
         done = self.run(*words)
         return done.out.decode("utf-8", "replace").strip() if done.code == 0 else None
 
-    def run(self, *words: str, env: Mapping[str, str] = MappingProxyType({}), at_most: int = MAX_SAID) -> GitAnswer:
-        """Run a git command that answers with at most so many bytes, with more variables if it needs them.
+    def run(
+        self,
+        *words: str,
+        env: Mapping[str, str] = MappingProxyType({}),
+        at_most: int = MAX_SAID,
+        question: bytes = b"",
+    ) -> GitAnswer:
+        """Run a git command that answers with at most so many bytes, with more variables if it needs them, and what it
+        reads from standard input.
 
         Raises:
             BadInput, TimeoutError, UloraError: see `ask_git`.
@@ -99,7 +106,8 @@ class Repository:
             "GIT_DIR": own, "HOME": own, "XDG_CONFIG_HOME": own, "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull, "GIT_ATTR_NOSYSTEM": "1",
         }  # fmt: skip
-        return ask_git(words, cwd=self.borrowed, seconds=_SECONDS, env={**env, **ours}, at_most=at_most)
+        env = {**env, **ours}
+        return ask_git(words, cwd=self.borrowed, seconds=_SECONDS, env=env, at_most=at_most, question=question)
 
     def tag_elsewhere(self, name: str) -> str | None:
         """Why a tag of this name might be written into another folder, None if it stays in this repository.
@@ -136,14 +144,17 @@ class Repository:
 
         Raises:
             TimeoutError: it takes too long.
-            OSError, ValueError: a file can't be read, there are too many, or the commit has a path that is too long.
+            OSError, ValueError: a file can't be read, there are too many, the commit has a path that is too long, or an
+                object of it is not what its name says.
             UloraError: see `ask_git`.
         """
         below = "".join(f"{part}/" for part in _real(folder).relative_to(self.root).parts)
         listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit, at_most=MAX_ANSWER)
         if listed.code != 0:
             raise UloraError(f"git can't list {commit}: {listed.err.strip()[:300]}")
-        return _Comparison(self, below).finds_a_difference(listed.out)
+        comparison = _Comparison(self, below)
+        check_trees(self, commit, MAX_ANSWER, comparison.check_time)
+        return comparison.finds_a_difference(listed.out)
 
 
 @contextmanager
@@ -250,7 +261,7 @@ class _Comparison:
         """Whether the folder differs from what `git ls-tree -z` lists."""
         self._tracked = dict(self._entries(listed))
         self._paths = sorted(self._tracked)
-        rules = IgnoreRules(check_time=self._check_time).with_file("", _text(self._repository.exclude))
+        rules = IgnoreRules(check_time=self.check_time).with_file("", _text(self._repository.exclude))
         seen = 0
         for path, kind in self._walk("", rules, is_ignored=False):
             tracked = self._tracked.get(os.fsencode(path))
@@ -266,11 +277,11 @@ class _Comparison:
         """
         prefix = os.fsencode(self._below)
         for number, entry in enumerate(_ENTRY.finditer(listed)):
-            self._check_time()
+            self.check_time()
             facts, path = entry[0].split(b"\t", 1)
             if number >= _MAX_FILES:
                 raise ValueError(f"the commit has more than {_MAX_FILES} files")
-            if len(path) > _MAX_PATH or path.count(b"/") > _MAX_DEPTH:
+            if len(path) > _MAX_PATH or path.count(b"/") > MAX_DEPTH:
                 raise ValueError(f"the commit has a path of {len(path)} bytes, {path.count(b'/')} folders deep")
             if path.startswith(prefix):
                 mode, _, digest = facts.split()
@@ -284,8 +295,8 @@ class _Comparison:
     def _walk(self, here: str, rules: IgnoreRules, *, is_ignored: bool) -> Iterator[tuple[str, int]]:
         """The files below a folder that are tracked or not ignored, each with the mode that says its kind; `here` is
         its path, with a `/` at the end."""
-        if here.count("/") > _MAX_DEPTH:
-            raise ValueError(f"{here} is nested more than {_MAX_DEPTH} folders deep")
+        if here.count("/") > MAX_DEPTH:
+            raise ValueError(f"{here} is nested more than {MAX_DEPTH} folders deep")
         rules = rules if is_ignored else rules.in_folder(here, self._root)
         for each, info in self._root.entries(here):
             path = here + each
@@ -307,9 +318,9 @@ class _Comparison:
         self._left -= 1
         if self._left < 0:
             raise ValueError(f"more than {_MAX_FILES} files")
-        self._check_time()
+        self.check_time()
 
-    def _check_time(self) -> None:
+    def check_time(self) -> None:
         if time.monotonic() > self._deadline:
             raise TimeoutError(f"the files could not be compared within {_COMPARE_SECONDS} s")
 
@@ -328,6 +339,6 @@ class _Comparison:
         """The name that git gives to a blob."""
         digest = hashlib.new(self._repository.hash_name, b"blob %d\0" % size, usedforsecurity=False)
         for chunk in chunks:
-            self._check_time()
+            self.check_time()
             digest.update(chunk)
         return digest.hexdigest()

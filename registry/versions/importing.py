@@ -358,7 +358,7 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
         BadBundle: a file has another digest.
     """
     listed = document.get("files")
-    absent = 0
+    absent, known = 0, dict[tuple[int, int, int], str]()
     for path, entry in listed.items() if isinstance(listed, Mapping) else ():
         digest = entry.get("hash") if isinstance(entry, Mapping) else None
         if not isinstance(digest, str) or len(digest) not in _DIGESTS:
@@ -367,8 +367,7 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
         if file is None:
             absent += 1
             continue
-        with file.open("rb") as opened_file:
-            actual = hashlib.file_digest(opened_file, _digest(len(digest))).hexdigest()
+        actual = _digest_of(file, len(digest), known)
         if actual != digest.lower():
             raise BadBundle(
                 f"{file} is damaged: its digest in {MANIFEST} is {digest[:12]}, but its bytes have {actual[:12]}",
@@ -376,6 +375,17 @@ def _check_digests(folder: Path, document: Mapping[str, Any], say: Say) -> None:
             )
     if absent:
         say(f"{counted(absent, 'file')} listed in {MANIFEST} missing")
+
+
+def _digest_of(file: Path, length: int, known: dict[tuple[int, int, int], str]) -> str:
+    """The hex digest of this length; from `known` if the same file had another name before. A path of many parts has
+    very many names, because Windows' separators count too, and through links there are more."""
+    info = file.stat()
+    which = (info.st_dev, info.st_ino, length)
+    if which not in known:
+        with file.open("rb") as opened_file:
+            known[which] = hashlib.file_digest(opened_file, _digest(length)).hexdigest()
+    return known[which]
 
 
 def _file_at(folder: Path, path: str) -> Path | None:

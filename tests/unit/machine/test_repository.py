@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -183,6 +184,38 @@ def test_a_few_objects_can_not_take_much_memory(
         tracemalloc.stop()
     assert (found["git_commit"], found["git_dirty"]) == (commit, expected)
     assert peak < 8 * 1024 * 1024
+
+
+def _forge(folder: Path, name: str, kind: str, body: bytes) -> None:
+    """Put other bytes under an object's name."""
+    file = folder / ".git/objects" / name[:2] / name[2:]
+    file.chmod(0o644)
+    file.write_bytes(zlib.compress(b"%s %d\0%s" % (kind.encode(), len(body), body)))
+
+
+@pytest.mark.parametrize("place", ["HEAD^{tree}", "HEAD:sub", "HEAD:sub/deep"])
+def test_a_forged_folder_is_not_that_of_the_commit(folder: Path, place: str) -> None:
+    write_tree(folder, {"sub/b.py": "evil", "sub/deep/c.py": "evil", "a.py": "evil"})
+    clean = git(folder, "rev-parse", "HEAD", place).splitlines()
+    git(folder, "add", "-u")
+    now = git(folder, "write-tree")
+    evil = git(folder, "rev-parse", place.replace("HEAD^{tree}", now).replace("HEAD", now))
+    kept = subprocess.run(["git", "-C", folder, "cat-file", "tree", evil], capture_output=True, check=True).stdout
+    _forge(folder, clean[1], "tree", kept)
+    for path in set(CONTENT) & {"a.py", "sub/b.py", "sub/deep/c.py"}:
+        below = {"HEAD^{tree}": "", "HEAD:sub": "sub/", "HEAD:sub/deep": "sub/deep/"}[place]
+        if not path.startswith(below):
+            write_tree(folder, {path: CONTENT[path]})
+    assert provenance.collect(folder).items() >= {"git_commit": clean[0], "git_dirty": None}.items()
+
+
+def test_a_forged_commit_is_not_what_it_is_called(folder: Path) -> None:
+    commit = git(folder, "rev-parse", "HEAD")
+    write_tree(folder, {"a.py": "evil"})
+    git(folder, "add", "-u")
+    who = "a <a@b> 1 +0000"
+    _forge(folder, commit, "commit", f"tree {git(folder, 'write-tree')}\nauthor {who}\ncommitter {who}\n\nx\n".encode())
+    assert provenance.collect(folder)["git_dirty"] is None
 
 
 def test_a_listing_counts_for_the_time_it_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
