@@ -9,8 +9,8 @@ import pytest
 from registry.errors import BadManifest
 from registry.guard.alerts import Alerts
 from registry.guard.finding import GuardFinding, Outcome, worst
-from registry.usecases.observed import by_the_stores_clock
 from registry.trials.observations import Observations, Window
+from registry.usecases.observed import by_the_stores_clock
 from tests.support.watched_trials import NOW, Fleet, started
 
 
