@@ -50,7 +50,7 @@ def shadow_cost(effort: TrialEffort) -> Found:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _ShadowMeasured:
     """One load on one side.
 
     Attributes:
@@ -64,11 +64,11 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class _Round:
+class _ShadowRound:
     """Both sides at saturation, and at half of what the side without a trial answered."""
 
-    saturated: dict[Side, _Measured]
-    half: dict[Side, _Measured]
+    saturated: dict[Side, _ShadowMeasured]
+    half: dict[Side, _ShadowMeasured]
 
     @property
     def rate(self) -> float:
@@ -94,11 +94,11 @@ class _Turns:
         for side in ("shadow", "none"):
             self._go(side)
 
-    def round(self, number: int) -> _Round:
+    def round(self, number: int) -> _ShadowRound:
         """Both sides at saturation, then at half load, the last one first."""
         say(f"shadow trial and none, round {number + 1}")
         sides: tuple[Side, Side] = ("none", "shadow") if number % 2 == 0 else ("shadow", "none")
-        saturated, half = dict[Side, _Measured](), dict[Side, _Measured]()
+        saturated, half = dict[Side, _ShadowMeasured](), dict[Side, _ShadowMeasured]()
         for side in sides:
             self._go(side)
             saturated[side] = self._load(clients=CLIENTS, seconds=self.seconds or SATURATED_SECONDS)
@@ -106,7 +106,7 @@ class _Turns:
         for side in reversed(sides):
             self._go(side)
             half[side] = self._load(rate=rate, seconds=self.seconds or HALF_SECONDS, seed=number)
-        return _Round(saturated, half)
+        return _ShadowRound(saturated, half)
 
     def _go(self, side: Side) -> None:
         """Begin or end the trial, unless it is so; wait until the replica has followed, and let it answer a while."""
@@ -130,12 +130,12 @@ class _Turns:
             return side == "none" and trial is None
         return not trial["problem"] and CANARY in health["resident"]
 
-    def _load(self, **how: float) -> _Measured:
+    def _load(self, **how: float) -> _ShadowMeasured:
         shed, processor = self._shed(), self.server.processor_seconds()
         load = run_load(LoadJob(self.server.port, self.model.requests(), **how))  # type: ignore[arg-type]
         count = max(1, len(load.answers))
         took = 1000 * (self.server.processor_seconds() - processor)
-        return _Measured(load, (self._shed() - shed) / count, took / count)
+        return _ShadowMeasured(load, (self._shed() - shed) / count, took / count)
 
     def _shed(self) -> float:
         with urlopen(f"{self.server.url}/metrics") as answer:  # noqa: S310  an address of this benchmark
@@ -143,7 +143,7 @@ class _Turns:
         return next(float(line.split()[1]) for line in lines if line.startswith("ulora_shadow_shed_total"))
 
 
-def _found(rounds: Sequence[_Round]) -> Found:
+def _found(rounds: Sequence[_ShadowRound]) -> Found:
     figures: dict[str, object] = {
         "images a second at saturation, shadow trial / none": statistics.median(one.rate for one in rounds),
         "p99 at half load, shadow trial / none, by rounds": [round(one.p99, 3) for one in rounds],
@@ -154,7 +154,7 @@ def _found(rounds: Sequence[_Round]) -> Found:
     return Found(figures, [Budget("p99 at half load, shadow trial / none", p99, "at most", MOST)])
 
 
-def _of_side(saturated: Sequence[_Measured], half: Sequence[_Measured]) -> dict[str, object]:
+def _of_side(saturated: Sequence[_ShadowMeasured], half: Sequence[_ShadowMeasured]) -> dict[str, object]:
     """Medians over the rounds."""
     return {
         "images a second at saturation": round(statistics.median(one.load.rate() for one in saturated), 1),
@@ -170,7 +170,7 @@ def _of_side(saturated: Sequence[_Measured], half: Sequence[_Measured]) -> dict[
     }
 
 
-_OF_BOTH: dict[str, Callable[[_Measured], float]] = {
+_OF_BOTH: dict[str, Callable[[_ShadowMeasured], float]] = {
     "share of images that the canary was not asked": lambda one: one.shed,
     "replica's processor ms of an image": lambda one: one.processor_ms,
     "client's share of a core": lambda one: one.load.client_share,

@@ -131,6 +131,7 @@ def copy_tracked_files(folder: Path) -> None:
             shutil.copyfile(ROOT / name, folder / name)
 
 
+@pytest.mark.acceptance
 def test_memory_of_a_version_is_measured(checkout: Checkout) -> None:
     opened = checkout.measured("memory", version=OLDER)
     (run,) = checkout.runs(checkout.model, f"attributes.run_name = '{OLDER} memory'")
@@ -140,6 +141,7 @@ def test_memory_of_a_version_is_measured(checkout: Checkout) -> None:
     assert {"memory.png", "evidence.json"} <= checkout.files(run)
 
 
+@pytest.mark.acceptance
 def test_an_unknown_name_is_said_on_one_line_and_ends_the_run(checkout: Checkout) -> None:
     code, said, opened = checkout.run("memory", {"version": NO_SUCH, "data": "$(touch ran)", "unknown": "`touch ran`"})
     (error,) = [line for line in said.splitlines() if line.startswith("Error: ")]
