@@ -50,6 +50,8 @@ class ResultRun:
         who: shown as the run's user.
         began: milliseconds.
         tags: by name.
+        command: shown as the run's source.
+        once: the name of one of the tags, by whose value the result is known: it is recorded once.
     """
 
     entry_point: str
@@ -58,6 +60,8 @@ class ResultRun:
     who: str = ""
     began: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    command: str = "python -m benchmarks"
+    once: str = ""
 
 
 def write(client: MlflowClient, run_id: str, content: RunContent, when: int, model_id: str | None = None) -> None:
@@ -85,6 +89,8 @@ def record_result(client: MlflowClient, experiment: str, result: ResultRun, mode
     Inside `mlflow run` the opened run is used or refers to it; see `registry.catalog.opened_run`. A run that can't be
     filled is ended as failed.
     """
+    if result.once and (known := _finished(client, experiment, result.once, result.tags[result.once])):
+        return known
     opened = OpenedRun.find(client)
     if opened and opened.is_for(experiment, result.entry_point):
         client.update_run(opened.run_id, name=result.title)
@@ -92,7 +98,7 @@ def record_result(client: MlflowClient, experiment: str, result: ResultRun, mode
             client.set_tag(opened.run_id, name, value)
         _fill(client, opened.run_id, result, models)
         return opened.run_id
-    its_tags = {**result.tags, tags.BENCHMARK: result.entry_point, **source_tags("python -m benchmarks", result.who)}
+    its_tags = {**result.tags, tags.BENCHMARK: result.entry_point, **source_tags(result.command, result.who)}
     its_tags |= opened.parent_tags(experiment) if opened else {}
     run = client.create_run(experiment, start_time=result.began, tags=its_tags, run_name=result.title)
     run_id, status = str(run.info.run_id), "FAILED"
@@ -104,6 +110,12 @@ def record_result(client: MlflowClient, experiment: str, result: ResultRun, mode
     if opened:
         opened.refer(client, result.title, experiment, run_id)
     return run_id
+
+
+def _finished(client: MlflowClient, experiment: str, tag: str, value: str) -> str:
+    """The finished run with this tag; empty if there is none."""
+    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'")
+    return min((str(run.info.run_id) for run in found), default="")
 
 
 def _fill(client: MlflowClient, run_id: str, result: ResultRun, models: Sequence[str]) -> None:

@@ -48,6 +48,9 @@ OLD = "ulora."
 # Of a run.
 EVIDENCE = "ulora.evidence_sha256"
 BENCHMARK = "ulora.benchmark"
+TRIAL_ID = "ulora.trial_id"
+"""Of the run that shows a report of a trial: the trial's id; and the digest of the report:"""
+REPORT = "ulora.report_sha256"
 SUMMARY = "ulora.summary"
 """Of the run that shows a version as a whole: the digest of its manifest."""
 

@@ -1,8 +1,9 @@
-"""`ulora canary`: start, advance, abort."""
+"""`ulora canary`: start, advance, abort, report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,10 +21,11 @@ from registry.cli.options import (
 )
 from registry.cli.output import Output, place
 from registry.cli.signals import sigterm_interrupts
+from registry.errors import GateRefused, disk_errors
 
 if TYPE_CHECKING:
     from registry.api import Registry
-    from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
+    from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions, ReportOptions
 
 _EXPECTED = click.option(
     "--expected", type=click.IntRange(min=0), metavar="N", help="The generation you saw; refuse if it moved."
@@ -34,7 +36,7 @@ def _share(name: str, *names: str, **more: Any) -> Callable[[click.decorators.FC
     return click.option(name, *names, type=click.FloatRange(0, 100, min_open=True), metavar="PERCENT", **more)
 
 
-@click.group("canary", short_help="Try a version beside stable: start, advance, abort.")
+@click.group("canary", short_help="Try a version beside stable: start, advance, abort, report.")
 def canary_command() -> None:
     """Try a version on real traffic beside the stable one, before everybody gets it.
 
@@ -46,6 +48,7 @@ def canary_command() -> None:
       ulora canary start v5.5.4-dinov3 --percent 10
       ulora canary advance --to 50
       ulora canary abort --reason "more errors than stable"
+      ulora canary report
     """
 
 
@@ -145,3 +148,46 @@ def abort_command(
         answer(registry, out, done, dry_run=change.dry_run, wait=wait)
         for note in () if change.dry_run else registry.mirror():
             out.note(note)
+
+
+@canary_command.command("report", short_help="What a trial has shown so far: ship, keep, keep running, or broken.")
+@channel_option("production")
+@click.option("--trial", metavar="ID", help="Which trial; the beginning of its id is enough.  [default: the newest]")
+@click.option("--generation", type=click.IntRange(min=1), metavar="N", help="The trial that has this generation.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page, with plots."
+)
+@click.option("--log/--no-log", default=True, show_default=True, help="Show it in MLflow, as a run of both versions.")
+@click.option("--exit-code", is_flag=True, help="Exit with 3 unless the verdict is `ship`.")
+@registry_options
+@options_as("registry.usecases.options:ReportOptions")
+def report_command(
+    registry: Registry, out: Output, *, channel: str, options: ReportOptions, html: Path | None, exit_code: bool
+) -> None:
+    """Report a trial that runs, or one that has ended: what each version did, how they differ, and one verdict.
+
+    Before the horizon that the policy declares (`trials.horizon`) it says `keep running`, unless the version is surely
+    worse: e-values may be looked at as often as one likes. At the horizon it is `ship` or `keep`, by tests that may be
+    looked at once. If an arm has not its share of the units, or of the labels, nothing can be said: `broken`.
+
+    What replicas have counted is kept for 7 days after a trial. A report is a run in MLflow, once for the same counts.
+
+    \b
+    Examples:
+      ulora canary report
+      ulora canary report --html report.html --no-log
+      ulora canary report --generation 12 --json | jq -r .report.verdict.outcome
+    """
+    from registry.cli.canary_text import report_text
+
+    found = registry.canary.report(channel, options)
+    if html:
+        from registry.usecases.trial_page import page
+
+        with disk_errors(html, hint="give another --html FILE"):
+            html.write_text(page(found.report), "utf-8", "replace")
+    out.answer({"report": found.report.document(), "run": found.run, "notes": found.notes}, report_text(found.report))
+    for note in (*found.notes, *([f"logged in MLflow as run {found.run}"] if found.run else [])):
+        out.note(note)
+    if exit_code and found.report.verdict.outcome != "ship":
+        raise click.exceptions.Exit(GateRefused.exit_code)

@@ -32,3 +32,9 @@ def bound_text(bound: float, value: float | None, *, is_relative: bool) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}" if abs(value) < 1000 else exact(value)
+
+
+def points(share: float) -> str:
+    """A difference between shares, in percentage points: `0.5 points`."""
+    shown = f"{100 * share:g}"
+    return f"{shown} point" if shown == "1" else f"{shown} points"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
+from registry.evidence.number_text import points
 from registry.evidence.rule import MisplacedValue, PolicyPart
 from registry.formats.counts import counted
 
@@ -176,9 +177,9 @@ class Horizon(PolicyPart):
 
     def __str__(self) -> str:
         return (
-            f"{counted(self.units, 'labelled unit')} of either version; {100 * self.min_accuracy_gain:g} points more "
-            f"accuracy or {100 * self.min_latency_gain:g}% less compute time at p < {self.significance:g}, at most "
-            f"{100 * self.margin:g} points less, errors below {100 * self.max_error_rate:g}%"
+            f"{self.units:,} labelled units of either version; accuracy up by {points(self.min_accuracy_gain)} or "
+            f"compute time down by {100 * self.min_latency_gain:g}%, at p < {self.significance:g}; accuracy down by "
+            f"{points(self.margin)} at most; errors below {100 * self.max_error_rate:g}%"
         )
 
 

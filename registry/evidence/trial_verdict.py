@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from registry.evidence.arm_stats import ShareDifference
+from registry.evidence.number_text import points
 from registry.evidence.trial_differences import EventDifference, TimeDifference, UnitShare
 from registry.evidence.trial_figures import ArmFigures, TrialEvent
 from registry.evidence.trial_policy import Horizon
@@ -69,7 +70,7 @@ class TrialEvidence:
         return TrialVerdict("ship", tuple(self._gains()))
 
     def _too_early(self) -> TrialVerdict:
-        of = f"{self.labelled} of {counted(self.horizon.units, 'labelled unit')} of either version"
+        of = f"{self.labelled:,} of {self.horizon.units:,} labelled units of either version"
         if self.has_ended:
             return TrialVerdict("keep", (f"the trial ended before its horizon: {of}",))
         return TrialVerdict("keep running", (f"the horizon is not reached: {of}",))
@@ -114,12 +115,12 @@ class TrialEvidence:
         horizon, wrong, errors = self.horizon, self.events["wrong"].difference, self.arms["canary"].rates["error"]
         if wrong is None or wrong.high > horizon.margin:
             known = _accuracy(wrong) if wrong else "no labels"
-            yield f"that it is {100 * horizon.margin:g} points less accurate is not excluded: {known}"
+            yield f"an accuracy {points(horizon.margin)} lower than stable's is not excluded: {known}"
         if errors.value is None or errors.value >= horizon.max_error_rate:
             yield f"{errors.x} of {errors.n} units got an error, and fewer than {100 * horizon.max_error_rate:g}% may"
         if not list(self._gains()):
             yield (
-                f"no gain: neither {100 * horizon.min_accuracy_gain:g} points of accuracy nor "
+                f"no gain: neither {points(horizon.min_accuracy_gain)} of accuracy nor "
                 f"{100 * horizon.min_latency_gain:g}% of compute time, at p < {horizon.significance:g}"
                 + (f"; {_accuracy(wrong)}" if wrong else "")
                 + (f"; compute time: {_times(self.time)}" if self.time.ratio is not None else "; no windows are kept")

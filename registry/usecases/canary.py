@@ -29,7 +29,7 @@ from registry.evidence.policy import load_policy
 from registry.integrity.rebound import check_never_rebound
 from registry.names import VersionName
 from registry.progress import OpenProgress, Say, open_no_progress, say_nothing
-from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
+from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions, ReportOptions
 from registry.usecases.promote import (
     by_gates,
     check_chain,
@@ -43,6 +43,9 @@ from registry.usecases.promote import (
 )
 from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
+
+if TYPE_CHECKING:
+    from registry.usecases.canary_report import CanaryReport
 
 if TYPE_CHECKING:
     from registry.usecases.feedback import FeedbackOptions, LabelsTaken
@@ -139,6 +142,22 @@ class Canaries:
         from registry.usecases.feedback import take_labels  # nothing else here needs to know how versions are served
 
         return take_labels(self.wiring, Path(labels), channel, options, progress=progress, say=say)
+
+    def report(self, channel: str = "production", options: ReportOptions | None = None) -> CanaryReport:
+        """Report a trial that runs, or one of the last days: what each version did, how they differ, and what to do.
+
+        By default it is shown in MLflow too, as a run that is linked to both versions; one for the same counts. If
+        MLflow does not take it, a note says so.
+
+        Raises:
+            NotFound: there is no such trial, or what was counted in it is not kept any more: 7 days after its end.
+            NotNow: a newer release began the trial.
+            BadPolicy: the policy can't be read.
+            BrokenChain, BadManifest: see `Registry.history`.
+        """
+        from registry.usecases.canary_report import report
+
+        return report(self.wiring, channel, options or ReportOptions())
 
     def _advance(
         self, log: Channel, position: ChannelPosition, record: Record, options: AdvanceOptions, *, dry_run: bool

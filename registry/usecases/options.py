@@ -136,6 +136,26 @@ class AbortOptions:
 
 
 @dataclass(frozen=True)
+class ReportOptions:
+    """Which trial is reported, and where.
+
+    Attributes:
+        trial: its id, or the beginning of it; by default the newest of the channel, running or ended.
+        generation: one of its records, instead.
+        log: show the report in MLflow too.
+    """
+
+    trial: str | None = None
+    generation: int | None = None
+    log: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises: BadInput: two things say which trial."""
+        if self.trial is not None and self.generation is not None:
+            raise BadInput("a trial is named by its id or by a generation", hint="give one of --trial and --generation")
+
+
+@dataclass(frozen=True)
 class MeasureOptions:
     """What is measured, and on what.
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Self
 
 from registry.api import Registry
 from registry.channels.record import Author, ChannelPosition, Record, promoted, trial_advanced, trial_started
 from registry.channels.trial import StartTrial
 from registry.evidence.policy import Policy, parse_policy
+from registry.evidence.trial_report import ReportedTrial, TrialReport, report_of
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
+from registry.trials.merge import MergedStage, counted_in, merged
 from registry.trials.observations import ArmName, Observations, TrialStage
 from registry.trials.receipts import OOD_LABEL, ArmAnswer, Receipt
 from registry.trials.recorder import Counted, Recorder
@@ -149,6 +153,15 @@ class Fleet:
             recorder.label(stage, _receipt(stage, arm, number, unit_of(stage.salt, key), answer), OOD_LABEL)
         self.count += keys
 
+    def asked(self, records: list[Record], keys: int, canary: Rates = GOOD, stable: Rates = GOOD) -> Self:
+        """Keys ask in all stages of a trial, in each over forty windows of ten seconds; labels come back."""
+        for head in (record for record in records if record.running_trial):
+            self.begin(head)
+            for _ in range(40):
+                self.ask(head, keys // 40, canary, stable)
+                self.now += timedelta(seconds=10)
+        return self
+
     def begin(self, head: Record) -> None:
         """All replicas follow a record."""
         stage = stage_of_record(head)
@@ -192,6 +205,33 @@ class Fleet:
 
     def _ahead(self, name: str) -> timedelta:
         return timedelta(seconds=self.clocks.get(name, 0.0))
+
+
+def stages_of(records: list[Record], observations: Iterable[Observations]) -> list[MergedStage]:
+    """What was counted in the stages of the only trial of these records."""
+    told = merged(observations)
+    stages = [stage_of_record(record) for record in records if record.running_trial]
+    return [counted_in(stage, told) for stage in stages if stage]
+
+
+def trial_of(records: list[Record]) -> ReportedTrial:
+    """The only trial of these records; it has ended if it does not run in the last one."""
+    trial = [record for record in records if record.running_trial]
+    found = ReportedTrial.of(trial, records[-1] if records[-1].running_trial is None else None)
+    return replace(found, began=NOW.timestamp())
+
+
+def reported(fleet: Fleet, records: list[Record], rules: Policy | None = None) -> TrialReport:
+    """The report of the only trial of these records; its horizon is at 1,000 units."""
+    return report_of(trial_of(records), stages_of(records, fleet.observations()), rules or declared())
+
+
+@cache
+def declared(units: int = 1000) -> Policy:
+    """A policy whose horizon is at so many labelled units."""
+    return parse_policy(
+        f"format: 1\nchannels: {{staging: {{}}, production: {{}}}}\ntrials: {{horizon: {{units: {units}}}}}\n".encode()
+    )
 
 
 def heartbeat(name: str, generation: int, **more: object) -> Heartbeat:

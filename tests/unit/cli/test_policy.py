@@ -113,8 +113,8 @@ def test_bands_and_plans_are_told(policy: Path) -> None:
         "  default: 5% for 90s and 1 unit",
         "  after 72h without data or a decision, a person decides",
         "  of versions that are not worse so many are rolled back at most: errors 0.02, accuracy 0.02, latency 0.01",
-        "  `ulora canary report` judges at 2500 labelled units of either version; 0.5 points more accuracy or 10% less "
-        "compute time at p < 0.05, at most 1 points less, errors below 0.1%",
+        "  `ulora canary report` judges at 2,500 labelled units of either version; accuracy up by 0.5 points or "
+        "compute time down by 10%, at p < 0.05; accuracy down by 1 point at most; errors below 0.1%",
     ]
     document = ulora("policy", "check", policy, "--json").document
     assert document["guard"]["rules"][1] == {"metric": "accuracy", "min": 0.92, "severity": "hold"}

@@ -6,24 +6,33 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
-from functools import cache
 from random import Random
 
 import pytest
 
 from registry.channels.record import Record, aborted
-from registry.evidence.policy import Policy
-from registry.evidence.trial_report import ReportedTrial, TrialReport, report_of
+from registry.evidence.trial_report import TrialReport, report_of
 from registry.evidence.trial_verdict import TrialVerdict
 from registry.formats import canonical
-from registry.trials.merge import MergedArm, MergedStage, counted_in, merged
-from registry.trials.observations import FIRST, Observations
+from registry.trials.merge import MergedArm, MergedStage
+from registry.trials.observations import FIRST
 from registry.trials.recorder import Recorder
 from registry.trials.split import UNITS
 from registry.trials.stages import stage_of_record
 from registry.trials.units import Units
-from tests.support.watched_trials import AUTHOR, GOOD, NOW, Fleet, Rates, advanced, at, policy, started
+from tests.support.watched_trials import (
+    AUTHOR,
+    GOOD,
+    Fleet,
+    Rates,
+    advanced,
+    at,
+    declared,
+    reported,
+    stages_of,
+    started,
+    trial_of,
+)
 
 WORSE, BETTER = Rates(wrong=0.05), Rates(wrong=0.02)
 
@@ -34,41 +43,9 @@ def the_same_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "token_hex", lambda size: "5" * 2 * size)
 
 
-@cache
-def declared(units: int = 1000) -> Policy:
-    trials = policy().trial_policy()
-    horizon = trials.horizon.model_copy(update={"units": units})
-    return policy().model_copy(update={"trials": trials.model_copy(update={"horizon": horizon})})
-
-
-def stages_of(records: list[Record], observations: list[Observations]) -> list[MergedStage]:
-    told = merged(observations)
-    trial = [record for record in records if record.running_trial]
-    return [counted_in(stage, told) for record in trial if (stage := stage_of_record(record))]
-
-
-def trial_of(records: list[Record]) -> ReportedTrial:
-    trial = [record for record in records if record.running_trial]
-    found = ReportedTrial.of(trial, records[-1] if records[-1].running_trial is None else None)
-    return replace(found, began=NOW.timestamp())
-
-
-def report(fleet: Fleet, records: list[Record], rules: Policy | None = None) -> TrialReport:
-    """The report of the only trial in the records."""
-    return report_of(trial_of(records), stages_of(records, fleet.observations()), rules or declared())
-
-
 def asked(records: list[Record], keys: int, canary: Rates = GOOD, stable: Rates = GOOD) -> Fleet:
-    """Keys ask one replica, over forty windows of ten seconds."""
-    return asked_more(Fleet(names=("a",)), records, keys, canary, stable)
-
-
-def asked_more(fleet: Fleet, records: list[Record], keys: int, canary: Rates, stable: Rates) -> Fleet:
-    fleet.begin(records[-1])
-    for _ in range(40):
-        fleet.ask(records[-1], keys // 40, canary, stable)
-        fleet.now += timedelta(seconds=10)
-    return fleet
+    """Keys ask one replica."""
+    return Fleet(names=("a",)).asked(records, keys, canary, stable)
 
 
 def counted_arms(
@@ -95,7 +72,7 @@ def says(found: TrialReport, outcome: str, *reasons: str) -> None:
 
 def test_a_more_accurate_version_ships() -> None:
     records = started(50)
-    found = report(asked(records, 8000, BETTER, WORSE), records)
+    found = reported(asked(records, 8000, BETTER, WORSE), records)
     says(found, "ship", "more accurate than stable: accuracy +")
     canary, stable = found.arms["canary"], found.arms["stable"]
     assert (canary.version, stable.version, found.replicas) == ("v2.0.0", "v1.0.0", 1)
@@ -108,7 +85,7 @@ def test_a_more_accurate_version_ships() -> None:
 
 def test_a_faster_version_ships() -> None:
     records = started(50)
-    found = report(asked(records, 8000, Rates(milliseconds=40), Rates(milliseconds=50)), records)
+    found = reported(asked(records, 8000, Rates(milliseconds=40), Rates(milliseconds=50)), records)
     says(found, "ship", "it computes faster than stable: 0.8 times stable's, slower in 0 of 40 windows")
     assert found.arms["canary"].times == dict.fromkeys(("compute_p50", "compute_p95", "request_p50", "request_p95"), 40)
     assert [point.compute_p95 for point in found.arms["stable"].series] == [50] * 40
@@ -116,20 +93,20 @@ def test_a_faster_version_ships() -> None:
 
 def test_a_version_without_a_gain_is_not_shipped() -> None:
     records = started(50)
-    says(report(asked(records, 8000), records), "keep", "no gain: neither 0.5 points of accuracy nor 10% of compute")
-    a_little = report(asked(records, 8000, Rates(milliseconds=47), Rates(milliseconds=50)), records)
+    says(reported(asked(records, 8000), records), "keep", "no gain: neither 0.5 points of accuracy nor 10% of compute")
+    a_little = reported(asked(records, 8000, Rates(milliseconds=47), Rates(milliseconds=50)), records)
     says(a_little, "keep", "no gain")
 
 
 def test_a_loss_that_is_not_excluded_is_not_shipped() -> None:
     records, rules = started(50), declared(100)
-    found = report(asked(records, 800, Rates(wrong=0.1, milliseconds=40), Rates(wrong=0.1)), records, rules)
-    says(found, "keep", "that it is 1 points less accurate is not excluded: accuracy")
+    found = reported(asked(records, 800, Rates(wrong=0.1, milliseconds=40), Rates(wrong=0.1)), records, rules)
+    says(found, "keep", "an accuracy 1 point lower than stable's is not excluded: accuracy")
 
 
 def test_a_version_with_errors_is_not_shipped() -> None:
     records = started(50)
-    found = report(asked(records, 8000, replace(BETTER, error=0.02), replace(WORSE, error=0.02)), records)
+    found = reported(asked(records, 8000, replace(BETTER, error=0.02), replace(WORSE, error=0.02)), records)
     says(found, "keep", "62 of 3882 units got an error, and fewer than 0.1% may")
 
 
@@ -144,14 +121,14 @@ def test_a_version_with_errors_is_not_shipped() -> None:
 )
 def test_a_worse_version_is_found_before_the_horizon(canary: Rates, said: str) -> None:
     records = started(50)
-    found = report(asked(records, 1200, canary, Rates(wrong=0.02)), records)
+    found = reported(asked(records, 1200, canary, Rates(wrong=0.02)), records)
     assert not found.is_at_horizon
     says(found, "keep", said)
 
 
 def test_a_loss_within_the_margin_does_not_end_a_trial() -> None:
     records = started(50)
-    found = report(asked(records, 10_000, Rates(wrong=0.0099), GOOD), records, declared(50_000))
+    found = reported(asked(records, 10_000, Rates(wrong=0.0099), GOOD), records, declared(50_000))
     assert found.events["wrong"].looks.is_worse
     says(found, "keep running", "the horizon is not reached: ")
 
@@ -161,23 +138,23 @@ def test_the_flag_is_compared_by_labels() -> None:
     fleet.begin(records[-1])
     fleet.ask(records[-1], 400)
     fleet.ask_for_ood(records[-1], 400, Rates(missed=0.5), Rates(missed=0.1))
-    found = report(fleet, records)
+    found = reported(fleet, records)
     says(found, "keep", "it flags fewer images of something else as OOD than stable: +")
     assert found.arms["canary"].ood_auroc == pytest.approx(0.75, abs=0.01)
 
 
 def test_a_good_version_runs_on_until_the_horizon() -> None:
     records = started(10)
-    found = report(asked(records, 2000, BETTER, WORSE), records)
+    found = reported(asked(records, 2000, BETTER, WORSE), records)
     says(
-        found, "keep running", f"the horizon is not reached: {found.labelled} of 1000 labelled units of either version"
+        found, "keep running", f"the horizon is not reached: {found.labelled} of 1,000 labelled units of either version"
     )
     assert 100 < found.labelled < 300
 
 
 def test_nothing_was_counted_yet() -> None:
-    found = report(Fleet(), started())
-    says(found, "keep running", "the horizon is not reached: 0 of 1000")
+    found = reported(Fleet(), started())
+    says(found, "keep running", "the horizon is not reached: 0 of 1,000")
     assert "no replica has counted anything yet" in found.notes
     assert found.events["error"].difference is None
 
@@ -186,7 +163,7 @@ def test_an_inconclusive_end_keeps_stable() -> None:
     records = started(10)
     fleet = asked(records, 2000, BETTER, WORSE)
     records = [*records, aborted(at(records[-1]), AUTHOR, "d" * 64)]
-    found = report(fleet, records)
+    found = reported(fleet, records)
     says(found, "keep", "the trial ended before its horizon: ")
     assert found.trial.end
     assert (found.trial.end.action, found.trial.end.generation, found.trial.end.decision) == ("abort", 3, "d" * 64)
@@ -194,7 +171,7 @@ def test_an_inconclusive_end_keeps_stable() -> None:
 
 def test_units_that_are_lost_break_a_trial() -> None:
     records = started(50)
-    found = report(asked(records, 8000, replace(BETTER, counted=0.5), WORSE), records)
+    found = reported(asked(records, 8000, replace(BETTER, counted=0.5), WORSE), records)
     assert found.verdict.outcome == "broken"
     assert found.verdict.reasons[0].endswith("should be 50%: the arms are not comparable")
     assert "units that asked in generation 2" in found.verdict.reasons[0]
@@ -202,7 +179,7 @@ def test_units_that_are_lost_break_a_trial() -> None:
 
 def test_labels_that_come_back_unevenly_break_a_trial() -> None:
     records = started(50)
-    found = report(asked(records, 8000, replace(BETTER, labelled=0.5), WORSE), records)
+    found = reported(asked(records, 8000, replace(BETTER, labelled=0.5), WORSE), records)
     assert [each.event for each in found.shares if each.found.is_broken] == ["labelled"]
     assert found.verdict.outcome == "broken"
     assert "got the label of a class" in found.verdict.reasons[0]
@@ -220,8 +197,8 @@ def test_the_stages_of_a_trial_are_compared_apart() -> None:
     records = started(10)
     fleet = asked(records, 8000, Rates(wrong=0.02), Rates(wrong=0.02))
     records = advanced(records, 50)
-    asked_more(fleet, records, 8000, Rates(wrong=0.1), Rates(wrong=0.1))
-    found = report(fleet, records)
+    fleet.asked(records[-1:], 8000, Rates(wrong=0.1), Rates(wrong=0.1))
+    found = reported(fleet, records)
     assert [(stage.generation, stage.percent) for stage in found.stages] == [(2, 10), (3, 50)]
     canary, stable, wrong = found.arms["canary"], found.arms["stable"], found.events["wrong"].difference
     assert wrong
@@ -234,7 +211,7 @@ def test_the_stages_of_a_trial_are_compared_apart() -> None:
 
 def test_a_shadow_trial_is_judged_by_its_pairs() -> None:
     records = started(100, kind="shadow")
-    found = report(asked(records, 2000, BETTER, WORSE), records)
+    found = reported(asked(records, 2000, BETTER, WORSE), records)
     says(found, "ship", "more accurate than stable: accuracy +")
     pairs = found.events["wrong"].pairs
     assert pairs
@@ -248,7 +225,9 @@ def test_a_shadow_trial_is_judged_by_its_pairs() -> None:
 
 def test_a_worse_shadow_is_found_before_the_horizon() -> None:
     records = started(100, kind="shadow")
-    says(report(asked(records, 400, Rates(wrong=0.2), GOOD), records), "keep", "less accurate than stable: accuracy -")
+    says(
+        reported(asked(records, 400, Rates(wrong=0.2), GOOD), records), "keep", "less accurate than stable: accuracy -"
+    )
 
 
 def test_label_pairs_are_counted_over_all_replicas() -> None:
@@ -280,7 +259,7 @@ def test_the_same_observations_make_the_same_report() -> None:
     assert document["verdict"]["outcome"] == "keep running"
     assert document["horizon"]["units"] == 1000
     fleet.ask(records[-1], 1)
-    assert report(fleet, records).sha256 != reports[0].sha256
+    assert reported(fleet, records).sha256 != reports[0].sha256
 
 
 def test_what_to_know_beside_is_noted() -> None:
@@ -294,7 +273,7 @@ def test_what_to_know_beside_is_noted() -> None:
     fleet.recorders["d"] = Recorder("d", "host")
     fleet.recorders["d"].begin(other)
     fleet.names = ("a", "b", "c", "d")
-    notes = report(fleet, records).notes
+    notes = reported(fleet, records).notes
     assert "load_failed of v2.0.0 (canary) at 1 replica" in notes
     assert "left out, as they tell of another trial than the records: d" in notes
 
