@@ -58,7 +58,7 @@ def test_a_report_says_what_replicas_have_counted(registry: Registry) -> None:
     assert registry.canary.report(options=OFFLINE).report.sha256 == found.report.sha256
 
 
-def test_a_trial_that_has_ended_is_reported_until_its_counts_are_gone(registry: Registry) -> None:
+def test_an_ended_trial_is_reported_while_its_counts_are_kept(registry: Registry) -> None:
     served(registry, 400)
     registry.canary.abort(reason="a better idea")
     ended = registry.canary.report(options=OFFLINE).report
