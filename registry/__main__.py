@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import NoReturn
 
 _INTERRUPTED = 130
+_LEFT_BEHIND = ("ulora-compute", "ulora-load-")
+"""Threads of a replica that is closed, if they are still there; see `registry/serving/`."""
 
 
 def main() -> NoReturn:
@@ -29,6 +32,7 @@ def _run() -> NoReturn:
         run_command_line()
     except SystemExit as end:
         _keep(end.code)
+        _end_before_what_hangs(end.code)
         raise
 
 
@@ -42,6 +46,17 @@ def _keep(status: object) -> None:
             signal.signal(number, lambda number, frame: os._exit(_INTERRUPTED))
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_before_what_hangs(status: object) -> None:
+    """End here if a computation was left behind. The interpreter's end would take away the threads that it shares its
+    operations with, and C++ answers that by aborting the process (SIGABRT, 134).
+    """
+    if any(thread.name.startswith(_LEFT_BEHIND) for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 if __name__ == "__main__":

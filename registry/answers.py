@@ -221,6 +221,7 @@ class ChannelStatus:
         rollback_target: where a rollback goes.
         overruled: the rules that the newest change overruled; empty if it was not forced.
         decision: digest of the guard's decision that made the newest change; empty if a person did.
+        refused: whether the `problem` is only that its newest record may not be read: it may be whole.
     """
 
     channel: str
@@ -240,6 +241,7 @@ class ChannelStatus:
     overruled: str = ""
     trial: TrialStatus | None = None
     decision: str = ""
+    refused: bool = False
 
     @classmethod
     def of(cls, channel: str, head: Record | None, replicas: tuple[ReplicaStatus, ...], problem: str = "") -> Self:

@@ -36,6 +36,7 @@
   x Unreachable                 7
     + StoreUnreachable
     + StoreDenied
+    + NotAsListed
     + CatalogUnreachable
     + CatalogRefused
     + ReplicaUnreachable
@@ -251,6 +252,17 @@ class StoreUnreachable(Unreachable):
 
 class StoreDenied(Unreachable):
     """The S3 server refuses the credentials, or they lack a permission."""
+
+
+class NotAsListed(StoreDenied):
+    """The S3 server lists an object, and says that it is not there when it is asked for it."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"{key} is listed, but the store says that it is not there",
+            hint="try again: a listing may be out of date; is there a cache or a replica in front of the store?",
+        )
+        self.key = key
 
 
 class CatalogUnreachable(Unreachable):

@@ -18,6 +18,8 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHANNEL = re.compile(r"staging|production|drill-[a-z0-9-]{1,40}")
 _TARGET = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*(__[a-z0-9]+(_[a-z0-9]+)*)?")
 
+MAX_TARGET = 200
+"""Characters of a target's name, as in evidence. Folders are named after targets, and file systems take 255 bytes."""
 CHANNELS = ("staging", "production")
 """The channels that exist in every model and that MLflow mirrors."""
 
@@ -117,6 +119,20 @@ def check_target(text: str) -> str:
         BadInput: it has other characters than small letters, digits and single underscores between them, or more parts.
     """
     return _check(_TARGET, text, "target", "for example tomato or tomato__leaf")
+
+
+def check_new_target(text: str) -> str:
+    """Return the name of a target of a new version unchanged. Those of earlier releases are read at any length.
+
+    Raises:
+        BadInput: see `check_target`; or it has more than `MAX_TARGET` characters.
+    """
+    if len(text) > MAX_TARGET:
+        raise BadInput(
+            f"a target's name has {len(text)} characters, more than {MAX_TARGET}: {text[:80]!r}",
+            hint="choose a shorter one, for example tomato__leaf",
+        )
+    return check_target(text)
 
 
 def _check(pattern: re.Pattern[str], text: str, what: str, hint: str) -> str:

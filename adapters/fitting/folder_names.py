@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from registry.errors import BadInput, disk_errors
-from registry.names import check_target
+from registry.names import check_new_target
 
 CLASS_SEPARATOR = "___"
 """Between crop and disease in a folder's name, as PlantVillage has it."""
@@ -74,7 +74,7 @@ def valid_target(name: str) -> str:
 def is_target(name: str) -> bool:
     """Whether a text is a target's name."""
     try:
-        check_target(name)
+        check_new_target(name)
     except BadInput:
         return False
     return True

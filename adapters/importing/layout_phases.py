@@ -88,8 +88,8 @@ def _shared(stated: Any, thresholds: torch.Tensor, labels: Sequence[str], path: 
         covariance = as_tensor(stated.get("covariance"), f"{path}: mahalanobis.covariance")
         fits = covariance.shape == (inputs, inputs)  # else it may be of any size, and take hours
         precision = torch.linalg.pinv(covariance.double()).float() if fits else covariance
-    width = centres.shape[-1]
-    if centres.ndim != 2 or len(centres) not in (1, len(labels)) or precision.shape != (width, width):
+    is_table = centres.ndim == 2 and len(centres) in (1, len(labels))
+    if not is_table or precision.shape != (centres.shape[1], centres.shape[1]):
         raise BadBundle(
             f"{path}: a mean of {tuple(mean.shape)} and an inverse covariance of {tuple(precision.shape)} do not fit "
             f"each other or the {len(labels)} classes",

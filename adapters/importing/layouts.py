@@ -12,7 +12,7 @@ from typing import Any
 from adapters.bundle import ADAPTER_CONFIG, BACKBONE
 from adapters.importing.untrusted_files import read_json
 from registry.errors import BadBundle, BadInput, no_folder
-from registry.names import check_target
+from registry.names import MAX_TARGET, check_new_target
 from registry.versions.manifest import MAX_FILES, check_new_path
 
 META = "adapter_meta.json"
@@ -235,10 +235,11 @@ def _adapter_folder(
 ) -> AdapterFolder:
     name = target or _target_of(folder, layout, source, meta)
     try:
-        return AdapterFolder(check_target(name), folder, layout, meta)
+        return AdapterFolder(check_new_target(name), folder, layout, meta)
     except BadInput as error:
+        length = f", {len(name)} characters of at most {MAX_TARGET}" if len(name) > MAX_TARGET else ""
         raise BadInput(
-            f"{folder} has a target whose name is unknown or not allowed: {name[:80]!r}",
+            f"{folder} has a target whose name is unknown or not allowed: {name[:80]!r}{length}",
             hint="give it with --target, e.g. --target tomato__leaf, and import one folder at a time",
         ) from error
 

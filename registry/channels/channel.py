@@ -25,6 +25,7 @@ from registry.names import check_channel, is_channel_name
 from registry.parallel import in_parallel
 from registry.store import layout
 from registry.store.objects import ObjectStore
+from registry.store.refusals import as_listed
 
 REPEAT_SECONDS = 60.0
 """Seconds after a rollback during which another one without arguments is refused as a likely repetition."""
@@ -144,8 +145,9 @@ class Channel:
         """The newest record, None if the log is empty. Two round trips: LIST, GET."""
         return self.head_and_age()[0]
 
+    @as_listed()
     def head_and_age(self) -> tuple[Record | None, float]:
-        """The newest record and its age in seconds by the server's clock."""
+        """The newest record and its age in seconds by the server's clock. Raises: NotAsListed, or as `read`."""
         listed = self._listed()
         if listed < self._exists:
             return self._newest_from(self._exists)
@@ -194,17 +196,21 @@ class Channel:
             return str(error)
         return ""
 
+    @as_listed()
     def history(self, limit: int | None = None) -> list[Record]:
         """The records, newest first, each checked against the one after it.
 
         Raises:
             BrokenChain: a record is missing, or its sha256 is not the `previous` of the next one.
+            NotAsListed: a record is listed that is not there.
         """
         records: list[Record] = []
-        for record in self._read_all(self.generations(limit)):
-            if records:
-                check_link(record, records[-1])
-            records.append(record)
+        generations = self.generations(limit)
+        while batch := list(islice(generations, _BATCH)):
+            for record in in_parallel(self.read, batch):
+                if records:
+                    check_link(record, records[-1])
+                records.append(record)
         if records and limit is None:
             check_begin(records[-1])
         return records
@@ -340,10 +346,6 @@ class Channel:
                 found = self._read(found[0].generation + 1)
         except ObjectNotFound:
             return found
-
-    def _read_all(self, generations: Iterator[int]) -> Iterator[Record]:
-        while batch := list(islice(generations, _BATCH)):
-            yield from in_parallel(self.read, batch)
 
     def _may_be_old(self, head: Record, options: RollbackOptions) -> bool:
         """Whether what would be said of a record is wrong if a later one exists: that it is done, or not there yet."""

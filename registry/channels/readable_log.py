@@ -1,5 +1,5 @@
 """A channel's log without the records that the store refuses one by one: a writer may have encrypted one with its own
-key. The chain is checked where both sides of a link may be read.
+key, or it is listed and not there. The chain is checked where both sides of a link may be read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from registry.channels.channel import Channel, check_begin, check_link
 from registry.channels.record import Record
 from registry.errors import BrokenChain, StoreDenied
 from registry.parallel import in_parallel
-from registry.store.refusals import MAY_NOT
+from registry.store.refusals import MAY_NOT, as_listed
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def read_log(channel: Channel, limit: int | None = None) -> ReadableLog:
 
     def read(generation: int) -> Record | RefusedRecord:
         try:
-            return channel.read(generation)
+            with as_listed():
+                return channel.read(generation)
         except StoreDenied as error:
             return RefusedRecord(channel.name, generation, str(error))
 

@@ -9,7 +9,7 @@ import click
 
 from registry.cli.options import registry_options
 from registry.cli.output import Output, author, facts, place, table
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, StoreDenied
 from registry.parallel import time_limit
 
 if TYPE_CHECKING:
@@ -37,10 +37,19 @@ def status_command(registry: Registry, out: Output) -> None:
     with time_limit(_SECONDS):
         status = registry.status()
     out.answer(status, "\n\n".join([*map(_channel_text, status.channels), _probe_text(status.probed)]))
-    broken = [f"{channel.channel}: {channel.problem}" for channel in status.channels if channel.problem]
-    if broken:
+    _fail_if_unread([channel for channel in status.channels if channel.problem])
+
+
+def _fail_if_unread(channels: list[ChannelStatus]) -> None:
+    """What is broken counts more than what is refused."""
+    problems = "; ".join(f"{channel.channel}: {channel.problem}" for channel in channels)
+    if any(not channel.refused for channel in channels):
         raise IntegrityError(
-            "; ".join(broken), hint="somebody wrote into the log: restore that object from a copy, then `ulora doctor`"
+            problems, hint="somebody wrote into the log: restore that object from a copy, then `ulora doctor`"
+        )
+    if channels:
+        raise StoreDenied(
+            problems, hint="was it written under a key of its writer's own? Ask them, or read as somebody who may"
         )
 
 

@@ -20,6 +20,7 @@ from registry.integrity.report import (
     Verification,
     VerificationReport,
 )
+from registry.store.refusals import MAY_NOT
 from registry.usecases.options import VerifyOptions
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def _mark(is_bad: bool, is_refused: bool) -> str:
 
 
 def _mended(mended: Mended, dry_run: bool) -> str:
+    if mended.problem == MAY_NOT:
+        return f"{MAY_NOT}, and is not repaired"
     if mended.done:
         return f"was {mended.problem}, is good now" if mended.problem else "is good"
     if mended.source:

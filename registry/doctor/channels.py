@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 from registry.answers import ChannelStatus, Finding, ReplicaStatus
 from registry.api import Registry
 from registry.channels.record import Record
-from registry.errors import UloraError
+from registry.errors import StoreDenied, UloraError
 from registry.formats.counts import counted
 from registry.integrity.rebound import HINT, BoundNames
 from registry.integrity.report import BadFile
 from registry.retention.references import holds
+from registry.usecases.status import readable_history
 from registry.versions.pointer import Pointer
 
 _DAILY = timedelta(hours=24)
 _READ = "ulora doctor --read-data, once a day"
+_REFUSED = "was it written under a key of its writer's own? Ask them, or read as somebody who may"
 
 
 def check_channel(name: str) -> Callable[[Registry], Iterator[Finding]]:
     """A channel's log, and whether what it serves and would roll back to is whole and trusted."""
 
     def check(registry: Registry) -> Iterator[Finding]:
-        head = registry.channel(name).head()
-        if head:
-            yield from _check_served(registry, head)
-        records = registry.history(name)
-        yield Finding(name, "ok", f"a chain of {counted(len(records), 'record')}, verified" if records else "empty")
-        for problem in BoundNames(registry.bindings).contradictions(records):
+        with suppress(StoreDenied):  # told below, as a record of the log
+            if head := registry.channel(name).head():
+                yield from _check_served(registry, head)
+        log = readable_history(registry.wiring, name, None)
+        for refused in log.refused:
+            yield Finding(name, "error", f"{refused}; the chain can't be checked over it", _REFUSED)
+        if not log.refused:
+            chain = f"a chain of {counted(len(log.records), 'record')}, verified"
+            yield Finding(name, "ok", chain if log.entries else "empty")
+        for problem in BoundNames(registry.bindings).contradictions(log.records):
             yield Finding(name, "error", problem, HINT)
 
     return check

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from registry.answers import Finding
 from registry.api import Registry
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, StoreDenied
+from registry.formats.counts import counted
 from registry.integrity.loadable import LoadableChecks
 from registry.parallel import in_parallel
 
@@ -24,12 +25,19 @@ def check_loadable(registry: Registry) -> Iterator[Finding]:
             refused = checks.refused(registry.manifest(name))
         except IntegrityError:  # `verify` reports it
             return ""
+        except StoreDenied:
+            unread.append(name)
+            return ""
         return "; ".join(f"{path}: {why}" for path, why in refused.items())
 
+    unread: list[str] = []
     names = [name for name in map(str, registry.bindings.names()[-_MAX_VERSIONS:]) if name not in forgotten]
     found = {name: text for name, text in zip(names, in_parallel(problem, names), strict=True) if text}
     for name, text in found.items():
         fix = "create a version of the converted adapters: docs/importing.md"
         yield Finding("adapters", "error", f"{name} can't be loaded: {text}"[:500], fix)
-    if names and not found:
+    if unread:
+        detail = f"{counted(len(unread), 'version')} may not be read, e.g. {min(unread)}"
+        yield Finding("adapters", "warning", detail, "ulora verify --all")
+    if names and not found and not unread:
         yield Finding("adapters", "ok", f"none of {len(names)} versions is known to be refused at loading")

@@ -23,7 +23,7 @@ from registry.formats.document import Document, Sha256
 from registry.names import VersionName
 from registry.store import layout
 from registry.store.objects import ObjectStore
-from registry.store.refusals import read_each
+from registry.store.refusals import as_listed, read_each
 
 Kind = TypeVar("Kind", bound=Document)
 
@@ -47,7 +47,7 @@ class ReadDocuments(Generic[Kind]):
     Attributes:
         found: those that could be read and hash to their names, by key.
         unread: the keys of the others: they are damaged, of a later format, or S3 can't give them.
-        refused: those of them that the store refuses to give: they may be whole.
+        refused: those of them that the store refuses to give, or lists and does not have: they may be whole.
     """
 
     found: dict[str, Kind]
@@ -174,7 +174,8 @@ class Ledger:
 
         def read(key: str) -> Kind | None:
             try:
-                return kind.parse(self._store.get(key, kind.LIMIT).body, key)
+                with as_listed():
+                    return kind.parse(self._store.get(key, kind.LIMIT).body, key)
             except BadManifest:
                 return None
             except StoreDenied:

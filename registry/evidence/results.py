@@ -23,7 +23,7 @@ from registry.evidence.stats import wilson
 from registry.formats import canonical
 from registry.formats.document import Document, DocumentPart, Sha256
 from registry.machine.hardware import Machine
-from registry.names import VersionName, check_model, check_target
+from registry.names import MAX_TARGET, VersionName, check_model, check_target
 
 MAX_METRICS = 10_000
 PROPORTION = "proportion"
@@ -58,7 +58,7 @@ def named(check: Callable[[str], object]) -> AfterValidator:
 UtcTime = Annotated[str, Field(max_length=40), AfterValidator(check_utc)]
 VersionText = Annotated[str, named(VersionName.parse)]
 ModelName = Annotated[str, named(check_model)]
-TargetName = Annotated[str, Field(max_length=200), named(check_target)]
+TargetName = Annotated[str, Field(max_length=MAX_TARGET), named(check_target)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 

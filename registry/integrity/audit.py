@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from registry.channels.channel import Channel
 from registry.channels.readable_log import read_log
-from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound, StoreDenied
+from registry.errors import BadInput, BadManifest, IntegrityError, NotAsListed, NotNow, ObjectNotFound, StoreDenied
 from registry.evidence.approvals import Approval
 from registry.evidence.ledger import Passed
 from registry.evidence.outcomes import unpacked
@@ -101,7 +101,9 @@ def check_documents(store: ObjectStore, model: str, names: BoundNames) -> Docume
     def problem(key: str) -> str:
         try:
             said = _READ[kind(key)](model, store.get(key).body, key)
-        except ObjectNotFound:  # deleted since it was listed: notes may be taken back
+        except ObjectNotFound as error:
+            if kind(key) not in _TAKEN_BACK:
+                refused[key] = f"{MAY_NOT}: {NotAsListed(error.key)}"
             return ""
         except IntegrityError as error:
             return str(error)
@@ -192,6 +194,8 @@ def _script(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.script(model, key.split("/")[-3], canonical.sha256(body)))
 
 
+_TAKEN_BACK = ("forgotten", "pins", "replicas", "observations")
+"""What may be deleted between a listing and a look."""
 _READ: dict[str, ReadDocument] = {
     "versions": _foreign,
     "evidence": _evidence,

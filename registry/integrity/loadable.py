@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Protocol
 
+from registry.errors import StoreDenied
 from registry.plugins import CHECKS, installed, plugin
 from registry.store.blobs import Blobs
 from registry.versions.manifest import Manifest
@@ -19,6 +20,14 @@ class DocumentCheck(Protocol):
     """The type of an entry point: the documents that loading would refuse, path -> why. `read` gives a file's bytes."""
 
     def __call__(self, paths: Iterable[str], read: Callable[[str], bytes]) -> Mapping[str, str]: ...
+
+
+class DocumentDenied(StoreDenied):
+    """A document of a version may not be read; `path` is that in the version."""
+
+    def __init__(self, path: str, error: StoreDenied) -> None:
+        super().__init__(f"{path}: {error}", hint=error.hint)
+        self.path = path
 
 
 class LoadableChecks:
@@ -35,10 +44,18 @@ class LoadableChecks:
 
         Raises:
             MissingBlob, CorruptBlob: a document can't be read.
+            DocumentDenied: the store refuses to give one.
             MissingDependency: what the flavor's check needs is not installed.
         """
         if manifest.flavor not in installed(CHECKS):
             return {}
         digests = {file.path: file.sha256 for file in manifest.files if file.path not in without}
         check: DocumentCheck = plugin(CHECKS, manifest.flavor)
-        return dict(check(digests, lambda path: self._read(digests[path])))
+
+        def read(path: str) -> bytes:
+            try:
+                return self._read(digests[path])
+            except StoreDenied as error:
+                raise DocumentDenied(path, error) from error
+
+        return dict(check(digests, read))

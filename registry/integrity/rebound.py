@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from registry.channels.channel import Channel, channel_names
 from registry.channels.record import Record
-from registry.errors import BadInput, IntegrityError, Overwritten, StoreDenied
-from registry.names import VersionName, is_version_name
+from registry.errors import BadInput, IntegrityError, Overwritten, StoreDenied, VersionNotFound
+from registry.names import VersionName
 from registry.parallel import in_parallel
 from registry.store.objects import ObjectStore
 from registry.versions.bindings import Binding, Bindings
@@ -90,12 +90,13 @@ class BoundNames:
 
     def _read(self, version: str) -> Binding | str | None:
         try:
-            found = self._bindings.find(VersionName.parse(version)) if is_version_name(version) else None
+            return self._bindings.get(VersionName.parse(version))
+        except (BadInput, VersionNotFound):
+            return "no version has this name now"
         except IntegrityError as error:
             return str(error)
         except StoreDenied:
             return None
-        return found or "no version has this name now"
 
 
 def _named(records: Iterable[Record]) -> dict[Pointer, Record]:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
 
-from registry.errors import BadInput, CorruptBlob, ObjectNotFound, no_folder
+from registry.errors import BadInput, CorruptBlob, ObjectNotFound, StoreDenied, no_folder
 from registry.formats import canonical
 from registry.integrity.report import Mended, Verification
 from registry.integrity.verify import MANIFEST, Verifier
@@ -22,6 +22,7 @@ from registry.progress import Progress, no_progress
 from registry.store import layout
 from registry.store.blobs import BlobEntry, Blobs, hash_file
 from registry.store.objects import ObjectStore
+from registry.store.refusals import MAY_NOT
 
 _MAX_CANDIDATES = 1_000_000
 _REPAIRABLE = ("missing", "corrupt", "unproven")
@@ -97,7 +98,11 @@ class BlobRepair:
         self._copies = copies
 
     def plan(self, digest: str, size: int | None) -> RepairPlan:
-        """Read a blob that may be bad, and look for a good copy. Nothing is written."""
+        """Read a blob that may be bad, and look for a good copy. Nothing is written.
+
+        Raises:
+            StoreDenied: it may not be read.
+        """
         key = layout.blob(digest)
         try:
             found = self._store.contents(key)
@@ -180,7 +185,12 @@ class Repairer:
 
     def _repair_blob(self, checked: Verification, digest: str) -> Mended:
         path = next(bad.path for bad in checked.bad if bad.sha256 == digest)
-        plan = self.blob_repair.plan(digest, self.verifier.sizes.get(digest))
+        try:
+            plan = self.blob_repair.plan(digest, self.verifier.sizes.get(digest))
+        except StoreDenied:
+            unread = Mended(checked.version, path, digest, MAY_NOT, "", done=False)
+            self.on_repair(unread)
+            return unread
         planned = Mended(checked.version, path, digest, plan.problem, str(plan.source or ""), done=False)
         self.on_repair(planned)
         if not self.apply(self.blob_repair, plan):

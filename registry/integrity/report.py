@@ -65,7 +65,8 @@ class Mended:
     """A bad blob, and whether it was repaired.
 
     Attributes:
-        problem: confirmed by reading: `missing`, `corrupt`, `unproven`; empty if it is good.
+        problem: confirmed by reading: `missing`, `corrupt`, `unproven`; empty if it is good; or that it may not be
+            read.
         source: the file that it is replaced from; empty if no copy was found.
         done: whether it is good now.
     """

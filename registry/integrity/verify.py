@@ -18,7 +18,7 @@ from registry.errors import (
     StoreDenied,
     UloraError,
 )
-from registry.integrity.loadable import LoadableChecks
+from registry.integrity.loadable import DocumentDenied, LoadableChecks
 from registry.integrity.report import BadFile, Verification
 from registry.names import VersionName
 from registry.parallel import in_parallel
@@ -28,9 +28,8 @@ from registry.store.refusals import MAY_NOT
 from registry.versions.bindings import Binding, Bindings
 from registry.versions.manifest import FileEntry, Manifest
 
-MANIFEST, BINDING, SIGNATURE, DOCUMENTS = "version.json", "binding", "signature", "documents"
-"""What a version's manifest, the binding of its name, its signature and what loading reads first are called in a list
-of its files."""
+MANIFEST, BINDING, SIGNATURE = "version.json", "binding", "signature"
+"""What a version's manifest, the binding of its name and its signature are called in a list of its files."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +191,15 @@ class Verifier:
         return replace(checked, bad=(*checked.bad, *said))
 
     def _unusable(self, manifest: Manifest, bad: Collection[str]) -> list[BadFile]:
-        try:
-            found = self._loadable.refused(manifest, bad)
-        except StoreDenied as error:
-            return [BadFile.unread(DOCUMENTS, error)]
-        return [BadFile(path, "", why, unusable=True) for path, why in found.items()]
+        """What loading would refuse, and what is refused to who looks: that hides no other document."""
+        unread: dict[str, BadFile] = {}
+        while True:
+            try:
+                found = self._loadable.refused(manifest, {*bad, *unread})
+            except DocumentDenied as error:
+                unread[error.path] = BadFile.unread(error.path, error.__cause__)
+            else:
+                return [*unread.values(), *(BadFile(path, "", why, unusable=True) for path, why in found.items())]
 
     @cached_property
     def _deletable_versions(self) -> Collection[str]:

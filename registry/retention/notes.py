@@ -13,6 +13,7 @@ from pydantic import Field
 from registry.errors import (
     BadManifest,
     KeyExists,
+    NotAsListed,
     ObjectNotFound,
     StoreDenied,
     StoreUnreachable,
@@ -91,12 +92,18 @@ class Notes(Generic[Kind]):
         return [info.key.removeprefix(folder).removesuffix(".json") for info in self._store.list(folder)]
 
     def all(self) -> list[Kind]:
-        """All notes.
+        """All notes. One that was taken back since it was listed is none.
 
         Raises:
             BadManifest: one can't be read.
+            NotAsListed: one is listed, again too, and is not there.
         """
-        return [note for note in in_parallel(self.find, self.versions()) if note]
+        versions = self.versions()
+        found = in_parallel(self.find, versions)
+        gone = {version for version, note in zip(versions, found, strict=True) if note is None}
+        if still := sorted(gone.intersection(self.versions() if gone else ())):
+            raise NotAsListed(self._key(self._model, still[0]))
+        return [note for note in found if note]
 
     def add(self, note: Kind) -> None:
         """Add a note; an existing one stays as it is."""

@@ -14,7 +14,7 @@ from itertools import chain
 
 from registry.channels.channel import Channel, channel_names
 from registry.channels.record import WRITER
-from registry.errors import BadInput, BadManifest, IntegrityError, NotNow, ObjectNotFound, StoreDenied
+from registry.errors import BadInput, BadManifest, IntegrityError, NotAsListed, NotNow, ObjectNotFound, StoreDenied
 from registry.formats.counts import counted
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
@@ -192,11 +192,14 @@ def _of_replicas(store: ObjectStore, model: str) -> Iterator[Hold]:
 
 def _binding(versions: Bindings, folder: str, key: str) -> Binding:
     try:
-        binding = versions.find(VersionName.parse(layout.stem(key)))
+        name = VersionName.parse(layout.stem(key))
+        if key != f"{folder}{name}.json":
+            raise BadManifest(f"{key} does not bind a version", hint=_JUNK)
+        binding = versions.find(name)
     except BadInput as error:
         raise BadManifest(f"{key} does not bind a version: {error}", hint=_JUNK) from error
-    if binding is None or key != f"{folder}{binding.version}.json":
-        raise BadManifest(f"{key} does not bind a version", hint=_JUNK)
+    if binding is None:  # it may be a version's, whose files must stay
+        raise NotAsListed(key)
     return binding
 
 

@@ -1,4 +1,5 @@
-"""Objects that the store refuses one by one: a writer may have encrypted one with a key of its own.
+"""Objects that the store refuses one by one: a writer may have encrypted one with a key of its own. Or it lists one
+that it says is not there: its listing, or its answer, is out of date.
 
 Each is a problem of that object, and must hide no other. Where all that are asked for are refused, it is about who
 asks.
@@ -6,16 +7,30 @@ asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
-from registry.errors import StoreDenied
+from registry.errors import NotAsListed, ObjectNotFound, StoreDenied
 from registry.parallel import in_parallel
 
 MAY_NOT = "may not be read"
 """What is said of such an object. It is not called damaged: it may be whole."""
 
 Found = TypeVar("Found")
+
+
+@contextmanager
+def as_listed() -> Iterator[None]:
+    """Read an object that was listed, and that nobody deletes: one that is not there is refused.
+
+    Raises:
+        NotAsListed: it is not there.
+    """
+    try:
+        yield
+    except ObjectNotFound as error:
+        raise NotAsListed(error.key) from error
 
 
 class Refusals:

@@ -28,7 +28,7 @@ from registry.wiring import Wiring
 
 def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     """All versions in the order of their names; see `Registry.versions`."""
-    heads = _heads(wiring)
+    heads = _heads(wiring, say)
     numbers = _catalog_numbers(wiring, say) if mlflow else {}
     forgotten = set(wiring.forgotten.versions())
 
@@ -70,11 +70,12 @@ def status(wiring: Wiring) -> Status:
     def channel_status(name: str) -> ChannelStatus:
         try:
             head = wiring.channel(name).head()
-            found = replica_statuses(wiring, name, head)
-            return replace(ChannelStatus.of(name, head, found), overruled=_overruled(wiring, head))
+            reported = replica_statuses(wiring, name, head)
+            return replace(ChannelStatus.of(name, head, reported), overruled=_overruled(wiring, head))
         except (IntegrityError, StoreDenied) as error:
             refusals.note(error)
-            return ChannelStatus.of(name, None, (), problem=str(error))
+            found = ChannelStatus.of(name, None, (), problem=str(error))
+            return replace(found, refused=isinstance(error, StoreDenied))
 
     channels = tuple(in_parallel(channel_status, CHANNELS))
     refusals.check(len(CHANNELS))
@@ -116,13 +117,14 @@ def _last_probe(wiring: Wiring) -> ProbeStatus | None:
     return ProbeStatus(found.when.isoformat(timespec="seconds"), found.honoured) if found else None
 
 
-def _heads(wiring: Wiring) -> dict[str, Record]:
-    """The newest records by channel. A channel that is empty or can't be read is left out."""
+def _heads(wiring: Wiring, say: Say) -> dict[str, Record]:
+    """The newest records by channel. A channel that is empty or can't be read is left out; the latter is said."""
     heads: dict[str, Record] = {}
     for channel in CHANNELS:
         try:
             head = wiring.channel(channel).head()
-        except (IntegrityError, StoreDenied):
+        except (IntegrityError, StoreDenied) as error:
+            say(f"what {channel} serves is left out: {error}")
             continue
         if head:
             heads[channel] = head

@@ -35,6 +35,7 @@ from registry.store import layout
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.store.publishing import publish
+from registry.store.refusals import as_listed
 from registry.versions.manifest import BackboneRef, FileEntry
 from registry.versions.weights import read_header
 
@@ -207,11 +208,12 @@ class BackboneMirror:
 
     def _try_to_read(self, key: str, refused: dict[str, str]) -> MirroredBackbone | str | None:
         try:
-            return self._read(key)
+            with as_listed():
+                return self._read(key)
         except StoreDenied as error:
             refused[key] = str(error)
             return None
-        except (BadManifest, ObjectNotFound) as error:
+        except BadManifest as error:
             return f"{key}: {error}"
 
 

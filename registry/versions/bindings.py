@@ -14,6 +14,7 @@ from registry.errors import (
     CorruptBlob,
     KeyExists,
     MissingBlob,
+    NotAsListed,
     ObjectNotFound,
     VersionExists,
     VersionNotFound,
@@ -96,12 +97,16 @@ class Bindings:
         Raises:
             VersionNotFound: the name is free.
             NotFound: there is no store, or no such model in it.
+            NotAsListed: the store lists the name, and does not give its binding.
             BadManifest: the binding is damaged, or that of another name.
         """
         binding = self.find(name)
         if binding is None:
             self._store.check_holds(self._model)
-            near = get_close_matches(str(name), [str(each) for each in self.names()], n=3)
+            names = [str(each) for each in self.names()]
+            if str(name) in names:
+                raise NotAsListed(layout.version(self._model, str(name)))
+            near = get_close_matches(str(name), names, n=3)
             hint = (f"did you mean {' or '.join(near)}? " if near else "") + "`ulora list` shows the versions"
             raise VersionNotFound(f"{self._model} has no version {name}", hint=hint)
         return binding

@@ -19,7 +19,7 @@ from registry.formats.document import first_problem
 from registry.formats.local_file import LocalFile
 from registry.machine import clock, provenance
 from registry.machine.source_folder import SourceFolder
-from registry.names import VersionName, check_target
+from registry.names import VersionName, check_new_target
 from registry.parallel import in_parallel
 from registry.progress import Progress, no_progress
 from registry.versions.compose import CONFIG, ComponentFiles, check_name
@@ -246,7 +246,7 @@ def _read_components(paths: dict[str, LocalFile], backbone: BackboneRef) -> dict
 def _read_component(name: str, members: dict[str, LocalFile], backbone: BackboneRef | None) -> Component:
     """Read one component; if a backbone is given, check that the component was made for it."""
     if name.startswith("adapters/"):
-        check_target(name.removeprefix("adapters/"))
+        check_new_target(name.removeprefix("adapters/"))
         if not any(inner.endswith(".safetensors") for inner in members):
             raise BadBundle(f"{name} has no .safetensors file")
     requires: dict[str, Any] = {}

@@ -130,3 +130,45 @@ def test_ctrl_c_just_before_the_status_is_kept_ends_with_130(monkeypatch: pytest
 
 def test_a_second_ctrl_c_ends_at_once_with_130() -> None:
     assert ended_by(INTERRUPT, 300, ["--version"]) == (130, "interrupted\n")
+
+
+LEFT_BEHIND = """
+import sys, threading, time
+begun = threading.Event()
+
+def compute():
+    {work}
+
+threading.Thread(target=compute, name="ulora-compute", daemon=True).start()
+begun.wait()
+{then}
+from registry.__main__ import main
+sys.argv = ["ulora", *{words}]
+main()
+"""
+WAITS = "begun.set(); threading.Event().wait()"
+COMPUTES = """import torch
+    rows = torch.randn(1, 12, 20000, 64)
+    begun.set()
+    torch.nn.functional.scaled_dot_product_attention(rows, rows, rows)"""
+
+
+def left_behind(work: str, words: list[str], then: str = "") -> tuple[int, str, str]:
+    """The exit status of a command beside a computation that does not end, and what it says."""
+    code = LEFT_BEHIND.format(work=work, words=words, then=then)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_computation_that_hangs_is_not_waited_for() -> None:
+    at_exit = "import atexit; atexit.register(lambda: print('the end'))"
+    status, out, _ = left_behind(WAITS, ["--version"], at_exit)
+    assert (status, out.startswith("ulora"), "the end" in out) == (0, True, False)
+    assert left_behind(WAITS, ["no-such-command"])[0] == 2
+
+
+@pytest.mark.acceptance
+def test_a_computation_that_hangs_aborts_no_process() -> None:
+    """Torch's threads do so where the interpreter's end takes them away."""
+    status, _, err = left_behind(COMPUTES, ["--version"], "time.sleep(1)")
+    assert (status, err) == (0, "")

@@ -8,6 +8,7 @@ import pytest
 
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions
+from registry.doctor.channels import check_channel
 from registry.errors import StoreDenied
 from registry.names import VersionName
 from registry.store import layout
@@ -18,6 +19,7 @@ from tests.support.run_ulora import complains, ulora
 
 V1, V2 = "v1.0.0", "v2.0.0"
 WEIGHTS, CONFIG = "adapters/low/adapter_model.safetensors", "config/preprocessing.json"
+OTHER = "adapters/low/head.safetensors"
 REASON = "the field needs it"
 
 
@@ -196,3 +198,115 @@ def test_no_page_is_made_that_would_say_less(registry: Registry, proxy: Proxy, t
 def test_a_backbone_that_is_refused_hides_no_other(registry: Registry, proxy: Proxy) -> None:
     refuse(proxy, put(registry, layout.backbone("a" * 64)))
     complains(ulora("backbone", "list"), 7, "1 may not be read")
+
+
+# --- listed, and not there -------------------------------------------------------------------------------------------
+
+
+def lose(proxy: Proxy, *keys: str) -> None:
+    """Objects that are listed, but not given: a listing is out of date, or a cache is."""
+    for key in keys:
+        proxy.next(answering(404, "NoSuchKey"), method="GET", containing=key, times=1000)
+
+
+def test_a_version_that_is_only_listed_hides_no_other(registry: Registry, proxy: Proxy) -> None:
+    lose(proxy, layout.version(registry.model, V2))
+    found = ulora("list", "--json")
+    assert (found.code, [each["version"] for each in found.document]) == (0, [V1, V2])
+    assert [("is listed, but" in each["problem"]) for each in found.document] == [False, True]
+    shown = ulora("show", V2)
+    complains(shown, 7, f"versions/{V2}.json is listed, but the store says that it is not there")
+    assert "did you mean" not in shown.err
+    verified = ulora("verify", "--all")
+    complains(verified, 7, "may not be read", "nothing else is bad")
+    assert f"ok  {V1}: " in verified.out
+
+
+def test_show_tells_the_rest_of_what_is_only_listed(registry: Registry, proxy: Proxy) -> None:
+    evidence = [put(registry, layout.evidence(registry.model, V1, letter * 64)) for letter in "ab"]
+    lose(proxy, evidence[0], record(registry, 1))
+    done = ulora("show", V1)
+    assert (done.code, done.err) == (0, "")
+    assert "production: stable" in done.out
+    assert f"may not be read: {evidence[0]}" in done.out
+    assert "generation 1 of production may not be read" in done.out
+    assert ulora("diff", V1, V2).code == 0
+    complains(ulora("history"), 7, "(generation 1)")
+
+
+def test_versions_are_listed_without_the_newest_record(registry: Registry, proxy: Proxy) -> None:
+    lose(proxy, record(registry, 3))
+    done = ulora("list")
+    assert (done.code, V1 in done.out, V2 in done.out) == (0, True, True)
+    assert "what production serves is left out: " in done.err
+    assert ulora("show", V1).code == 0
+    complains(ulora("status"), 7, "is listed, but")
+
+
+def test_garbage_waits_for_a_version_that_is_only_listed(registry: Registry, proxy: Proxy) -> None:
+    """And nobody is told to delete what may be a version."""
+    lose(proxy, layout.version(registry.model, V2))
+    done = ulora("store", "gc", "--dry-run")
+    complains(done, 7, f"versions/{V2}.json is listed, but")
+    assert "delete" not in done.err
+
+
+def test_a_backbone_that_is_only_listed_is_not_called_damaged(registry: Registry, proxy: Proxy) -> None:
+    lose(proxy, put(registry, layout.backbone("a" * 64)))
+    complains(ulora("store", "gc", "--dry-run"), 7, "is listed, but")
+    complains(ulora("backbone", "list"), 7, "1 may not be read")
+
+
+def test_garbage_waits_for_a_pin_that_is_only_listed(registry: Registry, proxy: Proxy) -> None:
+    pin = put(registry, layout.pin(registry.model, V2))
+    lose(proxy, pin)
+    complains(ulora("store", "gc", "--dry-run"), 7, f"{pin} is listed, but")
+
+
+def test_verify_names_a_document_that_is_only_listed(registry: Registry, proxy: Proxy) -> None:
+    policy = next(info.key for info in registry.store.list(layout.policy(registry.model, "x").rpartition("/")[0]))
+    lose(proxy, policy)
+    complains(ulora("verify", "--all"), 7, policy)
+
+
+# --- commands that ended at a refused object -------------------------------------------------------------------------
+
+
+def test_status_of_a_refused_record_is_about_rights(registry: Registry, proxy: Proxy) -> None:
+    refuse(proxy, record(registry, 3))
+    done = ulora("status", "--json")
+    assert (done.code, done.error["error"]) == (7, "StoreDenied")
+    assert [each["refused"] for each in done.document["channels"]] == [False, True]
+    put(registry, layout.record(registry.model, "staging", 1))
+    complains(ulora("status"), 6, "staging: ")
+
+
+def test_the_doctor_looks_on_after_a_refused_record(registry: Registry, proxy: Proxy) -> None:
+    far = open_registry(registry.settings.cache, registry.settings.store, registry.model, endpoint_url=proxy.url)
+    refuse(proxy, record(registry, 2))
+    found = [(each.subject, each.level, each.detail) for each in check_channel("production")(far)]
+    assert [subject for subject, _, _ in found] == ["production stable", "production rollback target", "production"]
+    assert "generation 2 of production may not be read" in found[-1][2]
+    refuse(proxy, record(registry, 3))
+    assert [each.detail.partition(":")[0] for each in check_channel("production")(far)] == [
+        "generation 3 of production may not be read",
+        "generation 2 of production may not be read",
+    ]
+
+
+def test_a_corrupt_blob_that_may_not_be_read_ends_no_repair(registry: Registry, proxy: Proxy, tmp_path: Path) -> None:
+    registry.store.overwrite(blob(registry, WEIGHTS), b"short")  # a HEAD tells so
+    flip_a_byte(registry, V1, OTHER)
+    proxy.next(answering(403, "AccessDenied"), method="GET", containing=blob(registry, WEIGHTS), times=1000)
+    done = ulora("verify", V1, "--repair", tmp_path)
+    complains(done, 6, WEIGHTS)
+    assert f"{WEIGHTS} may not be read, and is not repaired" in done.out
+    assert f"{OTHER} was corrupt, is good now" in done.out
+
+
+def test_a_document_whose_bytes_are_refused_is_named(registry: Registry, proxy: Proxy) -> None:
+    document = "adapters/low/adapter_config.json"
+    proxy.next(answering(403, "AccessDenied"), method="GET", containing=blob(registry, document), times=1000)
+    done = ulora("verify", V1)
+    complains(done, 7, f"{V1} {document}")
+    assert f"    {document}: may not be read" in done.out

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import BadInput, BadVersionName
-from registry.names import VersionName, check_channel, check_model, check_target
+from registry.names import VersionName, check_channel, check_model, check_new_target, check_target
 
 NUMBER = st.integers(0, 999_999_999)
 SUFFIX = st.just("") | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", fullmatch=True)
@@ -97,3 +97,12 @@ def test_a_target_is_a_crop_or_a_crop_and_a_part(name: str) -> None:
         assert check_target(valid) == valid
     with pytest.raises(BadInput, match="target"):
         check_target(name)
+
+
+def test_a_new_target_has_a_name_that_a_folder_can_have() -> None:
+    assert check_new_target("a" * 200) == "a" * 200
+    with pytest.raises(BadInput, match="201 characters, more than 200"):
+        check_new_target("a" * 201)
+    with pytest.raises(BadInput, match="target"):
+        check_new_target("Tomato")
+    assert check_target("a" * 250) == "a" * 250, "earlier releases took it"

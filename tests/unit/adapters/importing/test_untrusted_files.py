@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapters.importing import convert, untrusted_files
+from adapters.importing import conversion, convert, untrusted_files
+from adapters.importing.layouts import find_adapters
 from adapters.importing.untrusted_files import by_class
 from registry.errors import BadBundle, BadInput, BadWeights, UloraError
 from tests.support.importing import edited, taken_in
 from tests.support.other_adapter_layouts import LABELS, edit_json
+from tests.support.peft_models import backbone
 
 
 class Hostile:
@@ -215,6 +219,43 @@ def test_an_unsound_file_of_a_release_is_refused(
     release: Path, place: str, spoil: Callable[[Path], object], says: str
 ) -> None:
     refused(release, place, spoil, says)
+
+
+def reshaped(content: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> Any:
+    """The content of a file with one tensor, by its keys, of another shape."""
+    name, *rest = names
+    return content | {name: reshaped(content[name], shape, tuple(rest)) if rest else torch.ones(shape)}
+
+
+def tensors_in(content: Any, names: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if torch.is_tensor(content):
+        return [names]
+    inner = content.items() if isinstance(content, dict) else ()
+    return [found for name, value in inner for found in tensors_in(value, (*names, name))]
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "place"), [("phase", "classifier.pth"), ("phase", "ood_components.pt"), ("release", "fusion.pth")]
+)
+def test_tensors_of_any_shape_are_read_or_refused(
+    made: Path, tmp_path: Path, layout: str, place: str, shape: tuple[int, ...]
+) -> None:
+    adapter = find_adapters(shutil.copytree(made / layout, tmp_path / "source"), "tomato").adapters[0]
+    content = torch.load(tmp_path / "source" / place, weights_only=True)
+    for names in tensors_in(content):
+        torch.save(reshaped(content, shape, names), tmp_path / "source" / place)
+        with suppress(BadBundle, BadWeights):
+            conversion._convert(adapter, conversion.BackboneInfo.of(backbone("dinov2")))
+
+
+def test_a_mean_that_is_one_number_is_refused(phase: Path) -> None:
+    refused(phase, "ood_components.pt", changed(lambda it: it["mahalanobis"].update(mean=5.0)), "a mean of")
+
+
+def test_a_target_has_a_name_that_a_folder_can_have(phase: Path) -> None:
+    with pytest.raises(BadInput, match="300 characters of at most 200"):
+        convert(phase, phase.parent / "bundle", target="a" * 300)
 
 
 @pytest.mark.parametrize("name", ["classifier.pth", "ood_components.pt", "adapter/pytorch_model.bin"])
