@@ -108,7 +108,7 @@ class Breaker(DocumentPart):
     Attributes:
         kind: one of `registry.trials.observations.Failure`.
         replicas: that report it; of a crash loop, the hosts.
-        of: how many could.
+        of: how many could; those that may be only cut off are among them.
     """
 
     kind: str = Field(max_length=40)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import get_args
+from datetime import UTC, datetime
+from typing import NamedTuple, get_args
 
 from registry.guard.facts import Breaker, FleetFacts, NamedReplicas
 from registry.serving.fleet import EVERY, GONE_AFTER, SILENT_AFTER, Heartbeat
@@ -17,7 +18,7 @@ FRESH = 3.5 * EVERY
 FRESH_AFTER_TRIAL = 6 * FRESH
 _KINDS = get_args(Failure)
 CRASHES = 3
-"""Replicas of one host that have died since the stage began: then its process crashes again and again."""
+"""Deaths on one host since the stage began, one after the other: then its process crashes again and again."""
 
 
 def fleet_facts(look: ChannelLook, stages: Mapping[int, TrialStage]) -> FleetFacts:
@@ -60,20 +61,70 @@ def breakers(look: ChannelLook, tried: Sequence[MergedArm]) -> Iterator[Breaker]
                 if count and replica in live and kind in _KINDS:
                     failed[kind].add(replica)
     for kind in sorted(failed):
-        yield Breaker(kind=kind, replicas=NamedReplicas.of(failed[kind]), of=len(live))
+        yield Breaker(kind=kind, replicas=NamedReplicas.of(failed[kind]), of=_voters(look))
     if crashing := _crashing(look):
-        hosts = {each.host for each in _live(look)} | crashing
-        yield Breaker(kind="crash_loop", replicas=NamedReplicas.of({host[:120] for host in crashing}), of=len(hosts))
+        yield Breaker(
+            kind="crash_loop", replicas=NamedReplicas.of({host[:120] for host in crashing}), of=len(_hosts(look))
+        )
 
 
 def _crashing(look: ChannelLook) -> set[str]:
-    """Hosts on which replicas of the newest record died, again and again: a process that ends in order deletes its
-    heartbeat."""
-    age, died = look.age(look.head), defaultdict[str, int](int)
+    """Hosts on which a process that follows the newest record died and was started anew, again and again.
+
+    A replica that is only silent may be cut off from the store: it counts as dead once one that started after its last
+    heartbeat beats in its place.
+    """
+    lives: dict[str, list[_Life]] = defaultdict(list)
     for seen in look.heartbeats:
-        if seen.document and SILENT_AFTER < seen.age <= age and seen.document.newest >= look.head.generation:
-            died[seen.document.host] += 1
-    return {host for host, count in died.items() if count >= CRASHES}
+        if (life := _life(seen, look)) is not None and seen.document:
+            lives[seen.document.host].append(life)
+    return {host for host, found in lives.items() if _deaths(found) >= CRASHES}
+
+
+class _Life(NamedTuple):
+    """From when until when a replica was heard of, in seconds before the look."""
+
+    last: float
+    began: float
+
+
+def _life(seen: SeenObject[Heartbeat], look: ChannelLook) -> _Life | None:
+    """None for one that does not follow the newest record, or does not say when it started."""
+    said = seen.document
+    if said is None or seen.age > look.age(look.head) or said.newest < look.head.generation:
+        return None
+    try:
+        lasted = datetime.fromisoformat(said.when).astimezone(UTC) - datetime.fromisoformat(said.started).astimezone(
+            UTC
+        )
+    except (ValueError, OverflowError):
+        return None
+    return _Life(seen.age, seen.age + max(0.0, lasted.total_seconds()))
+
+
+def _deaths(lives: Iterable[_Life]) -> int:
+    """How many lives of one host ended one after the other, each before the next began, and the last before one began
+    that goes on."""
+    ended = list[_Life]()
+    newest = float("inf")
+    for life in sorted(lives, reverse=True):  # the one that ended first comes first
+        if life.last <= SILENT_AFTER:
+            newest = min(newest, life.began)
+        elif not ended or life.began < ended[-1].last:
+            ended.append(life)
+    return sum(life.last > newest for life in ended)
+
+
+def _hosts(look: ChannelLook) -> set[str]:
+    return {seen.document.host for seen in look.heartbeats if seen.document and seen.age <= GONE_AFTER}
+
+
+def _voters(look: ChannelLook) -> int:
+    """Live replicas, and the silent ones of hosts from which nothing is heard: they may be only cut off."""
+    live = _live(look)
+    heard = {each.host for each in live}
+    silent = [seen for seen in look.heartbeats if SILENT_AFTER < seen.age <= GONE_AFTER]
+    return len(live) + sum(seen.document is not None and seen.document.host not in heard for seen in silent)
 
 
 def _live(look: ChannelLook) -> list[Heartbeat]:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError, Unreachable, first_line
 from registry.formats.document import Document
+from registry.machine import clock
 from registry.parallel import in_parallel
 from registry.serving.own_object import OwnObject, new_replica_id
 from registry.serving.proof import MAX_COMPONENTS
@@ -63,6 +64,7 @@ class Heartbeat(Document):
         trial_problem: why this replica takes no part in the trial; empty if it does, or if there is none.
         observed: when its observations were written last, UTC, ISO 8601, by the replica's clock; empty before that.
         observations_problem: why they are not written; empty if they are.
+        started: when the replica started, as `when`; empty from earlier releases.
         when: UTC, ISO 8601, by the replica's clock.
     """
 
@@ -91,6 +93,7 @@ class Heartbeat(Document):
     trial_problem: str = Field(default="", max_length=500)
     observed: str = Field(default="", max_length=40)
     observations_problem: str = Field(default="", max_length=500)
+    started: str = Field(default="", max_length=40)
     when: str = Field(max_length=40)
 
 
@@ -175,11 +178,12 @@ class Heartbeats(OwnObject):
     def __init__(self, store: ObjectStore, model: str, channel: str, *, every: float = EVERY) -> None:
         self.id = new_replica_id()
         self.store, self.model, self.channel, self.every = store, model, channel, every
+        self._started = clock.timestamp()
         super().__init__(store, layout.replica(model, channel, self.id), "heartbeats", lambda: every)
 
     def start(self, heartbeat: Callable[[str], Heartbeat]) -> None:
         """Start writing; `heartbeat` is called with the replica's id and returns its present heartbeat."""
-        self.begin(lambda: heartbeat(self.id))
+        self.begin(lambda: heartbeat(self.id).model_copy(update={"started": self._started}))
 
 
 def _newest(infos: Iterable[ObjectInfo]) -> list[str]:

@@ -361,18 +361,58 @@ def test_replicas_that_are_gone_do_not_vote() -> None:
     assert decided(fleet.look(records), policy(" ")).action == "none"
 
 
-def test_processes_that_die_again_and_again_are_a_crash_loop() -> None:
+def crash_looping(hosts: tuple[str, ...], deaths: int = 3) -> tuple[Fleet, list[Record]]:
+    """A fleet and, on these hosts, processes that live for 20 s, one after the other; the last one still does."""
     fleet, records = Fleet(), started(plan=None)
     fleet.begin(records[-1])
-    for host in ("one", "two"):
-        for number in range(3):
-            name = f"dead-{host}-{number}"
-            fleet.heartbeats[name] = heartbeat(name, 1, host=host, newest=2)
-            fleet.ages[name] = 60.0 + number
-    look = fleet.look(records)
-    assert decided(look, policy(" ")).reasons == ("crash_loop, the version's fault",)
-    younger = fleet.look(records, ages={2: 50.0})
-    assert decided(younger, policy(" ")).action == "none"
+    for host in hosts:
+        for number in range(deaths + 1):
+            lived_on(fleet, f"{host}-{number}", host, last=1.0 + 40 * number, seconds=20.0)
+    return fleet, records
+
+
+def lived_on(fleet: Fleet, name: str, host: str, *, last: float, seconds: float) -> None:
+    began = (NOW - timedelta(seconds=seconds)).isoformat()
+    fleet.heartbeats[name] = heartbeat(name, 1, host=host, newest=2, started=began)
+    fleet.ages[name] = last
+
+
+def test_processes_that_die_again_and_again_are_a_crash_loop() -> None:
+    fleet, records = crash_looping(("one", "two"))
+    assert decided(fleet.look(records), policy(" ")).reasons == ("crash_loop, the version's fault",)
+    younger = fleet.look(records, ages={2: 100.0})
+    assert decided(younger, policy(" ")).facts.breakers == ()
+    fleet, records = crash_looping(("one", "two"), deaths=2)
+    assert decided(fleet.look(records), policy(" ")).facts.breakers == ()
+
+
+@pytest.mark.parametrize("back", [(), ("r0",), ("r0", "r1", "r2", "r3")])
+def test_an_outage_of_the_network_is_no_crash_loop(back: tuple[str, ...]) -> None:
+    """Replicas of one host that are silent, some of which are heard of again, or new beside them."""
+    fleet, records = Fleet(("r0",)), started(plan=None)
+    fleet.begin(records[-1])
+    for number in range(5):
+        name = f"r{number}"
+        last = 2.0 if name in back else 60.0 + 3 * number
+        lived_on(fleet, name, "box", last=last, seconds=600.0)
+    assert decided(fleet.look(records), policy(" ")).facts.breakers == ()
+    lived_on(fleet, "new", "box", last=1.0, seconds=30.0)
+    assert decided(fleet.look(records), policy(" ")).facts.breakers == ()
+
+
+def test_silent_hosts_keep_one_from_deciding_alone() -> None:
+    fleet, records = crash_looping(("one",))
+    fleet.ages |= dict.fromkeys(fleet.names, 60.0)
+    assert decided(fleet.look(records), policy(" ")).action == "hold"
+    for name in fleet.names:
+        del fleet.heartbeats[name]
+    fleet.names = ()
+    assert decided(fleet.look(records), policy(" ")).action == "rollback"
+    fleet, records = Fleet(), started(plan=None)
+    fleet.begin(records[-1])
+    fleet.recorders["a"].failed(stage_of(fleet), "canary", "load_failed")
+    fleet.ages |= {"b": 60.0, "c": 60.0}
+    assert decided(fleet.look(records), policy(" ")).action == "none"
 
 
 # --- after the trial, and once more ----------------------------------------------------------------------------------
