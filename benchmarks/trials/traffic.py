@@ -207,4 +207,4 @@ class _Latencies:
         if not times:
             return Window(at=at, n=0)
         p50, p95 = quantile(times, 0.5), quantile(times, 0.95)
-        return Window(at=at, n=n, compute_p50=p50, compute_p95=p95, request_p50=p50, request_p95=p95)
+        return Window(at=at, n=n, asked=n, compute_p50=p50, compute_p95=p95, request_p50=p50, request_p95=p95)

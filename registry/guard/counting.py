@@ -17,7 +17,7 @@ from registry.guard.fleet_facts import breakers, fleet_facts
 from registry.machine.provenance import release
 from registry.trials.counts import events_between, rate_of
 from registry.trials.evalues import RATIOS, ArmEvents, Rate
-from registry.trials.latency import ENOUGH_FOR_MEDIAN, TrialHour, compute_ratios, late_windows, slower_windows, whole
+from registry.trials.latency import TrialHour, compute_ratios, is_late, late_windows, slower_windows, whole
 from registry.trials.merge import MergedArm, MergedStage, counted_in, merged
 from registry.trials.observations import BASES, ArmName, TrialStage, Window
 from registry.trials.stages import stage_of_record
@@ -199,8 +199,8 @@ def _by_time(arm: MergedArm, count: Callable[[Window], tuple[int, int]]) -> tupl
 
 
 def _late(window: Window, bound: float) -> tuple[int, int]:
-    is_known = window.request_p95 is not None and window.n >= ENOUGH_FOR_MEDIAN
-    return int(is_known and (window.request_p95 or 0.0) > bound), int(is_known)
+    late = is_late(window, bound, window.asked)
+    return int(bool(late)), int(late is not None)
 
 
 def _latencies(arm: MergedArm) -> list[float]:

@@ -1,7 +1,8 @@
 """Latencies of windows, as signs: in how many windows was the canary too slow?
 
 Times of requests depend on each other, since load comes and goes: tests that count each of them find differences where
-there are none. What counts is a window of ten seconds at one replica, in which both arms had the same load. Of the
+there are none. What counts is a window of ten seconds at one replica, in which both arms had the same load, and in it
+each unit once: keys are sticky, so a slow one is always in the same arm, however often it asks. Of the
 signs, no more than half are against the canary while it is as it should be: `against_bound` with 0.5.
 """
 
@@ -17,8 +18,9 @@ from registry.trials.observations import MAX_WINDOWS, WINDOW_SECONDS, Window
 
 EVEN = 0.5
 """The probability of a sign against the canary that is allowed."""
-ENOUGH, ENOUGH_FOR_MEDIAN = 20, 5
-"""Requests of either arm in a window from which on its p95, or else its median, is compared."""
+ENOUGH, ENOUGH_FOR_MEDIAN = 40, 5
+"""Units of either arm in a window from which on its p95, or else its median, is compared: from 39 on one slow unit does
+not move the p95, see `registry.trials.quantiles`."""
 MAX_RATIO = 1e6
 """Stands for larger ratios, and for the ratio to a rate of 0."""
 
@@ -57,7 +59,7 @@ def slower_windows(canary: MergedArm, stable: MergedArm, ratio: float, hour: Tri
     """Windows in which the canary's compute took more than `ratio` times as long as stable's, of those with either.
     Without an hour, all that are kept.
 
-    Compared are the 95th percentiles, or the medians where an arm had fewer than 20 requests. Windows in which an arm
+    Compared are the 95th percentiles, or the medians where an arm had fewer than 40 units. Windows in which an arm
     had fewer than 5, and ties, are left out.
     """
     signs = [_slower(mine, other, ratio) for mine, other in _both(canary, stable, hour)]
@@ -66,14 +68,16 @@ def slower_windows(canary: MergedArm, stable: MergedArm, ratio: float, hour: Tri
 
 def late_windows(canary: MergedArm, stable: MergedArm | None, bound: float, hour: TrialHour) -> Rate:
     """Windows in which the 95th percentile of the canary's requests was above a bound in milliseconds, and stable's was
-    not, of those where exactly one was. Without an arm to compare with: of all windows.
+    not, of those where exactly one was. Without an arm to compare with: of all windows. Where there were fewer than 40
+    units, the medians; fewer than 5, nothing.
     """
     if stable is None:
         every = (window for windows in canary.windows.values() for window in windows if window.at in hour)
-        return _rate([_is_late(window, bound) for window in every])
+        return _rate([is_late(window, bound, window.asked) for window in every])
     signs = []
     for mine, other in _both(canary, stable, hour):
-        late, also = _is_late(mine, bound), _is_late(other, bound)
+        fewest = min(mine.asked, other.asked)
+        late, also = is_late(mine, bound, fewest), is_late(other, bound, fewest)
         signs.append(late if late is not None and also is not None and late != also else None)
     return _rate(signs)
 
@@ -96,6 +100,16 @@ def whole(arms: Sequence[MergedArm]) -> MergedArm:
     )
 
 
+def is_late(window: Window, bound: float, units: int) -> bool | None:
+    """Whether a window's requests took longer than a bound in milliseconds; None if nobody knows.
+
+    Args:
+        units: of the window, or of the one that it is compared with, if that has fewer: they say what is compared.
+    """
+    time = window.request_p95 if units >= ENOUGH else window.request_p50
+    return None if time is None or units < ENOUGH_FOR_MEDIAN else time > bound
+
+
 def latency_evidence(signs: Rate) -> EValue:
     """Evidence that more than half of the windows are against the canary."""
     return against_bound(signs, EVEN)
@@ -110,17 +124,12 @@ def _slower(mine: Window, other: Window, ratio: float) -> bool | None:
 
 def _compared(mine: Window, other: Window) -> tuple[float, float] | None:
     """The compute times of both arms that are compared; None if one had too few requests."""
-    fewest = min(mine.n, other.n)
+    fewest = min(mine.asked, other.asked)
     if fewest < ENOUGH_FOR_MEDIAN:
         return None
     enough = fewest >= ENOUGH
     time, base = (mine.compute_p95, other.compute_p95) if enough else (mine.compute_p50, other.compute_p50)
     return None if time is None or base is None else (time, base)
-
-
-def _is_late(window: Window, bound: float) -> bool | None:
-    """None if it had too few requests, or of none the time is known."""
-    return window.request_p95 > bound if window.request_p95 is not None and window.n >= ENOUGH_FOR_MEDIAN else None
 
 
 def _both(canary: MergedArm, stable: MergedArm, hour: TrialHour | None) -> Iterator[tuple[Window, Window]]:

@@ -82,8 +82,8 @@ class Window(NamedTuple):
     Attributes:
         at: when it began by the replica's clock: seconds since 1970, divided by 10.
         n: requests. `asked`: their units; `errors`: units whose first request of the window failed.
-        compute_p50, compute_p95: milliseconds of compute. `request_p50`, `request_p95`: milliseconds of whole requests,
-            which a canary in a shadow trial does not have.
+        compute_p50, compute_p95: milliseconds of compute, of each unit's first request. `request_p50`, `request_p95`:
+            milliseconds of the whole of it, which a canary in a shadow trial does not have.
     """
 
     at: Annotated[int, Field(ge=0, lt=10**11)]

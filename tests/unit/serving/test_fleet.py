@@ -20,7 +20,7 @@ SAID: dict[str, Any] = {
     "loading": "loading v1.1.0 for 7 s (loader)", "manifest_sha256": "1" * 64, "weights_sha256": "2" * 64,
     "weights_count": 3, "golden_sha256": "3" * 64, "proved": "2026-01-01T00:00:00.000+00:00",
     "canary": "v1.1.0", "trial_problem": "", "observed": "2026-01-01T00:00:00.000+00:00", "observations_problem": "",
-    "when": "2026-01-01T00:00:00.000+00:00",
+    "started": "2026-01-01T00:00:00.000+00:00", "when": "2026-01-01T00:00:00.000+00:00",
 }  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(string.printable), st.lists, max_leaves=5

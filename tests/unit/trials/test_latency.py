@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.trials.evalues import Rate
 from registry.trials.latency import TrialHour, late_windows, latency_evidence, slower_windows
 from registry.trials.merge import MergedArm
-from registry.trials.observations import Window
+from registry.trials.observations import TrialStage, Window
 from registry.trials.quantiles import quantile
+from registry.trials.recorder import Counted, Recorder
 
 HOUR = TrialHour(1, 1000)
 
@@ -20,7 +22,9 @@ def arm(*windows: Window, replica: str = "a") -> MergedArm:
 
 
 def window(at: int, compute: float, n: int = 50, request: float | None = None, median: float | None = None) -> Window:
-    return Window(at=at, n=n, compute_p50=median, compute_p95=compute, request_p95=request)
+    return Window(
+        at=at, n=2 * n, asked=n, compute_p50=median, compute_p95=compute, request_p50=request, request_p95=request
+    )
 
 
 def test_windows_are_compared_at_the_same_time_and_replica() -> None:
@@ -46,6 +50,30 @@ def test_a_bound_counts_where_exactly_one_arm_is_late() -> None:
     alone = late_windows(canary, None, 220, HOUR)
     assert (alone.x, alone.n) == (2, 4)
     assert late_windows(arm(window(1000, 1), window(1001, 1, n=4, request=300)), None, 220, HOUR).n == 0
+
+
+def recorded(slow_share: float, units: int, slow_from: int = 0, seed: int = 3) -> MergedArm:
+    """An arm as replicas count it, in 60 windows; one unit asks with a share of the requests, and is slow."""
+    now, draw = [10_000.0], random.Random(seed)
+    recorder, stage = Recorder("a", "host", lambda: now[0]), TrialStage(1, "v1.0.0")
+    recorder.begin(stage)
+    for _ in range(60):
+        for _ in range(6 * units):
+            slow = draw.random() < slow_share
+            unit, mean = (0, 0.3) if slow else (1 + draw.randrange(units), 0.06)
+            took = draw.gauss(mean, 0.008)
+            recorder.record(stage, "stable", unit, Counted("answer", compute_seconds=took / 3, request_seconds=took))
+        now[0] += 10
+    return MergedArm("v", windows={"a": recorder.document().stages[0].arms["stable"].windows})
+
+
+@pytest.mark.parametrize(("share", "units"), [(0.01, 10), (0.1, 10), (0.1, 60), (0.5, 60)])
+def test_one_slow_client_makes_no_version_slow(share: float, units: int) -> None:
+    """Both versions are equally fast; the client's key is the canary's, in every window."""
+    canary, stable = recorded(share, units), recorded(0.0, 4 * units, seed=4)
+    for signs in (late_windows(canary, stable, 220, HOUR), slower_windows(canary, stable, 1.1, HOUR)):
+        assert not latency_evidence(signs).rejects(HOUR.alpha(0.01))
+    assert late_windows(canary, None, 220, HOUR) == Rate(0, 60)
 
 
 def test_windows_of_other_hours_do_not_count() -> None:
