@@ -28,6 +28,7 @@ _LATE = 4
 _WINDOWS_A_LOOK = 6
 _REQUESTS_A_WINDOW = 60
 _BROKEN_ASK = 20
+_SLOW = 3.0
 _ERROR = Counted("500", error=True)
 
 
@@ -51,6 +52,7 @@ class SimulatedTraffic:
         broken: keys whose requests always fail, whatever the version, and which ask twenty times as often as the mean.
         lasts, own: of the load: its correlation from window to window; and of each arm's own deviation from it, the
             spread in units of the logarithm. Both last.
+        slow: keys of the canary whose requests always take three times as long, whatever the version.
         labels_of_canary: by how much more often a label comes back for the canary.
         label_spread: of keys: how unequally they send labels back; 0 for all alike.
     """
@@ -62,6 +64,7 @@ class SimulatedTraffic:
     broken: int = 0
     lasts: float = 0.0
     own: float = 0.0
+    slow: int = 0
     labels_of_canary: float = 1.0
     label_spread: float = 0.0
     labelled: float = 0.3
@@ -73,6 +76,7 @@ NULLS = (
     SimulatedTraffic("Zipf keys", zipf=1.1),
     SimulatedTraffic("a few broken clients", broken=3),
     SimulatedTraffic("autocorrelated latency", lasts=0.97, own=0.08),
+    SimulatedTraffic("a slow client", slow=1),
     SimulatedTraffic("labels that come back unevenly", labels_of_canary=1.5, label_spread=1.5),
 )
 """Both versions are equal, and every rate is exactly at its bound: what is worse is to be rolled back."""
@@ -203,7 +207,10 @@ class _Latencies:
         share = weight / 100 if arm == "canary" else 1 - weight / 100
         n = int(self._draw.poisson(_REQUESTS_A_WINDOW * share))
         scale = self._truths[arm].milliseconds * np.exp(self._load[replica] + self._own[replica, arm])
-        times = np.sort(scale * self._draw.lognormal(0, 0.25, n)).tolist()
+        every = scale * self._draw.lognormal(0, 0.25, n)
+        if arm == "canary":
+            every[: self._traffic.slow] *= _SLOW
+        times = np.sort(every).tolist()
         if not times:
             return Window(at=at, n=0)
         p50, p95 = quantile(times, 0.5), quantile(times, 0.95)
