@@ -193,7 +193,10 @@ def _hmac(key: bytes, data: bytes) -> bytes:
 
 
 def _bad(why: str) -> BadReceipt:
-    return BadReceipt(f"this is no receipt that can be used: {why}", hint="send the X-Request-Id of an answer")
+    return BadReceipt(
+        f"this is no receipt that can be used: {why}",
+        hint="send the `request_id` in the body of an answer: its header X-Request-Id is none",
+    )
 
 
 def _in_file(file: Path) -> str:

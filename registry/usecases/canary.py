@@ -67,11 +67,14 @@ class Canaries:
 
         Raises:
             NotNow: another trial runs, no version is stable, or the channel is frozen.
-            BadInput: the version is stable, or the share is out of its bounds.
+            BadInput: the version is stable, the share is out of its bounds, or the policy has no such plan.
+            BadPolicy: the policy can't be read.
             GateRefused, ChannelMoved, MissingBlob, CorruptBlob, VersionForgotten, BadWeights, NotTrusted, Overwritten,
                 BrokenChain: see `Registry.promote`.
         """
         options, log = options or CanaryOptions(), self.wiring.channel(channel)
+        if options.plan is not None:
+            load_policy(self.wiring.settings.policy).trial_plan(options.plan)
         step, judged = _Start(options.start), PromoteOptions(options.force, options.expected)
         return by_gates(self.wiring, version, log, step, judged, reason=reason, dry_run=dry_run)
 

@@ -29,7 +29,7 @@ from tests.support.run_script import run
 from tests.support.run_ulora import ulora
 
 TEN = CanaryOptions(percent=10)
-SHADOW = CanaryOptions(shadow=True, plan="careful")
+SHADOW = CanaryOptions(shadow=True, plan="default")
 DECISION = "d" * 64
 FROZEN = (
     "format: 1\nchannels:\n  staging: {}\n  production:\n    freeze:\n"
@@ -52,6 +52,12 @@ def head_of(registry: Registry) -> tuple[str, ...]:
     head = registry.channel("production").head()
     assert head
     return (head.action, *head.live())
+
+
+def test_a_trial_by_a_plan_that_is_none_is_refused(registry: Registry) -> None:
+    with pytest.raises(BadInput, match="did you mean default"):
+        registry.canary.start("v3.0.0", options=CanaryOptions(percent=10, plan="defualt"), reason="a slip")
+    assert head_of(registry) == ("promote", "v2.0.0")
 
 
 def test_a_trial_starts_advances_and_becomes_stable(registry: Registry) -> None:
@@ -99,7 +105,7 @@ def test_a_shadow_trial_serves_stable_and_is_shown(registry: Registry) -> None:
     shown = registry.status().channels[1]
     assert shown.trial
     assert (shown.trial.share, shown.trial.percent, shown.trial.shadow_percent) == ("shadow 100%", 0, 100)
-    assert (shown.trial.plan, shown.trial.generation, shown.trial.is_baking) == ("careful", 3, False)
+    assert (shown.trial.plan, shown.trial.generation, shown.trial.is_baking) == ("default", 3, False)
     with pytest.raises(BadInput, match="answers nobody"):
         registry.canary.advance(to=50)
     registry.canary.advance()
@@ -344,12 +350,12 @@ def test_the_commands_say_what_they_did(registry: Registry, monkeypatch: pytest.
     assert said("canary", "start", "v3.0.0", "--percent", "10", "--dry-run") == (
         "v3.0.0 would be on trial (10%) beside v2.0.0 in production, generation 3"
     )
-    said("canary", "start", "v3.0.0", "--percent", "10", "--plan", "careful")
+    said("canary", "start", "v3.0.0", "--percent", "10", "--plan", "default")
     assert said("canary", "advance", "--to", "50") == (
         "v3.0.0 is on trial (50%) beside v2.0.0 in production, generation 4"
     )
     shown = ulora("status").out
-    assert "  trial             split 50%, plan careful, since " in shown
+    assert "  trial             split 50%, plan default, since " in shown
     assert "; begun at generation 3" in shown
     assert "v3.0.0 50%" in ulora("history").out
     assert said("canary", "abort", "--wait", "0") == ("production went from v3.0.0 to v2.0.0 by abort, generation 5")

@@ -125,3 +125,9 @@ def test_a_file_without_keys_is_refused(tmp_path: Path) -> None:
 
 def test_keys_are_not_shown() -> None:
     assert "kkk" not in repr(KEYS)
+
+
+def test_the_hint_names_the_field_that_has_the_receipt() -> None:
+    with pytest.raises(BadReceipt) as refused:
+        read(KEYS, "8c6e-the-header")
+    assert refused.value.hint.startswith("send the `request_id` in the body")
