@@ -91,6 +91,7 @@ class FleetFacts(DocumentPart):
         behind: live ones that serve an earlier record.
         contradicting: those that tell of other versions or another share than the record.
         unread: heartbeats and observations that can't be read, or are too many to be read.
+        records: generations from before the trial whose records can't be read.
     """
 
     live: _Count
@@ -100,6 +101,7 @@ class FleetFacts(DocumentPart):
     behind: NamedReplicas
     contradicting: NamedReplicas
     unread: NamedReplicas
+    records: NamedReplicas = NamedReplicas(count=0, names=())
 
 
 class Breaker(DocumentPart):

@@ -38,6 +38,7 @@ def fleet_facts(look: ChannelLook, stages: Mapping[int, TrialStage]) -> FleetFac
         behind=NamedReplicas.of({each.id for each in live if each.generation < look.head.generation}),
         contradicting=NamedReplicas.of(_contradicting(look.observations, stages)),
         unread=NamedReplicas.of(unread),
+        records=NamedReplicas.of({str(generation) for generation in look.unread}),
     )
 
 

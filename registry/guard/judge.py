@@ -177,6 +177,9 @@ def _fleet(facts: Facts) -> Iterator[GuardFinding]:
     ):
         if named.count:
             yield _of_fleet(about, "hold", f"{named.count}: {named}")
+    if fleet.records.count:
+        about = "records from before the trial that can't be read: `ulora history` tells more"
+        yield _of_fleet(about, "pass", f"generation {fleet.records}")
     for about, named in (
         ("replicas that do not have the canary", fleet.apart),
         ("replicas that follow an earlier record", fleet.behind),

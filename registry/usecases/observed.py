@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Generic, TypeVar
@@ -18,7 +18,7 @@ from registry.channels.record import Record
 from registry.errors import BadManifest, ObjectNotFound, StoreUnreachable, UloraError, first_line
 from registry.formats.document import Document
 from registry.parallel import in_parallel
-from registry.serving.fleet import MAX_REPLICAS, Heartbeat
+from registry.serving.fleet import GONE_AFTER, MAX_REPLICAS, Heartbeat
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
@@ -30,6 +30,8 @@ _MAX_LISTED = 100_000
 _TOLERANCE = 60
 """Seconds that a replica's clock may be wrong until its windows are moved: comparing times to the second moves them too
 much."""
+_ROUNDED = 2
+"""Seconds by which times of the store may differ, as some are in whole seconds."""
 _EPOCH = datetime.min.replace(tzinfo=UTC)
 Kind = TypeVar("Kind", bound=Document)
 
@@ -60,6 +62,7 @@ class ChannelLook:
         now: by the store's clock.
         written: when each record was written, by generation.
         left_out: heartbeats and observations beyond the most that are read.
+        unread: why records from before the trial can't be read, by generation; they are not among `records`.
     """
 
     head: Record
@@ -69,6 +72,7 @@ class ChannelLook:
     heartbeats: tuple[SeenObject[Heartbeat], ...] = ()
     observations: tuple[SeenObject[Observations], ...] = ()
     left_out: int = 0
+    unread: Mapping[int, str] = field(default_factory=dict)
 
     def age(self, record: Record) -> int:
         """Whole seconds since a record was written."""
@@ -91,7 +95,7 @@ class WatchedChannel:
 
         Raises:
             StoreUnreachable, StoreDenied: they can't be read.
-            BadManifest, BrokenChain, ObjectNotFound: one is damaged, or missing.
+            BadManifest, BrokenChain, ObjectNotFound: one of the trial is damaged, or missing.
         """
         head, age = self._log.head_and_age()
         if head is None:
@@ -99,14 +103,16 @@ class WatchedChannel:
         now = self._store.now()
         oldest = max(1, head.generation - MAX_RECORDS)
         trial = head.running_trial or head.baking
-        began = [trial.started_generation] if trial and trial.started_generation < oldest else []
+        needed = trial.started_generation if trial else head.generation
+        began = [needed] if needed < oldest else []
         generations = [*range(head.generation - 1, oldest - 1, -1), *began]
-        self._read_records(generations)
-        self._records = {generation: self._records[generation] for generation in generations}
+        unread = self._read_records(generations, needed)
+        found = [generation for generation in generations if generation in self._records]
+        self._records = {generation: self._records[generation] for generation in found}
         written = {generation: when for generation, (_, when) in self._records.items()}
         return ChannelLook(
-            head, tuple(self._records[generation][0] for generation in generations), now,
-            {head.generation: now - timedelta(seconds=max(0.0, age)), **written},
+            head, tuple(self._records[generation][0] for generation in found), now,
+            {head.generation: now - timedelta(seconds=max(0.0, age)), **written}, unread=unread,
         )  # fmt: skip
 
     def with_replicas(self, look: ChannelLook) -> ChannelLook:
@@ -115,22 +121,38 @@ class WatchedChannel:
         Raises:
             StoreUnreachable, StoreDenied: they can't be listed, or the store does not answer.
         """
-        heartbeats, unseen = self._heartbeats.read(look.now)
-        observations, uncounted = self._observations.read(look.now)
-        return ChannelLook(
-            look.head, look.records, look.now, look.written, tuple(heartbeats), tuple(observations),
-            unseen + uncounted,
-        )  # fmt: skip
+        hour_ago = look.now - timedelta(seconds=GONE_AFTER)
+        heartbeats, unseen = self._heartbeats.read(look.now, hour_ago)
+        observations, uncounted = self._observations.read(look.now, _began(look))
+        return replace(
+            look, heartbeats=tuple(heartbeats), observations=tuple(observations), left_out=unseen + uncounted
+        )
 
-    def _read_records(self, generations: Iterable[int]) -> None:
-        def read(generation: int) -> tuple[int, Record, datetime]:
+    def _read_records(self, generations: Iterable[int], needed: int) -> dict[int, str]:
+        """Read those that are not known; returns what is wrong with those before the one that is `needed`."""
+        unread = dict[int, str]()
+
+        def read(generation: int) -> None:
             key = layout.record(self._log.model, self._log.name, generation)
-            stored = self._store.get(key, Record.LIMIT)
-            return generation, Record.parse(stored.body, key), stored.modified
+            try:
+                stored = self._store.get(key, Record.LIMIT)
+                self._records[generation] = Record.parse(stored.body, key), stored.modified
+            except StoreUnreachable:
+                raise
+            except UloraError as error:
+                if generation >= needed:
+                    raise
+                unread[generation] = first_line(error)
 
-        missing = [generation for generation in generations if generation not in self._records]
-        for generation, record, modified in in_parallel(read, missing):
-            self._records[generation] = record, modified
+        in_parallel(read, [generation for generation in generations if generation not in self._records])
+        return unread
+
+
+def _began(look: ChannelLook) -> datetime:
+    """When the trial began: what was written last before that tells nothing of it. All time, if that is not known."""
+    trial = look.head.running_trial or look.head.baking
+    written = look.written.get(trial.started_generation) if trial else None
+    return written - timedelta(seconds=_ROUNDED) if written else _EPOCH
 
 
 class _Folder(Generic[Kind]):
@@ -140,9 +162,10 @@ class _Folder(Generic[Kind]):
         self._store, self._folder, self._kind, self._id_of = store, folder, kind, id_of
         self._known: dict[str, tuple[str, Kind | None, str]] = {}
 
-    def read(self, now: datetime) -> tuple[list[SeenObject[Kind]], int]:
-        """The newest of them, in the order of their ids, and how many are left out."""
-        infos = list(islice(self._store.list(self._folder), _MAX_LISTED))
+    def read(self, now: datetime, since: datetime) -> tuple[list[SeenObject[Kind]], int]:
+        """The newest of those written since then, in the order of their ids, and how many of these are left out."""
+        listed = islice(self._store.list(self._folder), _MAX_LISTED)
+        infos = [info for info in listed if info.modified is None or info.modified >= since]
         newest = heapq.nlargest(MAX_REPLICAS, infos, key=lambda info: info.modified or _EPOCH)
         newest.sort(key=lambda info: info.key)
         in_parallel(self._fetch, [info for info in newest if not self._is_known(info)])

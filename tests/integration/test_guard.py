@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from registry.guard.notifiers import Notifiers
 from registry.guard.webhook import Attempt
 from registry.names import VersionName
 from registry.store import layout
+from registry.usecases.observed import WatchedChannel
 from registry.usecases.options import CanaryOptions
 from tests.integration.test_races import together
 from tests.servers.proxy import Proxy, unavailable
@@ -399,3 +400,37 @@ def test_the_note_is_an_artifact_of_the_version_in_mlflow(watched: Watched, trac
     name = f"incident-production-{looked.decision[:12]}.md"
     files = client(watched.registry).list_logged_model_artifacts(found.model_id)
     assert name in {file.path for file in files}
+
+
+# --- what was there before the trial ---------------------------------------------------------------------------------
+
+
+def test_records_from_before_the_trial_are_told_and_not_needed(watched: Watched) -> None:
+    registry = watched.registry
+    for version in ("v2.0.0", "v3.0.0", "v1.0.0"):
+        registry.promote(version, "production")
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    registry.store.overwrite(layout.record(registry.model, "production", 2), b"junk")
+    registry.store.delete(layout.record(registry.model, "production", 1))
+    assert watched.look().action == "rollback"
+    (decision,) = watched.decisions()
+    assert decision.facts.fleet.records.names == ("1", "2")
+    assert any("records from before the trial" in told for told in watched.told())
+
+
+def test_observations_from_before_the_trial_are_not_read(watched: Watched) -> None:
+    registry = watched.registry
+    watched.start()
+    watched.fleet.ask(watched.head, 300)
+    watched.write()
+    registry.store.overwrite(layout.observation(registry.model, "production", "old"), b"junk")
+    view = WatchedChannel(registry.store, registry.channel("production"))
+    look = view.records()
+    assert look
+    for hours, seen in ((-1, ["a", "b", "c", "old"]), (1, [])):
+        written = {**look.written, look.head.generation: look.now + timedelta(hours=hours)}
+        found = view.with_replicas(replace(look, written=written))
+        assert [each.id for each in found.observations] == seen
+        assert len(found.heartbeats) == 3
