@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from benchmarks.trials.rivals import ArmTotals
-from registry.trials.merge import MergedStage, merged
+from registry.trials.merge import MergedStage, counted_in
 from registry.trials.observations import WINDOW_SECONDS, ArmName, TrialStage, Window
 from registry.trials.quantiles import quantile
 from registry.trials.receipts import OOD_LABEL, ArmAnswer, Receipt
@@ -147,8 +147,8 @@ class _Trial:
             self.recorders[replica].label(of_stage, receipt, label)
         self.windows.go_on(int(self.now // WINDOW_SECONDS), stage)
         self.now += _WINDOWS_A_LOOK * WINDOW_SECONDS
-        found = merged([recorder.document() for recorder in self.recorders])
-        stages = tuple(self.windows.added_to(found[one.trial, one.generation]) for one in self.stages[: place + 1])
+        found = [recorder.document() for recorder in self.recorders]
+        stages = tuple(self.windows.added_to(counted_in(one, found)) for one in self.stages[: place + 1])
         return Look(stages, self.began, self.now, ArmTotals(*self.totals["canary"], *self.totals["stable"]))
 
     def _request(self, number: int, stage: TrialStage, arm: ArmName, key: int, chance: list[float]) -> None:

@@ -18,7 +18,7 @@ from registry.machine.provenance import release
 from registry.trials.counts import events_between, rate_of
 from registry.trials.evalues import RATIOS, ArmEvents, Rate
 from registry.trials.latency import TrialHour, compute_ratios, is_late, late_windows, slower_windows, whole
-from registry.trials.merge import MergedArm, MergedStage, counted_in, merged
+from registry.trials.merge import MergedArm, MergedStage, counted_in
 from registry.trials.observations import BASES, ArmName, TrialStage, Window
 from registry.trials.stages import stage_of_record
 from registry.usecases.observed import ChannelLook
@@ -112,7 +112,7 @@ def _ages(look: ChannelLook, trial: Trial) -> Ages:
 
 
 def _count(look: ChannelLook, stages: Sequence[TrialStage]) -> _Counted:
-    told = merged(seen.document for seen in look.observations if seen.document)
+    told = [seen.document for seen in look.observations if seen.document]
     trial = [counted_in(stage, told) for stage in stages if stage.canary]
     return _Counted(trial, counted_in(stages[-1], told) if look.head.baking else None)
 

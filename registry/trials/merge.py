@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from registry.trials.observations import BASES, FIRST, ArmCounts, ArmName, Observations, StageCounts, TrialStage, Window
 from registry.trials.units import Units
 
-StageKey = tuple[str, int]
-"""A trial's id, empty where none runs, and the generation."""
-
 
 @dataclass
 class MergedArm:
@@ -43,7 +40,7 @@ class MergedStage:
 
     Attributes:
         replicas: that have counted in it, in order.
-        contradicting: replicas that are left out, since they tell of other versions or another weight than most.
+        contradicting: replicas that are left out, since they tell of other versions or another weight.
         pairs: by replica.
     """
 
@@ -54,29 +51,28 @@ class MergedStage:
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def merged(observations: Iterable[Observations]) -> dict[StageKey, MergedStage]:
-    """All stages that any replica tells of, in order."""
-    told: dict[StageKey, dict[TrialStage, dict[str, list[StageCounts]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
+def merged(observations: Iterable[Observations]) -> dict[TrialStage, MergedStage]:
+    """All stages that any replica tells of, in order. Which of them are true, only records say: see `counted_in`."""
+    every = list(observations)
+    stages = {counts.stage for each in every for counts in each.stages}
+    return {stage: counted_in(stage, every) for stage in sorted(stages)}
+
+
+def counted_in(stage: TrialStage, observations: Iterable[Observations]) -> MergedStage:
+    """What was counted in a stage that a record began. Replicas that tell of another one by its number hide nothing of
+    it, however many they are."""
+    told, others = defaultdict[str, list[StageCounts]](list), set[str]()
     for each in observations:
         for counts in each.stages:
-            told[counts.trial, counts.generation][counts.stage][each.replica].append(counts)
-    return {key: _stage(told[key]) for key in sorted(told, key=lambda key: (key[1], key[0]))}
+            if counts.stage == stage:
+                told[each.replica].append(counts)
+            elif (counts.trial, counts.generation) == (stage.trial, stage.generation):
+                others.add(each.replica)
+    return _stage(stage, told, others)
 
 
-def counted_in(stage: TrialStage, told: Mapping[StageKey, MergedStage]) -> MergedStage:
-    """What was counted in a stage; nothing, if replicas tell of another one by this number."""
-    found = told.get((stage.trial, stage.generation))
-    if found and found.stage == stage:
-        return found
-    arms: dict[ArmName, MergedArm] = {"stable": MergedArm(stage.stable)}
-    return MergedStage(stage, arms | ({"canary": MergedArm(stage.canary)} if stage.canary else {}), ())
-
-
-def _stage(told: Mapping[TrialStage, Mapping[str, list[StageCounts]]]) -> MergedStage:
-    stage = max(told, key=lambda one: (len(told[one]), one))
-    replicas = {name: told[stage][name] for name in sorted(told[stage])}
+def _stage(stage: TrialStage, told: Mapping[str, list[StageCounts]], others: set[str]) -> MergedStage:
+    replicas = {name: told[name] for name in sorted(told)}
     names: list[ArmName] = ["stable", "canary"] if stage.canary else ["stable"]
     return MergedStage(
         stage=stage,
@@ -85,7 +81,7 @@ def _stage(told: Mapping[TrialStage, Mapping[str, list[StageCounts]]]) -> Merged
             for arm in names
         },
         replicas=tuple(replicas),
-        contradicting=tuple(sorted({name for other in told if other != stage for name in told[other]} - set(replicas))),
+        contradicting=tuple(sorted(others - set(replicas))),
         pairs={name: _largest(one.pairs for one in ones) for name, ones in replicas.items()},
     )
 

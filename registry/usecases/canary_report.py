@@ -13,7 +13,7 @@ from registry.evidence.trial_report import ReportedTrial, TrialReport, report_of
 from registry.formats.html import HtmlTable
 from registry.names import VersionName
 from registry.serving.fleet import SILENT_AFTER
-from registry.trials.merge import counted_in, merged
+from registry.trials.merge import counted_in
 from registry.trials.observations import TrialStage
 from registry.trials.stages import stage_of_record
 from registry.usecases.observed import ChannelLook, WatchedChannel
@@ -48,7 +48,7 @@ def report(wiring: Wiring, channel: str, options: ReportOptions) -> CanaryReport
     stages = _stages(during)
     view = WatchedChannel(wiring.store, log)
     look = view.with_replicas(ChannelLook(records[0], (), wiring.store.now(), {}))
-    told = merged(seen.document for seen in look.observations if seen.document)
+    told = [seen.document for seen in look.observations if seen.document]
     counted = [counted_in(stage, told) for stage in stages]
     if end and not any(stage.replicas for stage in counted):
         raise NotFound(

@@ -74,7 +74,7 @@ def observed(shop: Shop, channel: str = "production") -> list[Observations]:
 
 def stage_in_store(shop: Shop, generation: int) -> MergedStage | None:
     """What all replicas have counted in a stage."""
-    return next((stage for key, stage in merged(observed(shop)).items() if key[1] == generation), None)
+    return next((stage for key, stage in merged(observed(shop)).items() if key.generation == generation), None)
 
 
 def _position(shop: Shop, log: Channel) -> ChannelPosition:

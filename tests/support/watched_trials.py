@@ -15,7 +15,7 @@ from registry.evidence.policy import Policy, parse_policy
 from registry.evidence.trial_report import ReportedTrial, TrialReport, report_of
 from registry.serving.fleet import Heartbeat
 from registry.store import layout
-from registry.trials.merge import MergedStage, counted_in, merged
+from registry.trials.merge import MergedStage, counted_in
 from registry.trials.observations import ArmName, Observations, TrialStage
 from registry.trials.receipts import OOD_LABEL, ArmAnswer, Receipt
 from registry.trials.recorder import Counted, Recorder
@@ -209,7 +209,7 @@ class Fleet:
 
 def stages_of(records: list[Record], observations: Iterable[Observations]) -> list[MergedStage]:
     """What was counted in the stages of the only trial of these records."""
-    told = merged(observations)
+    told = list(observations)
     stages = [stage_of_record(record) for record in records if record.running_trial]
     return [counted_in(stage, told) for stage in stages if stage]
 

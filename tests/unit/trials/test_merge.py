@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.trials.merge import MergedStage, merged
+from registry.trials.merge import MergedStage, counted_in, merged
 from registry.trials.observations import Observations, TrialStage
 from registry.trials.receipts import ArmAnswer, Receipt
 from registry.trials.recorder import Counted, Recorder
@@ -103,7 +103,7 @@ def test_units_are_those_that_anybody_saw(events: list[tuple[str, TrialStage, st
             seen = [(unit, what) for _, where, to, unit, what in events if where == stage and to in (arm, *any_arm)]
             asked = {unit for unit, what in seen if what in ("fine", "failed", "flagged")}
             failed = {unit for unit, what in seen if what == "failed"}
-            merged_stage = found.get((stage.trial, stage.generation))
+            merged_stage = found.get(stage)
             if asked:
                 assert merged_stage is not None
                 assert set(merged_stage.arms[arm].of("asked")) == asked
@@ -119,7 +119,7 @@ def one(replica: str, stage: TrialStage, *requests: tuple[int, bool]) -> Observa
     return recorder.document()
 
 
-def only(found: dict[tuple[str, int], MergedStage]) -> MergedStage:
+def only(found: dict[TrialStage, MergedStage]) -> MergedStage:
     (stage,) = found.values()
     return stage
 
@@ -140,9 +140,17 @@ def test_counts_for_people_stay_apart_by_replica() -> None:
 def test_replicas_that_tell_of_other_versions_are_left_out() -> None:
     other = TrialStage(2, "v1.0.0", "v9.0.0", TRIAL, "split", 10.0)
     told = [one("a", other, (1, True)), one("b", STAGES[1], (2, False)), one("c", STAGES[1], (3, False))]
-    stage = only(merged(told))
+    stage = counted_in(STAGES[1], told)
     assert (stage.stage, stage.replicas, stage.contradicting) == (STAGES[1], ("b", "c"), ("a",))
     assert set(stage.arms["stable"].of("asked")) == {2, 3}
+
+
+def test_a_majority_that_lies_hides_no_true_count() -> None:
+    other = TrialStage(2, "v1.0.0", "v2.0.0", TRIAL, "split", 11.0)
+    told = [one("a", STAGES[1], (1, True)), *(one(f"x{number}", other, (2, False)) for number in range(4))]
+    stage = counted_in(STAGES[1], told)
+    assert (stage.replicas, set(stage.arms["stable"].of("error"))) == (("a",), {1})
+    assert stage.contradicting == ("x0", "x1", "x2", "x3")
 
 
 def test_nothing_is_merged_to_nothing() -> None:
