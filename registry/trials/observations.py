@@ -7,7 +7,7 @@ The store is the bus: the guard reads these objects and no replica. `registry.tr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -45,6 +45,9 @@ _Text = Annotated[str, Field(max_length=120)]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,40}$")]
 _Count = Annotated[int, Field(ge=0, lt=10**15)]
 _Milliseconds = Annotated[float, Field(ge=0, lt=MAX_NUMBER, allow_inf_nan=False)]
+
+
+_UNITS = frozenset((*EVENTS, *(FIRST + event for event in BASES)))
 
 
 @dataclass(frozen=True, order=True)
@@ -113,6 +116,14 @@ class ArmCounts(DocumentPart):
     windows: tuple[Window, ...] = Field(default=(), max_length=MAX_WINDOWS)
     memory_mb: Annotated[float, Field(ge=0, lt=MAX_NUMBER, allow_inf_nan=False)] | None = None
     failures: dict[_Name, _Count] = Field(default_factory=dict, max_length=20)
+
+    @field_validator("units", mode="before")
+    @classmethod
+    def _of_known_events(cls, units: Any) -> Any:
+        """Those of a later release, or of somebody who fills the guard's memory, are not even unpacked."""
+        if not isinstance(units, dict):
+            return units
+        return {event: found for event, found in units.items() if event in _UNITS}
 
 
 class StageCounts(DocumentPart):

@@ -6,8 +6,6 @@ import base64
 import binascii
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import PlainSerializer, PlainValidator
@@ -19,15 +17,20 @@ _MAX_TEXT = 12_000
 """Characters of the longest text: units in any number and order take fewer than 11,000."""
 
 
-@dataclass(frozen=True)
 class Units:
-    """A set of units. Immutable.
+    """A set of units. Immutable. One that was read stays packed, as a guard holds those of all replicas."""
 
-    Attributes:
-        bits: bit n is set if unit n is in the set.
-    """
+    __slots__ = ("_bits", "_packed")
 
-    bits: int = 0
+    def __init__(self, bits: int = 0) -> None:
+        """Bit n is set if unit n is in the set."""
+        self._bits: int | None = bits
+        self._packed = ""
+
+    @property
+    def bits(self) -> int:
+        """Bit n is set if unit n is in the set."""
+        return _unpacked(self._packed) if self._bits is None else self._bits
 
     @classmethod
     def of(cls, units: Iterable[int]) -> Self:
@@ -44,25 +47,25 @@ class Units:
         Raises:
             ValueError: it is not such a text, or too long.
         """
-        if len(text) > _MAX_TEXT:
-            raise ValueError("a text of units is too long")
-        try:
-            packed = base64.b64decode(text.encode("ascii"), validate=True)
-            reader = zlib.decompressobj()
-            bitmap = reader.decompress(packed, _BYTES + 1)  # never more of it, however much there is
-        except (binascii.Error, UnicodeEncodeError, zlib.error) as error:
-            raise ValueError(f"not a text of units: {error}") from error
-        if len(bitmap) != _BYTES or not reader.eof or reader.unused_data:
-            raise ValueError(f"a text of units does not hold exactly {_BYTES} bytes")
-        return cls(int.from_bytes(bitmap, "little"))
+        _unpacked(text)
+        found = cls()
+        found._bits, found._packed = None, text
+        return found
 
     def to_text(self) -> str:
         """The bitmap, unit 0 in the lowest bit of the first byte, compressed by zlib, in base64."""
-        return self._text
-
-    @cached_property
-    def _text(self) -> str:
+        if self._packed:
+            return self._packed
         return base64.b64encode(zlib.compress(self.bits.to_bytes(_BYTES, "little"))).decode("ascii")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Units) and self.bits == other.bits
+
+    def __hash__(self) -> int:
+        return hash(self.bits)
+
+    def __repr__(self) -> str:
+        return f"Units({self.bits})"
 
     def __or__(self, other: Units) -> Units:
         return Units(self.bits | other.bits)
@@ -106,6 +109,25 @@ class GrowingUnits:
     def frozen(self) -> Units:
         """The set as it is now."""
         return Units(int.from_bytes(self._bitmap, "little"))
+
+
+def _unpacked(text: str) -> int:
+    """The bits of a text.
+
+    Raises:
+        ValueError: it is not such a text, or too long.
+    """
+    if len(text) > _MAX_TEXT:
+        raise ValueError("a text of units is too long")
+    try:
+        packed = base64.b64decode(text.encode("ascii"), validate=True)
+        reader = zlib.decompressobj()
+        bitmap = reader.decompress(packed, _BYTES + 1)  # never more of it, however much there is
+    except (binascii.Error, UnicodeEncodeError, zlib.error) as error:
+        raise ValueError(f"not a text of units: {error}") from error
+    if len(bitmap) != _BYTES or not reader.eof or reader.unused_data:
+        raise ValueError(f"a text of units does not hold exactly {_BYTES} bytes")
+    return int.from_bytes(bitmap, "little")
 
 
 def _read(value: Any) -> Units:

@@ -2,12 +2,14 @@
 
 import base64
 import random
+import tracemalloc
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.trials.observations import ArmCounts
 from registry.trials.units import GrowingUnits, Units
 
 SETS = st.sets(st.integers(0, 65_535), max_size=50)
@@ -62,3 +64,22 @@ def packed(data: bytes) -> str:
 def test_a_text_that_is_no_set_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="units"):
         Units.from_text(text)
+
+
+def test_units_that_were_read_stay_packed() -> None:
+    """A guard holds those of all replicas: a bitmap with its highest bit set is 8 KB, its text is short."""
+    top = Units.of([65_535]).to_text()
+    tracemalloc.start()
+    kept = [Units.from_text(top) for _ in range(200)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 200 * 1000
+    assert all(65_535 in units for units in kept)
+
+
+def test_events_that_nobody_knows_are_not_kept() -> None:
+    text = Units.of([1]).to_text()
+    found = ArmCounts.model_validate(
+        {"version": "v1.0.0", "units": {"asked": text, "later": text, "first_wrong": text}}
+    )
+    assert set(found.units) == {"asked", "first_wrong"}
