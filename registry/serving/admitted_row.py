@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from registry.serving import rows as of_versions
+from registry.serving.byte_budget import HeldBytes
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
 from registry.serving.observer import RowOutcome, SettledRow
 from registry.serving.routing import Route
@@ -20,19 +22,36 @@ class ShadowRow:
     """The same image for the canary of a shadow trial.
 
     Attributes:
-        loaded, prepared: None once nothing will be computed any more.
-        nbytes: bytes of memory that it takes beside those of stable's row, whose pixels it may share.
+        loaded: None once nothing will be computed any more.
+        image, target: what it reads itself; None if it has adopted the row of stable.
+        prepared: None until it was read.
+        held: the bytes of the image.
         outcome: what the canary made of it; None until then, and for ever if there was no time.
     """
 
     loaded: Loaded | None
+    image: Any = None
+    target: Any = None
     prepared: PreparedRow | None = None
-    nbytes: int = 0
+    held: HeldBytes | None = None
     outcome: RowOutcome | None = None
+
+    def read(self) -> None:
+        """Read the image, unless that is done. What fails, or needs no computing, is the outcome."""
+        if self.loaded is None or self.prepared is not None or self.outcome is not None:
+            return
+        try:
+            self.prepared = of_versions.prepare(self.loaded, self.image, self.target)
+            if self.prepared.answer is not None:
+                self.outcome = RowOutcome(self.prepared.answer)
+        except BaseException as error:  # of any kind: it is only told
+            self.outcome = RowOutcome(error=error, while_reading=True)
 
     def release(self) -> None:
         """Let the version and the pixels leave memory."""
-        self.loaded = self.prepared = None
+        self.loaded = self.image = self.prepared = None
+        if self.held is not None:
+            self.held.release()
 
 
 @dataclass(eq=False)
@@ -76,11 +95,16 @@ class AdmittedRow:
         """What the canary made of it, in a shadow trial."""
         return self.shadow.outcome if self.shadow else None
 
+    def take_shadow(self) -> ShadowRow | None:
+        """What the canary will compute after this row's answer; whoever takes it releases it."""
+        shadow, self.shadow = self.shadow, None
+        return shadow
+
     def shed(self) -> None:
         """Do not ask the canary."""
-        if self.shadow is not None:
-            self.shadow.release()
-            self.shadow, self.was_shed = None, True
+        if (shadow := self.take_shadow()) is not None:
+            shadow.release()
+            self.was_shed = True
 
     def settled(self, outcome: RowOutcome, now: float) -> SettledRow:
         """What is told of it, before its future is done."""

@@ -1,12 +1,15 @@
 """Compute a batch: its rows together, those of the canary in a shadow trial with them, and each alone where that fails.
 
 In a shadow trial the canary computes the images of stable's rows too. These rows come second: they take the room that a
-batch has left, when nothing else waits and no row would be late for it; else they are shed. What the canary does can
-cost no row its answer: a pass that fails is done again without it, and it is not let into stable's passes any more.
+batch has left, when nothing else waits, no row would be late for it, and none waits for it for long; else they are
+shed. What the canary does can cost no row its answer: a pass that fails is done again without it, and it is let into no
+pass of stable any more; if one took too long, for a time.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -23,6 +26,16 @@ _WEIGHT = 0.2
 """Of the newest pass in the mean time that the canary's own passes take for a row."""
 _MARGIN = 2.0
 """Such a pass is begun before stable's answers are given only if there is time for so many times its mean."""
+SHADOW_SECONDS = 0.1
+"""That rows of stable may wait for passes of the canary's own, by its pace: 5% of the deadline by default. Where stable
+takes longer for an image, as long as that. A canary that takes longer is shed."""
+AGAIN_SECONDS = 600.0
+"""After which a canary that was too slow is tried once more: a single slow pass says little."""
+
+_SLOW = 3.0
+"""Times what so many rows take, after which a pass that the canary was in took too long."""
+
+_log = logging.getLogger(__name__)
 
 
 class _Computable(Protocol):
@@ -49,14 +62,52 @@ def room_for_shadows(rows: Sequence[AdmittedRow], waiting: int, limit: int, seco
     return most if most > 0 and not waiting and now + seconds(len(rows) + most) <= earliest else 0
 
 
+class _CanaryPace:
+    """How long a canary takes for an image in passes of its own, its reading included.
+
+    Attributes:
+        limit: seconds that stable's rows may wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.limit = SHADOW_SECONDS
+        self._version, self._mean, self._noted, self._warned = "", 0.0, 0.0, ""
+
+    def note(self, version: str, seconds: float) -> None:
+        """It took so many seconds for an image."""
+        if version != self._version or self._mean > self.limit:  # the first, or another try
+            self._mean = seconds
+        else:
+            self._mean += _WEIGHT * (seconds - self._mean)
+        self._version, self._noted = version, time.monotonic()
+        if self._mean > self.limit and self._warned != version:
+            self._warned = version
+            _log.warning(
+                "the canary %s takes %.2f s for an image, but stable's requests may wait for %.2f s: its images are "
+                "shed, and it is tried again every %g s", version, self._mean, self.limit, AGAIN_SECONDS,
+            )  # fmt: skip
+
+    def is_in_time(self, version: str, images: int, expires: float) -> bool:
+        """Whether it can compute so many images before the answers of stable are given."""
+        seconds = self._mean * images
+        if version != self._version or seconds > self.limit:
+            return False
+        return time.monotonic() + _MARGIN * seconds <= expires
+
+    def is_too_slow(self, version: str) -> bool:
+        """Whether not even one image is to be computed now."""
+        slow = version == self._version and self._mean > self.limit
+        return slow and time.monotonic() < self._noted + AGAIN_SECONDS
+
+
 class BatchComputer:
     """Computes batches, in the one thread that calls it."""
 
     def __init__(self, observer: BatchObserver) -> None:
         self._observer = observer
         self._prepared_for: WeakSet[type] = WeakSet()
-        self._suspect = ""
-        self._pace: tuple[str, float] = "", 0.0
+        self._suspect, self._suspect_until = "", math.inf
+        self._pace = _CanaryPace()
 
     def prepare_for(self, loaded: Loaded) -> None:
         """Let the first version of a class set up this thread."""
@@ -64,13 +115,18 @@ class BatchComputer:
             loaded.begin_computing()
             self._prepared_for.add(type(loaded))
 
-    def compute(self, rows: Sequence[AdmittedRow]) -> int:
-        """Compute rows, with those of the canary that can go through the same passes. Returns how many that were."""
+    def compute(self, rows: Sequence[AdmittedRow], seconds: Callable[[int], float]) -> int:
+        """Compute rows, with those of the canary that can go through the same passes. Returns how many that were.
+
+        Args:
+            seconds: says how long so many rows take.
+        """
+        self._pace.limit = max(SHADOW_SECONDS, seconds(1))
         groups: dict[Hashable, list[AdmittedRow]] = {}
         for row in rows:
             if row.prepared is not None:
                 groups.setdefault(of_versions.group_of(row.loaded, row.prepared), []).append(row)
-        return sum(self._compute_group(group, members) for group, members in groups.items())
+        return sum(self._compute_group(group, members, seconds) for group, members in groups.items())
 
     def give(self, rows: Sequence[AdmittedRow], is_idle: Callable[[], bool]) -> None:
         """Give computed rows their answers. What the canary computes apart from stable comes before that if its pace is
@@ -81,18 +137,21 @@ class BatchComputer:
             self._compute_apart([row.shadow for row in apart if row.shadow])
             self._observer.settled([_give_one(row) for row in apart])
         elif apart:
-            # Copies, because the row's own leaves memory with its answer.
-            given = [(replace(row.shadow), _give_one(row)) for row in apart if row.shadow]
+            given = [(row.take_shadow(), _give_one(row)) for row in apart]
             self._observer.settled([self._afterwards(shadow, told, is_idle) for shadow, told in given])
 
     # --- passes ------------------------------------------------------------------------------------------------------
 
-    def _compute_group(self, group: Hashable, rows: list[AdmittedRow]) -> int:
+    def _compute_group(self, group: Hashable, rows: list[AdmittedRow], seconds: Callable[[int], float]) -> int:
         shadows = [row.shadow for row in rows if row.shadow and self._goes_along(row.shadow, group)]
         if shadows:
+            began, count = time.monotonic(), len(rows) + len(shadows)
+            usual = seconds(count)
             if self._pass([*rows, *shadows]):
-                return len(rows) + len(shadows)
-            self._suspect = _version(shadows[0])
+                if time.monotonic() - began > SHADOW_SECONDS + _SLOW * usual:
+                    self._suspect, self._suspect_until = _version(shadows[0]), time.monotonic() + AGAIN_SECONDS
+                return count
+            self._suspect, self._suspect_until = _version(shadows[0]), math.inf
         if not self._pass(rows) and len(rows) > 1:
             self._compute_each(rows)
         return len(rows)
@@ -127,40 +186,44 @@ class BatchComputer:
 
     def _goes_along(self, shadow: ShadowRow, group: Hashable) -> bool:
         """Whether a row of the canary goes through the pass of a group."""
-        if shadow.loaded is None or shadow.prepared is None or shadow.outcome or _version(shadow) == self._suspect:
+        if shadow.loaded is None or shadow.prepared is None or shadow.outcome or self._is_suspect(_version(shadow)):
             return False
         return of_versions.group_of(shadow.loaded, shadow.prepared) == group
 
+    def _is_suspect(self, version: str) -> bool:
+        return version == self._suspect and time.monotonic() < self._suspect_until
+
     def _is_in_time(self, rows: Sequence[AdmittedRow]) -> bool:
         """Whether the canary can compute rows apart from stable, before any of their answers is late."""
-        version, seconds = self._pace
-        if not rows[0].shadow or version != _version(rows[0].shadow) or version == self._suspect:
-            return False
-        return time.monotonic() + _MARGIN * seconds * len(rows) <= min(row.expires for row in rows)
+        version, expires = _version(rows[0].shadow), min(row.expires for row in rows)
+        return not self._is_suspect(version) and self._pace.is_in_time(version, len(rows), expires)
 
     def _compute_apart(self, shadows: list[ShadowRow]) -> None:
         """Rows of the canary in passes of its own, e.g. because it has another backbone."""
-        version, groups = _version(shadows[0]), dict[Hashable, list[ShadowRow]]()
+        began, version, groups = time.monotonic(), _version(shadows[0]), dict[Hashable, list[ShadowRow]]()
         for shadow in shadows:
-            if shadow.loaded is not None and shadow.prepared is not None:
+            shadow.read()
+            if shadow.loaded is not None and shadow.prepared is not None and shadow.outcome is None:
                 groups.setdefault(of_versions.group_of(shadow.loaded, shadow.prepared), []).append(shadow)
-        began = time.monotonic()
         if not all([self._pass(group) for group in groups.values()]):
-            self._suspect = version
-        self._note_pace(version, (time.monotonic() - began) / len(shadows))
+            self._suspect, self._suspect_until = version, math.inf
+        self._pace.note(version, (time.monotonic() - began) / len(shadows))
 
-    def _afterwards(self, shadow: ShadowRow, told: SettledRow, is_idle: Callable[[], bool]) -> SettledRow:
+    def _afterwards(self, shadow: ShadowRow | None, told: SettledRow, is_idle: Callable[[], bool]) -> SettledRow:
         """What is told of a row that got its answer before the canary has computed it."""
-        if not is_idle():
-            return replace(told, was_shed=True)
-        began, version = time.monotonic(), _version(shadow)
-        if self._pass([shadow]):
-            self._note_pace(version, time.monotonic() - began)
-        return replace(told, shadow=shadow.outcome)
-
-    def _note_pace(self, version: str, seconds: float) -> None:
-        known, mean = self._pace
-        self._pace = version, mean + _WEIGHT * (seconds - mean) if known == version else seconds
+        version = _version(shadow)
+        if shadow is None or not is_idle() or self._pace.is_too_slow(version):
+            outcome = None
+        else:
+            began = time.monotonic()
+            shadow.read()
+            if shadow.outcome is None:
+                self._pass([shadow])
+            self._pace.note(version, time.monotonic() - began)
+            outcome = shadow.outcome
+        if shadow is not None:
+            shadow.release()
+        return replace(told, shadow=outcome, was_shed=outcome is None)
 
 
 def _give_one(row: AdmittedRow) -> SettledRow:
@@ -175,5 +238,5 @@ def expired() -> Expired:
     return Expired("the image could not be computed by its deadline", hint="give it a later deadline, or send less")
 
 
-def _version(shadow: ShadowRow) -> str:
-    return shadow.loaded.version if shadow.loaded else ""
+def _version(shadow: ShadowRow | None) -> str:
+    return shadow.loaded.version if shadow and shadow.loaded else ""

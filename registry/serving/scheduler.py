@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -27,7 +28,7 @@ from registry.machine.cores import usable_cores
 from registry.serving import rows as of_versions
 from registry.serving.admitted_row import LATE_SECONDS, AdmittedRow, ShadowRow
 from registry.serving.busy import Busy
-from registry.serving.byte_budget import ByteBudget
+from registry.serving.byte_budget import ByteBudget, HeldBytes
 from registry.serving.computing import BatchComputer, expired, room_for_shadows
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
 from registry.serving.observer import BatchObserver, Observers, RowOutcome
@@ -37,6 +38,8 @@ from registry.serving.routing import Route
 
 DEFAULT_WAITING_BYTES = 512 * 1024 * 1024
 """Bytes of bodies and of rows that may wait."""
+_SHADOW_SHARE = 8
+"""So many times fewer bytes, of their own, may the images hold that wait for the canary of a shadow trial."""
 _MAX_READERS = 4
 _SHARE = 2
 """Of a batch, that is computed while the loop goes first."""
@@ -67,6 +70,7 @@ class Scheduler:
         self._observer = observer or Observers()
         self._computer = BatchComputer(self._observer)
         self.budget = ByteBudget(waiting_bytes)
+        self._shadow_budget = ByteBudget(waiting_bytes // _SHADOW_SHARE)
         self.precedence = LoopPrecedence()
         self._max_batch = max_batch
         self._pace = Pace(max_batch or DEFAULT_MAX_BATCH)
@@ -277,12 +281,18 @@ class Scheduler:
             del self._waiting[row]
         return row.future.set_running_or_notify_cancel()
 
-    def _settle(self, row: AdmittedRow, outcome: RowOutcome) -> None:
-        """Let a row that was not computed have its outcome, unless another thread did."""
+    def _settle(self, row: AdmittedRow, outcome: RowOutcome, shadow: ShadowRow | None = None) -> None:
+        """Let a row that was not computed have its outcome, unless another thread did. The canary reads the image
+        after that."""
         if self._claim(row):
             told = row.settled(outcome, time.monotonic())
             row.give(outcome)
+            if shadow is not None:
+                shadow.read()
+                told = replace(told, shadow=shadow.outcome)
             self._observer.settled([told])
+        if shadow is not None:
+            shadow.release()
 
     # --- the threads that read ---------------------------------------------------------------------------------------
 
@@ -303,44 +313,51 @@ class Scheduler:
             return
         try:
             prepared = of_versions.prepare(route.loaded, image, row.target)
-            self._read_for_canary(row, route, image, prepared)
+            shadow = self._for_canary(row, route, image, prepared)
             if prepared.answer is None:
-                self._await_turn(row, prepared)
+                self._await_turn(row, prepared, shadow)
             else:
-                self._settle(row, RowOutcome(prepared.answer))
+                self._settle(row, RowOutcome(prepared.answer), shadow)
         except BaseException as error:
             self._settle(row, RowOutcome(error=error, while_reading=True))
 
-    def _read_for_canary(self, row: AdmittedRow, route: Route, image: Any, prepared: PreparedRow) -> None:
-        """Read an image for the canary of a shadow trial too. That never fails the row."""
+    def _for_canary(self, row: AdmittedRow, route: Route, image: Any, prepared: PreparedRow) -> ShadowRow | None:
+        """The same image for the canary of a shadow trial; None if there is none, or no time or memory for it. Where
+        the canary can't take the pixels, it reads the image itself, when it computes: stable's row waits for neither.
+        """
         if (canary := route.shadow) is None:
-            return
-        if not self._unread.empty():  # others wait to be read for stable
-            row.was_shed = True
-            return
+            return None
         shadow = ShadowRow(canary)
         try:
-            if (adopted := of_versions.adopt(canary, prepared)) is not None:
-                shadow.prepared = adopted
-            else:
-                shadow.prepared = of_versions.prepare(canary, image, row.target)
-                shadow.nbytes = shadow.prepared.nbytes
-            shadow.outcome = RowOutcome(shadow.prepared.answer) if shadow.prepared.answer else None
-        except BaseException as error:
+            shadow.prepared = of_versions.adopt(canary, prepared)
+            if shadow.prepared is None:
+                shadow.image, shadow.target, shadow.held = image, row.target, HeldBytes(self._shadow_budget)
+                shadow.held.add(of_versions.nbytes_of(image))
+        except Overloaded:
+            row.was_shed = True
+            return None
+        except BaseException as error:  # of any kind: stable's row goes on
             shadow.outcome = RowOutcome(error=error, while_reading=True)
-        row.shadow = shadow
+        if self._unread.empty():
+            return shadow
+        shadow.release()  # others wait to be read for stable
+        row.was_shed = True
+        return None
 
-    def _await_turn(self, row: AdmittedRow, prepared: PreparedRow) -> None:
+    def _await_turn(self, row: AdmittedRow, prepared: PreparedRow, shadow: ShadowRow | None) -> None:
         """Let a row that was read wait for its turn. It now holds its pixels instead of the image."""
-        holds = prepared.nbytes + (row.shadow.nbytes if row.shadow else 0)
-        self.budget.take(holds, bounded=row.has_deadline)
-        given_back = holds
-        with self._work:
-            if row in self._waiting:
-                given_back, row.held = row.held, holds
-                row.image, row.prepared = None, prepared
-                self._work.notify_all()
-        self.budget.give(given_back)
+        given_back = holds = prepared.nbytes
+        try:
+            self.budget.take(holds, bounded=row.has_deadline)
+            with self._work:
+                if row in self._waiting:
+                    given_back, row.held = row.held, holds
+                    row.image, row.prepared, row.shadow, shadow = None, prepared, shadow, None
+                    self._work.notify_all()
+            self.budget.give(given_back)
+        finally:
+            if shadow is not None:
+                shadow.release()
 
     # --- the thread that computes ------------------------------------------------------------------------------------
 
@@ -390,7 +407,7 @@ class Scheduler:
         if taken:
             self._observer.batch_taken([now - row.since for row in taken])
             self._shed_shadows(taken)
-            computed = self._computer.compute(taken)
+            computed = self._computer.compute(taken, self._pace.seconds)
             # Where images waited to be read since the batch before, their reading is what takes long.
             took = time.monotonic() - min(now, self._free_since)
             self._pace.note(computed, took, self._gave_way)

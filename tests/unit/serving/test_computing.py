@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,24 @@ from typing import Any
 
 import pytest
 
+from registry.serving import computing
 from registry.serving.admitted_row import AdmittedRow, ShadowRow
 from registry.serving.computing import BatchComputer, room_for_shadows
 from registry.serving.observer import SettledRow
 from registry.serving.scheduler import Scheduler
 from registry.serving.trial_counts import TrialCounts
 from registry.trials.recorder import Recorder
-from tests.support.batch_flavor import NO_FILE, NO_IMAGE, POISON, Controls, ReadRow, TogetherEcho, routed, together
+from tests.support.batch_flavor import (
+    NO_FILE,
+    NO_IMAGE,
+    POISON,
+    SIZE,
+    Controls,
+    ReadRow,
+    TogetherEcho,
+    routed,
+    together,
+)
 from tests.support.echo_releases import wait_until
 from tests.support.trials import serving_of, trial_record
 
@@ -73,13 +85,13 @@ def asked(controls: Controls, canary: Pair, *images: bytes, expires: float = mat
         for image in images
     ]
     for row in rows:
-        row.shadow = ShadowRow(canary, canary.prepare(row.image))
+        row.shadow = ShadowRow(canary, prepared=canary.prepare(row.image))
     return rows
 
 
 def run(rows: list[AdmittedRow], told: Told, computer: BatchComputer | None = None, idle: bool = True) -> BatchComputer:
     computer = computer or BatchComputer(told)
-    computer.compute(rows)
+    computer.compute(rows, lambda count: 0.001 * count)
     computer.give(rows, lambda: idle)
     return computer
 
@@ -151,14 +163,46 @@ def test_an_unknown_pace_lets_stable_answer_first(controls: Controls) -> None:
     assert len(controls.batches) == 2
 
 
-def test_a_slow_canary_makes_no_row_late(controls: Controls) -> None:
+def test_a_canary_that_would_make_rows_wait_is_shed(
+    controls: Controls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told, canary = Told(), canary_of(controls, runs_on="another backbone")
-    computer = run(asked(controls, canary, b"a"), told)
-    computer._pace = ("v2.0.0", 100.0)
-    rows = asked(controls, canary, b"b", expires=time.monotonic() + 50)
-    run(rows, told, computer, idle=False)
-    assert controls.batches[2:] == [[b"b"]]
-    assert told.rows[-1].was_shed
+    monkeypatch.setattr(computing, "SHADOW_SECONDS", 0.0)
+    computer = BatchComputer(told)
+    for image in (b"a", b"b", b"c"):  # the first says how long it takes
+        computer.compute(asked(controls, canary, image), lambda count: 0.0)
+        rows = asked(controls, canary, image)
+        computer.compute(rows, lambda count: 0.0)
+        computer.give(rows, lambda: True)
+    assert [row.was_shed for row in told.rows] == [False, True, True]
+    assert [row.shadow is None for row in told.rows] == [False, True, True]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "v2.0.0 takes" in caplog.text
+
+    monkeypatch.setattr(computing, "AGAIN_SECONDS", 0.0)
+    rows = asked(controls, canary, b"d")
+    run(rows, told, computer)
+    assert told.rows[-1].shadow is not None
+
+
+def test_a_failed_pass_of_the_canary_is_timed_too(controls: Controls, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, canary = Told(), canary_of(controls, runs_on="another backbone", fails=[ZeroDivisionError()])
+    monkeypatch.setattr(computing, "SHADOW_SECONDS", 0.0)
+    computer = BatchComputer(told)
+    for _ in range(2):
+        rows = asked(controls, canary, b"a")
+        computer.compute(rows, lambda count: 0.0)
+        computer.give(rows, lambda: True)
+    assert [row.was_shed for row in told.rows] == [False, True]
+
+
+def test_a_canary_slows_no_pass_of_stable_twice(controls: Controls, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, canary = Told(), canary_of(controls)
+    monkeypatch.setattr(computing, "SHADOW_SECONDS", -1.0)  # any pass is too long
+    computer = BatchComputer(told)
+    for image in (b"a", b"b"):
+        computer.compute(asked(controls, canary, image), lambda count: 0.0)
+    assert controls.batches == [[b"a", b"a"], [b"b"]]
 
 
 @pytest.mark.parametrize(
@@ -181,10 +225,11 @@ class Replica:
 
     controls: Controls
     canary: Pair
+    waiting_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
         self.recorder = Recorder("replica-1", "host")
-        self.scheduler = Scheduler(4, observer=TrialCounts(self.recorder))
+        self.scheduler = Scheduler(4, self.waiting_bytes, TrialCounts(self.recorder))
         self.serving = serving_of(trial_record("shadow", 100), stable_of(self.controls), self.canary)
         self.scheduler.start()
 
@@ -210,7 +255,42 @@ def test_an_idle_replica_counts_pairs(controls: Controls, adopts: bool) -> None:
     assert {arm: dict(counts.counters) for arm, counts in arms.items()} == {
         "stable": {"answer": 1}, "canary": {"answer": 1},
     }  # fmt: skip
-    assert controls.batches == [[b"a", b"a"]]
+    assert controls.batches == ([[b"a", b"a"]] if adopts else [[b"a"], [b"a"]])
+
+
+@dataclass(frozen=True, eq=False)
+class Reads(Pair):
+    """A canary that reads images itself, and waits before it does."""
+
+    may_read: threading.Event = field(default_factory=threading.Event)
+    runs_on: str | None = "another backbone"
+    adopts: bool = False
+
+    def prepare(self, image: bytes, target: str | None = None) -> ReadRow:
+        assert self.may_read.wait(60)
+        return super().prepare(image, target)
+
+
+@pytest.mark.parametrize("image", [b"a", NO_IMAGE])
+def test_stables_answer_waits_for_no_reading_of_the_canary(controls: Controls, image: bytes) -> None:
+    canary = Reads("v2.0.0", "", b"canary", controls=controls)
+    replica = Replica(controls, canary)
+    assert replica.ask(image)[0].version == "v1.0.0"
+    canary.may_read.set()
+    replica.wait_for(lambda arms: arms["canary"].counters)
+
+
+def test_the_canary_takes_no_memory_of_stables_rows(controls: Controls) -> None:
+    replica = Replica(controls, canary_of(controls, adopts=False, runs_on="another backbone"), waiting_bytes=25 * SIZE)
+    controls.computing.clear()
+    rows = []
+    for number in range(20):
+        rows.append(replica.scheduler.submit(replica.serving.choose("k"), b"%d" % number, None, LONG))
+        wait_until(lambda: all(row.prepared for row in list(replica.scheduler._waiting)))
+    controls.computing.set()
+    assert [row.future.result(60).version for row in rows] == ["v1.0.0"] * 20
+    replica.wait_for(lambda arms: sum(arms["stable"].counters.values()) == 20)
+    assert (replica.scheduler.budget.taken, replica.scheduler._shadow_budget.taken) == (0, 0)
 
 
 def test_a_queue_sheds_the_canary_first(controls: Controls) -> None:

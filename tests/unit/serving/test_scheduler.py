@@ -131,7 +131,7 @@ def test_an_image_is_not_tried_again_after_its_deadline(controls: Controls) -> N
         AdmittedRow(routed(version), image, None, expires, 0, 0.0, version.prepare(image))
         for image, expires in ((b"a", 0.0), (POISON, math.inf), (b"b", math.inf))
     )
-    scheduler._computer.compute([late, poison, other])
+    scheduler._computer.compute([late, poison, other], lambda count: 0.001)
     scheduler._computer.give([late, poison, other], lambda: True)
     assert isinstance(late.future.exception(), Expired)
     assert isinstance(poison.future.exception(), MemoryError)
