@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from registry.errors import first_line
 from registry.serving.loaders import Prediction
 from registry.serving.routing import Route
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +62,34 @@ class BatchObserver(Protocol):
 
 
 class Observers:
-    """Tells several observers, in order."""
+    """Tells several observers, in order. One that fails ends neither the thread that tells it nor what others count.
+
+    Attributes:
+        failures: calls that failed. The first one is in the log.
+    """
 
     def __init__(self, *observers: BatchObserver) -> None:
         self._observers = observers
+        self.failures = 0
 
     def batch_taken(self, waited: Sequence[float]) -> None:
         """Tell each of them."""
-        for each in self._observers:
-            each.batch_taken(waited)
+        self._tell(lambda each: each.batch_taken(waited))
 
     def batch_computed(self, seconds: float) -> None:
         """Tell each of them."""
-        for each in self._observers:
-            each.batch_computed(seconds)
+        self._tell(lambda each: each.batch_computed(seconds))
 
     def settled(self, rows: Sequence[SettledRow]) -> None:
-        """Tell each of them."""
+        """Tell each of them, row by row, so that an odd row costs no other its count."""
+        for row in rows:
+            self._tell(lambda each, row=row: each.settled([row]))  # type: ignore[misc]
+
+    def _tell(self, tell: Callable[[BatchObserver], None]) -> None:
         for each in self._observers:
-            each.settled(rows)
+            try:
+                tell(each)
+            except Exception as error:
+                self.failures += 1
+                if self.failures == 1:
+                    _log.warning("%s could not count: %s", type(each).__name__, first_line(error), exc_info=error)

@@ -42,10 +42,15 @@ def adopt(loaded: Loaded, row: PreparedRow) -> PreparedRow | None:
 
 
 def group_of(loaded: Loaded, row: PreparedRow) -> Hashable:
-    """Rows with an equal group can be answered together."""
+    """Rows with an equal group can be answered together. One whose version can't say what it runs on stands alone."""
     if not takes_batches(loaded):
         return id(row)
-    return type(loaded), loaded.runs_on if isinstance(loaded, SharesPasses) else None
+    try:
+        group = type(loaded), loaded.runs_on if isinstance(loaded, SharesPasses) else None
+        hash(group)
+    except Exception:
+        return id(row)
+    return group
 
 
 def answers(loaded: Loaded, rows: Sequence[Any]) -> list[Prediction]:
@@ -54,11 +59,13 @@ def answers(loaded: Loaded, rows: Sequence[Any]) -> list[Prediction]:
     Raises:
         RuntimeError: there are more or fewer answers than rows.
     """
-    if not takes_batches(loaded):
-        return [loaded.predict(row.image, target=row.target) for row in rows]
-    answered = list(loaded.answer_rows(rows))
-    if len(answered) != len(rows):
-        raise RuntimeError(f"{loaded.version} gave {len(answered)} answers for {len(rows)} images")
+    if takes_batches(loaded):
+        answered = list(loaded.answer_rows(rows))
+    else:
+        answered = [loaded.predict(row.image, target=row.target) for row in rows]
+    count = sum(answer is not None for answer in answered)
+    if not count == len(answered) == len(rows):
+        raise RuntimeError(f"{loaded.version} gave {count} answers for {len(rows)} images")
     return answered
 
 

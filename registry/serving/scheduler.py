@@ -67,7 +67,7 @@ class Scheduler:
         first_seconds: how long the batches may take that the start tries.
         """
         self._first_seconds = first_seconds
-        self._observer = observer or Observers()
+        self._observer = Observers(observer) if observer else Observers()
         self._computer = BatchComputer(self._observer)
         self.budget = ByteBudget(waiting_bytes)
         self._shadow_budget = ByteBudget(waiting_bytes // _SHADOW_SHARE)

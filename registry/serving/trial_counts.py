@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 from registry.errors import BadInput, Expired, Overloaded, ReplicaClosed
 from registry.serving.loaders import Loaded, TellsComponents
@@ -69,31 +69,52 @@ def counted(outcome: RowOutcome, loaded: Loaded, *, seconds: float | None = None
     if outcome.error is not None:
         name = _status_of(outcome.error, outcome.while_reading)
         return Counted(name, error=name == _FAILED, compute_seconds=outcome.compute_seconds, request_seconds=seconds)
-    answer, broken = outcome.answer, has_no_numbers(outcome.answer, loaded)
-    name = str(getattr(answer, "outcome", ""))
+    try:
+        name, label, flagged = _said(outcome.answer)
+        broken = has_no_numbers(outcome.answer, loaded)
+    except Exception:  # a flavor's own kind of answer: what can't be read is the version's error
+        name, label, flagged, broken = _FAILED, None, False, False
     return Counted(
         _NOT_FINITE if broken else _LATE if is_late else name,
-        error=is_late or broken,
-        flagged=bool(getattr(answer, "is_ood", False)) and not broken,
-        label=getattr(answer, "label", None),
+        error=is_late or broken or name == _FAILED,
+        flagged=flagged and not broken,
+        label=label,
         compute_seconds=outcome.compute_seconds,
         request_seconds=seconds,
     )
 
 
 def has_no_numbers(answer: Any, loaded: Loaded) -> bool:
-    """Whether a version computed numbers that are not finite: it flags such an image without a score, and where its
-    router did so, the chosen target has no probability at all."""
+    """Whether a version computed what is no number, or none that is finite: it flags such an image without a score, and
+    where its router did so, the chosen target has no probability at all."""
     if answer is None:
         return False
     numbers = (getattr(answer, "confidence", 0.0), getattr(answer, "target_confidence", 1.0))
-    if not all(math.isfinite(number) for number in numbers):
+    if not all(_is_finite(number) for number in numbers):
         return True
     if getattr(answer, "is_ood", False) and getattr(answer, "ood_score", None) is None:
         return True
     if answer.outcome != "router_uncertain" or numbers[1] != 0.0:
         return False
     return isinstance(loaded, TellsComponents) and loaded.has_router
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, SupportsFloat) and math.isfinite(number)
+
+
+def _said(answer: Any) -> tuple[str, str | None, bool]:
+    """The outcome, the label and the flag of an answer.
+
+    Raises:
+        Exception: it has none, or others than texts; of any kind, because attributes of a flavor's answer may raise.
+    """
+    if answer is None:
+        return "", None, False
+    name, label = answer.outcome, getattr(answer, "label", None)
+    if not isinstance(name, str) or not isinstance(label, str | None):
+        raise TypeError("the outcome or the label of an answer is no text")
+    return name, label, bool(getattr(answer, "is_ood", False))
 
 
 def _status_of(error: BaseException, while_reading: bool) -> str:

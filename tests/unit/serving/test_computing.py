@@ -224,7 +224,7 @@ class Replica:
     """A scheduler whose rows are counted for a shadow trial."""
 
     controls: Controls
-    canary: Pair
+    canary: TogetherEcho
     waiting_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
@@ -256,6 +256,79 @@ def test_an_idle_replica_counts_pairs(controls: Controls, adopts: bool) -> None:
         "stable": {"answer": 1}, "canary": {"answer": 1},
     }  # fmt: skip
     assert controls.batches == ([[b"a", b"a"]] if adopts else [[b"a"], [b"a"]])
+
+
+class Fails(Told):
+    """An observer that fails at an answer of one version."""
+
+    def settled(self, rows: Sequence[SettledRow]) -> None:
+        if any(row.outcome.error is None for row in rows):
+            raise ZeroDivisionError("count")
+        super().settled(rows)
+
+
+def test_an_observer_that_fails_ends_no_computing(controls: Controls, caplog: pytest.LogCaptureFixture) -> None:
+    scheduler = Scheduler(4, observer=Fails())
+    scheduler.start()
+    for image in (b"a", b"b", NO_IMAGE):
+        assert scheduler.predict(routed(stable_of(controls)), image, None, LONG).version == "v1.0.0"
+    scheduler.close(60)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "count" in caplog.text
+
+
+@dataclass(frozen=True, eq=False)
+class Odd(TogetherEcho):
+    """A version that can't say what it runs on, or says what has no hash; or whose answers are odd."""
+
+    says: Any = None
+    answer: Any = None
+
+    @property
+    def runs_on(self) -> Any:
+        if self.says is None:
+            raise RuntimeError("unknown")
+        return self.says
+
+    def adopt(self, row: ReadRow) -> ReadRow | None:
+        return ReadRow(self, row.image)
+
+    @staticmethod
+    def answer_rows(rows: Sequence[Any]) -> list[Any]:
+        return [getattr(row.version, "answer", None) or row.version.predict(row.image) for row in rows]
+
+
+@pytest.mark.parametrize("says", [None, ["cpu"]])
+def test_an_odd_runtime_ends_no_computing(controls: Controls, says: Any) -> None:
+    replica = Replica(controls, Odd("v2.0.0", "", b"canary", controls=controls, says=says))
+    assert [one.version for one in replica.ask(b"a") + replica.ask(b"b")] == ["v1.0.0"] * 2
+    replica.wait_for(lambda arms: sum(arms["stable"].counters.values()) == 2)
+
+    scheduler = Scheduler(4)
+    scheduler.start()
+    odd = Odd("v2.0.0", "", b"canary", controls=controls, says=says)
+    assert scheduler.predict(routed(odd), b"a", None, LONG).version == "v2.0.0"
+    scheduler.close(60)
+
+
+def test_odd_answers_of_the_canary_are_its_errors(controls: Controls) -> None:
+    canary = Odd("v2.0.0", "", b"canary", controls=controls, says="another backbone", answer=object())
+    replica = Replica(controls, canary)
+    assert [one.version for one in replica.ask(b"a") + replica.ask(b"b")] == ["v1.0.0"] * 2
+    arms = replica.wait_for(lambda arms: arms["canary"].counters)
+    assert set(arms["canary"].counters) == {"500"}
+
+
+def test_no_answer_is_an_error(controls: Controls) -> None:
+    class Silent(Pair):
+        @staticmethod
+        def answer_rows(rows: Sequence[Any]) -> list[Any]:
+            return [None for _ in rows]
+
+    (row,) = asked(controls, canary_of(controls), b"a")
+    row.route = routed(Silent("v3.0.0", "", b"silent", controls=controls))
+    run([row], Told())
+    assert isinstance(row.future.exception(0), RuntimeError)
 
 
 @dataclass(frozen=True, eq=False)

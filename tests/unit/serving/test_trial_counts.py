@@ -34,6 +34,29 @@ class Answer:
     target_confidence: float = 0.9
 
 
+class Unreadable:
+    """An answer whose fields can't be read."""
+
+    @property
+    def outcome(self) -> str:
+        raise RuntimeError("no outcome")
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        (Answer(confidence=None), "not_finite"),  # type: ignore[arg-type]
+        (Answer(confidence="0.9"), "not_finite"),  # type: ignore[arg-type]
+        (Answer(label=3), "500"),  # type: ignore[arg-type]
+        (Answer(outcome=None), "500"),  # type: ignore[arg-type]
+        (object(), "500"), (Unreadable(), "500"),
+    ],
+)  # fmt: skip
+def test_an_odd_answer_is_an_error_of_the_version(answer: Any, name: str) -> None:
+    counts = counts_of(SettledRow(route_to("canary"), RowOutcome(answer)))["canary"]
+    assert (dict(counts.counters), len(counts.units["error"])) == ({name: 1}, 1)
+
+
 class Routed(Echo):
     """A version with a router."""
 
