@@ -17,6 +17,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,7 +202,10 @@ def _bad(why: str) -> BadReceipt:
 
 def _in_file(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
+        # O_NONBLOCK: a pipe that nobody writes to would be waited for.
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise BadSetting(f"the fleet keys in {file} can't be read: it is no file")
             data = opened.read(_MAX_KEYS * (_MAX_KEY + 2) + 1)
         return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

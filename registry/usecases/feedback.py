@@ -211,7 +211,8 @@ def _lines(text: io.TextIOWrapper, done: Progress) -> Iterator[str]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        file = path.open("rb")
+        # O_NONBLOCK: a pipe that nobody writes to would be waited for.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  used below
     except OSError as error:
         raise BadInput(f"{path} can't be read: {error.strerror}") from error
     with file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -58,5 +59,7 @@ class TestOptions:
             raise BadInput("--data and --max-latency are for what is deployed", hint="add --deployed URL")
         if not 1 <= self.requests <= MAX_REQUESTS:
             raise BadInput(f"{self.requests} requests are not 1 to {MAX_REQUESTS:,}", hint="change --requests")
-        if not 0 < self.timeout <= MAX_TIMEOUT or (self.max_latency is not None and not self.max_latency > 0):
+        if self.max_latency is not None and not 0 < self.max_latency < math.inf:
+            raise BadInput(f"{self.max_latency:g} is no time", hint="give --max-latency in milliseconds, above 0")
+        if not 0 < self.timeout <= MAX_TIMEOUT:
             raise BadInput("a time is not above 0, or too long", hint=f"--timeout is {MAX_TIMEOUT:g} s at most")

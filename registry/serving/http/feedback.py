@@ -36,7 +36,7 @@ async def feedback(request: Request) -> JSONResponse:
         raise unknown_kind(content_type(request), _HINT)
     live: Live = request.app.state.live
     with HeldBytes(live.scheduler.budget) as held:
-        given = parse_json(FeedbackInput, await read_body(request, _MAX_BODY, held), held)
+        given = parse_json(FeedbackInput, await read_body(request, _MAX_BODY, held, has_images=False), held)
         try:
             receipt = receipts.read(given.request_id)
         except BadReceipt:

@@ -162,7 +162,7 @@ def texts_of(name: str, parts: Sequence[FormPart]) -> list[str]:
     return [part.text for part in found]
 
 
-async def read_body(request: Request, limit: int, held: HeldBytes) -> bytes:
+async def read_body(request: Request, limit: int, held: HeldBytes, has_images: bool = True) -> bytes:
     """Read the whole body; refuse it as soon as it is known to be larger than `limit` bytes, or than the memory.
 
     Raises:
@@ -174,23 +174,24 @@ async def read_body(request: Request, limit: int, held: HeldBytes) -> bytes:
         raise Refused(415, BadInput.__name__, "compressed bodies are not read", "send it without Content-Encoding")
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
-        raise too_large(limit)
+        raise too_large(limit, has_images)
     body = bytearray()
     try:
         async for chunk in request.stream():
             held.add(len(chunk))
             body += chunk
             if len(body) > limit:
-                raise too_large(limit)
+                raise too_large(limit, has_images)
     except ClientDisconnect as error:
         raise BadInput("the client closed the connection before the whole body was received") from error
     return bytes(body)
 
 
-def too_large(limit: int) -> Refused:
+def too_large(limit: int, has_images: bool = True) -> Refused:
     """The refusal of a body or an image of more bytes."""
     size = f"{limit / (1 << 20):.3g} MiB" if limit >= 1 << 20 else f"{limit} bytes"
-    return Refused(413, BadImage.__name__, f"the body has more than {size}", "send smaller or fewer images")
+    kind, hint = (BadImage, "send smaller or fewer images") if has_images else (BadInput, "send a smaller document")
+    return Refused(413, kind.__name__, f"the body has more than {size}", hint)
 
 
 def only_text(name: str, query: _Fields, form: _Fields) -> str | None:

@@ -1,6 +1,7 @@
 """Receipts: what is issued can be read under the fleet's keys, and nothing else can."""
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,9 @@ def test_the_hint_names_the_field_that_has_the_receipt() -> None:
     with pytest.raises(BadReceipt) as refused:
         read(KEYS, "8c6e-the-header")
     assert refused.value.hint.startswith("send the `request_id` in the body")
+
+
+def test_a_pipe_is_no_key_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadSetting, match="is no file"):
+        FleetKeys.from_setting(file=tmp_path / "pipe")
