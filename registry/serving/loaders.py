@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
 
 from registry import plugins
-from registry.errors import LoadFailed, UloraError, first_line
+from registry.errors import BadInput, LoadFailed, UloraError, first_line
 from registry.serving.random_image import random_png
 from registry.serving.steps import Steps
 from registry.store.blobs import Blobs
@@ -307,6 +307,8 @@ def _try_images(loaded: Loaded, steps: Steps) -> None:
     for target in targets:
         try:
             loaded.predict(random_png(0, _SIDE), target=target)
+        except (TypeError, ValueError, BadInput):
+            pass  # a flavor may take other inputs than images: then it has said so at once
         except Exception as error:  # a request for this target would get it; others may have answers
             failed[target or "the router"] = error
         steps.arrived(0)

@@ -190,6 +190,19 @@ def test_a_version_that_hangs_on_an_image_is_never_served(shop: Shop) -> None:
         hangs.gate.set()
 
 
+def test_a_version_that_takes_no_images_is_not_refused(shop: Shop) -> None:
+    class TakesText(Echo):
+        def predict(self, images: Any, *, target: object = None) -> Any:
+            return super().predict(images.decode("utf-8").encode(), target=target)
+
+    def load(manifest: Any, files: Any, **how: Any) -> Any:
+        return TakesText(manifest.version, manifest.content_sha256, b"weights")
+
+    shop.release(GOOD)
+    options = LoadOptions(find=lambda flavor: load)
+    assert load_version(shop.versions, shop.blobs, shop.pointer(GOOD), options).version == GOOD
+
+
 @pytest.mark.parametrize("broken", [{"low"}, {"low", "mid"}], ids=["one target", "all targets"])
 def test_a_version_that_can_answer_no_image_is_refused(
     shop: Shop, broken: set[str], caplog: pytest.LogCaptureFixture
