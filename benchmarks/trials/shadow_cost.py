@@ -44,14 +44,14 @@ def shadow_cost(effort: TrialEffort) -> Found:
             model.create(version)
         model.serve(STABLE)
         with replica(model, "shadow") as server:
-            turns = _Turns(model, server, QUICK_SECONDS if effort.quick else 0.0)
+            turns = _ShadowTurns(model, server, QUICK_SECONDS if effort.quick else 0.0)
             turns.warm_up()
             rounds = [turns.round(number) for number in range(2 if effort.quick else ROUNDS)]
     return _found(rounds)
 
 
 @dataclass(frozen=True)
-class _ShadowMeasured:
+class _SideLoad:
     """One load on one side.
 
     Attributes:
@@ -68,8 +68,8 @@ class _ShadowMeasured:
 class _ShadowRound:
     """Both sides at saturation, and at half of what the side without a trial answered."""
 
-    saturated: dict[Side, _ShadowMeasured]
-    half: dict[Side, _ShadowMeasured]
+    saturated: dict[Side, _SideLoad]
+    half: dict[Side, _SideLoad]
 
     @property
     def rate(self) -> float:
@@ -83,7 +83,7 @@ class _ShadowRound:
 
 
 @dataclass(frozen=True)
-class _Turns:
+class _ShadowTurns:
     """One replica, now with a trial and now without; `seconds` of each load, 0 for the usual ones."""
 
     model: ModelOnStage
@@ -99,7 +99,7 @@ class _Turns:
         """Both sides at saturation, then at half load, the last one first."""
         say(f"shadow trial and none, round {number + 1}")
         sides: tuple[Side, Side] = ("none", "shadow") if number % 2 == 0 else ("shadow", "none")
-        saturated, half = dict[Side, _ShadowMeasured](), dict[Side, _ShadowMeasured]()
+        saturated, half = dict[Side, _SideLoad](), dict[Side, _SideLoad]()
         for side in sides:
             self._go(side)
             saturated[side] = self._load(clients=CLIENTS, seconds=self.seconds or SATURATED_SECONDS)
@@ -131,12 +131,12 @@ class _Turns:
             return side == "none" and trial is None
         return not trial["problem"] and CANARY in health["resident"]
 
-    def _load(self, **how: float) -> _ShadowMeasured:
+    def _load(self, **how: float) -> _SideLoad:
         shed, processor = self._shed(), self.server.processor_seconds()
         load = run_load(LoadJob(self.server.port, self.model.requests(), **how))  # type: ignore[arg-type]
         count = max(1, len(load.answers))
         took = 1000 * (self.server.processor_seconds() - processor)
-        return _ShadowMeasured(load, (self._shed() - shed) / count, took / count)
+        return _SideLoad(load, (self._shed() - shed) / count, took / count)
 
     def _shed(self) -> float:
         with urlopen(f"{self.server.url}/metrics") as answer:  # noqa: S310  an address of this benchmark
@@ -155,7 +155,7 @@ def _found(rounds: Sequence[_ShadowRound]) -> Found:
     return Found(figures, [Budget("p99 at half load, shadow trial / none", p99, "at most", MOST)])
 
 
-def _of_side(saturated: Sequence[_ShadowMeasured], half: Sequence[_ShadowMeasured]) -> dict[str, object]:
+def _of_side(saturated: Sequence[_SideLoad], half: Sequence[_SideLoad]) -> dict[str, object]:
     """Medians over the rounds."""
     return {
         "images a second at saturation": round(statistics.median(one.load.rate() for one in saturated), 1),
@@ -171,7 +171,7 @@ def _of_side(saturated: Sequence[_ShadowMeasured], half: Sequence[_ShadowMeasure
     }
 
 
-_OF_BOTH: dict[str, Callable[[_ShadowMeasured], float]] = {
+_OF_BOTH: dict[str, Callable[[_SideLoad], float]] = {
     "share of images that the canary was not asked": lambda one: one.shed,
     "replica's processor ms of an image": lambda one: one.processor_ms,
     "client's share of a core": lambda one: one.load.client_share,
