@@ -14,12 +14,13 @@ import pytest
 
 from registry.names import is_target_name
 from registry.serving.follow import Live
+from registry.serving.http.options import HttpOptions
 from registry.serving.http.request_body import TARGET_PATTERN
 from registry.serving.http.rights import OPEN_PATHS
 from registry.serving.options import LiveOptions
 from registry.store.objects import ObjectStore
 from registry.versions.bundle import DEFAULT_FLAVOR
-from tests.support.bundles import write_bundle
+from tests.support.bundles import png, write_bundle
 from tests.support.echo_releases import Shop
 from tests.support.pages import ROOT
 from tests.support.running_app import running
@@ -39,7 +40,12 @@ def http(store_url: str, model: str, tmp_path: Path) -> Iterator[httpx.Client]:
     shop = Shop(ObjectStore(store_url), model, tmp_path)
     shop.release("v1.0.0", write_bundle(tmp_path / "v1"), flavor=DEFAULT_FLAVOR)
     shop.promote("v1.0.0")
-    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(deadline=600)) as live, running(live) as client:
+    keys = tmp_path / "fleet.keys"
+    keys.write_text("the-key-of-this-fleet\n")
+    with (
+        Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(deadline=600)) as live,
+        running(live, HttpOptions(fleet_key_file=keys)) as client,
+    ):
         yield client
 
 
@@ -68,7 +74,11 @@ def test_the_page_knows_what_a_target_is(name: str) -> None:
 @pytest.mark.acceptance
 def test_schemathesis_finds_nothing_false_on_the_page(http: httpx.Client, model: str, tmp_path: Path) -> None:
     words = ["run", f"{http.base_url}/openapi.json", "--checks", "all", "--max-examples", "30", "--seed", "1"]
-    settings = {"SCHEMATHESIS_HOOKS": "tests.support.openapi_hooks", "PYTHONPATH": str(ROOT), "ULORA_MODEL": model}
+    receipt = http.post("/predict", files={"image": png(1)}).json()["request_id"]
+    settings = {
+        "SCHEMATHESIS_HOOKS": "tests.support.openapi_hooks", "PYTHONPATH": str(ROOT), "ULORA_MODEL": model,
+        "ULORA_RECEIPT": receipt,
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", *words, "--no-color"],
         cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, check=False,

@@ -23,8 +23,8 @@ def forced_route(request: Request, serving: Serving) -> Route | None:
         BadInput: there is no such arm.
         Refused: the caller may not choose, or no canary is in memory.
     """
-    named = request.headers.get(ARM_HEADER) or request.query_params.get(PARAMETER)
-    if not named:
+    named = request.headers.get(ARM_HEADER, request.query_params.get(PARAMETER))
+    if named is None:
         return None
     arm = next((each for each in ARMS if each == named), None)
     if arm is None:

@@ -13,7 +13,7 @@ from registry.serving.http.feedback import FeedbackInput
 from registry.serving.http.forcing import ARMS
 from registry.serving.http.infer_inputs import LENGTH_HEADER, InferDocument
 from registry.serving.http.older_endpoints import DiagnoseInput
-from registry.serving.http.request_body import MAX_KEY, MAX_TARGET, TARGET_PATTERN
+from registry.serving.http.request_body import MAX_FIELDS, MAX_KEY, MAX_TARGET, TARGET_PATTERN
 from registry.serving.http.responses import ARM_HEADER, VERSION_HEADER
 from registry.serving.http.rights import OPEN_PATHS
 
@@ -139,8 +139,12 @@ def _path(*names: str) -> list[Schema]:
 
 
 def _form(images: Schema, target: Schema) -> Schema:
+    """A form: other fields than these are left unread, but counted."""
     fields = {"image": images, "target": target, "key": _KEY}
-    return {"type": "object", "properties": fields, "required": ["image"]}
+    return {
+        "type": "object", "properties": fields, "required": ["image"],
+        "additionalProperties": _TEXT, "maxProperties": MAX_FIELDS,
+    }  # fmt: skip
 
 
 _HEALTH = objects(state=_TEXT, ready=_BOOL, error=_TEXT, version=_MAYBE_TEXT, status=_TEXT, device=_TEXT)

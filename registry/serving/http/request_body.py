@@ -24,7 +24,8 @@ MAX_KEY = MAX_TARGET = 256
 TARGET_PATTERN = r"^([a-z0-9]+(_[a-z0-9]+)*(__[a-z0-9]+(_[a-z0-9]+)*)?)?$"
 """A target's name (`registry.names`), or nothing, for documents."""
 _MAX_FORM = 64 * 1024
-_MAX_FIELDS = 8
+MAX_FIELDS = 8
+"""Parts of the form of one image."""
 _MAX_JSON_MARKS = 20_000
 """Brackets, commas and colons of a JSON body. Each makes an object of up to 100 bytes; base64 text has none."""
 _HINT = "send the image as the multipart field `image`, or as the body with a Content-Type of image/…"
@@ -64,7 +65,7 @@ async def read_input(request: Request, held: HeldBytes) -> Input:
     if kind.startswith("image/"):
         return _checked_input(await read_body(request, most, held), query, [])
     if kind == "multipart/form-data":
-        parts = await read_parts(request, most + _MAX_FORM, _MAX_FIELDS, held)
+        parts = await read_parts(request, most + _MAX_FORM, MAX_FIELDS, held)
         form: _Fields = [(part.name, part) for part in parts]
         image = _only("image", form)
         if image is None or not image.is_file:
