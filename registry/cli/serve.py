@@ -71,6 +71,14 @@ def _seconds_option(name: str, default: float, help_text: str) -> Callable[[FC],
 @click.option(
     "--fleet-key-file", type=FILE, help="Keys that sign receipts, the same on all replicas; see docs/trials.md."
 )
+@click.option(
+    "--observe-every",
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1, max=30),
+    help="Time between two writes of what is counted in a trial; without one it is six times as long.",
+)
 @click.option("--rate-limit", metavar="N/UNIT", help="Requests of one token or address at most, such as 100/second.")
 @click.option("--ssl-certfile", type=FILE, help="A PEM certificate with its chain: HTTPS, and no HTTP.")
 @click.option("--ssl-keyfile", type=FILE, help="Its PEM key, if that is not in the same file.")

@@ -75,7 +75,7 @@ class Live:
         self._poll = options.poll
         self._fleet = fleet
         self._keeper = keeper
-        self.observing = Observing(fleet)
+        self.observing = Observing(fleet, options.observe_every)
         self._writers = [writer for writer in (fleet, self.observing, keeper) if writer]
         self._check_model = check_model
         self._process = os.getpid()

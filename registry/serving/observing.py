@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from registry.errors import CorruptBlob, DiskFull, Unreachable
-from registry.serving.fleet import EVERY, Heartbeats
+from registry.serving.fleet import Heartbeats
 from registry.serving.loaders import Loaded, TellsMemory
 from registry.serving.own_object import OwnObject, new_replica_id
 from registry.serving.residents import LoadFailure
@@ -16,7 +16,7 @@ from registry.trials.observations import ArmName, Failure, TrialStage
 from registry.trials.recorder import Recorder
 
 _REST = 6
-"""Without a trial observations are written so many times less often than heartbeats."""
+"""Without a trial observations are written so many times less often."""
 
 
 class Observing:
@@ -28,13 +28,16 @@ class Observing:
         note: why nothing is written; empty if it is.
     """
 
-    def __init__(self, fleet: Heartbeats | None) -> None:
+    def __init__(self, fleet: Heartbeats | None, every: float) -> None:
+        """Args:
+        every: seconds between two writes in a trial.
+        """
         replica = fleet.id if fleet else new_replica_id()
         self.recorder = Recorder(replica, socket.gethostname())
         self.counts = TrialCounts(self.recorder)
         self._serving: Serving | None = None
         self._told: dict[tuple[TrialStage, str], int] = {}
-        self._every = fleet.every if fleet else EVERY
+        self._every = every
         self._writer = None
         if fleet:
             key = layout.observation(fleet.model, fleet.channel, replica)

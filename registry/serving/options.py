@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from registry.serving.fleet import EVERY as OBSERVE_EVERY
 from registry.serving.loaders import LoadOptions
 from registry.serving.proofs import EVERY as PROVE_EVERY
 from registry.serving.scheduler import DEFAULT_WAITING_BYTES
@@ -23,6 +24,7 @@ class LiveOptions(LoadOptions):
             long the store may not answer at the start, until this machine's kept state is used.
         retry: seconds before a failed load is tried again; doubles with each failure, up to a minute.
         slow_after: seconds after which a load is logged as slow, and no longer holds up more urgent ones.
+        observe_every: seconds between two writes of what is counted in a trial; without one it is six times as long.
         prove_every: seconds after which the digests of the weights in memory are computed again.
         max_batch: images that are computed together at most; None to find out at the start.
         deadline: seconds in which a request over HTTP has to be answered if it does not say so itself.
@@ -36,6 +38,7 @@ class LiveOptions(LoadOptions):
     read_seconds: float = 5.0
     retry: float = 1.0
     slow_after: float = 30.0
+    observe_every: float = OBSERVE_EVERY
     prove_every: float = PROVE_EVERY
     max_batch: int | None = None
     deadline: float = 2.0

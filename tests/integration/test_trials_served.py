@@ -85,7 +85,14 @@ def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
 
 def follow(shop: Shop, workshop: Workshop | None = None, store: ObjectStore | None = None, **options: Any) -> Live:
     heartbeats = Heartbeats(store or shop.store, shop.model, "production", every=0.1)
-    options = {"poll": 0.02, "retry": 0.02, "find": (workshop or Workshop()).find, "deadline": 600, **options}
+    options = {
+        "poll": 0.02,
+        "retry": 0.02,
+        "observe_every": 0.1,
+        "find": (workshop or Workshop()).find,
+        "deadline": 600,
+        **options,
+    }
     return Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(**options), fleet=heartbeats)
 
 
