@@ -31,7 +31,9 @@ _LIVE_SECONDS = 10.0
 def demo_command(out: Output, *, data: Path | None, keep: bool, root: Path | None) -> None:
     """Create, measure, gate, promote, serve and roll back two real versions on an embedded stack, under steady load.
 
-    The MLflow server is killed in the middle; the rollback does not need it.
+    The second one ships after a trial in the shadow of the first. A bad one gets a tenth of the traffic, and the guard
+    ends that by itself; then everybody gets it, and both costs are shown. The MLflow server is killed in the middle;
+    the rollback does not need it.
 
     \b
     Examples:

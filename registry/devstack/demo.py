@@ -1,4 +1,4 @@
-"""The demo's acts on real images: two releases, an old adapter, a bad one, a race, an incident, a flipped byte.
+"""The demo's acts on real images: two releases, trials of a good and a bad one, a race, an incident, a flipped byte.
 
 Everything is real: an S3 server, an MLflow server, a serving process, clients that ask it all the time, commands in
 processes of their own. Every line that is printed comes from the call that it describes. A step with another result
@@ -16,32 +16,41 @@ from pathlib import Path
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.devstack.demo_environment import FIXED, IN_PEFT, DemoEnvironment
-from registry.devstack.demo_result import Corruption, DemoResult, Import, Incident, Race, Refusal, RuntimeComparison
+from registry.devstack.demo_releases import (
+    ABOUT,
+    BACKBONES,
+    BAD,
+    FALSE_ALARM_RATES,
+    FIRST,
+    IMPORTED,
+    RUNTIME,
+    SECOND,
+    create_and_measure,
+    difference_text,
+    expect,
+    promote,
+)
+from registry.devstack.demo_result import (
+    CanaryTrial,
+    Corruption,
+    DemoResult,
+    Import,
+    Incident,
+    Race,
+    Refusal,
+    RuntimeComparison,
+    ShadowTrial,
+)
+from registry.devstack.demo_trials import bad_canary, compared, exposure, shadow_trial
 from registry.devstack.processes import Finished
 from registry.devstack.timeline import Screen, drawn
 from registry.devstack.traffic import accuracy, largest_difference
 from registry.errors import BadInput, ChannelMoved, CorruptBlob, GateRefused, UloraError
-from registry.evidence.results import Evidence
-from registry.formats.counts import counted
 from registry.names import CHANNELS
 from registry.parallel import in_parallel
 from registry.store import layout
-from registry.usecases.options import CreateOptions, MeasureOptions, VerifyOptions
-from registry.versions.bundle import ReleaseNotes
+from registry.usecases.options import VerifyOptions
 
-IMPORTED, FIRST, SECOND, BAD = "v5.5.2-imported", "v5.5.3-performance", "v5.5.4-dinov3", "v5.5.5-relabelled"
-BACKBONES = {FIRST: "dinov2-tiny", SECOND: "dinov3-tiny"}
-FALSE_ALARM_RATES = {FIRST: 0.02, SECOND: 0.015}
-"""What the detectors are asked for. 3%, the usual rate, became up to 7.8% on test images, because 150 to 200 validation
-images of a target say little about it; production allows 6%. 1% made far images pass: 71% were found, of 90% asked."""
-RUNTIME = "openvino-int8"
-"""What the second release is judged for, beside torch in float32."""
-ABOUT = {
-    IMPORTED: "one target's adapter, out of a plain PEFT folder",
-    FIRST: "LoRA adapters for three targets on DINOv2",
-    SECOND: "the same targets on DINOv3",
-    BAD: "one target fitted again on a mixed-up label table",
-}
 _PROMOTERS = {"alice": FIRST, "bob": SECOND}
 _SAMPLE = 64
 """Answers that an accuracy of the live traffic is taken of."""
@@ -79,7 +88,9 @@ def run(
             versions=dict(load.versions()),
             imported=acts.imported,
             runtime=acts.runtime,
+            shadow=acts.shadow,
             refusal=acts.refusal,
+            canary=acts.canary,
             race=acts.race,
             incident=acts.incident,
             corruption=acts.corruption,
@@ -92,7 +103,9 @@ def run(
 class _Acts:
     imported: Import
     runtime: RuntimeComparison
+    shadow: ShadowTrial
     refusal: Refusal
+    canary: CanaryTrial
     race: Race
     incident: Incident
     corruption: Corruption
@@ -102,16 +115,20 @@ def _play(demo: DemoEnvironment) -> _Acts:
     """All acts. An error in one of them is an error of the demo (exit 1), whatever it would be by itself."""
     act = demo.timeline.act
     try:
-        with act("Two releases go from images to production, under load"):
-            _two_releases(demo)
+        with act("A release goes from images to production, under load"):
+            _first_release(demo)
+        with act("The next one is tried in its shadow, on the same traffic, and ships"):
+            shadow = _second_release(demo)
         with act("An old adapter is taken in; another runtime is judged"):
             imported, runtime = _old_adapter(demo), _another_runtime(demo)
         with act("A bad fit is measured honestly, and refused"):
             refusal = _bad_release(demo)
+        with act("It gets a tenth of the traffic all the same, and the guard goes back"):
+            canary = bad_canary(demo)
         with act("Two people promote at once"):
             race = _two_promoters(demo)
-        with act("MLflow is down, and the bad version gets out all the same"):
-            incident = _incident(demo, race)
+        with act("MLflow is down, and the bad version goes to everybody, as without trials"):
+            incident = _incident(demo, race, canary)
         with act("A byte flips in the store"):
             corruption = _flipped_byte(demo)
         demo.load.stop()  # waits for its last requests, which may fail too
@@ -121,19 +138,18 @@ def _play(demo: DemoEnvironment) -> _Acts:
     except UloraError as error:
         reasons = "\n".join([str(error), *demo.ended_servers()])
         raise UloraError(f"the demo ended early: {reasons}", hint=error.hint) from error
-    return _Acts(imported, runtime, refusal, race, incident, corruption)
+    return _Acts(imported, runtime, shadow, refusal, canary, race, incident, corruption)
 
 
 # --- act 1 -----------------------------------------------------------------------------------------------------------
 
 
-def _two_releases(demo: DemoEnvironment) -> None:
+def _first_release(demo: DemoEnvironment) -> None:
     demo.stack.mlflow.launch()  # takes seconds
     counts = demo.prepare_images()
     demo.report("the images are ready", detail=counts)
-    for version, backbone in BACKBONES.items():
-        more = ["--depth", "auto", "--runtimes", RUNTIME] if version == SECOND else []
-        demo.fit(version, backbone, "--false-alarm-rate", str(FALSE_ALARM_RATES[version]), *more)
+    _fit(demo, FIRST, demo.images)
+    _fit(demo, SECOND, demo.prepare_images_with_mist(), "--depth", "auto", "--runtimes", RUNTIME)
     demo.report("the fits of both versions began", detail="each in a process of its own")
     demo.start_stack()
     if demo.data:
@@ -144,61 +160,31 @@ def _two_releases(demo: DemoEnvironment) -> None:
     size = sum(each.uploaded for each in added) / 1e6
     demo.report("the store mirrors both backbones", detail=f"{size:.2f} MB, once for all versions and machines")
 
-    _create_and_measure(demo, FIRST)
-    _release(demo, FIRST)
-    demo.serve()
-    demo.report("answers; the traffic begins", FIRST, demo.load.url)
-    demo.wait_for_fit(SECOND)
-    # For the next two acts, on the other core.
-    demo.fit_on_shuffled_labels(BAD, source=SECOND, target=demo.largest_target())
-    demo.write_peft_folder(FIRST, demo.largest_target())
-    _create_and_measure(demo, SECOND, parent=FIRST)
-    _release(demo, SECOND)
-    demo.load.wait_for(SECOND, time.monotonic())
-    demo.report("answers; the change failed no request", SECOND)
-    demo.check()
-
-
-def _create_and_measure(demo: DemoEnvironment, version: str, parent: str | None = None) -> None:
-    """Wait for the fit, create the version, measure it on the test images: times in turns with the stable version."""
-    demo.wait_for_fit(version)
-    options = CreateOptions(release_notes=ReleaseNotes(ABOUT[version]), parent=parent)
-    created = demo.registry.create(version, demo.bundle(version), options)
-    travelled = f"{created.uploaded / 1e6:.2f} of {created.size / 1e6:.2f} MB travelled"
-    demo.report(
-        "created", version, f"{counted(created.files, 'file')}, {travelled}, MLflow version {created.catalog_number}"
-    )
-    head = demo.registry.channel("production").head()
-    stable = head.stable.version if head and head.stable else None
-    evidence = demo.registry.measure(version, MeasureOptions(against=stable))
-    compared = f", in turns with {stable}" if stable else ""
-    demo.report(f"measured on held-out images{compared}", version, _numbers(evidence))
-
-
-def _numbers(evidence: list[Evidence]) -> str:
-    """The numbers that the gates look at; of those per target the worst."""
-    better = {
-        "accuracy": min, "crop_routing_accuracy": min, "ood_auroc": min, "ood_detection_rate": min,
-        "ood_false_alarm_rate": max, "latency_ms_p95": max, "latency_ratio_p50": max, "latency_ratio_p95": max,
-    }  # fmt: skip
-    values: dict[str, list[float]] = {}
-    for metric in (metric for one in evidence for metric in one.metrics):
-        if metric.name in better and metric.value is not None:
-            values.setdefault(metric.name, []).append(metric.value)
-    return ", ".join(f"{name} {better[name](values[name]):.3g}" for name in better if name in values)
-
-
-def _release(demo: DemoEnvironment, version: str) -> None:
-    """Promote a version by the gates, to staging and then to production."""
+    create_and_measure(demo, FIRST)
     for channel in CHANNELS:
-        change = demo.registry.promote(version, channel, reason="demo, act 1")
-        checks = len(change.verdict.checks) if change.verdict else 0
-        demo.report(
-            f"promoted to {channel}", version, f"{counted(checks, 'check')} passed, generation {change.generation}"
-        )
+        promote(demo, FIRST, channel, "demo, act 1")
+    demo.serve()
+    demo.report("answers; the traffic begins", FIRST, f"{demo.load.url}; every answer gets its true label")
+
+
+def _fit(demo: DemoEnvironment, version: str, images: Path, *how: str) -> None:
+    demo.fit(version, BACKBONES[version], images, "--false-alarm-rate", str(FALSE_ALARM_RATES[version]), *how)
 
 
 # --- act 2 -----------------------------------------------------------------------------------------------------------
+
+
+def _second_release(demo: DemoEnvironment) -> ShadowTrial:
+    demo.wait_for_fit(SECOND)
+    # For this act and the next ones, on the other core.
+    demo.fit_on_shuffled_labels(BAD, source=SECOND, target=demo.largest_target())
+    demo.write_peft_folder(FIRST, demo.largest_target())
+    create_and_measure(demo, SECOND, parent=FIRST)
+    promote(demo, SECOND, "staging", "demo, act 2")
+    return shadow_trial(demo)
+
+
+# --- act 3 -----------------------------------------------------------------------------------------------------------
 
 
 def _old_adapter(demo: DemoEnvironment) -> Import:
@@ -209,7 +195,7 @@ def _old_adapter(demo: DemoEnvironment) -> Import:
         *("create", IMPORTED, "--from", str(demo.peft_folder(target)), "--target", target),
         *("--backbone", demo.named(BACKBONES[FIRST]), "--description", ABOUT[IMPORTED]),
     )
-    _expect(done.code == 0, "a PEFT folder becomes a version", done)
+    expect(done.code == 0, "a PEFT folder becomes a version", done)
     images = [question.image for question in demo.questions if question.target == target][:FIXED]
     ours, theirs = (
         [answer.to_dict() for answer in demo.registry.load(version).predict(images, target=target)]
@@ -222,7 +208,7 @@ def _old_adapter(demo: DemoEnvironment) -> Import:
     )
     equal = f"{len(images)} answers differ from those of {FIRST} by {difference:.1e} at most"
     demo.report("was made from a plain PEFT folder", IMPORTED, f"{target}: {equal}")
-    _expect(difference <= _TOLERANCE, "what was imported answers as before")
+    expect(difference <= _TOLERANCE, "what was imported answers as before")
     return Import(IMPORTED, target, len(images), difference)
 
 
@@ -251,22 +237,22 @@ def _another_runtime(demo: DemoEnvironment) -> RuntimeComparison:
     return RuntimeComparison(RUNTIME, verdict["passes"], verdict["cosine"], len(images), same, mean, depth)
 
 
-# --- act 3 -----------------------------------------------------------------------------------------------------------
+# --- act 4 -----------------------------------------------------------------------------------------------------------
 
 
 def _bad_release(demo: DemoEnvironment) -> Refusal:
-    _create_and_measure(demo, BAD, parent=SECOND)
-    demo.registry.promote(BAD, "staging", reason="demo, act 3")
+    create_and_measure(demo, BAD, parent=SECOND)
+    demo.registry.promote(BAD, "staging", reason="demo, act 4")
     demo.report("promoted to staging", BAD, "staging asks only that everything was measured")
     done = demo.ulora("promote", BAD, "--channel", "production")
     rules = tuple(line.strip() for line in done.out.splitlines() if "  FAIL  " in line)
     demo.timeline.show("\n".join([f"$ {done.line}", *rules]))
-    _expect(done.code == GateRefused.exit_code and bool(rules), "the gate refuses the bad version", done)
+    expect(done.code == GateRefused.exit_code and bool(rules), "the gate refuses the bad version", done)
     demo.report("refused for production", BAD, f"exit status {done.code}")
     return Refusal(done.code, rules)
 
 
-# --- act 4 -----------------------------------------------------------------------------------------------------------
+# --- act 6 -----------------------------------------------------------------------------------------------------------
 
 
 def _two_promoters(demo: DemoEnvironment) -> Race:
@@ -284,18 +270,18 @@ def _two_promoters(demo: DemoEnvironment) -> Race:
     message = done[loser].err.strip()
     demo.timeline.show(f"$ {done[loser].line}     ({loser})\n{message}")
     head = demo.registry.channel("staging").head()
-    _expect(done[winner].code == 0, "one of the two wins", done[winner])
+    expect(done[winner].code == 0, "one of the two wins", done[winner])
     names_winner = done[loser].code == ChannelMoved.exit_code and winner in message
-    _expect(names_winner, "the other one's error names the winner", done[loser])
-    _expect(head is not None and (head.generation, head.who) == (seen + 1, winner), "the log moved once", done[winner])
+    expect(names_winner, "the other one's error names the winner", done[loser])
+    expect(head is not None and (head.generation, head.who) == (seen + 1, winner), "the log moved once", done[winner])
     demo.report(f"is in staging: {winner} won", _PROMOTERS[winner], f"{loser} got exit status {done[loser].code}")
     return Race(winner, loser, {who: finished.code for who, finished in done.items()}, message.splitlines()[0])
 
 
-# --- act 5 -----------------------------------------------------------------------------------------------------------
+# --- act 7 -----------------------------------------------------------------------------------------------------------
 
 
-def _incident(demo: DemoEnvironment, race: Race) -> Incident:
+def _incident(demo: DemoEnvironment, race: Race, canary: CanaryTrial) -> Incident:
     registry, load = demo.registry, demo.load
     before = demo.ask_fixed()
     good = accuracy(load.by(SECOND)[-_SAMPLE:])
@@ -304,7 +290,7 @@ def _incident(demo: DemoEnvironment, race: Race) -> Incident:
     demo.report("the MLflow server was killed")
 
     _promote_again(demo, race)
-    bad = _force_the_bad_version(demo, good)
+    bad, began = _force_the_bad_version(demo, good)
 
     called = time.monotonic()
     registry.rollback(reason="accuracy fell", options=RollbackOptions(leave=BAD))
@@ -320,13 +306,14 @@ def _incident(demo: DemoEnvironment, race: Race) -> Incident:
     better = accuracy(load.wait_for(SECOND, moved, _SAMPLE))
     difference = largest_difference(before, demo.ask_fixed())
     demo.report(
-        f"live accuracy is {better:.1%} again", SECOND, f"{_difference_text(difference)}; {len(load.failures())} failed"
+        f"live accuracy is {better:.1%} again", SECOND, f"{difference_text(difference)}; {len(load.failures())} failed"
     )
-    _expect(difference <= _TOLERANCE, "the answers equal those before")
-    demo.check()
+    expect(difference <= _TOLERANCE, "the answers equal those before")
+    cost = exposure(demo, 100.0, "a person who watched", began, moved - began)
+    demo.timeline.show(compared(canary.exposure, cost))
 
     healed = _bring_mlflow_back(demo)
-    return Incident(good, bad, better, moved - called, first.at - moved, late, difference, healed)
+    return Incident(cost, good, bad, better, moved - called, first.at - moved, late, difference, healed)
 
 
 def _promote_again(demo: DemoEnvironment, race: Race) -> None:
@@ -337,16 +324,16 @@ def _promote_again(demo: DemoEnvironment, race: Race) -> None:
     demo.report(f"promoted to staging by {race.loser}, who looked again", version, "MLflow is not needed")
 
 
-def _force_the_bad_version(demo: DemoEnvironment, good: float) -> float:
-    """Promote the bad version against the gates; the accuracy of its answers."""
+def _force_the_bad_version(demo: DemoEnvironment, good: float) -> tuple[float, float]:
+    """Promote the bad version against the gates; the accuracy of its answers, and when that was."""
+    began = time.monotonic()
     change = demo.registry.promote(BAD, "production", PromoteOptions(force=True), reason="the release is due today")
-    moved = time.monotonic()
     demo.report("forced into production", BAD, f"the record says: {change.reason}")
     demo.timeline.show("\n".join(f"note: {note}" for note in change.notes))
-    bad = accuracy(demo.load.wait_for(BAD, moved, _SAMPLE))
+    bad = accuracy(demo.load.wait_for(BAD, began, _SAMPLE))
     demo.report(f"live accuracy fell from {good:.1%} to {bad:.1%}", BAD, f"of {_SAMPLE} answers each")
-    _expect(bad < good, "the bad version answers worse")
-    return bad
+    expect(bad < good, "the bad version answers worse")
+    return bad, began
 
 
 def _bring_mlflow_back(demo: DemoEnvironment) -> tuple[str, ...]:
@@ -357,11 +344,11 @@ def _bring_mlflow_back(demo: DemoEnvironment) -> tuple[str, ...]:
     demo.report("reconcile, which watches, healed what MLflow shows", detail=", ".join(healed))
     demo.timeline.show(demo.catalog_text())
     left = demo.registry.reconcile(dry_run=True).changes
-    _expect(bool(healed) and not left, f"MLflow shows what is true (it still differs by {left})")
+    expect(bool(healed) and not left, f"MLflow shows what is true (it still differs by {left})")
     return healed
 
 
-# --- act 6 -----------------------------------------------------------------------------------------------------------
+# --- act 8 -----------------------------------------------------------------------------------------------------------
 
 
 def _flipped_byte(demo: DemoEnvironment) -> Corruption:
@@ -376,17 +363,17 @@ def _flipped_byte(demo: DemoEnvironment) -> Corruption:
 
     done = demo.ulora("verify", SECOND, "--read-data")
     demo.timeline.show(f"$ {done.line}\n{done.out.strip()}")
-    _expect(done.code == CorruptBlob.exit_code and file.path in done.out, "`verify` names the file", done)
+    expect(done.code == CorruptBlob.exit_code and file.path in done.out, "`verify` names the file", done)
     demo.report("fails verify, which names the file", SECOND, f"exit status {done.code}")
 
     refused = _fetch_on_another_machine(demo)
     demo.report("is refused by a machine that has to fetch it", SECOND, refused)
     difference = largest_difference(before, demo.ask_fixed())
-    demo.report("answers on from verified bytes", SECOND, _difference_text(difference))
-    _expect(difference <= _TOLERANCE, "serving stays on good bytes")
+    demo.report("answers on from verified bytes", SECOND, difference_text(difference))
+    expect(difference <= _TOLERANCE, "serving stays on good bytes")
 
     repaired = registry.verify_all([SECOND], VerifyOptions(repair_from=demo.bundle(SECOND)))
-    _expect(
+    expect(
         not repaired.problems and bool(repaired.mended) and registry.verify(SECOND, read_data=True).ok,
         "the version is whole again",
     )
@@ -410,14 +397,3 @@ def _fetch_on_another_machine(demo: DemoEnvironment) -> str:
 def _generation(registry: Registry, channel: str) -> int:
     head = registry.channel(channel).head()
     return head.generation if head else 0
-
-
-def _difference_text(difference: float) -> str:
-    fixed = f"the answers to {FIXED} fixed images"
-    return f"{fixed} are bit for bit those before" if difference == 0 else f"{fixed} differ by {difference:.1e} at most"
-
-
-def _expect(holds: bool, what: str, done: Finished | None = None) -> None:
-    if not holds:
-        printed = f": `{done.line}` exited with {done.code}: {(done.err or done.out).strip()[-500:]}" if done else ""
-        raise UloraError(f"it was expected that {what}, but that is not so{printed}")

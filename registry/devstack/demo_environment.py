@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,26 +18,31 @@ from registry.api import Registry
 from registry.catalog import mirror
 from registry.catalog.watch import LoopControl, Watch
 from registry.devstack.batch_sizes import BatchSizes
-from registry.devstack.digits import FEW, write_digits, write_photo_crops
+from registry.devstack.demo_images import questions, write_images, write_with_mist
+from registry.devstack.guard_server import GuardServer
 from registry.devstack.processes import Finished, FitProcess, isolated_env, ulora
 from registry.devstack.replica_server import ReplicaServer
 from registry.devstack.stack import Stack
 from registry.devstack.timeline import RequestCount, Screen, Timeline
 from registry.devstack.traffic import Client, ClientReply, Question, SteadyLoad, raise_if_failed
+from registry.devstack.true_labels import TrueLabels
 from registry.errors import BadInput, UloraError, no_folder
 from registry.evidence.measure import open_data
 from registry.evidence.policy import load_policy
 from registry.formats import canonical
 from registry.names import VersionName
+from registry.serving.fleet import wait_for_replicas
 from registry.settings import Settings
+from registry.trials.receipts import FLEET_KEY
 from registry.versions.bundle import DEFAULT_FLAVOR
 
 FIXED = 40
 """Questions whose answers are compared before and after."""
 IN_PEFT = "an adapter in PEFT's own layout"
 _POLICY = "ULORA_POLICY"
-_FAR_CROPS = 12
-_WATCH_SECONDS, _HEALING_SECONDS = 5.0, 120.0
+_HORIZON = 150
+"""Labelled units at which a trial's report judges: the traffic of seconds. What it asks then is not less than ever."""
+_WATCH_SECONDS, _HEALING_SECONDS, _FOLLOW_SECONDS = 5.0, 120.0, 60.0
 _ENDING_SECONDS = 0.5
 """How long after a failed request a process may need until it is seen to have ended."""
 
@@ -69,6 +74,8 @@ class DemoEnvironment:
     _registry: Registry | None = None
     _replica: ReplicaServer | None = None
     _load: SteadyLoad | None = None
+    _labels: TrueLabels | None = None
+    _guard: GuardServer | None = None
     _batches: BatchSizes | None = None
 
     @classmethod
@@ -83,7 +90,7 @@ class DemoEnvironment:
         folder = _empty_folder(root, ending)
         stack = Stack(folder)
         ending.callback(stack.stop)
-        env = isolated_env(_settings(folder, own_policy=data is not None))
+        env = isolated_env(_settings(folder, own_data=data is not None))
         ending.enter_context(_environment(env))
         return cls(folder, data, env, stack, Timeline(screen), screen, ending)
 
@@ -94,25 +101,28 @@ class DemoEnvironment:
         """The folder of all images."""
         return self.folder / "images"
 
-    def prepare_images(self) -> str:
-        """The digits; or the user's images, linked, with out-of-distribution ones beside them unless they have some.
+    @property
+    def images_with_mist(self) -> Path:
+        """The same, with photographs in mist among those for training."""
+        return self.folder / "images-with-mist"
 
-        Returns what they are, in words.
+    def prepare_images(self) -> str:
+        """Write all images, and choose what the traffic asks; returns what the images are, in words.
 
         Raises:
             BadInput: the user's folder holds no usable images.
         """
-        if self.data:
-            _link_images(self.data, self.images)
-        else:
-            write_digits(self.images, FEW, _FAR_CROPS)
+        write_images(self.data, self.images)
         images = open_data(DEFAULT_FLAVOR, self.images)
-        test = list(images.split("test"))
-        random.Random(0).shuffle(test)  # noqa: S311  no secret: the order only mixes the targets
-        self.questions = [Question(image.path.read_bytes(), image.target, image.label) for image in test]
+        self.questions = questions(images)
         what = "of your own" if self.data else "of handwritten digits, which stand in for leaves"
         counts = ", ".join(f"{len(images.split(name))} {name}" for name in ("train", "val", "test"))
         return f"{counts} {what}; targets {', '.join(images.targets)}"
+
+    def prepare_images_with_mist(self) -> Path:
+        """Write the images that later releases are fitted to; returns their folder."""
+        write_with_mist(open_data(DEFAULT_FLAVOR, self.images), self.images_with_mist)
+        return self.images_with_mist
 
     def largest_target(self) -> str:
         """The target with the most labels."""
@@ -136,13 +146,37 @@ class DemoEnvironment:
         return self._registry
 
     def serve(self) -> None:
-        """Start the replica that follows production, and the traffic on it."""
+        """Start the replica that follows production, the traffic on it, and the true labels that come back."""
         self._replica = ReplicaServer(self.folder / "serve", self.env)
         self.ending.callback(self._replica.stop)
         self._replica.start()
         self._batches = BatchSizes(self._replica.url)
-        self._load = load = self.ending.enter_context(SteadyLoad(self._replica.url, self.questions))
+        self._labels = labels = self.ending.enter_context(TrueLabels(self._replica.url))
+        load = SteadyLoad(self._replica.url, self.questions, answered=labels.answered)
+        self._load = self.ending.enter_context(load)
         self.timeline.traffic = lambda: RequestCount(len(load.answers), len(load.failures()))
+
+    def start_guard(self) -> None:
+        """Start the guard of production."""
+        self._guard = GuardServer(self.folder / "guard", self.env)
+        self.ending.callback(self._guard.stop)
+        self._guard.start()
+
+    def stop_guard(self) -> None:
+        """Stop it again."""
+        if self._guard:
+            self._guard.stop()
+
+    def wait_for_replicas(self, generation: int) -> None:
+        """Return when every replica of production follows a generation.
+
+        Raises:
+            UloraError: one does not, or a request failed.
+        """
+        found = wait_for_replicas(self.registry.store, self.registry.model, "production", generation, _FOLLOW_SECONDS)
+        self.check()
+        if found.behind:
+            raise UloraError(f"a replica does not follow generation {generation}")
 
     @property
     def load(self) -> SteadyLoad:
@@ -155,14 +189,17 @@ class DemoEnvironment:
         """Check that all is well so far.
 
         Raises:
-            UloraError: a request has failed.
+            UloraError: a request has failed, a true label was refused, or the guard has ended.
         """
-        if self._load is not None:
-            self._load.check()
+        for part in (self._load, self._labels):
+            if part is not None:
+                part.check()
+        if self._guard and (why := self._guard.why_ended()):
+            raise UloraError(why)
 
     def ended_servers(self) -> list[str]:
         """For each server that ended by itself: how, and the end of its log."""
-        servers = (self._replica, self.stack.s3, self.stack.mlflow)
+        servers = (self._replica, self._guard, self.stack.s3, self.stack.mlflow)
         return [text for server in servers if server and (text := server.why_ended(_ENDING_SECONDS))]
 
     # --- processes ---------------------------------------------------------------------------------------------------
@@ -179,9 +216,9 @@ class DemoEnvironment:
         """What a backbone is called here. No file on this machine has the name, so every user asks the store for it."""
         return f"demo-{backbone}"
 
-    def fit(self, version: str, backbone: str, *how: str) -> None:
+    def fit(self, version: str, backbone: str, images: Path, *how: str) -> None:
         """Start to fit a version, in a process of its own; `how` are options of the trainer's."""
-        words = [str(self.images), backbone, str(self.bundle(version)), "--name", self.named(backbone)]
+        words = [str(images), backbone, str(self.bundle(version)), "--name", self.named(backbone)]
         self._start_fit(version, "fit", *words, *how)
 
     def peft_folder(self, target: str) -> Path:
@@ -195,7 +232,7 @@ class DemoEnvironment:
     def fit_on_shuffled_labels(self, version: str, source: str, target: str) -> None:
         """Start to fit one target of another version's bundle again, on shuffled labels; all else stays as it is."""
         shutil.copytree(self.bundle(source), self.bundle(version))
-        self._start_fit(version, "spoil", str(self.images), str(self.bundle(version)), target)
+        self._start_fit(version, "spoil", str(self.images_with_mist), str(self.bundle(version)), target)
 
     def watch(self) -> None:
         """Start to reconcile MLflow again and again, in the background."""
@@ -306,19 +343,30 @@ def _empty_folder(root: Path | None, ending: ExitStack) -> Path:
     return root.resolve()
 
 
-def _settings(folder: Path, *, own_policy: bool) -> dict[str, str]:
+def _settings(folder: Path, *, own_data: bool) -> dict[str, str]:
     """The demo's settings, all of them, so that none comes from a file or an environment of the user's."""
     config = folder / "ulora.toml"
     config.touch()
-    settings = {
+    return {
         "ULORA_CONFIG": str(config),
         "ULORA_CACHE": str(folder / "cache"),
         "ULORA_DATA": str(folder / "images"),
         "ULORA_WHO": "demo",
+        FLEET_KEY: secrets.token_hex(32),
+        _POLICY: str(_write_policy(folder, own_data=own_data)),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),  # torch makes one beside the folder otherwise
     }
-    policy = resources.files("registry.devstack") / "demo_policy.yaml"
-    return {**settings, _POLICY: str(policy)} if own_policy else settings
+
+
+def _write_policy(folder: Path, *, own_data: bool) -> Path:
+    """The default policy, or for the user's own images the demo's, with a horizon that suits the small traffic."""
+    with resources.as_file(resources.files("registry.devstack") / "demo_policy.yaml") as own:
+        policy = load_policy(own if own_data else None)
+    trials = policy.trial_policy()
+    trials = trials.model_copy(update={"horizon": trials.horizon.model_copy(update={"units": _HORIZON})})
+    path = folder / "policy.json"
+    path.write_bytes(policy.model_copy(update={"trials": trials}).to_bytes())
+    return path
 
 
 @contextmanager
@@ -332,12 +380,3 @@ def _environment(env: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _link_images(data: Path, folder: Path) -> None:
-    folder.mkdir()
-    for child in sorted(data.resolve().iterdir()):
-        if child.is_dir():
-            (folder / child.name).symlink_to(child)
-    if not (folder / "_ood").exists():
-        write_photo_crops(folder / "_ood" / "far")

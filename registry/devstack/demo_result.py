@@ -9,8 +9,65 @@ from registry.devstack.timeline import Event
 
 
 @dataclass(frozen=True)
+class ShadowTrial:
+    """Act 2: the second release beside the first one, on the same images.
+
+    Attributes:
+        outcome: the report's verdict, with its `reasons`.
+        labelled: images whose labels came back; the accuracies are of these.
+        only_canary_right, only_stable_right: of how many of them exactly one answer was right.
+        seconds: from its start to the verdict.
+    """
+
+    version: str
+    outcome: str
+    reasons: tuple[str, ...]
+    labelled: int
+    accuracy_stable: float
+    accuracy_canary: float
+    only_canary_right: int
+    only_stable_right: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What it cost that a bad version got traffic.
+
+    Attributes:
+        percent: of the traffic.
+        seconds: until the record that ended it.
+        answers: that it gave, `wrong` of them.
+    """
+
+    percent: float
+    ended_by: str
+    seconds: float
+    answers: int
+    wrong: int
+
+
+@dataclass(frozen=True)
+class CanaryTrial:
+    """Act 5: the guard found the bad version.
+
+    Attributes:
+        labelled, wrong: the version's units that the guard decided by.
+        reasons: what was broken. `decision`: the digest of the guard's decision.
+        incident: the key of the note on it in the store.
+    """
+
+    exposure: Exposure
+    labelled: int
+    wrong: int
+    reasons: tuple[str, ...]
+    decision: str
+    incident: str
+
+
+@dataclass(frozen=True)
 class Refusal:
-    """Act 3: how the gate refused the bad version."""
+    """Act 4: how the gate refused the bad version."""
 
     exit_code: int
     rules: tuple[str, ...]
@@ -18,7 +75,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Import:
-    """Act 2: an adapter in a plain PEFT folder became a version of its own.
+    """Act 3: an adapter in a plain PEFT folder became a version of its own.
 
     Attributes:
         images: how many test images both versions were shown.
@@ -33,7 +90,7 @@ class Import:
 
 @dataclass(frozen=True)
 class RuntimeComparison:
-    """Act 2: the gate of another runtime, and what the release answers with it.
+    """Act 3: the gate of another runtime, and what the release answers with it.
 
     Attributes:
         cosine: the least of its features to those of torch in float32, on the recorded inputs.
@@ -53,7 +110,7 @@ class RuntimeComparison:
 
 @dataclass(frozen=True)
 class Race:
-    """Act 4: who won, and the error that the other one got."""
+    """Act 6: who won, and the error that the other one got."""
 
     winner: str
     loser: str
@@ -63,9 +120,10 @@ class Race:
 
 @dataclass(frozen=True)
 class Incident:
-    """Act 5: what the bad version did, and how the rollback went.
+    """Act 7: what the bad version did, and how the rollback went.
 
     Attributes:
+        exposure: what it cost that everybody got the bad version.
         accuracy_before, accuracy_bad, accuracy_after: of the live traffic, by the label of the image that was sent.
         rollback_seconds: from the call to the moved log.
         first_answer_seconds: from the moved log to the first answer by the old version.
@@ -73,6 +131,7 @@ class Incident:
         healed: what `reconcile` changed in MLflow.
     """
 
+    exposure: Exposure
     accuracy_before: float
     accuracy_bad: float
     accuracy_after: float
@@ -85,7 +144,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Corruption:
-    """Act 6: what `verify` found, how a machine that had to read the blob took it, and what the replica answered."""
+    """Act 8: what `verify` found, how a machine that had to read the blob took it, and what the replica answered."""
 
     exit_code: int
     file: str
@@ -109,7 +168,9 @@ class DemoResult:
     versions: Mapping[str, int]
     imported: Import
     runtime: RuntimeComparison
+    shadow: ShadowTrial
     refusal: Refusal
+    canary: CanaryTrial
     race: Race
     incident: Incident
     corruption: Corruption

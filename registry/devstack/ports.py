@@ -27,7 +27,8 @@ _POLL_SECONDS = 0.02
 
 
 class Ports:
-    """`count` consecutive TCP ports, and those `offset` above them, reserved until this object is gone.
+    """`count` consecutive TCP ports, and those `offset` above them, reserved until this object is gone. A server that
+    listens nowhere has none.
 
     Attributes:
         first: the lowest of them.
@@ -45,10 +46,10 @@ class Ports:
             self.first = chosen if first is None or attempt else first
             self.numbers = [self.first + shift + number for shift in sorted({0, offset}) for number in range(count)]
             reserved = _reserve(self.numbers)
-            if reserved and not self.taken():
+            if reserved is not None and not self.taken():
                 weakref.finalize(self, _close, reserved)
                 return
-            _close(reserved)
+            _close(reserved or [])
         raise UloraError(f"no {count} consecutive free ports on {HOST}", hint="stop some servers and run it again")
 
     def taken(self, seconds: float = 0.0) -> list[int]:
@@ -73,8 +74,8 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _reserve(numbers: list[int]) -> list[socket.socket]:
-    """Bind the UDP port of each number; empty if one of them is bound already."""
+def _reserve(numbers: list[int]) -> list[socket.socket] | None:
+    """Bind the UDP port of each number; None if one of them is bound already."""
     reserved: list[socket.socket] = []
     for number in numbers:
         held = socket.socket(type=socket.SOCK_DGRAM)
@@ -83,7 +84,7 @@ def _reserve(numbers: list[int]) -> list[socket.socket]:
             held.bind((HOST, number))
         except OSError:
             _close(reserved)
-            return []
+            return None
     return reserved
 
 

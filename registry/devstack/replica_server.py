@@ -29,8 +29,8 @@ class ReplicaServer(Server):
 
     def _command(self) -> list[str]:
         # Its few clients wait: the demo shows what is answered also where other work holds up the machine.
-        patience = ["--deadline", "30"]
-        return [sys.executable, "-m", "registry", "serve", "--host", HOST, "--port", str(self.port), *patience]
+        options = ["--deadline", "30", "--observe-every", "1"]
+        return [sys.executable, "-m", "registry", "serve", "--host", HOST, "--port", str(self.port), *options]
 
     def _child_env(self) -> dict[str, str]:
         return self._env | {"ULORA_INSTANCE": self._instance}

@@ -9,15 +9,16 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from registry.errors import UloraError
+from registry.trials.receipts import OOD_LABEL
 
-RATE = 16.0
+RATE = 24.0
 """Requests a second, over all clients."""
 CLIENTS = 4
 _TIMEOUT = 60.0
@@ -30,7 +31,7 @@ _DECISIONS = ("version", "target", "label", "outcome", "is_ood")
 
 @dataclass(frozen=True)
 class Question:
-    """An image file's bytes, and what it shows."""
+    """An image file's bytes, and what it shows; the label `_ood` without a target: nothing of what is known."""
 
     image: bytes
     target: str
@@ -44,7 +45,7 @@ class ClientReply:
     Attributes:
         at: when it was complete, by `time.monotonic`.
         version: the version that answered, the empty string where none did.
-        is_right: whether target and label are those of the image.
+        is_right: whether target and label are those of the image; or whether it was flagged, if it shows none of them.
         document: the answer's JSON.
         problem: why it counts as failed, the empty string where it does not.
         seconds: from the request to the whole answer.
@@ -71,24 +72,37 @@ class Client:
 
     def ask(self, question: Question) -> ClientReply:
         """Ask once, without a second try. Never raises: anything but a whole answer of a version is a failed one."""
-        if time.monotonic() - self._used > _IDLE:
-            self.close()
         began = time.monotonic()
         try:
-            self._connection.request("POST", "/predict", question.image, {"Content-Type": "image/png"})
-            reply = self._connection.getresponse()
-            body = reply.read()
+            status, body = self._post("/predict", question.image, "image/png")
         except (OSError, http.client.HTTPException) as error:
-            self.close()
             return ClientReply(time.monotonic(), "", False, {}, f"no answer: {type(error).__name__}: {error}")
-        finally:
-            self._used = time.monotonic()
         document = _object(body)
         version = document.get("version") or ""
-        is_whole = reply.status == http.client.OK and version
-        problem = "" if is_whole else f"status {reply.status}, body {body[:_MAX_BODY].decode('utf-8', 'replace')!r}"
-        is_right = (document.get("target"), document.get("label")) == (question.target, question.label)
-        return ClientReply(self._used, version, is_right, document, problem, self._used - began)
+        is_whole = status == http.client.OK and version
+        problem = "" if is_whole else f"status {status}, body {body[:_MAX_BODY].decode('utf-8', 'replace')!r}"
+        return ClientReply(self._used, version, _is_right(document, question), document, problem, self._used - began)
+
+    def post(self, path: str, body: bytes, content_type: str) -> tuple[int, dict[str, Any]]:
+        """Post once; status and JSON of the answer, 503 and nothing where none comes."""
+        try:
+            status, answer = self._post(path, body, content_type)
+        except (OSError, http.client.HTTPException):
+            return http.client.SERVICE_UNAVAILABLE, {}
+        return status, _object(answer)
+
+    def _post(self, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
+        if time.monotonic() - self._used > _IDLE:
+            self.close()
+        try:
+            self._connection.request("POST", path, body, {"Content-Type": content_type})
+            reply = self._connection.getresponse()
+            return reply.status, reply.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        finally:
+            self._used = time.monotonic()
 
 
 class SteadyLoad:
@@ -97,8 +111,13 @@ class SteadyLoad:
     A client that falls behind does not catch up: a slow answer lowers the rate, it never makes a burst.
     """
 
-    def __init__(self, url: str, questions: Sequence[Question], rate: float = RATE, clients: int = CLIENTS) -> None:
+    def __init__(
+        self, url: str, questions: Sequence[Question], rate: float = RATE, clients: int = CLIENTS,
+        answered: Callable[[Question, ClientReply], None] = lambda question, reply: None,
+    ) -> None:  # fmt: skip
+        """`answered` is told of each answer, in the thread of its client."""
         self.url = url
+        self._answered = answered
         self._questions = itertools.cycle(questions)
         self._pause = clients / rate
         self._answers: list[ClientReply] = []
@@ -177,7 +196,9 @@ class SteadyLoad:
         self._stop.wait(delay)
         with closing(Client(self.url)) as client:
             for due in self._schedule():
-                answer = client.ask(self._next())
+                question = self._next()
+                answer = client.ask(question)
+                self._answered(question, answer)
                 with self._arrived:
                     self._answers.append(answer)
                     self._arrived.notify_all()
@@ -229,6 +250,12 @@ def _numbers(document: dict[str, Any]) -> dict[str, float]:
     """The numbers of an answer, its probabilities included."""
     numbers = {**document, **document.get("probabilities", {})}
     return {name: value for name, value in numbers.items() if isinstance(value, float)}
+
+
+def _is_right(document: dict[str, Any], question: Question) -> bool:
+    if question.label == OOD_LABEL:
+        return document.get("is_ood") is True
+    return (document.get("target"), document.get("label")) == (question.target, question.label)
 
 
 def _object(body: bytes) -> dict[str, Any]:

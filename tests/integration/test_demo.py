@@ -35,8 +35,16 @@ def test_the_demo_has_the_results_that_it_shows(tmp_path: Path) -> None:
     assert result["failures"] == 0
     assert result["requests"] == sum(result["versions"].values()) > 0
     assert set(result["versions"]) == {FIRST, SECOND, BAD}
+    assert result["shadow"]["outcome"] in ("ship", "keep")
+    assert result["shadow"]["labelled"] >= 150
     assert result["refusal"]["exit_code"] == 3
     assert any("accuracy (low)" in rule for rule in result["refusal"]["rules"])
+    canary, everybody = result["canary"]["exposure"], result["incident"]["exposure"]
+    assert (canary["percent"], canary["ended_by"], everybody["percent"]) == (10, "the guard", 100)
+    assert 0 < canary["wrong"] <= canary["answers"]
+    assert canary["wrong"] / canary["seconds"] < everybody["wrong"] / everybody["seconds"]
+    assert canary["answers"] + everybody["answers"] == result["versions"][BAD]
+    assert 0 < result["canary"]["wrong"] <= result["canary"]["labelled"]
     race = result["race"]
     assert race["exit_codes"] == {race["winner"]: 0, race["loser"]: 4}
     assert race["winner"] in race["message"]
@@ -81,14 +89,15 @@ def test_a_replica_that_dies_ends_the_demo_with_the_reason(tmp_path: Path) -> No
     with running_demo(tmp_path, images) as running:
         assert running.stdout is not None
         said = next(line for line in running.stdout if "the traffic begins" in line)
-        os.kill(process_on(said.strip().rpartition(":")[2]), signal.SIGKILL)
+        (url,) = (word.rstrip(";") for word in said.split() if word.startswith("http"))
+        os.kill(process_on(str(urlsplit(url).port)), signal.SIGKILL)
         rest, errors = running.communicate(timeout=1800)
 
     assert running.returncode == 1, errors
     assert "the demo ended early" in errors
     assert "failed: no answer" in errors
     assert "the serve server ended with exit status -9" in errors
-    assert "Act 2" not in rest
+    assert "Act 3" not in rest
     assert left_behind(tmp_path) == []
 
 

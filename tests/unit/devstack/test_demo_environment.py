@@ -15,6 +15,8 @@ from registry.devstack import demo as acts
 from registry.devstack.demo_environment import DemoEnvironment
 from registry.devstack.traffic import Question, SteadyLoad
 from registry.errors import UloraError
+from registry.evidence.policy import load_policy
+from registry.names import VersionName
 from tests.servers.loopback import Loopback
 from tests.servers.yes_server import YesServer
 
@@ -65,8 +67,25 @@ def test_there_is_no_registry_before_the_servers_are_up(demo: DemoEnvironment) -
         _ = demo.registry
 
 
+@pytest.mark.parametrize("has_own_images", [True, False])
+def test_only_the_horizon_of_the_policy_is_the_demos(tmp_path: Path, has_own_images: bool) -> None:
+    data = tmp_path / "images" if has_own_images else None
+    (tmp_path / "images").mkdir()
+    with ExitStack() as ending:
+        made = DemoEnvironment.create(Lines(), data, tmp_path / "demo", ending)
+        policy, shipped = load_policy(Path(made.env["ULORA_POLICY"])), load_policy()
+    trials, default = policy.trial_policy(), shipped.trial_policy()
+    assert trials.horizon.units < default.horizon.units
+    assert trials.model_copy(update={"horizon": default.horizon}) == default
+    version = VersionName(1, 0, 0)
+    is_default = policy.rules_for("production", version) == shipped.rules_for("production", version)
+    assert is_default is not has_own_images
+    assert (policy.guard_rules() == shipped.guard_rules()) is not has_own_images
+
+
 _ACTS = (
-    "_two_releases", "_old_adapter", "_another_runtime", "_bad_release", "_two_promoters", "_incident", "_flipped_byte",
+    "_first_release", "_second_release", "_old_adapter", "_another_runtime", "_bad_release", "bad_canary",
+    "_two_promoters", "_incident", "_flipped_byte",
 )  # fmt: skip
 
 

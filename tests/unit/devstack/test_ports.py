@@ -33,6 +33,11 @@ def two_numbers(monkeypatch: pytest.MonkeyPatch) -> int:
     return first
 
 
+def test_a_server_that_listens_nowhere_has_no_port() -> None:
+    none = Ports(count=0)
+    assert none.numbers == none.taken() == []
+
+
 def test_chosen_ports_and_those_above_them_can_be_bound() -> None:
     chosen = Ports(count=5, offset=10_000)
     first = chosen.first

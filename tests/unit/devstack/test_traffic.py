@@ -63,6 +63,22 @@ def test_every_answer_is_kept_with_its_version(service: Service) -> None:
     assert load.versions() == {"v1.0.0": len(load.answers)}
 
 
+def test_an_answer_is_told_with_its_question(service: Service) -> None:
+    told: list[tuple[Question, ClientReply]] = []
+    with SteadyLoad(service.url, [QUESTION], rate=200, answered=lambda *both: told.append(both)) as load:
+        load.wait_for("v1.0.0", since=0, count=3, seconds=180)
+    assert {question for question, _ in told} == {QUESTION}
+    assert [answer for _, answer in sorted(told, key=lambda one: one[1].at)] == sorted(load.answers, key=lambda a: a.at)
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_something_else_is_to_be_flagged(service: Service, flagged: bool) -> None:
+    service.document = {**RIGHT, "is_ood": flagged}
+    with SteadyLoad(service.url, [Question(b"image", "", "_ood")], rate=200) as load:
+        (answer,) = load.wait_for("v1.0.0", since=0, seconds=180)
+    assert answer.is_right is flagged
+
+
 def test_the_times_of_recent_answers_are_told(service: Service) -> None:
     load = SteadyLoad(service.url, [QUESTION], rate=200)
     assert load.percentile(0.5) == 0
