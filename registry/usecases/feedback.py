@@ -1,7 +1,7 @@
 """True labels from a file, straight into the store: an object of observations for each generation that they are about.
 
 The objects are named by the digest of the file, and their counts are sets of units: to take a file again, or labels
-that replicas got too, changes nothing.
+that replicas got too, changes nothing. What an object has, stays in it: a label that counted once may be late by now.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import os
 import socket
 import stat
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from registry.errors import BadInput, BadReceipt, NotFound
+from registry.errors import BadInput, BadManifest, BadReceipt, NotFound, ObjectNotFound
 from registry.formats.bounded import file_digest
 from registry.progress import OpenProgress, Progress, Say, open_no_progress, say_nothing
 from registry.serving.labels import StageLookup
 from registry.store import layout
+from registry.trials.merge import counted_in
+from registry.trials.observations import ArmCounts, Observations, StageCounts
 from registry.trials.receipts import FleetKeys, read
 from registry.trials.recorder import Recorder
 from registry.wiring import Wiring
@@ -143,12 +145,40 @@ class _Counts:
         key = layout.observation(self.wiring.model, self.channel, self._id(generation))
         document = recorder.document()
         if document.stages and self.writes:
-            self.wiring.store.overwrite(key, document.to_bytes())
+            self.wiring.store.overwrite(key, self._with_known(key, document).to_bytes())
             self.keys[key] = None
+
+    def _with_known(self, key: str, document: Observations) -> Observations:
+        """The same with what was counted in an earlier run. What nobody can read is written anew."""
+        try:
+            known = Observations.parse(self.wiring.store.get(key, Observations.LIMIT).body, key)
+        except (ObjectNotFound, BadManifest):
+            return document
+        return _joined(known, document)
 
     def _id(self, generation: int) -> str:
         part = self.parts[generation]
         return f"labels-{self.digest[:32]}-g{generation}" + (f"-{part}" if part > 1 else "")
+
+
+def _joined(known: Observations, counted: Observations) -> Observations:
+    """What either has counted of labels. Of a unit that both have, what `known` says of its first label stays."""
+    both = [known.model_copy(update={"replica": "1"}), counted.model_copy(update={"replica": "2"})]  # in this order
+    return counted.model_copy(update={"stages": tuple(_joined_stage(each, both) for each in counted.stages)})
+
+
+def _joined_stage(stage: StageCounts, both: Sequence[Observations]) -> StageCounts:
+    arms = counted_in(stage.stage, both).arms
+    return stage.model_copy(
+        update={
+            "arms": {
+                name: ArmCounts(
+                    version=arm.version, units={event: found for event, found in arm.units.items() if found}
+                )
+                for name, arm in arms.items()
+            }
+        }
+    )
 
 
 class _Taker:

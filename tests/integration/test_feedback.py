@@ -12,7 +12,7 @@ import pytest
 
 from registry.store.objects import ObjectStore
 from registry.trials.receipts import ArmAnswer, FleetKeys, Receipt, issue
-from registry.trials.recorder import MAX_LABEL_AGE
+from registry.trials.recorder import MAX_LABEL_AGE, Recorder
 from registry.usecases import feedback as usecase
 from tests.support.echo_releases import Shop
 from tests.support.run_ulora import complains, ulora
@@ -120,3 +120,32 @@ def test_many_generations_take_bounded_memory(shop: Shop, tmp_path: Path, monkey
     assert ulora("feedback", write(tmp_path, rows), "--json").document["taken"] == 6
     assert list(stage_in_store(shop, 2).arms["canary"].of("labelled")) == [0, 2, 4]
     assert list(stage_in_store(shop, 3).arms["canary"].of("labelled")) == [1, 3, 5]
+
+
+def test_a_label_that_counted_once_counts_when_it_is_late(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    week = 7 * 86_400
+    old = receipt(shop, 1, issued_at=int(time.time()) - MAX_LABEL_AGE + week)
+    path = write(tmp_path, [(old, "healthy"), (receipt(shop, 1), "rust"), (receipt(shop, 2), "healthy")])
+    assert ulora("feedback", path, "--json").document["taken"] == 3
+    monkeypatch.setattr("registry.trials.recorder.MAX_LABEL_AGE", MAX_LABEL_AGE - 2 * week)  # two weeks later
+    again = ulora("feedback", path, "--json").document
+    assert (again["taken"], again["late"]) == (2, 1)
+    arm = stage_in_store(shop, 3).arms["canary"]
+    found = {event: list(arm.of(event)) for event in ("labelled", "wrong", "first_wrong")}
+    assert found == {"labelled": [1, 2], "wrong": [1, 2], "first_wrong": [1, 2]}
+
+
+def test_a_run_that_was_interrupted_loses_nothing(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, [(receipt(shop, unit), "rust") for unit in range(6)])
+    assert ulora("feedback", path).code == 0
+    monkeypatch.setattr(usecase, "_WRITE_EVERY", 2)
+
+    def end(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    label = Recorder.label
+    monkeypatch.setattr(Recorder, "label", lambda *asked: label(*asked) if asked[2].unit < 3 else end())
+    assert ulora("feedback", path).code == 130
+    assert list(stage_in_store(shop, 3).arms["canary"].of("labelled")) == [0, 1, 2, 3, 4, 5]
