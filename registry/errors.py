@@ -40,6 +40,7 @@
     + CatalogUnreachable
     + CatalogRefused
     + ReplicaUnreachable
+    + ReplicaDenied
     + OutcomeUnknown
   x NotInMlflow                 8  it is done in the store, and MLflow does not show it
   x StoreUnfit                  6  a store that ignores conditional writes
@@ -274,7 +275,11 @@ class CatalogRefused(Unreachable):
 
 
 class ReplicaUnreachable(Unreachable):
-    """A replica does not answer, or refuses the token."""
+    """A replica does not answer."""
+
+
+class ReplicaDenied(Unreachable):
+    """A replica asks for a token, or refuses the one that it gets."""
 
 
 class OutcomeUnknown(Unreachable):

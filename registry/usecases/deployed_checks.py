@@ -29,7 +29,7 @@ _NOT_AN_IMAGE = b"these bytes are not an image"
 
 @dataclass(frozen=True)
 class DeployedChecks:
-    """The checks of one version at one URL, by name. Each may raise `ReplicaUnreachable`."""
+    """The checks of one version at one URL, by name. Each may raise `ReplicaUnreachable`, and `ReplicaDenied`."""
 
     wiring: Wiring
     binding: Binding

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from registry.errors import BadInput, ReplicaUnreachable, first_line
+from registry.errors import BadInput, ReplicaDenied, ReplicaUnreachable, first_line
 from registry.formats.addresses import has_host, without_password
 from registry.parallel import within_or_ended
 from registry.usecases.version_test_options import TOKEN
@@ -75,14 +75,13 @@ class ReplicaClient:
         """Ask once; the body is an image.
 
         Raises:
-            ReplicaUnreachable: there is no whole answer in time, or it refuses the token.
+            ReplicaUnreachable: there is no whole answer in time.
+            ReplicaDenied: it asks for a token, or refuses the one that it gets.
         """
         headers = {"Content-Type": _IMAGE} if body is not None else {}
         answer = self._ask(method, path, body, headers)
         if answer.status in _REFUSED:
-            raise ReplicaUnreachable(
-                f"{self.url} refuses {method} {path}: {answer.problem}", hint=f"{TOKEN} holds a token for it"
-            )
+            raise self._denied(f"{method} {path}", answer)
         return answer
 
     def announce(self, path: str, size: int) -> ReplicaAnswer | None:
@@ -94,6 +93,14 @@ class ReplicaClient:
             return None
         finally:
             self.close()  # a body is still owed on this connection
+
+    def _denied(self, what: str, answer: ReplicaAnswer) -> ReplicaDenied:
+        if not self._headers:
+            return ReplicaDenied(f"{self.url} asks for a token for {what}", hint=f"put one into {TOKEN}")
+        return ReplicaDenied(
+            f"{self.url} refuses the token for {what}: {answer.problem}",
+            hint=f"is the token in {TOKEN} one of this replica's, with the scope predict?",
+        )
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> ReplicaAnswer:
         if time.monotonic() - self._used > _IDLE:

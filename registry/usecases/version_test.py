@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.catalog.runs import EvidenceRun
-from registry.errors import NotInMlflow, ReplicaUnreachable, StoreDenied, StoreUnreachable, first_line
+from registry.errors import (
+    NotInMlflow,
+    ReplicaDenied,
+    ReplicaUnreachable,
+    StoreDenied,
+    StoreUnreachable,
+    UloraError,
+    first_line,
+)
 from registry.evidence.results import Evidence
 from registry.formats import canonical
 from registry.formats.counts import counted
@@ -87,24 +95,32 @@ class _TestRun:
         """Behind a URL."""
         checks = DeployedChecks(self.wiring, self.binding, self.manifest, client, self.options)
         self._make(checks.named())
-        if not isinstance(self.results[0].error, ReplicaUnreachable):  # else nothing is known of the version
+        if not (isinstance(self.results[0].error, ReplicaUnreachable) or self._has(ReplicaDenied)):
+            # else nothing is known of the version
             self._keep(DEPLOYED, {"url": client.url[:200]})
         return self._report(client.url)
 
     def _make(self, checks: Checks) -> None:
         for name, check in checks.items():
             if missed := self._unreached(name):
-                self.results.append(CheckResult(name, "skipped", f"{missed} could not be reached"))
+                self.results.append(CheckResult(name, "skipped", missed))
             else:
                 self.say(f"{name} …")
                 self.results.append(run_check(name, check))
 
     def _unreached(self, name: str) -> str:
-        """What an earlier check did not reach and this one needs: it would only wait for it, too."""
-        errors = [one.error for one in self.results]
-        if any(isinstance(error, StoreUnreachable) for error in errors):
-            return "the store"
-        return "the replica" if name != RECORD and any(isinstance(e, ReplicaUnreachable) for e in errors) else ""
+        """Why a check is skipped: an earlier one did not reach what it needs, and it would only wait for it, too."""
+        if self._has(StoreUnreachable):
+            return "the store could not be reached"
+        if name != RECORD and self._has(ReplicaUnreachable):
+            return "the replica could not be reached"
+        if name != RECORD and self._has(ReplicaDenied):
+            return "the replica refuses the token" if self.options.token else "the replica asks for a token"
+        return ""
+
+    def _has(self, kind: type[UloraError]) -> bool:
+        """Whether an earlier check ended with such an error."""
+        return any(isinstance(one.error, kind) for one in self.results)
 
     def _about_files(self, folder: Path) -> dict[str, str]:
         """Which tests of a team ran: evidence of other ones is of other data."""

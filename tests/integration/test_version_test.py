@@ -18,6 +18,8 @@ from registry import Registry, TestOptions
 from registry.channels.channel import channel_names
 from registry.devstack.replica_server import ReplicaServer
 from registry.errors import GateRefused, MissingBlob
+from registry.serving.follow import Live, LiveOptions
+from registry.serving.http.options import HttpOptions
 from registry.serving.loaders import Loaded
 from registry.store import layout
 from registry.usecases import deployed_checks, drill
@@ -27,6 +29,7 @@ from tests.support.bundles import add_goldens
 from tests.support.echo_releases import wait_until
 from tests.support.registries import bind, create, file_of, listing, open_registry, small_bundle
 from tests.support.run_ulora import ulora
+from tests.support.running_app import running
 
 V1, V2 = "v1.0.0", "v1.1.0"
 ASKS = """
@@ -275,6 +278,25 @@ def test_what_is_deployed_is_what_was_tested(
     strange = registry.test(V1, replace(options, record=False))
     assert outcomes(strange)["answers"] == "failed"
     assert "of 4 answers differ from those computed here" in str(strange.failure)
+
+
+@pytest.mark.parametrize(("token", "said"), [("", "asks for a token"), ("b" * 32, "refuses the token")])
+def test_without_a_good_token_nothing_is_recorded(registry: Registry, tmp_path: Path, token: str, said: str) -> None:
+    create(registry, V1, tmp_path)
+    registry.promote(V1, "production")
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"app predict {'a' * 32}\n")
+    wiring = registry.wiring
+    live = Live(wiring.channel("production"), wiring.bindings, wiring.blobs, LiveOptions())
+    with live, running(live, HttpOptions(tokens=tokens)) as http:
+        found = registry.test(V1, TestOptions(deployed=str(http.base_url), token=token))
+    assert outcomes(found) == {
+        "live": "passed", "ready": "passed", "version": "failed",
+        **dict.fromkeys(("digest", "answers", "errors", "latency"), "skipped"),
+    }  # fmt: skip
+    assert said in str(found.failure)
+    assert {one.said for one in found.checks[3:]} == {f"the replica {said}"}
+    assert registry.evidence(V1) == []
 
 
 def test_where_nothing_answers_nothing_is_recorded(two: Registry, dead_address: str) -> None:

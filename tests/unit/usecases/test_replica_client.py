@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from registry.errors import BadInput, ReplicaUnreachable
+from registry.errors import BadInput, ReplicaDenied, ReplicaUnreachable
 from registry.usecases.replica_client import MAX_ANSWER, ReplicaClient, check_url
 from tests.servers.loopback import Loopback
 
@@ -97,7 +97,7 @@ def test_what_is_no_object_is_an_empty_one(server: tuple[Loopback, type[Handler]
 
 @pytest.mark.parametrize(
     ("path", "seconds", "says"),
-    [("/long", 300, "more than"), ("/slow", 0.3, "TimeoutError"), ("/closed", 300, "Unauthorized: no token")],
+    [("/long", 300, "more than"), ("/slow", 0.3, "TimeoutError")],
 )
 def test_no_answer_without_end_is_read(
     server: tuple[Loopback, type[Handler]], path: str, seconds: float, says: str
@@ -107,6 +107,18 @@ def test_no_answer_without_end_is_read(
             client.ask("GET", path)
         if seconds > 1:
             assert client.ask("GET", "/version").status == 200, "the next request has a connection of its own"
+
+
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [("", "asks for a token for GET /closed"), ("secret", "refuses the token for GET /closed: status")],
+)
+def test_a_token_that_is_missing_or_not_good_is_told(
+    server: tuple[Loopback, type[Handler]], token: str, says: str
+) -> None:
+    with closing(ReplicaClient(server[0].url, token)) as client, pytest.raises(ReplicaDenied, match=says) as denied:
+        client.ask("GET", "/closed")
+    assert "secret" not in f"{denied.value}{denied.value.hint}"
 
 
 def test_a_large_body_is_announced_and_not_sent(server: tuple[Loopback, type[Handler]]) -> None:
