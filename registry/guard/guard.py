@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from registry.api import Registry
 from registry.catalog.watch import LoopControl, repeat
-from registry.errors import BadInput, Unreachable, first_line
+from registry.errors import BadInput, BadPolicy, Unreachable, first_line
 from registry.guard.alerts import PATIENCE, Alerts
 from registry.guard.channel_guard import ChannelGuard
 from registry.guard.looked import Looked
@@ -69,20 +69,19 @@ class Guard:
 
         Raises:
             StoreUnreachable, StoreDenied, OutcomeUnknown: the store does not answer, or refuses everything.
-            BadPolicy: the policy can't be read.
+            BadPolicy: the policy, which all channels have, can't be read.
+            BadInput: the same setting is invalid for all of them.
         """
         found, errors = list[Looked](), list[Exception]()
         for name, channel in self._channels.items():
             try:
                 found.append(channel.look(dry_run=self._options.dry_run))
                 self._outages.over(name)
-            except BadInput:
-                raise
             except Exception as error:  # of any kind: another channel may have to go back
                 errors.append(error)
                 found.append(self._problem(name, error))
         self._errors = tuple(errors)
-        if len(errors) == len(self._channels) and all(isinstance(error, Unreachable) for error in errors):
+        if errors and (isinstance(errors[0], BadPolicy) or self._are_of_all(errors)):
             raise errors[0]
         return found
 
@@ -105,6 +104,12 @@ class Guard:
             failed(error, pause)
 
         repeat(lambda _: self.look(), control, done, tell)
+
+    def _are_of_all(self, errors: Sequence[Exception]) -> bool:
+        """Whether no channel could be judged, for a reason that is none of a channel: the store's, or a setting's."""
+        return len(errors) == len(self._channels) and any(
+            all(isinstance(error, kind) for error in errors) for kind in (Unreachable, BadInput)
+        )
 
     def _problem(self, channel: str, error: Exception) -> Looked:
         said = f"it can't be judged: {type(error).__name__}"

@@ -20,7 +20,7 @@ from registry.api import Registry
 from registry.catalog.watch import LoopControl
 from registry.channels.record import Record
 from registry.devstack.s3_server import S3Server
-from registry.errors import StoreUnreachable
+from registry.errors import BadPolicy, StoreUnreachable
 from registry.guard.decision import Decision
 from registry.guard.decisions import Decisions
 from registry.guard.guard import Guard, GuardOptions
@@ -434,3 +434,36 @@ def test_observations_from_before_the_trial_are_not_read(watched: Watched) -> No
         found = view.with_replicas(replace(look, written=written))
         assert [each.id for each in found.observations] == seen
         assert len(found.heartbeats) == 3
+
+
+def test_what_is_wrong_with_one_channel_stops_no_other(watched: Watched) -> None:
+    registry = watched.registry
+    registry.promote("v1.0.0", "staging")
+    registry.canary.start("v3.0.0", "staging", CanaryOptions(percent=10, plan="default", force=True), reason="a trial")
+    log = registry.channel("staging")
+    head = log.head()
+    assert head
+    assert head.canary
+    named = head.model_copy(update={"canary": head.canary.model_copy(update={"version": "by hand"})})
+    registry.store.overwrite(layout.record(registry.model, "staging", head.generation), named.to_bytes())
+    staged = Fleet(now=datetime.now(UTC))
+    staged.begin(named)
+    staged.ask(named, 1000)
+    staged.write(registry, "staging")
+    watched.start()
+    watched.fleet.ask(watched.head, 3000, BAD)
+    watched.write()
+    guard = watched.guard(channels=("staging", "production"))
+    while not (looked := guard.look())[0].problem:
+        assert looked[0].outcome == "pass", looked[0]
+    assert watched.head.who == "guard"
+    assert [type(error).__name__ for error in guard.errors] == ["BadVersionName"]
+
+
+def test_a_policy_that_cannot_be_read_ends_the_look(watched: Watched) -> None:
+    watched.start()
+    policy = watched.registry.settings.policy
+    assert policy
+    policy.write_text("format: 1\nchannels: {production: {}}\n")
+    with pytest.raises(BadPolicy):
+        watched.guard(channels=("staging", "production")).look()
