@@ -136,13 +136,15 @@ def test_a_significant_but_small_difference_is_no_harm() -> None:
     _, look = asked(started(50), 6000, Rates(wrong=0.10), Rates(wrong=0.03))
     decision = decided(look, rule)
     assert decision.outcome == "pass"
-    assert finding(decision, "accuracy").reason.endswith("not so large")
+    assert finding(decision, "accuracy").reason.endswith(": surely worse than stable, but within the bound")
 
 
 def test_min_effect_is_asked_beyond_the_bound() -> None:
     rules = "\n    - {metric: error_rate, max: 0.005, min_effect: 0.3, severity: rollback}\n"
     _, look = asked(started(), canary=BAD)
-    assert decided(look, policy(rules)).outcome == "pass"
+    decision = decided(look, policy(rules))
+    assert decision.outcome == "pass"
+    assert finding(decision, "error_rate").reason.endswith(": significant, but not by 0.3 beyond the bound")
 
 
 def test_a_deeper_bound_is_tested_where_the_milder_one_is_broken() -> None:
