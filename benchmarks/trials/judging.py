@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 from benchmarks.trials.traffic import Look
+from registry.guard.rule_findings import IN_TRIAL
 from registry.trials.counts import events_between, rate_of
 from registry.trials.evalues import EValue, Rate, against_bound, between_arms, ood_auroc
 from registry.trials.latency import TrialHour, late_windows, latency_evidence, slower_windows
 from registry.trials.sample_ratio import sample_ratio
 
-ERRORS, ACCURACY, LATENCY = 0.02, 0.02, 0.01
-"""The default probabilities of the families."""
+ERRORS, ACCURACY, LATENCY = (IN_TRIAL * alpha for alpha in (0.02, 0.02, 0.01))
+"""The default probabilities of the families, for the trial."""
 MAX_ERROR_RATE, MIN_ACCURACY, MIN_AUROC, MAX_MILLISECONDS, MAX_RATIO = 0.005, 0.94, 0.85, 220.0, 1.10
 
 Verdict = Literal["rollback", "broken", ""]

@@ -15,6 +15,9 @@ from registry.trials.evalues import Cusum, EValue
 LOOK = Callable[[GuardRule], RuleValue]
 _OUTCOMES: dict[Severity, Outcome] = {"rollback": "fail", "hold": "hold", "warn": "pass"}
 _BY_LABELS = ("accuracy", "ood_auroc")
+IN_TRIAL, AFTERWARDS = 0.8, 0.2
+"""The parts of a rule's alpha for the trial, labels that come back late among it, and for the time after it: so what is
+judged at both times goes back by chance no more often than what is judged once."""
 
 
 def rule_findings(facts: Facts, policy: Policy, broken: frozenset[str], bake_seconds: int) -> Iterator[GuardFinding]:
@@ -25,22 +28,24 @@ def rule_findings(facts: Facts, policy: Policy, broken: frozenset[str], bake_sec
         bake_seconds: how long the version is watched after the trial.
     """
     rules = policy.guard_rules()
+    places = {id(rule): place for place, rule in enumerate(rules)}
     for bands in Bands.of(rules):
-        judge = _BandsJudge(bands, policy, {id(rule): place for place, rule in enumerate(rules)}, broken)
+        alpha = policy.alpha_of(bands.first)
+        trial = _BandsJudge(bands, places, broken, IN_TRIAL * alpha)
         if not facts.is_baking:
-            yield from judge.findings(lambda rule: trial_value(facts, rule))
+            yield from trial.findings(lambda rule: trial_value(facts, rule))
             continue
-        yield from judge.findings(lambda rule: bake_value(facts, rule, bake_seconds), waits=False)
+        afterwards = _BandsJudge(bands, places, broken, AFTERWARDS * alpha)
+        yield from afterwards.findings(lambda rule: bake_value(facts, rule, bake_seconds), waits=False)
         if bands.first.metric in _BY_LABELS:
-            yield from judge.findings(lambda rule: trial_value(facts, rule), when=" (in its trial)", waits=False)
+            yield from trial.findings(lambda rule: trial_value(facts, rule), when=" (in its trial)", waits=False)
 
 
 class _BandsJudge:
     """Judges the rules on one metric, the mildest bound first: a deeper one is tested only where that one is broken."""
 
-    def __init__(self, bands: Bands, policy: Policy, places: dict[int, int], broken: frozenset[str]) -> None:
-        self._bands, self._places, self._broken = bands, places, broken
-        self._alpha = policy.alpha_of(bands.first)
+    def __init__(self, bands: Bands, places: dict[int, int], broken: frozenset[str], alpha: float) -> None:
+        self._bands, self._places, self._broken, self._alpha = bands, places, broken, alpha
 
     def findings(self, look: LOOK, *, when: str = "", waits: bool = True) -> Iterator[GuardFinding]:
         """A finding for each rule.

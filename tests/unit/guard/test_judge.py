@@ -19,7 +19,7 @@ from registry.guard.decision import Decision
 from registry.guard.finding import GuardFinding
 from registry.guard.judge import FLAP_SECONDS
 from registry.guard.replay import replay_decision
-from registry.trials.observations import TrialStage, Window
+from registry.trials.observations import WINDOW_SECONDS, TrialStage, Window
 from registry.trials.recorder import Counted
 from registry.usecases.observed import ChannelLook, SeenObject
 from tests.support.watched_trials import (
@@ -77,7 +77,8 @@ def test_a_version_with_errors_goes_back() -> None:
     broken = finding(decision, "error_rate")
     assert broken.log_e is not None
     assert broken.log_e > 3
-    assert (broken.outcome, broken.alpha, broken.is_told) == ("fail", 0.02, True)
+    assert (broken.outcome, broken.is_told) == ("fail", True)
+    assert broken.alpha == pytest.approx(0.8 * 0.02)
     assert broken.value == pytest.approx(0.2, abs=0.05)
 
 
@@ -448,6 +449,22 @@ def test_labels_that_come_after_the_trial_still_count() -> None:
     decision = decided(fleet.look(records))
     assert (decision.action, decision.facts.is_baking) == ("rollback", True)
     assert decision.reasons[0] == "accuracy >= 0.94, else roll back (in its trial)"
+
+
+def test_a_rule_has_its_alpha_for_both_times_together() -> None:
+    records = started(50)
+    fleet, _ = asked(records, 1000)
+    told = decided(fleet.look(records))
+    records = advanced(records, 100)
+    fleet.begin(records[-1])
+    fleet.ask(records[-1], 1000)
+    fleet.now += timedelta(seconds=10)
+    for bound, family, sharing in (("accuracy >= 0.94", 0.02, 2), ("error_rate", 0.02, 1)):
+        after = [each for each in decided(fleet.look(records)).findings if each.about.startswith(bound)]
+        trial, *late = [finding(told, bound).alpha, *(each.alpha for each in after[1:])]
+        steps = 7 * 86_400 / WINDOW_SECONDS if bound == "error_rate" else 1  # by which a CUSUM divides it
+        assert late in ([], [trial])
+        assert after[0].alpha * steps + trial == pytest.approx(family / sharing)
 
 
 def test_after_the_trial_missing_data_hold_up_nothing() -> None:
