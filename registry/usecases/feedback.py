@@ -23,7 +23,7 @@ from registry.formats.bounded import file_digest
 from registry.progress import OpenProgress, Progress, Say, open_no_progress, say_nothing
 from registry.serving.labels import StageLookup
 from registry.store import layout
-from registry.trials.merge import counted_in
+from registry.trials.merge import MergedArm, counted_in
 from registry.trials.observations import ArmCounts, Observations, StageCounts
 from registry.trials.receipts import FleetKeys, read
 from registry.trials.recorder import Recorder
@@ -168,17 +168,12 @@ def _joined(known: Observations, counted: Observations) -> Observations:
 
 
 def _joined_stage(stage: StageCounts, both: Sequence[Observations]) -> StageCounts:
-    arms = counted_in(stage.stage, both).arms
-    return stage.model_copy(
-        update={
-            "arms": {
-                name: ArmCounts(
-                    version=arm.version, units={event: found for event, found in arm.units.items() if found}
-                )
-                for name, arm in arms.items()
-            }
-        }
-    )
+    found = counted_in(stage.stage, both).arms
+    return stage.model_copy(update={"arms": {name: _with_units(arm, found[name]) for name, arm in stage.arms.items()}})
+
+
+def _with_units(arm: ArmCounts, joined: MergedArm) -> ArmCounts:
+    return arm.model_copy(update={"units": {event: units for event, units in joined.units.items() if units}})
 
 
 class _Taker:

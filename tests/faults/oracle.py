@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ def check_whole(blobs: Collection[str] | Mapping[str, bytes], manifest_sha256: s
 
 
 def committed(snapshot: Snapshot) -> dict[str, Any]:
-    """What people were promised, by what stays the same from case to case: names, logs, notes of gc."""
+    """What people were promised, by what stays the same from case to case: names, logs, notes of gc, labels."""
     blobs = snapshot.blobs()
     found: dict[str, Any] = {}
     for model in snapshot.models():
@@ -142,8 +142,17 @@ def committed(snapshot: Snapshot) -> dict[str, Any]:
                 "logs": {channel: [_meaning(json.loads(body)) for body in log] for channel, log in logs.items()},
                 "forgotten": sorted(snapshot.forgotten(model)),
                 "pins": sorted(snapshot.below(f"models/{model}/pins/")),
+                "labels": sorted(_labels(snapshot, model)),
             }
     return found
+
+
+def _labels(snapshot: Snapshot, model: str) -> Iterator[str]:
+    """What was counted of the labels of files."""
+    for name, body in snapshot.below(f"models/{model}/observations/").items():
+        if name.partition("/")[2].startswith("labels-"):
+            for stage in json.loads(body)["stages"]:
+                yield f"{name}: {json.dumps(stage, sort_keys=True)}"
 
 
 def logs(committed: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,14 +164,14 @@ def is_between(old: Mapping[str, Any], now: Mapping[str, Any], new: Mapping[str,
     """Whether each part of what was committed is the old or the new one, and no note or name is neither's."""
     if not (old.keys() <= now.keys() <= new.keys()):
         return False
-    nothing: dict[str, Any] = {"versions": {}, "logs": {}, "forgotten": [], "pins": []}
+    nothing: dict[str, Any] = {"versions": {}, "logs": {}, "forgotten": [], "pins": [], "labels": []}
     for model, found in now.items():
         before, after = old.get(model, nothing), new[model]
         if any(
             log not in (before["logs"].get(name, []), after["logs"].get(name)) for name, log in found["logs"].items()
         ):
             return False
-        for part in ("versions", "forgotten", "pins"):
+        for part in ("versions", "forgotten", "pins", "labels"):
             low, middle, high = (_set(each[part]) for each in (before, found, after))
             if not low <= middle <= high:
                 return False

@@ -129,6 +129,22 @@ def one_that_errs(shared: str) -> Registry:
     return registry
 
 
+def labels_of_a_trial(shared: str) -> Registry:
+    """A trial in its second stage, and in the folder a file of true labels of both, with the key of their receipts."""
+    from registry.trials.receipts import ArmAnswer, FleetKeys, Receipt, issue
+
+    registry = one_on_trial(shared)
+    registry.canary.advance(to=50)
+    Path("fleet.keys").write_text("the-key-of-this-fleet")
+    keys = FleetKeys.from_setting(file=Path("fleet.keys"))
+    assert keys
+    of_channel, now = keys.for_channel(registry.model, "production"), int(registry.store.now().timestamp())
+    receipts = [Receipt(2 + unit % 2, "canary", unit, ArmAnswer("rust"), now) for unit in range(6)]
+    rows = [f"{issue(of_channel, receipt)},healthy" for receipt in receipts]
+    Path("labels.csv").write_text("\n".join(["request_id,label", *rows]))
+    return registry
+
+
 def unseen_by_mlflow(shared: str) -> Registry:
     """Two versions that MLflow knows nothing of, one of them in production and one in both channels."""
     registry = a_store(shared)
@@ -190,6 +206,7 @@ _CREATE = ("create", "v1.0.0", "--from", "{shared}/v1.0.0")
 _STAGE = ("promote", "v2.0.0", "--reason", "better")
 _ROLLBACK = ("rollback", "--wait", "0", "--reason", "errors")
 _PARTIAL = (*_ROLLBACK, "--only", "adapters/low")
+_LABELS = ("feedback", "{folder}/labels.csv", "--fleet-key-file", "{folder}/fleet.keys")
 _GC = ("store", "gc", "--keep", "1", "--older-than", "0s")
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -206,6 +223,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("canary-advance", "one_on_trial", ("canary", "advance", "--to", "100"), moves_channel=True),
         Scenario("canary-abort", "one_on_trial", ("canary", "abort", "--wait", "0"), moves_channel=True),
         Scenario("guard", "one_that_errs", ("guard", "run", "--once", "--channel", "production"), moves_channel=True),
+        Scenario("feedback", "labels_of_a_trial", _LABELS),
         Scenario(
             "restore", "an_edited_tree", ("restore", "v2.0.0", "--target", "{folder}/site/current"), tree="current"
         ),
