@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from registry.errors import CorruptBlob, LoadFailed, StoreUnreachable
-from registry.serving.fleet import Heartbeats, replicas
+from registry.serving.fleet import Heartbeat, Heartbeats, replicas
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.http.options import HttpOptions
 from registry.serving.loaders import Loader
@@ -187,6 +188,25 @@ def test_a_replica_that_may_not_write_says_so(shop: Shop, store_url: str, proxy:
         assert live.wait_for(generation=2, timeout=150)
         assert set(versions_of(live).values()) == {STABLE, CANARY}
     assert observed(shop) == []
+
+
+def test_a_heartbeat_says_when_its_replica_started(shop: Shop) -> None:
+    def told() -> list[Heartbeat]:
+        return sorted((each.heartbeat for each in replicas(shop.store, shop.model, "production")), key=started)
+
+    def started(heartbeat: Heartbeat) -> datetime:
+        return datetime.fromisoformat(heartbeat.started)
+
+    before = datetime.now(UTC) - timedelta(milliseconds=1)  # times of heartbeats are cut to these
+    with follow(shop):
+        wait_until(told)
+        (first,) = told()
+        assert before <= started(first) <= datetime.fromisoformat(first.when)
+        wait_until(lambda: told()[0].when > first.when)
+        assert told()[0].started == first.started
+        with follow(shop):
+            wait_until(lambda: len(told()) == 2)
+            assert started(told()[1]) >= datetime.fromisoformat(first.when)
 
 
 def test_observations_go_on_when_the_store_is_back(shop: Shop, store_url: str, proxy: Proxy) -> None:

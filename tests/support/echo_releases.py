@@ -115,7 +115,7 @@ class EchoAnswer:
 
 @dataclass(frozen=True)
 class Echo:
-    """A version of flavor `echo`."""
+    """A version of flavor `echo`. The image `fail VERSION` makes that version fail."""
 
     version: str
     content_sha256: str
@@ -127,6 +127,8 @@ class Echo:
     def predict(self, images: bytes | list[bytes], *, target: object = None) -> EchoAnswer | list[EchoAnswer]:
         if isinstance(images, list):
             return [self.predict(image) for image in images]
+        if images == f"fail {self.version}".encode():
+            raise RuntimeError("it was asked to fail")
         return EchoAnswer(self.version, hashlib.sha256(self.weights + images).hexdigest())
 
     def self_test(self) -> None:

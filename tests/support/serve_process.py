@@ -1,25 +1,37 @@
-"""A replica in a process of its own, as `ulora serve` runs it: `serve_process.py STORE MODEL FOLDER DRAIN GRACE`."""
+"""A replica in a process of its own, as `ulora serve` runs it.
+
+serve_process.py STORE MODEL FOLDER DRAIN GRACE AHEAD
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 from tests.support.echo_releases import Shop
 
 
 @contextmanager
-def serving(shop: Shop, *, drain: float, grace: float = 600.0) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, which is killed at the end, and its URL."""
-    words = [os.environ["ULORA_STORE"], shop.model, str(shop.folder), str(drain), str(grace)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.serve_process", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-    )  # fmt: skip
+def serving(
+    shop: Shop, *, drain: float, grace: float = 600.0, ahead: float = 0.0, log: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, which is killed at the end, and its URL. Its clock is so many seconds `ahead`.
+
+    Args:
+        log: where its log goes, if it has more to say than a pipe holds.
+    """
+    words = [os.environ["ULORA_STORE"], shop.model, str(shop.folder), str(drain), str(grace), str(ahead)]
+    with log.open("w") if log else nullcontext(subprocess.PIPE) as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.serve_process", *words], stdout=subprocess.PIPE, stderr=stderr,
+            text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        )  # fmt: skip
     assert process.stdout
     try:
         yield process, process.stdout.readline().strip()
@@ -28,8 +40,9 @@ def serving(shop: Shop, *, drain: float, grace: float = 600.0) -> Iterator[tuple
         process.communicate()
 
 
-def main(store: str, model: str, folder: str, drain: str, grace: str) -> None:
+def main(store: str, model: str, folder: str, drain: str, grace: str, ahead: str) -> None:
     """Serve until a signal ends it, with heartbeats."""
+    _put_clock(float(ahead))
     from registry.serving.fleet import Heartbeats
     from registry.serving.follow import Live, LiveOptions
     from registry.serving.http.options import HttpOptions
@@ -45,6 +58,21 @@ def main(store: str, model: str, folder: str, drain: str, grace: str) -> None:
         )
         serve(live, options, lambda url: print(url, flush=True))  # noqa: T201
     print("closed", flush=True)  # noqa: T201
+
+
+def _put_clock(ahead: float) -> None:
+    """Put the clock of what the project imports from now on; requests are signed by the machine's own."""
+    from registry.machine import clock
+
+    right = time.time
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Wrong:
+            return super().now(tz) + timedelta(seconds=ahead)
+
+    time.time = lambda: right() + ahead
+    clock.datetime = Wrong  # type: ignore[misc]
 
 
 if __name__ == "__main__":
