@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -32,6 +33,9 @@ takes longer for an image, as long as that. A canary that takes longer is shed."
 AGAIN_SECONDS = 600.0
 """After which a canary that was too slow is tried once more: a single slow pass says little."""
 
+HOPELESS_SECONDS = 1.0
+"""For an image when it was loaded, half of the deadline by default: such a canary is not tried at all before that. The
+first images of a version take longer than others, so less says little."""
 _SLOW = 3.0
 """Times what so many rows take, after which a pass that the canary was in took too long."""
 
@@ -101,13 +105,18 @@ class _CanaryPace:
 
 
 class BatchComputer:
-    """Computes batches, in the one thread that calls it."""
+    """Computes batches, in the one thread that calls it.
+
+    Attributes:
+        expected: canaries that come, and the seconds that each took for an image when it was loaded. Any thread adds.
+    """
 
     def __init__(self, observer: BatchObserver) -> None:
         self._observer = observer
         self._prepared_for: WeakSet[type] = WeakSet()
         self._suspect, self._suspect_until = "", math.inf
         self._pace = _CanaryPace()
+        self.expected: deque[tuple[str, float]] = deque(maxlen=8)
 
     def prepare_for(self, loaded: Loaded) -> None:
         """Let the first version of a class set up this thread."""
@@ -122,6 +131,8 @@ class BatchComputer:
             seconds: says how long so many rows take.
         """
         self._pace.limit = max(SHADOW_SECONDS, seconds(1))
+        while self.expected:
+            self._note_load(*self.expected.popleft())
         groups: dict[Hashable, list[AdmittedRow]] = {}
         for row in rows:
             if row.prepared is not None:
@@ -183,6 +194,12 @@ class BatchComputer:
         return True
 
     # --- the canary of a shadow trial --------------------------------------------------------------------------------
+
+    def _note_load(self, version: str, image_seconds: float) -> None:
+        """Keep a canary out that was far too slow when it was loaded: its first pass here would hold up all."""
+        if image_seconds > max(HOPELESS_SECONDS, _SLOW * self._pace.limit):
+            self._pace.note(version, image_seconds)
+            self._suspect, self._suspect_until = version, time.monotonic() + AGAIN_SECONDS
 
     def _goes_along(self, shadow: ShadowRow, group: Hashable) -> bool:
         """Whether a row of the canary goes through the pass of a group."""

@@ -389,6 +389,9 @@ class Live:
         self._tell_fleet()
 
     def _serve(self, serving: Serving, before: Serving | None) -> None:
+        if serving.canary and serving.record.canary:
+            seconds = self._residents.image_seconds(serving.record.canary)
+            self.scheduler.computer.expected.append((serving.canary.version, seconds))
         self._serving = serving
         self.observing.serves(serving)
         if before and before.record is serving.record:

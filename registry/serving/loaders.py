@@ -5,6 +5,7 @@ The name of an entry point is a manifest's `flavor`, so another kind of model ne
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -304,14 +305,18 @@ def _try_images(loaded: Loaded, steps: Steps) -> None:
     by_router = isinstance(loaded, TellsComponents) and loaded.has_router
     targets: list[str | None] = [*loaded.targets, *([None] if by_router or not loaded.targets else [])]
     failed: dict[str, Exception] = {}
+    seconds = list[float]()
     for target in targets:
+        began = time.monotonic()
         try:
             loaded.predict(random_png(0, _SIDE), target=target)
+            seconds.append(time.monotonic() - began)
         except (TypeError, ValueError, BadInput):
             pass  # a flavor may take other inputs than images: then it has said so at once
         except Exception as error:  # a request for this target would get it; others may have answers
             failed[target or "the router"] = error
         steps.arrived(0)
+    steps.image_seconds = min(seconds, default=0.0)
     for target, cause in failed.items():
         problem = f"{loaded.version} can't answer an image of {target}: {type(cause).__name__}: {first_line(cause)}"
         if len(failed) == len(targets):

@@ -77,6 +77,7 @@ class Residents:
         self._slow_after = slow_after
         self._wanted: tuple[Pointer, ...] = ()
         self._loaded: dict[str, Loaded] = {}
+        self._image_seconds: dict[str, float] = {}
         self._proofs = Proofs(lambda: dict(self._loaded), changed, every=prove_every)
         self._failures: dict[str, LoadFailure] = {}
         self._loads: list[Load] = []
@@ -87,6 +88,10 @@ class Residents:
     def get(self, pointer: Pointer) -> Loaded | None:
         """A version, None if it is not in memory."""
         return self._loaded.get(pointer.manifest_sha256)
+
+    def image_seconds(self, pointer: Pointer) -> float:
+        """Seconds that a version took for an image when it was loaded; 0 if nobody knows."""
+        return self._image_seconds.get(pointer.manifest_sha256, 0.0)
 
     def put(self, pointer: Pointer, loaded: Loaded) -> None:
         """Add a version that was loaded elsewhere."""
@@ -229,6 +234,7 @@ class Residents:
             self._failures.pop(digest, None)
             self._proofs.add(load.proof)
             self._tally.version_came(load.loaded.version, load.loaded.targets)
+            self._image_seconds[digest] = load.steps.image_seconds
             self._loaded[digest] = load.loaded
         elif load.error is not None:
             self._note_failure(load.pointer, load.error)
@@ -287,6 +293,7 @@ class Residents:
             del self._failures[digest]
         for digest in set(self._loaded) - wanted:
             self._proofs.remove(digest)
+            self._image_seconds.pop(digest, None)
             self._tally.version_left(self._loaded[digest].version)
         return [self._loaded.pop(digest) for digest in set(self._loaded) - wanted]
 

@@ -68,7 +68,7 @@ class Scheduler:
         """
         self._first_seconds = first_seconds
         self._observer = Observers(observer) if observer else Observers()
-        self._computer = BatchComputer(self._observer)
+        self.computer = BatchComputer(self._observer)
         self.budget = ByteBudget(waiting_bytes)
         self._shadow_budget = ByteBudget(waiting_bytes // _SHADOW_SHARE)
         self.precedence = LoopPrecedence()
@@ -372,7 +372,7 @@ class Scheduler:
         first, self._first = self._first, None
         try:
             if first is not None and of_versions.takes_batches(first):
-                self._computer.prepare_for(first)
+                self.computer.prepare_for(first)
                 self._pace = calibrate(first, self._max_batch)
         except BaseException as error:  # of any kind: this thread has to answer
             _log.warning(
@@ -407,11 +407,11 @@ class Scheduler:
         if taken:
             self._observer.batch_taken([now - row.since for row in taken])
             self._shed_shadows(taken)
-            computed = self._computer.compute(taken, self._pace.seconds)
+            computed = self.computer.compute(taken, self._pace.seconds)
             # Where images waited to be read since the batch before, their reading is what takes long.
             took = time.monotonic() - min(now, self._free_since)
             self._pace.note(computed, took, self._gave_way)
-            self._computer.give(taken, lambda: not self._waiting)
+            self.computer.give(taken, lambda: not self._waiting)
 
     def _shed_shadows(self, rows: Sequence[AdmittedRow]) -> None:
         """Drop the rows of the canary that there is no room for."""

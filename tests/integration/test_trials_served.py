@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from registry.errors import CorruptBlob, LoadFailed, StoreUnreachable
+from registry.serving import computing
 from registry.serving.fleet import Heartbeat, Heartbeats, replicas
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.http.options import HttpOptions
@@ -57,11 +59,20 @@ class LabelEcho(Echo):
         return Labelled(self.version, text.upper() if self.version == CANARY else text)
 
 
+class SlowEcho(Echo):
+    """A version that takes some time for an image."""
+
+    def predict(self, images: Any, *, target: object = None) -> Any:
+        threading.Event().wait(0.1)
+        return super().predict(images)
+
+
 @dataclass
 class Workshop:
-    """A loader that fails on demand."""
+    """A loader that fails on demand, and of which some versions are slow."""
 
     broken: dict[str, Exception] = field(default_factory=dict)
+    slow: set[str] = field(default_factory=set)
 
     def find(self, flavor: str) -> Loader:
         return self.load
@@ -71,7 +82,8 @@ class Workshop:
             raise error
         echo = load_echo(manifest, files, **how)
         labels = {"low": ("leaf", "LEAF", "rust")}
-        return LabelEcho(echo.version, echo.content_sha256, echo.weights, labels=labels)
+        kind = SlowEcho if manifest.version in self.slow else LabelEcho
+        return kind(echo.version, echo.content_sha256, echo.weights, labels=labels)
 
 
 @pytest.fixture
@@ -220,6 +232,18 @@ def test_observations_go_on_when_the_store_is_back(shop: Shop, store_url: str, p
         versions_of(live)
         wait_until(lambda: live.health().observations_problem == "" and live.health().observed)
         wait_until(lambda: (stage := stage_in_store(shop, record.generation)) and stage.arms["canary"].of("asked"))
+
+
+def test_a_canary_that_was_far_too_slow_at_its_load_is_shed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOPELESS_SECONDS", "SHADOW_SECONDS"):
+        monkeypatch.setattr(computing, name, 0.0)
+    record = start_trial(shop, CANARY, "shadow", 100)
+    with follow(shop, Workshop(slow={CANARY})) as live:
+        assert {live.predict(b"leaf", key=key).version for key in KEYS} == {STABLE}
+    stage = stage_in_store(shop, record.generation)
+    assert stage
+    assert [counters["shed"] for counters in stage.arms["stable"].counters.values()] == [len(KEYS)]
+    assert not stage.arms["canary"].of("asked")
 
 
 # --- over HTTP -------------------------------------------------------------------------------------------------------

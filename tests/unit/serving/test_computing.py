@@ -185,6 +185,30 @@ def test_a_canary_that_would_make_rows_wait_is_shed(
     assert told.rows[-1].shadow is not None
 
 
+@pytest.mark.parametrize("adopts", [True, False])
+def test_a_canary_that_was_far_too_slow_at_its_load_is_not_tried(
+    controls: Controls, monkeypatch: pytest.MonkeyPatch, adopts: bool
+) -> None:
+    told, canary = Told(), canary_of(controls, runs_on=None if adopts else "elsewhere")
+    computer = BatchComputer(told)
+    computer.expected.append((canary.version, computing.HOPELESS_SECONDS + 0.1))
+    run(asked(controls, canary, b"a"), told, computer)
+    assert controls.batches == [[b"a"]]
+    assert [(row.shadow, row.was_shed) for row in told.rows] == [(None, True)]
+    monkeypatch.setattr(computing, "AGAIN_SECONDS", 0.0)
+    computer.expected.append((canary.version, computing.HOPELESS_SECONDS + 0.1))
+    run(asked(controls, canary, b"b"), told, computer)
+    assert told.rows[-1].shadow
+
+
+def test_a_first_image_that_took_a_little_longer_says_nothing(controls: Controls) -> None:
+    told, canary = Told(), canary_of(controls)
+    computer = BatchComputer(told)
+    computer.expected.append((canary.version, 0.9 * computing.HOPELESS_SECONDS))
+    run(asked(controls, canary, b"a"), told, computer)
+    assert controls.batches == [[b"a", b"a"]]
+
+
 def test_a_failed_pass_of_the_canary_is_timed_too(controls: Controls, monkeypatch: pytest.MonkeyPatch) -> None:
     told, canary = Told(), canary_of(controls, runs_on="another backbone", fails=[ZeroDivisionError()])
     monkeypatch.setattr(computing, "SHADOW_SECONDS", 0.0)
