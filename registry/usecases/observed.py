@@ -123,7 +123,7 @@ class WatchedChannel:
         """
         hour_ago = look.now - timedelta(seconds=GONE_AFTER)
         heartbeats, unseen = self._heartbeats.read(look.now, hour_ago)
-        observations, uncounted = self._observations.read(look.now, _began(look))
+        observations, uncounted = self._observations.read(look.now, _began(look), _first_stage(look))
         return replace(
             look, heartbeats=tuple(heartbeats), observations=tuple(observations), left_out=unseen + uncounted
         )
@@ -150,9 +150,14 @@ class WatchedChannel:
 
 def _began(look: ChannelLook) -> datetime:
     """When the trial began: what was written last before that tells nothing of it. All time, if that is not known."""
-    trial = look.head.running_trial or look.head.baking
-    written = look.written.get(trial.started_generation) if trial else None
+    written = look.written.get(_first_stage(look))
     return written - timedelta(seconds=_ROUNDED) if written else _EPOCH
+
+
+def _first_stage(look: ChannelLook) -> int:
+    """The generation that began the trial; 0 if it is not known when that was, as all trials are looked at then."""
+    trial = look.head.running_trial or look.head.baking
+    return trial.started_generation if trial and trial.started_generation in look.written else 0
 
 
 class _Folder(Generic[Kind]):
@@ -162,13 +167,17 @@ class _Folder(Generic[Kind]):
         self._store, self._folder, self._kind, self._id_of = store, folder, kind, id_of
         self._known: dict[str, tuple[str, Kind | None, str]] = {}
 
-    def read(self, now: datetime, since: datetime) -> tuple[list[SeenObject[Kind]], int]:
-        """The newest of those written since then, in the order of their ids, and how many of these are left out."""
+    def read(self, now: datetime, since: datetime, first: int = 0) -> tuple[list[SeenObject[Kind]], int]:
+        """The newest of those written since then, in the order of their ids, and how many of these are left out.
+
+        Args:
+            first: stages of earlier generations are dropped: a replica keeps those of its last trials.
+        """
         listed = islice(self._store.list(self._folder), _MAX_LISTED)
         infos = [info for info in listed if info.modified is None or info.modified >= since]
         newest = heapq.nlargest(MAX_REPLICAS, infos, key=lambda info: info.modified or _EPOCH)
         newest.sort(key=lambda info: info.key)
-        in_parallel(self._fetch, [info for info in newest if not self._is_known(info)])
+        in_parallel(lambda info: self._fetch(info, first), [info for info in newest if not self._is_known(info)])
         self._known = {info.key: self._known[info.key] for info in newest if info.key in self._known}
         found = [self._seen(info, now) for info in newest if info.key in self._known]
         return found, len(infos) - len(newest)
@@ -176,14 +185,14 @@ class _Folder(Generic[Kind]):
     def _is_known(self, info: ObjectInfo) -> bool:
         return info.key in self._known and bool(info.etag) and self._known[info.key][0] == info.etag
 
-    def _fetch(self, info: ObjectInfo) -> None:
+    def _fetch(self, info: ObjectInfo, first: int) -> None:
         try:
             stored = self._store.get(info.key, self._kind.LIMIT)
             document = self._kind.parse(stored.body, info.key)
             if self._id_of(document) != layout.stem(info.key):
                 raise BadManifest(f"{info.key} is of {self._id_of(document)}")
             if isinstance(document, Observations):
-                document = by_the_stores_clock(document, stored.modified)  # type: ignore[assignment]
+                document = by_the_stores_clock(_since(document, first), stored.modified)  # type: ignore[assignment]
             self._known[info.key] = stored.etag, document, ""
         except ObjectNotFound:  # deleted since the listing
             self._known.pop(info.key, None)
@@ -196,6 +205,11 @@ class _Folder(Generic[Kind]):
         _, document, problem = self._known[info.key]
         age = (now - (info.modified or _EPOCH)).total_seconds()
         return SeenObject(layout.stem(info.key)[:120], max(0.0, age), document, problem)
+
+
+def _since(counted: Observations, first: int) -> Observations:
+    """Observations without the stages of generations before this one."""
+    return counted.model_copy(update={"stages": tuple(each for each in counted.stages if each.generation >= first)})
 
 
 def by_the_stores_clock(counted: Observations, written: datetime) -> Observations:

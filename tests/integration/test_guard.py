@@ -30,8 +30,9 @@ from registry.guard.notifiers import Notifiers
 from registry.guard.webhook import Attempt
 from registry.names import VersionName
 from registry.store import layout
+from registry.trials.observations import StageCounts
 from registry.usecases.observed import WatchedChannel
-from registry.usecases.options import CanaryOptions
+from registry.usecases.options import CanaryOptions, ReportOptions
 from tests.integration.test_races import together
 from tests.servers.proxy import Proxy, unavailable
 from tests.support.mlflow_versions import client, register
@@ -467,3 +468,28 @@ def test_a_policy_that_cannot_be_read_ends_the_look(watched: Watched) -> None:
     policy.write_text("format: 1\nchannels: {production: {}}\n")
     with pytest.raises(BadPolicy):
         watched.guard(channels=("staging", "production")).look()
+
+
+def test_of_earlier_trials_nothing_is_kept_in_memory(watched: Watched) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    registry = watched.registry
+    view = WatchedChannel(registry.store, registry.channel("production"))
+    first = watched.head.generation
+    assert {stage.generation for stage in stages_seen(view)} == {first}
+    registry.canary.abort(reason="another")
+    watched.fleet.begin(watched.head)
+    watched.start(version="v3.0.0")
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    assert {stage.generation for stage in stages_seen(view)} == {watched.head.generation}
+    reported = registry.canary.report("production", ReportOptions(generation=first, log=False)).report
+    assert reported.arms["stable"].asked
+
+
+def stages_seen(view: WatchedChannel) -> list[StageCounts]:
+    look = view.records()
+    assert look
+    told = [seen.document for seen in view.with_replicas(look).observations]
+    return [stage for document in told if document for stage in document.stages]
