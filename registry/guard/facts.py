@@ -90,7 +90,8 @@ class FleetFacts(DocumentPart):
         apart: live ones that take no part in the trial, as the canary is not in their memory.
         behind: live ones that serve an earlier record.
         contradicting: those that tell of other versions or another share than the record.
-        unread: heartbeats and observations that can't be read, or are too many to be read.
+        unread: heartbeats and observations that can't be read.
+        left_out: how many are too many to be read.
         records: generations from before the trial whose records can't be read.
     """
 
@@ -101,6 +102,7 @@ class FleetFacts(DocumentPart):
     behind: NamedReplicas
     contradicting: NamedReplicas
     unread: NamedReplicas
+    left_out: _Count = 0
     records: NamedReplicas = NamedReplicas(count=0, names=())
 
 

@@ -29,7 +29,6 @@ def fleet_facts(look: ChannelLook, stages: Mapping[int, TrialStage]) -> FleetFac
     silent = [seen for seen in look.heartbeats if seen.document and SILENT_AFTER < seen.age <= GONE_AFTER]
     heard = [seen for seen in look.heartbeats if seen.age <= GONE_AFTER]
     unread = {seen.id for seen in heard if seen.problem} | {seen.id for seen in look.observations if seen.problem}
-    unread |= {f"{look.left_out} beyond the most that are read"} if look.left_out else set()
     return FleetFacts(
         live=len(live),
         silent=len(silent),
@@ -38,6 +37,7 @@ def fleet_facts(look: ChannelLook, stages: Mapping[int, TrialStage]) -> FleetFac
         behind=NamedReplicas.of({each.id for each in live if each.generation < look.head.generation}),
         contradicting=NamedReplicas.of(_contradicting(look.observations, stages)),
         unread=NamedReplicas.of(unread),
+        left_out=look.left_out,
         records=NamedReplicas.of({str(generation) for generation in look.unread}),
     )
 

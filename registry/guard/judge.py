@@ -11,6 +11,7 @@ from registry.formats.counts import counted
 from registry.guard.facts import Breaker, Facts
 from registry.guard.finding import MAX_REASON, GuardFinding, Outcome, worst
 from registry.guard.rule_findings import rule_findings
+from registry.serving.fleet import MAX_REPLICAS
 from registry.trials.evalues import ArmEvents
 from registry.trials.sample_ratio import BROKEN_AT, sample_ratio
 
@@ -177,6 +178,11 @@ def _fleet(facts: Facts) -> Iterator[GuardFinding]:
     ):
         if named.count:
             yield _of_fleet(about, "hold", f"{named.count}: {named}")
+    if fleet.left_out:
+        reason = f"{fleet.left_out} beyond the newest {MAX_REPLICAS:,}: advance the trial, end it, or start it again"
+        yield _of_fleet(
+            "more replicas have counted in the trial than the guard reads: a person decides", "hold", reason
+        )
     if fleet.records.count:
         about = "records from before the trial that can't be read: `ulora history` tells more"
         yield _of_fleet(about, "pass", f"generation {fleet.records}")

@@ -258,6 +258,16 @@ def test_an_unreadable_observation_holds() -> None:
     assert "odd" in finding(decision, "heartbeats or observations").reason
 
 
+def test_more_replicas_than_are_read_hold_and_say_what_to_do() -> None:
+    _, look = asked(started())
+    decision = decided(replace(look, left_out=7), ERRORS)
+    assert (decision.outcome, decision.action) == ("hold", "hold")
+    said = finding(decision, "more replicas have counted")
+    assert said.is_told
+    assert said.reason == "7 beyond the newest 2,000: advance the trial, end it, or start it again"
+    assert not decision.facts.fleet.unread.count
+
+
 def test_a_replica_that_does_not_write_its_observations_holds() -> None:
     _, look = asked(started())
     mute = SeenObject("mute", 1.0, heartbeat("mute", 2))
