@@ -87,6 +87,7 @@ class Live:
 
         self._serving: Serving | None = None
         self._goal: Record | None = None
+        self._first_generation = 0
         self._previous: Pointer | None = None
         self._log = LogReader(channel)
         self._read_seconds = options.read_seconds
@@ -133,6 +134,7 @@ class Live:
                 f"{self._channel.model} {self._channel.name} serves no version yet",
                 hint=f"`ulora promote VERSION --channel {self._channel.name}` makes one stable",
             )
+        self._first_generation = head.generation
         if self._fleet:
             self._fleet.start(lambda replica_id: self.health().heartbeat(replica_id))
         try:
@@ -282,7 +284,7 @@ class Live:
                 channel=self._channel.name,
                 version=serving.stable.version if serving else None,
                 generation=serving.record.generation if serving else 0,
-                newest=goal.generation if goal else 0,
+                newest=goal.generation if goal else self._first_generation,
                 error=self._problems(),
                 rollback_ready=is_rollback_ready(goal, serving, self._residents),
                 resident=self._residents.names(),

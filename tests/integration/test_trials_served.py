@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -219,6 +220,25 @@ def test_a_heartbeat_says_when_its_replica_started(shop: Shop) -> None:
         with follow(shop):
             wait_until(lambda: len(told()) == 2)
             assert started(told()[1]) >= datetime.fromisoformat(first.when)
+
+
+def test_a_replica_that_loads_for_the_first_time_says_for_what(shop: Shop) -> None:
+    """One that dies of it each time is told from others by that."""
+    gate = threading.Event()
+
+    class Waits(Workshop):
+        def load(self, manifest: Manifest, files: Mapping[str, Path], **how: Any) -> Echo:
+            assert gate.wait(150)
+            return super().load(manifest, files, **how)
+
+    live = follow(shop, Waits())
+    with ThreadPoolExecutor() as pool:
+        started = pool.submit(live.start)
+        wait_until(lambda: replicas(shop.store, shop.model, "production"))
+        (told,) = replicas(shop.store, shop.model, "production")
+        gate.set()
+        assert (told.heartbeat.state, told.heartbeat.generation, told.heartbeat.newest) == ("starting", 0, 1)
+        started.result().close()
 
 
 def test_observations_go_on_when_the_store_is_back(shop: Shop, store_url: str, proxy: Proxy) -> None:
