@@ -53,7 +53,8 @@ _ROOM = 2_048
 
 LabelResult = Literal["taken", "repeated", "contradictory", "late", "left_out"]
 """What became of a label. `repeated`, `contradictory`: the receipt had this label, or another one, before. `late`: the
-answer is too old. `left_out`: the answer does not count, since the client chose its version."""
+answer is too old, or of a stage before the last 16 that are counted here. `left_out`: the answer does not count, since
+the client chose its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class Recorder:
         with self._lock:
             if receipt.arm == "named":
                 return "left_out"
-            if self._now() - receipt.issued_at > MAX_LABEL_AGE:
+            if self._now() - receipt.issued_at > MAX_LABEL_AGE or self._is_left(stage):
                 return "late"
             if (before := self._labels.get(receipt.nonce)) is not None:
                 return "repeated" if before == label else "contradictory"
@@ -161,6 +162,10 @@ class Recorder:
             format=1, replica=self._replica, host=self._host[:255], started=self._started, when=clock.timestamp(),
             stages=tuple(_newest_that_fit(sorted(counts, key=lambda one: one.generation))),
         )  # fmt: skip
+
+    def _is_left(self, stage: TrialStage) -> bool:
+        """Whether a stage is older than the last ones that are kept."""
+        return stage not in self._stages and len(self._stages) >= MAX_STAGES and stage < min(self._stages)
 
     def _tally(self, stage: TrialStage) -> _StageTally:
         tally = self._stages.get(stage)

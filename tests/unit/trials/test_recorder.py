@@ -171,6 +171,18 @@ def fill(recorder: Recorder, stage: TrialStage, clock: Clock, bits: random.Rando
         recorder.record_pair(stage, 1, Counted("x", label=label), Counted("x", label=label))
 
 
+def test_a_label_of_a_stage_that_is_left_is_late(recorder: Recorder, clock: Clock) -> None:
+    stages = [TrialStage(generation, "v1.0.0", "v2.0.0", TRIAL, "split", 10.0) for generation in range(1, 20)]
+    for stage in stages[2:]:
+        recorder.begin(stage)
+    labels = [Receipt(number, "canary", 1, ArmAnswer("a"), int(clock.now)) for number in (1, 4)]
+    found = [recorder.label(stage, one, "b") for stage, one in zip((stages[0], stages[3]), labels, strict=True)]
+    assert found == ["late", "taken"]
+    assert [set(stage.arms["canary"].units["wrong"]) for stage in read(recorder).stages if stage.generation == 4] == [
+        {1}
+    ]
+
+
 def test_no_counts_make_a_document_too_large(recorder: Recorder, clock: Clock) -> None:
     bits = random.Random(1)
     stages = [TrialStage(number, "v" * 120, "w" * 120, TRIAL, "split", 0.1 + number) for number in range(1, 21)]
