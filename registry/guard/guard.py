@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from registry.api import Registry
 from registry.catalog.watch import LoopControl, repeat
-from registry.errors import BadInput, BadPolicy, Unreachable, first_line
+from registry.errors import BadInput, BadPolicy, BadSetting, Unreachable, first_line
 from registry.guard.alerts import PATIENCE, Alerts
 from registry.guard.channel_guard import ChannelGuard
 from registry.guard.looked import Looked
@@ -69,8 +69,7 @@ class Guard:
 
         Raises:
             StoreUnreachable, StoreDenied, OutcomeUnknown: the store does not answer, or refuses everything.
-            BadPolicy: the policy, which all channels have, can't be read.
-            BadInput: the same setting is invalid for all of them.
+            BadPolicy, BadSetting: the policy can't be read, or a setting, which all channels have.
         """
         found, errors = list[Looked](), list[Exception]()
         for name, channel in self._channels.items():
@@ -81,8 +80,8 @@ class Guard:
                 errors.append(error)
                 found.append(self._problem(name, error))
         self._errors = tuple(errors)
-        if errors and (isinstance(errors[0], BadPolicy) or self._are_of_all(errors)):
-            raise errors[0]
+        if shared := self._of_all(errors):
+            raise shared
         return found
 
     def run(
@@ -95,7 +94,7 @@ class Guard:
             failed: called with an error and the seconds until the next try.
 
         Raises:
-            BadInput: a setting or the policy is invalid at the beginning.
+            BadPolicy, BadSetting: the policy or a setting is invalid at the beginning.
         """
 
         def tell(error: Exception, pause: float) -> None:
@@ -105,11 +104,12 @@ class Guard:
 
         repeat(lambda _: self.look(), control, done, tell)
 
-    def _are_of_all(self, errors: Sequence[Exception]) -> bool:
-        """Whether no channel could be judged, for a reason that is none of a channel: the store's, or a setting's."""
-        return len(errors) == len(self._channels) and any(
-            all(isinstance(error, kind) for error in errors) for kind in (Unreachable, BadInput)
-        )
+    def _of_all(self, errors: Sequence[Exception]) -> Exception | None:
+        """The error that is none of a channel: that of the policy or a setting, which all have; or of the store."""
+        shared = next((error for error in errors if isinstance(error, BadPolicy | BadSetting)), None)
+        if len(errors) == len(self._channels) and all(isinstance(error, Unreachable) for error in errors):
+            return errors[0]
+        return shared
 
     def _problem(self, channel: str, error: Exception) -> Looked:
         said = f"it can't be judged: {type(error).__name__}"

@@ -459,6 +459,8 @@ def test_what_is_wrong_with_one_channel_stops_no_other(watched: Watched) -> None
         assert looked[0].outcome == "pass", looked[0]
     assert watched.head.who == "guard"
     assert [type(error).__name__ for error in guard.errors] == ["BadVersionName"]
+    alone = watched.guard(channels=("staging",))
+    assert alone.look()[0].problem.startswith("'by hand' is not a version name")
 
 
 def test_a_policy_that_cannot_be_read_ends_the_look(watched: Watched) -> None:
