@@ -77,7 +77,7 @@ class _BandsJudge:
         if not found.rejects(self._alpha):
             return self._finding(rule, found, "pass", when, "not significantly beyond the bound")
         if not _is_large(rule, found.value):
-            return self._finding(rule, found, "pass", when, _how_small(rule, found.value))
+            return self._finding(rule, found, "pass", when, _how_small(rule, found, found.value))
         return self._finding(rule, found, _OUTCOMES[rule.severity], when, rule.consequence, is_told=True)
 
     def _missing(self, rule: GuardRule, found: RuleValue, when: str, waits: bool) -> GuardFinding:
@@ -125,8 +125,10 @@ def _is_large(rule: GuardRule, value: float) -> bool:
     return rule.is_broken_by(value) and round(beyond, 12) >= rule.min_effect
 
 
-def _how_small(rule: GuardRule, value: float) -> str:
-    """Why nothing follows of a value that is significant."""
+def _how_small(rule: GuardRule, found: RuleValue, value: float) -> str:
+    """Why nothing follows of a value that is significant, or no matter of chance."""
+    if found.evidence is None:
+        return f"not by {exact(rule.min_effect)} beyond the bound" if rule.is_broken_by(value) else "within the bound"
     if rule.is_broken_by(value):
         return f"significant, but not by {exact(rule.min_effect)} beyond the bound"
     return "surely worse than stable, but within the bound" if rule.is_relative else "significant, but within the bound"

@@ -191,6 +191,9 @@ def test_memory_is_no_matter_of_chance() -> None:
         decision = decided(fleet.look(records))
         assert decision.outcome == outcome
         assert finding(decision, "adapter_memory_mb <= 25").is_told == (megabytes > 25)
+        assert finding(decision, "adapter_memory_mb <= 28").reason.endswith(
+            "hold" if megabytes > 28 else ": within the bound"
+        )
 
 
 def test_slow_windows_count_within_one_replica() -> None:
