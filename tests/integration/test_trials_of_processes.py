@@ -64,7 +64,8 @@ def test_processes_agree_and_what_a_killed_one_counted_stays(
 
         wait_until(lambda: (stage := stage_in_store(shop, record.generation)) and len(stage.replicas) == 2)
         by_key = [key for key in KEYS if expected[key] == CANARY]
-        wait_until(lambda: len(stage_in_store(shop, record.generation).arms["canary"].of("asked")) == len(by_key))
+        wait_until(lambda: answered(shop, record) == [len(by_key)] * 2)  # the same units at both, and each has written
+        assert len(stage_in_store(shop, record.generation).arms["canary"].of("asked")) == len(by_key)
         assert len(observed(shop)) == 2
         killed.kill()
         killed.wait()
@@ -82,6 +83,13 @@ def test_processes_agree_and_what_a_killed_one_counted_stays(
     assert stage is not None
     assert len(stage.replicas) == 2
     assert sum(counters["answer"] for counters in stage.arms["canary"].counters.values()) >= 2 * len(by_key)
+
+
+def answered(shop: Shop, record: Record) -> list[int]:
+    """How many answers of the canary each replica has told of."""
+    stage = stage_in_store(shop, record.generation)
+    assert stage is not None
+    return [counters.get("answer", 0) for counters in stage.arms["canary"].counters.values()]
 
 
 # --- with guards -----------------------------------------------------------------------------------------------------
