@@ -25,6 +25,8 @@ from registry.serving.observer import BatchObserver, RowOutcome, SettledRow
 
 _WEIGHT = 0.2
 """Of the newest pass in the mean time that the canary's own passes take for a row."""
+_WEIGHT_OF_BATCH, _FEW = 0.02, 2
+"""Of the newest batch in the mean number of its rows; so many are never more than usual."""
 _MARGIN = 2.0
 """Such a pass is begun before stable's answers are given only if there is time for so many times its mean."""
 SHADOW_SECONDS = 0.1
@@ -53,17 +55,31 @@ class _Computable(Protocol):
     def prepared(self) -> PreparedRow | None: ...
 
 
-def room_for_shadows(rows: Sequence[AdmittedRow], waiting: int, limit: int, seconds: Callable[[int], float]) -> int:
-    """How many rows of the canary may be computed with a batch.
+class ShadowRoom:
+    """Says how many rows of the canary may be computed with a batch.
 
-    Args:
-        waiting: images that wait behind it.
-        limit: rows of a batch at most.
-        seconds: says how long so many rows take.
+    With a batch of more rows than usual none may: stable's queue grows, and a pass that is twice as long would let it
+    grow on. So a trial makes the passes that are short already longer, and the longest ones, which the slowest answers
+    wait for, hardly.
     """
-    now, most = time.monotonic(), min(limit - len(rows), sum(row.shadow is not None for row in rows))
-    earliest = min((row.expires for row in rows), default=now)
-    return most if most > 0 and not waiting and now + seconds(len(rows) + most) <= earliest else 0
+
+    def __init__(self) -> None:
+        self._usual = float(_FEW)
+
+    def beside(self, rows: Sequence[AdmittedRow], waiting: int, limit: int, seconds: Callable[[int], float]) -> int:
+        """How many.
+
+        Args:
+            waiting: images that wait behind the batch.
+            limit: rows of a batch at most.
+            seconds: says how long so many rows take.
+        """
+        now, most = time.monotonic(), min(limit - len(rows), sum(row.shadow is not None for row in rows))
+        is_usual = len(rows) <= max(_FEW, self._usual)
+        self._usual += _WEIGHT_OF_BATCH * (len(rows) - self._usual)
+        earliest = min((row.expires for row in rows), default=now)
+        has_room = most > 0 and not waiting and is_usual and now + seconds(len(rows) + most) <= earliest
+        return most if has_room else 0
 
 
 class _CanaryPace:

@@ -29,7 +29,7 @@ from registry.serving import rows as of_versions
 from registry.serving.admitted_row import LATE_SECONDS, AdmittedRow, ShadowRow
 from registry.serving.busy import Busy
 from registry.serving.byte_budget import ByteBudget, HeldBytes
-from registry.serving.computing import BatchComputer, expired, room_for_shadows
+from registry.serving.computing import BatchComputer, ShadowRoom, expired
 from registry.serving.loaders import Loaded, Prediction, PreparedRow
 from registry.serving.observer import BatchObserver, Observers, RowOutcome
 from registry.serving.pace import DEFAULT_MAX_BATCH, Pace, calibrate
@@ -74,6 +74,7 @@ class Scheduler:
         self.precedence = LoopPrecedence()
         self._max_batch = max_batch
         self._pace = Pace(max_batch or DEFAULT_MAX_BATCH)
+        self._shadow_room = ShadowRoom()
         # In order of arrival, read or not. Who takes a row out of it, and nobody else, settles its future.
         self._waiting: dict[AdmittedRow, None] = {}
         self._work = threading.Condition()
@@ -415,7 +416,7 @@ class Scheduler:
 
     def _shed_shadows(self, rows: Sequence[AdmittedRow]) -> None:
         """Drop the rows of the canary that there is no room for."""
-        room = room_for_shadows(rows, len(self._waiting), self._rows, self._pace.seconds)
+        room = self._shadow_room.beside(rows, len(self._waiting), self._rows, self._pace.seconds)
         for row in [row for row in rows if row.shadow is not None][room:]:
             row.shed()
 

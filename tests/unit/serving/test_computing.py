@@ -13,7 +13,7 @@ import pytest
 
 from registry.serving import computing
 from registry.serving.admitted_row import AdmittedRow, ShadowRow
-from registry.serving.computing import BatchComputer, room_for_shadows
+from registry.serving.computing import BatchComputer, ShadowRoom
 from registry.serving.observer import SettledRow
 from registry.serving.scheduler import Scheduler
 from registry.serving.trial_counts import TrialCounts
@@ -237,7 +237,23 @@ def test_shadow_rows_take_the_room_that_is_left(
     controls: Controls, waiting: int, limit: int, seconds: float, room: int
 ) -> None:
     rows = asked(controls, canary_of(controls), b"a", b"b", expires=time.monotonic() + 50)
-    assert room_for_shadows(rows, waiting, limit, lambda count: seconds) == room
+    assert ShadowRoom().beside(rows, waiting, limit, lambda count: seconds) == room
+
+
+def test_a_batch_larger_than_usual_has_no_shadows(controls: Controls) -> None:
+    canary, room = canary_of(controls), ShadowRoom()
+    one, two, six = (asked(controls, canary, *[b"a"] * count) for count in (1, 2, 6))
+
+    def beside(rows: Sequence[AdmittedRow]) -> int:
+        return room.beside(rows, 0, 32, lambda count: 0.0)
+
+    assert [beside(rows) for rows in (one, two, six)] == [1, 2, 0]
+    for _ in range(500):
+        beside(six)
+    assert beside(asked(controls, canary, *[b"a"] * 5)) == 5
+    for _ in range(500):
+        beside(one)
+    assert [beside(rows) for rows in (six, two)] == [0, 2]
 
 
 # --- through the scheduler, into a recorder --------------------------------------------------------------------------
