@@ -245,13 +245,16 @@ def _rules(policy: Policy) -> dict[str, object]:
 
 def _rule_lines(policy: Policy) -> Iterator[str]:
     from registry.evidence.guard_rules import Bands
+    from registry.guard.rule_findings import AFTERWARDS, IN_TRIAL
 
     trials = policy.trial_policy()
     yield "what replicas count of a version on trial is judged by:"
     for bands in Bands.of(policy.guard_rules()):
         sure = f"  (alpha {policy.alpha_of(bands.first):.3g})" if bands.first.family else ""
         yield f"  {bands}{sure}"
-    if not policy.guard_rules():
+    if policy.guard_rules():
+        yield f"  of each alpha {IN_TRIAL:.0%} is for the trial, {AFTERWARDS:.0%} for the time after it"
+    else:
         yield "  nothing"
     yield "a trial advances by one of these plans, if it names one:"
     for name, plan in (trials.plans or {}).items():

@@ -274,6 +274,7 @@ def test_the_command_says_what_it_found(watched: Watched, monkeypatch: pytest.Mo
     rules = ulora("guard", "rules")
     assert "error_rate: <= 0.005 pass | > 0.005 roll back  (alpha 0.02)" in rules.out
     assert "careful: 10% for 1d, then 100%" in rules.out
+    assert "of each alpha 80% is for the trial, 20% for the time after it" in rules.out
 
 
 def test_the_store_is_away_for_a_while_and_nothing_changes(watched: Watched, s3: S3Server) -> None:
