@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol, Self
 from registry.errors import BadInput, CorruptBlob, NotNow, UnsafePath
 from registry.formats.bounded import file_digest
 from registry.machine import system_calls
+from registry.progress import ignore
 
 CHUNK = 1024 * 1024
 MAX_DEPTH = 256
@@ -149,10 +150,10 @@ class SafeFolder:
         """The names in this folder."""
         return [name for name, _ in self.entries("")]
 
-    def digest(self, path: str, at_most: int) -> str | None:
+    def digest(self, path: str, at_most: int, progress: Callable[[int], object] = ignore) -> str | None:
         """The sha256 of a file's bytes, in hex; None if they are more than `at_most`, see `file_digest`."""
         with self.open(path) as file:
-            return file_digest(file.fileno(), at_most)
+            return file_digest(file.fileno(), at_most, progress)
 
     def read_link(self, path: str) -> str:
         """The target of a symbolic link, as text."""

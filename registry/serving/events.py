@@ -112,6 +112,11 @@ def follow_failed(version: str, problem: str, tries: int, pause: float) -> None:
     )  # fmt: skip
 
 
+def given_up(channel: str, reason: str) -> None:
+    """A download or a hook was given up, because a newer record wants something else."""
+    _info(f"{channel}: {reason}", event="given up")
+
+
 def rollback_unready(problem: str) -> None:
     """The folder of a rollback target is not there; that is tried again."""
     _warn(problem, event="rollback not ready")

@@ -15,14 +15,12 @@ from dataclasses import dataclass, replace
 from registry.errors import MissingBlob, UloraError, Unreachable, first_line
 from registry.serving import events
 from registry.serving.loaders import Loaded
-from registry.serving.loads import Load, LoadPointer
+from registry.serving.loads import MAX_LOADS, Load, LoadPointer, Proven, proven
 from registry.serving.proof import Proof, prove
 from registry.serving.proofs import EVERY, Proofs
 from registry.serving.tally import Tally
 from registry.versions.pointer import Pointer
 
-MAX_LOADS = 3
-"""Loads that run or hang at a time. Above that no other is begun, so that hanging loads take bounded memory."""
 _MAX_PAUSE = 60.0
 """Seconds at most between two tries of a load that failed."""
 _MAX_PAUSE_FOR_STORE = 5.0
@@ -71,7 +69,7 @@ class Residents:
         tally: counts failed loads, and has counts for each version in memory.
         """
         self._tally = tally or Tally()
-        self._load = load
+        self._load = proven(load)
         self._changed = changed
         self._retry = retry
         self._slow_after = slow_after
@@ -80,7 +78,7 @@ class Residents:
         self._image_seconds: dict[str, float] = {}
         self._proofs = Proofs(lambda: dict(self._loaded), changed, every=prove_every)
         self._failures: dict[str, LoadFailure] = {}
-        self._loads: list[Load] = []
+        self._loads: list[Load[Proven]] = []
         self._work = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="ulora-loader", daemon=True)
@@ -212,7 +210,7 @@ class Residents:
         self._loads = [load for load in self._loads if not load.has_ended]
         return any(news)
 
-    def _look_at(self, load: Load) -> bool:
+    def _look_at(self, load: Load[Proven]) -> bool:
         if load.given_up:
             return load.has_ended
         if load.has_ended:
@@ -227,15 +225,16 @@ class Residents:
             return False
         return True
 
-    def _settle(self, load: Load) -> None:
+    def _settle(self, load: Load[Proven]) -> None:
         """Note what came of a load."""
         digest = load.pointer.manifest_sha256
-        if load.loaded is not None and load.proof is not None:
+        if load.result is not None:
+            loaded = load.result.loaded
             self._failures.pop(digest, None)
-            self._proofs.add(load.proof)
-            self._tally.version_came(load.loaded.version, load.loaded.targets)
+            self._proofs.add(load.result.proof)
+            self._tally.version_came(loaded.version, loaded.targets)
             self._image_seconds[digest] = load.steps.image_seconds
-            self._loaded[digest] = load.loaded
+            self._loaded[digest] = loaded
         elif load.error is not None:
             self._note_failure(load.pointer, load.error)
         load.settled.set()
@@ -251,15 +250,15 @@ class Residents:
         self._begin(pointer)
         return True
 
-    def _is_left_for(self, load: Load, pointer: Pointer) -> bool:
+    def _is_left_for(self, load: Load[Proven], pointer: Pointer) -> bool:
         """Whether a load need not be waited for before that of another version. One that nobody wants is given up."""
         if load.pointer not in self._wanted:
             load.give_up(f"{load.pointer.version} was not loaded: it is not wanted any more")
             return True
         return load.is_slow and self._wanted.index(pointer) < self._wanted.index(load.pointer)
 
-    def _begin(self, pointer: Pointer) -> Load:
-        load = Load(pointer, self._notify)
+    def _begin(self, pointer: Pointer) -> Load[Proven]:
+        load = Load[Proven](pointer, self._notify)
         self._loads.append(load)
         load.start(self._load)
         return load

@@ -1,8 +1,8 @@
 """Follow a channel for a server of another make: keep a folder at what the channel serves, until it is closed.
 
 What one round does is in `registry.serving.sidecar_round`, and what the folder looks like in
-`registry.tree.kept_folder`. A sidecar reads the store and writes nothing to it: no heartbeat either, because it does
-not know what the server beside it has in memory.
+`registry.tree.kept_folder`. One thread reads the log, also while another does a round. A sidecar reads the store and
+writes nothing to it: no heartbeat either, because it does not know what the server beside it has in memory.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import BadInput, BrokenChain, ChannelEmpty, NotFound, first_line
+from registry.errors import BadInput, BrokenChain, ChannelEmpty, NotFound, ReplicaClosed, UloraError, first_line
 from registry.progress import ignore
 from registry.serving import events
+from registry.serving.admissions import Admissions
 from registry.serving.log_reader import LogReader
 from registry.serving.sidecar_round import FolderKeeper, KeptVersion, SidecarOptions, stable_of
 from registry.store.blobs import Blobs
 from registry.tree.kept_folder import FolderState, KeptFolder
-from registry.versions.bindings import Bindings
+from registry.versions.pointer import Pointer
 
 _FIRST_READ_SECONDS = 30.0
 """Seconds for the first read of the log, before which the client of the store is made."""
@@ -34,8 +37,8 @@ class Sidecar:
     """Keeps one folder at what one channel serves. Only `close` may be called from another thread."""
 
     def __init__(
-        self, channel: Channel, versions: Bindings, blobs: Blobs, folder: Path, options: SidecarOptions | None = None,
-        *, check_model: Callable[[], None] = lambda: None,
+        self, channel: Channel, admissions: Admissions, blobs: Blobs, folder: Path,
+        options: SidecarOptions | None = None, *, check_model: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Nothing is read or written before a method is called. `check_model` is called where the channel serves
         nothing, and raises if there is no such model at all."""
@@ -44,11 +47,15 @@ class Sidecar:
         self._options = options or SidecarOptions()
         self._check_model = check_model
         self._closing = threading.Event()
-        self._keeper = FolderKeeper(versions, blobs, self._path, self._options, self._closing.is_set)
+        self._wake: SimpleQueue[None] = SimpleQueue()  # in C: a signal handler may interrupt anything here
+        self._keeper = FolderKeeper(admissions, blobs, self._path, self._options, self._is_left)
         self._purpose = FolderState(format=1, model=channel.model, channel=channel.name, layout=self._options.layout)
         self._log = LogReader(channel)
         self._log_problem = ""
         self._is_waiting = False
+        self._newest: Record | None = None
+        self._mistake: UloraError | None = None
+        self._retries_now = False
         self._goal: Record | None = None
         self._due, self._tries = math.inf, 0
         self._unready = ""
@@ -88,15 +95,22 @@ class Sidecar:
             NotFound: there is no store, or no such model in it. Only before the first record was read.
         """
         with KeptFolder.opened(self._path, self._purpose) as folder:
-            while not self._closing.is_set():
-                self._read_log()
-                if self._goal and time.monotonic() >= self._due:
-                    self._try(folder, self._goal, tell)
-                self._closing.wait(self._options.poll * random.uniform(0.9, 1.1))  # noqa: S311  spreads the load
+            threading.Thread(target=self._read_on, name="ulora-follower", daemon=True).start()
+            try:
+                while not self._closing.is_set():
+                    self._take_news()
+                    if self._goal and time.monotonic() >= self._due:
+                        self._try(folder, self._goal, tell)
+                    else:
+                        with suppress(Empty):
+                            self._wake.get(timeout=max(0.0, min(self._due - time.monotonic(), _LONGEST_PAUSE)))
+            finally:
+                self.close()
 
     def close(self) -> None:
         """End `run` soon: a download or a hook that runs is given up. A signal handler may call it."""
         self._closing.set()
+        self._wake.put(None)
 
     # --- the log -----------------------------------------------------------------------------------------------------
 
@@ -110,15 +124,22 @@ class Sidecar:
             )
         return head
 
+    def _read_on(self) -> None:
+        """Read the log again and again, in a thread of its own: what a round does must not hold it up."""
+        while not self._closing.is_set() and self._mistake is None:
+            self._read_log()
+            self._closing.wait(self._options.poll * random.uniform(0.9, 1.1))  # noqa: S311  spreads the load
+
     def _read_log(self) -> None:
-        """Make the newest record the goal. Until there is one, mistakes in the settings end `run`."""
+        """Note the newest record. Until there is one, mistakes in the settings end `run`."""
         try:
-            newest = self._log.read(self._options.read_seconds if self._goal else _FIRST_READ_SECONDS)
-            if newest is None and self._goal is None and not self._is_waiting:
+            newest = self._log.read(self._options.read_seconds if self._newest else _FIRST_READ_SECONDS)
+            if newest is None and self._newest is None and not self._is_waiting:
                 self._check_model()
         except (BadInput, NotFound) as error:
-            if self._goal is None:
-                raise
+            if self._newest is None:
+                self._mistake = error
+                return self._wake.put(None)
             self._note_problem(f"the log can't be read: {first_line(error)}")
         except BrokenChain as error:
             self._note_problem(first_line(error))
@@ -128,7 +149,7 @@ class Sidecar:
             self._note_read(newest)
 
     def _note_problem(self, problem: str) -> None:
-        if not self._log_problem:  # only the first one is news
+        if not self._log_problem and not self._closing.is_set():  # only the first one is news
             events.log_unread(f"{self._channel.name}: {problem}; {self._path / 'current'} stays")
         self._log_problem = problem
 
@@ -136,14 +157,36 @@ class Sidecar:
         if self._log_problem:
             self._log_problem = ""
             events.log_read_again(self._channel.name)
-            self._due = time.monotonic() if self._tries else self._due
-        if newest and newest.stable and (self._goal is None or newest.generation > self._goal.generation):
-            self._goal, self._due, self._tries = newest, time.monotonic(), 0
-        elif self._goal is None and not self._is_waiting:
+            self._retries_now = True
+            self._wake.put(None)
+        if newest and newest.stable and (self._newest is None or newest.generation > self._newest.generation):
+            self._newest = newest
+            self._wake.put(None)
+        elif self._newest is None and not self._is_waiting:
             self._is_waiting = True
             events.channel_empty(self._channel.name)
 
+    def _is_left(self, record: Record, pointer: Pointer) -> bool:
+        """Whether what a round on a record does for a version is to be given up: the newest record would have another
+        one before it, or does not need it at all."""
+        newest = self._newest
+        if self._closing.is_set() or newest is None or newest.generation <= record.generation:
+            return self._closing.is_set()
+        if pointer == newest.stable:
+            return False
+        return newest.stable != record.stable or pointer not in self._options.targets(newest)
+
     # --- rounds ------------------------------------------------------------------------------------------------------
+
+    def _take_news(self) -> None:
+        """Make the newest record the goal; try again at once what failed while the log could not be read."""
+        if self._mistake:
+            raise self._mistake
+        retries_now, self._retries_now = self._retries_now and self._tries > 0, False
+        if self._newest is not self._goal:
+            self._goal, self._tries, retries_now = self._newest, 0, True
+        if retries_now:
+            self._due = time.monotonic()
 
     def _try(self, folder: KeptFolder, goal: Record, tell: Callable[[KeptVersion], None]) -> None:
         """Do a round; what failed is tried again after 1, 2, 4, … seconds. No error ends the loop."""
@@ -156,7 +199,9 @@ class Sidecar:
             unready = answer.unready
             if not self._tries or answer.did_something:
                 tell(answer)
-        if self._closing.is_set():
+        if isinstance(problem, ReplicaClosed):
+            if not self._closing.is_set():
+                events.given_up(self._channel.name, first_line(problem))
             return
         if unready and unready != self._unready:
             events.rollback_unready(unready)

@@ -9,6 +9,9 @@
 
 A hook that fails leaves `current` where it is: the channel alone decides which version is served, and to go back is a
 rollback. Steps 3 and 4 do not wait for it.
+
+What asks the store runs in a thread of its own, which can be left behind, and never touches the folder. All that does,
+does so in one thread: so there is one change at a time. Both are given up when a newer record wants something else.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,19 +28,23 @@ from registry.errors import BadInput, BrokenChain, LoadFailed, ReplicaClosed, fi
 from registry.formats.html import HtmlTable
 from registry.machine import programs
 from registry.serving import events
+from registry.serving.admissions import Admissions
 from registry.serving.loaders import CheckManifest, allow_all
+from registry.serving.loads import WaitingLoads
+from registry.serving.steps import Steps
 from registry.store.blobs import Blobs
 from registry.store.cache import FetchWatch
 from registry.tree.kept_folder import KeptFolder, Layout, version_at
 from registry.tree.layout import FetchFiles
 from registry.tree.version_folder import FolderContent, peft_folders, whole_version
-from registry.versions.bindings import Bindings
 from registry.versions.manifest import FileEntry
 from registry.versions.pointer import Pointer
 
 _CONTENT = {"bundle": whole_version, "peft": peft_folders}
 
 Hook = Literal["none", "due", "succeeded", "failed"]
+IsLeft = Callable[[Record, Pointer], bool]
+"""Whether what a round on a record does for a version is to be given up."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,10 @@ class SidecarOptions:
             raise BadInput(f"{self.layout!r} is not a layout", hint=f"one of {', '.join(_CONTENT)}")
         if self.keep < 0 or not min(self.hook_seconds, self.poll, self.read_seconds, self.retry) > 0:
             raise BadInput("`keep` must be 0 or more, and all seconds above 0")
+
+    def targets(self, record: Record) -> tuple[Pointer, ...]:
+        """The rollback targets that are kept beside what a record makes stable."""
+        return record.rollback_targets()[: self.keep]
 
 
 @dataclass(frozen=True)
@@ -116,24 +128,26 @@ class FolderKeeper:
     """Does rounds on one folder, in one thread."""
 
     def __init__(
-        self, versions: Bindings, blobs: Blobs, path: Path, options: SidecarOptions, stopped: Callable[[], bool]
+        self, admissions: Admissions, blobs: Blobs, path: Path, options: SidecarOptions, is_left: IsLeft
     ) -> None:
-        """`stopped` is asked while something goes on, and ends it if it is true."""
-        self._versions = versions
+        """`is_left` is asked while something goes on, and ends it if it is true."""
+        self._admissions = admissions
         self._blobs = blobs
         self._path = path
         self._options = options
-        self._stopped = stopped
+        self._is_left = is_left
+        self._loads = WaitingLoads()
         self._placed: KeptVersion | None = None
         self._is_ready = False
         self._noted: set[str] = set()
 
     def keep(self, folder: KeptFolder, record: Record) -> tuple[KeptVersion, Exception | None]:
-        """Do a round. Returns what it did, and why the hook failed or a folder could not be deleted.
+        """Do a round. Returns what it did, and why it ended early, the hook failed or a folder could not be deleted.
 
         Raises:
             BrokenChain: a newer record was followed here before.
-            ReplicaClosed: it was stopped.
+            ReplicaClosed: it was given up before `current` was moved. After that the same error is returned.
+            LoadFailed: too many downloads that were given up hang.
             NotFound: the version has nothing for this layout.
             NotTrusted, MissingBlob, CorruptBlob, UnsafePath, DiskFull, BadInput, …: `current` was not moved.
         """
@@ -142,23 +156,26 @@ class FolderKeeper:
         else:
             answer, self._is_ready = self._place(folder, record), False
             self._placed = answer
-        hook, failed = self._run_hook(folder, record)
-        answer = replace(answer, hook=hook)
-        if not self._is_ready:
-            ready, unready = self._prepare(folder, record)
-            self._is_ready = not unready
-            self._placed = replace(self._placed, ready=ready)
-            answer = replace(answer, ready=ready, unready=unready)
+        failed: Exception | None = None
         try:
-            removed = self._remove(folder, record)
+            hook, failed = self._run_hook(folder, record)
+            answer = replace(answer, hook=hook)
+            if not self._is_ready:
+                ready, unready = self._prepare(folder, record)
+                self._is_ready = not unready
+                self._placed = replace(self._placed, ready=ready)
+                answer = replace(answer, ready=ready, unready=unready)
+            answer = replace(answer, removed=self._remove(folder, record))
+        except ReplicaClosed as left:
+            return answer, left
         except Exception as error:
             return answer, failed or error
-        return replace(answer, removed=removed), failed
+        return answer, failed
 
     def plan(self, folder: KeptFolder | None, record: Record) -> KeptVersion:
         """What `keep` would do; `folder` is None where there is none yet. The errors are those of `keep`."""
         pointer = stable_of(record)
-        content = self._content(pointer)
+        content = self._content(pointer, lambda: None)
         if folder is None:
             return replace(self._answer(record, content, "", ""), hook="due" if self._options.command else "none")
         _check_not_older(folder, record)
@@ -171,7 +188,7 @@ class FolderKeeper:
                 "told": place if is_due else folder.state.told,
             }
         )
-        targets = {target.version: folder.places(target) for target in self._targets(record)}
+        targets = {target.version: folder.places(target) for target in self._options.targets(record)}
         needed = [place, *(each for places in targets.values() for each in places)]
         return replace(
             answer, hook="due" if is_due else "none", ready=tuple(name for name, places in targets.items() if places),
@@ -183,12 +200,10 @@ class FolderKeeper:
     def _place(self, folder: KeptFolder, record: Record) -> KeptVersion:
         """Step 1."""
         _check_not_older(folder, record)
-        pointer, before = stable_of(record), folder.current
-        content = self._content(pointer)
-        found = folder.find(pointer, content)
-        place = found or folder.put(pointer, content, self._fetch(pointer.version), self._go_on)
+        before = folder.current
+        content, place, written = self._hold(folder, record, stable_of(record))
         folder.move_to(place, record.generation)
-        answer = replace(self._answer(record, content, place, before), written=not found)
+        answer = replace(self._answer(record, content, place, before), written=written)
         if answer.moved:
             events.folder_moved(record, answer.version, answer.before, folder.path_of(place), answer.left_out)
         else:
@@ -200,8 +215,9 @@ class FolderKeeper:
         if self._options.command is None or not folder.state.hook_is_due:
             return "none", None
         began, place = time.monotonic(), folder.current
+        is_left = partial(self._is_left, record, stable_of(record))
         try:
-            _run(self._options.command, self._options.hook_seconds, self._environment(folder, record), self._stopped)
+            _run(self._options.command, self._options.hook_seconds, self._environment(folder, record), is_left)
         except ReplicaClosed:
             raise
         except Exception as error:
@@ -213,11 +229,9 @@ class FolderKeeper:
     def _prepare(self, folder: KeptFolder, record: Record) -> tuple[tuple[str, ...], str]:
         """Step 3: the rollback targets that are there, and why others are not."""
         ready, problems = [], []
-        for pointer in self._targets(record):
+        for pointer in self._options.targets(record):
             try:
-                content = self._content(pointer)
-                if not folder.find(pointer, content):
-                    folder.put(pointer, content, self._fetch(pointer.version), self._go_on)
+                self._hold(folder, record, pointer)
             except ReplicaClosed:
                 raise
             except Exception as error:
@@ -228,7 +242,8 @@ class FolderKeeper:
 
     def _remove(self, folder: KeptFolder, record: Record) -> tuple[str, ...]:
         """Step 4. All places of a rollback target are left, even if nobody could look whether they are whole."""
-        removed = folder.superfluous([place for target in self._targets(record) for place in folder.places(target)])
+        targets = self._options.targets(record)
+        removed = folder.superfluous([place for target in targets for place in folder.places(target)])
         for place in removed:
             folder.remove(place)
         if removed:
@@ -246,19 +261,30 @@ class FolderKeeper:
             size=sum(file.size for file in files), left_out=content.left_out,
         )  # fmt: skip
 
-    def _content(self, pointer: Pointer) -> FolderContent:
-        manifest = self._versions.manifest(pointer)
+    def _hold(self, folder: KeptFolder, record: Record, pointer: Pointer) -> tuple[FolderContent, str, bool]:
+        """See to it that a whole version is in the folder: its content, its place, and whether it was written now."""
+
+        def go_on(_: int = 0) -> None:
+            if self._is_left(record, pointer):
+                raise ReplicaClosed(f"{pointer.version} is not wanted any more, or following was stopped")
+
+        content = self._content(pointer, go_on)
+        found = folder.find(pointer, content, go_on)
+        place = found or folder.put(pointer, content, self._fetch(pointer, go_on), go_on)
+        return content, place, not found
+
+    def _content(self, pointer: Pointer, go_on: Callable[[], None]) -> FolderContent:
+        manifest = self._loads.wait_for(pointer, self._admissions.asked, go_on)
         self._options.check(manifest)
         return _CONTENT[self._options.layout](manifest)
 
-    def _targets(self, record: Record) -> tuple[Pointer, ...]:
-        return record.rollback_targets()[: self._options.keep]
-
-    def _fetch(self, version: str) -> FetchFiles:
-        watch = FetchWatch(arrived=self._go_on, waits=self._go_on, note=self._note)
-
+    def _fetch(self, pointer: Pointer, go_on: Callable[[], None]) -> FetchFiles:
         def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:
-            return self._blobs.fetch(files, watch=watch, of=version)
+            def load(_: Pointer, steps: Steps) -> Mapping[str, Path]:
+                watch = FetchWatch(steps.arrived, steps.waits, self._note)
+                return self._blobs.fetch(files, watch=watch, of=pointer.version)
+
+            return self._loads.wait_for(pointer, load, go_on)
 
         return fetch
 
@@ -266,10 +292,6 @@ class FolderKeeper:
         if text not in self._noted:
             self._noted.add(text)
             events.fetch_note(text)
-
-    def _go_on(self, _: object) -> None:
-        if self._stopped():
-            raise ReplicaClosed("following was stopped")
 
     def _environment(self, folder: KeptFolder, record: Record) -> dict[str, str]:
         """What the hook gets to know. Every value was checked to have the form of its kind."""
@@ -299,19 +321,19 @@ def _check_not_older(folder: KeptFolder, record: Record) -> None:
         )
 
 
-def _run(command: str, seconds: float, env: Mapping[str, str], stopped: Callable[[], bool]) -> None:
+def _run(command: str, seconds: float, env: Mapping[str, str], is_left: Callable[[], bool]) -> None:
     """Run the hook.
 
     Raises:
         LoadFailed: it failed, or took too long.
-        ReplicaClosed: it was ended because following was stopped.
+        ReplicaClosed: it was ended because it was left.
     """
     try:
-        answer = programs.run_hook(command, seconds=seconds, env=env, stopped=stopped)
+        answer = programs.run_hook(command, seconds=seconds, env=env, stopped=is_left)
     except OSError as error:
         raise LoadFailed(f"the hook can't be run: {error.strerror}") from error
-    if answer.code is None and stopped():
-        raise ReplicaClosed("following was stopped, and its hook was ended")
+    if answer.code is None and is_left():
+        raise ReplicaClosed("the hook was ended: its version is not wanted any more, or following was stopped")
     if answer.code != 0:
         how = f"did not end within {seconds:g} s" if answer.code is None else f"ended with {answer.code}"
         said = f": {answer.said.splitlines()[-1][:300]}" if answer.said else ""

@@ -122,10 +122,10 @@ class KeptFolder:
         """The folder at a place."""
         return self._path / VERSIONS / place
 
-    def find(self, pointer: Pointer, content: FolderContent) -> str:
+    def find(self, pointer: Pointer, content: FolderContent, progress: Progress = no_progress) -> str:
         """The place of a version whose files are all there and have the right digests; empty if there is none."""
         with tree_errors(self._path):
-            return next((place for place in self.places(pointer) if self._is_whole(place, content)), "")
+            return next((place for place in self.places(pointer) if self._is_whole(place, content, progress)), "")
 
     def places(self, pointer: Pointer) -> list[str]:
         """All places of a version, whole or not."""
@@ -196,12 +196,12 @@ class KeptFolder:
             with self._root.folder(VERSIONS) as versions:
                 return [name for name in versions.names() if version_at(name)]
 
-    def _is_whole(self, place: str, content: FolderContent) -> bool:
+    def _is_whole(self, place: str, content: FolderContent, progress: Progress) -> bool:
         info = self._root.stat(f"{VERSIONS}/{place}")
         if info is None or not stat.S_ISDIR(info.st_mode):
             return False
         try:
-            return damaged_files(self._root, f"{VERSIONS}/{place}", content.files) == []
+            return damaged_files(self._root, f"{VERSIONS}/{place}", content.files, progress) == []
         except UnsafePath:  # somebody put a link into it
             return False
 

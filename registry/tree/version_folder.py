@@ -98,18 +98,21 @@ def write_folder(
                 tree.write_verified(file, source, progress)
         for path, data in content.written.items():
             tree.write(path, data)
-        bad = damaged_files(root, place, content.files)
+        # These bytes were counted when they were written: now only a sign of life.
+        bad = damaged_files(root, place, content.files, lambda _: progress(0))
         if bad:
             raise UnsafePath(f"another process writes into {root.path}: {bad[0]} changed; {CURRENT} was not changed")
         tree.sync()
 
 
-def damaged_files(root: SafeFolder, place: str, files: Sequence[FileEntry]) -> list[str] | None:
+def damaged_files(
+    root: SafeFolder, place: str, files: Sequence[FileEntry], progress: Progress = no_progress
+) -> list[str] | None:
     """The files of a folder that are missing or changed; None if the folder does not exist."""
     if root.stat(place) is None:
         return None
     with root.folder(place) as tree:
-        return [file.path for file in files if not _is_whole(tree, file)]
+        return [file.path for file in files if not _is_whole(tree, file, progress)]
 
 
 def move_link(root: SafeFolder, work: str, target: str) -> None:
@@ -152,11 +155,11 @@ def not_a_link(root: Path) -> BadInput:
     )
 
 
-def _is_whole(tree: SafeFolder, file: FileEntry) -> bool:
+def _is_whole(tree: SafeFolder, file: FileEntry, progress: Progress) -> bool:
     info = tree.stat(file.path)
     if info is None or not stat.S_ISREG(info.st_mode) or (info.st_size, mode_of(info)) != (file.size, file.mode):
         return False
-    return tree.digest(file.path, file.size) == file.sha256
+    return tree.digest(file.path, file.size, progress) == file.sha256
 
 
 def _entry(path: str, data: bytes) -> FileEntry:

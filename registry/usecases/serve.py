@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from registry.names import VersionName, check_channel
+from registry.serving.admissions import Admissions
 from registry.serving.fleet import Heartbeats
 from registry.serving.follow import Live
 from registry.serving.kept_state import StateKeeper, StatePlace
@@ -43,14 +44,15 @@ def follow(wiring: Wiring, channel: str, options: LiveOptions | None) -> Live:
 
 def sidecar(wiring: Wiring, channel: str, folder: Path, options: SidecarOptions | None) -> Sidecar:
     """Keep a folder at what a channel serves; see `Registry.sidecar`."""
-    wanted = options or SidecarOptions()
 
-    def check(manifest: Manifest) -> None:
-        check_followed(wiring, manifest)
-        wanted.check(manifest)
+    def admit(store: ObjectStore, pointer: Pointer) -> Manifest:
+        parts = wiring.through(store)
+        manifest = parts.bindings.manifest(pointer)
+        check_followed(parts, manifest)
+        return manifest
 
     return Sidecar(
-        wiring.channel(check_channel(channel)), wiring.bindings, wiring.blobs, folder, replace(wanted, check=check),
+        wiring.channel(check_channel(channel)), Admissions(wiring.store, admit), wiring.blobs, folder, options,
         check_model=lambda: wiring.store.check_holds(wiring.model),
     )  # fmt: skip
 

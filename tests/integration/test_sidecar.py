@@ -16,15 +16,19 @@ from typing import Any
 import pytest
 
 from registry import Registry
+from registry.channels.channel import RollbackOptions
 from registry.errors import BadInput, BrokenChain, ChannelEmpty, CorruptBlob, LoadFailed, NotFound, NotTrusted
+from registry.serving.admissions import Admissions
 from registry.serving.sidecar import Sidecar
 from registry.serving.sidecar_round import KeptVersion, SidecarOptions
 from registry.settings import Settings
 from registry.store.blobs import Blobs
 from registry.store.objects import ObjectStore
 from registry.versions.bindings import Bindings
+from registry.versions.manifest import Manifest
+from registry.versions.pointer import Pointer
 from tests.servers.proxy import Proxy, Stall, unavailable
-from tests.support.echo_releases import Shop, wait_until
+from tests.support.echo_releases import TESTER, Shop, wait_until
 from tests.support.run_ulora import complains, ulora
 from tests.support.working_trees import tree_of, write_tree
 
@@ -51,9 +55,12 @@ def sidecar(shop: Shop, path: Path, store: ObjectStore | None = None, **options:
     options = {"poll": 0.02, "retry": 0.02, **options}
     store = store or shop.store
     blobs = Blobs(store, shop.folder / "sidecar-cache")
-    return Sidecar(
-        replace(shop, store=store).channel(), Bindings(store, blobs, shop.model), blobs, path, SidecarOptions(**options)
-    )
+
+    def admit(store: ObjectStore, pointer: Pointer) -> Manifest:
+        return Bindings(store, Blobs(store, shop.folder / "sidecar-cache"), shop.model).manifest(pointer)
+
+    log = replace(shop, store=store).channel()
+    return Sidecar(log, Admissions(store, admit), blobs, path, SidecarOptions(**options))
 
 
 @contextmanager
@@ -267,6 +274,94 @@ def test_closing_gives_up_a_download(shop: Shop, path: Path, store_url: str, pro
     assert names(path / ".ulora") == ["follow.json", "lock"]
 
 
+# What is slow is stalled for as long as the test runs: nothing here ends because a download does.
+
+
+def test_a_rollback_overtakes_a_download(
+    shop: Shop, path: Path, store_url: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "registry")
+    stall = Stall()
+    with running(sidecar(shop, path, ObjectStore(store_url, endpoint_url=proxy.url))) as told:
+        wait_until(lambda: told and told[-1].ready)
+        shop.release("v1.2.0")
+        proxy.next(stall, method="GET", containing=shop.file("v1.2.0", WEIGHTS).sha256)
+        shop.promote("v1.2.0")
+        assert stall.arrived.wait(300)
+        back_to(shop, "v1.0.0")
+        wait_until(lambda: told[-1].version == "v1.0.0")
+        assert current(path) == "v1.0.0"
+        assert not told[-1].written
+        assert "v1.2.0 is not wanted any more" in caplog.text
+        assert "v1.2.0" not in versions(path)
+        stall.release()
+        shop.release("v1.3.0")
+        shop.promote("v1.3.0")
+        wait_until(lambda: told[-1].version == "v1.3.0" and told[-1].ready)
+    assert current(path) == "v1.3.0"
+    assert names(path / ".ulora") == ["follow.json", "lock"]
+
+
+def test_a_promotion_overtakes_the_download_of_a_rollback_target(
+    shop: Shop, path: Path, store_url: str, proxy: Proxy
+) -> None:
+    stall = Stall()
+    proxy.next(stall, method="GET", containing=shop.file("v1.0.0", WEIGHTS).sha256)
+    with running(sidecar(shop, path, ObjectStore(store_url, endpoint_url=proxy.url))) as told:
+        assert stall.arrived.wait(300)
+        shop.release("v1.2.0")
+        shop.promote("v1.2.0")
+        wait_until(lambda: told and told[-1].version == "v1.2.0" and told[-1].ready == ("v1.1.0",))
+        assert [done.version for done in told if done.moved] == ["v1.1.0", "v1.2.0"], "each change is told of"
+        stall.release()
+    assert versions(path) == ["v1.1.0", "v1.2.0"]
+
+
+def test_a_rollback_overtakes_a_hook(shop: Shop, path: Path, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    command = f"echo $ULORA_VERSION >> {said}; test $ULORA_VERSION = v1.0.0 || sleep 1000"
+    with running(sidecar(shop, path, command=command, hook_seconds=1000)) as told:
+        wait_until(lambda: said.exists() and said.read_text())
+        back_to(shop, "v1.0.0")
+        wait_until(lambda: told and told[-1].hook == "succeeded")
+        assert current(path) == told[-1].version == "v1.0.0"
+    assert said.read_text().split() == ["v1.1.0", "v1.0.0"]
+
+
+def test_what_is_wanted_all_the_time_is_downloaded_once(
+    shop: Shop, path: Path, store_url: str, proxy: Proxy
+) -> None:
+    stall = Stall()
+    weights = shop.file("v1.1.0", WEIGHTS).sha256
+    proxy.next(stall, method="GET", containing=weights)
+    with running(sidecar(shop, path, ObjectStore(store_url, endpoint_url=proxy.url))) as told:
+        assert stall.arrived.wait(300)
+        shop.promote("v1.1.0")
+        asked = len(proxy.requests)
+        wait_until(lambda: sum("/channels/" in key for _, key in proxy.requests[asked:]) > 3)
+        stall.release()
+        wait_until(lambda: told and told[-1].generation == 3)
+    assert len([key for _, key in proxy.requests if weights in key]) == 1
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("what", [WEIGHTS, "the manifest"])
+def test_sigterm_ends_it_while_a_download_hangs(
+    shop: Shop, path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    pointer, stall = shop.pointer("v1.1.0"), Stall()
+    digest = shop.file("v1.1.0", WEIGHTS).sha256 if what == WEIGHTS else pointer.manifest_sha256
+    proxy.next(stall, method="GET", containing=digest, times=1000)
+    monkeypatch.setenv("ULORA_S3_ENDPOINT", proxy.url)
+    with command("follow", "production", "--into", path) as process:
+        assert stall.arrived.wait(300)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, process.communicate()
+    stall.release()
+    assert not (path / "current").exists()
+    assert names(path / ".ulora") == ["follow.json", "lock"]
+
+
 def test_an_empty_channel_is_waited_for(store_url: str, model: str, tmp_path: Path, path: Path) -> None:
     shop = Shop(ObjectStore(store_url), model, tmp_path)
     with pytest.raises(ChannelEmpty):
@@ -434,6 +529,11 @@ def command(*words: object) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.wait()
+
+
+def back_to(shop: Shop, name: str) -> None:
+    """Roll production back to a version, and withdraw all that came after it."""
+    shop.channel().rollback(TESTER, RollbackOptions(to=name, again=True))
 
 
 def _place(shop: Shop, name: str) -> str:
