@@ -7,7 +7,6 @@ there: so no link is followed, what is read is bounded, and a start checks all o
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import threading
 import time
@@ -29,7 +28,7 @@ from registry.serving import events
 from registry.serving.loaders import Loaded
 from registry.serving.loads import LoadPointer
 from registry.serving.steps import Steps
-from registry.store.kept_documents import Documents, KeptStore, NotingStore
+from registry.store.kept_documents import Documents, KeptStore, NotingStore, packed, unpacked
 from registry.store.objects import ObjectStore
 from registry.versions.pointer import Pointer
 
@@ -104,7 +103,7 @@ class KeptState(Document):
             **place.owner,
             "confirmed": confirmed.isoformat(timespec="milliseconds"),
             "record": record.to_bytes().decode(),
-            "documents": {key: _as_text(body) for key, body in documents.items()},
+            "documents": packed(documents),
         }
         return cls.parse(canonical.encode({**fields, "digest": canonical.digest(fields)}), "the state")
 
@@ -131,7 +130,7 @@ class KeptState(Document):
 
     def contents(self) -> Documents:
         """The documents' bytes, by key."""
-        return {key: _as_bytes(text) for key, text in self.documents.items()}
+        return unpacked(self.documents)
 
     def served(self) -> Record:
         """The record."""
@@ -146,14 +145,6 @@ class KeptState(Document):
     def is_of_future(self) -> bool:
         """Whether nobody can tell its age, because clocks differ."""
         return self.age < -_MAX_AHEAD
-
-
-def _as_text(body: bytes | None) -> str | None:
-    return None if body is None else base64.b64encode(body).decode()
-
-
-def _as_bytes(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text, validate=True)
 
 
 def read_state(place: StatePlace) -> KeptState | None:

@@ -11,7 +11,8 @@ A hook that fails leaves `current` where it is: the channel alone decides which 
 rollback. Steps 3 and 4 do not wait for it.
 
 What asks the store runs in a thread of its own, which can be left behind, and never touches the folder. All that does,
-does so in one thread: so there is one change at a time. Both are given up when a newer record wants something else.
+does so in one thread: so there is one change at a time. Both are given up when a newer record wants something else. A
+version that the folder holds whole, and what admitted it, is used without the store.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from registry.serving.loads import WaitingLoads
 from registry.serving.steps import Steps
 from registry.store.blobs import Blobs
 from registry.store.cache import FetchWatch
+from registry.store.kept_documents import KeptDocuments
 from registry.tree.kept_folder import KeptFolder, Layout, version_at
 from registry.tree.layout import FetchFiles
 from registry.tree.version_folder import FolderContent, peft_folders, whole_version
@@ -175,7 +177,7 @@ class FolderKeeper:
     def plan(self, folder: KeptFolder | None, record: Record) -> KeptVersion:
         """What `keep` would do; `folder` is None where there is none yet. The errors are those of `keep`."""
         pointer = stable_of(record)
-        content = self._content(pointer, lambda: None)
+        content, _ = self._content(folder, pointer, lambda: None)
         if folder is None:
             return replace(self._answer(record, content, "", ""), hook="due" if self._options.command else "none")
         _check_not_older(folder, record)
@@ -268,15 +270,21 @@ class FolderKeeper:
             if self._is_left(record, pointer):
                 raise ReplicaClosed(f"{pointer.version} is not wanted any more, or following was stopped")
 
-        content = self._content(pointer, go_on)
+        content, documents = self._content(folder, pointer, go_on)
         found = folder.find(pointer, content, go_on)
         place = found or folder.put(pointer, content, self._fetch(pointer, go_on), go_on)
+        if documents:
+            folder.keep_admission(pointer, documents)
         return content, place, not found
 
-    def _content(self, pointer: Pointer, go_on: Callable[[], None]) -> FolderContent:
-        manifest = self._loads.wait_for(pointer, self._admissions.asked, go_on)
-        self._options.check(manifest)
-        return _CONTENT[self._options.layout](manifest)
+    def _content(
+        self, folder: KeptFolder | None, pointer: Pointer, go_on: Callable[[], None]
+    ) -> tuple[FolderContent, KeptDocuments | None]:
+        """What a version's folder holds, and what is to be kept of what admitted it."""
+        admitted = self._admissions.kept(pointer, folder.admission(pointer) if folder else None)
+        admitted = admitted or self._loads.wait_for(pointer, self._admissions.asked, go_on)
+        self._options.check(admitted.manifest)
+        return _CONTENT[self._options.layout](admitted.manifest), admitted.documents
 
     def _fetch(self, pointer: Pointer, go_on: Callable[[], None]) -> FetchFiles:
         def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
 
 from registry.errors import BadManifest, ObjectNotFound, StoreUnreachable
 from registry.formats import canonical
+from registry.formats.document import Document
 from registry.store import layout
 from registry.store.object_info import ObjectInfo, StoredObject
 from registry.store.objects import ObjectStore
@@ -15,6 +19,47 @@ from registry.store.objects import ObjectStore
 Documents: TypeAlias = Mapping[str, bytes | None]
 """Documents by key; None where no object had the key."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def packed(documents: Documents) -> dict[str, str | None]:
+    """Documents as JSON has them: in base64."""
+    return {key: None if body is None else base64.b64encode(body).decode() for key, body in documents.items()}
+
+
+def unpacked(texts: Mapping[str, str | None]) -> Documents:
+    """What was packed.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    return {key: None if text is None else base64.b64decode(text, validate=True) for key, text in texts.items()}
+
+
+class KeptDocuments(Document):
+    """Documents as they are kept in a file.
+
+    Attributes:
+        documents: their bytes in base64, by key of the store; null where no object had the key.
+    """
+
+    LIMIT: ClassVar[int] = 32 * 1024 * 1024
+
+    format: Literal[1]
+    documents: dict[str, str | None] = Field(max_length=10_000)
+
+    @classmethod
+    def of(cls, documents: Documents) -> Self:
+        """Documents, to be kept."""
+        return cls(format=1, documents=packed(documents))
+
+    @model_validator(mode="after")
+    def _check_documents(self) -> Self:
+        self.contents()
+        return self
+
+    def contents(self) -> Documents:
+        """The documents' bytes, by key."""
+        return unpacked(self.documents)
 
 
 class NotingStore(ObjectStore):

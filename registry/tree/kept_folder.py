@@ -3,6 +3,7 @@
     DIR/current                              -> versions/v5.5.4-dinov3-3f9c1a2b4d5e
     DIR/versions/<version>-<digest>/         the digest is the manifest's, its first 12 digits
     DIR/.ulora/                              `follow.json` marks the folder as ours; `lock`, and what is being written
+    DIR/.ulora/admitted/                     for each version, what its manifest and its signatures were when it came
 
 A version is written in `.ulora/next`, read back and flushed to the disk before it is renamed to its place; then the
 link is replaced by a rename. So whatever interrupts it, `current` leads to the old whole version or to the new one.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -25,6 +26,7 @@ from registry.formats.document import Document
 from registry.machine.safe_folder import SafeFolder
 from registry.names import is_version_name
 from registry.progress import Progress, no_progress
+from registry.store.kept_documents import KeptDocuments
 from registry.tree.file_system_errors import tree_errors
 from registry.tree.layout import STATE_FOLDER, FetchFiles
 from registry.tree.version_folder import VERSIONS, FolderContent, damaged_files, linked, move_link, write_folder
@@ -32,7 +34,7 @@ from registry.versions.pointer import Pointer
 
 Layout = Literal["bundle", "peft"]
 
-_MARKER, _LOCK, _NEXT, _OLD = "follow.json", "lock", "next", "old"
+_MARKER, _LOCK, _NEXT, _OLD, _ADMITTED = "follow.json", "lock", "next", "old", "admitted"
 _BEGUN = {_LOCK, f"{_MARKER}.new"}
 """What a process that was killed at its very first steps has left in `.ulora`."""
 _NOT_OURS_BUT_EMPTY = {"lost+found"}
@@ -164,6 +166,21 @@ class KeptFolder:
         with tree_errors(self._path):
             move_link(self._root, STATE_FOLDER, f"{VERSIONS}/{place}")
 
+    def admission(self, pointer: Pointer) -> bytes | None:
+        """What `keep_admission` kept for a version, at most its limit and a byte; None if there is nothing to read."""
+        with suppress(OSError, UnsafePath):
+            return self._root.read(_admission_of(_place_of(pointer)), KeptDocuments.LIMIT)
+        return None
+
+    def keep_admission(self, pointer: Pointer, admission: KeptDocuments) -> None:
+        """Keep what admitted a version, for as long as the version is here.
+
+        Raises:
+            BadInput, DiskFull: it can't be written.
+        """
+        with tree_errors(self._path), self._root.folder(f"{STATE_FOLDER}/{_ADMITTED}", make=True):
+            self._root.write(_admission_of(_place_of(pointer)), admission.to_bytes())
+
     def hook_succeeded(self, place: str) -> None:
         """Note that whoever reads the folder knows of a place."""
         self._note(told=place, hook_is_due=False)
@@ -181,6 +198,8 @@ class KeptFolder:
             self._root.remove(f"{STATE_FOLDER}/{_OLD}")
             self._root.rename(f"{VERSIONS}/{place}", self._root, f"{STATE_FOLDER}/{_OLD}")
             self._root.remove(f"{STATE_FOLDER}/{_OLD}")
+            if _first(place) not in map(_first, self._all_places()):
+                self._root.remove(_admission_of(_first(place)))
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -210,6 +229,16 @@ def version_at(place: str) -> str:
     """The version at a place; empty for a name that is not one of ours."""
     match = _PLACE.fullmatch(place)
     return match["version"] if match and is_version_name(match["version"]) else ""
+
+
+def _first(place: str) -> str:
+    """The first place of the version at a place: that without a number."""
+    match = _PLACE.fullmatch(place)
+    return f"{match['version']}-{match['digest']}" if match else place
+
+
+def _admission_of(place: str) -> str:
+    return f"{STATE_FOLDER}/{_ADMITTED}/{place}.json"
 
 
 def _place_of(pointer: Pointer) -> str:

@@ -27,7 +27,7 @@ from registry.store.objects import ObjectStore
 from registry.versions.bindings import Bindings
 from registry.versions.manifest import Manifest
 from registry.versions.pointer import Pointer
-from tests.servers.proxy import Proxy, Stall, unavailable
+from tests.servers.proxy import Fault, Proxy, Stall, answering, unavailable
 from tests.support.echo_releases import TESTER, Shop, wait_until
 from tests.support.run_ulora import complains, ulora
 from tests.support.working_trees import tree_of, write_tree
@@ -299,7 +299,7 @@ def test_a_rollback_overtakes_a_download(
         shop.promote("v1.3.0")
         wait_until(lambda: told[-1].version == "v1.3.0" and told[-1].ready)
     assert current(path) == "v1.3.0"
-    assert names(path / ".ulora") == ["follow.json", "lock"]
+    assert names(path / ".ulora") == ["admitted", "follow.json", "lock"]
 
 
 def test_a_promotion_overtakes_the_download_of_a_rollback_target(
@@ -328,9 +328,7 @@ def test_a_rollback_overtakes_a_hook(shop: Shop, path: Path, tmp_path: Path) -> 
     assert said.read_text().split() == ["v1.1.0", "v1.0.0"]
 
 
-def test_what_is_wanted_all_the_time_is_downloaded_once(
-    shop: Shop, path: Path, store_url: str, proxy: Proxy
-) -> None:
+def test_what_is_wanted_all_the_time_is_downloaded_once(shop: Shop, path: Path, store_url: str, proxy: Proxy) -> None:
     stall = Stall()
     weights = shop.file("v1.1.0", WEIGHTS).sha256
     proxy.next(stall, method="GET", containing=weights)
@@ -360,6 +358,42 @@ def test_sigterm_ends_it_while_a_download_hangs(
     stall.release()
     assert not (path / "current").exists()
     assert names(path / ".ulora") == ["follow.json", "lock"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "fault"),
+    [
+        ("bundle", answering(500, "InternalError")),
+        ("bundle", answering(403, "AccessDenied")),
+        ("peft", answering(400, "KMS.DisabledException")),
+    ],
+)
+def test_a_version_that_is_held_needs_no_object_of_its_own(
+    shop: Shop, path: Path, store_url: str, proxy: Proxy, layout: str, fault: Fault
+) -> None:
+    store = ObjectStore(store_url, endpoint_url=proxy.url)
+    with running(sidecar(shop, path, store, layout=layout)) as told:
+        wait_until(lambda: told and told[-1].ready == ("v1.0.0",))
+        for folder in ("/blobs/", "/versions/", "/signatures/"):
+            proxy.next(fault, containing=folder, times=100_000)
+        shop.rollback()
+        wait_until(lambda: told[-1].version == "v1.0.0")
+    again = sidecar(shop, path, store, layout=layout).once()
+    assert (again.version, again.moved, again.written) == ("v1.0.0", False, False)
+
+
+def test_what_admitted_a_version_is_kept_as_long_as_the_version(shop: Shop, path: Path) -> None:
+    sidecar(shop, path).once()
+    for name in ("v1.2.0", "v1.3.0"):
+        shop.release(name)
+        shop.promote(name)
+    sidecar(shop, path).once()
+    kept = path / ".ulora" / "admitted"
+    assert names(kept) == [f"{name}.json" for name in names(path / "versions")]
+    for each in kept.iterdir():
+        each.write_bytes(b"damaged")
+    assert sidecar(shop, path).once().version == "v1.3.0"
+    assert {each.read_bytes() for each in kept.iterdir() if "v1.1.0" not in each.name}.isdisjoint([b"damaged"])
 
 
 def test_an_empty_channel_is_waited_for(store_url: str, model: str, tmp_path: Path, path: Path) -> None:
@@ -488,7 +522,7 @@ def test_a_signal_ends_it_with_0_and_leaves_nothing_half(shop: Shop, path: Path,
     logged = [json.loads(line) for line in err.splitlines()]
     moves = [(line["version"], line["generation"]) for line in logged if line["event"] == "version"]
     assert moves == [("v1.1.0", 2), ("v1.0.0", 3)]
-    assert names(path / ".ulora") == ["follow.json", "lock"]
+    assert names(path / ".ulora") == ["admitted", "follow.json", "lock"]
 
 
 @pytest.mark.usefixtures("settings")
@@ -507,7 +541,7 @@ def test_a_kill_while_it_downloads_leaves_current_whole(
     stall.release()
     assert current(path) == "v1.1.0"
     assert sidecar(shop, path).once().version == current(path) == "v1.2.0"
-    assert names(path / ".ulora") == ["follow.json", "lock"]
+    assert names(path / ".ulora") == ["admitted", "follow.json", "lock"]
 
 
 @pytest.mark.usefixtures("settings")

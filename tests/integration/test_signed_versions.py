@@ -18,6 +18,7 @@ from registry.store import layout
 from registry.trust import signatures
 from registry.trust.keys import TrustedKey
 from registry.versions.manifest import Manifest
+from tests.servers.proxy import Proxy, answering
 from tests.support.echo_releases import Shop, find_echo, wait_until
 from tests.support.registries import bind, create, listing, open_registry, write_policy
 from tests.support.run_ulora import complains, ulora
@@ -227,6 +228,27 @@ def test_a_replica_refuses_versions_older_than_the_minimum(shop: Shop, careful: 
         wait_until(lambda: live.health().newest == record.generation)
         assert "v1.0.0 is older than v1.1.0" in live.health().error
         assert live.version == "v1.1.0"
+
+
+def test_a_held_version_is_admitted_by_the_keys_of_now(
+    shop: Shop, careful: Registry, ours: Pair, theirs: Pair, proxy: Proxy, tmp_path: Path
+) -> None:
+    for name in ("v1.0.0", "v1.1.0"):
+        careful.sign(name, ours.key)
+        shop.promote(name)
+    folder = tmp_path / "served"
+    assert careful.sidecar("production", folder).once().ready == ("v1.0.0",)
+    for kind in ("/blobs/", "/signatures/", "/versions/"):
+        proxy.next(answering(403, "AccessDenied"), containing=kind, times=100_000)
+    shop.rollback()
+    through = Registry(settings=replace(careful.settings, endpoint_url=proxy.url))
+    done = through.sidecar("production", folder).once()
+    assert (done.version, done.moved, done.written) == ("v1.0.0", True, False)
+    proxy.clear()
+    with pytest.raises(NotTrusted):
+        trusting(through, theirs).sidecar("production", folder).once()
+    with pytest.raises(NotTrusted, match="older than"):
+        trusting(through, ours, minimum_version="v1.1.0").sidecar("production", folder).once()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
