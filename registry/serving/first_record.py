@@ -1,12 +1,16 @@
-"""The record that a replica begins with: the newest of the log, or the one that its machine keeps."""
+"""The record that a replica begins with: the newest of the log, or the one that its machine keeps; and its version."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from registry.channels.record import Record
 from registry.errors import StoreUnreachable
 from registry.serving.freshness import Freshness
 from registry.serving.kept_state import StateKeeper
 from registry.serving.log_reader import LogReader
+from registry.serving.residents import Residents
+from registry.versions.pointer import Pointer
 
 _SECONDS = 30.0
 """For the first read of the log where nothing is kept; before it the client of the store is made."""
@@ -31,3 +35,32 @@ def read_first(log: LogReader, keeper: StateKeeper | None, freshness: Freshness,
     record = kept.served()
     log.resume(record)
     return record
+
+
+def load_first(
+    residents: Residents, first: Record, stable: Pointer, read: Callable[[], Record | None], every: float
+) -> tuple[Record, Pointer]:
+    """Load what a record makes stable. A version that is withdrawn meanwhile must not be the first to answer: so the
+    log is read on, and what the newest record makes stable is loaded instead.
+
+    Args:
+        read: returns the newest record, None if it can't be read now.
+        every: seconds between two reads.
+
+    Returns:
+        The newest record that was read, and its stable version, which is in memory.
+
+    Raises:
+        LoadFailed, MissingBlob, CorruptBlob, …: see `Residents.load_first`.
+    """
+    newest = first, stable
+
+    def look() -> Pointer:
+        nonlocal newest
+        found = read()
+        if found and found.stable:
+            newest = found, found.stable
+        return newest[1]
+
+    residents.load_first(stable, look, every)
+    return newest

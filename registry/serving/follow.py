@@ -22,7 +22,7 @@ from registry.channels.record import Record
 from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed
 from registry.machine.cores import wait_without_spinning
 from registry.serving import events
-from registry.serving.first_record import read_first
+from registry.serving.first_record import load_first, read_first
 from registry.serving.fleet import Heartbeats
 from registry.serving.freshness import Freshness
 from registry.serving.goals import is_rollback_ready, needed_versions, next_serving, problems_of, trial_problem
@@ -139,8 +139,8 @@ class Live:
             self._fleet.start(lambda replica_id: self.health().heartbeat(replica_id))
         try:
             self._residents.start()
-            self._residents.load_first(head.stable)
-            self.scheduler.start(self._residents.get(head.stable))
+            head, stable = load_first(self._residents, head, head.stable, self._read_newest, self._poll)
+            self.scheduler.start(self._residents.get(stable))
             self._set_goal(head)
             with self._changed:  # a trial begins only when it is known whether its canary can be loaded
                 self._changed.wait_for(lambda: self._serving is not None or self._closing.is_set())
@@ -339,8 +339,14 @@ class Live:
             self._read_now.clear()
 
     def _read_log(self) -> None:
-        """Read the newest record and make it the goal. No error ends the thread."""
+        """Read the newest record and make it the goal."""
         when = datetime.now(UTC)
+        if newest := self._read_newest():
+            self._set_goal(newest)
+            self._confirm(newest, when)
+
+    def _read_newest(self) -> Record | None:
+        """The newest record; None if it can't be read now. No error ends the thread."""
         try:
             newest = self._log.read(self._read_seconds)
         except BrokenChain as error:
@@ -349,8 +355,8 @@ class Live:
             self._freshness.note_unread(error)
         else:
             self._note_read()
-            self._set_goal(newest)
-            self._confirm(newest, when)
+            return newest
+        return None
 
     def _tell_state(self) -> None:
         """Log the state, if it is another one than before."""
@@ -366,15 +372,15 @@ class Live:
             if self._fleet:
                 self._fleet.retry_now()
 
-    def _confirm(self, newest: Record | None, when: datetime) -> None:
+    def _confirm(self, newest: Record, when: datetime) -> None:
         """Let the record that is served be kept, if it is the newest."""
         serving = self._serving
-        if self._keeper and newest and serving and serving.record.generation == newest.generation:
+        if self._keeper and serving and serving.record.generation == newest.generation:
             needed = needed_versions(serving.record, serving, self._previous)
             self._keeper.confirm(serving.record, when, needed)
 
-    def _set_goal(self, newest: Record | None) -> None:
-        if newest and (self._goal is None or newest.generation > self._goal.generation):
+    def _set_goal(self, newest: Record) -> None:
+        if self._goal is None or newest.generation > self._goal.generation:
             self._goal = newest
             self._serve_goal()
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from registry.errors import MissingBlob, UloraError, Unreachable, first_line
+from registry.errors import LoadFailed, MissingBlob, UloraError, Unreachable, first_line
 from registry.serving import events
 from registry.serving.loaders import Loaded
 from registry.serving.loads import MAX_LOADS, Load, LoadPointer, Proven, proven
@@ -99,17 +99,19 @@ class Residents:
             self._tally.version_came(loaded.version, loaded.targets)
             self._loaded[pointer.manifest_sha256] = loaded
 
-    def load_first(self, pointer: Pointer) -> None:
-        """Load a version; return when it is in memory.
+    def load_first(self, pointer: Pointer, look: Callable[[], Pointer], every: float) -> None:
+        """Load a version; return when it is in memory. `look` is called after each `every` seconds, and at the end: if
+        it names another one by then, that one is loaded instead.
 
         Raises:
-            LoadFailed: a step of the load showed no sign of life until its deadline.
+            LoadFailed: a step of the load showed no sign of life until its deadline; or `MAX_LOADS` loads hang.
             UloraError: the load failed; see `registry.serving.loaders.load_version`.
         """
-        with self._work:
-            self._wanted = (pointer,)
-            load = self._begin(pointer)
-            self._work.notify_all()
+        load, is_settled = self._begin_first(pointer), False
+        while not is_settled and not self._closing:
+            is_settled = load.settled.wait(every)
+            if (wanted := look()) != load.pointer:
+                load, is_settled = self._begin_first(wanted), False
         load.settled.wait()
         if load.error is not None:
             raise load.error
@@ -256,6 +258,20 @@ class Residents:
             load.give_up(f"{load.pointer.version} was not loaded: it is not wanted any more")
             return True
         return load.is_slow and self._wanted.index(pointer) < self._wanted.index(load.pointer)
+
+    def _begin_first(self, pointer: Pointer) -> Load[Proven]:
+        """Begin a load instead of those that run."""
+        with self._work:
+            if self._closing:
+                raise LoadFailed(f"{pointer.version} was not loaded: the replica was closed")
+            self._wanted = (pointer,)
+            for load in self._loads:
+                if not load.given_up:
+                    self._is_left_for(load, pointer)
+            if len(self._loads) >= MAX_LOADS:
+                raise LoadFailed(f"{MAX_LOADS} loads hang, so {pointer.version} is not loaded", hint="start it again")
+            self._work.notify_all()
+            return self._begin(pointer)
 
     def _begin(self, pointer: Pointer) -> Load[Proven]:
         load = Load[Proven](pointer, self._notify)

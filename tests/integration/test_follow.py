@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,41 @@ def test_the_first_load_says_why_it_fails(shop: Shop) -> None:
     shop.flip_a_byte("v1.1.0", WEIGHTS)
     with pytest.raises(CorruptBlob):
         follow(shop).start()
+
+
+def test_a_rollback_overtakes_the_first_load(shop: Shop) -> None:
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+        shop.promote(name)
+    gate = threading.Event()
+    workshop = Workshop(gates={"v1.1.0": gate})
+    live = follow(shop, find=workshop.find)
+    starting = threading.Thread(target=live.start)
+    starting.start()
+    assert workshop.at_gate.wait(300)
+    record = shop.rollback()
+    starting.join(300)  # nobody opens the gate before
+    with closing(live):
+        assert (live.version, live.record.generation) == ("v1.0.0", record.generation)
+        gate.set()
+        assert live.predict(b"leaf").version == "v1.0.0"
+
+
+def test_the_log_is_read_after_the_first_load_too(shop: Shop) -> None:
+    for name in ("v1.0.0", "v1.1.0"):
+        shop.release(name)
+        shop.promote(name)
+
+    def find(flavor: str) -> Loader:
+        def load(manifest: Manifest, files: Mapping[str, Path], **how: Any) -> Echo:
+            if manifest.version == "v1.1.0":
+                shop.rollback()
+            return load_echo(manifest, files, **how)
+
+        return load
+
+    with follow(shop, find=find, poll=3600) as live:
+        assert live.version == "v1.0.0"
 
 
 def test_a_log_that_went_backwards_is_not_followed(shop: Shop, two_versions: Live) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.errors import LoadFailed
 from registry.serving.residents import MAX_LOADS, Residents
 from registry.serving.steps import Steps
 from registry.versions.pointer import Pointer
@@ -168,6 +169,14 @@ def test_no_more_than_a_few_loads_hang() -> None:
         assert len(gates.begun) == MAX_LOADS
         gates.gates["v2.0.0"].set()
         wait_until(lambda: residents.get(last))
+
+
+def test_the_first_load_is_left_for_others_a_few_times_only() -> None:
+    gates, numbers = Gates(seconds=300), iter(range(2, MAX_LOADS + 2))
+    with watched(gates, *range(1, MAX_LOADS + 1)) as residents:
+        with pytest.raises(LoadFailed, match="3 loads hang, so v4"):
+            residents.load_first(pointer(1), lambda: pointer(next(numbers)), 0.01)
+        wait_until(lambda: len(gates.begun) == MAX_LOADS)
 
 
 def test_a_load_that_nobody_wants_holds_up_no_other() -> None:
