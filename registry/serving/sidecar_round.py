@@ -268,7 +268,7 @@ class FolderKeeper:
 
         def go_on(_: int = 0) -> None:
             if self._is_left(record, pointer):
-                raise ReplicaClosed(f"{pointer.version} is not wanted any more, or following was stopped")
+                raise ReplicaClosed(f"{pointer.version} is not wanted any more")
 
         content, documents = self._content(folder, pointer, go_on)
         found = folder.find(pointer, content, go_on)
@@ -341,7 +341,7 @@ def _run(command: str, seconds: float, env: Mapping[str, str], is_left: Callable
     except OSError as error:
         raise LoadFailed(f"the hook can't be run: {error.strerror}") from error
     if answer.code is None and is_left():
-        raise ReplicaClosed("the hook was ended: its version is not wanted any more, or following was stopped")
+        raise ReplicaClosed("the hook was ended: its version is not wanted any more")
     if answer.code != 0:
         how = f"did not end within {seconds:g} s" if answer.code is None else f"ended with {answer.code}"
         said = f": {answer.said.splitlines()[-1][:300]}" if answer.said else ""
