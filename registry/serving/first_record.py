@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import StoreUnreachable
+from registry.errors import ChannelEmpty, StoreUnreachable
 from registry.serving.freshness import Freshness
 from registry.serving.kept_state import StateKeeper
 from registry.serving.log_reader import LogReader
@@ -35,6 +36,25 @@ def read_first(log: LogReader, keeper: StateKeeper | None, freshness: Freshness,
     record = kept.served()
     log.resume(record)
     return record
+
+
+def not_empty(record: Record | None, channel: Channel, check_model: Callable[[], None]) -> tuple[Record, Pointer]:
+    """The record that was read first, and what it makes stable.
+
+    Args:
+        check_model: see `Live`.
+
+    Raises:
+        ChannelEmpty: the channel serves no version yet.
+        NotFound: there is no store, or no such model in it.
+    """
+    if record is None or record.stable is None:
+        check_model()
+        raise ChannelEmpty(
+            f"{channel.model} {channel.name} serves no version yet",
+            hint=f"`ulora promote VERSION --channel {channel.name}` makes one stable",
+        )
+    return record, record.stable
 
 
 def load_first(

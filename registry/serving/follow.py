@@ -19,10 +19,10 @@ from typing import Any, Self, overload
 
 from registry.channels.channel import Channel
 from registry.channels.record import Record
-from registry.errors import BrokenChain, ChannelEmpty, ReplicaClosed
+from registry.errors import BrokenChain, ReplicaClosed
 from registry.machine.cores import wait_without_spinning
 from registry.serving import events
-from registry.serving.first_record import load_first, read_first
+from registry.serving.first_record import load_first, not_empty, read_first
 from registry.serving.fleet import Heartbeats
 from registry.serving.freshness import Freshness
 from registry.serving.goals import is_rollback_ready, needed_versions, next_serving, problems_of, trial_problem
@@ -127,19 +127,14 @@ class Live:
         """
         self._check_usable()
         wait_without_spinning()  # before a loader imports torch
-        head = read_first(self._log, self._keeper, self._freshness, self._read_seconds)
-        if head is None or head.stable is None:
-            self._check_model()
-            raise ChannelEmpty(
-                f"{self._channel.model} {self._channel.name} serves no version yet",
-                hint=f"`ulora promote VERSION --channel {self._channel.name}` makes one stable",
-            )
+        found = read_first(self._log, self._keeper, self._freshness, self._read_seconds)
+        head, stable = not_empty(found, self._channel, self._check_model)
         self._first_generation = head.generation
         if self._fleet:
             self._fleet.start(lambda replica_id: self.health().heartbeat(replica_id))
         try:
             self._residents.start()
-            head, stable = load_first(self._residents, head, head.stable, self._read_newest, self._poll)
+            head, stable = load_first(self._residents, head, stable, self._read_newest, self._poll)
             self.scheduler.start(self._residents.get(stable))
             self._set_goal(head)
             with self._changed:  # a trial begins only when it is known whether its canary can be loaded
