@@ -36,7 +36,7 @@ def accuracy(model: Model, data: Data, *, seed: int = 0, progress: Progress | No
     images = test_images(model, data)
     outcomes: list[ImageOutcome] = []
     for batch in batches(images, progress):
-        predictions = model.predict([image.path for image in batch], target=[image.target for image in batch])
+        predictions = model.predict([image.read() for image in batch], target=[image.target for image in batch])
         outcomes += [outcome_of(image, prediction) for image, prediction in zip(batch, predictions, strict=True)]
     answers = [outcome.answered_label or NO_ANSWER for outcome in outcomes]
     pairs = [

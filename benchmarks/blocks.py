@@ -91,7 +91,7 @@ class _Answers:
     def of(cls, way: LoadedVersion, images: Sequence[Image], steps: _Steps) -> _Answers:
         outcomes: list[ImageOutcome] = []
         for batch in batches(images, None):
-            answers = way.predict([image.path for image in batch], target=[image.target for image in batch])
+            answers = way.predict([image.read() for image in batch], target=[image.target for image in batch])
             outcomes += [outcome_of(image, answer) for image, answer in zip(batch, answers, strict=True)]
             steps.add(len(batch))
         right = [one.answered_label is not None and one.answered_label == one.label for one in outcomes]

@@ -35,15 +35,17 @@ import numpy as np
 from adapters.answer.components import LoadedComponent
 from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle
+from adapters.answer.predictions import Prediction
 from adapters.backbone.locate import TINY
 from adapters.fitting.fit import fit
 from adapters.fitting.folder_tree import OOD_FOLDER
-from adapters.fitting.image_folder import ImageFolder, LabelledImage
+from adapters.fitting.image_folder import ImageFile, ImageFolder, LabelledImage
 from adapters.fitting.ood_metrics import auroc
 from adapters.fitting.recipe import Recipe
 from benchmarks.comparison import Budget, Result, option_json, option_rounds, option_threads, run, say, take_turns
 from benchmarks.depth_speed import EarlyExitShares, speed
 from benchmarks.depth_ways import three_ways
+from benchmarks.inputs import batches
 from benchmarks.synthetic import files_of
 from registry.devstack.digits import TARGETS, write_digits
 from registry.errors import BadInput
@@ -100,7 +102,9 @@ def main(
     run(measure, threads=threads, as_json=as_json)
 
 
-def depth(version: LoadedVersion, images: Sequence[LabelledImage], rounds: int, far: Sequence[Path] = ()) -> Result:
+def depth(
+    version: LoadedVersion, images: Sequence[LabelledImage], rounds: int, far: Sequence[ImageFile] = ()
+) -> Result:
     """Measure a version with exits on labelled images that were not used for its fit.
 
     Args:
@@ -117,18 +121,18 @@ def depth(version: LoadedVersion, images: Sequence[LabelledImage], rounds: int, 
     answered = {name: _DepthResult.of(way, shuffled, far) for name, way in ways.items()}
     full, dynamic, static = answered.values()
     singles = take_turns({name: _in_rounds(way, shuffled, 1) for name, way in ways.items()}, rounds)
-    batches = take_turns({f"{name}, batches": _in_rounds(way, shuffled, BATCH) for name, way in ways.items()}, rounds)
+    eights = take_turns({f"{name}, batches": _in_rounds(way, shuffled, BATCH) for name, way in ways.items()}, rounds)
     saving = {name: 1 - taken.over(singles["full"]) for name, taken in singles.items()}
     return Result(
         benchmark="depth",
         setting={"backbone": version.backbone.name, "images": len(shuffled), "per_round": PER_ROUND, "rounds": rounds},
-        times=singles | batches,
+        times=singles | eights,
         figures={
             **{f"{name}": one.document(full) for name, one in answered.items()},
             "modes as calibrated": {target: _mode(one) for target, one in version.components.adapters.items()},
             "saving of the static cut": saving["static"],
-            "saving in batches, dynamic": 1 - batches["dynamic, batches"].over(batches["full, batches"]),
-            "saving in batches, static": 1 - batches["static, batches"].over(batches["full, batches"]),
+            "saving in batches, dynamic": 1 - eights["dynamic, batches"].over(eights["full, batches"]),
+            "saving in batches, static": 1 - eights["static, batches"].over(eights["full, batches"]),
             "static is as good": bool(
                 static.loss(full) <= max(dynamic.loss(full), 0.0) and saving["static"] >= saving["dynamic"]
             ),
@@ -167,12 +171,12 @@ class _DepthResult:
     far_auroc: float | None
 
     @classmethod
-    def of(cls, version: LoadedVersion, images: Sequence[LabelledImage], far: Sequence[Path]) -> _DepthResult:
+    def of(cls, version: LoadedVersion, images: Sequence[LabelledImage], far: Sequence[ImageFile]) -> _DepthResult:
         """Answer all images with their targets given; far images get the targets in turn."""
-        answers = version.predict([image.path for image in images], target=[image.target for image in images])
+        answers = _answers(version, images, [image.target for image in images])
         right = [answer.label == image.label for answer, image in zip(answers, images, strict=True)]
         targets = list(itertools.islice(itertools.cycle(version.targets), len(far)))
-        others = version.predict(list(far), target=targets)
+        others = _answers(version, far, targets)
         inside, outside = ([one.ood_score for one in some if one.ood_score is not None] for some in (answers, others))
         has_all = len(inside) == len(answers) and len(outside) == len(others)
         area = auroc(inside, outside) if far and has_all else None
@@ -196,6 +200,14 @@ class _DepthResult:
         }
 
 
+def _answers(version: LoadedVersion, images: Sequence[ImageFile], targets: Sequence[str]) -> list[Prediction]:
+    return [
+        answer
+        for batch in batches(list(zip(images, targets, strict=True)), None)
+        for answer in version.predict([image.read() for image, _ in batch], target=[target for _, target in batch])
+    ]
+
+
 def _mode(adapter: LoadedComponent) -> dict[str, Any]:
     """The recommendation of the calibration for an adapter."""
     if adapter.depth is None:
@@ -207,7 +219,7 @@ def _mode(adapter: LoadedComponent) -> dict[str, Any]:
 def _in_rounds(version: LoadedVersion, images: Sequence[LabelledImage], size: int) -> Callable[[], object]:
     """A turn answers the next images in batches of `size`, and starts again at the end."""
     parts: Iterator[LabelledImage] = itertools.cycle(images)
-    files = {image.path: image.path.read_bytes() for image in images}
+    files = {image.path: image.read() for image in images}
 
     def turn() -> None:
         for _ in range(0, PER_ROUND, size):

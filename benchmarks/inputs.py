@@ -19,17 +19,24 @@ Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
 
 
-class Image(Protocol):
-    """A test image; `adapters.fitting.image_folder.LabelledImage` is one."""
+class File(Protocol):
+    """An image file; `adapters.fitting.image_folder.ImageFile` is one. `read` gives the bytes that have the sha256, or
+    raises `ImageChanged`: evidence says of no other bytes what was computed."""
 
     @property
     def path(self) -> Path: ...
     @property
+    def sha256(self) -> str: ...
+    def read(self) -> bytes: ...
+
+
+class Image(File, Protocol):
+    """A test image; `adapters.fitting.image_folder.LabelledImage` is one."""
+
+    @property
     def target(self) -> str: ...
     @property
     def label(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
 
 
 class Data(Protocol):
@@ -38,9 +45,8 @@ class Data(Protocol):
     @property
     def root(self) -> Path: ...
     def split(self, name: str) -> Sequence[Image]: ...
-    def ood(self, kind: str) -> Sequence[Path]: ...
+    def ood(self, kind: str) -> Sequence[File]: ...
     def digest(self, name: str) -> str: ...
-    def sha256_of(self, path: Path) -> str: ...
 
 
 class Model(Protocol):

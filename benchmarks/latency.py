@@ -54,7 +54,7 @@ def latency(
         BadInput: when there is no test image of any of the version's targets.
     """
     chosen = sample(test_images(model, data), MAX_REPETITIONS, seed)
-    images = [image.path.read_bytes() for image in chosen]
+    images = [image.read() for image in chosen]
     np.random.default_rng(seed).shuffle(images)  # files are sorted by target, and targets differ in cost
     machine = describe(model.device)
     times, *others = time_in_turns([model, against] if against else [model], images, progress, rounds)

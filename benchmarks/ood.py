@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from adapters.fitting.ood_metrics import ScoreCounts, auroc_interval
 from benchmarks import plots
 from benchmarks.bootstrap import interval, resampled_separation
 from benchmarks.curves import roc, true_by_false_rate
-from benchmarks.inputs import Data, Image, Model, Progress, batches, left_out, name_of, sample, test_images
+from benchmarks.inputs import Data, File, Image, Model, Progress, batches, left_out, name_of, sample, test_images
 from registry.evidence.outcomes import ImageOutcome, Kind
 from registry.evidence.results import PROPORTION, Measurement, Metric
 from registry.evidence.stats import CONFIDENCE, Interval, wilson
@@ -78,23 +77,24 @@ def ood(model: Model, data: Data, *, seed: int = 0, progress: Progress | None = 
         plot=_plot(found),
         plots={"roc": _roc(together)},
         curves={f"ood_tpr_by_fpr_{kind}": true_by_false_rate(*pair) for kind, pair in _pairs(together).items()},
-        outcomes=tuple(_outcomes(data, plans, found)),
+        outcomes=tuple(_outcomes(plans, found)),
         notes=left_out(model, data) | _notes(data, far, near) | _reasons(data, found),
     )
 
 
 def score_all(
-    model: Model, plans: Mapping[str, Mapping[str, Sequence[Path]]], progress: Progress | None
+    model: Model, plans: Mapping[str, Mapping[str, Sequence[File]]], progress: Progress | None
 ) -> dict[str, Scores]:
     """Score the planned images: target -> `inside`, `far`, `near` -> files."""
-    done, total = 0, sum(len(paths) for plan in plans.values() for paths in plan.values())
+    done, total = 0, sum(len(files) for plan in plans.values() for files in plan.values())
     found: dict[str, Scores] = {}
     for target, plan in plans.items():
         scores: dict[str, list[float]] = {kind: [] for kind in plan}
-        for kind, paths in plan.items():
-            for batch in batches(paths, None):
+        for kind, files in plan.items():
+            for batch in batches(files, None):
+                given = [file.read() for file in batch]
                 # A target without a detector has no scores.
-                scores[kind] += [math.nan if one is None else one for one in model.ood_scores(batch, target)]
+                scores[kind] += [math.nan if one is None else one for one in model.ood_scores(given, target)]
                 done += len(batch)
                 if progress:
                     progress(done, total)
@@ -114,21 +114,21 @@ def metrics_of(scores: Scores, target: str | None, seed: int) -> list[Metric]:
 
 
 def _plans(
-    images: Sequence[Image], far: Sequence[Path], near: Sequence[Path], seed: int
-) -> dict[str, dict[str, Sequence[Path]]]:
+    images: Sequence[Image], far: Sequence[File], near: Sequence[File], seed: int
+) -> dict[str, dict[str, Sequence[File]]]:
     """The images to score for each target that has test images."""
-    plans: dict[str, dict[str, Sequence[Path]]] = {}
+    plans: dict[str, dict[str, Sequence[File]]] = {}
     for target in sorted({image.target for image in images}):
-        others = [image.path for image in images if image.target != target]
+        others = [image for image in images if image.target != target]
         plans[target] = {
-            "inside": [image.path for image in images if image.target == target],
+            "inside": [image for image in images if image.target == target],
             "far": sample(far, MAX_FAR, seed),
             "near": sample(near or others, MAX_NEAR, seed),
         }
     return plans
 
 
-def pooled(plans: Mapping[str, Mapping[str, Sequence[Path]]], found: Mapping[str, Scores]) -> Scores:
+def pooled(plans: Mapping[str, Mapping[str, Sequence[File]]], found: Mapping[str, Scores]) -> Scores:
     """The scores of all targets together, with each image once: if several targets scored an image, one of them is
     used, in turn.
 
@@ -138,24 +138,21 @@ def pooled(plans: Mapping[str, Mapping[str, Sequence[Path]]], found: Mapping[str
     for kind in ("inside", "far", "near"):
         scores: dict[Path, list[float]] = {}
         for target, plan in plans.items():
-            for path, score in zip(plan[kind], getattr(found[target], kind), strict=True):
-                scores.setdefault(path, []).append(float(score))
+            for file, score in zip(plan[kind], getattr(found[target], kind), strict=True):
+                scores.setdefault(file.path, []).append(float(score))
         kinds[kind] = [several[number % len(several)] for number, several in enumerate(scores.values())]
     return Scores(**{kind: np.asarray(values, np.float64) for kind, values in kinds.items()})
 
 
-def _outcomes(
-    data: Data, plans: Mapping[str, Mapping[str, Sequence[Path]]], found: Mapping[str, Scores]
-) -> Iterator[ImageOutcome]:
+def _outcomes(plans: Mapping[str, Mapping[str, Sequence[File]]], found: Mapping[str, Scores]) -> Iterator[ImageOutcome]:
     """The score that each target's detector gave each image; none for a target without a detector."""
-    sha256 = cache(data.sha256_of)
     kinds: tuple[tuple[str, Kind], ...] = (("inside", "test"), ("far", "far"), ("near", "near"))
     for target, plan in plans.items():
         for name, kind in kinds:
-            for path, score in zip(plan[name], getattr(found[target], name), strict=True):
+            for file, score in zip(plan[name], getattr(found[target], name), strict=True):
                 if math.isfinite(score):
                     yield ImageOutcome(
-                        image=sha256(path), kind=kind, target=target, ood_score=float(score),
+                        image=file.sha256, kind=kind, target=target, ood_score=float(score),
                         is_ood=bool(score > plots.THRESHOLD),
                     )  # fmt: skip
 
@@ -219,7 +216,7 @@ def _kinds(scores: Scores) -> dict[str, np.ndarray]:
     return {kind: values for kind, values in finite.items() if len(values)}
 
 
-def _notes(data: Data, far: Sequence[Path], near: Sequence[Path]) -> dict[str, str | int | float]:
+def _notes(data: Data, far: Sequence[File], near: Sequence[File]) -> dict[str, str | int | float]:
     """The out-of-distribution images that were used."""
     return {
         "far_images": len(far),

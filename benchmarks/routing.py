@@ -22,7 +22,7 @@ def routing(model: Model, data: Data, *, seed: int = 0, progress: Progress | Non
     images = test_images(model, data)
     outcomes: list[ImageOutcome] = []
     for batch in batches(images, progress):
-        routed = model.route([image.path for image in batch])
+        routed = model.route([image.read() for image in batch])
         outcomes += [_outcome(image, *choice) for image, choice in zip(batch, routed, strict=True)]
     chosen = [outcome.answered_target or "" for outcome in outcomes]
     names = sorted({*model.targets, *chosen})

@@ -224,7 +224,7 @@ class Registry:
         called with each evidence once it is kept.
 
         Raises:
-            BadInput: no images are set or usable, or a benchmark is unknown.
+            BadInput, ImageChanged: no images are set or usable, a benchmark is unknown; an image changes meanwhile.
             CatalogUnreachable: MLflow does not answer.
             BackboneNotFound, LoadFailed, SelfTestFailed, MissingDependency, NotTrusted: see `load`.
         """

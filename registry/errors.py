@@ -31,6 +31,7 @@
     + BrokenChain
     + Overwritten
     + SelfTestFailed
+    + ImageChanged
     + NotTrusted
     + UnsafePath
   x Unreachable                 7
@@ -221,6 +222,10 @@ class Overwritten(IntegrityError):
 
 class SelfTestFailed(IntegrityError):
     """A loaded version did not reproduce its golden outputs."""
+
+
+class ImageChanged(IntegrityError):
+    """An image file no longer has the bytes that it had when its folder was read."""
 
 
 class NotTrusted(IntegrityError):

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 
 from adapters.backbone.image_files import FORMATS, format_of, has_end, with_end, without_metadata
 from registry.errors import BadImage
+from registry.formats.bounded import read_regular
 
 ImageLike: TypeAlias = "bytes | str | Path | Image.Image | np.ndarray"
 """The bytes or the path of an image file, a PIL image, or an array [H, W, 3] of uint8."""
@@ -111,14 +112,18 @@ def _bytes_a_pixel(data: bytes) -> int:
 def _file_bytes(image: ImageLike) -> bytes | None:
     """The bytes of an image file; None for an image that is in memory."""
     if isinstance(image, str | Path):
-        return _read_file(Path(image))
+        return read_file(Path(image))
     return bytes(image) if isinstance(image, bytes | bytearray | memoryview) else None
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file, at most `MAX_BYTES` + 1 of them. All image files are read here.
+
+    Raises:
+        BadImage: when it is no regular file, or can't be read.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return read_regular(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = getattr(error, "strerror", None) or error
         raise BadImage(f"{str(path)[:200]!r} can't be read: {reason}"[:400], hint=_HINT) from error

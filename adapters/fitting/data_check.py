@@ -5,7 +5,6 @@ The entry point group `ulora.datachecks` names this module. It imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adapters.backbone.images import decoded
+from adapters.backbone.images import read_file
 from adapters.fitting.data_report import DataReport, report_on
 from adapters.fitting.folder_layout import proposals
 from adapters.fitting.folder_names import write_names
 from adapters.fitting.folder_tree import OOD_FOLDER, images_below, read_tree
-from adapters.fitting.image_folder import ImageFolder
-from registry.errors import BadImage, BadInput, disk_errors, no_folder
+from adapters.fitting.image_folder import ImageFolder, valid_images
+from registry.errors import BadInput, disk_errors, no_folder
+from registry.formats import canonical
 
 MAX_FAR = 1000
 """How many far images are made at most; `ulora measure` uses no more."""
@@ -87,24 +87,17 @@ def copy_images(folder: Path, source: Path, data: Path) -> None:
 
     Raises:
         BadInput: when the source holds no usable image, or can't be read.
+        BadImage: when an image file of the data can't be read.
+        ImageChanged: when one of its files changed meanwhile.
     """
     if not source.is_dir():
         raise BadInput(no_folder(source), hint="photos, noise, or a folder of images that show no target")
     if data.resolve() in (source.resolve(), *source.resolve().parents):
         raise BadInput(f"{source} is part of {data}: its images show the targets", hint="give a folder of other images")
-    own = {hashlib.sha256(path.read_bytes()).digest() for path in images_below(data)}
-    found = [path for path in images_below(source) if _is_usable(path)]
-    found = [path for path in found if hashlib.sha256(path.read_bytes()).digest() not in own]
+    own = {canonical.sha256(read_file(path)) for path in images_below(data)}
+    found = [image for image in valid_images(images_below(source)) if image.sha256 not in own]
     if not found:
         raise BadInput(f"{source} holds no usable image that {data} has not", hint="give a folder of other images")
     step = max(1, -(-len(found) // MAX_FAR))
-    for number, path in enumerate(found[::step]):
-        shutil.copyfile(path, folder / f"{number:04d}{path.suffix.lower()}")
-
-
-def _is_usable(path: Path) -> bool:
-    try:
-        with decoded(path):
-            return True
-    except BadImage:
-        return False
+    for number, image in enumerate(found[::step]):
+        (folder / f"{number:04d}{image.path.suffix.lower()}").write_bytes(image.read())

@@ -112,6 +112,7 @@ class Fit:
         Raises:
             BadInput: when an interrupted fit of the same bundle had another plan, or the training diverged.
             NotNow: when another process runs it.
+            ImageChanged: when an image has changed since the folder was read.
             BackboneNotFound, CorruptBlob, BadWeights: when the backbone is missing or damaged.
             DiskFull, BadSetting: when the bundle can't be written.
         """
@@ -192,6 +193,7 @@ def fit(
     Raises:
         BadInput: when `prepare` or `Fit.run` refuses the settings or the data, or the training diverged.
         NotNow: when another process runs it.
+        ImageChanged: when an image has changed since the folder was read.
         BackboneNotFound, CorruptBlob, BadManifest, BadWeights: when the backbone is missing or damaged.
         DiskFull, BadSetting: when the bundle can't be written.
     """

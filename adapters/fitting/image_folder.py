@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from adapters.backbone.images import MAX_BYTES, decoded
+from adapters.backbone.images import decoded, read_file
 from adapters.fitting.folder_layout import LAYOUTS, SPLITS, LabelFolder, Layout, read_layout
 from adapters.fitting.folder_names import read_names
 from adapters.fitting.folder_tree import OOD_FOLDER, SUFFIXES, image_files, read_tree, readable, unicode_name
-from registry.errors import BadImage, BadInput, no_folder
+from registry.errors import BadImage, BadInput, ImageChanged, no_folder
 from registry.formats import canonical
 from registry.formats.counts import counted
 
@@ -24,13 +23,37 @@ TEST_SHARE = _PERCENT["test"] / 100
 
 
 @dataclass(frozen=True)
-class LabelledImage:
-    """An image file: its target (crop), its label (disease) and the sha256 of its bytes."""
+class ImageFile:
+    """An image file and the sha256 of its bytes, as they were when its folder was read."""
 
     path: Path
+    sha256: str
+
+    def read(self) -> bytes:
+        """Its bytes: those that were hashed, or none. Whatever computes on a folder's images gets them here, so that
+        it says of no other image what it computed.
+
+        Raises:
+            ImageChanged: when the file has other bytes now, or can't be read any more.
+        """
+        try:
+            data, why = read_file(self.path), "has changed"
+        except BadImage as error:
+            data, why = b"", f"can't be read any more ({error})"
+        if canonical.sha256(data) != self.sha256:
+            raise ImageChanged(
+                f"{unicode_name(self.path)} {why} since its folder was read",
+                hint="nothing computed from it was kept: run it again when nothing writes to the folder",
+            )
+        return data
+
+
+@dataclass(frozen=True)
+class LabelledImage(ImageFile):
+    """An image file with its target (crop) and its label (disease)."""
+
     target: str
     label: str
-    sha256: str
 
 
 LabelsOf: TypeAlias = Callable[[LabelledImage], str]
@@ -86,7 +109,7 @@ class ImageFolder:
         self._tree = read_tree(self.root)
         self.layout: Layout = read_layout(self.root, self._tree, names)
         self.targets = self.layout.targets
-        self._ood: dict[str, tuple[Path, ...]] = {}
+        self._ood: dict[str, tuple[ImageFile, ...]] = {}
 
     def relabelled(self, labels_of: LabelsOf) -> ImageFolder:
         """The same images with other labels than those of their folders."""
@@ -136,23 +159,18 @@ class ImageFolder:
         """The labels of a target's training images, sorted."""
         return tuple(sorted({image.label for image in self.split("train") if image.target == target}))
 
-    def ood(self, kind: str) -> tuple[Path, ...]:
+    def ood(self, kind: str) -> tuple[ImageFile, ...]:
         """The out-of-distribution images of a kind, `far` or `near`, sorted; empty if there are none."""
         if kind not in self._ood:
-            files = image_files(self.root / OOD_FOLDER / kind)
-            self._ood[kind] = tuple(path for path in files if isinstance(_read(path), bytes))
+            self._ood[kind] = tuple(valid_images(image_files(self.root / OOD_FOLDER / kind)))
         return self._ood[kind]
-
-    def sha256_of(self, path: Path) -> str:
-        """The sha256 of a file's bytes."""
-        return canonical.sha256(path.read_bytes())
 
     def digest(self, name: str) -> str:
         """The sha256 of the content of a split, or of a kind of out-of-distribution images."""
         if name in SPLITS:
             rows = [[image.target, image.label, image.sha256] for image in self.split(name)]
         else:
-            rows = [[canonical.sha256(path.read_bytes())] for path in self.ood(name)]
+            rows = [[image.sha256] for image in self.ood(name)]
         return canonical.digest(sorted(rows))
 
     @cached_property
@@ -162,20 +180,27 @@ class ImageFolder:
         seen: dict[str, tuple[Path, LabelFolder]] = {}
         # Training images come first, so that of equal files they are kept.
         for folder, path in ((each, path) for each in self.layout.folders for path in each.files):
-            data = _read(path)
-            if isinstance(data, str):
-                skipped.append(Skipped(path, "damaged", data, folder.target))
+            sha256, problem = _digest_of(path)
+            if problem:
+                skipped.append(Skipped(path, "damaged", problem, folder.target))
                 continue
-            sha256 = hashlib.sha256(data).hexdigest()
             if sha256 in seen:
                 first, known = seen[sha256]
                 reason = f"the same image as {first}"
                 skipped.append(Skipped(path, _kind_of_copy(folder, known), reason, folder.target))
                 continue
             seen[sha256] = (path, folder)
-            image = LabelledImage(path, folder.target, folder.label, sha256)
+            image = LabelledImage(path, sha256, folder.target, folder.label)
             splits[folder.split or _split_of(sha256)].append(image)
         return _Scan({name: tuple(images) for name, images in splits.items()}, tuple(skipped))
+
+
+def valid_images(files: Iterable[Path]) -> Iterator[ImageFile]:
+    """Those of some files that are valid images."""
+    for path in files:
+        sha256, problem = _digest_of(path)
+        if not problem:
+            yield ImageFile(path, sha256)
 
 
 def _kind_of_copy(folder: LabelFolder, first: LabelFolder) -> Skip:
@@ -193,14 +218,17 @@ def _split_of(sha256: str) -> str:
     raise AssertionError("the percentages add up to 100")
 
 
-def _read(path: Path) -> bytes | str:
-    """The bytes of a valid image; otherwise the reason why it is not valid, as a sentence."""
+class _Digest(NamedTuple):
+    """The sha256 of an image's bytes, or the reason why it is not valid, as a sentence."""
+
+    sha256: str
+    problem: str
+
+
+def _digest_of(path: Path) -> _Digest:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_file(path)
         with decoded(data):
-            return data
+            return _Digest(canonical.sha256(data), "")
     except BadImage as error:
-        return str(error)
-    except OSError as error:
-        return f"it can't be read: {error.strerror}"
+        return _Digest("", str(error))

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from adapters.answer.batching import MAX_BATCH
 from adapters.answer.components import LoadedComponent
 from adapters.answer.loaded import LoadedVersion
 from adapters.runtimes.gate import MIN_COSINE, cosines
@@ -30,8 +30,7 @@ MAX_COMPARED = 100
 class Labelled(Protocol):
     """A held-out image; `adapters.fitting.image_folder.LabelledImage` is one."""
 
-    @property
-    def path(self) -> Path: ...
+    def read(self) -> bytes: ...
     @property
     def target(self) -> str: ...
     @property
@@ -173,29 +172,30 @@ def _golden_cosines(reference: LoadedVersion, other: LoadedVersion) -> Iterable[
 
 def _held_out_cosines(reference: LoadedVersion, other: LoadedVersion, images: Sequence[Labelled]) -> Iterable[float]:
     """Of each adapter on its target's images, and of the router on images of all targets."""
-    components: dict[str | None, list[Path]] = {None: [image.path for image in images]}
-    components |= {name: [image.path for image in images if image.target == name] for name in reference.targets}
-    for target, paths in components.items():
+    components: dict[str | None, list[Labelled]] = {None: [*images]}
+    components |= {name: [image for image in images if image.target == name] for name in reference.targets}
+    for target, mine in components.items():
         component = reference.components.router if target is None else reference.components.adapters[target]
         if component is not None and component.last is not None:
-            some = list(_evenly(paths, MAX_COMPARED))
+            some = [image.read() for image in _evenly(mine, MAX_COMPARED)]
             yield from cosines(other.features(some, target), reference.features(some, target)).tolist()
 
 
-def _evenly(paths: Sequence[Path], most: int) -> Sequence[Path]:
-    """At most so many of some paths, evenly spaced."""
-    return [paths[number * len(paths) // most] for number in range(most)] if len(paths) > most else paths
+def _evenly(images: Sequence[Labelled], most: int) -> Sequence[Labelled]:
+    """At most so many of some images, evenly spaced."""
+    return [images[number * len(images) // most] for number in range(most)] if len(images) > most else images
 
 
 def _agreement(reference: LoadedVersion, other: LoadedVersion, images: Sequence[Labelled]) -> Agreement:
     """How many labels are right when the target of each image is given."""
-    paths, targets = [image.path for image in images], [image.target for image in images]
-    right, reference_right = (
-        [
-            answer.label == image.label
-            for answer, image in zip(version.predict(paths, target=targets), images, strict=True)
-        ]
-        for version in (other, reference)
-    )
+    right, reference_right = (list(_right(version, images)) for version in (other, reference))
     flips = sum(before and not now for now, before in zip(right, reference_right, strict=True))
     return Agreement(len(images), sum(right), sum(reference_right), flips)
+
+
+def _right(version: LoadedVersion, images: Sequence[Labelled]) -> Iterable[bool]:
+    """Whether each label is right."""
+    for start in range(0, len(images), MAX_BATCH):
+        batch = images[start : start + MAX_BATCH]
+        answers = version.predict([image.read() for image in batch], target=[image.target for image in batch])
+        yield from (answer.label == image.label for answer, image in zip(answers, batch, strict=True))

@@ -118,7 +118,7 @@ class TargetFit:
 
         Raises:
             BadInput: when the images of each label all look the same, or the training diverged.
-            BadImage: when a file has changed since the folder was read.
+            ImageChanged: when a file has changed since the folder was read.
         """
         context = self.context
         squares = {split: self._decode(self.images.splits[split]) for split in ("train", "val")}

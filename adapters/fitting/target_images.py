@@ -58,12 +58,12 @@ def decode(preprocessing: Preprocessing, images: Sequence[LabelledImage]) -> tor
     """The squares of some images, [N, H, W, 3] uint8.
 
     Raises:
-        BadImage: when a file has changed since the folder was read.
+        ImageChanged: when a file has changed since the folder was read.
     """
     side = preprocessing.crop
     squares = np.empty((len(images), side, side, 3), np.uint8)
     for row, image in enumerate(images):
-        squares[row] = preprocessing.square(image.path)
+        squares[row] = preprocessing.square(image.read())
     return torch.from_numpy(squares)
 
 

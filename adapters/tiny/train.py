@@ -92,7 +92,7 @@ def write_backbone(data: Path, family_name: str, out: Path, *, epochs: int, seed
 def _train_tensors(data: Path, preprocessing: Preprocessing) -> tuple[torch.Tensor, torch.Tensor]:
     images = ImageFolder(data).split("train")
     names = sorted({(image.target, image.label) for image in images})
-    squares = torch.from_numpy(np.stack([preprocessing.square(image.path) for image in images]))
+    squares = torch.from_numpy(np.stack([preprocessing.square(image.read()) for image in images]))
     return preprocessing.normalise(squares), torch.tensor([names.index((i.target, i.label)) for i in images])
 
 

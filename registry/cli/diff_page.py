@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from registry.errors import disk_errors
+from registry.formats import canonical
+from registry.formats.bounded import read_regular
 
 if TYPE_CHECKING:
     from registry.evidence.differences import Disagreement
@@ -26,6 +27,11 @@ _STYLE = (
     "border-bottom:1px solid #ccc;text-align:left}img{width:112px;height:112px;object-fit:contain;background:#eee}"
     ".older{background:#fdecea}.newer{background:#e8f5e9}"
 )
+
+
+class _Picture(NamedTuple):
+    path: Path
+    data: bytes
 
 
 def write_page(page: Path, found: VersionDiff, data: Path | None) -> int:
@@ -53,7 +59,7 @@ def write_page(page: Path, found: VersionDiff, data: Path | None) -> int:
     return len(shown)
 
 
-def _row(each: Disagreement, file: Path | None) -> str:
+def _row(each: Disagreement, file: _Picture | None) -> str:
     cells = (each.target, each.label, each.older, each.newer, each.right)
     return (
         f'<tr class="{each.right}"><td>{_picture(each, file)}</td>'
@@ -62,24 +68,23 @@ def _row(each: Disagreement, file: Path | None) -> str:
     )
 
 
-def _picture(each: Disagreement, file: Path | None) -> str:
+def _picture(each: Disagreement, file: _Picture | None) -> str:
     if file is None:
         return f"<code>{each.image[:16]}</code>"
-    kind = _TYPES[file.suffix.lower()]
-    content = base64.b64encode(file.read_bytes()).decode()
-    source = f"data:image/{kind};base64,{content}"
-    return f'<img loading="lazy" alt="{escape(file.name)}" title="{escape(str(file))}" src="{source}">'
+    kind = _TYPES[file.path.suffix.lower()]
+    source = f"data:image/{kind};base64,{base64.b64encode(file.data).decode()}"
+    return f'<img loading="lazy" alt="{escape(file.path.name)}" title="{escape(str(file.path))}" src="{source}">'
 
 
-def _files(data: Path, wanted: set[str]) -> Mapping[str, Path]:
+def _files(data: Path, wanted: set[str]) -> Mapping[str, _Picture]:
     """The image files of a folder that have one of these digests."""
-    found: dict[str, Path] = {}
+    found: dict[str, _Picture] = {}
     for path in sorted(data.rglob("*")):
         if len(found) == len(wanted):
             break
         with suppress(OSError):  # one that can't be read is not shown
             if path.suffix.lower() in _TYPES and path.is_file() and path.stat().st_size <= _MAX_IMAGE:
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                if digest in wanted:
-                    found.setdefault(digest, path)
+                shown = read_regular(path, _MAX_IMAGE)  # once: what is shown is what has the digest
+                if (digest := canonical.sha256(shown)) in wanted:
+                    found.setdefault(digest, _Picture(path, shown))
     return found

@@ -52,7 +52,7 @@ def write_with_mist(images: Any, folder: Path) -> None:
                 into = folder / image.target / split / image.label
                 into.mkdir(parents=True, exist_ok=True)
                 if split in _TRAINED and number % 2 == 0:
-                    (into / f"{number:06d}.png").write_bytes(in_mist(image.path.read_bytes()))
+                    (into / f"{number:06d}.png").write_bytes(in_mist(image.read()))
                 else:
                     (into / f"{number:06d}{image.path.suffix}").symlink_to(image.path.resolve())
         (folder / "_ood").symlink_to(images.root / "_ood")
@@ -77,8 +77,8 @@ def questions(images: Any) -> list[Question]:
     mixed.shuffle(others)
     found = []
     for number, image in enumerate(test):
-        data = image.path.read_bytes()
+        data = image.read()
         found.append(Question(data if number % _IN_MIST else in_mist(data), image.target, image.label))
         if others and number % _OF_SOMETHING_ELSE == 0:
-            found.append(Question(others.pop().read_bytes(), "", OOD_LABEL))
+            found.append(Question(others.pop().read(), "", OOD_LABEL))
     return found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
 
 from registry.progress import ignore
 
@@ -21,6 +25,32 @@ def joined(pieces: Iterable[bytes], limit: int) -> bytes | None:
         if size > limit:
             return None
     return b"".join(kept)
+
+
+def open_regular(file: Path) -> BinaryIO:
+    """Open a file for reading that is a regular one; nothing that could keep the reader waiting, such as a pipe.
+
+    Raises:
+        OSError: it is something else, or can't be read.
+    """
+    opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "it is no file", str(file))
+    return os.fdopen(opened, "rb")
+
+
+def read_regular(file: Path, limit: int) -> bytes:
+    """The bytes of a regular file, at most `limit` + 1 of them.
+
+    Raises:
+        OSError: it is no such file, or can't be read, or it would have to be waited for.
+    """
+    with open_regular(file) as opened:
+        data: bytes | None = opened.read(limit + 1)
+    if data is None:  # the kernel's own files, such as /proc/kmsg, say that they are regular
+        raise OSError(errno.EAGAIN, "it has to be waited for", str(file))
+    return data
 
 
 def file_digest(opened: int, at_most: int, arrived: Callable[[int], object] = ignore) -> str | None:

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import groupby, islice
-from pathlib import Path
-from typing import BinaryIO
 
 from registry.machine.source_folder import SourceFolder
 
@@ -147,19 +144,6 @@ class IgnoreRules:
 def is_cache(name: str) -> bool:
     """Whether a file or folder of this name belongs to a tool, see `CACHES`."""
     return any(fnmatchcase(name, pattern) for pattern in CACHES)
-
-
-def open_regular(file: Path) -> BinaryIO:
-    """Open a file for reading that is a regular one; nothing that could keep the reader waiting.
-
-    Raises:
-        OSError: it is something else, or can't be read.
-    """
-    opened = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-        opened.close()
-        raise OSError(0, "not a regular file", str(file))
-    return opened
 
 
 def _pattern(text: bytes) -> _Pattern | None:

@@ -21,8 +21,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from registry.errors import UloraError
+from registry.formats.bounded import open_regular
 from registry.machine.git_trees import MAX_DEPTH, check_trees
-from registry.machine.gitignore import IgnoreRules, is_cache, open_regular
+from registry.machine.gitignore import IgnoreRules, is_cache
 from registry.machine.programs import MAX_ANSWER, MAX_SAID, GitAnswer, ask_git
 from registry.machine.scratch import scratch
 from registry.machine.source_folder import SourceFolder

@@ -17,13 +17,13 @@ import hmac
 import os
 import re
 import secrets
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from registry.errors import BadReceipt, BadSetting
+from registry.formats.bounded import read_regular
 
 FLEET_KEY = "ULORA_FLEET_KEY"
 """The environment variable of the fleet's key."""
@@ -202,11 +202,6 @@ def _bad(why: str) -> BadReceipt:
 
 def _in_file(file: Path) -> str:
     try:
-        # O_NONBLOCK: a pipe that nobody writes to would be waited for.
-        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise BadSetting(f"the fleet keys in {file} can't be read: it is no file")
-            data = opened.read(_MAX_KEYS * (_MAX_KEY + 2) + 1)
-        return data.decode("utf-8")
+        return read_regular(file, _MAX_KEYS * (_MAX_KEY + 2)).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadSetting(f"the fleet keys in {file} can't be read: {error}") from error

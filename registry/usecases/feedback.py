@@ -10,7 +10,6 @@ import csv
 import io
 import os
 import socket
-import stat
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from registry.errors import BadInput, BadManifest, BadReceipt, NotFound, ObjectNotFound
-from registry.formats.bounded import file_digest
+from registry.formats.bounded import file_digest, open_regular
 from registry.progress import OpenProgress, Progress, Say, open_no_progress, say_nothing
 from registry.serving.labels import StageLookup
 from registry.store import layout
@@ -236,11 +235,9 @@ def _lines(text: io.TextIOWrapper, done: Progress) -> Iterator[str]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        # O_NONBLOCK: a pipe that nobody writes to would be waited for.
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  used below
+        file = open_regular(path)
     except OSError as error:
-        raise BadInput(f"{path} can't be read: {error.strerror}") from error
+        hint = "it is read twice: give a file on this disk"
+        raise BadInput(f"{path} can't be read: {error.strerror}", hint=hint) from error
     with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise BadInput(f"{path} is no file", hint="it is read twice: give a file on this disk")
         yield file

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from registry.errors import BadInput, no_folder
+from registry.formats.bounded import read_regular
 from registry.versions.manifest import Manifest
 from registry.versions.weights import TensorSpan, read_header
 from registry.wiring import Wiring
@@ -62,7 +63,7 @@ def images_of_folder(folder: Path) -> tuple[SampleImage, ...]:
     """Some of the images of a folder, spread evenly over their names; the same at each call.
 
     Raises:
-        BadInput: it has none, or is not there.
+        BadInput: it has none, is not there, or one of them can't be read.
     """
     if not folder.is_dir():
         raise BadInput(no_folder(folder), hint="--data names a folder of images")
@@ -71,7 +72,12 @@ def images_of_folder(folder: Path) -> tuple[SampleImage, ...]:
     if not usable:
         raise BadInput(f"{folder} has no images", hint="--data names a folder of images")
     picked = usable[:: max(1, len(usable) // MOST)][:MOST]
-    return tuple(SampleImage(path.relative_to(folder).as_posix(), path.read_bytes()) for path in picked)
+    try:
+        return tuple(SampleImage(path.relative_to(folder).as_posix(), read_regular(path, MAX_BYTES)) for path in picked)
+    except OSError as error:
+        raise BadInput(
+            f"{error.filename} can't be read: {error.strerror}", hint="--data names a folder of images"
+        ) from error
 
 
 def _of_goldens(wiring: Wiring, manifest: Manifest) -> Iterator[SampleImage]:

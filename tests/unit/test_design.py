@@ -20,6 +20,7 @@ ALLOWED = {
     "errors",
     "names",
     "evidence.stats",
+    "formats.bounded",
     "formats.canonical",
     "formats.counts",
     "formats.html",

@@ -8,14 +8,23 @@ from registry.formats import canonical
 
 
 @dataclass(frozen=True)
-class Picture:
+class Shot:
+    """An image that is no file: its bytes are its name."""
+
     path: Path
-    target: str
-    label: str
 
     @property
     def sha256(self) -> str:
-        return canonical.sha256(str(self.path).encode())
+        return canonical.sha256(self.read())
+
+    def read(self) -> bytes:
+        return str(self.path).encode()
+
+
+@dataclass(frozen=True)
+class Picture(Shot):
+    target: str
+    label: str
 
 
 @dataclass(frozen=True)
@@ -29,21 +38,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Album:
-    """Data whose files are never opened by a predictor: the name of a file says what is on it."""
+    """Data of which the name of a file says what is on it."""
 
     root: Path
     test: tuple[Picture, ...]
-    far: tuple[Path, ...] = ()
-    near: tuple[Path, ...] = ()
+    far: tuple[Shot, ...] = ()
+    near: tuple[Shot, ...] = ()
 
     def split(self, name: str) -> tuple[Picture, ...]:
         return self.test if name == "test" else ()
 
-    def ood(self, kind: str) -> tuple[Path, ...]:
+    def ood(self, kind: str) -> tuple[Shot, ...]:
         return self.far if kind == "far" else self.near
-
-    def sha256_of(self, path: Path) -> str:
-        return canonical.sha256(str(path).encode())
 
     def digest(self, name: str) -> str:
         return canonical.digest([name, len(self.test)])
@@ -51,7 +57,7 @@ class Album:
 
 @dataclass(frozen=True)
 class Player:
-    """A version that answers by rule, from a file's path."""
+    """A version that answers by rule, from the path that is an image's bytes."""
 
     labels: Mapping[str, Sequence[str]]
     label_of: Callable[[Path, str | None], str | None] = lambda path, target: path.name.split("-")[1]
@@ -65,15 +71,19 @@ class Player:
     def targets(self) -> tuple[str, ...]:
         return tuple(self.labels)
 
-    def predict(self, images: Sequence[Path], *, target: Sequence[str | None] | None = None) -> list[Answer]:
+    def predict(self, images: Sequence[bytes], *, target: Sequence[str | None] | None = None) -> list[Answer]:
         named = target or [None] * len(images)
-        return [Answer(self.label_of(image, target)) for image, target in zip(images, named, strict=True)]
+        return [Answer(self.label_of(image, target)) for image, target in zip(_paths(images), named, strict=True)]
 
-    def route(self, images: Sequence[Path]) -> list[tuple[str, float]]:
-        return [(self.target_of(image), 1.0) for image in images]
+    def route(self, images: Sequence[bytes]) -> list[tuple[str, float]]:
+        return [(self.target_of(image), 1.0) for image in _paths(images)]
 
-    def ood_scores(self, images: Sequence[Path], target: str) -> list[float | None]:
-        return [self.score_of(image, target) for image in images]
+    def ood_scores(self, images: Sequence[bytes], target: str) -> list[float | None]:
+        return [self.score_of(image, target) for image in _paths(images)]
+
+
+def _paths(images: Sequence[bytes]) -> list[Path]:
+    return [Path(image.decode()) for image in images]
 
 
 def pictures(counts: Mapping[tuple[str, str], int]) -> tuple[Picture, ...]:

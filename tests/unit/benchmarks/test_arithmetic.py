@@ -18,7 +18,7 @@ from benchmarks.ood import Scores, ood, pooled
 from benchmarks.routing import routing
 from registry.errors import BadInput
 from registry.evidence.results import Measurement, Metric
-from tests.unit.benchmarks.predictors import Album, Player, pictures
+from tests.unit.benchmarks.predictors import Album, Player, Shot, pictures
 
 LABELS = {"leaf": ("rust", "mildew"), "fruit": ("rot", "scab")}
 COUNTS = {("leaf", "rust"): 30, ("leaf", "mildew"): 10, ("fruit", "rot"): 20, ("fruit", "scab"): 20}
@@ -160,7 +160,7 @@ def score_by_name(path: Path, target: str) -> float:
     return 2.0 if path.name.startswith("far") else 0.5 if path.name.startswith(target) else 1.5
 
 
-FAR = tuple(Path(f"far-{number}") for number in range(50))
+FAR = tuple(Shot(Path(f"far-{number}")) for number in range(50))
 
 
 MEASURES = ("auroc", "fpr95", "aupr_in", "aupr_out", "detection_rate")
@@ -176,7 +176,7 @@ def test_a_perfect_detector_separates_far_and_near(target: str | None) -> None:
 
 
 def test_pooled_scores_use_each_image_once() -> None:
-    plans = {target: {"inside": [Path(target)], "far": FAR[:5], "near": FAR[5:7]} for target in ("leaf", "fruit")}
+    plans = {target: {"inside": [Shot(Path(target))], "far": FAR[:5], "near": FAR[5:7]} for target in ("leaf", "fruit")}
     scores = {
         target: Scores(inside=np.array([value]), far=np.full(5, value), near=np.full(2, value))
         for target, value in (("leaf", 1.0), ("fruit", 2.0))
@@ -189,7 +189,7 @@ def test_pooled_scores_use_each_image_once() -> None:
 
 def test_near_and_far_are_measured_apart() -> None:
     """Near images score like the target's own, far ones do not."""
-    near = tuple(Path(f"leaf-{number}-like") for number in range(30))
+    near = tuple(Shot(Path(f"leaf-{number}-like")) for number in range(30))
     found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR, near=near))
     assert (metric(found, "ood_auroc", "leaf").value, metric(found, "ood_near_auroc", "leaf").value) == (1, 0.5)
     assert (metric(found, "ood_fpr95", "leaf").value, metric(found, "ood_near_fpr95", "leaf").value) == (0, 1)
@@ -205,7 +205,7 @@ def noisy(path: Path, target: str) -> float:
 def test_each_metric_equals_that_of_the_scores() -> None:
     found = ood(Player(LABELS, score_of=noisy), album(far=FAR))
     inside = [noisy(image.path, "leaf") for image in album().test if image.target == "leaf"]
-    outside = [noisy(path, "leaf") for path in FAR]
+    outside = [noisy(shot.path, "leaf") for shot in FAR]
     for name, measure in (("auroc", auroc), ("fpr95", fpr_at_95_tpr), ("aupr_in", aupr_in), ("aupr_out", aupr_out)):
         one = metric(found, f"ood_{name}", "leaf")
         assert one.value == pytest.approx(measure(inside, outside))
@@ -242,7 +242,7 @@ def test_without_far_images_metrics_have_no_value_but_a_reason() -> None:
 
 
 def test_own_near_images_replace_those_of_other_targets() -> None:
-    found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR, near=(Path("leaf-like-1"),)))
+    found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR, near=(Shot(Path("leaf-like-1")),)))
     assert metric(found, "ood_near_auroc", "leaf").value == 0.5
     assert metric(found, "ood_near_auroc", "leaf").n == 1
 

@@ -10,10 +10,12 @@ from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load_bundle
 from adapters.fitting.image_folder import ImageFolder
 from benchmarks.accuracy import accuracy
+from benchmarks.blocks import depth
 from benchmarks.latency import MIN_REPETITIONS, latency
 from benchmarks.memory import memory
 from benchmarks.ood import ood
 from benchmarks.routing import routing
+from registry.errors import ImageChanged
 from registry.evidence.metrics import METRICS, RATIOS
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from tests.support.bundles import LABELS, read_bundle, write_bundle
@@ -34,13 +36,18 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> LoadedVersion:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
-    root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("data")
+    _write_data(root)
+    return ImageFolder(root)
+
+
+def _write_data(root: Path) -> None:
+    random = np.random.default_rng(0)
     for target, labels in LABELS.items():
         for split in ("train", "test"):
             for label in labels:
                 _write_images(root / target / split / label, 2, random)
     _write_images(root / "_ood" / "far", 6, random)
-    return ImageFolder(root)
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +131,24 @@ def test_the_evidence_names_the_data_that_it_rests_on(data: ImageFolder, measure
     assert measured["accuracy"].data_sha256 == data.digest("test") == measured["latency"].data_sha256
     assert measured["ood"].data_sha256 != data.digest("test")
     assert measured["ood"].notes["far_images"] == 6
+
+
+@pytest.mark.parametrize("name", ["accuracy", "routing", "ood", "latency", "depth"])
+def test_no_benchmark_computes_on_an_image_that_was_exchanged(
+    name: str, version: LoadedVersion, tmp_path: Path
+) -> None:
+    _write_data(tmp_path)
+    data = ImageFolder(tmp_path)
+    honest, other = data.split("test")[:2]
+    honest.path.write_bytes(other.read())
+    with pytest.raises(ImageChanged, match=f"{honest.path} has changed"):
+        (BENCHMARKS | {"depth": depth})[name](version, data)
+
+
+def test_no_score_is_of_a_far_image_that_was_exchanged(version: LoadedVersion, tmp_path: Path) -> None:
+    _write_data(tmp_path)
+    data = ImageFolder(tmp_path)
+    far = data.ood("far")[-1]
+    far.path.write_bytes(data.split("test")[0].read())
+    with pytest.raises(ImageChanged, match=f"{far.path} has changed"):
+        ood(version, data)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.formats import bounded, canonical
-from registry.formats.bounded import file_digest, joined
+from registry.formats.bounded import file_digest, joined, read_regular
 
 
 @given(st.lists(st.binary(max_size=20), max_size=20), st.integers(0, 100))
@@ -56,3 +56,18 @@ def test_a_file_that_grows_is_read_to_the_bound(tmp_path: Path, monkeypatch: pyt
     with path.open("rb") as file:
         assert file_digest(file.fileno(), 3, grow) is None
     assert arrived == [1, 1, 1]
+
+
+def test_a_regular_file_is_read_to_one_byte_beyond_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_regular(tmp_path / "file", 9) == b"12345"
+    assert read_regular(tmp_path / "file", 2) == b"123"
+
+
+@pytest.mark.parametrize("name", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="it is no file"):
+        read_regular(tmp_path / name, 9)

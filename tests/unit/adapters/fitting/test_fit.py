@@ -36,7 +36,7 @@ from adapters.fitting.regression import head_feature_specs, starting_head
 from adapters.fitting.target_fit import TargetFit
 from adapters.fitting.target_images import choose_images, decode
 from adapters.fitting.work_folder import Checkpoint, open_work_folder, work_folder_of
-from registry.errors import BackboneNotFound, BadInput, NotNow
+from registry.errors import BackboneNotFound, BadInput, ImageChanged, NotNow
 from registry.versions.bundle import read_bundle as read_as_registry
 from tests.support.bundles import read_bundle
 from tests.support.coloured_images import COUNTS, write_blotches
@@ -490,3 +490,13 @@ def test_no_images_give_no_feature_rows() -> None:
         torch.zeros(0, 28, 28, 3, dtype=torch.uint8), None, [context.feature_spec(3)], "none"
     ).values()
     assert features.shape == (0, 192)
+
+
+def test_a_fit_takes_no_image_that_was_exchanged(data: ImageFolder, tmp_path: Path) -> None:
+    other = ImageFolder(shutil.copytree(data.root, tmp_path / "images"))
+    planned = prepare(other, BACKBONE, tmp_path / "bundle")
+    image = other.split("train")[0]
+    image.path.write_bytes(other.split("val")[0].read())
+    with pytest.raises(ImageChanged, match=f"{image.path.name} has changed"):
+        planned.run()
+    assert not (tmp_path / "bundle").exists()

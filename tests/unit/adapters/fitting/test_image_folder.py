@@ -13,7 +13,7 @@ from adapters.backbone.images import MAX_BYTES
 from adapters.fitting.data_report import DataReport, report_on
 from adapters.fitting.folder_layout import SPLITS
 from adapters.fitting.image_folder import ImageFolder, LabelledImage, _split_of
-from registry.errors import BadInput
+from registry.errors import BadInput, ImageChanged
 from registry.formats import canonical
 from tests.support.bundles import png
 
@@ -100,7 +100,7 @@ def test_the_digest_of_a_split_depends_on_its_content_only(leaves: Path, tmp_pat
 def test_ood_images_are_found_by_kind_and_are_no_target(leaves: Path) -> None:
     far = write(leaves / "_ood" / "far" / "photo.png", 5000)
     folder = ImageFolder(leaves)
-    assert folder.ood("far") == (far,)
+    assert [image.path for image in folder.ood("far")] == [far]
     assert folder.ood("near") == ()
     assert folder.targets == ("tomato__leaf",)
     assert folder.digest("far") != folder.digest("near")
@@ -270,3 +270,35 @@ def test_a_name_that_is_no_unicode_can_be_reported(sound: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(sound / "tomato" / "train" / "blight") + b"/\xff.jpg"))
     odd.write_bytes(b"?")
     assert canonical.encode(report_of(sound).document())
+
+
+def test_an_image_gives_the_bytes_that_were_hashed_or_none(leaves: Path) -> None:
+    image, other = ImageFolder(leaves).split("test")[:2]
+    assert canonical.sha256(image.read()) == image.sha256
+    image.path.write_bytes(other.read())
+    with pytest.raises(ImageChanged, match=f"{image.path.name} has changed since"):
+        image.read()
+    image.path.unlink()
+    with pytest.raises(ImageChanged, match="can't be read any more"):
+        image.read()
+
+
+def test_nothing_is_computed_on_an_image_that_has_become_a_pipe(leaves: Path) -> None:
+    folder = ImageFolder(leaves)
+    image, far = folder.split("test")[0], write(leaves / "_ood" / "far" / "photo.png", 5000)
+    (outside,) = folder.ood("far")
+    for path in (image.path, far):
+        path.unlink()
+        os.mkfifo(path)
+    for one in (image, outside):
+        with pytest.raises(ImageChanged, match="it is no file"):
+            one.read()
+
+
+def test_a_file_that_becomes_a_pipe_meanwhile_is_damaged(leaves: Path) -> None:
+    folder = ImageFolder(leaves)  # it has found the names, and read no image
+    path = next((leaves / "tomato__leaf" / "blight").iterdir())
+    path.unlink()
+    os.mkfifo(path)
+    assert [(each.path, each.kind) for each in folder.skipped] == [(path, "damaged")]
+    assert "it is no file" in folder.skipped[0].reason

@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from adapters.answer.loaded import LoadedVersion
 from adapters.answer.loading import load, load_bundle
 from adapters.answer.selftest import golden_fault
 from adapters.bundle import BundleFiles
+from adapters.fitting.image_folder import LabelledImage
 from adapters.fitting.runtime_reports import Agreement, judge, judge_runtime, runtimes_document
 from adapters.runtimes.gate import RUNTIMES_FILE, check_runtime
 from registry.errors import BadInput, BadManifest
@@ -28,13 +29,6 @@ from tests.support.bundles import add_goldens, noise, png, read_bundle, write_bu
 
 RUNTIMES = ["torch-bf16", "torch-int8", "openvino-int8"]
 TARGETS = ("low", "mid", "high")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    path: Path
-    target: str
-    label: str
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,7 @@ def reference(folder: Path) -> LoadedVersion:
 
 
 @pytest.fixture(scope="module")
-def images(reference: LoadedVersion, tmp_path_factory: pytest.TempPathFactory) -> list[Labelled]:
+def images(reference: LoadedVersion, tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
     """Images with the labels that the reference gives them, but for the first."""
     place = tmp_path_factory.mktemp("images")
     found = []
@@ -57,7 +51,7 @@ def images(reference: LoadedVersion, tmp_path_factory: pytest.TempPathFactory) -
         target, path = TARGETS[number % 3], place / f"{number}.png"
         path.write_bytes(png(number))
         label = str(reference.predict([path], target=[target])[0].label) if number else "none of its labels"
-        found.append(Labelled(path, target, label))
+        found.append(LabelledImage(path, canonical.sha256(png(number)), target, label))
     return found
 
 
@@ -69,7 +63,7 @@ def files_with(folder: Path, document: object) -> BundleFiles:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_runtime_that_answers_as_the_reference_does_passes(
-    reference: LoadedVersion, folder: Path, images: Sequence[Labelled], runtime: str
+    reference: LoadedVersion, folder: Path, images: Sequence[LabelledImage], runtime: str
 ) -> None:
     other = load_bundle(read_bundle(folder), runtime=runtime)
     few, many = (judge_runtime(reference, other, some) for some in (images, [*images] * 10))
@@ -86,7 +80,7 @@ def test_a_runtime_that_answers_as_the_reference_does_passes(
 
 
 def test_what_computes_something_else_does_not_pass(
-    reference: LoadedVersion, images: Sequence[Labelled], tmp_path: Path
+    reference: LoadedVersion, images: Sequence[LabelledImage], tmp_path: Path
 ) -> None:
     other = load_bundle(read_bundle(write_bundle(tmp_path / "other", seed=7)), runtime="torch-int8")
     report = judge_runtime(reference, other, images)
@@ -96,9 +90,9 @@ def test_what_computes_something_else_does_not_pass(
 
 
 def test_images_of_targets_that_the_version_lacks_are_left_out(
-    reference: LoadedVersion, images: Sequence[Labelled]
+    reference: LoadedVersion, images: Sequence[LabelledImage]
 ) -> None:
-    strange = [Labelled(image.path, "melon", image.label) for image in images]
+    strange = [replace(image, target="melon") for image in images]
     assert judge_runtime(reference, reference, [*images, *strange]).n == len(images)
 
 
@@ -263,7 +257,7 @@ def loaded_runtime(folder: Path, manifest: Manifest) -> str:
 
 
 @pytest.fixture
-def judged_folder(reference: LoadedVersion, folder: Path, images: Sequence[Labelled], tmp_path: Path) -> Path:
+def judged_folder(reference: LoadedVersion, folder: Path, images: Sequence[LabelledImage], tmp_path: Path) -> Path:
     """The bundle, with a verdict on torch-bf16."""
     report = judge_runtime(reference, load_bundle(read_bundle(folder), runtime="torch-bf16"), [*images] * 10)
     place = Path(shutil.copytree(folder, tmp_path / "judged"))
