@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import NoReturn
 
 _INTERRUPTED = 130
 _LEFT_BEHIND = ("ulora-compute", "ulora-load-")
 """Threads of a replica that is closed, if they are still there; see `registry/serving/`."""
+_LAST_SECONDS = 1.0
+"""How long other threads may go on that the interpreter's end would wait for."""
 
 
 def main() -> NoReturn:
@@ -22,6 +25,7 @@ def main() -> NoReturn:
         _keep(_INTERRUPTED)
         with suppress(OSError):
             os.write(2, b"interrupted\n")
+        _end_before_what_hangs(_INTERRUPTED)
         sys.exit(_INTERRUPTED)
 
 
@@ -49,14 +53,32 @@ def _keep(status: object) -> None:
 
 
 def _end_before_what_hangs(status: object) -> None:
-    """End here if a computation was left behind. The interpreter's end would take away the threads that it shares its
-    operations with, and C++ answers that by aborting the process (SIGABRT, 134).
+    """End here if a computation was left behind, or a thread works that the interpreter's end would wait for.
+
+    Of a computation the end would take away the threads that it shares its operations with, and C++ answers that by
+    aborting the process (SIGABRT, 134). MLflow and boto3 transfer files in pools of threads: where a server gives a
+    byte now and then, they go on for ever, long after the command gave them up.
     """
-    if any(thread.name.startswith(_LEFT_BEHIND) for thread in threading.enumerate()):
+    is_left = any(thread.name.startswith(_LEFT_BEHIND) for thread in threading.enumerate())
+    if is_left or _is_waited_for(time.monotonic() + _LAST_SECONDS):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status if isinstance(status, int) else int(status is not None))
+
+
+def _is_waited_for(until: float) -> bool:
+    """Whether other threads still work then that are no daemons."""
+    while _working() and time.monotonic() < until:
+        time.sleep(0.01)
+    return _working()
+
+
+def _working() -> bool:
+    """Whether another thread that is no daemon does something. One of a pool that has nothing to do ends by itself."""
+    frames = sys._current_frames()
+    others = (thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread())
+    return any((frame := frames.get(each.ident or 0)) and frame.f_code.co_name != "_worker" for each in others)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,9 +33,12 @@ from registry.errors import (
 )
 from registry.evidence.results import newest
 from registry.names import VersionName
-from registry.parallel import in_parallel
+from registry.parallel import in_parallel, time_limit
 from registry.versions.bindings import Binding, Bindings
 from registry.versions.pointer import Pointer
+
+_LOOKING_SECONDS = 180.0
+"""How long `reconcile` may look into LoggedModels, all together."""
 
 
 class PageSource(Protocol):
@@ -180,12 +184,14 @@ class Reconciler:
         """The registered versions that say that they are what a channel serves or can go back to, and are not."""
         named = frozenset[VersionId]().union(*(view.named for view in self.views.from_newest_records(note_nothing)))
         pointers = {VersionId.of(each): each.pointer for each in bound if VersionId.of(each) in named}
-        false = []
+        ends, false = time.monotonic() + _LOOKING_SECONDS, []
         for each in self.catalog.versions(self.model):
             if each.id in pointers and each.store in (self.catalog.store, ""):
                 with self._its_own(troubles, each.id.version):
-                    if not self.catalog.holds(each, self.bindings.manifest(pointers[each.id])):
-                        false.append(each)
+                    manifest = self.bindings.manifest(pointers[each.id])
+                    with time_limit(ends - time.monotonic()):
+                        if not self.catalog.holds(each, manifest):
+                            false.append(each)
         return false
 
     def _missing(self, bound: Sequence[Binding], false: Sequence[CatalogVersion]) -> list[Binding]:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from registry.catalog import client as client_module
+from registry.catalog import reconciler as reconciler_module
 from registry.catalog.client import Catalog
 from registry.catalog.connection import PATIENT, Limits
 from registry.catalog.mirror import mirror, preview
@@ -95,3 +96,21 @@ def test_commands_go_on_without_a_catalog_that_drips(
         registry.reconcile, lambda: registry.reconcile(dry_run=True), lambda: registry.create("v2.0.0", bundle)
     ):  # fmt: skip
         assert "does not answer" in fails_in_time(act)
+
+
+@pytest.mark.acceptance
+def test_looking_into_loggedmodels_that_drip_has_a_total_time(
+    store_url: str, model: str, tmp_path: Path, mlflow_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = open_registry(tmp_path, store_url, model, tracking_uri=mlflow_proxy.url)
+    registry.store.initialise()
+    names = ["v1.0.0", "v2.0.0", "v3.0.0"]
+    for seed, name in enumerate(names):
+        registry.create(name, small_bundle(tmp_path / name, seed=seed))
+        registry.promote(name, "staging")
+    registry.reconcile()
+    monkeypatch.setattr(reconciler_module, "_LOOKING_SECONDS", 1.0)
+    mlflow_proxy.next(faults.drip_body, method="GET", containing="/mlflow-artifacts/artifacts/", times=10**6)
+    done = within(ENOUGH, registry.reconcile)
+    assert [line.partition(":")[0] for line in done.failed] == names
+    assert all("does not answer: timed out" in line for line in done.failed)

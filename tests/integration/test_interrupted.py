@@ -13,7 +13,8 @@ import pytest
 
 from registry.__main__ import main
 from registry.store import layout
-from tests.servers.proxy import Exchange, Proxy
+from tests.servers.proxy import Exchange, Proxy, drip_body
+from tests.support.echo_releases import wait_until
 from tests.support.registries import create, open_registry, small_bundle
 
 
@@ -165,6 +166,59 @@ def test_a_computation_that_hangs_is_not_waited_for() -> None:
     status, out, _ = left_behind(WAITS, ["--version"], at_exit)
     assert (status, out.startswith("ulora"), "the end" in out) == (0, True, False)
     assert left_behind(WAITS, ["no-such-command"])[0] == 2
+
+
+POOL = """
+import atexit, concurrent.futures, sys, threading
+begun = threading.Event()
+pool = concurrent.futures.ThreadPoolExecutor(1)
+
+def download():
+    begun.set()
+    {work}
+
+pool.submit(download)
+begun.wait()
+atexit.register(lambda: print("the end"))
+from registry.__main__ import main
+sys.argv = ["ulora", *{words}]
+main()
+"""
+
+
+@pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["no-such-command"], 2)])
+def test_a_pool_whose_threads_hang_is_not_waited_for(words: list[str], status: int) -> None:
+    code = POOL.format(work="threading.Event().wait()", words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.startswith("ulora"), "the end" in done.stdout) == (status, not status, False)
+
+
+def test_beside_a_pool_without_work_a_process_ends_as_usual() -> None:
+    code = POOL.format(work="pass", words=["--version"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the end")
+
+
+@pytest.mark.acceptance
+def test_a_download_from_mlflow_that_drips_is_interrupted(
+    store_url: str, model: str, tmp_path: Path, mlflow_proxy: Proxy
+) -> None:
+    registry = open_registry(tmp_path, store_url, model, tracking_uri=mlflow_proxy.url)
+    registry.store.initialise()
+    number = registry.create("v1.0.0", small_bundle(tmp_path / "bundle")).catalog_number
+    env = {
+        "ULORA_MODEL": model, "MLFLOW_TRACKING_URI": mlflow_proxy.url, "ULORA_CACHE": str(tmp_path / "cache"),
+    }  # fmt: skip
+    mlflow_proxy.next(drip_body, method="GET", containing="/mlflow-artifacts/artifacts/", times=10_000)
+    mlflow_proxy.requests.clear()
+    process = begun(["create", "v2.0.0", "--from", f"models:/{model}/{number}"], env)
+    try:
+        wait_until(lambda: any("/mlflow-artifacts/artifacts/" in path for _, path in mlflow_proxy.requests))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, "interrupted\n" in err) == (130, True)
 
 
 @pytest.mark.acceptance

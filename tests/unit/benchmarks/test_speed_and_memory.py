@@ -24,7 +24,7 @@ from adapters.answer.stages import Stage
 from adapters.backbone.features import FeatureSpec
 from adapters.backbone.locate import TINY
 from adapters.backbone.resolve import ref_of_folder
-from adapters.fitting.image_folder import ImageFolder, LabelledImage
+from adapters.fitting.image_folder import ImageFile, ImageFolder, LabelledImage
 from adapters.runtimes.open_runtime import open_runtime
 from benchmarks import depth, depth_speed, flip, footprint, loading, mixed, residents, stages, workload
 from benchmarks.footprint import Footprint
@@ -196,7 +196,7 @@ def _exit(block: int) -> Stage:
 def test_exits_are_held_against_full_depth_and_a_static_cut(
     with_exits: LoadedVersion, images: list[LabelledImage]
 ) -> None:
-    far = [image.path for image in images[:3]]
+    far = [ImageFile(image.path, image.sha256) for image in images[:3]]
     result = sound(depth.depth(with_exits, images, 1, far).document())
     assert result["figures"]["full"]["mean_blocks"] == 6
     assert result["figures"]["static"]["mean_blocks"] == 4, "the first exit behind 2.5 blocks"
