@@ -38,6 +38,7 @@
     + StoreUnreachable
     + StoreDenied
     + NotAsListed
+    + NotGiven
     + CatalogUnreachable
     + CatalogRefused
     + ReplicaUnreachable
@@ -269,6 +270,10 @@ class NotAsListed(StoreDenied):
             hint="try again: a listing may be out of date; is there a cache or a replica in front of the store?",
         )
         self.key = key
+
+
+class NotGiven(StoreDenied):
+    """The S3 server fails where it is asked for this object, and answers where it is asked for another one."""
 
 
 class CatalogUnreachable(Unreachable):

@@ -12,7 +12,7 @@ from registry.cli.options import registry_options
 from registry.cli.output import Output, checks, facts, megabytes, metrics_table, table
 from registry.errors import IntegrityError, StoreDenied
 from registry.names import CHANNELS, VersionName
-from registry.store.refusals import MAY_NOT
+from registry.store.refusals import MAY_NOT, each_by_itself
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.command("show", short_help="Everything about one version.")
 @click.argument("version", shell_complete=complete_versions)
 @registry_options
+@each_by_itself()
 def show_command(registry: Registry, out: Output, *, version: str) -> None:
     """Show a version: what it is, its files, what was measured, and whether it would pass the gates.
 

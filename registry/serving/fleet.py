@@ -16,7 +16,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from registry.errors import BadInput, BadManifest, ObjectNotFound, StoreDenied, UloraError, Unreachable, first_line
+from registry.errors import (
+    BadInput,
+    BadManifest,
+    NotGiven,
+    ObjectNotFound,
+    StoreDenied,
+    UloraError,
+    Unreachable,
+    first_line,
+)
 from registry.formats.document import Document
 from registry.machine import clock
 from registry.parallel import in_parallel
@@ -211,7 +220,8 @@ def _read(store: ObjectStore, keys: list[str], refusals: Refusals) -> list[Repli
         try:
             return _read_one(store, key)
         except StoreDenied as error:
-            refusals.note(error)
+            if not isinstance(error, NotGiven):  # which is not about who asks
+                refusals.note(error)
             return _unreadable(key, error, _age_of(store, key))
 
     return [replica for replica in in_parallel(read, keys) if replica]

@@ -291,7 +291,21 @@ _TABLE = (
         exceptions=(ResponseParserError,),
     ),
     _Translation(
+        StoreUnreachable,
+        "what {place} answered for {key} is not an answer of S3: {detail}",
+        _IN_FRONT,
+        exceptions=(ValueError,),
+        detail="^Invalid timestamp ",
+    ),
+    _Translation(
         BadSetting, "the store {url} can't be used: {detail}", _SETTINGS, exceptions=(BotoCoreError, ValueError)
+    ),
+    *(
+        _Translation(
+            StoreUnreachable, "the store {place} answered {answer} for {key}: {detail}", "try again",
+            statuses=range(1000), operation=read,
+        )
+        for read in ("GetObject", "HeadObject")
     ),
     _Translation(UloraError, "the store {place} answered {answer} for {key}: {detail}", statuses=range(1000)),
 )  # fmt: skip

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from registry.errors import StoreUnreachable, UloraError
 from registry.formats import canonical
 from registry.formats.local_file import LocalFile
 from registry.progress import Progress, no_progress
+from registry.store import layout
 from registry.store.bucket import Bucket
 from registry.store.client import Deadlines, S3Client
 from registry.store.conditional import ConditionalWriter
 from registry.store.object_info import Contents, Encryption, LifecycleRule, ObjectInfo, Rights, StoredObject
 from registry.store.probe import StoreProbe
 from registry.store.reading import ObjectReader
+from registry.store.refusals import by_itself
 from registry.store.uploads import Uploader
 
 
@@ -80,7 +83,8 @@ class ObjectStore:
             ObjectNotFound: no object has this key.
             BadManifest: it is larger than `limit`.
         """
-        return self._reader.get(key, limit)
+        with by_itself(self._answers):
+            return self._reader.get(key, limit)
 
     def stream(self, key: str, size: int) -> Iterator[bytes]:
         """An object's bytes in chunks. The caller checks what it reads.
@@ -99,11 +103,13 @@ class ObjectStore:
         Raises:
             ObjectNotFound: no object has this key.
         """
-        return self._reader.contents(key, progress)
+        with by_itself(self._answers):
+            return self._reader.contents(key, progress)
 
     def head(self, key: str) -> ObjectInfo | None:
         """What the server says of an object, None when no object has this key."""
-        return self._reader.head(key)
+        with by_itself(self._answers):
+            return self._reader.head(key)
 
     def holds(self, key: str, digest: str, size: int) -> bool:
         """Whether an object has so many bytes and this sha256, by what the server says of it."""
@@ -125,6 +131,16 @@ class ObjectStore:
     def now(self) -> datetime:
         """The server's own clock, to the second below."""
         return self._reader.now()
+
+    def _answers(self) -> bool:
+        """Whether the server answers where it is asked for a small object that every store has."""
+        try:
+            self._reader.get(layout.FORMAT_KEY, canonical.MAX_DOCUMENT)
+        except StoreUnreachable:
+            return False
+        except UloraError:  # it is not there, or refused
+            return True
+        return True
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

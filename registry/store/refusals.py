@@ -1,23 +1,58 @@
 """Objects that the store refuses one by one: a writer may have encrypted one with a key of its own. Or it lists one
 that it says is not there: its listing, or its answer, is out of date.
 
-Each is a problem of that object, and must hide no other. Where all that are asked for are refused, it is about who
-asks.
+Or its server fails for one, with each retry. Each is a problem of that object, and must hide no other. Where all that
+are asked for are refused, it is about who asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
 from typing import TypeVar
 
-from registry.errors import NotAsListed, ObjectNotFound, StoreDenied
+from registry.errors import NotAsListed, NotGiven, ObjectNotFound, StoreDenied, StoreUnreachable
 from registry.parallel import in_parallel
 
 MAY_NOT = "may not be read"
 """What is said of such an object. It is not called damaged: it may be whole."""
 
+MOST_ALONE = 32
+"""Objects for which the store may fail while one command looks: with more of them it counts as away, as each is asked
+for several times."""
+_FAILURES: ContextVar[count[int] | None] = ContextVar("failures", default=None)
+
 Found = TypeVar("Found")
+
+
+@contextmanager
+def each_by_itself() -> Iterator[None]:
+    """Let the failure of one object be a refusal of it alone (`NotGiven`) inside, in all threads that are begun there:
+    for what shows what there is. What decides or changes something stops where the store fails."""
+    token = _FAILURES.set(count(1))
+    try:
+        yield
+    finally:
+        _FAILURES.reset(token)
+
+
+@contextmanager
+def by_itself(answers: Callable[[], bool]) -> Iterator[None]:
+    """Read one object. `answers` asks the store for another one.
+
+    Raises:
+        NotGiven: inside `each_by_itself`, the store fails for this object and answers.
+        StoreUnreachable: it does not answer; or it fails for too many, or outside of `each_by_itself`.
+    """
+    try:
+        yield
+    except StoreUnreachable as error:
+        failures = _FAILURES.get()
+        if failures is None or next(failures) > MOST_ALONE or not answers():
+            raise
+        raise NotGiven(f"{error}; others it gives", hint=error.hint) from error
 
 
 @contextmanager

@@ -20,12 +20,13 @@ from registry.errors import (
 from registry.names import CHANNELS, VersionName
 from registry.parallel import in_parallel
 from registry.progress import Say
-from registry.store.refusals import Refusals
+from registry.store.refusals import Refusals, each_by_itself
 from registry.usecases.pages import forced
 from registry.usecases.replicas import replica_statuses
 from registry.wiring import Wiring
 
 
+@each_by_itself()
 def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     """All versions in the order of their names; see `Registry.versions`."""
     heads = _heads(wiring, say)
@@ -62,6 +63,7 @@ def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
     return found
 
 
+@each_by_itself()
 def status(wiring: Wiring) -> Status:
     """What every channel serves; see `Registry.status`."""
 
@@ -92,6 +94,7 @@ def history(wiring: Wiring, channel: str, limit: int | None) -> list[Record]:
     return records
 
 
+@each_by_itself()
 def readable_history(wiring: Wiring, channel: str, limit: int | None) -> ReadableLog:
     """The log of a channel without the records that may not be read.
 

@@ -26,6 +26,7 @@ from registry.integrity.verify import ALL, NONE, Sample, Verifier
 from registry.names import CHANNELS
 from registry.progress import OpenProgress, Progress, open_no_progress
 from registry.retention.references import deletable_versions
+from registry.store.refusals import each_by_itself
 from registry.usecases.checks import check_trusted
 from registry.usecases.options import VerifyOptions
 from registry.wiring import Wiring
@@ -36,11 +37,13 @@ Tell = Callable[[Checked], None]
 Found = TypeVar("Found", Verification, ChainCheck, Documents, GarbageCheck)
 
 
+@each_by_itself()
 def verify(wiring: Wiring, version: str, *, read_data: bool, progress: Progress) -> Verification:
     """Verify one version; see `Registry.verify`."""
     return _verifier(wiring, ALL if read_data else NONE).version(version, progress)
 
 
+@each_by_itself()
 def verify_all(
     wiring: Wiring,
     versions: Sequence[str] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions
 from registry.doctor.channels import check_channel
-from registry.errors import StoreDenied
+from registry.errors import StoreDenied, StoreUnreachable
 from registry.names import VersionName
 from registry.store import layout
 from registry.usecases.pages import RECENT, Pages
-from tests.servers.proxy import Proxy, answering
+from registry.usecases.status import readable_history
+from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering
 from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry
 from tests.support.run_ulora import complains, ulora
 
@@ -310,3 +312,65 @@ def test_a_document_whose_bytes_are_refused_is_named(registry: Registry, proxy: 
     done = ulora("verify", V1)
     complains(done, 7, f"{V1} {document}")
     assert f"    {document}: may not be read" in done.out
+
+
+def fail(proxy: Proxy, *keys: str) -> None:
+    """The store answers 500 for some objects, and for others as ever."""
+    for key in keys:
+        proxy.next(answering(500, "InternalError"), containing=key, times=1000)
+
+
+@pytest.mark.acceptance
+def test_one_object_that_the_store_fails_for_hides_no_other(registry: Registry, proxy: Proxy) -> None:
+    heartbeat = put(registry, layout.replica(registry.model, "production", "host-1"))
+    fail(proxy, layout.version(registry.model, V2), record(registry, 2), heartbeat)
+    listed = ulora("list", "--json")
+    assert [bool(each["problem"]) for each in listed.document] == [False, True]
+    shown = ulora("status", "--json")
+    (production,) = [each for each in shown.document["channels"] if each["channel"] == "production"]
+    assert (production["stable"], [each["state"] for each in production["replicas"]]) == (V1, ["unreadable"])
+    told = ulora("history", "--channel", "production")
+    complains(told, 7, "may not be read")
+    assert REASON in told.out
+    done = ulora("verify", "--all")
+    complains(done, 7, "may not be read", "nothing else is bad")
+    lines = (f"ok  {V1}: ", f"??? {V2}: ", f"    {heartbeat}: may not be read", "500 InternalError", "others it gives")
+    assert all(line in done.out for line in lines)
+
+
+@pytest.mark.acceptance
+def test_a_store_that_fails_for_everything_ends_a_command(registry: Registry, proxy: Proxy) -> None:
+    proxy.next(answering(500, "InternalError"), method="GET", containing=f"/{registry.model}/", times=1000)
+    proxy.next(answering(500, "InternalError"), method="GET", containing="format.json", times=1000)
+    done = ulora("list")
+    complains(done, 7, "500 InternalError")
+    assert done.out == ""
+    assert len(proxy.requests) < 60, "each object is not asked for again and again"
+
+
+def modified(said: str | None) -> Fault:
+    """The server's answer, with another time of its last change, or with none."""
+
+    def answer(exchange: Exchange) -> None:
+        reply = exchange.forward()
+        headers = [(name, value) for name, value in reply.headers if name.lower() != "last-modified"]
+        exchange.send(Reply(reply.status, headers + ([("Last-Modified", said)] if said else []), reply.body))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answering(418, "Teapot"),
+        modified(None),
+        modified("yesterday"),
+    ],
+)
+def test_an_odd_answer_for_one_record_is_its_own_trouble(registry: Registry, proxy: Proxy, answer: Fault) -> None:
+    proxy.next(answer, method="GET", containing=record(registry, 2), times=1000)
+    through = Registry(settings=replace(registry.settings, endpoint_url=proxy.url))
+    (refused,) = readable_history(through.wiring, "production", None).refused
+    assert refused.generation == 2
+    with pytest.raises(StoreUnreachable):
+        through.store.get(record(registry, 2))
