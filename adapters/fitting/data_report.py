@@ -105,7 +105,7 @@ def report_on(data: ImageFolder, targets: Sequence[str]) -> DataReport:
         counts=counts,
         skipped=skipped,
         ignored=data.ignored,
-        warnings=tuple(warnings),
+        warnings=tuple(map(_one_line, warnings)),
         names=data.layout.renamed,
         left_out={folder: images for folder, images, _ in data.layout.left_out},
         system_files=data.system_files,
@@ -174,6 +174,11 @@ def _warnings(target: str, labels: Mapping[str, Mapping[str, int]]) -> list[str]
             f"({trained[least]})"
         )
     return warnings
+
+
+def _one_line(sentence: str) -> str:
+    """A sentence without the line ends that names in it may have: each would begin a line of its own."""
+    return "\N{REPLACEMENT CHARACTER}".join(sentence.splitlines())
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

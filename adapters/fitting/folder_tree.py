@@ -58,7 +58,7 @@ def read_tree(root: Path) -> FolderTree:
         BadInput: when a folder can't be read.
     """
     walk = _TreeWalk()
-    walk.visit(root, (), ())
+    walk.visit(root, (), _folders_around(root))
     return FolderTree(walk.images, walk.marked, dict(sorted(walk.ignored.items())), walk.system)
 
 
@@ -96,6 +96,12 @@ def readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _folders_around(root: Path) -> tuple[tuple[int, int], ...]:
+    """The folders that a folder lies in: a link to one of them, such as `/`, leads to it again, and to all else."""
+    with readable(root):
+        return tuple((status.st_dev, status.st_ino) for status in map(Path.stat, root.resolve().parents))
+
+
 class _TreeWalk:
     def __init__(self) -> None:
         self.images: dict[Parts, tuple[Path, ...]] = {}
@@ -104,7 +110,7 @@ class _TreeWalk:
         self.system = 0
 
     def visit(self, folder: Path, parts: Parts, around: tuple[tuple[int, int], ...]) -> None:
-        """Look into a folder. `around` are the folders on the way to it, as a link may lead back to one of them."""
+        """Look into a folder. `around` are the folders that it lies in, as a link may lead back to one of them."""
         images: list[Path] = []
         with readable(folder):
             status = folder.stat()

@@ -302,3 +302,18 @@ def test_a_file_that_becomes_a_pipe_meanwhile_is_damaged(leaves: Path) -> None:
     os.mkfifo(path)
     assert [(each.path, each.kind) for each in folder.skipped] == [(path, "damaged")]
     assert "it is no file" in folder.skipped[0].reason
+
+
+def test_a_link_to_a_folder_around_the_data_is_not_followed(leaves: Path) -> None:
+    before = report_on(ImageFolder(leaves), ["tomato__leaf"])
+    for number, around in enumerate((leaves, leaves.parent, Path("/"))):
+        (leaves / "tomato__leaf" / f"link-{number}").symlink_to(around)
+    assert report_on(ImageFolder(leaves), ["tomato__leaf"]) == before
+
+
+def test_a_line_end_in_a_name_begins_no_line(leaves: Path) -> None:
+    (leaves / "tomato__leaf" / "blight" / "a\nunfit: all.png").write_bytes(b"damaged")
+    report = report_on(ImageFolder(leaves), ["tomato__leaf"])
+    (warning,) = [each for each in report.warnings if "damaged" in each]
+    assert warning.splitlines() == [warning]
+    assert report.skipped["damaged"] == ("tomato__leaf/blight/a\nunfit: all.png",)
