@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from registry.api import Registry
+from registry.errors import ImageChanged
 from registry.evidence.outcomes import ImageOutcome, packed
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement
 from registry.formats.canonical import sha256
@@ -46,6 +47,18 @@ def registry(store_url: str, model: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def measure(registry: Registry, version: str, images: Path, *only: str) -> None:
     registry.measure(version, MeasureOptions(only=only or ("accuracy",), data=images), offline=True)
+
+
+def test_of_images_that_are_exchanged_nothing_is_kept(registry: Registry, images: Path) -> None:
+    first, second = sorted(images.rglob("*.png"))[:2]
+
+    def exchange(done: Evidence) -> None:
+        first.write_bytes(second.read_bytes())
+
+    options = MeasureOptions(only=("memory", "accuracy"), data=images)
+    with pytest.raises(ImageChanged, match=f"{first.name} has changed"):
+        registry.measure(V1, options, offline=True, on_done=exchange)
+    assert [kept.benchmark for kept in registry.evidence(V1)] == ["memory"]
 
 
 def test_the_outcomes_are_those_of_the_version(registry: Registry, images: Path) -> None:
