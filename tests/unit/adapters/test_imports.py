@@ -11,6 +11,7 @@ import adapters
 ALLOWED = {
     "registry.errors",
     "registry.evidence.stats",
+    "registry.formats.bounded",
     "registry.formats.canonical",
     "registry.formats.counts",
     "registry.formats.html",
