@@ -61,6 +61,8 @@ def _end_before_what_hangs(status: object) -> None:
     """
     is_left = any(thread.name.startswith(_LEFT_BEHIND) for thread in threading.enumerate())
     if is_left or _is_waited_for(time.monotonic() + _LAST_SECONDS):
+        if logs := sys.modules.get("registry.cli.logs"):
+            logs.print_rest()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

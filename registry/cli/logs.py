@@ -19,6 +19,7 @@ _MAX_WAITING = 1000
 """Lines that may wait to be printed; later ones are dropped."""
 _LAST_SECONDS = 1.0
 """For printing what waits at the end of the process."""
+_QUEUES: list[queue.Queue[logging.LogRecord]] = []
 
 
 def start_logging(log_format: str) -> None:
@@ -30,12 +31,14 @@ def start_logging(log_format: str) -> None:
     logging.basicConfig(handlers=[_Waiting(lines)], force=True)
     logging.getLogger("registry").setLevel(logging.INFO)
     QueueListener(lines, _StandardError(_Json() if log_format == "json" else _Text())).start()
-    atexit.register(_print_rest, lines)
+    _QUEUES.append(lines)
 
 
-def _print_rest(lines: queue.Queue[logging.LogRecord]) -> None:
+@atexit.register
+def print_rest() -> None:
+    """Wait for the lines that are still to be printed: at the end of the process, orderly or not."""
     deadline = time.monotonic() + _LAST_SECONDS
-    while lines.unfinished_tasks and time.monotonic() < deadline:
+    while any(lines.unfinished_tasks for lines in _QUEUES) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

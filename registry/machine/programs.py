@@ -289,13 +289,28 @@ def _last(said: bytes, descriptor: int) -> bytes:
 
 
 def _end_group(process: Process[Any]) -> None:
-    """End a process that still runs, with all that it started."""
+    """End a process that still runs, with all that it started: that may go on when the process itself has ended."""
+    if process.poll() is not None:
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
+        ends = time.monotonic() + _HOOK_GRACE
+        is_there = _signalled(process.pid, number)
+        while is_there and time.monotonic() < ends:
             with suppress(StillRuns):
-                process.wait(_HOOK_GRACE)
+                process.wait(_HOOK_LOOK)
+            if is_there := _signalled(process.pid, 0):
+                time.sleep(_HOOK_LOOK)
+        if not is_there:
+            return
+
+
+def _signalled(group: int, number: int) -> bool:
+    """Send a signal to a process group; whether there is one."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _clean_environment() -> dict[str, str]:

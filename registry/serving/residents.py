@@ -268,7 +268,7 @@ class Residents:
             for load in self._loads:
                 if not load.given_up:
                     self._is_left_for(load, pointer)
-            if len(self._loads) >= MAX_LOADS:
+            if sum(not load.has_ended for load in self._loads) >= MAX_LOADS:
                 raise LoadFailed(f"{MAX_LOADS} loads hang, so {pointer.version} is not loaded", hint="start it again")
             self._work.notify_all()
             return self._begin(pointer)

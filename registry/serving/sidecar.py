@@ -182,7 +182,9 @@ class Sidecar:
         """Make the newest record the goal; try again at once what failed while the log could not be read."""
         if self._mistake:
             raise self._mistake
-        retries_now, self._retries_now = self._retries_now and self._tries > 0, False
+        retries_now = False
+        if self._retries_now:
+            self._retries_now, retries_now = False, self._tries > 0
         if self._newest is not self._goal:
             self._goal, self._tries, retries_now = self._newest, 0, True
         if retries_now:

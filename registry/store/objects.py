@@ -95,7 +95,8 @@ class ObjectStore:
             ObjectNotFound: no object has this key.
             CorruptBlob: it is not `size` bytes long, by what the server announces or by what arrives.
         """
-        return self._reader.stream(key, size)
+        with by_itself(self._answers):
+            yield from self._reader.stream(key, size)
 
     def contents(self, key: str, progress: Progress = no_progress) -> Contents:
         """Read all bytes of an object, whatever they are, and return their digest and size.

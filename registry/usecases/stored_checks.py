@@ -6,13 +6,12 @@ from registry.errors import CorruptBlob, NotTrusted
 from registry.evidence.check_lines import check_summary
 from registry.formats.counts import counted
 from registry.integrity.verify import SIGNATURE
-from registry.progress import no_progress
 from registry.serving.loaders import TellsWeights
 from registry.tree.layout import FILES_FLAVOR
 from registry.usecases.check_results import CheckPassed, CheckSkipped
 from registry.usecases.promote import promote
 from registry.usecases.serve import load
-from registry.usecases.verify import verify
+from registry.usecases.verify import verify_or_stop
 from registry.usecases.version_test_options import TestOptions
 from registry.versions.manifest import Manifest
 from registry.wiring import Wiring
@@ -25,8 +24,9 @@ def check_files(wiring: Wiring, manifest: Manifest) -> CheckPassed:
 
     Raises:
         CorruptBlob, NotTrusted: it does not, or is not.
+        StoreUnreachable: the store does not answer, or fails for a file.
     """
-    found = verify(wiring, manifest.version, read_data=False, progress=no_progress)
+    found = verify_or_stop(wiring, manifest.version)
     if found.ok:
         return CheckPassed(counted(found.files, "file") + (f"; {found.note}" if found.note else ""))
     named = "; ".join(f"{bad.path}: {bad.problem}" for bad in found.bad[:_SHOWN]) + " …" * (len(found.bad) > _SHOWN)

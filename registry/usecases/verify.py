@@ -24,7 +24,7 @@ from registry.integrity.report import (
 )
 from registry.integrity.verify import ALL, NONE, Sample, Verifier
 from registry.names import CHANNELS
-from registry.progress import OpenProgress, Progress, open_no_progress
+from registry.progress import OpenProgress, Progress, no_progress, open_no_progress
 from registry.retention.references import deletable_versions
 from registry.store.refusals import each_by_itself
 from registry.usecases.checks import check_trusted
@@ -40,6 +40,17 @@ Found = TypeVar("Found", Verification, ChainCheck, Documents, GarbageCheck)
 @each_by_itself()
 def verify(wiring: Wiring, version: str, *, read_data: bool, progress: Progress) -> Verification:
     """Verify one version; see `Registry.verify`."""
+    return verify_or_stop(wiring, version, read_data=read_data, progress=progress)
+
+
+def verify_or_stop(
+    wiring: Wiring, version: str, *, read_data: bool = False, progress: Progress = no_progress
+) -> Verification:
+    """The same for what decides by it: it stops where the store fails for a file, as nothing is known of that.
+
+    Raises:
+        StoreUnreachable, and those of `Registry.verify`.
+    """
     return _verifier(wiring, ALL if read_data else NONE).version(version, progress)
 
 

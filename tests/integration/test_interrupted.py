@@ -168,6 +168,29 @@ def test_a_computation_that_hangs_is_not_waited_for() -> None:
     assert left_behind(WAITS, ["no-such-command"])[0] == 2
 
 
+LOGS = """
+import logging, sys, threading
+import registry.cli.main
+from registry.cli.logs import start_logging
+
+def run():
+    start_logging("text")
+    for number in range(200):
+        logging.getLogger("registry").info("line %d", number)
+    sys.exit(0)
+
+threading.Thread(target=threading.Event().wait, name="ulora-load-v1.0.0", daemon=True).start()
+registry.cli.main.main = run
+from registry.__main__ import main
+main()
+"""
+
+
+def test_what_was_logged_is_printed_also_beside_what_hangs() -> None:
+    done = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 200)
+
+
 POOL = """
 import atexit, concurrent.futures, sys, threading
 begun = threading.Event()

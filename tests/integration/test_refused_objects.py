@@ -339,6 +339,23 @@ def test_one_object_that_the_store_fails_for_hides_no_other(registry: Registry, 
 
 
 @pytest.mark.acceptance
+def test_a_blob_that_the_store_fails_for_hides_no_other(registry: Registry, proxy: Proxy) -> None:
+    proxy.next(answering(500, "InternalError"), method="GET", containing=blob(registry, WEIGHTS), times=1000)
+    flip_a_byte(registry, V1, OTHER)
+    done = ulora("verify", V1, "--read-data")
+    complains(done, 6, OTHER)
+    assert f"    {WEIGHTS}: may not be read" in done.out
+
+
+@pytest.mark.acceptance
+def test_a_store_that_fails_for_one_blob_is_no_evidence(registry: Registry, proxy: Proxy) -> None:
+    """`ulora test` keeps what is known of a version, and nothing is."""
+    proxy.next(answering(500), method="HEAD", containing=blob(registry, WEIGHTS), times=1000)
+    done = ulora("test", V1)
+    assert (done.code, list(registry.wiring.ledger.benchmarks(VersionName.parse(V1)))) == (7, []), done
+
+
+@pytest.mark.acceptance
 def test_a_store_that_fails_for_everything_ends_a_command(registry: Registry, proxy: Proxy) -> None:
     proxy.next(answering(500, "InternalError"), method="GET", containing=f"/{registry.model}/", times=1000)
     proxy.next(answering(500, "InternalError"), method="GET", containing="format.json", times=1000)

@@ -36,6 +36,13 @@ def test_at_its_time_out_it_is_ended_with_all_that_it_started(tmp_path: Path) ->
     wait_until(lambda: not _runs(child))
 
 
+def test_what_goes_on_when_its_shell_has_ended_is_ended_too(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    child = f"trap '' TERM; echo $$ > {pids}; while :; do sleep 0.1; done"
+    assert run(f'sh -c "{child.replace("$", chr(92) + "$")}"; echo done', stopped=pids.exists).code is None
+    wait_until(lambda: not _runs(int(pids.read_text())))
+
+
 def test_a_module_ends_as_a_hook_does(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import os, sys, time\nprint(sys.argv[1:], os.environ['MINE'], flush=True)\ntime.sleep(float(sys.argv[1]))\n"
