@@ -70,14 +70,14 @@ def _end_before_what_hangs(status: object) -> None:
 
 
 def _is_waited_for(until: float) -> bool:
-    """Whether other threads still work then that are no daemons."""
+    """Whether other threads, daemons not counted, still work at that time."""
     while _working() and time.monotonic() < until:
         time.sleep(0.01)
     return _working()
 
 
 def _working() -> bool:
-    """Whether another thread that is no daemon does something. One of a pool that has nothing to do ends by itself."""
+    """Whether another thread, daemons not counted, does something. A pool's thread without work ends by itself."""
     frames = sys._current_frames()
     others = (thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread())
     return any((frame := frames.get(each.ident or 0)) and frame.f_code.co_name != "_worker" for each in others)

@@ -120,7 +120,7 @@ def read_file(path: Path) -> bytes:
     """The bytes of an image file, at most `MAX_BYTES` + 1 of them. All image files are read here.
 
     Raises:
-        BadImage: when it is no regular file, or can't be read.
+        BadImage: when it is not a regular file, or can't be read.
     """
     try:
         return read_regular(path, MAX_BYTES)

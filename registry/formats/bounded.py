@@ -36,7 +36,7 @@ def open_regular(file: Path) -> BinaryIO:
     opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise OSError(errno.EINVAL, "it is no file", str(file))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(file))
     return os.fdopen(opened, "rb")
 
 
@@ -44,7 +44,7 @@ def read_regular(file: Path, limit: int) -> bytes:
     """The bytes of a regular file, at most `limit` + 1 of them.
 
     Raises:
-        OSError: it is no such file, or can't be read, or it would have to be waited for.
+        OSError: it is not a regular file, or can't be read, or a reader would have to wait for it.
     """
     with open_regular(file) as opened:
         data: bytes | None = opened.read(limit + 1)

@@ -99,7 +99,7 @@ def test_a_file_without_the_columns_is_refused(shop: Shop, tmp_path: Path) -> No
     complains(ulora("feedback", write(tmp_path, [], ("label", "id"))), 2, "no columns request_id and label")
     complains(ulora("feedback", tmp_path / "none.csv"), 2, "can't be read")
     os.mkfifo(tmp_path / "pipe")
-    complains(ulora("feedback", tmp_path / "pipe"), 2, "is no file")
+    complains(ulora("feedback", tmp_path / "pipe"), 2, "is not a regular file")
     (tmp_path / "bytes.csv").write_bytes(b"request_id,label\n\xff\xfe,x\n")
     complains(ulora("feedback", tmp_path / "bytes.csv"), 2, "no CSV file in UTF-8")
 

@@ -69,5 +69,5 @@ def test_what_is_no_regular_file_is_not_waited_for(name: str, tmp_path: Path) ->
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="it is no file"):
+    with pytest.raises(OSError, match="it is not a regular file"):
         read_regular(tmp_path / name, 9)

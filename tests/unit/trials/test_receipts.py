@@ -136,5 +136,5 @@ def test_the_hint_names_the_field_that_has_the_receipt() -> None:
 
 def test_a_pipe_is_no_key_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BadSetting, match="is no file"):
+    with pytest.raises(BadSetting, match="is not a regular file"):
         FleetKeys.from_setting(file=tmp_path / "pipe")

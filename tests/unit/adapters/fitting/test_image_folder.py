@@ -291,7 +291,7 @@ def test_nothing_is_computed_on_an_image_that_has_become_a_pipe(leaves: Path) ->
         path.unlink()
         os.mkfifo(path)
     for one in (image, outside):
-        with pytest.raises(ImageChanged, match="it is no file"):
+        with pytest.raises(ImageChanged, match="it is not a regular file"):
             one.read()
 
 
@@ -301,7 +301,7 @@ def test_a_file_that_becomes_a_pipe_meanwhile_is_damaged(leaves: Path) -> None:
     path.unlink()
     os.mkfifo(path)
     assert [(each.path, each.kind) for each in folder.skipped] == [(path, "damaged")]
-    assert "it is no file" in folder.skipped[0].reason
+    assert "it is not a regular file" in folder.skipped[0].reason
 
 
 def test_a_link_to_a_folder_around_the_data_is_not_followed(leaves: Path) -> None:
