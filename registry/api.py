@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from registry.tree.restore import Restored
     from registry.tree.switch import Switched
     from registry.trust.keys import SigningKey
+    from registry.usecases.apply import WantedState
     from registry.usecases.approve import Approved
     from registry.usecases.canary import Canaries
     from registry.usecases.check_results import VersionTest
@@ -144,10 +145,7 @@ class Registry:
         return self.wiring.manifest(version)
 
     def trusted_manifest(self, version: str) -> Manifest:
-        """The verified manifest of a version that is trusted, if any keys are.
-
-        Raises: NotTrusted, BadSetting, MissingDependency: it is not trusted, or that can't be checked here.
-        """
+        """The same of a trusted version. Raises: NotTrusted, BadSetting, MissingDependency: it is not."""
         return usecases.sign.trusted_manifest(self.wiring, version)
 
     def verify(self, version: str, *, read_data: bool = False, progress: Progress = no_progress) -> Verification:
@@ -287,6 +285,10 @@ class Registry:
         """Trials of versions beside stable: `start`, `advance`, `abort`; `feedback` takes labels of answers."""
         return usecases.canary.Canaries(self.wiring)
 
+    def wanted(self, file: Path) -> WantedState:
+        """What a YAML file wants of the channels: `plan()`, `apply()`. Raises BadInput: it can't be read."""
+        return usecases.apply.wanted_state(self.wiring, file)
+
     def status(self) -> Status:
         """What every channel serves, and its replicas."""
         return usecases.status.status(self.wiring)
@@ -378,11 +380,8 @@ class Registry:
         return collect(self.wiring, rule, grace=grace, reason=reason, dry_run=dry_run, say=say)
 
     def remember(self, version: str, *, dry_run: bool = False) -> bool:
-        """Take back that a version was forgotten, while its files are still there. False if it was not forgotten.
-
-        Raises:
-            VersionForgotten, NotNow: some of its files are gone, or a garbage collection is deleting.
-        """
+        """Take back that a version was forgotten; False if it was not. Raises: VersionForgotten, NotNow: some of its
+        files are gone, or a garbage collection is deleting."""
         return usecases.retention.remember(self.wiring, version, dry_run=dry_run)
 
     def copy_to(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from registry.cli.followers import check_proofs, wait_for_followers
@@ -21,19 +22,26 @@ def judged(out: Output, change: Callable[[], Change]) -> Change:
     Raises:
         GateRefused: a rule was not met. The other errors are those of the change.
     """
+    with refusal_shown(out):
+        done = change()
+    if done.verdict:
+        out.say(checks(done.verdict))
+    return done
+
+
+@contextmanager
+def refusal_shown(out: Output) -> Iterator[None]:
+    """Show the checks of a refusal, and let it go on without them."""
     from registry.errors import GateRefused
 
     try:
-        done = change()
+        yield
     except GateRefused as refused:
         if out.as_json:
             raise
         verdict: Verdict = refused.verdict  # type: ignore[assignment]
         out.say(checks(verdict))
         raise _without_reasons(refused, verdict) from refused
-    if done.verdict:
-        out.say(checks(done.verdict))
-    return done
 
 
 def answer(registry: Registry, out: Output, done: Change, *, dry_run: bool, wait: float) -> None:

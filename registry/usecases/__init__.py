@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from registry.usecases import apply as apply
     from registry.usecases import approve as approve
     from registry.usecases import backbones as backbones
     from registry.usecases import canary as canary

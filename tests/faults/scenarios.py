@@ -145,6 +145,13 @@ def labels_of_a_trial(shared: str) -> Registry:
     return registry
 
 
+def wanted_by_a_file(shared: str) -> Registry:
+    """Two versions were promoted to production, and a file wants the third there."""
+    registry = two_promoted(shared)
+    Path("channels.yaml").write_text("format: 1\nchannels: {production: {stable: v3.0.0}}\n")
+    return registry
+
+
 def unseen_by_mlflow(shared: str) -> Registry:
     """Two versions that MLflow knows nothing of, one of them in production and one in both channels."""
     registry = a_store(shared)
@@ -222,6 +229,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("canary-start", "two_promoted", _CANARY, moves_channel=True),
         Scenario("canary-advance", "one_on_trial", ("canary", "advance", "--to", "100"), moves_channel=True),
         Scenario("canary-abort", "one_on_trial", ("canary", "abort", "--wait", "0"), moves_channel=True),
+        Scenario("apply", "wanted_by_a_file", ("apply", "{folder}/channels.yaml"), moves_channel=True),
         Scenario("guard", "one_that_errs", ("guard", "run", "--once", "--channel", "production"), moves_channel=True),
         Scenario("feedback", "labels_of_a_trial", _LABELS),
         Scenario(

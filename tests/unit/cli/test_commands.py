@@ -30,12 +30,26 @@ COMMANDS += [
     "doctor",
     "follow",
 ]
-COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback", "guard"]
+COMMANDS += [
+    "demo",
+    "dev",
+    "policy",
+    "data",
+    "config",
+    "diff",
+    "approve",
+    "canary",
+    "test",
+    "feedback",
+    "guard",
+    "apply",
+]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
     "show": ["v1.0.0"],
     "diff": ["v1.0.0", "v2.0.0"],
+    "apply": ["channels.yaml"],
     "approve": ["v1.0.0"],
     "measure": ["v1.0.0"],
     "test": ["v1.0.0"],
