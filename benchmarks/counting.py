@@ -21,7 +21,7 @@ class Traffic:
     """What went through.
 
     Attributes:
-        requests: the methods of HTTP requests, in order.
+        requests: the methods of HTTP requests, in order; `LIST` for a GET that lists objects.
         sent, received: bytes to and from the server, with their heads.
         bodies: bytes that were sent without heads, by the path of the request.
     """
@@ -129,7 +129,9 @@ class _Pair:
                 self._was_answered = False
                 if found:
                     method, target = (group.decode("utf-8", "replace") for group in found.groups())
-                    self._request = _SentRequest(method, urlsplit(target).path)
+                    asked = urlsplit(target)
+                    lists = method == "GET" and "list-type=2" in asked.query
+                    self._request = _SentRequest("LIST" if lists else method, asked.path)
                 self._proxy.count_sent(data, self._request, is_first=found is not None)
                 self._server.sendall(data)
         self._end()
