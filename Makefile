@@ -7,6 +7,7 @@ SHARD ?= 1/1
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 PYTEST = $(BIN)/pytest -n 3 --dist worksteal
+CATALOG_TESTS = $(wildcard tests/integration/test_catalog*.py tests/integration/test_reconcile*.py) tests/integration/test_requests.py
 
 .PHONY: help demo test acceptance faults bench bench-check clean
 .DEFAULT_GOAL := help
@@ -36,6 +37,7 @@ test: $(VENV)/.installed-dev
 
 acceptance: $(VENV)/.installed-dev
 	$(PYTEST) -m acceptance $(ARGS)
+	$(PYTEST) --catalog postgresql $(CATALOG_TESTS)
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 tests/faults --faults=all --shard=$(SHARD) $(ARGS)

@@ -58,15 +58,37 @@ class TrackingServer:
     url: str
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--catalog postgresql`: MLflow's server keeps what it is told in PostgreSQL."""
+    parser.addoption("--catalog", choices=("sqlite", "postgresql"), default="sqlite", help="what is behind MLflow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End a run for PostgreSQL where that is not installed."""
+    from tests.servers.postgresql import program
+
+    if config.getoption("catalog") == "postgresql" and not program("initdb"):
+        pytest.exit("skipped: PostgreSQL is not installed", returncode=0)
+
+
+def mlflow_server_of(config: pytest.Config, folder: Path) -> MlflowServer:
+    """The MLflow server of a run, not started."""
+    if config.getoption("catalog") == "sqlite":
+        return MlflowServer(folder)
+    from tests.servers.postgresql import MlflowOnPostgresql
+
+    return MlflowOnPostgresql(folder)
+
+
 class SharedMlflow:
     """The MLflow server that all workers of a run share, started by the process that starts the workers.
 
     The workers start meanwhile. Its address is known once it is ready: then a JSON file holds it, or the error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self._folder = TemporaryDirectory(prefix="ulora-tests-")
-        self._server = MlflowServer(Path(self._folder.name) / "mlflow")
+        self._server = mlflow_server_of(config, Path(self._folder.name) / "mlflow")
         self.answer = Path(self._folder.name) / "started.json"
         self._thread = threading.Thread(target=self._start, name="shared-mlflow", daemon=True)
         self._thread.start()
@@ -104,7 +126,7 @@ def pytest_configure_node(node: Any) -> None:
     """Before a pytest-xdist worker starts: start the shared MLflow server, and say where its address will be."""
     stash = node.config.stash
     if _SHARED_MLFLOW not in stash:
-        stash[_SHARED_MLFLOW] = SharedMlflow()
+        stash[_SHARED_MLFLOW] = SharedMlflow(node.config)
     node.workerinput["mlflow"] = str(stash[_SHARED_MLFLOW].answer)
 
 
@@ -155,7 +177,7 @@ def mlflow_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     if shared:
         yield TrackingServer(SharedMlflow.wait_for_url(Path(shared)))
         return
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server = mlflow_server_of(request.config, tmp_path_factory.mktemp("mlflow"))
     try:
         yield TrackingServer(server.start().url)
     finally:

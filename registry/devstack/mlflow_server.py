@@ -16,6 +16,11 @@ class MlflowServer(Server):
     failure = CatalogUnreachable
 
     @property
+    def backend_store_uri(self) -> str:
+        """Where it keeps what it is told."""
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    @property
     def env(self) -> dict[str, str]:
         """What MLflow reads."""
         return {"MLFLOW_TRACKING_URI": self.url}
@@ -24,7 +29,7 @@ class MlflowServer(Server):
         return [
             sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self.port), "--workers", "1",
             "--uvicorn-opts", f"--header {INSTANCE_HEADER}:{self._instance}",
-            "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}",
+            "--backend-store-uri", self.backend_store_uri,
             "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
 
