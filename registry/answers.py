@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -152,6 +153,10 @@ class Change(HtmlTable):
             "where they were until they are restarted; see `ulora history`"
         )
         return replace(self, broken_chain=problem, notes=(note, *self.notes))
+
+    def with_notes(self, notes: Iterable[str]) -> Self:
+        """The same change, with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     @classmethod
     def unneeded(cls, head: Record, note: str) -> Self:

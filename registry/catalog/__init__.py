@@ -1,1 +1,1 @@
-"""MLflow as the catalog of versions. The only package that imports mlflow."""
+"""MLflow as the catalog of versions. Beside `deployments`, the only package that imports mlflow."""

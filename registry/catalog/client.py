@@ -19,6 +19,7 @@ from registry.catalog.entries import CatalogVersion, Entries, RegisteredModel, b
 from registry.catalog.held_files import holds, refuse
 from registry.catalog.identities import Identities
 from registry.catalog.logged_model import Files, check_logged_models
+from registry.catalog.model_uris import version_named
 from registry.catalog.page_writer import describe_model, show
 from registry.catalog.run_writer import ResultRun, record_result
 from registry.catalog.runs import EvidenceRun
@@ -235,6 +236,16 @@ class Catalog:
         from registry.catalog.download import download
 
         return download(self.connection, uri, folder)
+
+    def version_named(self, model: str, uri: str) -> VersionId:
+        """The version of this store that `models:/NAME/7`, `models:/NAME@alias` or `models:/m-<id>` names.
+
+        Raises:
+            BadInput: the URI is invalid, or of another model.
+            VersionNotFound: MLflow has no such version, or it is none of this store.
+        """
+        with self._entries() as (client, entries):
+            return version_named(client, entries, self.store, model, uri)
 
     def url(self, model: str, number: int) -> str:
         """The page of a version in MLflow's UI; the version's URI if the catalog is a database without a server."""

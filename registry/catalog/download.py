@@ -35,13 +35,7 @@ def download(connection: Connection, uri: str, folder: Path) -> Path:
         CatalogRefused: its files are neither behind the server nor in a bucket; see `check_remote`.
         CatalogUnreachable: MLflow does not answer.
     """
-    match = _URI.fullmatch(uri)
-    if match is None:
-        raise BadInput(
-            f"{uri[:200]!r} is not the URI of a version",
-            hint="for example models:/aads-ulora/7 or models:/aads-ulora@champion",
-        )
-    name, number, alias = match.groups()
+    name, number, alias = parse_uri(uri)
     if connection.uri is None:
         raise CatalogUnreachable(
             f"no MLflow tracking server is set to get {uri} from",
@@ -49,7 +43,7 @@ def download(connection: Connection, uri: str, folder: Path) -> Path:
         )
     folder.mkdir(parents=True)
     with connection.open() as client:
-        location = _location(client, _find(client, name, number, alias, uri))
+        location = _location(client, find_version(client, name, number, alias, uri))
         check_remote(location, connection, uri)
     found = Path(_download_artifacts(connection, location, folder))
     restore_names(found)
@@ -71,7 +65,27 @@ def _download_artifacts(connection: Connection, location: str, folder: Path) -> 
         return Deadline(_DOWNLOAD_SECONDS).call(fetch)
 
 
-def _find(client: MlflowClient, name: str, number: str | None, alias: str | None, uri: str) -> Any:
+def parse_uri(uri: str) -> tuple[str, str | None, str | None]:
+    """The model's name in `models:/NAME/7` or `models:/NAME@alias`, and the number or the alias.
+
+    Raises:
+        BadInput: the URI is invalid.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise BadInput(
+            f"{uri[:200]!r} is not the URI of a version",
+            hint="for example models:/aads-ulora/7 or models:/aads-ulora@champion",
+        )
+    return match[1], match[2], match[3]
+
+
+def find_version(client: MlflowClient, name: str, number: str | None, alias: str | None, uri: str) -> Any:
+    """MLflow's registered version with a number, else an alias.
+
+    Raises:
+        VersionNotFound: there is none.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -124,7 +138,7 @@ def _of_model(client: MlflowClient, uri: str) -> str:
     if match is None:
         raise CatalogRefused(f"a version's source is {uri[:200]!r}, which is not the URI of a version")
     name, number, alias = match.groups()
-    return str(_find(client, name, number, alias, uri).source)
+    return str(find_version(client, name, number, alias, uri).source)
 
 
 def _below(location: str, inner: str) -> str:

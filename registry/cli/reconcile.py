@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.options import dry_run_option, registry_options
+from registry.cli.options import dry_run_option, options_as, registry_options
 from registry.cli.output import Output
 from registry.cli.signals import stopping
 from registry.errors import BadInput, BadSetting, CorruptBlob, NotInMlflow, StoreDenied
@@ -21,17 +25,47 @@ _LEFT, _DAMAGED, _REFUSED, _FAILED = _STANDING = (
 """How lines begin that would be printed in every round."""
 
 
+@dataclass(frozen=True)
+class _Webhooks:
+    """Where webhooks of MLflow come in; with no port they do not."""
+
+    webhook_host: str
+    webhook_port: int | None
+    webhook_secret_file: Path | None
+
+    def check(self, watch: bool) -> None:
+        """Raises: BadInput: the options do not go together."""
+        if (self.webhook_port is None) != (self.webhook_secret_file is None):
+            raise BadInput(
+                "--webhook-port and --webhook-secret-file go together",
+                hint="the secret is the one that the webhook in MLflow has: anybody could send an unsigned one",
+            )
+        if self.webhook_port is not None and not watch:
+            raise BadInput("a webhook wakes --watch", hint="add --watch")
+
+
 @click.command("reconcile", short_help="Make MLflow show what the store says; answer requests made there.")
 @click.option("--adopt", is_flag=True, help="Take stages and aliases from versions that others registered.")
 @click.option("--watch", is_flag=True, help="Repeat it until Ctrl-C, also through outages of MLflow and S3.")
 @click.option(
     "--every", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Time between two rounds. [default: 10]"
 )
+@click.option(
+    "--webhook-port", type=click.IntRange(0, 65535), metavar="PORT",
+    help="Let webhooks of MLflow wake --watch early; 0 takes any free port.",
+)  # fmt: skip
+@click.option("--webhook-host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where they are taken.")
+@click.option(
+    "--webhook-secret-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="The secret of the webhook in MLflow; a line for each, while one replaces another.",
+)  # fmt: skip
 @dry_run_option
 @registry_options
+@options_as(_Webhooks, "webhooks")
 def reconcile_command(
-    registry: Registry, out: Output, *, adopt: bool, watch: bool, every: float | None, dry_run: bool
-) -> None:
+    registry: Registry, out: Output, *, adopt: bool, watch: bool, every: float | None, dry_run: bool,
+    webhooks: _Webhooks,
+) -> None:  # fmt: skip
     """Log versions and evidence that MLflow lacks, answer requests, and set stages and aliases to what channels serve.
 
     In the MLflow UI, a promotion is requested by setting the alias request-staging or request-production on a version.
@@ -43,17 +77,22 @@ def reconcile_command(
 
     Versions that were not registered by ulora are left alone, unless --adopt.
 
+    With --webhook-port, a signed webhook of MLflow to http://HOST:PORT/mlflow begins the next round at once. It is a
+    hint only: what is done follows from what MLflow and the store say then. See docs/mlflow.md.
+
     \b
     Examples:
       ulora reconcile --dry-run
       ulora reconcile --watch --every 10
+      ulora reconcile --watch --every 60 --webhook-port 8470 --webhook-secret-file webhook.secret
     """
     if every is not None and not watch:
         raise BadInput("--every says how often to --watch")
     if watch and dry_run:
         raise BadInput("--watch acts, --dry-run does not: give one of them")
+    webhooks.check(watch)
     if watch:
-        _watch(registry, out, every or 10.0, adopt=adopt)
+        _watch(registry, out, every or 10.0, webhooks, adopt=adopt)
         return
     done = registry.reconcile(adopt=adopt, dry_run=dry_run)
     out.answer(
@@ -112,14 +151,38 @@ class _NewLines:
         self._out.event({"reconciled": line}, line)
 
 
-def _watch(registry: Registry, out: Output, every: float, *, adopt: bool) -> None:
+def _watch(registry: Registry, out: Output, every: float, webhooks: _Webhooks, *, adopt: bool) -> None:
     """Reconcile until Ctrl-C or SIGTERM."""
     if registry.settings.tracking_uri is None:
         raise BadSetting("no MLflow tracking server is set", hint="set MLFLOW_TRACKING_URI or pass --tracking-uri")
     from registry.catalog.watch import LoopControl, reconcile_repeatedly
 
     control, lines = LoopControl(every), _NewLines(out)
-    with stopping(control.end):
+    with stopping(control.end), _listening(webhooks, registry.model, control.wake.set, out):
         out.event({"watching": registry.model}, f"watching {registry.model}; Ctrl-C stops it")
         reconcile_repeatedly(registry.reconciler(adopt=adopt), control, lines.done, lines.failed)
     out.note("stopped")
+
+
+@contextmanager
+def _listening(webhooks: _Webhooks, model: str, wake: Callable[[], None], out: Output) -> Iterator[None]:
+    """Let webhooks wake, if there is a port for them.
+
+    Raises:
+        BadSetting: the secrets can't be read, or the port is in use.
+    """
+    if webhooks.webhook_port is None or webhooks.webhook_secret_file is None:
+        yield
+        return
+    from registry.catalog.webhook_listener import PATH, WebhookListener, WebhookUse
+    from registry.catalog.webhook_signature import Deliveries, read_secrets
+    from registry.serving.listening import listen
+
+    deliveries = Deliveries(read_secrets(webhooks.webhook_secret_file))
+    listener = listen(webhooks.webhook_host, webhooks.webhook_port, "--webhook-port or --webhook-host")
+    use = WebhookUse(model, wake, lambda reason: out.note(f"a webhook was refused: {reason}"))
+    with WebhookListener(listener, deliveries, use):
+        host = f"[{webhooks.webhook_host}]" if ":" in webhooks.webhook_host else webhooks.webhook_host
+        url = f"http://{host}:{listener.getsockname()[1]}{PATH}"
+        out.event({"webhooks": url}, f"webhooks of MLflow are taken at {url}")
+        yield

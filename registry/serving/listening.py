@@ -1,4 +1,4 @@
-"""The socket of a replica."""
+"""The socket of a server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from registry.errors import BadSetting
 _BACKLOG = 2048
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, options: str = "--port or --host") -> socket.socket:
     """A socket that listens, whose connections send every answer at once.
 
     asyncio switches Nagle's algorithm off only for sockets that were made with the protocol TCP by name, which these
     are not: the second packet of an answer would wait 40 ms for a client's acknowledgement of the first.
+
+    Args:
+        options: the command's, which choose host and port, for errors.
 
     Raises:
         BadSetting: the port is in use, or the host is not an address of this machine.
@@ -26,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise BadSetting(
             f"can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}",
-            hint="the port is in use, or the host is not an address of this machine: choose another --port or --host",
+            hint=f"the port is in use, or the host is not an address of this machine: choose another {options}",
         ) from error
 
 

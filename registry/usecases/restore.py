@@ -33,7 +33,7 @@ def restore(
     manifest = wiring.manifest(version)
     check_trusted(wiring, manifest)
     order = RestoreRequest(
-        version, tree_files(manifest), _fetch(wiring, version, progress), tuple(options.only), options.clean
+        version, tree_files(manifest), fetcher(wiring, version, progress), tuple(options.only), options.clean
     )
     return restoring.restore(order, target, dry_run=dry_run)
 
@@ -42,13 +42,16 @@ def switch(wiring: Wiring, version: str, root: Path, *, dry_run: bool, progress:
     """Put a version below a folder and make `current` a link to it; see `Registry.switch`."""
     manifest = wiring.manifest(version)
     check_trusted(wiring, manifest)
-    return switching.switch(manifest, root, _fetch(wiring, version, progress), dry_run=dry_run)
+    return switching.switch(manifest, root, fetcher(wiring, version, progress), dry_run=dry_run)
 
 
-def _fetch(
-    wiring: Wiring, version: str, progress: OpenProgress | None
+def fetcher(
+    wiring: Wiring, version: str, progress: OpenProgress | None = None
 ) -> Callable[[Sequence[FileEntry]], Mapping[str, Path]]:
-    """Fetches files of a version into this machine's cache of verified blobs."""
+    """Fetches files of a version into this machine's cache of verified blobs.
+
+    What it returns raises MissingBlob, CorruptBlob, and VersionForgotten where that says why files are missing.
+    """
 
     def fetch(files: Sequence[FileEntry]) -> Mapping[str, Path]:
         try:

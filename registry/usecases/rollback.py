@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from registry.answers import Change
@@ -64,4 +63,4 @@ def with_chain(wiring: Wiring, change: Change) -> Change:
 
 
 def _noted(change: Change, note: str) -> Change:
-    return replace(change, notes=(*change.notes, note))
+    return change.with_notes([note])

@@ -69,21 +69,30 @@ def status(wiring: Wiring) -> Status:
 
     refusals = Refusals()
 
-    def channel_status(name: str) -> ChannelStatus:
+    def described(name: str) -> ChannelStatus:
         try:
-            head = wiring.channel(name).head()
-            reported = replica_statuses(wiring, name, head)
-            return replace(ChannelStatus.of(name, head, reported), overruled=_overruled(wiring, head))
+            return channel_status(wiring, name)
         except (IntegrityError, StoreDenied) as error:
             refusals.note(error)
             found = ChannelStatus.of(name, None, (), problem=str(error))
             return replace(found, refused=isinstance(error, StoreDenied))
 
-    channels = tuple(in_parallel(channel_status, CHANNELS))
+    channels = tuple(in_parallel(described, CHANNELS))
     refusals.check(len(CHANNELS))
     if all(channel.stable is None and not channel.problem for channel in channels):
         wiring.store.check_holds(wiring.model)
     return Status(wiring.model, wiring.settings.store, channels, _last_probe(wiring))
+
+
+def channel_status(wiring: Wiring, channel: str) -> ChannelStatus:
+    """What one channel serves.
+
+    Raises:
+        IntegrityError, StoreDenied: its newest record can't be read.
+    """
+    head = wiring.channel(channel).head()
+    reported = replica_statuses(wiring, channel, head)
+    return replace(ChannelStatus.of(channel, head, reported), overruled=_overruled(wiring, head))
 
 
 def history(wiring: Wiring, channel: str, limit: int | None) -> list[Record]:

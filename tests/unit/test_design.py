@@ -91,7 +91,7 @@ def test_the_torch_side_imports_what_the_page_allows() -> None:
 
 def test_the_entry_points_on_the_page_are_those_declared() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert set(re.findall(r"`(ulora\.[a-z]+)`", section("Layers"))) == set(declared)
+    assert set(re.findall(r"`((?:ulora|mlflow)\.[a-z_]+)`", section("Layers"))) == set(declared)
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
