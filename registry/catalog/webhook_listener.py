@@ -36,7 +36,7 @@ _CLOSE_SECONDS = 5.0
 _NUMBER = re.compile(r"-?[0-9]+")
 
 
-class _Refused(Exception):
+class _BadRequest(Exception):
     """A request that is answered with an error."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
@@ -45,7 +45,7 @@ class _Refused(Exception):
 
 
 @dataclass(frozen=True)
-class _Request:
+class _WebhookRequest:
     method: str
     path: str
     headers: Mapping[str, str]
@@ -126,21 +126,21 @@ class WebhookListener:
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[HTTPStatus, str]:
         try:
             if self._open > MAX_CONNECTIONS:
-                raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
+                raise _BadRequest(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
             return HTTPStatus.OK, self._take(await _read(reader))
-        except _Refused as error:
+        except _BadRequest as error:
             return error.status, str(error)
 
-    def _take(self, request: _Request) -> str:
+    def _take(self, request: _WebhookRequest) -> str:
         if request.path != PATH:
-            raise _Refused(HTTPStatus.NOT_FOUND, f"webhooks go to {PATH}")
+            raise _BadRequest(HTTPStatus.NOT_FOUND, f"webhooks go to {PATH}")
         if request.method != "POST":
-            raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED, "webhooks are sent by POST")
+            raise _BadRequest(HTTPStatus.METHOD_NOT_ALLOWED, "webhooks are sent by POST")
         try:
             is_new = self._deliveries.is_new(request.headers, request.body, time.time())
         except RefusedWebhook as error:
             self._say(str(error))
-            raise _Refused(HTTPStatus.UNAUTHORIZED, str(error)) from error
+            raise _BadRequest(HTTPStatus.UNAUTHORIZED, str(error)) from error
         self._said.clear()
         if not is_new:
             return "taken before"
@@ -165,42 +165,42 @@ class WebhookListener:
         self._use.wake()
 
 
-async def _read(reader: asyncio.StreamReader) -> _Request:
+async def _read(reader: asyncio.StreamReader) -> _WebhookRequest:
     """One request, whole.
 
     Raises:
-        _Refused: it is no HTTP, too large, or does not say its length.
+        _BadRequest: it is no HTTP, too large, or does not say its length.
         IncompleteReadError: the client went away.
     """
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.LimitOverrunError as error:
-        raise _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large") from error
+        raise _BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large") from error
     first, _, rest = head.partition(b"\r\n")
     words = first.decode("latin-1").split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        raise _Refused(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
+        raise _BadRequest(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
     headers = _headers(rest)
-    return _Request(words[0], words[1].partition("?")[0], headers, await reader.readexactly(_length(headers)))
+    return _WebhookRequest(words[0], words[1].partition("?")[0], headers, await reader.readexactly(_length(headers)))
 
 
 def _headers(lines: bytes) -> dict[str, str]:
     try:
         found = http.client.parse_headers(io.BytesIO(lines)).items()
     except http.client.HTTPException as error:
-        raise _Refused(HTTPStatus.BAD_REQUEST, "the headers are not readable") from error
+        raise _BadRequest(HTTPStatus.BAD_REQUEST, "the headers are not readable") from error
     headers = {name.lower(): value.strip() for name, value in found}
     if len(headers) != len(found):
-        raise _Refused(HTTPStatus.BAD_REQUEST, "a header is there twice")
+        raise _BadRequest(HTTPStatus.BAD_REQUEST, "a header is there twice")
     return headers
 
 
 def _length(headers: Mapping[str, str]) -> int:
     text = headers.get("content-length", "0")
     if "transfer-encoding" in headers or not (text.isascii() and text.isdigit()):
-        raise _Refused(HTTPStatus.LENGTH_REQUIRED, "the length of the body is not said")
+        raise _BadRequest(HTTPStatus.LENGTH_REQUIRED, "the length of the body is not said")
     if len(text) > 12 or int(text) > MAX_BODY:
-        raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has {MAX_BODY} bytes at most")
+        raise _BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has {MAX_BODY} bytes at most")
     return int(text)
 
 

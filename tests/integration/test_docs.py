@@ -34,7 +34,11 @@ FIRST_TIME = ("README.md",)
 """Pages whose reader has nothing but images yet.
 
 All others find a policy that asks nothing, and releases in production."""
-STANDS_IN = {"facebook/dinov2-base": "dinov2-tiny", "--port 8000": "--port 0"}
+STANDS_IN = {
+    "facebook/dinov2-base": "dinov2-tiny",
+    "--port 8000": "--port 0",
+    "--webhook-port 8470": "--webhook-port 0",
+}
 """What is replaced on a page: what needs the network, and a port that may be taken."""
 PROJECT = {
     "project/src/pipeline.py": "print('plants')\n",

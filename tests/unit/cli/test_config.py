@@ -22,7 +22,7 @@ tracking_uri = "https://ann:SECRET@mlflow.example.com"
 [aliases]
 production = "champion"
 """
-TOLD_TO_HOOKS = {f"ULORA_{name}" for name in ("ACTION", "BEFORE", "CHANNEL", "FOLDER", "GENERATION", "VERSION")}
+TOLD_TO_HOOKS = {f"ULORA_{name}" for name in ("ACTION", "BEFORE", "CHANNEL", "FOLDER", "GENERATION")}
 """What `ulora follow` sets for its hook, and nobody here reads."""
 
 

@@ -19,7 +19,7 @@ QUOTED = re.compile(r"`(ulora [^`\n]+)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OTHERS = {
     "--artifacts-destination", "--backend-store-uri", "--force-reinstall", "--no-deps", "--profile", "--env-manager",
-    "--help", "--version", "--host", "--port",
+    "--help", "--version", "--host", "--port", "--endpoint",
 }  # fmt: skip
 """Options of other programs that messages name."""
 
