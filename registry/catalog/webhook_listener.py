@@ -115,8 +115,8 @@ class WebhookListener:
                 status, text = await self._answer(reader)
                 writer.write(_response(status, text))
                 await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError):
-            pass  # nobody waits for an answer any more
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # nobody waits for an answer any more, or the listener ends
         finally:
             self._open -= 1
             writer.close()

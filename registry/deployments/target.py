@@ -73,15 +73,14 @@ def target_help() -> str:
 
 
 def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None) -> None:
-    """Load a version as a replica does, verified and self-tested, and say that it answers. Changes nothing.
+    """Load a version as a replica does, verified and self-tested, and say so. Changes nothing; `name` is not used.
 
     Raises:
         RefusedByUlora: there is no such version, it can't be loaded here, or there is a configuration.
     """
     with as_mlflow_errors():
-        check_channel(name)
         if config:
-            raise BadInput(f"run-local takes no -C {', '.join(map(str, config))}"[:300], hint="leave it out")
+            raise BadInput(f"run-local takes no -C: {', '.join(map(str, config))}"[:300], hint="leave it out")
         registry = _open(Address.parse(model_uri).model if model_uri.startswith(f"{SCHEME}:") else None)
         version = _version(registry, model_uri, flavor)
         loaded = registry.load(version)

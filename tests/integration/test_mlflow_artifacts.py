@@ -17,6 +17,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from registry.api import Registry
+from registry.catalog import tags as catalog_tags
+from registry.deployments.run_context import VERSION_TAG
 from registry.formats.canonical import sha256
 from registry.usecases.options import CreateOptions
 from tests.support.mlflow_cli import mlflow_command
@@ -208,6 +210,7 @@ def test_importing_mlflow_loads_next_to_nothing_of_ours() -> None:
 def test_runs_are_tagged_while_the_version_is_set(
     tracking_uri: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert VERSION_TAG == catalog_tags.VERSION, "the tag that versions and evidence have"
     mlflow.set_experiment(model)
 
     def tags(**own: str) -> dict[str, str]:

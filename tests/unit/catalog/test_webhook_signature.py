@@ -14,7 +14,7 @@ from registry.errors import BadSetting
 
 SECRET, OTHER = "s" * 32, "o" * 32
 NOW = 1_800_000_000
-BODY = '{"entity": "registered_model_alias", "data": {"name": "größe"}}'
+BODY = '{"entity": "model_version_alias", "data": {"name": "größe"}}'
 
 
 def headers(secret: str = SECRET, delivery: str = "d-1", at: int = NOW, body: str = BODY) -> dict[str, str]:
