@@ -20,6 +20,8 @@ from registry.store.objects import ObjectStore
 from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering
 from tests.support.registries import bind, create, listing, open_registry, small_bundle
 
+pytestmark = pytest.mark.acceptance
+
 V1, V2 = "v1.0.0", "v2.0.0"
 LOG = "/channels/production/"
 ALWAYS = 10_000

@@ -18,6 +18,8 @@ from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering, swallo
 from tests.support.foreign_answers import EACH_404, EACH_FOREIGN, EACH_REFUSAL, FOREIGN, applied, refusal
 from tests.support.registries import bind, create, listing, open_registry
 
+pytestmark = pytest.mark.acceptance
+
 V1, V2 = "v1.0.0", "v2.0.0"
 LOG = "/channels/production/"
 RECORD = "0999999999997.json"

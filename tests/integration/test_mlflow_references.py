@@ -26,6 +26,8 @@ from tests.support import flavor_package
 from tests.support.bundles import png
 from tests.support.registries import file_of, flip_a_byte, open_registry, small_bundle
 
+pytestmark = pytest.mark.acceptance
+
 V1, V2, V3 = "v1.0.0", "v1.1.0", "v1.2.0"
 TABLE = pandas.DataFrame({"path": ["config/a.txt", "router/b.txt"]})
 
@@ -205,7 +207,6 @@ def test_reconcile_leaves_references_and_copies_alone(registry: Registry) -> Non
     assert [texts(load(registry, number)) for number in (1, 2)] == [["a", "b"], ["b", "b"]]
 
 
-@pytest.mark.acceptance
 def test_a_reference_that_was_deleted_is_made_again(registry: Registry) -> None:
     registry.promote(V1, "production")
     client(registry).delete_logged_model(model_id(registry, 1))
@@ -214,7 +215,6 @@ def test_a_reference_that_was_deleted_is_made_again(registry: Registry) -> None:
     assert "artifacts/bundle/config/a.txt" not in artifacts(registry, 2)
 
 
-@pytest.mark.acceptance
 def test_a_reference_with_another_manifest_is_refused(registry: Registry, tmp_path: Path) -> None:
     registry.promote(V1, "production")
     (tmp_path / "changed").mkdir()

@@ -23,6 +23,8 @@ from tests.support.echo_releases import wait_until
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import ulora
 
+pytestmark = pytest.mark.acceptance
+
 OLD, NEW = "v1.0.0", "v2.0.0"
 WITH_WEIGHTS = ("adapters/low", "adapters/mid", "router")
 

@@ -19,6 +19,8 @@ from tests.servers.proxy import Exchange, Fault, Proxy, Reply, answering
 from tests.support.registries import bind, create, file_of, flip_a_byte, open_registry
 from tests.support.run_ulora import complains, ulora
 
+pytestmark = pytest.mark.acceptance
+
 V1, V2 = "v1.0.0", "v2.0.0"
 WEIGHTS, CONFIG = "adapters/low/adapter_model.safetensors", "config/preprocessing.json"
 OTHER = "adapters/low/head.safetensors"
@@ -320,7 +322,6 @@ def fail(proxy: Proxy, *keys: str) -> None:
         proxy.next(answering(500, "InternalError"), containing=key, times=1000)
 
 
-@pytest.mark.acceptance
 def test_one_object_that_the_store_fails_for_hides_no_other(registry: Registry, proxy: Proxy) -> None:
     heartbeat = put(registry, layout.replica(registry.model, "production", "host-1"))
     fail(proxy, layout.version(registry.model, V2), record(registry, 2), heartbeat)
@@ -338,7 +339,6 @@ def test_one_object_that_the_store_fails_for_hides_no_other(registry: Registry, 
     assert all(line in done.out for line in lines)
 
 
-@pytest.mark.acceptance
 def test_a_blob_that_the_store_fails_for_hides_no_other(registry: Registry, proxy: Proxy) -> None:
     proxy.next(answering(500, "InternalError"), method="GET", containing=blob(registry, WEIGHTS), times=1000)
     flip_a_byte(registry, V1, OTHER)
@@ -347,7 +347,6 @@ def test_a_blob_that_the_store_fails_for_hides_no_other(registry: Registry, prox
     assert f"    {WEIGHTS}: may not be read" in done.out
 
 
-@pytest.mark.acceptance
 def test_a_store_that_fails_for_one_blob_is_no_evidence(registry: Registry, proxy: Proxy) -> None:
     """`ulora test` keeps what is known of a version, and nothing is."""
     proxy.next(answering(500), method="HEAD", containing=blob(registry, WEIGHTS), times=1000)
@@ -355,7 +354,6 @@ def test_a_store_that_fails_for_one_blob_is_no_evidence(registry: Registry, prox
     assert (done.code, list(registry.wiring.ledger.benchmarks(VersionName.parse(V1)))) == (7, []), done
 
 
-@pytest.mark.acceptance
 def test_a_store_that_fails_for_everything_ends_a_command(registry: Registry, proxy: Proxy) -> None:
     proxy.next(answering(500, "InternalError"), method="GET", containing=f"/{registry.model}/", times=1000)
     proxy.next(answering(500, "InternalError"), method="GET", containing="format.json", times=1000)

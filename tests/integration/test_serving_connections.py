@@ -25,6 +25,8 @@ from tests.support.echo_releases import Shop, find_echo, wait_until
 from tests.support.raw_http import connect, is_closed, post, read_answer
 from tests.support.running_app import running_server
 
+pytestmark = pytest.mark.acceptance
+
 IMAGE = {"files": {"image": b"leaf"}}
 
 

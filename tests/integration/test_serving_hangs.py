@@ -21,6 +21,8 @@ from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Echo, Shop, find_echo, load_echo, wait_until
 from tests.support.hanging_flavor import FLAVOR, HOLD_THE_LOCK, LOAD_HOLDS_THE_LOCK, LOAD_WAITS, WAIT, serving
 
+pytestmark = pytest.mark.acceptance
+
 GOOD = "v1.0.0"
 SHORT = ("--grace", "1")
 
@@ -70,7 +72,6 @@ def test_sigterm_ends_a_replica_whose_answer_holds_the_lock(shop: Shop, tmp_path
         assert "did not end within 1 s: it is killed" in process.stderr.read()
 
 
-@pytest.mark.acceptance
 def test_hanging_loads_and_answers_hold_nothing_else_up(shop: Shop, tmp_path: Path) -> None:
     release(shop, GOOD)
     environment = {"ULORA_MODEL": shop.model}

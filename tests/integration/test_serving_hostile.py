@@ -22,6 +22,8 @@ from tests.support.echo_releases import Shop, find_echo, wait_until
 from tests.support.raw_http import connect, is_closed, post, read_answer
 from tests.support.running_app import running_server
 
+pytestmark = pytest.mark.acceptance
+
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 GOOD = post(b"leaf", "Content-Length: 4")
 Served = tuple[HttpServer, str]

@@ -31,6 +31,8 @@ from tests.support.registries import bind, create, file_of, listing, open_regist
 from tests.support.run_ulora import ulora
 from tests.support.running_app import running
 
+pytestmark = pytest.mark.acceptance
+
 V1, V2 = "v1.0.0", "v1.1.0"
 ASKS = """
 format: 1
@@ -101,7 +103,6 @@ def test_a_policy_that_asks_for_a_test_is_met_by_it(asked: Registry, tmp_path: P
     assert asked.promote(V2, "production").changed
 
 
-@pytest.mark.acceptance
 def test_a_team_has_the_version_and_mlflow_shows_it(registry: Registry, tracking_uri: str, tmp_path: Path) -> None:
     tests = write_tests(
         tmp_path / "checks",
@@ -211,7 +212,6 @@ def test_a_team_test_that_fails_is_named_with_its_error(two: Registry, tmp_path:
     assert not list(tests.rglob("__pycache__")) + list(tests.rglob(".pytest_cache"))
 
 
-@pytest.mark.acceptance
 def test_at_ctrl_c_a_teams_tests_end_too(two: Registry, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     tests = write_tests(

@@ -28,6 +28,8 @@ from tests.servers.proxy import Exchange, Proxy
 from tests.support.registries import bind
 from tests.support.store_with_clock import Calendar, has, manifest_of, open_calendar, release
 
+pytestmark = pytest.mark.acceptance
+
 NAME, FILE = "v1.0.0", b"both want it"
 CONTESTED = re.compile(r"gc\.json|/forgotten/|/channels/|folders models/|[^g]..\S* (blobs/|\S*/versions/)")
 """Calls that one side makes on what the other may write; a read of a name or a manifest is of what never changes."""

@@ -18,6 +18,8 @@ from tests.support.foreign_answers import EACH_404, EACH_FOREIGN, EACH_REFUSAL, 
 from tests.support.registries import open_registry
 from tests.support.run_script import run, serve_three
 
+pytestmark = pytest.mark.acceptance
+
 NEXT = "/channels/production/0999999999996.json"
 """The record that the script writes."""
 LOGIN = Reply(200, [("Content-Type", "text/html"), ("ETag", 'W/"1"')], b"<html><body>Log in</body></html>")

@@ -14,6 +14,8 @@ from registry.tree.switch import current, switch
 from tests.support.kill_at_step import count_of, killed_at, some_steps
 from tests.support.working_trees import Content, Shelf, tree_of, write_tree
 
+pytestmark = pytest.mark.acceptance
+
 OLD: Content = {"app.py": "old", "config/a.yaml": "a", "gone/x": "x"}
 MINE: Content = {"app.py": "my edit", "logs/mine": "mine"}
 NEW: Content = {"app.py": "new", "config/a.yaml": "b", "config/b/c": "c"}

@@ -24,6 +24,8 @@ from tests.support.importing import edited, taken_in
 from tests.support.other_adapter_layouts import LABELS, edit_json
 from tests.support.peft_models import backbone
 
+pytestmark = pytest.mark.acceptance
+
 
 class Hostile:
     """A pickle of it runs code where it is unpickled without care."""

@@ -27,6 +27,8 @@ from registry.versions.bundle import read_bundle as read_whole_bundle
 from registry.versions.manifest import Manifest
 from tests.support.bundles import add_goldens, noise, png, read_bundle, write_bundle
 
+pytestmark = pytest.mark.acceptance
+
 RUNTIMES = ["torch-bf16", "torch-int8", "openvino-int8"]
 TARGETS = ("low", "mid", "high")
 

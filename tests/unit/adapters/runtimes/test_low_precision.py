@@ -30,6 +30,8 @@ from adapters.runtimes.torch_runtime import TorchRuntime
 from registry.errors import BadInput, MissingDependency
 from registry.versions.manifest import BackboneRef
 
+pytestmark = pytest.mark.acceptance
+
 TINIES = ["dinov2-tiny", "dinov3-tiny"]
 NARROW = ["torch-bf16", "torch-int8", "openvino-int8"]
 DEPTH = 6
