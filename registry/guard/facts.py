@@ -112,7 +112,7 @@ class Breaker(DocumentPart):
     Attributes:
         kind: one of `registry.trials.observations.Failure`.
         replicas: that report it; of a crash loop, the hosts.
-        of: how many could; those that may be only cut off are among them.
+        of: how many could; those that may be only cut off, or whose heartbeats can't be read, are among them.
     """
 
     kind: str = Field(max_length=40)

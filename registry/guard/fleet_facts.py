@@ -65,8 +65,9 @@ def breakers(look: ChannelLook, tried: Sequence[MergedArm]) -> Iterator[Breaker]
         yield Breaker(kind=kind, replicas=NamedReplicas.of(failed[kind]), of=_voters(look))
     if crashing := _crashing(look):
         yield Breaker(
-            kind="crash_loop", replicas=NamedReplicas.of({host[:120] for host in crashing}), of=len(_hosts(look))
-        )
+            kind="crash_loop", replicas=NamedReplicas.of({host[:120] for host in crashing}),
+            of=len(_hosts(look)) + len(_unread_heartbeats(look)),
+        )  # fmt: skip
 
 
 def _crashing(look: ChannelLook) -> set[str]:
@@ -121,11 +122,17 @@ def _hosts(look: ChannelLook) -> set[str]:
 
 
 def _voters(look: ChannelLook) -> int:
-    """Live replicas, and the silent ones of hosts from which nothing is heard: they may be only cut off."""
+    """Live replicas; the silent ones of hosts from which nothing is heard, as they may be only cut off; and those whose
+    heartbeats can't be read. Else the one that can be read would be "one of one", and speak for all."""
     live = _live(look)
     heard = {each.host for each in live}
     silent = [seen for seen in look.heartbeats if SILENT_AFTER < seen.age <= GONE_AFTER]
-    return len(live) + sum(seen.document is not None and seen.document.host not in heard for seen in silent)
+    cut_off = sum(seen.document is not None and seen.document.host not in heard for seen in silent)
+    return len(live) + cut_off + len(_unread_heartbeats(look))
+
+
+def _unread_heartbeats(look: ChannelLook) -> list[str]:
+    return [seen.id for seen in look.heartbeats if seen.document is None and seen.age <= GONE_AFTER]
 
 
 def _live(look: ChannelLook) -> list[Heartbeat]:

@@ -32,6 +32,7 @@ _TOLERANCE = 60
 much."""
 _ROUNDED = 2
 """Seconds by which times of the store may differ, as some are in whole seconds."""
+_NOT_THERE = "the store lists it, and says that it is not there"
 _EPOCH = datetime.min.replace(tzinfo=UTC)
 Kind = TypeVar("Kind", bound=Document)
 
@@ -178,6 +179,7 @@ class _Folder(Generic[Kind]):
         newest = heapq.nlargest(MAX_REPLICAS, infos, key=lambda info: info.modified or _EPOCH)
         newest.sort(key=lambda info: info.key)
         in_parallel(lambda info: self._fetch(info, first), [info for info in newest if not self._is_known(info)])
+        self._forget_deleted()
         self._known = {info.key: self._known[info.key] for info in newest if info.key in self._known}
         found = [self._seen(info, now) for info in newest if info.key in self._known]
         return found, len(infos) - len(newest)
@@ -194,12 +196,20 @@ class _Folder(Generic[Kind]):
             if isinstance(document, Observations):
                 document = by_the_stores_clock(_since(document, first), stored.modified)  # type: ignore[assignment]
             self._known[info.key] = stored.etag, document, ""
-        except ObjectNotFound:  # deleted since the listing
-            self._known.pop(info.key, None)
+        except ObjectNotFound:
+            self._known[info.key] = "", None, _NOT_THERE
         except StoreUnreachable:
             raise
         except UloraError as error:
             self._known[info.key] = "", None, first_line(error)
+
+    def _forget_deleted(self) -> None:
+        """What was not there any more is forgotten only if it is not listed any more either: who lists an object and
+        does not give it hides what its replica says."""
+        gone = {key for key, (_, _, problem) in self._known.items() if problem == _NOT_THERE}
+        if gone:
+            listed = {info.key for info in islice(self._store.list(self._folder), _MAX_LISTED)}
+            self._known = {key: known for key, known in self._known.items() if key not in gone - listed}
 
     def _seen(self, info: ObjectInfo, now: datetime) -> SeenObject[Kind]:
         _, document, problem = self._known[info.key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from mlflow import MlflowClient
 
 from registry.api import Registry
 from registry.channels.record import Record
+from registry.devstack.s3_server import S3Server
 from registry.errors import BadInput, NotFound
 from registry.names import VersionName
 from registry.store import layout
 from registry.usecases.options import CanaryOptions, ReportOptions
+from tests.servers.proxy import Proxy, answering
 from tests.support.mlflow_versions import register
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import complains, ulora
@@ -96,6 +99,15 @@ def test_observations_that_cannot_be_read_are_noted(registry: Registry) -> None:
     registry.store.overwrite(layout.observation(registry.model, "production", "e"), b"{}")
     (note,) = [each for each in registry.canary.report(options=OFFLINE).report.notes if "can't be read" in each]
     assert note.startswith("what e has counted")
+
+
+def test_observations_that_are_listed_and_not_given_are_noted(registry: Registry, s3: S3Server) -> None:
+    served(registry)
+    with Proxy(s3.port) as proxy:
+        proxy.next(answering(404, "NoSuchKey"), method="GET", containing="/observations/production/a.json", times=100)
+        seen = Registry(settings=replace(registry.settings, endpoint_url=proxy.url))
+        report = seen.canary.report(options=OFFLINE).report
+    assert [each for each in report.notes if each.startswith("what a has counted can't be read")], report.notes
 
 
 def test_a_report_is_a_run_of_both_versions(registry: Registry, tracking_uri: str, tmp_path: Path) -> None:

@@ -31,10 +31,11 @@ from registry.guard.webhook import Attempt
 from registry.names import VersionName
 from registry.store import layout
 from registry.trials.observations import StageCounts
+from registry.trials.stages import stage_of_record
 from registry.usecases.observed import WatchedChannel
 from registry.usecases.options import CanaryOptions, ReportOptions
 from tests.integration.test_races import together
-from tests.servers.proxy import Proxy, unavailable
+from tests.servers.proxy import Exchange, Fault, Proxy, answering, unavailable
 from tests.support.mlflow_versions import client, register
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import complains, ulora
@@ -316,6 +317,41 @@ def test_what_did_not_change_is_not_read_again(watched: Watched, s3: S3Server) -
             watched.fleet.begin(watched.head)
         first, second, third = reads
         assert (first - second, second) == (6, third)
+
+
+@pytest.mark.parametrize("fault", [answering(404, "NoSuchKey"), answering(403, "AccessDenied")])
+def test_a_store_that_hides_heartbeats_rolls_nothing_back(watched: Watched, s3: S3Server, fault: Fault) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 1000)
+    stage = stage_of_record(watched.head)
+    assert stage
+    watched.fleet.recorders["a"].failed(stage, "canary", "digest_mismatch")
+    watched.write()
+    with Proxy(s3.port) as proxy:
+        for name in ("b", "c"):
+            proxy.next(fault, containing=layout.replica(watched.registry.model, "production", name), times=100)
+        registry = Registry(settings=replace(watched.registry.settings, endpoint_url=proxy.url))
+        (looked,) = Guard(registry, watched.notifiers, GuardOptions(("production",), once=True)).look()
+    assert (looked.outcome, looked.action, looked.changed) == ("hold", "hold", False)
+    assert looked.evidence.endswith("2: b, c")
+
+
+def test_a_replica_that_ends_during_the_look_is_no_problem(watched: Watched, s3: S3Server) -> None:
+    watched.start()
+    watched.fleet.ask(watched.head, 1000)
+    watched.write()
+    key = layout.replica(watched.registry.model, "production", "c")
+
+    def end(exchange: Exchange) -> None:
+        watched.registry.store.delete(key)
+        exchange.send(exchange.forward())
+
+    with Proxy(s3.port) as proxy:
+        proxy.next(end, method="GET", containing=key)
+        registry = Registry(settings=replace(watched.registry.settings, endpoint_url=proxy.url))
+        (looked,) = Guard(registry, watched.notifiers, GuardOptions(("production",), once=True)).look()
+    assert looked.outcome == "pass", looked
+    assert "can't be read" not in looked.evidence
 
 
 def test_an_object_of_another_replica_holds(watched: Watched) -> None:

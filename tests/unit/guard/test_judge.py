@@ -377,6 +377,28 @@ def test_replicas_that_are_gone_do_not_vote() -> None:
     assert decided(fleet.look(records), policy(" ")).action == "none"
 
 
+def test_heartbeats_that_cannot_be_read_count_as_voters() -> None:
+    fleet, records = Fleet(), started(plan=None)
+    fleet.begin(records[-1])
+    fleet.recorders["a"].failed(stage_of(fleet), "canary", "digest_mismatch")
+    look = fleet.look(records)
+    first, *others = look.heartbeats
+    unread = [replace(seen, document=None, problem="refused") for seen in others]
+    decision = decided(replace(look, heartbeats=(first, *unread)), policy(" "))
+    assert (decision.outcome, decision.action) == ("hold", "hold")
+    assert finding(decision, "digest_mismatch").reason == "1 of 3 live replicas: a"
+
+
+def test_the_only_host_that_can_be_read_is_not_all() -> None:
+    fleet, records = crash_looping(("one",))
+    look = fleet.look(records)
+    hidden = [replace(seen, document=None, problem="refused") for seen in look.heartbeats if seen.id in fleet.names]
+    others = [seen for seen in look.heartbeats if seen.id not in fleet.names]
+    decision = decided(replace(look, heartbeats=(*hidden, *others)), policy(" "))
+    assert decision.action == "hold"
+    assert finding(decision, "crash_loop").reason == "1 of 4 live replicas: one"
+
+
 def crash_looping(hosts: tuple[str, ...], deaths: int = 3) -> tuple[Fleet, list[Record]]:
     """A fleet and, on these hosts, processes that live for 20 s, one after the other; the last one still does."""
     fleet, records = Fleet(), started(plan=None)
