@@ -27,13 +27,16 @@ def joined(pieces: Iterable[bytes], limit: int) -> bytes | None:
     return b"".join(kept)
 
 
-def open_regular(file: Path) -> BinaryIO:
+def open_regular(file: Path, *, follow: bool = True) -> BinaryIO:
     """Open a file for reading that is a regular one; nothing that could keep the reader waiting, such as a pipe.
+
+    Args:
+        follow: whether the file itself may be a link to another one.
 
     Raises:
         OSError: it is something else, or can't be read.
     """
-    opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise OSError(errno.EINVAL, "it is not a regular file", str(file))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-from registry.errors import UnsafePath
+from registry.errors import CorruptBlob, UnsafePath
+from registry.formats.bounded import open_regular
 from registry.versions.manifest import FileEntry, Manifest, check_unique
 
 FILES_FLAVOR = "files"
@@ -18,6 +21,25 @@ STATE_FOLDER = ".ulora"
 
 FetchFiles = Callable[[Sequence[FileEntry]], Mapping[str, Path]]
 """Downloads files; returns verified local files by sha256."""
+
+
+def open_fetched(file: Path) -> BinaryIO:
+    """Open a fetched file. Whoever may write to the cache may have exchanged it since it was verified: for a pipe,
+    which would be waited for, or for a link.
+
+    Raises:
+        CorruptBlob: it is no regular file.
+        OSError: it can't be read.
+    """
+    try:
+        return open_regular(file, follow=False)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
+            raise
+        raise CorruptBlob(
+            f"{file} was exchanged after it was verified, and is no file any more; it was not used",
+            hint="somebody else may write to the cache: give ULORA_CACHE a folder of your own (mode 0700)",
+        ) from error
 
 
 def tree_files(manifest: Manifest) -> tuple[FileEntry, ...]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from registry.errors import NotFound
 from registry.progress import Progress, no_progress
 from registry.tree.file_system_errors import tree_errors
-from registry.tree.layout import FetchFiles
+from registry.tree.layout import FetchFiles, open_fetched
 from registry.tree.restore_checks import open_target
 from registry.tree.restore_plan import TreeFile, chosen, in_scope, plan
 from registry.tree.restore_target import (
@@ -116,7 +116,7 @@ def restore(
             return _restored(request.version, folder, change)
         missing = {file.path for file in (*planned.added, *planned.changed)}
         local = request.fetch([file for file in wanted if file.path in missing])
-        applied = target.apply(change, lambda file: local[file.sha256].open("rb"), progress, swap)
+        applied = target.apply(change, lambda file: open_fetched(local[file.sha256]), progress, swap)
         return _restored(request.version, folder, change, applied)
 
 

@@ -17,7 +17,7 @@ from registry.formats import canonical
 from registry.machine.safe_folder import SafeFolder
 from registry.names import is_target_name
 from registry.progress import Progress, no_progress
-from registry.tree.layout import STATE_FOLDER, FetchFiles, mode_of, tree_files
+from registry.tree.layout import STATE_FOLDER, FetchFiles, mode_of, open_fetched, tree_files
 from registry.versions.manifest import FileEntry, Manifest
 
 CURRENT = "current"
@@ -94,7 +94,7 @@ def write_folder(
     local = fetch(content.fetched)
     with root.folder(place, make=True) as tree:
         for file in content.fetched:
-            with local[file.sha256].open("rb") as source:
+            with open_fetched(local[file.sha256]) as source:
                 tree.write_verified(file, source, progress)
         for path, data in content.written.items():
             tree.write(path, data)

@@ -6,7 +6,9 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from registry.machine.safe_folder import SafeFolder
 from registry.tree import restore_target, stash
 from registry.tree.restore import is_unfinished, recover, restore, undo
 from registry.tree.restore_target import RestoreTarget, swap_atomically, swap_in_two_steps
-from tests.support.working_trees import Content, Shelf, tree_of, write_tree
+from tests.support.working_trees import Content, Shelf, link_to_the_same_bytes, tree_of, write_tree
 
 OLD: Content = {"app.py": "old", "bin/run*": "run", "config/a.yaml": "a", "gone/x": "x"}
 NEW: Content = {"app.py": "new", "bin/run*": "run", "config/a.yaml": "b", "config/b.yaml": "b"}
@@ -304,6 +306,17 @@ def test_bytes_beyond_the_end_of_a_file_are_not_written(shelf: Shelf, target: Pa
     with pytest.raises(CorruptBlob, match=r"app\.py"):
         restore(order, target, progress=written.append)
     assert sum(written) <= len("new")
+
+
+@pytest.mark.parametrize("exchange", [os.mkfifo, link_to_the_same_bytes])
+def test_a_pipe_or_a_link_in_the_cache_is_not_opened(
+    shelf: Shelf, target: Path, exchange: Callable[[Path], None]
+) -> None:
+    restore(shelf.order("v1.0.0", OLD), target)
+    order = replace(shelf.order("v2.0.0", NEW), fetch=shelf.fetch_and_exchange(exchange))
+    with pytest.raises(CorruptBlob, match="was exchanged"):
+        restore(order, target)
+    assert tree_of(target) == OLD
 
 
 @pytest.mark.parametrize("clean", [False, True])

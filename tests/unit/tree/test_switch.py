@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from registry.errors import BadInput, BadManifest, CorruptBlob, NotFound, NotNow, UnsafePath
 from registry.tree.switch import current, switch
-from tests.support.working_trees import Shelf, tree_of, write_tree
+from tests.support.working_trees import Shelf, link_to_the_same_bytes, tree_of, write_tree
 
 ONE = {"app.py": "one", "bin/run*": "run"}
 TWO = {"app.py": "two", "bin/run*": "run"}
@@ -44,6 +45,17 @@ def test_switching_back_downloads_nothing(shelf: Shelf, root: Path) -> None:
     assert (back.before, back.folder, shelf.fetched) == ("v2.0.0", "kept", [])
     again = switch(shelf.manifest("v1.0.0", ONE), root, shelf.fetch)
     assert (again.done, again.before) == (False, "v1.0.0")
+
+
+@pytest.mark.parametrize("exchange", [os.mkfifo, link_to_the_same_bytes])
+def test_a_pipe_or_a_link_in_the_cache_is_not_opened(
+    shelf: Shelf, root: Path, exchange: Callable[[Path], None]
+) -> None:
+    switch(shelf.manifest("v1.0.0", ONE), root, shelf.fetch)
+    with pytest.raises(CorruptBlob, match="was exchanged"):
+        switch(shelf.manifest("v2.0.0", TWO), root, shelf.fetch_and_exchange(exchange))
+    assert current(root).version == "v1.0.0"
+    assert current(root).ok
 
 
 def test_a_dry_run_changes_nothing(shelf: Shelf, root: Path) -> None:
