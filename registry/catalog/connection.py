@@ -17,7 +17,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,7 +26,7 @@ from registry.catalog.bounded_answers import bounded_answers
 from registry.catalog.calls import BadAnswer, BoundedClient, Deadline
 from registry.catalog.tracking_uri import check_tracking_uri
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency
-from registry.formats.addresses import without_password, without_password_of
+from registry.formats.addresses import secrets_of, without_password, without_password_of, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -196,7 +196,7 @@ class Connection:
             raise self._translate("INTERNAL_ERROR", error) from error
         except BadAnswer as error:
             raise CatalogRefused(
-                f"the MLflow server {self.name} does not answer as MLflow does: {str(error)[:_MESSAGE_LENGTH]}",
+                f"the MLflow server {self.name} does not answer as MLflow does: {self._said(error)[:_MESSAGE_LENGTH]}",
                 hint="is the address right, and is it a server of MLflow 3.17 or later?",
             ) from error
         except ModuleNotFoundError as error:
@@ -207,8 +207,7 @@ class Connection:
             ) from error
 
     def _translate(self, code: str, error: Exception) -> CatalogUnreachable | CatalogRefused:
-        uri = self.uri or ""
-        text = without_password_of(uri, " ".join(str(error)[:_MAX_READ].split()).replace(uri, self.name))
+        text = self._said(error)
         found = next((line for line in _MISTAKES if re.search(line.pattern, text)), None)
         if found:
             return found.kind(f"the MLflow server {self.name} {found.message}", hint=found.hint)
@@ -221,6 +220,24 @@ class Connection:
         return CatalogRefused(
             f"the MLflow server {self.name} refuses: {detail}", hint=_CREDENTIALS if code in _DENIED else ""
         )
+
+    def _said(self, error: Exception) -> str:
+        """An error's text on one line, without what was sent to prove who asks: a server may repeat that in it."""
+        uri = self.uri or ""
+        text = " ".join(str(error)[:_MAX_READ].split()).replace(uri, self.name)
+        return without_secrets(_sent_secrets(), without_password_of(uri, text))
+
+
+def _sent_secrets() -> set[str]:
+    """What MLflow sends besides the password in the address: of the environment, or of its file of credentials."""
+    from mlflow.environment_variables import MLFLOW_TRACKING_TOKEN
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    secrets = {MLFLOW_TRACKING_TOKEN.get() or ""}
+    with suppress(Exception):  # its file can't be read: that is MLflow's to say, at each call
+        found = read_mlflow_creds()
+        secrets |= secrets_of(found.username or "", found.password or "")
+    return secrets
 
 
 def _ensure_home() -> None:

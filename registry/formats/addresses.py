@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from collections.abc import Collection
 from urllib.parse import quote, unquote, urlsplit
 
 # Of linear time: servers choose some of the texts.
@@ -28,11 +30,24 @@ def without_password(address: str) -> str:
 def without_password_of(address: str, text: str) -> str:
     """What others said about an address, without its password in whatever form they took it apart."""
     word, _, rest = address.rpartition("@")
-    given = word.partition("://")[2].partition(":")[2] if rest else ""
-    for secret in sorted({given, unquote(given), quote(given, safe=""), quote(given)} - {""}, key=len, reverse=True):
+    user, _, given = word.partition("://")[2].partition(":") if rest else ("", "", "")
+    return without_passwords(without_secrets(secrets_of(unquote(user), unquote(given)) | {given}, text))
+
+
+def secrets_of(user: str, password: str) -> set[str]:
+    """A password in the forms in which others may repeat it: as it is, quoted, and as HTTP's basic authentication."""
+    if not password:
+        return set()
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {password, quote(password, safe=""), quote(password), basic, basic.rstrip("=")}
+
+
+def without_secrets(secrets: Collection[str], text: str) -> str:
+    """What others said, with `***` for what is secret in it."""
+    for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) > 2:  # others occur in any text
             text = text.replace(secret, _HIDDEN)
-    return without_passwords(text)
+    return text
 
 
 def has_host(address: str) -> bool:

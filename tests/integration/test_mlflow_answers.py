@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import json
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -74,3 +76,39 @@ def test_an_answer_that_can_not_be_read_is_said_to_be(store_url: str, model: str
         registry.store.initialise()
         bind(registry, "v1.0.0")
         assert [listed.catalog_number for listed in registry.versions()] == [None]
+
+
+def repeating(status: int) -> Loopback:
+    """Answers every request with an error that repeats how it was authenticated, as it came and decoded."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            sent = self.headers.get("Authorization", "")
+            plain = base64.b64decode(sent.removeprefix("Basic ") + "==").decode("latin-1") if "Basic" in sent else ""
+            body = json.dumps({"error_code": "PERMISSION_DENIED", "message": f"you sent {sent} {plain}"}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    return Loopback(Handler)
+
+
+@pytest.mark.parametrize("way", ["token", "password", "address"])
+def test_an_answer_that_repeats_a_secret_is_shown_without_it(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"token": ["TOKEN"], "password": ["USERNAME", "PASSWORD"], "address": []}[way]
+    for name in names:
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", "ann" if name == "USERNAME" else "Q3-SECRET")
+    with repeating(403) as server:
+        address = server.url.replace("://", "://ann:Q3-SECRET@") if way == "address" else server.url
+        with pytest.raises(CatalogRefused, match="PERMISSION_DENIED: you sent") as refused:
+            Catalog(address, STORE, limits=LIMITS).versions("m")
+    said = f"{refused.value} {refused.value.hint}"
+    assert "SECRET" not in said
+    assert base64.b64encode(b"ann:Q3-SECRET").decode().rstrip("=") not in said
+    assert "***" in said

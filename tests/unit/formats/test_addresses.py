@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from registry.formats.addresses import without_password, without_password_of, without_passwords
@@ -33,6 +35,12 @@ def test_a_text_is_shown_without_the_passwords_in_it() -> None:
 @pytest.mark.parametrize("said", ["auth failed for u with SE%20CRET", "SE CRET", "[('u', 'SE CRET')]"])
 def test_what_others_say_of_an_address_has_no_password(said: str) -> None:
     assert "CRET" not in without_password_of("http://u:SE%20CRET@host", said)
+
+
+@pytest.mark.parametrize("address", ["http://u:SE%20CRET@host", "http://u:SE CRET@host"])
+def test_a_header_that_others_repeat_has_no_password(address: str) -> None:
+    header = base64.b64encode(b"u:SE CRET").decode()
+    assert without_password_of(address, f"you sent Basic {header}") == "you sent Basic ***"
 
 
 @pytest.mark.timeout(120)
