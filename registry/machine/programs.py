@@ -289,9 +289,18 @@ def _last(said: bytes, descriptor: int) -> bytes:
 
 
 def _end_group(process: Process[Any]) -> None:
-    """End a process that still runs, with all that it started: that may go on when the process itself has ended."""
+    """End a process that still runs, with all that it started: that may go on when the process itself has ended. A call
+    that is interrupted ends them at once."""
     if process.poll() is not None:
         return
+    try:
+        _end_in_turn(process)
+    except BaseException:
+        _signalled(process.pid, signal.SIGKILL)
+        raise
+
+
+def _end_in_turn(process: Process[Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         ends = time.monotonic() + _HOOK_GRACE
         is_there = _signalled(process.pid, number)

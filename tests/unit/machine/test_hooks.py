@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def test_interrupted_it_is_ended(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(f"echo $$ > {pids}; exec sleep 1000", stopped=interrupt)
     assert not _runs(int(pids.read_text()))
+
+
+def test_interrupted_again_it_is_ended_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids, sleep = tmp_path / "pids", time.sleep
+    command = f"trap '' TERM INT; echo $$ > {pids}; while :; do sleep 0.1; done"
+
+    def interrupted(seconds: float) -> None:
+        if pids.exists() and pids.read_text().endswith("\n"):
+            raise KeyboardInterrupt
+        sleep(seconds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(command)
+    wait_until(lambda: not _runs(int(pids.read_text())))
 
 
 def test_what_it_leaves_in_the_background_holds_nobody_up(tmp_path: Path) -> None:
