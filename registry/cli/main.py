@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ import click
 
 from registry.channels.committed import CommitWatch, watched_commits
 from registry.cli.output import complain, fail, to_stderr
+from registry.cli.signals import lost_interrupts
 from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError, first_line
 from registry.machine.programs import drop_relative_search_paths
 
@@ -103,13 +105,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     as_json = "--json" in words
     if _COMPLETE in os.environ:
         cli.main(words, prog_name="ulora")
-    with watched_commits() as watch:
-        _run(words, as_json, watch)
+    with watched_commits() as watch, lost_interrupts() as lost:
+        _run(words, as_json, watch, lost)
     sys.exit(0)
 
 
-def _run(words: list[str], as_json: bool, watch: CommitWatch) -> None:
-    """Run the command line; errors become exit codes."""
+def _run(words: list[str], as_json: bool, watch: CommitWatch, lost: Sequence[object]) -> None:
+    """Run the command line; errors become exit codes. After an interrupt that was lost, an error may be untrue."""
     try:
         # Not by `cli.main`, which exits with 1 when the reader of the output has closed the pipe.
         with cli.make_context("ulora", list(words)) as context:
@@ -117,6 +119,8 @@ def _run(words: list[str], as_json: bool, watch: CommitWatch) -> None:
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except UloraError as error:
+        if lost:
+            _stop(as_json, watch.known)
         fail(error, as_json, watch.known)
     except click.exceptions.NoArgsIsHelpError as error:
         to_stderr(error.format_message())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,29 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
 
     with _handled(_BOTH, handle):
         yield
+
+
+@contextmanager
+def lost_interrupts() -> Iterator[list[object]]:
+    """The interrupts that came while C code could not pass them on, instead of a message of Python's about each.
+
+    pydantic makes a document's checks when it is first read. Interrupted then, it goes on with a wrong pattern, and
+    refuses documents that nothing is wrong with.
+    """
+    lost: list[object] = []
+    before = sys.unraisablehook
+
+    def note(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            lost.append(unraisable.exc_type)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = note
+    try:
+        yield lost
+    finally:
+        sys.unraisablehook = before
 
 
 def wait_for_signal(look: Callable[[], None] = lambda: None, seconds: float = 3600.0) -> None:

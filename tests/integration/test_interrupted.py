@@ -129,6 +129,36 @@ def test_ctrl_c_just_before_the_status_is_kept_ends_with_130(monkeypatch: pytest
     assert (ended.value.code, kept) == (130, [2, 130])
 
 
+LOST = """
+import signal, sys
+from pydantic_core import SchemaValidator, ValidationError, core_schema
+from registry.api import Registry
+from registry.errors import BadManifest
+from registry.__main__ import main
+
+class Pattern(str):
+    def __str__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def backbones(self):
+    try:
+        SchemaValidator(core_schema.str_schema(pattern=Pattern("^[0-9a-f]+$"))).validate_python("ab")
+    except ValidationError as error:
+        raise BadManifest("a backbone does not follow the format") from error
+
+Registry.backbones = backbones
+sys.argv = ["ulora", "backbone", "list", "--store", "s3://bucket/x"]
+main()
+"""
+
+
+def test_ctrl_c_while_checks_are_made_is_no_damage() -> None:
+    """pydantic loses an interrupt while it makes a pattern, and then refuses what is right."""
+    done = subprocess.run([sys.executable, "-c", LOST], check=False, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["interrupted", "hint"], done.stderr
+
+
 def test_a_second_ctrl_c_ends_at_once_with_130() -> None:
     assert ended_by(INTERRUPT, 300, ["--version"]) == (130, "interrupted\n")
 
