@@ -69,8 +69,7 @@ class Registry:
     ) -> None:  # fmt: skip
         """What is left out comes from the environment or `ulora.toml`; see `registry.settings`.
 
-        Raises:
-            BadSetting, BadInput: a setting is missing or invalid.
+        Raises: BadSetting, BadInput: a setting is missing or invalid.
         """
         self.wiring = Wiring(settings or Settings.load(model=model, store=store, tracking_uri=tracking_uri))
         self.settings = self.wiring.settings
@@ -165,8 +164,7 @@ class Registry:
                 backbones, and whether garbage collection can tell what is needed.
             tell: is called with each result as soon as it is known.
 
-        Raises:
-            BadInput: the folder with copies does not exist, or the share is invalid.
+        Raises: BadInput: the folder with copies does not exist, or the share is invalid.
         """
         return usecases.verify.verify_all(self.wiring, versions, options, dry_run=dry_run, tell=tell, progress=progress)
 
@@ -312,16 +310,14 @@ class Registry:
 
         Garbage collection keeps the files of a pinned version until `unpin`.
 
-        Raises:
-            VersionForgotten, MissingBlob, CorruptBlob, NotTrusted: the version could not be served.
+        Raises: VersionForgotten, MissingBlob, CorruptBlob, NotTrusted: the version could not be served.
         """
         return usecases.scripts.rollback_script(self.wiring, version, channel, reason=reason, dry_run=dry_run)
 
     def rollback_scripts(self, channel: str = "production") -> list[Script]:
         """The scripts of all versions that a rollback of a channel could go to now. Pins nothing.
 
-        Raises:
-            NothingToRollBackTo, MissingBlob, CorruptBlob, NotTrusted: there is none, or one could not be served.
+        Raises: NothingToRollBackTo, MissingBlob, CorruptBlob, NotTrusted: there is none, or one could not be served.
         """
         return usecases.scripts.rollback_scripts(self.wiring, channel)
 
@@ -373,15 +369,16 @@ class Registry:
         By default the newest 5 versions and those younger than 30 days are kept, and `grace`, the time between marking
         and deleting, is 24 hours.
 
-        Raises:
-            NotNow, IntegrityError: another one is deleting, or something can't be read. No file was deleted.
+        Raises: NotNow, IntegrityError: another one is deleting, or something can't be read. No file was deleted.
         """
         collect = usecases.retention.collect_garbage
         return collect(self.wiring, rule, grace=grace, reason=reason, dry_run=dry_run, say=say)
 
     def remember(self, version: str, *, dry_run: bool = False) -> bool:
-        """Take back that a version was forgotten; False if it was not. Raises: VersionForgotten, NotNow: some of its
-        files are gone, or a garbage collection is deleting."""
+        """Take back that a version was forgotten, while its files are still there. False if it was not forgotten.
+
+        Raises: VersionForgotten, NotNow: some of its files are gone, or a garbage collection is deleting.
+        """
         return usecases.retention.remember(self.wiring, version, dry_run=dry_run)
 
     def copy_to(
@@ -439,6 +436,10 @@ class Registry:
         errors are those of `registry.serving.follow.Live.start`.
         """
         return usecases.serve.follow(self.wiring, channel, options)
+
+    def pinned(self, version: str, options: LiveOptions | None = None) -> Live:
+        """Serve one version, as `follow` does, and follow no channel: for versions behind a balancer of your own."""
+        return usecases.serve.pinned(self.wiring, version, options)
 
     def sidecar(self, channel: str, folder: Path, options: SidecarOptions | None = None) -> Sidecar:
         """What keeps `folder` at what a channel serves, for a server of another make: `once()`, `run()`, or `plan()`.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from registry.cli.completion import complete_channels
+from registry.cli.completion import complete_channels, complete_versions
 from registry.cli.output import Output
 from registry.names import check_channel
 
@@ -132,6 +132,25 @@ def channel_option(default: str) -> Callable[[Command], Command]:
         "-c", "--channel", default=default, show_default=True, metavar="NAME", help="staging or production.",
         shell_complete=complete_channels, callback=_check_channel,
     )  # fmt: skip
+
+
+def version_or_channel(version_help: str) -> Callable[[Command], Command]:
+    """`--version` and `--channel`, which exclude each other: the command gets `version`, None where it is left out, and
+    `channel`."""
+
+    def decorate(command: Command) -> Command:
+        @channel_option("production")
+        @click.option("--version", metavar="V", help=version_help, shell_complete=complete_versions)
+        @functools.wraps(command)
+        def run(*, channel: str, version: str | None, **arguments: Any) -> None:
+            given = click.get_current_context().get_parameter_source("channel")
+            if version is not None and given is not click.core.ParameterSource.DEFAULT:
+                raise click.UsageError("--version and --channel exclude each other")
+            command(channel=channel, version=version, **arguments)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
 
 
 def _check_channel(context: click.Context, parameter: click.Parameter, name: str) -> str:

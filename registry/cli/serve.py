@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.cli.logs import FORMATS, start_logging
-from registry.cli.options import AGE, channel_option, device_option, options_as, registry_options, runtime_option
+from registry.cli.options import AGE, device_option, options_as, registry_options, runtime_option, version_or_channel
 from registry.cli.output import Output
 from registry.cli.serve_options import content_options
 from registry.cli.signals import sigterm_interrupts
@@ -37,7 +37,7 @@ def _seconds_option(name: str, default: float, help_text: str) -> Callable[[FC],
 
 
 @click.command("serve", short_help="Answer predictions over HTTP, following a channel.")
-@channel_option("production")
+@version_or_channel("Serve this version for good, and follow no channel.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
 @click.option(
@@ -126,8 +126,9 @@ def _seconds_option(name: str, default: float, help_text: str) -> Callable[[FC],
 @options_as("registry.serving.options:LiveOptions")
 @options_as("registry.serving.http.options:HttpOptions", "http")
 def serve_command(
-    registry: Registry, out: Output, *, channel: str, http: HttpOptions, log_format: str, options: LiveOptions
-) -> None:
+    registry: Registry, out: Output, *, channel: str, version: str | None, http: HttpOptions, log_format: str,
+    options: LiveOptions,
+) -> None:  # fmt: skip
     """Serve what a channel names: POST /predict, POST /predict/batch, GET /health, GET /version. Every answer says its
     version.
 
@@ -136,13 +137,19 @@ def serve_command(
 
     If the store does not answer at the start, it begins with what it served last on this machine, and catches up later.
 
+    With --version it follows no channel: no promotion and no rollback reaches it. For two versions behind a balancer;
+    see docs/trials.md, "A/B by two ports".
+
     Standard error has a line for each change of version, failed load, refused signature and change of state.
 
     \b
     Example:
       ulora serve --channel production --port 8000
       curl -F image=@leaf.jpg http://127.0.0.1:8000/predict
+      ulora serve --version v5.5.3-performance --port 8001
     """
+    if version is not None and http.fleet_key_file:
+        raise click.UsageError("--fleet-key-file is for a replica that follows a channel: no other takes labels")
     from registry.serving.http.certificates import read_certificate
     from registry.serving.http.rate_limit import RateLimit
     from registry.serving.http.tokens import read_tokens
@@ -162,6 +169,7 @@ def serve_command(
 
     start_logging(log_format)
     start_watchdog(http.grace)
-    with sigterm_interrupts(), registry.follow(channel, options) as live:  # a first load may take minutes
+    live = registry.pinned(version, options) if version is not None else registry.follow(channel, options)
+    with sigterm_interrupts(), live:  # a first load may take minutes
         shorten_collections()
         serve(live, http, lambda url: out.answer({"url": url, "version": live.version}, f"{live.version} at {url}"))

@@ -25,12 +25,17 @@ def version_changed(serving: Serving, before: str | None) -> None:
     was = f", before {before}" if before and before != loaded.version else ""
     was += f", {_trial_of(serving)}" if record.canary else ""
     reason = f" ({record.reason})" if record.reason else ""
+    by = f", {record.action} by {record.who}, {record.when}{reason}" if record.who else ""
     _info(
-        f"{record.model} {record.channel} serves {loaded.version}{was}: generation {record.generation}, "
-        f"{record.action} by {record.who}, {record.when}{reason}",
+        f"{record.model} {record.channel} serves {loaded.version}{was}: generation {record.generation}{by}",
         event="version", version=loaded.version, content_sha256=loaded.content_sha256, generation=record.generation,
         action=record.action, who=record.who,
     )  # fmt: skip
+
+
+def pinned_warning(version: str, warning: str) -> None:
+    """Something speaks against the version that a replica is pinned to."""
+    _warn(warning, event="pinned", version=version)
 
 
 def canary_joined(serving: Serving) -> None:

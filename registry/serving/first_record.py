@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import ChannelEmpty, StoreUnreachable
 from registry.serving.freshness import Freshness
 from registry.serving.kept_state import StateKeeper
 from registry.serving.log_reader import LogReader
+from registry.serving.pinned import FollowedLog
 from registry.serving.residents import Residents
 from registry.versions.pointer import Pointer
 
@@ -38,7 +38,7 @@ def read_first(log: LogReader, keeper: StateKeeper | None, freshness: Freshness,
     return record
 
 
-def not_empty(record: Record | None, channel: Channel, check_model: Callable[[], None]) -> tuple[Record, Pointer]:
+def not_empty(record: Record | None, channel: FollowedLog, check_model: Callable[[], None]) -> tuple[Record, Pointer]:
     """The record that was read first, and what it makes stable.
 
     Args:

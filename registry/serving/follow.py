@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Self, overload
 
-from registry.channels.channel import Channel
 from registry.channels.record import Record
 from registry.errors import BrokenChain, ReplicaClosed
 from registry.machine.cores import wait_without_spinning
@@ -34,6 +33,7 @@ from registry.serving.log_reader import LogReader
 from registry.serving.observer import Observers
 from registry.serving.observing import Observing
 from registry.serving.options import LiveOptions
+from registry.serving.pinned import FollowedLog, notes_of
 from registry.serving.residents import Residents
 from registry.serving.routing import Route, Serving
 from registry.serving.scheduler import Scheduler
@@ -56,7 +56,7 @@ class Live:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: FollowedLog,
         versions: Bindings,
         blobs: Blobs,
         options: LiveOptions | None = None,
@@ -286,7 +286,7 @@ class Live:
                 last_seen=round(self._freshness.age, 3),
                 device=self._device,
                 runtime=serving.stable.runtime if serving else self._runtime,
-                note="; ".join(writer.note for writer in self._writers if writer.note),
+                note=notes_of(self._writers, self._channel),
                 loading=self._residents.loading() or self.scheduler.starting,
                 max_batch=self.scheduler.max_batch,
                 queued=self.scheduler.queued,

@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from registry.channels.channel import Channel
 from registry.errors import BadInput, NotFound, ObjectNotFound, Overloaded
 from registry.serving.loaders import Loaded
+from registry.serving.pinned import FollowedLog
 from registry.trials.observations import TrialStage
 from registry.trials.receipts import OOD_LABEL, Receipt
 from registry.trials.recorder import LabelResult, Recorder
@@ -22,7 +22,7 @@ _MAX_LOOKS = 2
 class StageLookup:
     """Finds the stages of a channel's generations, by its log, and remembers the last ones. Any thread may call it."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: FollowedLog) -> None:
         self._channel = channel
         self._known: OrderedDict[int, TrialStage] = OrderedDict()
         self._looks = threading.BoundedSemaphore(_MAX_LOOKS)
@@ -56,7 +56,7 @@ class StageLookup:
 class Labels:
     """Takes labels at one replica. Any thread may call it; one of an old generation takes a read of the log."""
 
-    def __init__(self, recorder: Recorder, channel: Channel, find: Callable[[str], Loaded | None]) -> None:
+    def __init__(self, recorder: Recorder, channel: FollowedLog, find: Callable[[str], Loaded | None]) -> None:
         """`find` returns a version in memory by its name."""
         self._recorder = recorder
         self._lookup = StageLookup(channel)

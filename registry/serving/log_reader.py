@@ -9,10 +9,11 @@ from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
-from registry.channels.channel import Channel, check_link
+from registry.channels.channel import check_link
 from registry.channels.record import Record
 from registry.errors import BrokenChain, ObjectNotFound, StoreUnreachable
 from registry.parallel import in_parallel, within
+from registry.serving.pinned import FollowedLog
 
 _LIST_EVERY = 30
 """After so many reads the log is listed: only a listing shows that the log was replaced by an older copy."""
@@ -35,7 +36,7 @@ class LogReader:
     Each record must name the sha256 of the one before, back to the record that was read first, however many there are.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: FollowedLog) -> None:
         self._channel = channel
         self._seen: Record | None = None
         self._reads_since_list = 0

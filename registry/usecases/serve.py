@@ -1,12 +1,14 @@
-"""Load a version, follow a channel, or keep a folder at what it serves."""
+"""Load a version, serve it, follow a channel, or keep a folder at what it serves."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from registry.names import VersionName, check_channel
+from registry.errors import IntegrityError, StoreDenied
+from registry.names import CHANNELS, VersionName, check_channel
 from registry.serving.admissions import Admissions
 from registry.serving.fleet import Heartbeats
 from registry.serving.follow import Live
@@ -14,6 +16,7 @@ from registry.serving.kept_state import StateKeeper, StatePlace
 from registry.serving.loaders import Loaded, LoadOptions, load_version, no_mirror
 from registry.serving.loads import LoadPointer
 from registry.serving.options import LiveOptions
+from registry.serving.pinned import FoundVersion, PinnedVersion
 from registry.serving.sidecar import Sidecar
 from registry.serving.sidecar_round import SidecarOptions
 from registry.serving.steps import Steps
@@ -40,6 +43,35 @@ def follow(wiring: Wiring, channel: str, options: LiveOptions | None) -> Live:
         wiring.channel(channel), wiring.bindings, wiring.blobs, _checked(wiring, wanted), fleet=heartbeats,
         check_model=lambda: wiring.store.check_holds(wiring.model), keeper=_keeper(wiring, channel, wanted),
     )  # fmt: skip
+
+
+def pinned(wiring: Wiring, version: str, options: LiveOptions | None) -> Live:
+    """Serve one version and follow no channel; see `Registry.pinned`."""
+    log = PinnedVersion(wiring.model, version, partial(_find_pinned, wiring, VersionName.parse(version)))
+    wanted = options or LiveOptions()
+    return Live(
+        log, wiring.bindings, wiring.blobs, _checked(wiring, wanted), keeper=_keeper(wiring, log.name, wanted)
+    )  # fmt: skip
+
+
+def _find_pinned(wiring: Wiring, name: VersionName) -> FoundVersion:
+    """What a name is bound to; and who withdrew or forgot the version, as far as this identity may read that."""
+    pointer = wiring.bindings.get(name).pointer
+    warnings = [f"{channel} has withdrawn {name}" for channel in CHANNELS if _is_withdrawn(wiring, channel, name)]
+    with suppress(StoreDenied, IntegrityError):
+        if note := wiring.forgotten.find(str(name)):
+            warnings.append(
+                f"{name} was forgotten by {note.who} at {note.when}: its files are gone from the store, or will be, "
+                f"so another machine can't load it; `ulora store remember {name}` takes that back"
+            )
+    return FoundVersion(pointer, "; ".join(warnings))
+
+
+def _is_withdrawn(wiring: Wiring, channel: str, name: VersionName) -> bool:
+    with suppress(StoreDenied, IntegrityError):
+        head = wiring.channel(channel).head()
+        return head is not None and str(name) in head.withdrawn
+    return False
 
 
 def sidecar(wiring: Wiring, channel: str, folder: Path, options: SidecarOptions | None) -> Sidecar:

@@ -56,7 +56,7 @@ def create_app(live: Live, options: HttpOptions | None = None) -> FastAPI:
     app.state.options = options = options or HttpOptions()
     app.state.tokens = read_tokens(options.tokens)
     app.state.cache = ResponseCache(options.cache_bytes)
-    app.state.receipts = open_receipts(options.fleet_key_file, live.record.model, live.record.channel)
+    app.state.receipts = open_receipts(options.fleet_key_file, live.record)
     for endpoints in (predict, batch, feedback, status, open_inference, older_endpoints):
         for (method, path), endpoint in endpoints.ROUTES.items():
             app.add_api_route(path, endpoint, methods=[method], **openapi.OPERATIONS[path])

@@ -13,6 +13,7 @@ from registry.serving.follow import Live
 from registry.serving.http.receipts import Receipts
 from registry.serving.http.request_body import JsonInput, content_type, parse_json, read_body, unknown_kind
 from registry.serving.http.responses import Refused, Routes, answer
+from registry.serving.pinned import is_pinned
 from registry.trials.receipts import Receipt
 from registry.trials.recorder import LabelResult
 
@@ -30,11 +31,14 @@ class FeedbackInput(JsonInput):
 async def feedback(request: Request) -> JSONResponse:
     """Take a true label. The first one of a receipt counts; the same again changes nothing."""
     receipts: Receipts | None = request.app.state.receipts
+    live: Live = request.app.state.live
+    if is_pinned(live.record):
+        said = "no channel counts the answers of a replica that is pinned to a version, so it takes no labels"
+        raise Refused(409, "Pinned", said, "send labels to replicas that follow a channel")
     if receipts is None:
         raise Refused(503, "NoFleetKey", "this replica has no fleet key, so it takes no labels", "see --fleet-key-file")
     if content_type(request) != "application/json":
         raise unknown_kind(content_type(request), _HINT)
-    live: Live = request.app.state.live
     with HeldBytes(live.scheduler.budget) as held:
         given = parse_json(FeedbackInput, await read_body(request, _MAX_BODY, held, has_images=False), held)
         try:

@@ -83,7 +83,7 @@ _MEANINGS = {
     404: "Not here.",
     413: "Too large.",
     415: "Another content type, or a compressed body.",
-    409: "The answer has another label already.",
+    409: "The answer has another label already, or the replica is pinned to a version.",
     410: "The answer is too old.",
     422: "A field is given twice, or as a file.",
     429: "Too much to do, or no memory; Retry-After says when to come again.",
@@ -147,7 +147,9 @@ def _form(images: Schema, target: Schema) -> Schema:
     }  # fmt: skip
 
 
-_HEALTH = objects(state=_TEXT, ready=_BOOL, error=_TEXT, version=_MAYBE_TEXT, status=_TEXT, device=_TEXT)
+_HEALTH = objects(
+    state=_TEXT, ready=_BOOL, error=_TEXT, version=_MAYBE_TEXT, status=_TEXT, device=_TEXT, pinned=_BOOL
+)  # fmt: skip
 _LIVE = objects(live=_BOOL, error=_TEXT, version=_MAYBE_TEXT)
 _READY = objects(ready=_BOOL, state=_TEXT, version=_MAYBE_TEXT)
 _STATES = (_HEALTH, _LIVE, _READY)
@@ -211,7 +213,7 @@ _OPERATIONS: dict[str, Schema] = {
     "/version": {
         "responses": _answers(
             objects(model=_TEXT, channel=_TEXT, generation={"type": "integer"}, content_sha256=_TEXT, since=_TEXT,
-                    canary=_MAYBE_TEXT, **_MANIFEST),
+                    canary=_MAYBE_TEXT, pinned=_BOOL, **_MANIFEST),
             (500, 503),
         )
     },

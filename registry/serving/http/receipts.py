@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from registry.channels.record import Record
 from registry.serving.observer import RowOutcome
+from registry.serving.pinned import is_pinned
 from registry.serving.routing import Route
 from registry.trials.receipts import ArmAnswer, FleetKeys, Receipt, issue, read
 
@@ -50,14 +52,15 @@ class Receipts:
         return read(self._keys, text)
 
 
-def open_receipts(file: Path | None, model: str, channel: str) -> Receipts | None:
-    """The receipts of a channel under the keys of a file, else of the environment; None without keys.
+def open_receipts(file: Path | None, record: Record) -> Receipts | None:
+    """The receipts of a record's channel under the keys of a file, else of the environment; None without keys, and for
+    a replica that is pinned to a version: nobody counts its answers.
 
     Raises:
         BadSetting: the keys can't be used.
     """
     keys = FleetKeys.from_setting(file=file)
-    return Receipts(keys, model, channel) if keys else None
+    return Receipts(keys, record.model, record.channel) if keys and not is_pinned(record) else None
 
 
 def _answered(answer: Any) -> ArmAnswer:

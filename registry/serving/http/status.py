@@ -17,6 +17,7 @@ from registry.errors import ReplicaClosed
 from registry.serving.follow import Live
 from registry.serving.http.older_endpoints import health_fields
 from registry.serving.http.responses import Routes, answer
+from registry.serving.pinned import is_pinned
 
 
 async def health(request: Request) -> JSONResponse:
@@ -30,6 +31,7 @@ async def health(request: Request) -> JSONResponse:
     with suppress(ReplicaClosed):
         serving = live.serving
     document = {**asdict(state), "error": error, "ready": ready, **health_fields(ready, serving)}
+    document["pinned"] = serving is not None and is_pinned(serving.record)
     return answer(200 if ready else 503, document, state.version)
 
 
@@ -59,6 +61,7 @@ async def version(request: Request) -> JSONResponse:
         "manifest_sha256": route.manifest_sha256,
         "since": serving.since,
         "canary": serving.canary.version if serving.canary else None,
+        "pinned": is_pinned(serving.record),
     }
     return answer(200, document, route.version, route.arm)
 
