@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from registry.integrity.report import Verification, VerificationReport
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected, RetentionRule
+    from registry.serving.batch.options import PredictOptions
+    from registry.serving.batch.run import WrittenPart
+    from registry.serving.batch.shard import Predicted
     from registry.serving.follow import Live
     from registry.serving.loaders import Loaded
     from registry.serving.options import LiveOptions
@@ -68,9 +71,7 @@ class Registry:
         settings: Settings | None = None,
     ) -> None:  # fmt: skip
         """What is left out comes from the environment or `ulora.toml`; see `registry.settings`.
-
-        Raises: BadSetting, BadInput: a setting is missing or invalid.
-        """
+        Raises: BadSetting, BadInput: a setting is missing or invalid."""
         self.wiring = Wiring(settings or Settings.load(model=model, store=store, tracking_uri=tracking_uri))
         self.settings = self.wiring.settings
         self.model = self.settings.model
@@ -144,7 +145,8 @@ class Registry:
         return self.wiring.manifest(version)
 
     def trusted_manifest(self, version: str) -> Manifest:
-        """The same of a trusted version. Raises: NotTrusted, BadSetting, MissingDependency: it is not."""
+        """The verified manifest of a version that is trusted, if any keys are.
+        Raises: NotTrusted, BadSetting, MissingDependency: it is not trusted, or that can't be checked here."""
         return usecases.sign.trusted_manifest(self.wiring, version)
 
     def verify(self, version: str, *, read_data: bool = False, progress: Progress = no_progress) -> Verification:
@@ -163,9 +165,7 @@ class Registry:
             versions: None for everything: all versions, the chains of all channels, the documents of the model, the
                 backbones, and whether garbage collection can tell what is needed.
             tell: is called with each result as soon as it is known.
-
-        Raises: BadInput: the folder with copies does not exist, or the share is invalid.
-        """
+        Raises: BadInput: the folder with copies does not exist, or the share is invalid."""
         return usecases.verify.verify_all(self.wiring, versions, options, dry_run=dry_run, tell=tell, progress=progress)
 
     def sign(
@@ -309,9 +309,7 @@ class Registry:
         """The script that rolls a channel back to a version with Python and boto3 only. Pins the version.
 
         Garbage collection keeps the files of a pinned version until `unpin`.
-
-        Raises: VersionForgotten, MissingBlob, CorruptBlob, NotTrusted: the version could not be served.
-        """
+        Raises: VersionForgotten, MissingBlob, CorruptBlob, NotTrusted: the version could not be served."""
         return usecases.scripts.rollback_script(self.wiring, version, channel, reason=reason, dry_run=dry_run)
 
     def rollback_scripts(self, channel: str = "production") -> list[Script]:
@@ -376,9 +374,7 @@ class Registry:
 
     def remember(self, version: str, *, dry_run: bool = False) -> bool:
         """Take back that a version was forgotten, while its files are still there. False if it was not forgotten.
-
-        Raises: VersionForgotten, NotNow: some of its files are gone, or a garbage collection is deleting.
-        """
+        Raises: VersionForgotten, NotNow: some of its files are gone, or a garbage collection is deleting."""
         return usecases.retention.remember(self.wiring, version, dry_run=dry_run)
 
     def copy_to(
@@ -440,6 +436,15 @@ class Registry:
     def pinned(self, version: str, options: LiveOptions | None = None) -> Live:
         """Serve one version, as `follow` does, and follow no channel: for versions behind a balancer of your own."""
         return usecases.serve.pinned(self.wiring, version, options)
+
+    def predict_files(
+        self, source: Path | str, out: Path, options: PredictOptions | None = None, *, dry_run: bool = False,
+        tell: Callable[[WrittenPart], None] = ignore, progress: OpenProgress | None = None,
+    ) -> Predicted:  # fmt: skip
+        """Answer all images of a folder, a table of paths or `s3://BUCKET/PREFIX` into parts in `out`, and `tell` of
+        each. The same call goes on after an interruption or an error. See `registry.usecases.predict`."""
+        predict = usecases.predict.predict_files
+        return predict(self.wiring, str(source), Path(out), options, dry_run=dry_run, tell=tell, progress=progress)
 
     def sidecar(self, channel: str, folder: Path, options: SidecarOptions | None = None) -> Sidecar:
         """What keeps `folder` at what a channel serves, for a server of another make: `once()`, `run()`, or `plan()`.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from registry.usecases import measure as measure
     from registry.usecases import mirror as mirror
     from registry.usecases import pages as pages
+    from registry.usecases import predict as predict
     from registry.usecases import promote as promote
     from registry.usecases import reconcile as reconcile
     from registry.usecases import restore as restore

@@ -30,20 +30,8 @@ COMMANDS += [
     "doctor",
     "follow",
 ]
-COMMANDS += [
-    "demo",
-    "dev",
-    "policy",
-    "data",
-    "config",
-    "diff",
-    "approve",
-    "canary",
-    "test",
-    "feedback",
-    "guard",
-    "apply",
-]
+COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback", "guard"]
+COMMANDS += ["predict", "apply"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -64,6 +52,7 @@ ARGUMENTS = {
     "canary": ["abort"],
     "feedback": ["labels.csv"],
     "guard": ["run", "--once"],
+    "predict": [".", "--out", "predicted"],
     "follow": ["production", "--into", "served"],
     "fit": ["--data", ".", "--backbone", ".", "--out", "bundle"],
 }
