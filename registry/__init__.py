@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from registry.channels.channel import PromoteOptions, RollbackOptions
     from registry.errors import UloraError
     from registry.names import VersionName
+    from registry.serving.batch.options import PredictOptions
     from registry.serving.follow import Live
     from registry.serving.options import LiveOptions
     from registry.serving.sidecar_round import SidecarOptions
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from registry.versions.bundle import ReleaseNotes
 
 __all__ = [
-    "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
-    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "TestOptions", "UloraError",
-    "VerifyOptions", "VersionName",
+    "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PredictOptions", "PromoteOptions",
+    "Registry", "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "TestOptions",
+    "UloraError", "VerifyOptions", "VersionName",
 ]  # fmt: skip
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "Live": "registry.serving.follow",
     "LiveOptions": "registry.serving.options",
     "MeasureOptions": "registry.usecases.options",
+    "PredictOptions": "registry.serving.batch.options",
     "PromoteOptions": "registry.channels.channel",
     "Registry": "registry.api",
     "Settings": "registry.settings",

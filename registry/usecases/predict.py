@@ -47,7 +47,7 @@ def predict_files(
         DiskFull, BadSetting: a part can't be written.
         BadManifest: a plan or a list in `out` is damaged.
         MissingDependency: Parquet is wanted without pyarrow.
-        OSError, Unreachable: files can't be read, and that is not the fault of single ones.
+        Unreachable, UloraError: files can't be read, and that is not the fault of single ones.
     """
     options = options or PredictOptions()
     if options.target is not None:

@@ -11,9 +11,9 @@ import registry
 from registry import Registry, errors
 
 PUBLIC = [
-    "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PromoteOptions", "Registry",
-    "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "TestOptions", "UloraError",
-    "VerifyOptions", "VersionName",
+    "CopyOptions", "CreateOptions", "Live", "LiveOptions", "MeasureOptions", "PredictOptions", "PromoteOptions",
+    "Registry", "ReleaseNotes", "RestoreOptions", "RollbackOptions", "Settings", "SidecarOptions", "TestOptions",
+    "UloraError", "VerifyOptions", "VersionName",
 ]  # fmt: skip
 HEAVY = [
     "torch",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from registry.errors import BadInput, BadManifest, MissingDependency, NotGiven, ObjectNotFound
+from registry.errors import BadInput, BadManifest, MissingDependency, NotGiven, ObjectNotFound, UloraError
 from registry.formats.bounded import read_regular
 from registry.serving.batch.rows import ReadFile
 from registry.store.objects import ObjectStore
@@ -59,7 +59,7 @@ class BatchInput(Protocol):
         """A file's bytes. Called in several threads.
 
         Raises:
-            OSError, Unreachable: it can't be read now, and nothing says that this file is to blame.
+            UloraError: it can't be read now, and nothing says that this file is to blame.
         """
 
 
@@ -73,7 +73,7 @@ def open_input(text: str, open_store: OpenStore) -> BatchInput:
         return S3Prefix(open_store(text))
     path = Path(text)
     if path.is_dir():
-        return ImageFolder(path)
+        return LocalFolder(path)
     kind = path.suffix.lower()
     if path.is_file() and kind in (".csv", ".parquet"):
         return PathTable(path, "csv" if kind == ".csv" else "parquet", open_store)
@@ -84,7 +84,7 @@ def open_input(text: str, open_store: OpenStore) -> BatchInput:
     )
 
 
-class ImageFolder:
+class LocalFolder:
     """The images below a folder, by their paths relative to it. No link to a folder is followed, and what begins with
     a dot is left out."""
 
@@ -179,7 +179,9 @@ def _read_local(path: Path, file: InputFile) -> ReadFile:
         return _unreadable(file, "its path has a null byte")
     except OSError as error:
         if error.errno not in _OF_THE_FILE:
-            raise
+            raise UloraError(
+                f"{path} can't be read: {error.strerror or error}", hint="what was written stays; the same call goes on"
+            ) from error
         return _unreadable(file, error.strerror or str(error))
 
 

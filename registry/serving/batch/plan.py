@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from registry.errors import BadInput
-from registry.formats.document import Document, Sha256
+from registry.formats.document import Document, Sha256, first_problem
 from registry.serving.batch.inputs import InputKind
 from registry.serving.batch.options import MAX_SHARDS, PartFormat, PredictOptions, Shard
 from registry.versions.pointer import Pointer
@@ -114,7 +114,7 @@ def make_plan(
         BadInput: a text of it is too long.
     """
     shard: Shard = options.shard
-    plan = BatchPlan(
+    plan = _checked(
         format=1, model=model, version=pointer.version, manifest_sha256=pointer.manifest_sha256,
         channel="" if options.version else options.channel, input=source[0], kind=source[1], inputs=listed[0],
         inputs_sha256=listed[1], shard=shard.number, shards=shard.count, target=options.target,
@@ -123,3 +123,10 @@ def make_plan(
     )  # fmt: skip
     plan.to_bytes()
     return plan
+
+
+def _checked(**fields: Any) -> BatchPlan:
+    try:
+        return BatchPlan(**fields)
+    except ValidationError as error:
+        raise BadInput(f"this can't be kept as a plan: {first_problem(error)}") from error

@@ -58,7 +58,7 @@ def compute_parts(
         LoadFailed: nothing of a part could be computed. It is not written.
         BadManifest: the list of inputs is not the one of the plan.
         DiskFull, BadSetting: a part can't be written.
-        OSError, Unreachable: files can't be read, and that is not the fault of single ones.
+        UloraError: files can't be read, and that is not the fault of single ones.
     """
     write, began = part_writer(plan.output), time.monotonic()
 
