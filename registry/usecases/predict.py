@@ -13,6 +13,7 @@ from registry.progress import OpenProgress, ignore, open_no_progress
 from registry.serving.batch.folder import BatchFolder
 from registry.serving.batch.inputs import open_input
 from registry.serving.batch.options import PredictOptions
+from registry.serving.batch.parts import part_writer
 from registry.serving.batch.plan import BatchPlan
 from registry.serving.batch.run import WrittenPart
 from registry.serving.batch.shard import Predicted, ShardJob, plan_shard, run_shard
@@ -53,6 +54,7 @@ def predict_files(
     if options.target is not None:
         check_target(options.target)
     text = text.rstrip("/") if text.startswith("s3://") else str(Path(text).absolute())
+    part_writer(options.format)  # before a plan fixes the format
     open_store = partial(_open_store, wiring)
     find, load = partial(_pointer, wiring, options), partial(_load, wiring, options)
     folder = BatchFolder(out, options.shard)

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from registry.errors import BadInput, BadManifest, MissingDependency, NotGiven, ObjectNotFound, UloraError
 from registry.formats.bounded import read_regular
+from registry.names import MAX_TARGET
 from registry.serving.batch.rows import ReadFile
 from registry.store.objects import ObjectStore
 
@@ -25,6 +26,7 @@ MAX_BYTES = 32 * 1024 * 1024
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """How the names of files end that are taken from a folder or from S3. A table may name others."""
 _MAX_DEPTH = 64
+_MAX_PATH = 32_768
 _ROWS = 10_000
 """Of a Parquet file that are read at a time."""
 _OF_THE_FILE = (
@@ -150,8 +152,8 @@ class PathTable:
         """All of them, row by row."""
         rows = _csv_rows(self._table) if self.kind == "csv" else _parquet_rows(self._table)
         for number, (path, target) in enumerate(rows, 1):
-            if not isinstance(path, str) or not path or not isinstance(target, str | None):
-                raise BadInput(f"row {number} of {self._table} has no path, or a target that is no text")
+            if not _is_text(path, _MAX_PATH) or not path or not (target is None or _is_text(target, MAX_TARGET)):
+                raise BadInput(f"row {number} of {self._table} has no path, or a path or target that is far too long")
             yield InputFile(path, target or None)
 
     def read(self, file: InputFile) -> ReadFile:
@@ -166,6 +168,10 @@ class PathTable:
             if bucket not in self._stores:
                 self._stores[bucket] = self._open_store(f"{_S3}{bucket}")
             return self._stores[bucket]
+
+
+def _is_text(value: object, most: int) -> bool:
+    return isinstance(value, str) and len(value) <= most
 
 
 def _is_image(name: str) -> bool:
@@ -208,14 +214,14 @@ def _as_text(path: str) -> str:
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[Any, Any]]:
-    with table.open(encoding="utf-8-sig", newline="") as opened:
-        try:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
             _check_columns(table, reader.fieldnames or ())
             for row in reader:
                 yield row["path"], row.get("target")
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise BadInput(f"{table} is not a CSV file in UTF-8: {error}") from error
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{table} is not a CSV file in UTF-8: {error}") from error
 
 
 def _parquet_rows(table: Path) -> Iterator[tuple[Any, Any]]:

@@ -135,6 +135,8 @@ def _plan(job: ShardJob, list_files: Callable[[], tuple[int, str]]) -> BatchPlan
     options, kept, others = job.options, job.folder.plan(), job.folder.other_plans()
     if kept is None and options.as_planned:
         raise BadInput(f"no run of shard {options.shard} began in {job.folder.path}", hint="leave --as-planned out")
+    if kept is None and job.folder.finished():
+        raise BadInput(f"{job.folder.path} has parts of shard {options.shard}, but no plan", hint="give another --out")
     pointer = job.find(kept or next(iter(others), None))
     listed = (kept.inputs, kept.inputs_sha256) if kept and options.as_planned else list_files()
     plan = make_plan(options, job.model, pointer, (job.text, job.source.kind), listed)

@@ -237,6 +237,13 @@ def test_a_damaged_list_or_plan_is_told(images: Path, tmp_path: Path) -> None:
             run_shard(job(images, out))
 
 
+def test_parts_without_a_plan_are_not_taken_for_finished(images: Path, tmp_path: Path) -> None:
+    run_shard(job(images, tmp_path / "out"))
+    (tmp_path / "out" / "_plan-1-of-1.json").unlink()
+    with pytest.raises(BadInput, match="has parts of shard 1/1, but no plan"):
+        run_shard(job(images, tmp_path / "out"))
+
+
 def test_a_dry_run_writes_nothing(images: Path, tmp_path: Path) -> None:
     planned = plan_shard(job(images, tmp_path / "out", shard=Shard(1, 3)))
     assert (planned.version, sum(planned.shards), planned.rows) == ("v1.0.0", FILES, 0)
@@ -346,6 +353,7 @@ def test_parquet_is_read_and_written(images: Path, tmp_path: Path) -> None:
         ("a.csv", b'path\n"x', "is not a CSV file"),
         ("a.csv", b"path\n\xff\n", "is not a CSV file in UTF-8"),
         ("a.csv", b"path,target\n,low\n", "row 1 of .* has no path"),
+        ("a.csv", b"path\n" + b"x" * 40_000, "row 1 of .* far too long"),
         ("a.csv", b"path\n", "has no images"),
         ("a.parquet", b"PAR1", "is not a Parquet file"),
         ("a.txt", b"", "has another kind"),
