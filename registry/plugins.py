@@ -40,6 +40,9 @@ DATA: Final = "ulora.data"
 """Flavor -> what opens test data; see `registry.evidence.measure`."""
 DATA_CHECKS: Final = "ulora.datachecks"
 """Flavor -> the module that reports on a folder of images and makes what it lacks; see `registry.cli.data`."""
+REGISTRY: Final = "ulora.registry"
+"""`settings` -> `registry.api.Registry`, for what lies below it and is started by another program; see
+`registry.serving.ray.opening`."""
 
 DISTRIBUTION: Final = "ulora-registry"
 _SHADOWED = "adapters"

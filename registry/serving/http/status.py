@@ -18,6 +18,7 @@ from registry.serving.follow import Live
 from registry.serving.http.older_endpoints import health_fields
 from registry.serving.http.responses import Routes, answer
 from registry.serving.pinned import is_pinned
+from registry.serving.liveness import problem_of_process
 
 
 async def health(request: Request) -> JSONResponse:
@@ -76,11 +77,7 @@ async def refresh(request: Request) -> JSONResponse:
 
 def _problem_of_process(request: Request) -> str:
     """What only a restart helps against; empty if there is nothing."""
-    live: Live = request.app.state.live
-    if live.scheduler.has_died:
-        return "the thread that computes has ended: restart this replica"
-    limit, busy = request.app.state.options.compute_limit, live.scheduler.busy_seconds
-    return f"one batch has been computed for {busy:.0f} s: restart this replica" if busy > limit else ""
+    return problem_of_process(request.app.state.live, request.app.state.options.compute_limit)
 
 
 ROUTES: Routes = {

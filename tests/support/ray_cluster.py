@@ -1,0 +1,188 @@
+"""A real cluster of Ray on this machine, of several nodes that are processes of their own.
+
+Ray binds them to the machine's address: its drivers do not find a cluster on 127.0.0.1.
+
+Replicas on it read releases of flavor `echo`: `open_echo` opens them in the actors, as `registry.serving.ray.opening`
+opens those of the settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from registry.devstack.ports import HOST, Ports
+from registry.serving.fleet import Heartbeat, Heartbeats, replicas
+from registry.serving.follow import Live
+from registry.serving.loaders import Loader
+from registry.serving.options import LiveOptions
+from registry.serving.ray import RayArguments, application
+from registry.store.objects import ObjectStore
+from registry.versions.manifest import Manifest
+from tests.support.echo_releases import Echo, EchoAnswer, Shop, load_echo, wait_until
+
+_MARK = "ULORA_TEST_CLUSTER"
+_MEMORY = 80 * 1024 * 1024
+"""Bytes of a node's object store; Ray takes no less than 75 MiB."""
+SLOW, HANG = b"slow", b"hang"
+"""Images that take a while to compute, and for ever."""
+
+
+class RayCluster:
+    """A head without cores, and nodes with one core each."""
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        """`folder`: short, because sockets are in it."""
+        from ray.cluster_utils import Cluster
+
+        self.ports = Ports()
+        head = {"num_cpus": 0, "object_store_memory": _MEMORY, "temp_dir": str(folder), "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(nodes):
+            self.add_node()
+
+    @property
+    def address(self) -> str:
+        """Of the head, for drivers."""
+        return str(self.cluster.address)
+
+    @property
+    def url(self) -> str:
+        """Of Ray Serve's proxy."""
+        return f"http://{HOST}:{self.ports.first}"
+
+    def add_node(self) -> None:
+        """A node more, with one core."""
+        self.cluster.add_node(num_cpus=1, object_store_memory=_MEMORY)
+
+    def kill_node_of(self, pid: int) -> None:
+        """Kill the node that a process of an actor belongs to, with everything on it."""
+        raylet = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        (node,) = (node for node in self.cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
+def ray_cluster(environment: Mapping[str, str], nodes: int = 3) -> Iterator[RayCluster]:
+    """A cluster whose processes have this environment, with this process as its driver, and with Ray Serve on it.
+
+    Nothing of it is left at the end, whatever happens: its processes are known by a variable of their own.
+    """
+    import ray
+    from ray import serve
+
+    mark = uuid.uuid4().hex
+    folder = Path(mkdtemp(prefix="ray-", dir="/tmp"))  # noqa: S108  the path of a socket has at most 107 bytes
+    handled = signal.getsignal(signal.SIGTERM)
+    own = {_MARK: mark, "PYTHONPATH": str(Path.cwd()), "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+    cluster = None
+    try:
+        with _environment({**environment, **own}):
+            cluster = RayCluster(folder, nodes)
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            serve.start(http_options={"host": HOST, "port": cluster.ports.first}, proxy_location="HeadOnly")
+            yield cluster
+    finally:
+        if ray.is_initialized():  # else this would start a cluster
+            serve.shutdown()
+            ray.shutdown()
+        if cluster:
+            cluster.cluster.shutdown()
+        _kill_marked(mark)
+        signal.signal(signal.SIGTERM, handled)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def echo_replicas(cluster: RayCluster, shop: Shop, **arguments: Any) -> Iterator[str]:
+    """Replicas of a shop's production on a cluster; yields the URL under which Ray answers for them."""
+    from ray import serve
+
+    wanted = RayArguments.read({"health_check_seconds": 1, "shutdown_seconds": 60, **arguments})
+    opened = partial(open_echo, os.environ["ULORA_STORE"], shop.model, str(shop.folder), wanted.live_options())
+    serve.run(application(opened, wanted), name=shop.model, route_prefix=f"/{shop.model}")
+    try:
+        yield f"{cluster.url}/{shop.model}"
+    finally:
+        serve.delete(shop.model)
+
+
+def open_echo(store: str, model: str, folder: str, options: LiveOptions) -> Live:
+    """A replica of a shop, in an actor."""
+    from dataclasses import replace
+
+    shop = Shop(ObjectStore(store), model, Path(folder))
+    fleet = Heartbeats(shop.store, model, "production", every=1.0)
+    return Live(shop.channel(), shop.versions, shop.blobs, replace(options, find=_find_slow_echo), fleet=fleet)
+
+
+def heartbeats(shop: Shop) -> list[Heartbeat]:
+    """Those of the replicas of production that are not silent."""
+    found = replicas(shop.store, shop.model, "production")
+    return [replica.heartbeat for replica in found if not replica.silent]
+
+
+def all_serve(shop: Shop, generation: int, count: int) -> bool:
+    """Whether so many replicas serve a generation, and no other one an older."""
+    found = [one.generation for one in heartbeats(shop)]
+    return len(found) == count and min(found) >= generation
+
+
+def _find_slow_echo(flavor: str) -> Loader:
+    return _load_slow_echo
+
+
+def _load_slow_echo(manifest: Manifest, files: Mapping[str, Path], **how: Any) -> Echo:
+    echo = load_echo(manifest, files)
+    return _SlowEcho(echo.version, echo.content_sha256, echo.weights)
+
+
+class _SlowEcho(Echo):
+    """An echo that takes its time for some images."""
+
+    def predict(self, images: bytes | list[bytes], *, target: object = None) -> EchoAnswer | list[EchoAnswer]:
+        if isinstance(images, bytes):
+            if images.startswith(SLOW):
+                time.sleep(0.1)
+            if images.startswith(HANG):
+                time.sleep(10**6)
+        return super().predict(images, target=target)
+
+
+@contextmanager
+def _environment(environment: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill what is left of a cluster, and wait for its end."""
+    for pid in _marked(mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not _marked(mark))
+
+
+def _marked(mark: str) -> list[int]:
+    """The processes whose environment has the mark, without this one and zombies."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{_MARK}={mark}".encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+    return found
