@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -32,29 +32,39 @@ from registry.versions.manifest import Manifest
 from tests.support.echo_releases import Echo, EchoAnswer, Shop, load_echo, wait_until
 
 _MARK = "ULORA_TEST_CLUSTER"
+_TRIES = 5
 _MEMORY = 80 * 1024 * 1024
 """Bytes of a node's object store; Ray takes no less than 75 MiB."""
+_QUICK = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+}
+"""Lets Ray Serve look at the number of requests every second, not every ten, and keep no token in the home folder."""
 SLOW, HANG = b"slow", b"hang"
 """Images that take a while to compute, and for ever."""
 
 
 class RayCluster:
-    """A head without cores, and nodes with one core each."""
+    """A head and other nodes, with one core each.
 
-    def __init__(self, folder: Path, nodes: int) -> None:
-        """`folder`: short, because sockets are in it."""
+    Attributes:
+        env: of all its processes.
+    """
+
+    def __init__(self, env: Mapping[str, str], nodes: int) -> None:
+        """Raises what Ray raises; what it has started by then is left running."""
         from ray.cluster_utils import Cluster
 
-        self.ports = Ports()
-        head = {"num_cpus": 0, "object_store_memory": _MEMORY, "temp_dir": str(folder), "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.env, self.ports = env, Ports()
+        self._cluster = Cluster()
         for _ in range(nodes):
             self.add_node()
 
     @property
     def address(self) -> str:
         """Of the head, for drivers."""
-        return str(self.cluster.address)
+        return str(self._cluster.address)
 
     @property
     def url(self) -> str:
@@ -62,42 +72,57 @@ class RayCluster:
         return f"http://{HOST}:{self.ports.first}"
 
     def add_node(self) -> None:
-        """A node more, with one core."""
-        self.cluster.add_node(num_cpus=1, object_store_memory=_MEMORY)
+        """A node more. Ray gives one up that takes more than 30 seconds to start, as it may on a busy machine."""
+        for left in reversed(range(_TRIES)):
+            before = set(_marked(self.env[_MARK]))
+            try:
+                with _environment(self.env):
+                    self._cluster.add_node(num_cpus=1, object_store_memory=_MEMORY, include_dashboard=False)
+            except Exception:  # Ray has no class of its own for it
+                _kill(set(_marked(self.env[_MARK])) - before)
+                if not left:
+                    raise
+            else:
+                return
 
     def kill_node_of(self, pid: int) -> None:
         """Kill the node that a process of an actor belongs to, with everything on it."""
         raylet = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        (node,) = (node for node in self.cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
-        self.cluster.remove_node(node, allow_graceful=False)
+        (node,) = (node for node in self._cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def end(self) -> None:
+        """End its processes."""
+        self._cluster.shutdown()
 
 
 @contextmanager
 def ray_cluster(environment: Mapping[str, str], nodes: int = 3) -> Iterator[RayCluster]:
-    """A cluster whose processes have this environment, with this process as its driver, and with Ray Serve on it.
+    """A cluster whose processes have these variables, with this process as its driver, and with Ray Serve on it.
 
     Nothing of it is left at the end, whatever happens: its processes are known by a variable of their own.
     """
     import ray
     from ray import serve
 
-    mark = uuid.uuid4().hex
-    folder = Path(mkdtemp(prefix="ray-", dir="/tmp"))  # noqa: S108  the path of a socket has at most 107 bytes
-    handled = signal.getsignal(signal.SIGTERM)
-    own = {_MARK: mark, "PYTHONPATH": str(Path.cwd()), "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+    mark, handled = uuid.uuid4().hex, signal.getsignal(signal.SIGTERM)
+    folder = Path(mkdtemp(prefix="ray-", dir="/tmp"))  # the path of a socket has at most 107 bytes
+    own = {
+        _MARK: mark, "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path.cwd()), **_QUICK,
+    }  # fmt: skip
     cluster = None
     try:
-        with _environment({**environment, **own}):
-            cluster = RayCluster(folder, nodes)
+        cluster = RayCluster({**environment, **own}, nodes)
+        with _environment(cluster.env):
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
             serve.start(http_options={"host": HOST, "port": cluster.ports.first}, proxy_location="HeadOnly")
-            yield cluster
+        yield cluster
     finally:
         if ray.is_initialized():  # else this would start a cluster
             serve.shutdown()
             ray.shutdown()
         if cluster:
-            cluster.cluster.shutdown()
+            cluster.end()
         _kill_marked(mark)
         signal.signal(signal.SIGTERM, handled)
         shutil.rmtree(folder, ignore_errors=True)
@@ -108,7 +133,7 @@ def echo_replicas(cluster: RayCluster, shop: Shop, **arguments: Any) -> Iterator
     """Replicas of a shop's production on a cluster; yields the URL under which Ray answers for them."""
     from ray import serve
 
-    wanted = RayArguments.read({"health_check_seconds": 1, "shutdown_seconds": 60, **arguments})
+    wanted = RayArguments.read({"deadline": 600, "health_check_seconds": 1, "shutdown_seconds": 60, **arguments})
     opened = partial(open_echo, os.environ["ULORA_STORE"], shop.model, str(shop.folder), wanted.live_options())
     serve.run(application(opened, wanted), name=shop.model, route_prefix=f"/{shop.model}")
     try:
@@ -172,10 +197,14 @@ def _environment(environment: Mapping[str, str]) -> Iterator[None]:
 
 def _kill_marked(mark: str) -> None:
     """Kill what is left of a cluster, and wait for its end."""
-    for pid in _marked(mark):
+    _kill(set(_marked(mark)))
+    wait_until(lambda: not _marked(mark))
+
+
+def _kill(processes: Set[int]) -> None:
+    for pid in processes:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not _marked(mark))
 
 
 def _marked(mark: str) -> list[int]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
@@ -40,4 +41,15 @@ def from_settings() -> OpenedRegistry:
 
 def follow(channel: str, options: LiveOptions) -> Live:
     """A replica of the fleet that the settings of this process name; not started yet. Raises as `from_settings`."""
+    _show_log()
     return from_settings().follow(channel, options)
+
+
+def _show_log() -> None:
+    """Let the log lines of this package go to standard error, which Ray keeps with its logs of this actor."""
+    logger = logging.getLogger("registry")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

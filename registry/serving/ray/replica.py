@@ -39,7 +39,6 @@ class RayReplica:
         Raises:
             UloraError: the errors of `open_live`, and those of `Live.start`. Ray shows them, and tries again.
         """
-        _show_log()
         self._http = http
         self._live = open_live()
         self._live.start()
@@ -78,13 +77,3 @@ class RayReplica:
         the threads. It takes 5 seconds at most."""
         if live := vars(self).get("_live"):
             live.close()
-
-
-def _show_log() -> None:
-    """Let the log lines of this package go to standard error, which Ray keeps with its logs of this actor."""
-    logger = logging.getLogger("registry")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
