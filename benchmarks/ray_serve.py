@@ -43,7 +43,7 @@ Examples:
 
 
 @dataclass(frozen=True)
-class Effort:
+class RayEffort:
     """How much is measured: numbers of replicas, seconds of a load, rounds."""
 
     counts: tuple[int, ...]
@@ -57,11 +57,11 @@ class Effort:
 @option_json
 def main(*, size: str, rounds: int, as_json: bool) -> None:
     """Images a second with 1, 2 and 4 replicas, on Ray Serve and without; seconds from a record to the last of them."""
-    effort = Effort(COUNTS, 8.0, rounds) if size == "full" else Effort((1,), 1.0, 1)
+    effort = RayEffort(COUNTS, 8.0, rounds) if size == "full" else RayEffort((1,), 1.0, 1)
     run(lambda: measure(effort, size), threads=usable_cores(), as_json=as_json)
 
 
-def measure(effort: Effort, size: str) -> Result:
+def measure(effort: RayEffort, size: str) -> Result:
     """Every number of replicas, one after the other."""
     figures: dict[str, Any] = {"cores": usable_cores(), "clients": _CLIENTS}
     with on_stage() as stage:
@@ -80,7 +80,7 @@ def measure(effort: Effort, size: str) -> Result:
     return Result(benchmark="ray_serve", setting={"size": size, "rounds": effort.rounds}, figures=figures)
 
 
-def _compared(model: ModelOnStage, count: int, ways: Mapping[str, list[int]], effort: Effort) -> dict[str, Any]:
+def _compared(model: ModelOnStage, count: int, ways: Mapping[str, list[int]], effort: RayEffort) -> dict[str, Any]:
     """Images a second of each way, by its ports, in turns; then seconds until all replicas of both have followed."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(effort.rounds):
@@ -153,21 +153,19 @@ def _ray(env: Mapping[str, str]) -> Iterator[int]:
     Raises:
         MissingDependency: Ray is not installed.
     """
-    try:
-        import ray
-        from ray import serve
-    except ModuleNotFoundError as error:
-        raise MissingDependency("ray is not installed", hint="pip install 'ulora-registry[ray]'") from error
     ports = Ports()
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # sockets need short paths
-        say("starting Ray")
         own = {
-            "RAY_TMPDIR": folder,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": token_hex(32),
-        }
-        os.environ.update({**env, **own})  # `on_stage` puts back what was
+            "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32),
+        }  # fmt: skip
+        os.environ.update({**env, **own})  # before Ray is imported; `on_stage` puts back what was
+        try:
+            import ray
+            from ray import serve
+        except ModuleNotFoundError as error:
+            raise MissingDependency("ray is not installed", hint="pip install 'ulora-registry[ray]'") from error
+        say("starting Ray")
         cores = max(COUNTS)  # as many replicas as are asked for find a place, whatever the machine has
         ray.init(num_cpus=cores, object_store_memory=100 * 1024 * 1024, include_dashboard=False, log_to_driver=False)
         try:

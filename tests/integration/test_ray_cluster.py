@@ -19,14 +19,19 @@ import httpx
 import pyarrow.parquet
 import pytest
 import ray.data
+import ray.serve
+import yaml
+from ray.serve.schema import ServeDeploySchema
 
+from registry.api import Registry
 from registry.devstack.s3_server import S3Server
 from registry.serving.follow import Live, LiveOptions
 from registry.serving.http.options import HttpOptions
-from registry.serving.ray import DatasetOptions, predict_dataset
+from registry.serving.ray import DatasetOptions, RayArguments, predict_dataset
 from registry.store.objects import ObjectStore
 from tests.support.bundles import png
 from tests.support.echo_releases import Shop, find_echo, wait_until
+from tests.support.pages import ROOT, blocks
 from tests.support.ray_cluster import HANG, SLOW, RayCluster, all_serve, echo_replicas, heartbeats, ray_cluster
 from tests.support.registries import open_registry, small_bundle
 from tests.support.run_ulora import ulora
@@ -52,6 +57,14 @@ def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
         shop.release(name)
         shop.promote(name)
     return shop
+
+
+def released(folder: Path, store: str, model: str) -> Registry:
+    """A registry with a version of the DINO flavor, v1.0.0."""
+    registry = open_registry(folder, store, model)
+    registry.store.initialise()
+    registry.create("v1.0.0", small_bundle(folder / "bundle"), offline=True)
+    return registry
 
 
 @dataclass
@@ -240,39 +253,39 @@ def test_serve_run_names_the_app(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The command of the page, with a version of the DINO flavor; `ulora status` shows its replica."""
-    registry = open_registry(tmp_path, store_url, model)
-    registry.create("v1.0.0", small_bundle(tmp_path / "bundle"), offline=True)
+    registry = released(tmp_path, store_url, model)
     registry.promote("v1.0.0", "production")
     env = {**s3_env, "ULORA_STORE": store_url, "ULORA_MODEL": model, "ULORA_CACHE": str(tmp_path / "cache")}
-    words = ["run", "registry.serving.ray:app", "--non-blocking", "--name", model, "--route-prefix", f"/{model}"]
-    words += ["--address", cluster.address, "--runtime-env-json", json.dumps({"env_vars": env}), "max_replicas=1"]
+    command = next(block for block in blocks(ROOT / "docs" / "ray.md") if block.run_by).text.splitlines()[0].split()
+    words = [*command[1:3], "--non-blocking", "--name", model, "--route-prefix", f"/{model}"]
+    words += ["--address", cluster.address, "--runtime-env-json", json.dumps({"env_vars": env}), *command[3:]]
     serve = Path(sys.executable).with_name("serve")
     done = subprocess.run(
         [serve, *words], check=False, capture_output=True, text=True, env={**os.environ, **cluster.env}, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    from ray import serve as ray_serve
-
-    answer = httpx.post(f"{cluster.url}/{model}/predict?target=low", content=png(1), timeout=300)
-    assert (answer.status_code, answer.json()["version"], answer.json()["target"]) == (200, "v1.0.0", "low")
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    shown = ulora("status", "--json").document
-    ray_serve.delete(model)
-    assert [one["version"] for channel in shown["channels"] for one in channel["replicas"]] == ["v1.0.0"]
+    try:
+        answer = httpx.post(f"{cluster.url}/{model}/predict?target=low", content=png(1), headers=IMAGE, timeout=300)
+        shown = ulora("status", "--json").document
+    finally:
+        ray.serve.delete(model)
+    assert (answer.status_code, answer.json()["version"], answer.json()["target"]) == (200, "v1.0.0", "low")
+    (channel,) = [one for one in shown["channels"] if one["channel"] == "production"]
+    assert [one["version"] for one in channel["replicas"]] == ["v1.0.0"]
 
 
 def test_a_dataset_is_answered_as_the_version_answers(
     cluster: RayCluster, store_url: str, model: str, tmp_path: Path
 ) -> None:
-    opened = partial(open_registry, tmp_path, store_url, model)
-    opened().create("v1.0.0", small_bundle(tmp_path / "bundle"), offline=True)
+    registry, opened = released(tmp_path, store_url, model), partial(open_registry, tmp_path, store_url, model)
     images: list[bytes | None] = [*(png(seed) for seed in range(8)), b"no image", None]
     named = [{"name": str(number), "bytes": image, "crop": "low"} for number, image in enumerate(images)]
     options = DatasetOptions(targets="crop", batch_size=4)
     found = predict_dataset(ray.data.from_items(named), "v1.0.0", options, registry=opened).take_all()
     rows = sorted(found, key=lambda row: int(row["name"]))
-    loaded, digest = opened().load("v1.0.0"), opened().manifest("v1.0.0").sha256
+    loaded, digest = registry.load("v1.0.0"), registry.manifest("v1.0.0").sha256
     assert {(row["version"], row["manifest_sha256"]) for row in rows} == {("v1.0.0", digest)}
     assert [row["label"] for row in rows] == [
         *(loaded.predict(png(seed), target="low").label for seed in range(8)),
@@ -289,14 +302,14 @@ def test_a_dataset_is_answered_as_the_version_answers(
 def test_a_killed_run_goes_on_with_each_image_once(
     cluster: RayCluster, store_url: str, model: str, tmp_path: Path
 ) -> None:
-    open_registry(tmp_path, store_url, model).create("v1.0.0", small_bundle(tmp_path / "bundle"), offline=True)
+    released(tmp_path, store_url, model)
     env = {"ULORA_STORE": store_url, "ULORA_MODEL": model, "ULORA_CACHE": str(tmp_path / "cache"), "COLUMNS": "80"}
     words = [sys.executable, "-m", "tests.support.ray_driver", cluster.address, str(tmp_path), "v1.0.0"]
     words.append(json.dumps(env))
     rows, folder = tmp_path / "out" / "rows", tmp_path / "images"
     folder.mkdir()
-    for number in range(100):
-        (folder / f"{number}.png").write_bytes(png(number % 10))
+    for number in range(30):
+        (folder / f"{number}.png").write_bytes(png(number))
     with subprocess.Popen(words, env={**os.environ, **cluster.env, **env}, stderr=subprocess.DEVNULL) as killed:
         wait_until(lambda: len(list(rows.glob("*.parquet"))) >= 2)
         killed.kill()
@@ -307,6 +320,13 @@ def test_a_killed_run_goes_on_with_each_image_once(
     names = [name for table in files for name in table["path"].to_pylist()]
     assert sorted(names) == sorted(map(str, folder.iterdir()))
     assert 2 <= written < len(files)
+
+
+def test_the_file_on_the_page_is_one_that_ray_takes() -> None:
+    (text,) = [block.text for block in blocks(ROOT / "docs" / "ray.md") if block.language == "yaml"]
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+    assert application.import_path == "registry.serving.ray:app"
+    assert RayArguments.read(application.args).max_replicas == 16
 
 
 def _shape(answer: httpx.Response) -> tuple[object, ...]:

@@ -21,8 +21,8 @@ def main(address: str, folder: str, version: str, variables: str) -> None:
     ray.init(address=address, runtime_env={"env_vars": json.loads(variables)}, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(id_column="path", checkpoint_path=f"{folder}/done")
-    images = ray.data.read_binary_files(f"{folder}/images", include_paths=True, override_num_blocks=20)
-    predict_dataset(images, version, DatasetOptions(batch_size=5)).write_parquet(f"{folder}/out/rows")
+    images = ray.data.read_binary_files(f"{folder}/images", include_paths=True, override_num_blocks=10)
+    predict_dataset(images, version, DatasetOptions(batch_size=3)).write_parquet(f"{folder}/out/rows")
 
 
 if __name__ == "__main__":
