@@ -6,12 +6,11 @@ gives them.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,49 @@ from registry.api import Registry
 from registry.devstack.ports import HOST, Ports
 from tests.servers.iam import UserServer, read_policy
 from tests.support.bundles import png, write_bundle
-from tests.support.container_process import Container, Containers, Running, containers  # noqa: F401
+from tests.support.container_process import Container, Containers, Running
 from tests.support.deploy_files import (
-    BASE, COMPOSE, KSERVE, PROMETHEUS, base_documents, compose, compose_container, documents, image, pod_containers,
+    KSERVE,
+    PROMETHEUS,
+    base_documents,
+    compose,
+    compose_container,
+    documents,
+    image,
+    pod_containers,
     pod_specs,
-)  # fmt: skip
+)
 from tests.support.echo_releases import wait_until
 from tests.support.pages import ROOT, blocks
-from tests.support.registries import open_registry
+from tests.support.registries import flip_a_byte, open_registry
 
 pytestmark = pytest.mark.acceptance
 
 FIRST, SECOND = "v1.0.0", "v1.1.0"
 POLICIES = ROOT / "docs" / "policies"
 PREFIX = "store"
+WRITABLE = {"/var/cache/ulora": "cache", "/tmp": "tmp"}
+SECONDS = 60.0
+"""A guard against a hang, of a request on a busy machine."""
+TRIES_TO_WRITE = """
+import os, sys
+for path in sys.argv[1:]:
+    try:
+        open(path, "w")
+        print(path)
+    except OSError:
+        pass
+print(os.getuid(), os.getgid(), os.getgroups())
+"""
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[UserServer]:
+def containers(tmp_path: Path) -> Containers:
+    return Containers(tmp_path / "containers")
+
+
+@pytest.fixture
+def server(containers: Containers, tmp_path: Path) -> Iterator[UserServer]:
     """An S3 server that enforces the policies of its users."""
     server = UserServer(tmp_path / "s3").start()
     try:
@@ -75,198 +99,200 @@ def release(registry: Registry, folder: Path) -> None:
     registry.promote(FIRST, "production")
 
 
-def user(server: UserServer, settings: Mapping[str, str], account: str) -> dict[str, str]:
-    """The variables of a user of the server who has the policy that a ServiceAccount names, and nothing else."""
-    accounts = {each["metadata"]["name"]: each for each in base_documents() if each["kind"] == "ServiceAccount"}
-    named = accounts[account]["metadata"]["annotations"]["ulora/policy"]
-    names = {"BUCKET": server.bucket, "PREFIX": PREFIX, "MODEL": settings["ULORA_MODEL"]}
-    env = server.add_user(account, read_policy(POLICIES / named, names))
-    return {name: env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-
-
 # --- the image -------------------------------------------------------------------------------------------------------
 
 
-def test_a_container_may_write_to_its_volumes_only(containers: Containers) -> None:  # noqa: F811
-    tried = "/x /etc/x /opt/ulora/x /var/cache/ulora/x /tmp/x".split()
-    script = "import os,sys\nfor path in sys.argv[1:]:\n try: open(path, 'w'); print(path)\n except OSError: pass\nprint(os.getuid(), os.getgid(), os.getgroups())"
-    started = replace(
-        image().container("probe"), command=("python", "-c", script, *tried), writable=("/var/cache/ulora", "/tmp")
-    )
-    done = containers.run(started)
-    assert done.stdout.split("\n")[:3] == ["/var/cache/ulora/x", "/tmp/x", "10001 10001 []"], done.stderr
+def test_a_container_may_write_to_its_volumes_only(containers: Containers) -> None:
+    tried = ("/x", "/etc/x", "/opt/ulora/x", str(ROOT / "x"), "/var/cache/ulora/x", "/tmp/x")
+    probe = replace(image().container("probe"), command=("python", "-c", TRIES_TO_WRITE, *tried), writable=WRITABLE)
+    done = containers.run(probe)
+    assert done.stdout.splitlines() == ["/var/cache/ulora/x", "/tmp/x", "10001 10001 []"], done.stderr
 
 
 def test_the_image_serves_and_says_that_it_is_healthy(
-    containers: Containers,
-    released: Registry,
-    server: UserServer,
-    settings: Mapping[str, str],  # noqa: F811
+    containers: Containers, released: Registry, server: UserServer, settings: Mapping[str, str]
 ) -> None:
-    ports = Ports()
-    serving = replace(image().container("image"), writable=("/var/cache/ulora", "/tmp"), grace=35.0)
-    serving = serving.at({"8000": str(ports.first)}).having(**settings, **server.env)
-    assert containers.check(serving) == 1
+    port = (ports := Ports()).first
+    serving = replace(image().container("image"), writable=WRITABLE, grace=35.0).at({"8000": str(port)})
+    serving = serving.having(**{**server.env, **settings})
+    assert containers.check(serving) == 1, "nothing answers yet"
     with containers.running(serving) as running:
-        wait_for(lambda: answers(f"http://{HOST}:{ports.first}/health/ready"), running)
+        wait_for(running, lambda: answers(port, "/health/ready"))
         assert containers.check(serving) == 0
-        assert ask(ports.first)["version"] == FIRST
-        assert running.stop() == 0
+        assert ask(port)["version"] == FIRST
+        assert running.stop() == 0, running.says()
+    assert ports.numbers == [port]
 
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
 
 
+def as_user(server: UserServer, settings: Mapping[str, str], account: str, container: Container) -> Container:
+    """A container with the keys of a user who has the policy that a ServiceAccount names, and nothing else."""
+    accounts = {each["metadata"]["name"]: each for each in base_documents() if each["kind"] == "ServiceAccount"}
+    named = accounts[account]["metadata"]["annotations"]["ulora/policy"]
+    names = {"BUCKET": server.bucket, "PREFIX": PREFIX, "MODEL": settings["ULORA_MODEL"]}
+    env = server.add_user(account, read_policy(POLICIES / named, names))
+    keys = {name: env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    return container.having(**{**settings, **keys})
+
+
 @pytest.fixture
-def pods(
-    released: Registry, server: UserServer, settings: Mapping[str, str], tracking_uri: str
-) -> dict[str, Container]:
-    """The containers of the base, each with the credentials that its ServiceAccount names."""
-    found = base_documents()
-    pods = {}
-    for name, pod in pod_specs(found).items():
-        (container,) = pod_containers(pod, found)
-        where = {**settings, **user(server, settings, pod["serviceAccountName"])}
-        if "MLFLOW_TRACKING_URI" in container.env:
-            where["MLFLOW_TRACKING_URI"] = tracking_uri
-        pods[name] = container.having(**where)
-    return pods
+def pod(released: Registry, server: UserServer, settings: Mapping[str, str]) -> Callable[[str], Container]:
+    """The container of a pod of the base, with the credentials that its ServiceAccount names."""
+
+    def find(name: str) -> Container:
+        found = base_documents()
+        spec = pod_specs(found)[name]
+        (container,) = pod_containers(spec, found)
+        return as_user(server, settings, spec["serviceAccountName"], container)
+
+    return find
 
 
 def test_replicas_of_kubernetes_answer_and_drain(
-    containers: Containers,
-    pods: Mapping[str, Container],
-    released: Registry,  # noqa: F811
+    containers: Containers, pod: Callable[[str], Container], released: Registry
 ) -> None:
-    ports = Ports(2)
-    pod = pod_specs(base_documents())["ulora-replica"]["containers"][0]
-    assert pod["ports"] == [{"name": "http", "containerPort": 8000}]
-    startup, live, ready = (pod[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness"))
+    said = pod_specs(base_documents())["ulora-replica"]["containers"][0]
+    assert said["ports"] == [{"name": "http", "containerPort": 8000}]
+    startup, live, ready = (said[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness"))
+    replica, (first, second) = pod("ulora-replica"), (ports := Ports(2)).numbers
     with ExitStack() as all_of_them:
-        started = []
-        for number in ports.numbers:
-            replica = replace(pods["ulora-replica"], name=f"replica-{number}").at({"8000": str(number)})
-            started.append(all_of_them.enter_context(containers.running(replica)))
-        for number, running in zip(ports.numbers, started, strict=True):
-            at = f"http://{HOST}:{number}"
-            wait_for(lambda at=at: answers(at + startup) and answers(at + ready), running)  # type: ignore[misc]
-            assert ask(number)["version"] == FIRST
-            assert httpx.get(f"{at}/health").json()["note"] == "", "its heartbeats are allowed"
-            assert httpx.get(f"{at}/metrics").status_code == 200
+        started = {}
+        for port in ports.numbers:
+            volumes = {path: f"{port}-{name}" for path, name in replica.writable.items()}
+            own = replace(replica.at({"8000": str(port)}), writable=volumes)
+            started[port] = all_of_them.enter_context(containers.running(own))
+        for port, running in started.items():
+            wait_for(running, lambda port=port: answers(port, startup) and answers(port, ready))
+            assert ask(port)["version"] == FIRST
+            assert get(port, "/health").json()["note"] == "", "its heartbeats are allowed"
+            assert answers(port, "/metrics")
         released.promote(SECOND, "production")
-        for number, running in zip(ports.numbers, started, strict=True):
-            wait_for(lambda number=number: ask(number)["version"] == SECOND, running)  # type: ignore[misc]
-        at = f"http://{HOST}:{ports.first}"
-        started[0].process.terminate()
-        wait_for(lambda: httpx.get(at + ready).status_code == 503, started[0])
-        assert answers(at + live), "it is not ready any more, and lives"
-        assert ask(ports.first)["version"] == SECOND
-        assert started[0].process.wait(started[0].container.grace) == 0
-        assert started[1].stop() == 0
+        for port, running in started.items():
+            wait_for(running, lambda port=port: ask(port)["version"] == SECOND)
+        started[first].process.terminate()
+        wait_for(started[first], lambda: get(first, ready).status_code == 503)
+        assert answers(first, live), "it is not ready any more, and lives"
+        assert ask(first)["version"] == SECOND
+        assert started[first].process.wait(replica.grace) == 0
+        assert started[second].stop() == 0
 
 
-def test_what_stands_beside_the_replicas_does_its_work(
-    containers: Containers,
-    pods: Mapping[str, Container],
-    released: Registry,
-    model: str,
-    tracking_uri: str,  # noqa: F811
+def test_the_guard_of_kubernetes_looks(containers: Containers, pod: Callable[[str], Container]) -> None:
+    with containers.running(pod("ulora-guard")) as guard:
+        wait_for(guard, lambda: f"production: no trial runs; it serves {FIRST}" in guard.says())
+        assert guard.stop() == 0, guard.says()
+
+
+def test_the_reconciler_of_kubernetes_goes_round(
+    containers: Containers, pod: Callable[[str], Container], released: Registry, tracking_uri: str
 ) -> None:
-    with containers.running(pods["ulora-guard"]) as guard, containers.running(pods["ulora-reconcile"]) as reconcile:
-        wait_for(lambda: "watching" in guard.says(), guard)
-        wait_for(lambda: aliases(tracking_uri, model) == {"production": FIRST}, reconcile)
+    reconciler = pod("ulora-reconcile")
+    assert reconciler.env["MLFLOW_TRACKING_URI"].startswith("http://mlflow.")
+    with containers.running(reconciler.having(MLFLOW_TRACKING_URI=tracking_uri)) as running:
+        wait_for(running, lambda: aliases(tracking_uri, released.model) == {"production": FIRST})
         released.promote(SECOND, "production")
-        wait_for(lambda: aliases(tracking_uri, model) == {"production": SECOND}, reconcile)
-        assert [guard.stop(), reconcile.stop()] == [0, 0], guard.says() + reconcile.says()
-        assert "error" not in guard.says().lower()
+        wait_for(running, lambda: aliases(tracking_uri, released.model) == {"production": SECOND})
+        assert running.stop() == 0, running.says()
 
 
 @pytest.mark.parametrize("name", ["gc", "verify"])
-def test_jobs_of_kubernetes_end_with_0(containers: Containers, pods: Mapping[str, Container], name: str) -> None:  # noqa: F811
-    done = containers.run(pods[f"ulora-{name}"])
+def test_jobs_of_kubernetes_end_with_0(containers: Containers, pod: Callable[[str], Container], name: str) -> None:
+    done = containers.run(pod(f"ulora-{name}"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_job_ends_with_6_where_bytes_are_bad(
-    containers: Containers,
-    pods: Mapping[str, Container],
-    released: Registry,  # noqa: F811
+    containers: Containers, pod: Callable[[str], Container], released: Registry
 ) -> None:
-    from tests.support.registries import flip_a_byte
-
     flip_a_byte(released, FIRST, "adapters/low/adapter_model.safetensors")
-    verify = pods["ulora-verify"]
-    every = replace(verify, command=tuple(word.replace("10%", "100%") for word in verify.command))
-    done = containers.run(every)
+    verify = pod("ulora-verify")
+    done = containers.run(replace(verify, command=tuple(word.replace("10%", "100%") for word in verify.command)))
     assert done.returncode == 6, done.stdout + done.stderr
+
+
+# --- KServe ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_of_ones_own_follows_beside_kserve(
+    containers: Containers, released: Registry, server: UserServer, settings: Mapping[str, str], tmp_path: Path
+) -> None:
+    (service,) = documents(KSERVE)
+    spec, port = service["spec"]["predictor"], (ports := Ports()).first
+    keys = as_user(server, settings, spec["serviceAccountName"], image().container("none"))
+    first, serving, follow = (each.at({"8080": str(port)}) for each in pod_containers(spec, base_documents()))
+    app = next(block.text for block in blocks(ROOT / "docs" / "adopt.md") if block.run_by)
+    (tmp_path / "app.py").write_text(app)
+    files = {"/srv/app.py": tmp_path / "app.py", "/srv/backbones": TINY, **serving.read_only}
+    done = containers.run(first.having(**keys.env))
+    assert done.returncode == 0, done.stdout + done.stderr
+    probe = next(each for each in spec["containers"] if "readinessProbe" in each)["readinessProbe"]["httpGet"]["path"]
+    with containers.running(replace(serving, read_only=files)) as theirs:
+        wait_for(theirs, lambda: answers(port, probe))
+        assert ask(port)["version"] == FIRST
+        with containers.running(follow.having(**keys.env)) as following:
+            released.promote(SECOND, "production")
+            wait_for(following, lambda: ask(port)["version"] == SECOND)
+            assert following.stop() == 0, following.says()
+        assert theirs.stop() == 0, theirs.says()
+    assert ports.numbers == [port]
 
 
 # --- compose ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def postgres(containers: Containers) -> Iterator[int]:  # noqa: F811
+def postgres(containers: Containers) -> Iterator[int]:
     """The port of a PostgreSQL server with the user, the password and the database of the compose file."""
     initdb = shutil.which("initdb")
     if not initdb:
         pytest.skip("PostgreSQL is not installed")
-    programs, ports = Path(initdb).resolve().parent, Ports()
-    said = compose()["services"]["postgres"]["environment"]
-    data = "/var/lib/postgresql/data"
-    password = containers.volume("password", 10001) / "password"
-    password.write_text(said["POSTGRES_PASSWORD"])
+    said, port = compose()["services"]["postgres"], (ports := Ports()).first
+    names, data = said["environment"], said["volumes"][0].partition(":")[2]
+    (containers.volume("password", 10001) / "file").write_text(names["POSTGRES_PASSWORD"])
     bare = Container(
-        "postgres", (), {"PATH": f"{programs}:/usr/bin:/bin", "LC_ALL": "C"}, 10001, 10001, (data, "/tmp"),
-        {"/password": password}, check=tuple(compose()["services"]["postgres"]["healthcheck"]["test"][1:]),
-    )  # fmt: skip
-    made = containers.run(
-        replace(bare, command=(
-            "initdb", "-D", data, "-U", said["POSTGRES_USER"], "--auth=scram-sha-256", "--pwfile=/password",
-        ))
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    listen = ("-c", f"listen_addresses={HOST}", "-p", str(ports.first), "-k", "", "-c", "fsync=off")
-    bare = bare.having(PGPORT=str(ports.first), PGPASSWORD=said["POSTGRES_PASSWORD"])
+        "postgres", (), {"PATH": f"{Path(initdb).resolve().parent}:/usr/bin:/bin", "LC_ALL": "C"}, 10001, 10001,
+        {data: "postgres", "/tmp": "postgres-tmp"}, {"/password": "password"},
+        check=tuple(said["healthcheck"]["test"][1:]),
+    ).having(PGPORT=str(port), PGPASSWORD=names["POSTGRES_PASSWORD"])  # fmt: skip
+
+    def run(*words: str) -> None:
+        done = containers.run(replace(bare, command=words))
+        assert done.returncode == 0, done.stderr
+
+    run("initdb", "-D", data, "-U", names["POSTGRES_USER"], "--auth=scram-sha-256", "--pwfile=/password/file")
+    listen = ("-c", f"listen_addresses={HOST}", "-p", str(port), "-k", "", "-c", "fsync=off")
     with containers.running(replace(bare, command=("postgres", "-D", data, *listen))) as running:
-        wait_for(lambda: containers.check(bare) == 0, running)
-        words = ("createdb", "-h", HOST, "-U", said["POSTGRES_USER"], said["POSTGRES_DB"])
-        made = containers.run(replace(bare, command=words))
-        assert made.returncode == 0, made.stderr
-        yield ports.first
+        wait_for(running, lambda: containers.check(bare) == 0)
+        run("createdb", "-h", HOST, "-U", names["POSTGRES_USER"], names["POSTGRES_DB"])
+        yield port
+    assert ports.numbers == [port]
 
 
 @pytest.fixture
-def store(containers: Containers) -> Iterator[int]:  # noqa: F811
+def store(containers: Containers) -> Iterator[int]:
     """The port of the S3 server of the compose file."""
-    ports = Ports(5, 10_000)
-    parts = {"master": 1, "volume": 2, "filer": 3, "admin": 4}
-    others = tuple(f"-{name}.port={ports.first + shift}" for name, shift in parts.items())
-    weed = compose_container("s3").at({"8333": str(ports.first), "-ip=s3": f"-ip={HOST}"})
+    port = (ports := Ports(5, 10_000)).first
+    others = [f"-{name}.port={port + shift}" for shift, name in enumerate(("master", "volume", "filer", "admin"), 1)]
+    weed = compose_container("s3").at({"8333": str(port), "-ip=s3": f"-ip={HOST}"})
     with containers.running(replace(weed, command=(*weed.command, *others))) as running:
-        wait_for(lambda: httpx.get(f"http://{HOST}:{ports.first}").status_code < 500, running)
-        yield ports.first
-        assert running.stop() == 0, running.says()
+        wait_for(running, lambda: get(port, "/").status_code < 500)
+        yield port
+        running.process.terminate()
+        assert running.process.wait(SECONDS) == 0, running.says()
+    assert port in ports.numbers
 
 
 def test_everything_in_the_compose_file_runs(
-    containers: Containers,
-    postgres: int,
-    store: int,
-    model: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    containers: Containers, postgres: int, store: int, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = {"ULORA_MODEL": model}
-    ports = Ports(4)
-    mlflow_port, first, second, prometheus_port = ports.numbers
-    where = {
-        "postgres:5432": f"{HOST}:{postgres}",
-        "s3:8333": f"{HOST}:{store}",
-        "http://mlflow:5000": f"http://{HOST}:{mlflow_port}",
-    }
+    mlflow_at, first, second, prometheus_at = (ports := Ports(4)).numbers
+    where = {"postgres:5432": f"{HOST}:{postgres}", "s3:8333": f"{HOST}:{store}"}
+    where["http://mlflow:5000"] = f"http://{HOST}:{mlflow_at}"
 
     def service(name: str, own: Mapping[str, str] | None = None) -> Container:
-        return compose_container(name, env).at({**where, **(own or {})})
+        return compose_container(name, {"ULORA_MODEL": model}).at({**where, **(own or {})})
 
     init = service("init")
     wait_until(lambda: containers.run(init).returncode == 0)
@@ -275,106 +301,107 @@ def test_everything_in_the_compose_file_runs(
             monkeypatch.setenv(name, init.env[name])
     release(open_registry(tmp_path / "admin", init.env["ULORA_STORE"], model), tmp_path)
 
-    with ExitStack() as running:
+    with ExitStack() as all_of_them:
         started: dict[str, Running] = {}
 
-        def start(container: Container, name: str = "") -> Running:
-            started[name or container.name] = running.enter_context(containers.running(container))
-            return started[name or container.name]
+        def start(container: Container, is_ready: Callable[[], bool] | None = None) -> Running:
+            running = all_of_them.enter_context(containers.running(container))
+            started[container.name] = running
+            wait_for(running, is_ready or partial(is_healthy, containers, container))
+            return running
 
-        mlflow = service("mlflow", {"5000": str(mlflow_port)})
-        wait_for(lambda at=start(mlflow): containers.check(mlflow) == 0, started["mlflow"])  # type: ignore[misc]
-        assert hosts(mlflow_port) == {f"mlflow:{mlflow_port}": 200, "elsewhere": 403}
-        for name, number in (("replica-1", first), ("replica-2", second)):
-            replica = service(name, {"8000": str(number)})
-            start(replica)
-            wait_for(lambda: containers.check(replica) == 0, started[name])
-            wait_for(lambda: answers(f"http://{HOST}:{number}/health/ready"), started[name])
-            assert ask(number)["version"] == FIRST
-        for name in ("guard", "reconcile"):
-            start(service(name))
-        wait_for(lambda: "watching" in started["guard"].says(), started["guard"])
-        wait_for(lambda: aliases(f"http://{HOST}:{mlflow_port}", model) == {"production": FIRST}, started["reconcile"])
+        start(service("mlflow", {"5000": str(mlflow_at)}))
+        assert hosts(mlflow_at) == {f"mlflow:{mlflow_at}": 200, "elsewhere": 403}
+        for name, port in (("replica-1", first), ("replica-2", second)):
+            start(service(name, {"8000": str(port)}))
+            assert answers(port, "/health/ready")
+            assert ask(port)["version"] == FIRST
+        start(service("guard"), lambda: f"it serves {FIRST}" in started["guard"].says())
+        shown = partial(aliases, f"http://{HOST}:{mlflow_at}", model)
+        start(service("reconcile"), lambda: shown() == {"production": FIRST})
         if shutil.which("prometheus"):
-            start(
-                prometheus(
-                    prometheus_port,
-                    {"replica-1:8000": f"{HOST}:{first}", "replica-2:8000": f"{HOST}:{second}"},
-                    tmp_path,
-                )
-            )
-            wait_for(lambda: scraped(prometheus_port) == {"up"}, started["prometheus"])
+            start(prometheus(prometheus_at, (first, second), tmp_path), lambda: scraped(prometheus_at) == {"up"})
         for name in reversed(started):
             assert started[name].stop() == 0, started[name].says()
+    assert len(ports.numbers) == 4
 
 
-def prometheus(port: int, addresses: Mapping[str, str], folder: Path) -> Container:
+def is_healthy(containers: Containers, container: Container) -> bool:
+    return containers.check(container) == 0
+
+
+def prometheus(port: int, replicas: tuple[int, int], folder: Path) -> Container:
     """Prometheus with the files of the compose file, and the addresses of this test in them."""
     said = compose_container("prometheus")
-    (inside,) = said.read_only
-    assert said.read_only[inside] == PROMETHEUS
+    ((inside, outside),) = said.read_only.items()
+    assert outside == PROMETHEUS
     copy = shutil.copytree(PROMETHEUS, folder / "prometheus")
-    text = (copy / "prometheus.yml").read_text()
-    for old, new in addresses.items():
-        assert old in text
-        text = text.replace(old, new)
-    (copy / "prometheus.yml").write_text(text.replace("scrape_interval: 10s", "scrape_interval: 1s"))
-    listen = f"--web.listen-address={HOST}:{port}"
-    return replace(said, command=(*said.command, listen), read_only={inside: copy})
+    text = (copy / "prometheus.yml").read_text().replace("scrape_interval: 10s", "scrape_interval: 1s")
+    for number, replica in enumerate(replicas, 1):
+        assert f"replica-{number}:8000" in text
+        text = text.replace(f"replica-{number}:8000", f"{HOST}:{replica}")
+    (copy / "prometheus.yml").write_text(text)
+    return replace(said, command=(*said.command, f"--web.listen-address={HOST}:{port}"), read_only={inside: copy})
 
 
 def scraped(port: int) -> set[str]:
     """The states of what Prometheus scrapes."""
-    data = httpx.get(f"http://{HOST}:{port}/api/v1/targets").json()["data"]
-    assert len(data["activeTargets"]) == 2
-    rules = httpx.get(f"http://{HOST}:{port}/api/v1/rules").json()["data"]["groups"]
-    assert [group["name"] for group in rules] == ["ulora-guard"]
-    return {target["health"] for target in data["activeTargets"]}
+    targets = get(port, "/api/v1/targets").json()["data"]["activeTargets"]
+    assert len(targets) == 2
+    groups = get(port, "/api/v1/rules").json()["data"]["groups"]
+    assert [group["name"] for group in groups] == ["ulora-guard"]
+    return {target["health"] for target in targets}
 
 
 def hosts(port: int) -> dict[str, int]:
     """What MLflow answers to requests that name these hosts."""
-    url = f"http://{HOST}:{port}/api/2.0/mlflow/registered-models/search?max_results=1"
-    return {host: httpx.get(url, headers={"Host": host}).status_code for host in (f"mlflow:{port}", "elsewhere")}
+    path = "/api/2.0/mlflow/registered-models/search?max_results=1"
+    return {host: get(port, path, {"Host": host}).status_code for host in (f"mlflow:{port}", "elsewhere")}
 
 
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition: Any, running: Running) -> None:
+def wait_for(running: Running, condition: Callable[[], bool]) -> None:
     """Wait until a condition holds, or say what a container that ended before had printed."""
 
     def holds() -> bool:
         assert not running.ended(), running.says()
         try:
-            return bool(condition())
+            return condition()
         except httpx.TransportError:
             return False
 
     wait_until(holds)
 
 
-def answers(url: str) -> bool:
+def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    return httpx.get(f"http://{HOST}:{port}{path}", headers=headers, timeout=SECONDS)
+
+
+def answers(port: int, path: str) -> bool:
     """Whether an address answers with 200."""
-    return httpx.get(url).status_code == 200
+    return get(port, path).status_code == 200
 
 
 def ask(port: int) -> dict[str, Any]:
     """The answer of a replica to an image."""
-    reply = httpx.post(
-        f"http://{HOST}:{port}/predict", files={"image": png(0)}, headers={"X-Request-Timeout-Ms": "600000"}
-    )
+    headers = {"X-Request-Timeout-Ms": "600000"}
+    at = f"http://{HOST}:{port}/predict"
+    reply = httpx.post(at, files={"image": png(0)}, headers=headers, timeout=SECONDS)
     assert reply.status_code == 200, reply.text
     return dict(reply.json())
 
 
 def aliases(tracking_uri: str, model: str) -> dict[str, str]:
     """The version of each alias of a model, as MLflow shows it."""
-    reply = httpx.get(f"{tracking_uri}/api/2.0/mlflow/registered-models/get", params={"name": model}).json()
-    found = {each["alias"]: each["version"] for each in reply.get("registered_model", {}).get("aliases", [])}
+
+    def ask_for(what: str, **params: str) -> Any:
+        return httpx.get(f"{tracking_uri}/api/2.0/mlflow/{what}/get", params=params, timeout=SECONDS).json()
+
+    found = ask_for("registered-models", name=model).get("registered_model", {}).get("aliases", [])
     shown = {}
-    for alias, number in found.items():
-        params = {"name": model, "version": number}
-        version = httpx.get(f"{tracking_uri}/api/2.0/mlflow/model-versions/get", params=params).json()["model_version"]
-        shown[alias] = next(tag["value"] for tag in version["tags"] if tag["key"] == "version")
+    for each in found:
+        version = ask_for("model-versions", name=model, version=each["version"])["model_version"]
+        shown[each["alias"]] = next(tag["value"] for tag in version["tags"] if tag["key"] == "version")
     return shown

@@ -1,4 +1,4 @@
-"""The scripts of the workflows for a repository of releases, run as a runner would, and the first stage of the image."""
+"""The scripts of the workflows for a repository of releases, run as on a runner, and the first stage of the image."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from registry.names import VersionName
 from registry.retention.forget import RetentionRule
 from registry.serving.follow import LiveOptions
 from registry.store import layout, uploads
-from registry.usecases.options import AdvanceOptions, CanaryOptions
+from registry.usecases.options import AdvanceOptions, CanaryOptions, VerifyOptions
 from registry.usecases.replay import newest_digest, replay
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
 from tests.support.echo_releases import load_echo, wait_until
@@ -36,7 +36,7 @@ from tests.support.signing_keys import key_pair
 from tests.support.watched_trials import Fleet, Rates
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
-ROLES = ("publisher", "measurer", "promoter", "replica", "guard", "gc")
+ROLES = ("publisher", "measurer", "promoter", "replica", "guard", "gc", "verifier")
 MODEL, PREFIX = "leaves", "team/ulora"
 GC_ROLE = "arn:aws:iam::123456789012:role/gc"
 FIVE_MIB = 5 * 1024 * 1024
@@ -103,6 +103,7 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
         assert replay(cast[role].wiring, newest_digest(cast[role].wiring, "v1.1.0", "production")).equal
     serve(cast["replica"], promoter)
     try_beside_stable(cast)
+    cast["verifier"].verify_all(None, VerifyOptions(read_data=True))
     collect(cast)
 
 
@@ -238,6 +239,7 @@ BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
             "replica",
             (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE),
         ),
+        ("verifier", (VERSION, RECORD, EVIDENCE, VERDICT, FORGOTTEN, SIGNATURE, BLOB, layout.GC_KEY, ELSEWHERE)),
         ("gc", (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -260,7 +262,7 @@ def test_no_role_deletes_history(cast: Cast, role: str) -> None:
         assert cast["admin"].store.head(key)
 
 
-@pytest.mark.parametrize("role", ["publisher", "measurer", "promoter", "replica", "guard"])
+@pytest.mark.parametrize("role", ["publisher", "measurer", "promoter", "replica", "guard", "verifier"])
 def test_only_garbage_collection_deletes_files_and_signatures(cast: Cast, role: str) -> None:
     blob = layout.blob(cast["admin"].manifest("v1.0.0").files[0].sha256)
     for key in (blob, cast["admin"].store.first(layout.signature(MODEL, "v1.0.0"))):

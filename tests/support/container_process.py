@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,8 +30,8 @@ class Container:
     Attributes:
         command: its entry point and arguments.
         env: its variables, and no others.
-        writable: paths that it may write to; all others are read-only.
-        read_only: files and folders of the machine that it sees, by their paths in it.
+        writable: the volumes that it may write to, by their paths in it; everything else is read-only.
+        read_only: files and folders of the machine, and volumes by their names, that it sees, by their paths in it.
         check: the command by which an engine finds out whether it is healthy; may be empty.
         grace: seconds that it has to end after SIGTERM.
     """
@@ -41,8 +41,8 @@ class Container:
     env: Mapping[str, str]
     user: int
     group: int
-    writable: tuple[str, ...] = ()
-    read_only: Mapping[str, Path] = field(default_factory=dict)
+    writable: Mapping[str, str] = field(default_factory=dict)
+    read_only: Mapping[str, Path | str] = field(default_factory=dict)
     folder: str = "/"
     check: tuple[str, ...] = ()
     grace: float = 30.0
@@ -67,20 +67,15 @@ class Container:
         return replace(self, env={**self.env, **env})
 
 
-@pytest.fixture
-def containers(tmp_path: Path) -> Containers:
-    """Starts containers as processes; skips where that needs what this user may not do."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may become another user")
-    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("mount namespaces are not allowed here")
-    return Containers(tmp_path / "containers")
-
-
 class Containers:
     """Starts containers in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
+        """Skips the test where this user may not start any."""
+        if os.geteuid() != 0:
+            pytest.skip("only root may become another user")
+        if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+            pytest.skip("mount namespaces are not allowed here")
         self._folder = folder
         self._volumes: dict[str, Path] = {}
 
@@ -102,7 +97,8 @@ class Containers:
         try:
             yield Running(process, log, container)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def run(self, container: Container) -> subprocess.CompletedProcess[str]:
@@ -117,28 +113,24 @@ class Containers:
     def _line(self, container: Container) -> list[str]:
         root = self._place("roots") / f"{container.name}-{len(list(self._place('roots').iterdir()))}"
         root.mkdir()
-        python = {
-            Path(VENV): sys.prefix,
-            ROOT: ROOT,
-            Path(sys.prefix): sys.prefix,
-            Path(sys.base_prefix): sys.base_prefix,
-        }
+        places = {str(place): place for place in (ROOT, Path(sys.prefix), Path(sys.base_prefix))}
+        places |= {VENV: Path(sys.prefix), **container.read_only}
         wanted = {
             "command": container.command,
             "env": {**_QUIET, **container.env},
             "user": container.user,
             "group": container.group,
             "folder": container.folder,
-            "writable": {
-                path: str(self.volume(f"{container.name}{path.replace('/', '-')}", container.user))
-                for path in container.writable
-            },
-            "read_only": {str(inside): str(outside) for inside, outside in {**python, **container.read_only}.items()},
+            "writable": {path: self._outside(name, container) for path, name in container.writable.items()},
+            "read_only": {path: self._outside(place, container) for path, place in places.items()},
         }
         unshare = shutil.which("unshare")
         assert unshare
         enter = [sys.executable, "-m", "tests.support.enter_container", str(root), json.dumps(wanted)]
         return [unshare, "--mount", "--propagation", "private", *enter]
+
+    def _outside(self, place: Path | str, container: Container) -> str:
+        return str(place if isinstance(place, Path) else self.volume(place, container.user))
 
     def _place(self, name: str) -> Path:
         place = self._folder / name

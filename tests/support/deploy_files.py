@@ -96,7 +96,7 @@ def env_example() -> dict[str, str]:
 
 
 def compose_container(name: str, env: Mapping[str, str] | None = None) -> Container:
-    """A service of the compose file that has a command. All run with a read-only root here, also the one that may write."""
+    """A service of the compose file that has a command; here its root is read-only, also where it could be written."""
     service = compose(env)["services"][name]
     ours = image()
     is_ours = name not in OF_OTHERS
@@ -108,7 +108,7 @@ def compose_container(name: str, env: Mapping[str, str] | None = None) -> Contai
         env={**(ours.env if is_ours else {"PATH": ours.env["PATH"]}), **_mapping(service.get("environment"))},
         user=int(user),
         group=int(group),
-        writable=tuple(_compose_writable(service)),
+        writable=_compose_volumes(name, service),
         read_only=dict(_compose_read_only(service)),
         folder=ours.folder if is_ours else "/",
         check=tuple(service.get("healthcheck", {}).get("test", ())[1:]),
@@ -116,9 +116,10 @@ def compose_container(name: str, env: Mapping[str, str] | None = None) -> Contai
     )
 
 
-def _compose_writable(service: Document) -> Iterator[str]:
-    yield from (each.partition(":")[0] for each in service.get("tmpfs", ["/tmp"]))
-    yield from (each.split(":")[1] for each in service.get("volumes", ()) if not each.startswith("."))
+def _compose_volumes(name: str, service: Document) -> dict[str, str]:
+    temporary = {each.partition(":")[0]: f"{name}-tmp" for each in service.get("tmpfs", ["/tmp"])}
+    named = [each.split(":") for each in service.get("volumes", ()) if not each.startswith(".")]
+    return temporary | {inside: volume for volume, inside in named}
 
 
 def _compose_read_only(service: Document) -> Iterator[tuple[str, Path]]:
@@ -171,7 +172,6 @@ def _of_pod(pod: Document, said: Document, maps: Mapping[str, Mapping[str, str]]
         env |= maps[source["configMapRef"]["name"]] if "configMapRef" in source else {}
     env |= {each["name"]: each["value"] for each in said.get("env", ()) if "value" in each}
     assert said["securityContext"]["readOnlyRootFilesystem"]
-    volumes = {each["name"]: each for each in pod["volumes"]}
     container = Container(
         name=said["name"],
         command=(*said.get("command", ours.entrypoint), *said.get("args", ours.command)),
@@ -181,6 +181,10 @@ def _of_pod(pod: Document, said: Document, maps: Mapping[str, Mapping[str, str]]
         folder=said.get("workingDir", ours.folder),
         grace=float(pod["terminationGracePeriodSeconds"]),
     )
-    mounts = said["volumeMounts"]
-    assert all("emptyDir" in volumes[each["name"]] or each.get("readOnly") for each in mounts)
-    return replace(container, writable=tuple(each["mountPath"] for each in mounts if not each.get("readOnly")))
+    mounts = [(each["mountPath"], each["name"], each.get("readOnly", False)) for each in said["volumeMounts"]]
+    assert all("emptyDir" in volume for volume in pod["volumes"])
+    return replace(
+        container,
+        writable={path: name for path, name, is_read_only in mounts if not is_read_only},
+        read_only={path: name for path, name, is_read_only in mounts if is_read_only},
+    )

@@ -1,8 +1,8 @@
 """Become the process of a container, as far as a machine without an engine allows; `container_process.py` starts it.
 
-It runs as root in a mount namespace of its own (`unshare --mount`), and makes a root folder there: this machine's programs
-and libraries, read-only, and folders that the container may write to. Then it drops to the user of the container, by
-number, without groups and privileges, and becomes its command. Nothing outside of the namespace changes.
+It runs as root in a mount namespace of its own (`unshare --mount`), and makes a root folder there: this machine's
+programs and libraries, read-only, and folders that the container may write to. Then it drops to the user of the
+container, by number, without groups and privileges, and becomes its command. Nothing outside of the namespace changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files in `deploy/` and the workflows, by the checkers that others keep: what is not valid there does not start."""
+"""The files in `deploy/` and the workflows, by checkers that others keep: what is not valid does not start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ import pytest
 import yaml
 
 from tests.support.deploy_files import (
-    BASE, COMPOSE, DOCKERFILE, KSERVE, OVERLAYS, PROMETHEUS, Document, base_documents, compose, documents,
+    BASE,
+    COMPOSE,
+    DOCKERFILE,
+    KSERVE,
+    OVERLAYS,
+    PROMETHEUS,
+    Document,
+    base_documents,
+    compose,
+    documents,
 )  # fmt: skip
 from tests.support.pages import ROOT
 from tests.support.run_ulora import ulora

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 import click
@@ -14,8 +13,18 @@ import pytest
 
 from registry.cli.main import cli
 from tests.support.deploy_files import (
-    BASE, DEPLOY, DOCKERFILE, KSERVE, Document, base_documents, compose, compose_container, documents, env_example,
-    image, instructions, pod_containers, pod_specs,
+    DEPLOY,
+    KSERVE,
+    Document,
+    base_documents,
+    compose,
+    compose_container,
+    documents,
+    env_example,
+    image,
+    instructions,
+    pod_containers,
+    pod_specs,
 )  # fmt: skip
 from tests.support.pages import ROOT
 
@@ -120,7 +129,7 @@ def test_what_is_copied_into_a_build_exists_and_is_not_ignored() -> None:
     assert all((ROOT / each).exists() for each in copied)
 
 
-def test_the_image_builds_wheels_by_the_constraints_and_has_no_root() -> None:
+def test_the_image_keeps_to_the_constraints_and_has_no_root() -> None:
     runs = [text for name, text in instructions() if name == "RUN"]
     assert all(
         "--constraint constraints.txt" in command for text in runs for command in re.findall(r"pip wheel[^&]*", text)
@@ -183,29 +192,22 @@ def test_probes_are_not_taken_for_each_other() -> None:
     assert image().check == compose_container("replica-1").check == compose_container("replica-2").check
 
 
+def named(kind: str, name: str) -> Document:
+    """A resource of the base."""
+    (found,) = [each for each in base_documents() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
 def test_selectors_choose_the_pods_that_they_are_for() -> None:
-    found = base_documents()
-    labels = {
-        each["metadata"]["name"]: each["metadata"].get("labels", {}) for each in found if each["kind"] == "Deployment"
-    }
-    replica = labels["ulora-replica"]
-    for each in found:
-        if each["kind"] in ("Service", "PodDisruptionBudget"):
-            selector = each["spec"]["selector"]
-            assert selector.get("matchLabels", selector).items() <= replica.items()
-        if each["kind"] == "HorizontalPodAutoscaler":
-            assert each["spec"]["scaleTargetRef"]["name"] in labels
-            assert (
-                "replicas"
-                not in next(
-                    one for one in found if one["metadata"]["name"] == "ulora-replica" and one["kind"] == "Deployment"
-                )["spec"]
-            )
-    assert [
-        each["spec"]["replicas"]
-        for each in found
-        if each["metadata"]["name"] == "ulora-guard" and each["kind"] == "Deployment"
-    ] == [1]
+    deployment = named("Deployment", "ulora-replica")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    budget = named("PodDisruptionBudget", "ulora-replica")["spec"]["selector"]["matchLabels"]
+    for selector in (named("Service", "ulora-replica")["spec"]["selector"], budget):
+        assert selector.items() <= labels.items()
+    scaled = named("HorizontalPodAutoscaler", "ulora-replica")["spec"]["scaleTargetRef"]
+    assert (scaled["kind"], scaled["name"]) == ("Deployment", "ulora-replica")
+    assert "replicas" not in deployment["spec"], "each rollout would undo what the autoscaler has done"
+    assert named("Deployment", "ulora-guard")["spec"]["replicas"] == 1
 
 
 # --- rights ----------------------------------------------------------------------------------------------------------
