@@ -28,6 +28,8 @@ OF_OTHERS = {"s3": ("weed",), "prometheus": ("prometheus",)}
 """Services whose images are not ours, and the programs that these start."""
 
 Document = dict[str, Any]
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C, where PyYAML has it: ten times faster."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::[-?]([^}]*))?\}")
 
 
@@ -83,10 +85,17 @@ def compose(env: Mapping[str, str] | None = None) -> Document:
     """The compose file with its variables filled in: those of `env.example`, or others."""
     known = {**env_example(), **(env or {})}
 
-    def fill(found: re.Match[str]) -> str:
-        return known.get(found[1]) or (found[2] if ":-" in found[0] else "") or ""
+    def variable(found: re.Match[str]) -> str:
+        return known.get(found[1]) or (found[2] if ":-" in found[0] else "")
 
-    return yaml.safe_load(_VARIABLE.sub(fill, COMPOSE.read_text()))  # type: ignore[no-any-return]
+    def fill(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {name: fill(each) for name, each in node.items()}
+        if isinstance(node, list):
+            return [fill(each) for each in node]
+        return _VARIABLE.sub(variable, node) if isinstance(node, str) else node
+
+    return fill(yaml.load(COMPOSE.read_text(), Loader=_LOADER))  # type: ignore[no-any-return]
 
 
 def env_example() -> dict[str, str]:
@@ -139,7 +148,7 @@ def _mapping(env: Any) -> dict[str, str]:
 
 def documents(*files: Path) -> list[Document]:
     """All documents of YAML files."""
-    return [each for file in files for each in yaml.safe_load_all(file.read_text()) if each]
+    return [each for file in files for each in yaml.load_all(file.read_text(), Loader=_LOADER) if each]
 
 
 def base_documents() -> list[Document]:
@@ -174,7 +183,8 @@ def _of_pod(pod: Document, said: Document, maps: Mapping[str, Mapping[str, str]]
     assert said["securityContext"]["readOnlyRootFilesystem"]
     container = Container(
         name=said["name"],
-        command=(*said.get("command", ours.entrypoint), *said.get("args", ours.command)),
+        # As Kubernetes has it: a command alone leaves out the image's arguments too.
+        command=(*said.get("command", ours.entrypoint), *said.get("args", () if "command" in said else ours.command)),
         env=env,
         user=security["runAsUser"],
         group=security["runAsGroup"],

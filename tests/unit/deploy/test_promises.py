@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -80,6 +81,7 @@ def _before_redirections(words: list[str]) -> Iterator[str]:
         yield word
 
 
+@cache
 def all_commands() -> dict[str, list[str]]:
     """Every command line of `ulora` in the image, the manifests and the workflows."""
     found = {"image": list(image().container("image").command)}
