@@ -43,6 +43,8 @@
     + CatalogRefused
     + ReplicaUnreachable
     + ReplicaDenied
+    + OciUnreachable
+    + OciDenied
     + OutcomeUnknown
   x NotInMlflow                 8  it is done in the store, and MLflow does not show it
   x StoreUnfit                  6  a store that ignores conditional writes
@@ -290,6 +292,14 @@ class ReplicaUnreachable(Unreachable):
 
 class ReplicaDenied(Unreachable):
     """A replica asks for a token, or refuses the one that it gets."""
+
+
+class OciUnreachable(Unreachable):
+    """An OCI registry does not answer, or not as the distribution specification says."""
+
+
+class OciDenied(Unreachable):
+    """An OCI registry refuses the credentials, or wants some."""
 
 
 class OutcomeUnknown(Unreachable):

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from registry.cli.completion import complete_versions
-from registry.cli.options import AGE, dry_run_option, folder, options_as, reason_option, registry_options
+from registry.cli.options import AGE, dry_run_option, options_as, reason_option, registry_options
 from registry.cli.output import Output, complain, megabytes, table
 from registry.errors import BadInput
 from registry.formats.counts import counted
@@ -108,46 +107,69 @@ def remember_command(registry: Registry, out: Output, *, version: str, dry_run: 
     out.answer({"version": version, "changed": changed and not dry_run}, f"{version} {did}")
 
 
-@store_command.command("copy", short_help="Copy a version to another store or a folder.")
+@store_command.command("copy", short_help="Copy a version to another store, a folder or an OCI registry.")
 @click.argument("version", shell_complete=complete_versions)
-@click.option("--to", metavar="PLACE", help="s3://BUCKET/PREFIX or a folder.")
-@click.option("--from", "source", type=folder, metavar="DIR", help="A folder that --to has filled, into the store.")
+@click.option("--to", metavar="PLACE", help="s3://BUCKET/PREFIX, a folder, or oci://REGISTRY/REPO[:TAG].")
+@click.option(
+    "--from", "source", type=click.Path(), metavar="PLACE",
+    help="What --to has filled, into the store: a folder, or oci://REGISTRY/REPO[:TAG|@DIGEST].",
+)  # fmt: skip
 @click.option("--endpoint-url", metavar="URL", help="The S3 server of --to; AWS's own choice when left out.")
 @click.option("--to-profile", "profile", metavar="NAME", help="The AWS profile whose credentials are for --to.")
+@click.option(
+    "--plain-http/--no-plain-http", default=None,
+    help="Reach an OCI registry without TLS; by default only one on localhost.",
+)  # fmt: skip
 @dry_run_option
 @registry_options
 @options_as(CopyOptions)
 def copy_command(
-    registry: Registry, out: Output, *, version: str, to: str | None, source: Path | None, options: CopyOptions,
+    registry: Registry, out: Output, *, version: str, to: str | None, source: str | None, options: CopyOptions,
     dry_run: bool,
 ) -> None:  # fmt: skip
-    """Copy a version to another account's store, or through a folder on a disk to a site without a network.
+    """Copy a version to another account's store, through a folder to a site without a network, or to an OCI registry.
 
     Copied are the files that are missing there, the manifest, the evidence, the signatures, and the backbone if the
     store holds it. Every byte is verified; the name is bound last, so an interrupted copy is not a version yet, and
     the same command again finishes it. Channels, verdicts, policies, passes and approvals are not copied: each store
-    has its own history, and judges by its own policy. The other place must be a store already: `ulora store init`.
+    has its own history, and judges by its own policy. Another store must be one already: `ulora store init`.
+
+    In an OCI registry the tag is the version's name, if none is given. It is never moved to other content. The user and
+    password are those of `docker login`, or ULORA_OCI_USERNAME and ULORA_OCI_PASSWORD.
 
     \b
     Examples:
       ulora store copy v5.5.4-dinov3 --to s3://partner-bucket/ulora --to-profile partner
       ulora store copy v5.5.4-dinov3 --to /media/disk/ulora
       ulora store copy v5.5.4-dinov3 --from /media/disk/ulora
+      ulora store copy v5.5.4-dinov3 --to oci://registry.example.com/plants/aads-ulora
     """
-    from registry.retention.copy import is_remote
-
     if (to is None) == (source is None):
-        raise BadInput("say where to copy to, or where from", hint="--to PLACE, or --from DIR")
-    if (options.endpoint_url or options.profile) and not (to and is_remote(to)):
-        raise BadInput("--endpoint-url and --to-profile are about the other store", hint="--to s3://BUCKET/PREFIX")
+        raise BadInput("say where to copy to, or where from", hint="--to PLACE, or --from PLACE")
+    _check_options(to or str(source), options, is_target=to is not None)
     progress = partial(out.progress, label="copying")
     if source is not None:
-        done = registry.copy_from(version, source, dry_run=dry_run, progress=progress)
+        done = registry.copy_from(version, source, options, dry_run=dry_run, progress=progress)
     else:
         done = registry.copy_to(version, str(to), options, dry_run=dry_run, progress=progress)
     for line in done.notes:
         out.note(line)
     out.answer(done, _copied(done, dry_run))
+
+
+def _check_options(place: str, options: CopyOptions, *, is_target: bool) -> None:
+    """Check that options are about this place.
+
+    Raises:
+        BadInput: they are about another kind.
+    """
+    from registry.oci.reference import is_oci
+    from registry.retention.copy import is_remote
+
+    if (options.endpoint_url or options.profile) and not (is_target and is_remote(place)):
+        raise BadInput("--endpoint-url and --to-profile are about the other store", hint="--to s3://BUCKET/PREFIX")
+    if options.plain_http is not None and not is_oci(place):
+        raise BadInput("--plain-http is about an OCI registry", hint="oci://REGISTRY/REPO")
 
 
 def _document(done: Collected) -> dict[str, object]:
@@ -184,8 +206,9 @@ def _pruned(done: Pruned, dry_run: bool) -> str:
 
 def _copied(done: Copied, dry_run: bool) -> str:
     did = "would copy" if dry_run else "copied" if done.is_new else "was there already, completed:"
+    place = f"{done.place}, {done.digest}" if done.place.startswith("oci:") else done.place
     return (
-        f"{did} {done.model} {done.version} to {done.place}: {done.blobs} of {counted(done.blobs_of, 'blob')}, "
+        f"{did} {done.model} {done.version} to {place}: {done.blobs} of {counted(done.blobs_of, 'blob')}, "
         f"{megabytes(done.size)}, {counted(done.evidence, 'result')}, {counted(done.signatures, 'signature')}"
         + (f", backbone {done.backbone}" if done.backbone else "")
     )

@@ -19,7 +19,7 @@ from registry.parallel import WORKERS, in_parallel
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
 from registry.store.refusals import Refusals
-from registry.store.storage import Storage
+from registry.store.storage import ReadableStorage
 from registry.trust.statement import MAX_SIGNATURE
 
 MAX_DOCUMENTS = 10_000
@@ -48,7 +48,7 @@ class DocumentKind:
     found: tuple[ObjectInfo, ...] = ()
     left_out: int = 0
 
-    def listed(self, source: Storage, at_most: int) -> DocumentKind:
+    def listed(self, source: ReadableStorage, at_most: int) -> DocumentKind:
         """The same with what the source has, so many bytes of it at most."""
         listed = list(islice(source.list(self.folder), MAX_DOCUMENTS + 1))
         found, left = [], at_most
@@ -64,7 +64,7 @@ class DocumentKind:
         """Bytes that are read at most."""
         return sum(min(info.size, self.limit) for info in self.found)
 
-    def each(self, source: Storage, act: Act) -> list[str]:
+    def each(self, source: ReadableStorage, act: Act) -> list[str]:
         """Read each document, and act on those that are whole; return the keys of the others.
 
         Raises:
@@ -101,13 +101,13 @@ class Carried:
 class VersionDocuments:
     """The documents of one version in the source: listed, not read."""
 
-    source: Storage
+    source: ReadableStorage
     outcomes: DocumentKind
     evidence: DocumentKind
     signatures: DocumentKind
 
     @classmethod
-    def of(cls, source: Storage, model: str, version: str) -> VersionDocuments:
+    def of(cls, source: ReadableStorage, model: str, version: str) -> VersionDocuments:
         """List them. Evidence and signatures first: outcomes are by far the largest."""
         left = MAX_BYTES
         kinds = []

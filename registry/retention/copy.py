@@ -17,23 +17,21 @@ from pathlib import Path
 
 from registry.errors import (
     BadInput,
-    BadManifest,
     CorruptBlob,
     KeyExists,
     MissingBlob,
     ObjectNotFound,
     VersionExists,
-    VersionNotFound,
     disk_errors,
 )
-from registry.formats import canonical
 from registry.formats.cache_files import temporary_file
 from registry.formats.counts import counted
 from registry.names import VersionName
 from registry.parallel import in_parallel
 from registry.progress import OpenProgress
-from registry.retention.copied_documents import Carried, VersionDocuments
+from registry.retention.copied_documents import Carried
 from registry.retention.notes import forgotten_notes
+from registry.retention.version_contents import VersionContents, read_contents
 from registry.store import layout
 from registry.store.blobs import hash_file
 from registry.store.cache import Described
@@ -41,10 +39,9 @@ from registry.store.folder import Folder
 from registry.store.object_info import Encryption
 from registry.store.objects import ObjectStore
 from registry.store.publishing import Local, publish
-from registry.store.storage import Storage
-from registry.versions.backbones import MirroredBackbone
+from registry.store.storage import ReadableStorage, Storage, StreamedStorage
 from registry.versions.bindings import Binding
-from registry.versions.manifest import MAX_FILE, FileEntry, Manifest
+from registry.versions.manifest import MAX_FILE, FileEntry
 
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SCRATCH = "copying"
@@ -61,6 +58,7 @@ class Copied:
         evidence, signatures: how many of these the version has.
         backbone: the name of the backbone that was copied with it, or the empty string.
         notes: what the caller should know.
+        digest: in an OCI registry, that of the manifest which the tag names, `sha256:…`; else the empty string.
     """
 
     model: str
@@ -74,25 +72,7 @@ class Copied:
     signatures: int
     backbone: str
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class VersionContents:
-    """What belongs to a version, read and verified, but for `documents`, which are read when they are copied."""
-
-    binding: Binding
-    manifest: Manifest
-    manifest_file: FileEntry
-    backbone: MirroredBackbone | None
-    documents: VersionDocuments
-    notes: tuple[str, ...]
-
-    @property
-    def blobs(self) -> list[FileEntry]:
-        """All blobs, each once."""
-        weights = [self.backbone.weights] if self.backbone else []
-        files = [*self.manifest.files, self.manifest_file, *weights]
-        return list({file.sha256: file for file in files}.values())
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +83,7 @@ class Copy:
         local: gives a file on this disk with the verified bytes of a blob of the source.
     """
 
-    source: Storage
+    source: ReadableStorage
     target: Storage
     local: Local
     model: str
@@ -115,7 +95,7 @@ class Copy:
             VersionNotFound, VersionExists, IntegrityError, ObjectNotFound, BadInput: see `run`.
         """
         self._check_places()
-        contents = self._read(VersionName.parse(version))
+        contents = read_contents(self.source, self.model, VersionName.parse(version))
         self.target.check_target()
         bound = self._bound(contents)
         carried = contents.documents.each(lambda key, body: None, signed=self._signed(contents, bound))
@@ -133,7 +113,7 @@ class Copy:
             NotNow: a garbage collection there is deleting what is needed; run it again.
         """
         self._check_places()
-        contents = self._read(VersionName.parse(version))
+        contents = read_contents(self.source, self.model, VersionName.parse(version))
         self.target.check_writable()
         bound = self._bound(contents)
         with open_progress(sum(file.size for file in contents.blobs)) as progress:
@@ -143,46 +123,6 @@ class Copy:
     def _check_places(self) -> None:
         if self.source.address == self.target.address:
             raise BadInput(f"{self.target.url} is the store to copy from", hint="--to another store, or a folder")
-
-    # --- the source --------------------------------------------------------------------------------------------------
-
-    def _read(self, name: VersionName) -> VersionContents:
-        key = layout.version(self.model, str(name))
-        try:
-            binding = Binding.parse(self.source.get(key, Binding.LIMIT).body, key)
-        except ObjectNotFound as error:
-            raise VersionNotFound(f"{self.source.url} has no {self.model} {name}") from error
-        body = self._read_blob(binding.manifest_sha256)
-        manifest = Manifest.parse(body, f"the manifest of {name}")
-        says = (binding.model, binding.version, manifest.model, manifest.version, manifest.content_sha256)
-        if says != (self.model, str(name), self.model, str(name), binding.content_sha256):
-            raise BadManifest(f"{key} and the manifest that it names are about different versions")
-        backbone, notes = self._backbone(manifest)
-        documents = VersionDocuments.of(self.source, self.model, str(name))
-        manifest_file = FileEntry(path="version.json", size=len(body), sha256=binding.manifest_sha256)
-        return VersionContents(binding, manifest, manifest_file, backbone, documents, tuple(notes))
-
-    def _read_blob(self, digest: str) -> bytes:
-        try:
-            body = self.source.get(layout.blob(digest)).body
-        except ObjectNotFound as error:
-            raise MissingBlob(f"the manifest, blob {digest}, is not in {self.source.url}") from error
-        if canonical.sha256(body) != digest:
-            raise CorruptBlob(f"corrupt: SHA-256 mismatch (the manifest, blob {digest}, in {self.source.url})")
-        return body
-
-    def _backbone(self, manifest: Manifest) -> tuple[MirroredBackbone | None, list[str]]:
-        if manifest.backbone is None:
-            return None, []
-        key = layout.backbone(manifest.backbone.sha256)
-        try:
-            mirrored = MirroredBackbone.parse(self.source.get(key).body, key)
-        except ObjectNotFound:
-            hint = "the target must get it in another way, see `ulora backbone add`"
-            return None, [f"{self.source.url} does not hold the backbone {manifest.backbone.name}: {hint}"]
-        if mirrored.backbone.sha256 != manifest.backbone.sha256:
-            raise BadManifest(f"{key} is about other weights, {mirrored.backbone.sha256}")
-        return mirrored, []
 
     # --- the target --------------------------------------------------------------------------------------------------
 
@@ -256,9 +196,9 @@ class Copy:
 
 @dataclass(frozen=True)
 class FromStore:
-    """Gives blobs of a store as temporary files in the cache, verified."""
+    """Gives blobs of a store, or of what is read like one, as temporary files in the cache, verified."""
 
-    store: ObjectStore
+    store: StreamedStorage
     cache: Path
 
     @contextmanager

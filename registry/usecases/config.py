@@ -23,6 +23,8 @@ VARIABLES = {
     "ULORA_FLEET_KEY": "the keys that sign the receipts of answers",
     "ULORA_TOKEN": "the bearer token that is sent to a replica",
     "ULORA_VERSION": "the version that MLflow's new runs are tagged with",
+    "ULORA_OCI_USERNAME": "the user of an OCI registry, for `ulora store copy`",
+    "ULORA_OCI_PASSWORD": "that user's password or token",
     "ULORA_TOKENS": "the bearer tokens of `ulora serve` without --tokens",
     "FORWARDED_ALLOW_IPS": "uvicorn: proxies whose X-Forwarded-For says the client's address",
     "XDG_CACHE_HOME": "the user's cache folder",

@@ -222,12 +222,14 @@ class RestoreOptions:
 
 @dataclass(frozen=True)
 class CopyOptions:
-    """How the other store is reached.
+    """How the other store, or an OCI registry, is reached.
 
     Attributes:
         endpoint_url: its S3 server; None for AWS's own choice.
         profile: the AWS profile whose credentials are used there; None for the current ones.
+        plain_http: an OCI registry is reached without TLS; None for one on this machine only.
     """
 
     endpoint_url: str | None = None
     profile: str | None = None
+    plain_http: bool | None = None

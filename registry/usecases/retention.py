@@ -1,11 +1,18 @@
-"""Forget versions and collect garbage; copy versions to other stores and folders."""
+"""Forget versions and collect garbage; copy versions to other stores, folders and OCI registries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from registry.errors import BadInput
+from registry.names import VersionName
+from registry.oci.push import OciPush
+from registry.oci.reference import OciReference, is_oci
+from registry.oci.repository import open_repository
+from registry.oci.source import OciSource
 from registry.progress import OpenProgress, open_no_progress
 from registry.retention.copy import Copied, Copy, FromFolder, FromStore, open_place
 from registry.retention.forget import Collected, GarbageCollection, RetentionRule
@@ -51,17 +58,42 @@ def copy_to(
     dry_run: bool,
     progress: OpenProgress | None,
 ) -> Copied:
-    """Copy a version to another store or to a folder; see `Registry.copy_to`."""
+    """Copy a version to another store, to a folder or to an OCI registry; see `Registry.copy_to`."""
     options = options or CopyOptions()
-    target = open_place(place, endpoint_url=options.endpoint_url, profile=options.profile, sse=wiring.settings.sse)
+    copy: Copy | OciPush
     local = FromStore(wiring.store, wiring.settings.cache)
-    copy = Copy(wiring.store, target, local, wiring.model)
+    if is_oci(place):
+        reference = OciReference.parse(place, plain_http=options.plain_http).with_tag(version)
+        if reference.digest:
+            raise BadInput(f"{place} names a digest, which follows from what is sent", hint="give a tag, or nothing")
+        copy = OciPush(wiring.store, open_repository(reference), local, wiring.model)
+    else:
+        target = open_place(place, endpoint_url=options.endpoint_url, profile=options.profile, sse=wiring.settings.sse)
+        copy = Copy(wiring.store, target, local, wiring.model)
     return copy.plan(version) if dry_run else copy.run(version, progress or open_no_progress)
 
 
-def copy_from(wiring: Wiring, version: str, source: Path, *, dry_run: bool, progress: OpenProgress | None) -> Copied:
-    """Copy a version from a folder into this store; see `Registry.copy_from`."""
-    folder = Folder(source)
-    folder.check_readable()
-    copy = Copy(folder, wiring.store, FromFolder(folder), wiring.model)
-    return copy.plan(version) if dry_run else copy.run(version, progress or open_no_progress)
+def copy_from(
+    wiring: Wiring,
+    version: str,
+    source: Path | str,
+    options: CopyOptions | None,
+    *,
+    dry_run: bool,
+    progress: OpenProgress | None,
+) -> Copied:
+    """Copy a version from a folder or an OCI registry into this store; see `Registry.copy_from`."""
+    options = options or CopyOptions()
+    if isinstance(source, str) and is_oci(source):
+        name = VersionName.parse(version)
+        reference = OciReference.parse(source, plain_http=options.plain_http).with_tag(version)
+        artifact = OciSource(open_repository(reference), wiring.model, name)
+        copy = Copy(artifact, wiring.store, FromStore(artifact, wiring.settings.cache), wiring.model)
+        notes, digest = artifact.notes, artifact.digest
+    else:
+        folder = Folder(Path(source))
+        folder.check_readable()
+        copy = Copy(folder, wiring.store, FromFolder(folder), wiring.model)
+        notes, digest = (), ""
+    done = copy.plan(version) if dry_run else copy.run(version, progress or open_no_progress)
+    return replace(done, notes=(*notes, *done.notes), digest=digest)
