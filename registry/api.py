@@ -381,12 +381,9 @@ class Registry:
         self, version: str, place: str, options: CopyOptions | None = None, *, dry_run: bool = False,
         progress: OpenProgress | None = None,
     ) -> Copied:  # fmt: skip
-        """Copy a version to another store (`s3://BUCKET/PREFIX`), to a folder or to an OCI registry
-        (`oci://REGISTRY/REPO[:TAG]`); files that are there are left out.
+        """Copy a version to `s3://BUCKET/PREFIX`, a folder or `oci://REGISTRY/REPO[:TAG]`; files that are there stay.
 
-        Raises:
-            VersionExists, IntegrityError: the target has other content, or something here is damaged. Nothing is bound.
-            OciUnreachable, OciDenied: the registry does not answer, or refuses the credentials.
+        Raises: VersionExists, IntegrityError: it has other content there, or is damaged here. Nothing is bound.
         """
         return usecases.retention.copy_to(self.wiring, version, place, options, dry_run=dry_run, progress=progress)
 
@@ -394,8 +391,7 @@ class Registry:
         self, version: str, source: Path | str, options: CopyOptions | None = None, *, dry_run: bool = False,
         progress: OpenProgress | None = None,
     ) -> Copied:  # fmt: skip
-        """Copy a version from what `copy_to` has filled, a folder or an OCI registry (`oci://REGISTRY/REPO[:TAG|@DIGEST]`),
-        into this store. The errors are those of `copy_to`."""
+        """Copy a version from a folder or OCI registry that `copy_to` has filled; the errors are those of `copy_to`."""
         return usecases.retention.copy_from(self.wiring, version, source, options, dry_run=dry_run, progress=progress)
 
     # --- MLflow ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from registry.errors import BadManifest, CorruptBlob
 from registry.oci import documents as oci
 from registry.oci.documents import OciDescriptor, OciManifest
-from registry.oci.repository import Repository
+from registry.oci.repository import OciRepository
 from registry.parallel import in_parallel
 
 MAX_ATTACHED = 1_000
@@ -25,7 +25,7 @@ class Attached:
     notes: tuple[str, ...] = ()
 
 
-def read_attached(repository: Repository, digest: str) -> Attached:
+def read_attached(repository: OciRepository, digest: str) -> Attached:
     """Find what is attached to a manifest. Documents are listed, not read. What is damaged is left out with a note.
 
     Raises:
@@ -42,7 +42,7 @@ def read_attached(repository: Repository, digest: str) -> Attached:
     return Attached(documents, tuple(notes))
 
 
-def _layers(repository: Repository, listed: OciDescriptor, subject: str) -> list[OciDescriptor] | None:
+def _layers(repository: OciRepository, listed: OciDescriptor, subject: str) -> list[OciDescriptor] | None:
     """The documents of one artifact; None if it is damaged, or about something else."""
     try:
         found = repository.find(listed.digest)

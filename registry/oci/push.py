@@ -27,7 +27,7 @@ from registry.oci.artifacts import (
 )
 from registry.oci.attached import Attached, read_attached
 from registry.oci.documents import OciDescriptor, OciManifest
-from registry.oci.repository import Repository, fallback_tag
+from registry.oci.repository import OciRepository, fallback_tag
 from registry.parallel import in_parallel
 from registry.progress import OpenProgress, Progress
 from registry.retention.copied_documents import Carried
@@ -74,7 +74,7 @@ class OciPush:
     """From a store to a repository. `local` gives a file on this disk with the verified bytes of a blob."""
 
     source: ReadableStorage
-    repository: Repository
+    repository: OciRepository
     local: Local
     model: str
 

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 _SUBJECT = "oci-subject"
 """The header by which a registry says that it lists a manifest among the referrers of its subject."""
 _DIGEST = "docker-content-digest"
+_UPLOADS = 3
+"""Times that an upload of a blob is begun."""
 _ROUNDS = 5
 """Times that the list of referrers is written, where others write it too."""
 
 
-def open_repository(reference: OciReference) -> Repository:
+def open_repository(reference: OciReference) -> OciRepository:
     """A repository, with credentials from the environment or docker's configuration. Nothing is asked yet.
 
     Raises:
@@ -52,7 +54,7 @@ def open_repository(reference: OciReference) -> Repository:
             f"OCI registries need the package oras ({error.name} is not installed)",
             hint="pip install 'ulora-registry[oci]'",
         ) from error
-    return Repository(reference, OciSession(reference, credentials))
+    return OciRepository(reference, OciSession(reference, credentials))
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class FetchedManifest:
         return f"sha256:{canonical.sha256(self.body)}"
 
 
-class Repository:
+class OciRepository:
     """Threads may share it."""
 
     def __init__(self, reference: OciReference, session: OciSession) -> None:
@@ -116,6 +118,16 @@ class Repository:
         Raises:
             OciUnreachable: the registry does not take it.
         """
+        said = _Said(progress)
+        for attempt in range(1, _UPLOADS + 1):
+            try:
+                return self._send_once(sha256, size, open_file, said)
+            except OciUnreachable:
+                if attempt == _UPLOADS:
+                    raise
+        return None
+
+    def _send_once(self, sha256: str, size: int, open_file: Callable[[], BinaryIO], said: _Said) -> None:
         answer = self._session.ask("POST", f"{self._base}/blobs/uploads/")
         self._expect(answer, "POST an upload", 202)
         place = answer.headers.get("location", "")
@@ -123,10 +135,7 @@ class Repository:
             raise OciUnreachable(f"{self.reference} does not say where a blob is to be sent to")
         put = f"{place}{'&' if '?' in place else '?'}{urlencode({'digest': f'sha256:{sha256}'})}"
         with open_file() as file:
-            sent = self._session.ask(
-                "PUT", put, size=size, headers={"Content-Type": "application/octet-stream"},
-                body=lambda: _Sending(file, size, progress) if size else b"",
-            )  # fmt: skip
+            sent = self._session.upload(put, lambda: _Sending(file, size, said) if size else b"", size)
         self._expect(sent, f"PUT blob {sha256}", 201)
 
     # --- manifests ---------------------------------------------------------------------------------------------------
@@ -241,12 +250,25 @@ def _complaint(body: bytes) -> str:
     return ": " + "".join(letter if letter.isprintable() else " " for letter in said[:200])
 
 
-class _Sending:
-    """The body of a request: a file from its beginning, which says how much of it was read."""
+class _Said:
+    """Says how many bytes of a file were sent; not twice where they are sent again."""
 
-    def __init__(self, file: BinaryIO, size: int, progress: Progress) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._most = progress, 0
+
+    def reached(self, position: int) -> None:
+        """So many bytes from the beginning were sent."""
+        if position > self._most:
+            self._progress(position - self._most)
+            self._most = position
+
+
+class _Sending:
+    """The body of a request: a file from its beginning."""
+
+    def __init__(self, file: BinaryIO, size: int, said: _Said) -> None:
         file.seek(0)
-        self._file, self._size, self._progress = file, size, progress
+        self._file, self._size, self._said, self._position = file, size, said, 0
 
     def __len__(self) -> int:
         return self._size
@@ -258,5 +280,6 @@ class _Sending:
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
         piece = self._file.read(size)
-        self._progress(len(piece))
+        self._position += len(piece)
+        self._said.reached(self._position)
         return piece

@@ -110,6 +110,24 @@ class OciSession:
             time.sleep(_PAUSE * attempt)
         raise AssertionError("the last try returns or raises")
 
+    def upload(self, path: str, body: Body, size: int) -> OciAnswer:
+        """PUT the bytes of a blob, once: after a failure the upload has to be begun anew.
+
+        Raises:
+            OciUnreachable, OciDenied: see `ask`.
+        """
+        headers = {"Content-Type": "application/octet-stream"}
+        what = f"PUT {path}"
+        try:
+            answer = self._within(
+                SECONDS + size / _SLOWEST, what, partial(self._ask, "PUT", path, headers, body, MAX_ANSWER)
+            )
+        except _Broken as broken:
+            raise broken.error from broken
+        if answer.status in _REFUSED:
+            raise self._denied(_shown(what), answer.status)
+        return answer
+
     def stream(self, path: str, size: int) -> Iterator[bytes]:
         """The body of an answer in pieces, `size` bytes at most, each of them within SECONDS.
 
@@ -117,21 +135,33 @@ class OciSession:
             MissingBlob: there is nothing at this path.
             OciUnreachable, OciDenied: see `ask`; or it is longer.
         """
-        what = f"GET {path}"
-        response = self._opened(what, partial(self._exchange, "GET", path, {}, None))
-        with response:
-            if response.status_code in _REFUSED:
-                raise self._denied(what, response.status_code)
-            if response.status_code == 404:
-                raise MissingBlob(f"{self._reference.origin} has nothing at {path}")
-            if response.status_code != 200:
-                raise OciUnreachable(f"{self._reference.origin} answers {response.status_code} to {what}")
-            read, left = partial(response.raw.read, decode_content=False), size
-            while piece := self._within(SECONDS, what, partial(read, min(PIECE, left + 1))):
+        what, left = f"GET {path}", size
+        with self._opened(what, partial(self._exchange, "GET", path, {}, None)) as response:
+            self._check_begin(response, path)
+            read = partial(response.raw.read, decode_content=False)
+            while True:
+                try:
+                    piece = self._within(SECONDS, what, partial(read, min(PIECE, left + 1)))
+                except _Broken as broken:
+                    raise broken.error from broken
                 left -= len(piece)
                 if left < 0:
                     raise OciUnreachable(f"{self._reference.origin} sends more than {size} bytes to {what}")
+                if not piece:
+                    return
                 yield piece
+
+    def _check_begin(self, response: requests.Response, path: str) -> None:
+        """Check that an answer has what was asked for."""
+        status = response.status_code
+        if status in _REFUSED:
+            raise self._denied(f"GET {path}", status)
+        if status == 404:
+            raise MissingBlob(f"{self._reference.origin} has nothing at {path}")
+        if status != 200:
+            raise OciUnreachable(
+                f"{self._reference.origin} answers {status} to GET {path}", hint="run the same command again"
+            )
 
     def _opened(self, what: str, act: Callable[[], requests.Response]) -> requests.Response:
         """Begin to read; a connection that broke before it answered is opened again."""

@@ -18,7 +18,7 @@ from registry.oci import documents as oci
 from registry.oci.artifacts import MIRRORED, document_key
 from registry.oci.attached import read_attached
 from registry.oci.documents import OciManifest
-from registry.oci.repository import Repository
+from registry.oci.repository import OciRepository
 from registry.parallel import time_limit
 from registry.store import layout
 from registry.store.object_info import ObjectInfo, StoredObject
@@ -37,7 +37,7 @@ class OciSource:
         notes: what the caller should know.
     """
 
-    def __init__(self, repository: Repository, model: str, version: VersionName) -> None:
+    def __init__(self, repository: OciRepository, model: str, version: VersionName) -> None:
         """Read what there is, but for the files.
 
         Raises:
