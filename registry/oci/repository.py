@@ -118,7 +118,7 @@ class OciRepository:
         Raises:
             OciUnreachable: the registry does not take it.
         """
-        said = _Said(progress)
+        said = _Farthest(progress)
         for attempt in range(1, _UPLOADS + 1):
             try:
                 return self._send_once(sha256, size, open_file, said)
@@ -127,7 +127,7 @@ class OciRepository:
                     raise
         return None
 
-    def _send_once(self, sha256: str, size: int, open_file: Callable[[], BinaryIO], said: _Said) -> None:
+    def _send_once(self, sha256: str, size: int, open_file: Callable[[], BinaryIO], said: _Farthest) -> None:
         answer = self._session.ask("POST", f"{self._base}/blobs/uploads/")
         self._expect(answer, "POST an upload", 202)
         place = answer.headers.get("location", "")
@@ -250,7 +250,7 @@ def _complaint(body: bytes) -> str:
     return ": " + "".join(letter if letter.isprintable() else " " for letter in said[:200])
 
 
-class _Said:
+class _Farthest:
     """Says how many bytes of a file were sent; not twice where they are sent again."""
 
     def __init__(self, progress: Progress) -> None:
@@ -266,7 +266,7 @@ class _Said:
 class _Sending:
     """The body of a request: a file from its beginning."""
 
-    def __init__(self, file: BinaryIO, size: int, said: _Said) -> None:
+    def __init__(self, file: BinaryIO, size: int, said: _Farthest) -> None:
         file.seek(0)
         self._file, self._size, self._said, self._position = file, size, said, 0
 

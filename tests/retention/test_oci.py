@@ -26,6 +26,7 @@ from registry.usecases.options import CopyOptions
 from registry.versions.backbones import MirroredBackbone
 from tests.servers.oci_registry import OciRegistryServer, htpasswd, needs_program
 from tests.servers.proxy import Exchange, Proxy, cut_request
+from tests.support.pages import ROOT, blocks
 from tests.support.registries import create, listing, open_registry
 from tests.support.run_ulora import complains, ulora
 from tests.support.store_with_clock import has, open_calendar, release
@@ -338,3 +339,35 @@ def at_write(door: Proxy, number: int, act: Callable[[], None]) -> None:
 
     for method in ("PUT", "POST"):
         door.next(look, method=method, times=10_000)
+
+
+@pytest.mark.acceptance
+def test_the_commands_of_the_page(
+    store_url: str, server: OciRegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = _registry(tmp_path / "here", store_url, "aads-ulora")
+    release(here, "v5.5.4-dinov3", b"one")
+    there = _registry(tmp_path / "there", f"{store_url}-there", "aads-ulora")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("REGISTRY", server.host)
+    monkeypatch.setenv("OTHER_STORE", there.settings.store)
+    (block,) = [block for block in blocks(ROOT / "docs" / "oci.md") if block.language == "sh"]
+    subprocess.run(["bash", "-euc", block.text], check=True, cwd=tmp_path)
+    assert there.verify("v5.5.4-dinov3", read_data=True).ok
+
+
+@pytest.mark.acceptance
+def test_what_a_registry_collects_is_sent_again(here: Registry, there: Registry, tmp_path: Path) -> None:
+    """The program deletes manifests without a tag, those that a tagged index lists too."""
+    server = OciRegistryServer(tmp_path / "collected")
+    try:
+        place = place_of(here, server.start())
+        digest = here.copy_to(V1, place).digest
+        server.stop()
+        server.collect_garbage()
+        place = place_of(here, server.start())
+        assert not here.copy_to(V1, place).is_new
+        assert there.copy_from(V1, f"{place}@{digest}").signatures == 1
+        assert documents(there) == documents(here)
+    finally:
+        server.kill()

@@ -9,6 +9,7 @@ import http.client
 import json
 import shutil
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,12 @@ class OciRegistryServer(Server):
         config.write_text(json.dumps(document))
         # By a shell: the product itself never runs this program, so it is not on the list of those that it may start.
         return ["sh", "-c", 'exec "$0" serve "$1"', PROGRAM, str(config)]
+
+    def collect_garbage(self) -> None:
+        """Delete manifests that have no tag, and blobs that no manifest names. It must be stopped."""
+        assert PROGRAM
+        config = str(self.folder / "config.json")
+        subprocess.run([PROGRAM, "garbage-collect", "--delete-untagged", config], check=True, capture_output=True)
 
     def _tls_settings(self) -> dict[str, object]:
         if self._tls is None:
