@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from registry.errors import BadManifest, CorruptBlob
 from registry.oci import documents as oci
@@ -13,6 +14,9 @@ from registry.parallel import in_parallel
 
 MAX_ATTACHED = 1_000
 """Artifacts that are read: 64 signatures and 10,000 results are below 100."""
+MAX_LAYERS = 30_000
+"""Documents of all of them after which no further one is read."""
+_AT_A_TIME = 4
 _KINDS = (oci.SIGNATURE_TYPE, oci.EVIDENCE_TYPE)
 _SUFFIXES = {"signatures": ".json", "evidence": ".json", "outcomes": ".jsonl.gz"}
 
@@ -33,16 +37,22 @@ def read_attached(repository: OciRepository, digest: str) -> Attached:
         OciUnreachable, OciDenied: the registry does not answer.
     """
     listed = [each for each in repository.referrers(digest) if each.artifactType in _KINDS and each.sha256]
-    found = in_parallel(lambda each: _layers(repository, each, digest), listed[:MAX_ATTACHED])
-    documents = {layer.said(oci.TITLE): layer for layers in found for layer in layers or ()}
-    bad = [each.digest for each, layers in zip(listed, found, strict=False) if layers is None]
-    notes = [f"{digest} of {repository.reference} is damaged, it was not copied" for digest in bad[:20]]
-    if len(listed) > MAX_ATTACHED:
-        notes.append(f"{repository.reference} lists {len(listed)} signatures and results; {MAX_ATTACHED} were read")
+    documents: dict[str, OciDescriptor] = {}
+    bad: list[str] = []
+    read = 0
+    while read < min(len(listed), MAX_ATTACHED) and len(documents) < MAX_LAYERS:
+        some = listed[read : read + _AT_A_TIME]
+        for each, layers in zip(some, in_parallel(partial(_layers, repository, digest), some), strict=True):
+            documents |= {layer.said(oci.TITLE): layer for layer in layers or ()}
+            bad += [each.digest] if layers is None else []
+        read += len(some)
+    notes = [f"{each} of {repository.reference} is damaged, it was not copied" for each in bad[:20]]
+    if read < len(listed):
+        notes.append(f"{repository.reference} lists {len(listed)} signatures and results; {read} were read")
     return Attached(documents, tuple(notes))
 
 
-def _layers(repository: OciRepository, listed: OciDescriptor, subject: str) -> list[OciDescriptor] | None:
+def _layers(repository: OciRepository, subject: str, listed: OciDescriptor) -> list[OciDescriptor] | None:
     """The documents of one artifact; None if it is damaged, or about something else."""
     try:
         found = repository.find(listed.digest)

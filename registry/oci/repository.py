@@ -7,10 +7,11 @@ tag with an index in its place, as that specification says.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 from registry.errors import BadManifest, CorruptBlob, MissingBlob, MissingDependency, OciUnreachable, Overwritten
 from registry.formats import canonical
@@ -35,6 +36,7 @@ _SUBJECT = "oci-subject"
 _DIGEST = "docker-content-digest"
 _UPLOADS = 3
 """Times that an upload of a blob is begun."""
+_NEXT = re.compile(r"<([^<>]{1,2000})>\s*;\s*rel=\"?next\"?")
 _ROUNDS = 5
 """Times that the list of referrers is written, where others write it too."""
 
@@ -181,9 +183,18 @@ class OciRepository:
         Raises:
             BadManifest: the list does not follow its format, or lists more than MAX_LISTED.
         """
-        answer = self._session.ask("GET", f"{self._base}/referrers/{digest}", limit=MAX_MANIFEST)
-        if answer.status == 200 and answer.headers.get("content-type", "").startswith(INDEX_TYPE):
-            return list(OciIndex.parse(answer.body, f"the referrers of {digest}").manifests)
+        page, listed, has_api = f"{self._base}/referrers/{digest}", list[OciDescriptor](), False
+        while page and len(listed) < MAX_LISTED:
+            answer = self._session.ask("GET", page, limit=MAX_MANIFEST)
+            if answer.status != 200 or not answer.headers.get("content-type", "").startswith(INDEX_TYPE):
+                break
+            has_api = True
+            more = OciIndex.parse(answer.body, f"the referrers of {digest}").manifests
+            listed += more
+            following = _NEXT.search(answer.headers.get("link", ""))
+            page = urljoin(page, following[1]) if following and more else ""
+        if has_api:
+            return listed
         found = self.find(fallback_tag(digest), INDEX_TYPE)
         return list(OciIndex.parse(found.body, self._index_of(digest)).manifests) if found else []
 

@@ -25,7 +25,7 @@ from registry.store import layout
 from registry.usecases.options import CopyOptions
 from registry.versions.backbones import MirroredBackbone
 from tests.servers.oci_registry import OciRegistryServer, htpasswd, needs_program
-from tests.servers.proxy import Exchange, Proxy, cut_request
+from tests.servers.proxy import Exchange, Proxy, Reply, cut_request
 from tests.support.pages import ROOT, blocks
 from tests.support.registries import create, listing, open_registry
 from tests.support.run_ulora import complains, ulora
@@ -143,6 +143,36 @@ def test_signatures_and_results_refer_to_the_version(here: Registry, server: Oci
     here.store.create(layout.evidence(here.model, V1, sha256(later)), later)
     here.copy_to(V1, place_of(here, server))
     assert len(tagged(here, server, fallback_tag(done.digest))["manifests"]) == 3  # type: ignore[arg-type]
+
+
+def test_a_registry_with_referrers_gets_no_list(here: Registry, there: Registry, door: Proxy) -> None:
+    """The proxy adds the API that this registry lacks: it says so after each write, and lists by pages of one."""
+    listed: list[dict[str, object]] = []
+
+    def put(exchange: Exchange) -> None:
+        reply, body = exchange.forward(), json.loads(exchange.body)
+        subject = body.get("subject", {}).get("digest")
+        if subject:
+            known = {"mediaType": oci.MANIFEST_TYPE, "digest": f"sha256:{sha256(exchange.body)}"}
+            listed.append({**known, "size": len(exchange.body), "artifactType": body["artifactType"]})
+        exchange.send(Reply(reply.status, [*reply.headers, *([("OCI-Subject", subject)] if subject else [])], b""))
+
+    def get(exchange: Exchange) -> None:
+        number = int(exchange.path.partition("?last=")[2] or 0)
+        page = {"schemaVersion": 2, "mediaType": oci.INDEX_TYPE, "manifests": listed[number : number + 1]}
+        link = [("Link", f'<{exchange.path.partition("?")[0]}?last={number + 1}>; rel="next"')]
+        more = link if number + 1 < len(listed) else []
+        exchange.send(Reply(200, [("Content-Type", oci.INDEX_TYPE), *more], json.dumps(page).encode()))
+
+    door.next(put, method="PUT", containing="/manifests/", times=10_000)
+    door.next(get, method="GET", containing="/referrers/", times=10_000)
+    place = place_of(here, door)
+    done = here.copy_to(V1, place)
+    assert done.notes == ()
+    assert not [path for _, path in door.requests if fallback_tag(done.digest) in path]
+    assert len(listed) == 2
+    assert there.copy_from(V1, place).signatures == 1
+    assert documents(there) == documents(here)
 
 
 def test_a_tag_with_something_else_is_left_alone(
