@@ -193,6 +193,7 @@ def test_a_tracking_server_reads_no_version_for_others(registry: Registry, track
     assert "a tracking server does not read" in error.value.read().decode()
 
 
+@pytest.mark.acceptance
 def test_importing_mlflow_loads_next_to_nothing_of_ours() -> None:
     """What MLflow imports of this package wherever it is imported, without any setting."""
     listed = "sorted(name for name in sys.modules if name.partition('.')[0] in ('registry', 'adapters'))"
