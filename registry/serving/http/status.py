@@ -17,8 +17,8 @@ from registry.errors import ReplicaClosed
 from registry.serving.follow import Live
 from registry.serving.http.older_endpoints import health_fields
 from registry.serving.http.responses import Routes, answer
-from registry.serving.pinned import is_pinned
 from registry.serving.liveness import problem_of_process
+from registry.serving.pinned import is_pinned
 
 
 async def health(request: Request) -> JSONResponse:
