@@ -142,7 +142,7 @@ def copy_command(
       ulora store copy v5.5.4-dinov3 --to s3://partner-bucket/ulora --to-profile partner
       ulora store copy v5.5.4-dinov3 --to /media/disk/ulora
       ulora store copy v5.5.4-dinov3 --from /media/disk/ulora
-      ulora store copy v5.5.4-dinov3 --to oci://registry.example.com/plants/aads-ulora
+      ulora store copy v5.5.4-dinov3 --to oci://oci.example.com/plants/aads-ulora
     """
     if (to is None) == (source is None):
         raise BadInput("say where to copy to, or where from", hint="--to PLACE, or --from PLACE")

@@ -112,6 +112,6 @@ def is_loopback(registry: str) -> bool:
 def _bad(text: str, problem: str) -> BadInput:
     return BadInput(
         f"{without_password(text)[:200]!r} {problem}",
-        hint="for example oci://registry.example.com/plants/aads-ulora:v5.5.4-dinov3; a registry's user and password "
+        hint="for example oci://oci.example.com/plants/aads-ulora:v5.5.4-dinov3; a registry's user and password "
         "come from `docker login`, or ULORA_OCI_USERNAME and ULORA_OCI_PASSWORD",
     )

@@ -273,5 +273,7 @@ def open_place(
         encryption = Encryption(sse) if sse else None
         return ObjectStore(url, endpoint_url=endpoint_url, profile=profile, encryption=encryption)
     if not url.strip() or _ANY_URL.match(url):
-        raise BadInput(f"{url!r} is neither a store nor a folder", hint="s3://BUCKET/PREFIX, or a folder's path")
+        raise BadInput(
+            f"{url!r} is neither a store nor a folder", hint="s3://BUCKET/PREFIX, oci://REGISTRY/REPO, or a folder"
+        )
     return Folder(Path(url))

@@ -358,8 +358,8 @@ def _endpoint() -> str:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "--to PLACE, or --from DIR"),
-        (["--to", "x", "--from", "y"], "--to PLACE, or --from DIR"),
+        ([], "--to PLACE, or --from PLACE"),
+        (["--to", "x", "--from", "y"], "--to PLACE, or --from PLACE"),
         (["--to", "x", "--to-profile", "p"], "about the other store"),
         (["--to", "s3://no"], "is not a store"),
         (["--to", "S3://bucket/x"], "is not a store"),
@@ -367,6 +367,10 @@ def _endpoint() -> str:
         (["--to", ""], "neither a store nor a folder"),
         (["--to", "/proc/x"], "choose a folder that can be written"),
         (["--to", "s3://bucket/x", "--to-profile", "nobody"], "nobody"),
+        (["--to", "x", "--plain-http"], "about an OCI registry"),
+        (["--to", "oci://localhost/a", "--endpoint-url", "http://x"], "about the other store"),
+        (["--to", f"oci://localhost/a@sha256:{'0' * 64}"], "names a digest"),
+        (["--from", "oci://localhost/A"], "is not of the form"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
