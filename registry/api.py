@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry import usecases
-from registry.channels.channel import Channel, PromoteOptions, RollbackOptions
+from registry.channels.channel import PromoteOptions, RollbackOptions
+from registry.parts import RegistryParts
 from registry.progress import OpenProgress, Progress, Say, ignore, no_progress, say_nothing
-from registry.settings import Settings
-from registry.wiring import Wiring
 
 if TYPE_CHECKING:
     from registry.answers import Change, Created, Listed, Reconciled, Signed, Status
     from registry.breakglass.write_script import Script
-    from registry.catalog.client import Catalog
     from registry.catalog.reconciler import Reconciler
     from registry.catalog.standing import Standing
     from registry.channels.record import Record
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from registry.serving.options import LiveOptions
     from registry.serving.sidecar import Sidecar
     from registry.serving.sidecar_round import SidecarOptions
-    from registry.store.blobs import Blobs
-    from registry.store.objects import ObjectStore
     from registry.tree.restore import Restored
     from registry.tree.switch import Switched
     from registry.trust.keys import SigningKey
@@ -47,14 +43,10 @@ if TYPE_CHECKING:
     from registry.usecases.verify import Checked
     from registry.usecases.version_test_options import TestOptions
     from registry.versions.backbones import AddedBackbone, Mirrored
-    from registry.versions.bindings import Bindings
     from registry.versions.manifest import Manifest
 
 
-_PARTS = frozenset({"store", "blobs", "bindings", "catalog", "channel", "wiring"})
-
-
-class Registry:
+class Registry(RegistryParts):
     """The versions and channels of one model. Opens nothing until it is used. Threads may share it.
 
     In all methods, `dry_run` writes nothing and returns what would be done; `reason` is kept on the record; `offline`
@@ -65,49 +57,6 @@ class Registry:
     `CorruptBlob` or `BadManifest` if its manifest is damaged. One that finds nothing of the model raises `NotFound`
     where there is no store, or no such model in it.
     """
-
-    def __init__(
-        self, model: str | None = None, *, store: str | None = None, tracking_uri: str | None = None,
-        settings: Settings | None = None,
-    ) -> None:  # fmt: skip
-        """What is left out comes from the environment or `ulora.toml`; see `registry.settings`.
-        Raises: BadSetting, BadInput: a setting is missing or invalid."""
-        self.wiring = Wiring(settings or Settings.load(model=model, store=store, tracking_uri=tracking_uri))
-        self.settings = self.wiring.settings
-        self.model = self.settings.model
-
-    def __repr__(self) -> str:
-        return f"Registry({self.model!r}, store={self.settings.store!r})"
-
-    def __dir__(self) -> list[str]:
-        """What people do, without the parts: completion in a notebook shows these."""
-        return sorted({*super().__dir__()} - _PARTS)
-
-    # --- the parts, for tools built on this package; all others are in `wiring` ---------------------------------------
-
-    @property
-    def store(self) -> ObjectStore:
-        """The objects of the store."""
-        return self.wiring.store
-
-    @property
-    def blobs(self) -> Blobs:
-        """The blobs of the store, read through this machine's cache."""
-        return self.wiring.blobs
-
-    @property
-    def bindings(self) -> Bindings:
-        """The names of the model's versions, and the manifests that they are bound to."""
-        return self.wiring.bindings
-
-    @property
-    def catalog(self) -> Catalog:
-        """The MLflow server. Every use of it may raise `CatalogUnreachable`."""
-        return self.wiring.catalog
-
-    def channel(self, name: str) -> Channel:
-        """The log of a channel. Raises BadInput for an invalid name."""
-        return self.wiring.channel(name)
 
     # --- versions and evidence ---------------------------------------------------------------------------------------
 
@@ -146,7 +95,9 @@ class Registry:
 
     def trusted_manifest(self, version: str) -> Manifest:
         """The verified manifest of a version that is trusted, if any keys are.
-        Raises: NotTrusted, BadSetting, MissingDependency: it is not trusted, or that can't be checked here."""
+
+        Raises: NotTrusted, BadSetting, MissingDependency: it is not trusted, or that can't be checked here.
+        """
         return usecases.sign.trusted_manifest(self.wiring, version)
 
     def verify(self, version: str, *, read_data: bool = False, progress: Progress = no_progress) -> Verification:
@@ -165,7 +116,10 @@ class Registry:
             versions: None for everything: all versions, the chains of all channels, the documents of the model, the
                 backbones, and whether garbage collection can tell what is needed.
             tell: is called with each result as soon as it is known.
-        Raises: BadInput: the folder with copies does not exist, or the share is invalid."""
+
+        Raises:
+            BadInput: the folder with copies does not exist, or the share is invalid.
+        """
         return usecases.verify.verify_all(self.wiring, versions, options, dry_run=dry_run, tell=tell, progress=progress)
 
     def sign(
@@ -309,13 +263,17 @@ class Registry:
         """The script that rolls a channel back to a version with Python and boto3 only. Pins the version.
 
         Garbage collection keeps the files of a pinned version until `unpin`.
-        Raises: VersionForgotten, MissingBlob, CorruptBlob, NotTrusted: the version could not be served."""
+
+        Raises:
+            VersionForgotten, MissingBlob, CorruptBlob, NotTrusted: the version could not be served.
+        """
         return usecases.scripts.rollback_script(self.wiring, version, channel, reason=reason, dry_run=dry_run)
 
     def rollback_scripts(self, channel: str = "production") -> list[Script]:
         """The scripts of all versions that a rollback of a channel could go to now. Pins nothing.
 
-        Raises: NothingToRollBackTo, MissingBlob, CorruptBlob, NotTrusted: there is none, or one could not be served.
+        Raises:
+            NothingToRollBackTo, MissingBlob, CorruptBlob, NotTrusted: there is none, or one could not be served.
         """
         return usecases.scripts.rollback_scripts(self.wiring, channel)
 
@@ -367,14 +325,18 @@ class Registry:
         By default the newest 5 versions and those younger than 30 days are kept, and `grace`, the time between marking
         and deleting, is 24 hours.
 
-        Raises: NotNow, IntegrityError: another one is deleting, or something can't be read. No file was deleted.
+        Raises:
+            NotNow, IntegrityError: another one is deleting, or something can't be read. No file was deleted.
         """
         collect = usecases.retention.collect_garbage
         return collect(self.wiring, rule, grace=grace, reason=reason, dry_run=dry_run, say=say)
 
     def remember(self, version: str, *, dry_run: bool = False) -> bool:
         """Take back that a version was forgotten, while its files are still there. False if it was not forgotten.
-        Raises: VersionForgotten, NotNow: some of its files are gone, or a garbage collection is deleting."""
+
+        Raises:
+            VersionForgotten, NotNow: some of its files are gone, or a garbage collection is deleting.
+        """
         return usecases.retention.remember(self.wiring, version, dry_run=dry_run)
 
     def copy_to(
@@ -383,7 +345,8 @@ class Registry:
     ) -> Copied:  # fmt: skip
         """Copy a version to `s3://BUCKET/PREFIX`, a folder or `oci://REGISTRY/REPO[:TAG]`; files that are there stay.
 
-        Raises: VersionExists, IntegrityError: it has other content there, or is damaged here. Nothing is bound.
+        Raises:
+            VersionExists, IntegrityError: it has other content there, or is damaged here. Nothing is bound.
         """
         return usecases.retention.copy_to(self.wiring, version, place, options, dry_run=dry_run, progress=progress)
 
