@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,8 @@ _QUICK = {
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
 }
 """Lets Ray Serve look at the number of requests every second, not every ten, and keep no token in the home folder."""
-SLOW, HANG = b"slow", b"hang"
-"""Images that take a while to compute, and for ever."""
+SLOW, LONG, HANG = b"slow", b"long", b"hang"
+"""Images that take a while to compute, a second, and for ever."""
 
 
 class RayCluster:
@@ -85,10 +85,15 @@ class RayCluster:
             else:
                 return
 
-    def kill_node_of(self, pid: int) -> None:
-        """Kill the node that a process of an actor belongs to, with everything on it."""
-        raylet = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        (node,) = (node for node in self._cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
+    def kill_a_node_of(self, actors: Sequence[int]) -> None:
+        """Kill a node that one of these processes belongs to, with everything on it, as when its machine dies. The head
+        is left alone.
+
+        Ray's own `remove_node` leaves the actors to find out that their node is gone, so they are killed first.
+        """
+        nodes = {node.all_processes["raylet"][0].process.pid: node for node in self._cluster.worker_nodes}
+        raylet, node = next((raylet, nodes[raylet]) for raylet in map(_parent_of, actors) if raylet in nodes)
+        _kill({each for each in _marked(self.env[_MARK]) if _parent_of(each) == raylet})
         self._cluster.remove_node(node, allow_graceful=False)
 
     def end(self) -> None:
@@ -179,6 +184,8 @@ class _SlowEcho(Echo):
         if isinstance(images, bytes):
             if images.startswith(SLOW):
                 time.sleep(0.1)
+            if images.startswith(LONG):
+                time.sleep(1)
             if images.startswith(HANG):
                 time.sleep(10**6)
         return super().predict(images, target=target)
@@ -199,6 +206,14 @@ def _kill_marked(mark: str) -> None:
     """Kill what is left of a cluster, and wait for its end."""
     _kill(set(_marked(mark)))
     wait_until(lambda: not _marked(mark))
+
+
+def _parent_of(pid: int) -> int:
+    """The parent of a process; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _kill(processes: Set[int]) -> None:
