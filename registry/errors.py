@@ -286,6 +286,10 @@ class CatalogRefused(Unreachable):
     """The MLflow tracking server refuses the credentials or the request."""
 
 
+class CatalogDenied(CatalogRefused):
+    """The MLflow tracking server does not take the login, or its user lacks a right there."""
+
+
 class ReplicaUnreachable(Unreachable):
     """A replica does not answer."""
 

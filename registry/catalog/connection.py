@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from registry.catalog.bounded_answers import bounded_answers
 from registry.catalog.calls import BadAnswer, BoundedClient, Deadline
+from registry.catalog.denials import CREDENTIALS, denial
 from registry.catalog.tracking_uri import check_tracking_uri
 from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency
 from registry.formats.addresses import secrets_of, without_password, without_password_of, without_secrets
@@ -39,7 +40,6 @@ _QUIET = {
 }
 _NOISY = ("mlflow", "urllib3.connectionpool", "alembic")
 _DOWN = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
-_DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _MAX_READ, _MESSAGE_LENGTH = 20_000, 300
 """Characters of an error's text, which may be of any length: in which its meaning is looked for, and that are shown."""
 _REASONS = ("Connection refused", "Name or service not known", "timed out")
@@ -48,7 +48,6 @@ _REASONS = ("Connection refused", "Name or service not known", "timed out")
 
 _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """What pip calls a module that SQLAlchemy imports for a database."""
-_CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ _MISTAKES = (
         r"(?i)not in a valid JSON format|Expecting value: line|Please sign in|<form|/oauth|/login",
         CatalogRefused,
         "answers with a web page, such as a sign-in page, and not as MLflow does",
-        f"is the address right, and does something in front of it ask for a login? {_CREDENTIALS}",
+        f"is the address right, and does something in front of it ask for a login? {CREDENTIALS}",
     ),
     _Mistake(
         r"error code 4\d\d != 200.*<Error>",
@@ -171,7 +170,7 @@ class Connection:
 
         Raises:
             CatalogUnreachable: there is no server, it does not answer, or another thread uses MLflow for too long.
-            CatalogRefused: it answers, and refuses.
+            CatalogRefused: it answers, and refuses; CatalogDenied if that is for want of a login or a right.
             BadSetting: the address can't be one of an MLflow server.
             MissingDependency: MLflow is not installed, or the driver of its database is not.
         """
@@ -211,15 +210,15 @@ class Connection:
         found = next((line for line in _MISTAKES if re.search(line.pattern, text)), None)
         if found:
             return found.kind(f"the MLflow server {self.name} {found.message}", hint=found.hint)
+        if denied := denial(self.name, uri, code, text):
+            return denied
         detail = next((reason for reason in _REASONS if reason in text), text[:_MESSAGE_LENGTH])
         if code in _DOWN:
             return CatalogUnreachable(
                 f"the MLflow server {self.name} does not answer: {detail}",
                 hint="start it or wait; or use --offline, and run `ulora reconcile` later",
             )
-        return CatalogRefused(
-            f"the MLflow server {self.name} refuses: {detail}", hint=_CREDENTIALS if code in _DENIED else ""
-        )
+        return CatalogRefused(f"the MLflow server {self.name} refuses: {detail}")
 
     def _said(self, error: Exception) -> str:
         """An error's text on one line, without what was sent to prove who asks: a server may repeat that in it."""

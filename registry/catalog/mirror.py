@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
 from registry.catalog.client import Catalog
+from registry.catalog.denials import Denials
 from registry.catalog.mirror_plan import (
     SERVED,
     CatalogChange,
@@ -79,7 +80,8 @@ def mirror(
     """Make MLflow show what the channels serve; returns what was changed and what was skipped.
 
     Reads the channels, writes the differences, and reads the channels again until none has moved: of two mirrors that
-    run at once, the one that writes last has read the newest records.
+    run at once, the one that writes last has read the newest records. What MLflow refuses for want of a right does not
+    stop the rest.
 
     Raises:
         CatalogUnreachable: MLflow does not answer.
@@ -90,17 +92,18 @@ def mirror(
     channels = read_channels()
     for _ in range(_ROUNDS):
         before, found = _plan(catalog, model, channels, options)
-        skipped = list(found.skipped)
+        skipped, denials = list(found.skipped), Denials()
         for change in found.changes:
-            with catalog.connection.open() as client:  # one for each: there may be thousands at first
+            with denials.noted(change), catalog.connection.open() as client:  # one for each: there may be thousands
                 if _apply(client, model, change, before):
                     done.append(change)
                 else:
                     skipped.append(f"{change}: this MLflow server has no stages")
-        _note_mirrored(catalog, before, channels)
+        if not denials.told:
+            _note_mirrored(catalog, before, channels)
         again = read_channels()
         if _generations(again) == _generations(channels):
-            return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)), found.to_delete)
+            return MirrorPlan(tuple(done), tuple(dict.fromkeys(skipped)), found.to_delete, denials.told)
         channels = again
     raise NotNow(
         f"the channels of {model} moved {_ROUNDS} times while MLflow was updated", hint="run `ulora reconcile`"

@@ -94,11 +94,13 @@ class MirrorPlan:
 
     Attributes:
         to_delete: the registered versions that are not what they say they are, and why.
+        denied: for want of which right in MLflow changes were not made.
     """
 
     changes: tuple[CatalogChange, ...] = ()
     skipped: tuple[str, ...] = ()
     to_delete: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

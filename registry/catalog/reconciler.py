@@ -13,6 +13,7 @@ from registry.answers import Reconciled
 from registry.breakglass.write_script import Script
 from registry.catalog import mirror, requests
 from registry.catalog.client import Catalog
+from registry.catalog.denials import MAX_DENIED
 from registry.catalog.entries import CatalogVersion, by_id
 from registry.catalog.mirror_plan import MirrorPlan, Unmanaged
 from registry.catalog.page_writer import is_shown
@@ -23,6 +24,7 @@ from registry.catalog.version_id import VersionId
 from registry.catalog.version_page import VersionPage
 from registry.catalog.views import ChannelViews, note_nothing
 from registry.errors import (
+    CatalogDenied,
     CatalogRefused,
     CatalogUnreachable,
     IntegrityError,
@@ -60,6 +62,11 @@ class _Troubles:
     def note(self, what: str, error: Exception) -> None:
         """Note why something can't be read from the store."""
         (self.refused if isinstance(error, StoreDenied) else self.damaged)[what] = str(error)
+
+    def is_denied_all(self, error: Unreachable) -> bool:
+        """Whether MLflow has denied so many the same right that it will deny it to the rest."""
+        same = sum(problem == str(error) for problem in self.failed.values())
+        return isinstance(error, CatalogDenied) and same >= MAX_DENIED
 
     @property
     def names(self) -> set[str]:
@@ -114,7 +121,7 @@ class Reconciler:
             with self._its_own(troubles, binding.version):
                 self.log(binding)
         adopted = self._adoptions(bound)
-        described = ("description of the model",) if self.catalog.describe_model(self.model) else ()
+        described = self._describe_model(troubles)
         answers = answer_all(self.catalog, self.model, self.decider)
         options, views = self._mirror_options(bound), self.views
         plan = mirror.mirror(self.catalog, self.model, lambda: views.from_logs(troubles.note), options)
@@ -168,6 +175,12 @@ class Reconciler:
         planned = _reconciled(plan, answers, troubles)
         changes = (*map(_refusal, false), *self._adoptions(bound), *planned.changes, *pages, *scripts)
         return replace(planned, logged=missing, changes=changes)
+
+    def _describe_model(self, troubles: _Troubles) -> tuple[str, ...]:
+        what = "description of the model"
+        with self._its_own(troubles, what):
+            return (what,) if self.catalog.describe_model(self.model) else ()
+        return ()
 
     def _mirror_options(self, bound: Sequence[Binding] = ()) -> mirror.MirrorOptions:
         return mirror.MirrorOptions(self.unmanaged, frozenset(map(VersionId.of, bound)))
@@ -244,14 +257,14 @@ class Reconciler:
         """Note what goes wrong with one version, and go on with the others, unless MLflow or the store is away.
 
         Raises:
-            Unreachable: a server does not answer at all.
+            Unreachable: a server does not answer at all, or MLflow denied the same to many.
         """
         try:
             yield
         except (IntegrityError, VersionNotFound, StoreDenied) as error:
             troubles.note(what, error)
         except Unreachable as error:
-            if not isinstance(error, (CatalogRefused, CatalogUnreachable)):
+            if not isinstance(error, (CatalogRefused, CatalogUnreachable)) or troubles.is_denied_all(error):
                 raise
             self.catalog.ping()  # it is this version only, if this passes
             troubles.failed[what] = str(error)
@@ -292,7 +305,7 @@ def _reconciled(plan: MirrorPlan, requests: AnsweredRequests, troubles: _Trouble
         skipped=(*plan.skipped, *requests.failures, *plan.to_delete),
         damaged=tuple(f"{what}: {problem}" for what, problem in troubles.damaged.items()),
         refused=tuple(f"{what}: {problem}" for what, problem in troubles.refused.items()),
-        failed=tuple(f"{what}: {problem}" for what, problem in troubles.failed.items()),
+        failed=(*(f"{what}: {problem}" for what, problem in troubles.failed.items()), *plan.denied),
         requests=requests.answers,
     )
 

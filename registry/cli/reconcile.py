@@ -110,7 +110,7 @@ def reconcile_command(
         )
     if done.failed:
         raise NotInMlflow(
-            f"MLflow did not take {len(done.failed)} of the versions, and has all others: {'; '.join(done.failed[:3])}",
+            f"MLflow did not take {len(done.failed)} of the changes, and shows all else: {'; '.join(done.failed[:3])}",
             hint="nothing is wrong with them in the store; mend the reason, then run `ulora reconcile` again",
         )
 

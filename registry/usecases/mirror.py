@@ -31,7 +31,8 @@ def mirror(wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | N
     left: list[str] = []
 
     def show() -> None:
-        left.extend(mirror_channels(catalog, wiring.model, lambda: views.from_newest_records(note_nothing)).skipped)
+        plan = mirror_channels(catalog, wiring.model, lambda: views.from_newest_records(note_nothing))
+        left.extend((*plan.skipped, *plan.denied))
         if not left:
             left.extend(_show_moved(wiring, catalog))
         for script in scripts:

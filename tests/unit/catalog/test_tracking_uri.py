@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from registry.catalog.connection import Connection
+from registry.catalog.denials import MAX_DENIED, Denials
 from registry.catalog.tracking_uri import check_tracking_uri
-from registry.errors import BadSetting, CatalogRefused, CatalogUnreachable, MissingDependency
+from registry.errors import BadSetting, CatalogDenied, CatalogRefused, CatalogUnreachable, MissingDependency
 
 MISTAKES = {
     "127.0.0.1:5000": ("does not begin with http://", "to http://127.0.0.1:5000"),
@@ -84,3 +85,36 @@ def test_what_stands_before_the_server_is_recognised(
     assert says in str(error)
     assert fix in error.hint
     assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("API request to endpoint /api/2.0/mlflow/registered-models/get failed with error code 403 != 200. "
+         "Response body: 'Permission denied'", "READ on the registered model is missing for the user u (403)"),
+        ("API request to endpoint /api/2.0/mlflow/runs/create failed with error code 403 != 200. "
+         "Response body: 'Permission denied'", "EDIT on the experiment is missing for the user u (403)"),
+        ("403 Client Error: FORBIDDEN for url: http://h/api/2.0/mlflow-artifacts/artifacts/1/models/m-0/MLmodel",
+         "EDIT on the experiment, or READ where it only reads, is missing for the user u (403)"),
+        ("API request failed with error code 401 != 200. Response body: 'You are not authenticated.'",
+         "does not take the password of the user u (401)"),
+        ("PERMISSION_DENIED: the workspace says no, http://u:SECRET@h", "refuses the user u: PERMISSION_DENIED"),
+    ],
+)  # fmt: skip
+def test_a_refused_login_or_right_is_named(said: str, says: str) -> None:
+    code = "PERMISSION_DENIED" if said.startswith("PERMISSION") else "INTERNAL_ERROR"
+    error = Connection("http://u:SECRET@h")._translate(code, RuntimeError(said))
+    assert type(error) is CatalogDenied
+    assert says in str(error)
+    assert error.hint
+    assert "SECRET" not in str(error) + error.hint
+
+
+def test_changes_denied_alike_are_told_once_and_given_up_in_time() -> None:
+    denials = Denials()
+    for number in range(MAX_DENIED - 1):
+        with denials.noted(f"stage {number}"):
+            raise CatalogDenied("EDIT is missing")
+    assert denials.told == (f"stage 0, stage 1, stage 2 and {MAX_DENIED - 4} more: EDIT is missing",)
+    with pytest.raises(CatalogDenied), denials.noted("one more"):
+        raise CatalogDenied("EDIT is missing")
