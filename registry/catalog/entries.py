@@ -183,6 +183,10 @@ class Entries:
         """
         return self._search(model, _of_model(model), concerns)
 
+    def tagged(self, model: str, tag: str, start: str) -> tuple[CatalogVersion, ...]:
+        """The registered versions whose tag has a value that begins with a text; the server looks for them."""
+        return self._search(model, f"{_of_model(model)} and tags.`{tag}` LIKE '{start}%'")
+
     def numbered(self, model: str, number: int) -> CatalogVersion:
         """The registered version with a number; MLflow's own error if there is none."""
         return self._versions(model, [self._client.get_model_version(model, str(number))])[0]

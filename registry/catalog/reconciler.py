@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -112,15 +112,17 @@ class Reconciler:
         self.catalog.look_again()
         troubles = _Troubles()
         bound = self._bound(troubles)
-        false = self._false(bound, troubles)
+        found = self.catalog.versions(self.model)
+        false = self._false(bound, found, troubles)
         for each in false:
             with self._its_own(troubles, str(each.version)):
                 self.catalog.refuse(each)
-        missing = self._missing(bound, false)
+        known = self._without(found, false)
+        missing = self._missing(bound, known)
         for binding in missing:
             with self._its_own(troubles, binding.version):
                 self.log(binding)
-        adopted = self._adoptions(bound)
+        adopted = self._adoptions(bound, known)
         described = self._describe_model(troubles)
         answers = answer_all(self.catalog, self.model, self.decider)
         options, views = self._mirror_options(bound), self.views
@@ -163,8 +165,10 @@ class Reconciler:
         self.catalog.look_again()
         troubles = _Troubles()
         bound = self._bound(troubles)
-        false = self._false(bound, troubles)
-        missing = tuple(binding.version for binding in self._missing(bound, false))
+        found = self.catalog.versions(self.model)
+        false = self._false(bound, found, troubles)
+        known = self._without(found, false)
+        missing = tuple(binding.version for binding in self._missing(bound, known))
         asked = requests.pending(self.catalog, self.model)
         answers = AnsweredRequests(tuple(f"{request}: would be judged by the gates" for request in asked))
         views = self.views.from_logs(troubles.note)
@@ -173,7 +177,7 @@ class Reconciler:
         pages = tuple(f"page of {binding.version}" for binding, _, found in stale if found.store)
         scripts = tuple(map(_in_words, self._missing_scripts()))
         planned = _reconciled(plan, answers, troubles)
-        changes = (*map(_refusal, false), *self._adoptions(bound), *planned.changes, *pages, *scripts)
+        changes = (*map(_refusal, false), *self._adoptions(bound, known), *planned.changes, *pages, *scripts)
         return replace(planned, logged=missing, changes=changes)
 
     def _describe_model(self, troubles: _Troubles) -> tuple[str, ...]:
@@ -193,12 +197,14 @@ class Reconciler:
                 bound.append(self.bindings.get(name))
         return bound
 
-    def _false(self, bound: Sequence[Binding], troubles: _Troubles) -> list[CatalogVersion]:
+    def _false(
+        self, bound: Sequence[Binding], registered: Sequence[CatalogVersion], troubles: _Troubles
+    ) -> list[CatalogVersion]:
         """The registered versions that say that they are what a channel serves or can go back to, and are not."""
         named = frozenset[VersionId]().union(*(view.named for view in self.views.from_newest_records(note_nothing)))
         pointers = {VersionId.of(each): each.pointer for each in bound if VersionId.of(each) in named}
         ends, false = time.monotonic() + _LOOKING_SECONDS, []
-        for each in self.catalog.versions(self.model):
+        for each in registered:
             if each.id in pointers and each.store in (self.catalog.store, ""):
                 with self._its_own(troubles, each.id.version):
                     manifest = self.bindings.manifest(pointers[each.id])
@@ -207,17 +213,21 @@ class Reconciler:
                             false.append(each)
         return false
 
-    def _missing(self, bound: Sequence[Binding], false: Sequence[CatalogVersion]) -> list[Binding]:
-        """The versions to log, which MLflow does not have. Those that are forgotten may stay so."""
+    def _without(
+        self, registered: Sequence[CatalogVersion], false: Sequence[CatalogVersion]
+    ) -> dict[VersionId, CatalogVersion]:
+        """The registered versions of this store that are not false."""
         numbers = {each.number for each in false}
-        found = [each for each in self.catalog.versions(self.model) if each.number not in numbers]
-        known, wanted = by_id(found, self.catalog.store), set(map(str, self.to_log())) - self.forgotten()
+        return by_id([each for each in registered if each.number not in numbers], self.catalog.store)
+
+    def _missing(self, bound: Sequence[Binding], known: Mapping[VersionId, CatalogVersion]) -> list[Binding]:
+        """The versions to log, which MLflow does not have. Those that are forgotten may stay so."""
+        wanted = set(map(str, self.to_log())) - self.forgotten()
         return [each for each in bound if VersionId.of(each) not in known and each.version in wanted]
 
-    def _adoptions(self, bound: Sequence[Binding]) -> tuple[str, ...]:
+    def _adoptions(self, bound: Sequence[Binding], known: Mapping[VersionId, CatalogVersion]) -> tuple[str, ...]:
         """The versions of early releases, which name no store in MLflow: their pages will."""
-        registered = self.catalog.registered(self.model)
-        unsaid = [each for each in bound if (found := registered.get(VersionId.of(each))) and not found.store]
+        unsaid = [each for each in bound if (found := known.get(VersionId.of(each))) and not found.store]
         return tuple(f"store of {each.version}: none -> {self.catalog.store}" for each in unsaid)
 
     def _show_pages(self, bound: Sequence[Binding], source: PageSource, troubles: _Troubles) -> tuple[str, ...]:

@@ -17,11 +17,9 @@ This module reads requests; `request_answers` writes, `request_decisions` decide
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from registry.catalog import tags
 from registry.catalog.client import Catalog
@@ -118,13 +116,14 @@ def pending(catalog: Catalog, model: str) -> list[Request]:
         registered = entries.model(model)
         if registered is None or not catalog.may_show(registered):
             return []
-        asked = {str(registered.aliases[ALIAS + asks]) for asks in ASKS if ALIAS + asks in registered.aliases}
-
-        def concerns(found: Any) -> bool:
-            return found.version in asked or any(itertools.starmap(tags.is_claim, found.tags.items()))
-
-        found = _Requests(catalog.store, registered.aliases, entries.all(model, concerns))
-    return [*found.standing(), *found.unanswered()]
+        asked = {registered.aliases[ALIAS + asks] for asks in ASKS if ALIAS + asks in registered.aliases}
+        # By queries of their own: this is asked in every round, and a model may have thousands of versions.
+        found = [entries.numbered(model, number) for number in asked]
+        for asks in ASKS:
+            found += entries.tagged(model, tags.REQUEST + asks, tags.CLAIMED)
+        versions = {each.number: each for each in found}
+        requests = _Requests(catalog.store, registered.aliases, tuple(versions[each] for each in sorted(versions)))
+    return [*requests.standing(), *requests.unanswered()]
 
 
 @dataclass(frozen=True)

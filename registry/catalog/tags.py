@@ -42,6 +42,9 @@ REQUEST = "ulora.request."
 """With what is asked for: the claim of a reconciler; of a registered model the answer to what asked for no version of
 ours."""
 
+CLAIMED = "tak"
+"""How such a claim begins: `taking`, `taken`."""
+
 OLD = "ulora."
 """How the tags begin that earlier releases set on a registered version, and `TRIAL`."""
 
