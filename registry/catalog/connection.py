@@ -210,7 +210,7 @@ class Connection:
         found = next((line for line in _MISTAKES if re.search(line.pattern, text)), None)
         if found:
             return found.kind(f"the MLflow server {self.name} {found.message}", hint=found.hint)
-        if denied := denial(self.name, uri, code, text):
+        if denied := denial(self.name, self.uri or "", code, text):
             return denied
         detail = next((reason for reason in _REASONS if reason in text), text[:_MESSAGE_LENGTH])
         if code in _DOWN:

@@ -1,4 +1,4 @@
-"""What MLflow costs with many versions is measured on real servers, on SQLite and on PostgreSQL. Figures: no concern."""
+"""What MLflow costs with many versions is measured on real servers, SQLite and PostgreSQL. Figures: no concern."""
 
 from __future__ import annotations
 
