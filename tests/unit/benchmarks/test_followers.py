@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import followers
 from benchmarks.counting import Traffic
 from benchmarks.followers import FollowersOptions, ReplicaRequests
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_price_is_that_of_the_counted_requests() -> None:
@@ -23,6 +27,19 @@ def test_the_numbers_of_followers_are_as_asked() -> None:
     assert FollowersOptions(count=(50, 5)).counts == (5, 50)
     assert CliRunner().invoke(followers.main, ["--count", "1001"]).exit_code == 2
     assert "python -m benchmarks.followers" in CliRunner().invoke(followers.main, ["--help"]).output
+
+
+def test_the_page_on_costs_computes_with_these_prices() -> None:
+    page = (ROOT / "docs" / "costs.md").read_text()
+    for when, column in (("at rest", 1), ("in a trial", 2)):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {when} |")]
+        rates = [float(cell) for cell in row.split("|")[2:5]]
+        a_month = followers.MONTH * sum(
+            followers.PRICES[kind] * rate for kind, rate in zip(("GET", "LIST", "PUT"), rates, strict=True)
+        )
+        (costs,) = [line for line in page.splitlines() if line.startswith("| 1,000 | $")]
+        said = float(costs.split("|")[1 + column].strip(" $").replace(",", ""))
+        assert said == pytest.approx(1000 * a_month, rel=0.01)
 
 
 @pytest.mark.acceptance
