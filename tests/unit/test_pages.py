@@ -50,6 +50,15 @@ def test_every_path_and_module_on_a_page_exists(page: Path) -> None:
         assert name.endswith(".md") or is_module_or_member(name), f"it names {name}"
 
 
+@pytest.mark.parametrize("page", [*pages(), GENERATED], ids=name_of)
+def test_every_row_of_a_table_has_its_columns(page: Path) -> None:
+    columns = 0
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        found = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        assert not columns or found in (0, columns), f"line {number} has {found - 1} cells, not {columns - 1}"
+        columns = found
+
+
 def is_module_or_member(name: str) -> bool:
     """Whether a dotted name is a package, a module, or a name at the top of one or in a class there."""
     parts = name.split(".")
