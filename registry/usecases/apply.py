@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.answers import Change
-from registry.channels.channel import BACKWARD_ACTIONS, PromoteOptions, RollbackOptions
+from registry.channels.channel import BACKWARD_ACTIONS, PromoteOptions, Rollback
+from registry.channels.record import ChannelPosition, rolled_back
 from registry.errors import GateRefused, NotNow
 from registry.evidence.verdict import Verdict
 from registry.names import CHANNELS
 from registry.progress import ignore
 from registry.usecases import promote as promotions
-from registry.usecases import rollback as rollbacks
 from registry.usecases.apply_steps import ApplyStep, ChannelPlan, plan_channel
 from registry.usecases.canary import Canaries
 from registry.usecases.mirror import mirror
@@ -111,9 +111,7 @@ class _ChannelWork:
 
     def plan(self, *, allow_back: bool) -> ChannelPlan:
         """The steps from what the channel serves now."""
-        log = self.wiring.channel(self.channel)
-        head = log.head()
-        newest = head if log.is_newest(head) else log.head()
+        newest = promotions.newest_of(self.wiring.channel(self.channel))
         return plan_channel(self.channel, newest, self.wanted, allow_back=allow_back)
 
     def carry_out(self, plan: ChannelPlan) -> Iterator[Change]:
@@ -132,8 +130,7 @@ class _ChannelWork:
                 new = PromoteOptions(expected=generation)
                 return promotions.promote(self.wiring, step.version, channel, new, reason=why, dry_run=dry_run)
             case "rollback":
-                back = RollbackOptions(expected=generation, to=step.version)
-                return rollbacks.rollback(self.wiring, channel, back, reason=why, only=(), dry_run=dry_run)
+                return self._roll_back(step.version, generation, dry_run=dry_run)
             case "canary":
                 trial = replace(self._trial, expected=generation)
                 return canaries.start(step.version, channel, trial, reason=why, dry_run=dry_run)
@@ -141,6 +138,19 @@ class _ChannelWork:
                 further = AdvanceOptions(expected=generation)
                 return canaries.advance(channel, step.percent, further, reason=why, dry_run=dry_run)
         return canaries.abort(channel, AbortOptions(expected=generation), reason=why, dry_run=dry_run)
+
+    def _roll_back(self, to: str, generation: int, *, dry_run: bool) -> Change:
+        """Go back from the record of this generation only. `Registry.rollback` goes on after another writer's record
+        if that serves the same version, and so would end a trial that somebody has just started beside it."""
+        log = self.wiring.channel(self.channel)
+        head = promotions.newest_of(log)
+        promotions.check_expected(self.channel, head, generation)
+        position = ChannelPosition(self.wiring.model, self.channel, head)
+        record = rolled_back(position, self.wiring.author(self.reason), to)
+        if not dry_run:
+            log.commit(record)
+        left = head.stable.version if head and head.stable else ""
+        return Change.of_rollback(Rollback(record, left, changed=True), changed=not dry_run)
 
     @property
     def _trial(self) -> CanaryOptions:

@@ -40,6 +40,7 @@ from registry.usecases.promote import (
     commit,
     heads,
     is_same,
+    newest_of,
 )
 from registry.versions.pointer import Pointer
 from registry.wiring import Wiring
@@ -96,7 +97,7 @@ class Canaries:
         """
         options, log = options or AdvanceOptions(), self.wiring.channel(channel)
         check_reasoned(options.force, reason)
-        head = _newest(log)
+        head = newest_of(log)
         check_expected(channel, head, options.expected)
         if head and (why := _reached(head, to)):
             return Change.unneeded(head, why)
@@ -120,7 +121,7 @@ class Canaries:
         author = self.wiring.author(reason)
         ending: str | None = None
         for _ in range(MAX_RACES):
-            head = _newest(log)
+            head = newest_of(log)
             check_expected(channel, head, options.expected)
             if head and _has_ended(head, ending):
                 return Change.of_rollback(Rollback(head, ending or "", changed=False), changed=False)
@@ -198,12 +199,6 @@ class _Start:
 
     def record(self, position: ChannelPosition, version: Pointer, author: Author, verdict: str) -> Record:
         return trial_started(position, version, author, verdict, self.start)
-
-
-def _newest(log: Channel) -> Record | None:
-    """The newest record, whatever the listing shows."""
-    head = log.head()
-    return head if log.is_newest(head) else log.head()
 
 
 def _reached(head: Record, percent: float) -> str:

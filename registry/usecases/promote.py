@@ -205,6 +205,12 @@ def check_reasoned(force: bool, reason: str) -> None:
         raise BadInput("a forced change needs a reason", hint="add --reason '…'")
 
 
+def newest_of(log: Channel) -> Record | None:
+    """The newest record, whatever the listing shows."""
+    head = log.head()
+    return head if log.is_newest(head) else log.head()
+
+
 def check_expected(channel: str, head: Record | None, expected: int | None) -> None:
     """Raises: ChannelMoved: the channel is not at the generation that the caller saw."""
     generation = head.generation if head else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.answers import Change
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions
 from registry.errors import ChannelMoved, GateRefused, NotNow
@@ -105,6 +106,18 @@ def test_a_channel_that_moved_meanwhile_is_left_alone(registry: Registry, file: 
     with pytest.raises(ChannelMoved):
         state.apply(tell=somebody_is_faster)
     assert served(registry) == ("promote", "v4.0.0")
+
+
+def test_a_rollback_ends_no_trial_that_began_meanwhile(registry: Registry, file: Path) -> None:
+    state = registry.wanted(want(file, staging={"stable": "v3.0.0"}, production={"stable": "v1.0.0"}))
+
+    def somebody_starts_a_trial(change: Change) -> None:
+        if change.channel == "staging":
+            registry.canary.start("v4.0.0", options=CanaryOptions(percent=10))
+
+    with pytest.raises(ChannelMoved):
+        state.apply(allow_back=True, tell=somebody_starts_a_trial)
+    assert served(registry) == ("canary", "v2.0.0", "v4.0.0")
 
 
 APPLY = """
