@@ -89,6 +89,7 @@ class VersionArtifacts(ArtifactRepository):  # type: ignore[misc]
     def _write(self, tree: VersionTree, file: FileEntry, target: Path) -> None:
         from registry.machine.safe_folder import SafeFolder
         from registry.progress import no_progress
+        from registry.tree.layout import open_fetched
 
         # MLflow has made the folder and checked that it lies below the one that was asked for.
         with SafeFolder.at(Path(os.path.realpath(target.parent))) as folder:
@@ -97,7 +98,7 @@ class VersionArtifacts(ArtifactRepository):  # type: ignore[misc]
                 if file.path in tree.written:
                     folder.write(scratch, tree.written[file.path])
                 else:
-                    with self._fetched(tree, file).open("rb") as source:
+                    with open_fetched(self._fetched(tree, file)) as source:
                         folder.write_verified(file.model_copy(update={"path": scratch}), source, no_progress)
                 folder.rename(scratch, folder, target.name)
             except CorruptBlob as error:

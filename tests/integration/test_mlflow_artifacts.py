@@ -18,12 +18,16 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from registry.api import Registry
 from registry.catalog import tags as catalog_tags
+from registry.deployments.artifact_repository import VersionArtifacts
 from registry.deployments.run_context import VERSION_TAG
+from registry.deployments.version_tree import VersionTree
 from registry.formats.canonical import sha256
 from registry.usecases.options import CreateOptions
+from registry.versions.manifest import FileEntry
 from tests.support.mlflow_cli import mlflow_command
 from tests.support.registries import create, flip_a_byte, open_registry
 from tests.support.signing_keys import key_pair
+from tests.support.working_trees import link_to_the_same_bytes
 
 V1, V2 = "v1.0.0", "v1.1.0"
 ODD = {"meeting #1.md": "hello", "50%20 off.txt": "sale", "src/run.py": "print('plants')\n"}
@@ -133,6 +137,23 @@ def test_a_link_in_the_folder_leads_nowhere(registry: Registry, out: Path, tmp_p
     get_artifact_repository(f"ulora://{registry.model}/{V1}")._download_file("version.json", str(out / "version.json"))
     assert secret.read_text() == "kept", "a link at the file's own place is replaced, and not followed"
     assert not (out / "version.json").is_symlink()
+
+
+class ExchangedCache(VersionArtifacts):
+    """Somebody exchanges each file in the cache for a link to the same bytes, just after it was verified."""
+
+    def _fetched(self, tree: VersionTree, file: FileEntry) -> Path:
+        verified = super()._fetched(tree, file)
+        verified.rename(verified.with_suffix(".whole"))
+        link_to_the_same_bytes(verified)
+        return verified
+
+
+def test_what_was_exchanged_in_the_cache_is_not_opened(registry: Registry, out: Path) -> None:
+    repository = ExchangedCache(f"ulora://{registry.model}/{V1}")
+    with pytest.raises(MlflowException, match="was exchanged"):
+        repository._download_file("adapters/low/adapter_config.json", str(out / "x"))
+    assert files_below(out) == {}
 
 
 def test_damaged_bytes_do_not_arrive(registry: Registry, out: Path) -> None:
