@@ -9,7 +9,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 # Of linear time: servers choose some of the texts.
 _ADDRESS = re.compile(r"://[^\s'\"]*")
-_PARAMETER = re.compile(r"(?i)([?&;](?=[\w-]*(?:password|passwd|secret|token|signature|credential))[\w-]*=)[^&\s'\"]*")
+_PARAMETER = re.compile(
+    r"(?i)([?&;](?=sig=|[\w-]*(?:password|passwd|secret|token|signature|credential))[\w-]*=)[^&\s'\"]*"
+)
 _HIDDEN = "***"
 
 

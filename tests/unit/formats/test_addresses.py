@@ -32,6 +32,12 @@ def test_a_text_is_shown_without_the_passwords_in_it() -> None:
     assert without_passwords("models:/plants@champion, ann@example.com") == "models:/plants@champion, ann@example.com"
 
 
+@pytest.mark.parametrize("name", ["X-Amz-Signature", "X-Goog-Signature", "Signature", "sig"])
+def test_a_signed_address_is_shown_without_its_signature(name: str) -> None:
+    text = f"Max retries exceeded with url: /layer?se=2026-12-02&{name}=SECRET%3D&sp=r (Caused by design=1)"
+    assert without_passwords(text) == text.replace("SECRET%3D", "***")
+
+
 @pytest.mark.parametrize("said", ["auth failed for u with SE%20CRET", "SE CRET", "[('u', 'SE CRET')]"])
 def test_what_others_say_of_an_address_has_no_password(said: str) -> None:
     assert "CRET" not in without_password_of("http://u:SE%20CRET@host", said)
