@@ -64,7 +64,7 @@ def _apply(out: Output, wanted: WantedState, reason: str, allow_back: bool) -> N
             out.note(note)
 
     with refusal_shown(out):
-        changes = wanted.apply(reason=reason, allow_back=allow_back, tell=tell)
+        changes = wanted.apply(reason=reason, allow_back=allow_back, tell=tell, say=out.note)
     if not changes:
         out.event({"changes": 0}, "the channels are as the file wants them; nothing to do")
 

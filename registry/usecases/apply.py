@@ -12,7 +12,7 @@ from registry.channels.record import ChannelPosition, rolled_back
 from registry.errors import GateRefused, NotNow
 from registry.evidence.verdict import Verdict
 from registry.names import CHANNELS
-from registry.progress import ignore
+from registry.progress import Say, ignore, say_nothing
 from registry.usecases import promote as promotions
 from registry.usecases.apply_steps import ApplyStep, ChannelPlan, plan_channel
 from registry.usecases.canary import Canaries
@@ -67,9 +67,11 @@ class WantedState:
         return [_preview(each, each.plan(allow_back=allow_back)) for each in self._channels(reason)]
 
     def apply(
-        self, *, reason: str = "", allow_back: bool = False, tell: Callable[[Change], None] = ignore
-    ) -> list[Change]:
-        """Bring each channel to what is wanted, staging first; `tell` is called with each change once it is made.
+        self, *, reason: str = "", allow_back: bool = False, tell: Callable[[Change], None] = ignore,
+        say: Say = say_nothing,
+    ) -> list[Change]:  # fmt: skip
+        """Bring each channel to what is wanted, staging first; `tell` is called with each change once it is made, `say`
+        with what is amiss without being a failure.
 
         If one channel is held nothing is changed in any. A step that is refused ends it: what was done before stands,
         and the same call again goes on there. `allow_back` lets it roll back, and end trials.
@@ -89,8 +91,9 @@ class WantedState:
                     changes.append(change)
                     tell(change)
         finally:
-            if any(change.action in BACKWARD_ACTIONS for change in changes):
-                mirror(self.wiring)  # promotions have done so
+            if any(change.action in BACKWARD_ACTIONS for change in changes):  # promotions have done so
+                for note in mirror(self.wiring):
+                    say(note)
         return changes
 
     def _channels(self, reason: str) -> list[_ChannelWork]:

@@ -77,6 +77,14 @@ def test_going_back_has_to_be_allowed(registry: Registry, file: Path) -> None:
     assert served(registry) == ("rollback", "v1.0.0")
 
 
+def test_it_says_that_mlflow_does_not_show_it(registry: Registry, file: Path) -> None:
+    nobody = Registry(settings=replace(registry.settings, tracking_uri="http://127.0.0.1:1"))
+    said: list[str] = []
+    nobody.wanted(want(file, production={"stable": "v1.0.0"})).apply(allow_back=True, say=said.append)
+    assert served(registry) == ("rollback", "v1.0.0")
+    assert any("MLflow does not show it yet" in note for note in said)
+
+
 def test_what_was_rolled_back_stays_so(registry: Registry, file: Path) -> None:
     registry.rollback(reason="it was bad")
     with pytest.raises(NotNow, match=r"v2\.0\.0 was rolled back here"):
