@@ -21,7 +21,7 @@ from typing import BinaryIO
 from registry.errors import BadManifest, NotNow, disk_errors
 from registry.formats.bounded import open_regular, read_regular
 from registry.serving.batch.inputs import InputFile
-from registry.serving.batch.options import PartFormat, Shard
+from registry.serving.batch.options import FORMATS, PartFormat, Shard
 from registry.serving.batch.plan import BatchPlan
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -38,7 +38,7 @@ class BatchFolder:
         self.path = folder
         self._of = f"{shard.number}-of-{shard.count}"
         self._shard = shard
-        self._part = re.compile(rf"part-{self._of}-(\d{{6,}})\.[a-z]+")
+        self._part = re.compile(rf"part-{self._of}-(\d{{6,}})\.({'|'.join(FORMATS)})", re.ASCII)
 
     # --- one run at a time -------------------------------------------------------------------------------------------
 
@@ -145,9 +145,14 @@ class BatchFolder:
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
-    def finished(self) -> set[int]:
+    def finished(self, form: PartFormat) -> set[int]:
         """The parts of this shard that are there, whole."""
-        return {int(found[1]) for name in self._names() if (found := self._part.fullmatch(name))}
+        found = (self._part.fullmatch(name) for name in self._names())
+        return {int(part[1]) for part in found if part and part[2] == form}
+
+    def has_parts(self) -> bool:
+        """Whether there is any part of this shard, of whatever format."""
+        return any(map(self._part.fullmatch, self._names()))
 
     def commit(self, part: int, form: PartFormat, write: Callable[[BinaryIO], object]) -> bool:
         """Write a part: whole, or not at all. False if it is there already: then it stays as it is."""

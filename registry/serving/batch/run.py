@@ -84,7 +84,7 @@ def compute_parts(
 
 def _missing(plan: BatchPlan, folder: BatchFolder) -> Iterator[tuple[int, InputFile]]:
     """The inputs of the parts that are not there, with the number of the part."""
-    finished = folder.finished()
+    finished = folder.finished(plan.output)
     for number, file in enumerate(folder.listed(plan)):
         part = number // plan.part_rows
         if part not in finished:

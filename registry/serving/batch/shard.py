@@ -135,7 +135,7 @@ def _plan(job: ShardJob, list_files: Callable[[], tuple[int, str]]) -> BatchPlan
     options, kept, others = job.options, job.folder.plan(), job.folder.other_plans()
     if kept is None and options.as_planned:
         raise BadInput(f"no run of shard {options.shard} began in {job.folder.path}", hint="leave --as-planned out")
-    if kept is None and job.folder.finished():
+    if kept is None and job.folder.has_parts():
         raise BadInput(f"{job.folder.path} has parts of shard {options.shard}, but no plan", hint="give another --out")
     pointer = job.find(kept or next(iter(others), None))
     listed = (kept.inputs, kept.inputs_sha256) if kept and options.as_planned else list_files()
@@ -148,7 +148,7 @@ def _plan(job: ShardJob, list_files: Callable[[], tuple[int, str]]) -> BatchPlan
 
 
 def _finished(plan: BatchPlan, folder: BatchFolder) -> set[int]:
-    return {part for part in folder.finished() if part < plan.parts}
+    return {part for part in folder.finished(plan.output) if part < plan.parts}
 
 
 def _result(

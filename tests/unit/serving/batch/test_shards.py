@@ -244,6 +244,15 @@ def test_parts_without_a_plan_are_not_taken_for_finished(images: Path, tmp_path:
         run_shard(job(images, tmp_path / "out"))
 
 
+@pytest.mark.parametrize("name", ["part-1-of-1-000001.tmp", "part-1-of-1-000001.csv"])
+def test_files_of_others_are_not_taken_for_parts(images: Path, tmp_path: Path, name: str) -> None:
+    run_shard(job(images, tmp_path / "out"))
+    (tmp_path / "out" / "part-1-of-1-000001.jsonl").rename(tmp_path / "out" / name)
+    assert run_shard(job(images, tmp_path / "out")).finished == 6
+    (tmp_path / "out" / name).unlink()
+    assert len(rows_in(tmp_path / "out")) == FILES
+
+
 def test_a_dry_run_writes_nothing(images: Path, tmp_path: Path) -> None:
     planned = plan_shard(job(images, tmp_path / "out", shard=Shard(1, 3)))
     assert (planned.version, sum(planned.shards), planned.rows) == ("v1.0.0", FILES, 0)
