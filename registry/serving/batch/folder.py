@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ from registry.serving.batch.plan import BatchPlan
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _MAX_LINE = 1024 * 1024
 _PLAN = re.compile(r"_plan-(\d{1,6})-of-(\d{1,6})\.json")
+PLAN_SECONDS = 60.0
+"""How long another shard's run is waited for, which keeps its plan."""
+_PAUSE = 0.05
 _HINT = "choose a folder that you can write as --out"
 
 
@@ -53,10 +57,10 @@ class BatchFolder:
             self._remove_unfinished()
             yield
 
-    def _lock(self, name: str, problem: str = "") -> _Locked:
+    def _lock(self, name: str, problem: str, seconds: float = 0.0) -> _Locked:
         with disk_errors(self.path, _HINT):
             self.path.mkdir(parents=True, exist_ok=True)
-            return _Locked(self.path / name, problem)
+            return _Locked(self.path / name, problem, seconds)
 
     def _remove_unfinished(self) -> None:
         """Remove what a killed run of this shard has left, which no other process writes."""
@@ -89,8 +93,9 @@ class BatchFolder:
 
         Raises:
             BadInput: the folder has those of another run.
+            NotNow: another process has been keeping its plan for PLAN_SECONDS: it hangs.
         """
-        with self._lock("_lock"):
+        with self._lock("_lock", f"another run has been keeping its plan in {self.path} for long", PLAN_SECONDS):
             for other in self.other_plans():
                 plan.check_other_shard(other)
             self._write(f"_plan-{self._of}.json", lambda out: out.write(plan.to_bytes()))
@@ -180,16 +185,24 @@ class BatchFolder:
 
 
 class _Locked:
-    """A locked file; free again at the end, and when the process ends for whatever reason. Without a `problem` it is
-    waited for while another process has it."""
+    """A locked file; free again at the end, and when the process ends for whatever reason."""
 
-    def __init__(self, path: Path, problem: str) -> None:
+    def __init__(self, path: Path, problem: str, seconds: float) -> None:
+        """Raises: NotNow: another process has it after so many seconds; the text is `problem`."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        ends = time.monotonic() + seconds
+        while not self._is_taken():
+            if time.monotonic() >= ends:
+                os.close(self._file)
+                raise NotNow(problem, hint="wait for its end, or stop it; the same command then goes on")
+            time.sleep(_PAUSE)
+
+    def _is_taken(self) -> bool:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | (fcntl.LOCK_NB if problem else 0))
-        except BlockingIOError as error:
-            os.close(self._file)
-            raise NotNow(problem, hint="wait for its end, or stop it; the same command then goes on") from error
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def __enter__(self) -> None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 import resource
 import shutil
@@ -127,6 +128,19 @@ def test_a_second_process_of_the_same_shard_is_refused(images: Path, tmp_path: P
         go_on.set()
         first.join()
     assert len(rows_in(tmp_path / "out")) == FILES
+
+
+def test_a_run_that_hangs_keeping_its_plan_is_told(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.serving.batch.folder.PLAN_SECONDS", 0.2)
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "_lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(NotNow, match="keeping its plan"):
+            run_shard(job(images, out))
+    assert run_shard(job(images, out)).rows == FILES
 
 
 def test_a_part_that_another_machine_has_written_stays(images: Path, tmp_path: Path) -> None:
