@@ -10,13 +10,15 @@ from registry.errors import BadManifest, CorruptBlob
 from registry.oci import documents as oci
 from registry.oci.documents import OciDescriptor, OciManifest
 from registry.oci.repository import OciRepository
-from registry.parallel import in_parallel
+from registry.parallel import in_parallel, time_limit
 
 MAX_ATTACHED = 1_000
 """Artifacts that are read: 64 signatures and 10,000 results are below 100."""
 MAX_LAYERS = 30_000
 """Documents of all of them after which no further one is read."""
 _AT_A_TIME = 4
+SECONDS = 600.0
+"""For finding them all."""
 _KINDS = (oci.SIGNATURE_TYPE, oci.EVIDENCE_TYPE)
 _SUFFIXES = {"signatures": ".json", "evidence": ".json", "outcomes": ".jsonl.gz"}
 
@@ -34,8 +36,13 @@ def read_attached(repository: OciRepository, digest: str) -> Attached:
 
     Raises:
         BadManifest: the list itself is damaged.
-        OciUnreachable, OciDenied: the registry does not answer.
+        OciUnreachable, OciDenied: the registry does not answer, or goes on listing for longer than SECONDS.
     """
+    with time_limit(SECONDS):
+        return _read_attached(repository, digest)
+
+
+def _read_attached(repository: OciRepository, digest: str) -> Attached:
     listed = [each for each in repository.referrers(digest) if each.artifactType in _KINDS and each.sha256]
     documents: dict[str, OciDescriptor] = {}
     bad: list[str] = []

@@ -23,8 +23,8 @@ from registry.errors import (
     UnsafePath,
 )
 from registry.formats import canonical
+from registry.oci import attached, session
 from registry.oci import documents as oci
-from registry.oci import session
 from registry.retention.copy import Copied
 from registry.store import layout
 from tests.servers.loopback import Loopback
@@ -210,6 +210,22 @@ def test_a_registry_that_drips_is_given_up(
     monkeypatch.setattr(session, "SECONDS", 0.5)
     door.next(drip, method="GET", containing="/manifests/", times=10)
     refuses(there, lambda: there.copy_from(V1, place_of(here, door)), OciUnreachable, "took longer than")
+
+
+def page_after_page(exchange: Exchange) -> None:
+    """List one more referrer, and say that there are others."""
+    last = int(exchange.path.partition("?last=")[2] or 0)
+    entry = {"mediaType": oci.MANIFEST_TYPE, "digest": f"sha256:{last:064x}", "size": 2}
+    page = {"schemaVersion": 2, "mediaType": oci.INDEX_TYPE, "manifests": [entry]}
+    link = f'<{exchange.path.partition("?")[0]}?last={last + 1}>; rel="next"'
+    exchange.send(Reply(200, [("Content-Type", oci.INDEX_TYPE), ("Link", link)], canonical.encode(page)))
+
+
+def test_a_list_without_end_ends_a_push(here: Registry, door: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attached, "SECONDS", 0.5)
+    door.next(page_after_page, method="GET", containing="/referrers/", times=10_000)
+    with pytest.raises(OciUnreachable, match="took longer than"):
+        here.copy_to(V1, place_of(here, door))
 
 
 class Elsewhere(Loopback):
