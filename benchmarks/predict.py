@@ -67,14 +67,7 @@ def predict(size: str, rounds: int) -> Result:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         backbone = make_backbone(folder, size)
-        files = write_bundle(
-            folder / "bundle",
-            backbone,
-            targets=["leaf"],
-            modules=["query", "value", "q_proj", "v_proj"],
-            rank=16,
-            seed=0,
-        )
+        files = write_bundle(folder / "bundle", backbone, targets=["leaf"], modules=list(MODULES), rank=16, seed=0)
         loaded = load_bundle(files, backbone_folders=[backbone.folder])
         results = [_measure(loaded, folder, size, photo, rounds) for photo in SIDES]
     return Result(

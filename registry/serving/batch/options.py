@@ -40,16 +40,13 @@ class Shard:
             raise BadInput(f"{text[:40]!r} is not a shard", hint="for example 3/8: the third of eight")
         return cls(int(match[1]), int(match[2]))
 
-    def has(self, path: str) -> bool:
-        """Whether an input is in this shard. By its path alone, so each is in one, whatever others there are."""
-        return shard_of(path, self.count) == self.number
-
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
 
 def shard_of(path: str, count: int) -> int:
-    """The number of the shard that an input is in: the first 8 bytes of its path's sha256, modulo `count`, and 1."""
+    """The number of the shard that an input is in: the first 8 bytes of its path's sha256, modulo `count`, and 1. By
+    its path alone, so each is in one, whatever others there are."""
     if count == 1:
         return 1
     return int(sha256(path.encode("utf-8", "surrogatepass"))[:16], 16) % count + 1
