@@ -120,7 +120,7 @@ def validate(document: Document) -> None:
 
 
 def test_every_document_of_the_base_is_valid() -> None:
-    for document in [*base_documents(), inference_pod()]:
+    for document in [*base_documents(), inference_pod(), *documents(KSERVE.with_name("networkpolicy.yaml"))]:
         validate(document)
 
 

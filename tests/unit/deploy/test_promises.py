@@ -212,6 +212,17 @@ def test_selectors_choose_the_pods_that_they_are_for() -> None:
     assert named("Deployment", "ulora-guard")["spec"]["replicas"] == 1
 
 
+def test_who_may_ask_replicas_reaches_the_server_of_kserve() -> None:
+    (service,), (policy,) = documents(KSERVE), documents(KSERVE.with_name("networkpolicy.yaml"))
+    assert policy["metadata"] == {name: service["metadata"][name] for name in ("name", "namespace")}
+    selector = policy["spec"]["podSelector"]["matchLabels"]
+    assert selector == {"serving.kserve.io/inferenceservice": service["metadata"]["name"]}
+    (allowed,) = policy["spec"]["ingress"]
+    (server,) = [each for each in service["spec"]["predictor"]["containers"] if each["name"] == "kserve-container"]
+    assert [each["port"] for each in allowed["ports"]] == [each["containerPort"] for each in server["ports"]]
+    assert allowed["from"] == named("NetworkPolicy", "ulora-replica")["spec"]["ingress"][0]["from"]
+
+
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 
