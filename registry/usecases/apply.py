@@ -12,6 +12,7 @@ from registry.channels.record import ChannelPosition, rolled_back
 from registry.errors import GateRefused, NotNow
 from registry.evidence.verdict import Verdict
 from registry.names import CHANNELS
+from registry.parallel import in_parallel
 from registry.progress import Say, ignore, say_nothing
 from registry.usecases import promote as promotions
 from registry.usecases.apply_steps import ApplyStep, ChannelPlan, plan_channel
@@ -20,6 +21,9 @@ from registry.usecases.mirror import mirror
 from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
 from registry.usecases.wanted_channels import WantedChannel, WantedChannels, read_wanted
 from registry.wiring import Wiring
+
+_LOOK_BACK = 100
+"""Records before the newest one in which a version is looked for that was stable."""
 
 
 def wanted_state(wiring: Wiring, file: Path) -> WantedState:
@@ -114,8 +118,12 @@ class _ChannelWork:
 
     def plan(self, *, allow_back: bool) -> ChannelPlan:
         """The steps from what the channel serves now."""
-        newest = promotions.newest_of(self.wiring.channel(self.channel))
-        return plan_channel(self.channel, newest, self.wanted, allow_back=allow_back)
+        log = self.wiring.channel(self.channel)
+        plan = plan_channel(self.channel, promotions.newest_of(log), self.wanted, allow_back=allow_back)
+        if allow_back or not plan.new_stable:
+            return plan
+        earlier = range(max(1, plan.generation - _LOOK_BACK), plan.generation)
+        return plan.held_if_left(in_parallel(log.read, earlier))
 
     def carry_out(self, plan: ChannelPlan) -> Iterator[Change]:
         """Take the steps, each only if the channel is where the one before left it."""

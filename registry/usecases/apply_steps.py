@@ -7,6 +7,7 @@ other steps back (a rollback, the end of a trial) are taken only where the calle
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -57,6 +58,23 @@ class ChannelPlan:
     steps: tuple[ApplyStep, ...] = ()
     held: str = ""
     note: str = ""
+
+    @property
+    def new_stable(self) -> str:
+        """The version that becomes stable by a step forward; empty if none does."""
+        forward = (step for step in self.steps if step.action == "promote" or step.percent == 100)
+        return next((step.version for step in forward), "")
+
+    def held_if_left(self, earlier: Iterable[Record]) -> Self:
+        """The same; or held, if that version was stable in one of these records, and the channel has left it since.
+
+        The stack forgets such a version after some promotions, and who tries it once more takes it off the withdrawn.
+        """
+        version = self.new_stable
+        if not version or all(record.stable is None or record.stable.version != version for record in earlier):
+            return self
+        why = f"{version} was stable here before, and was left: it is made stable again with --allow-back, or by hand"
+        return replace(self, steps=(), held=why)
 
 
 class _Held(Exception):

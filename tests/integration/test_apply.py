@@ -11,6 +11,7 @@ import pytest
 from registry.answers import Change
 from registry.api import Registry
 from registry.channels.channel import PromoteOptions
+from registry.channels.record import STACK_DEPTH
 from registry.errors import ChannelMoved, GateRefused, NotNow
 from registry.usecases.options import CanaryOptions
 from tests.integration.test_races import in_processes
@@ -90,6 +91,26 @@ def test_what_was_rolled_back_stays_so(registry: Registry, file: Path) -> None:
     with pytest.raises(NotNow, match=r"v2\.0\.0 was rolled back here"):
         registry.wanted(want(file, production={"stable": "v2.0.0"})).apply(allow_back=True)
     assert served(registry) == ("rollback", "v1.0.0")
+
+
+def test_a_trial_of_what_was_rolled_back_is_not_cut_short(registry: Registry, file: Path) -> None:
+    registry.rollback(reason="it was bad")
+    registry.canary.start("v2.0.0", options=CanaryOptions(percent=5, force=True), reason="once more, carefully")
+    state = registry.wanted(want(file, production={"stable": "v2.0.0"}))
+    with pytest.raises(NotNow, match=r"v2\.0\.0 was stable here before"):
+        state.apply()
+    assert served(registry) == ("canary", "v1.0.0", "v2.0.0")
+    assert [change.action for change in state.apply(allow_back=True)] == ["advance"]
+
+
+def test_what_the_stack_has_forgotten_is_not_promoted_again(registry: Registry, file: Path) -> None:
+    names = [f"v5.{number}.0" for number in range(STACK_DEPTH + 1)]
+    bind(registry, *names)
+    for name in names:
+        registry.promote(name, "production")
+    with pytest.raises(NotNow, match=r"v2\.0\.0 was stable here before"):
+        registry.wanted(want(file, production={"stable": "v2.0.0"})).apply()
+    assert served(registry) == ("promote", names[-1])
 
 
 def test_the_gates_judge_it_and_what_was_done_stands(registry: Registry, file: Path, tmp_path: Path) -> None:
