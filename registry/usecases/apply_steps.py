@@ -130,14 +130,27 @@ def _steps(state: _State, wanted: WantedChannel) -> tuple[tuple[ApplyStep, ...],
         _Held: the channel is where only a person can decide.
     """
     if state.canary is None:
-        return (*_to_stable(state, wanted), *_to_trial(state, wanted)), ""
+        return _to_stable_and_trial(state, wanted), ""
     if wanted.canary and (state.canary, state.stable) == (wanted.canary.version, wanted.stable):
         return _on_with_trial(state, wanted.canary)
     if state.canary == wanted.stable:
         done = replace(state, stable=state.canary, canary=None)
         return (ApplyStep("advance", state.canary, 100.0), *_to_trial(done, wanted)), ""
     ended = replace(state, canary=None, withdrawn=state.withdrawn | {state.canary})
-    return (ApplyStep("abort", state.canary), *_to_stable(ended, wanted), *_to_trial(ended, wanted)), ""
+    return (ApplyStep("abort", state.canary), *_to_stable_and_trial(ended, wanted)), ""
+
+
+def _to_stable_and_trial(state: _State, wanted: WantedChannel) -> tuple[ApplyStep, ...]:
+    """No trial runs: the steps to the wanted state."""
+    first, trial = _to_stable(state, wanted), wanted.canary
+    if trial and first and first[0].action == "rollback":
+        left = (state.stable, *state.targets[: state.targets.index(wanted.stable)])
+        if trial.version in left:
+            raise _Held(
+                f"the rollback to {wanted.stable} withdraws {trial.version}: take `canary` out of the file, and start "
+                "it by hand afterwards"
+            )
+    return (*first, *_to_trial(state, wanted))
 
 
 def _to_stable(state: _State, wanted: WantedChannel) -> tuple[ApplyStep, ...]:

@@ -134,6 +134,12 @@ def test_a_trial_of_another_version_ends_first() -> None:
     assert steps(head, wanted("v1.0.0")) == [("abort", "v3.0.0", 0), ("rollback", "v1.0.0", 0)]
 
 
+def test_what_a_rollback_withdraws_is_not_tried_after_it() -> None:
+    plan = planned(serving("v1.0.0", "v2.0.0", "v3.0.0"), wanted("v1.0.0", "v2.0.0"))
+    assert "withdraws v2.0.0" in plan.held
+    assert not plan.steps
+
+
 RULES: dict[str, Callable[[ChannelPosition, ApplyStep, WantedChannel], Record]] = {
     "promote": lambda position, step, _: promoted(position, pointer(step.version), ME, None),
     "rollback": lambda position, step, _: rolled_back(position, ME, step.version),
