@@ -19,6 +19,7 @@ from registry.usecases.apply_steps import ApplyStep, ChannelPlan, plan_channel
 from registry.usecases.canary import Canaries
 from registry.usecases.mirror import mirror
 from registry.usecases.options import AbortOptions, AdvanceOptions, CanaryOptions
+from registry.usecases.rollback import with_chain
 from registry.usecases.wanted_channels import WantedChannel, WantedChannels, read_wanted
 from registry.wiring import Wiring
 
@@ -158,10 +159,12 @@ class _ChannelWork:
         promotions.check_expected(self.channel, head, generation)
         position = ChannelPosition(self.wiring.model, self.channel, head)
         record = rolled_back(position, self.wiring.author(self.reason), to)
-        if not dry_run:
-            log.commit(record)
         left = head.stable.version if head and head.stable else ""
-        return Change.of_rollback(Rollback(record, left, changed=True), changed=not dry_run)
+        change = Change.of_rollback(Rollback(record, left, changed=True), changed=not dry_run)
+        if dry_run:
+            return change
+        log.commit(record)
+        return with_chain(self.wiring, change)
 
     @property
     def _trial(self) -> CanaryOptions:

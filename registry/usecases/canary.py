@@ -47,8 +47,6 @@ from registry.wiring import Wiring
 
 if TYPE_CHECKING:
     from registry.usecases.canary_report import CanaryReport
-
-if TYPE_CHECKING:
     from registry.usecases.feedback import FeedbackOptions, LabelsTaken
 
 
