@@ -363,7 +363,7 @@ def test_hundreds_of_versions_leave_nothing_behind(scheduler: Scheduler, control
         wait_until(lambda: not any(each() for each in left))
     finally:
         gc.enable()
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # one that another test has left may end meanwhile
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

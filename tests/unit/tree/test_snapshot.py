@@ -308,7 +308,8 @@ def test_a_snapshot_of_a_restored_snapshot_has_the_same_content(
 ) -> None:
     place = tmp_path_factory.mktemp("there")
     first = _manifest(write_tree(place / "source", content))
-    paths = read_project(Project.at(place / "source")).sources
+    sources = read_project(Project.at(place / "source")).sources
+    paths = {sha256: place / "source" / source.path for sha256, source in sources.items()}
     restore(RestoreRequest("v1.0.0", tree_files(first), lambda files: paths), place / "back")
     assert tree_of(place / "back") == content
     assert _manifest(place / "back").content_sha256 == first.content_sha256
