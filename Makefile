@@ -7,7 +7,7 @@ SHARD ?= 1/1
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 PYTEST = $(BIN)/pytest -n 3 --dist worksteal
-CATALOG_TESTS = $(wildcard tests/integration/test_catalog*.py tests/integration/test_reconcile*.py) tests/integration/test_requests.py
+CATALOG_TESTS = $(addprefix tests/integration/test_,catalog.py catalog_channels.py reconcile.py)
 
 .PHONY: help demo test acceptance faults bench bench-check clean
 .DEFAULT_GOAL := help

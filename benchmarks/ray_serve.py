@@ -8,10 +8,11 @@ more replicas than cores add no speed here, and what is compared is what Ray's w
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -167,13 +168,16 @@ def _ray(env: Mapping[str, str]) -> Iterator[int]:
             raise MissingDependency("ray is not installed", hint="pip install 'ulora-registry[ray]'") from error
         say("starting Ray")
         cores = max(COUNTS)  # as many replicas as are asked for find a place, whatever the machine has
-        ray.init(num_cpus=cores, object_store_memory=100 * 1024 * 1024, include_dashboard=False, log_to_driver=False)
-        try:
-            serve.start(http_options={"host": HOST, "port": ports.first})
-            yield ports.first
-        finally:
-            serve.shutdown()
-            ray.shutdown()
+        with redirect_stdout(sys.stderr):  # where Ray prints what its own processes complain of, whatever it is told
+            ray.init(
+                num_cpus=cores, object_store_memory=100 * 1024 * 1024, include_dashboard=False, log_to_driver=False
+            )
+            try:
+                serve.start(http_options={"host": HOST, "port": ports.first})
+                yield ports.first
+            finally:
+                serve.shutdown()
+                ray.shutdown()
 
 
 @contextmanager
