@@ -28,7 +28,7 @@ def version_named(client: MlflowClient, entries: Entries, store: str, model: str
     if found.id is None or found.store not in (store, ""):
         why = f"it is of the store {found.store}" if found.id else found.refused or "others registered it"
         raise VersionNotFound(
-            f"{uri} is no version of {model} in this store: {why}",
+            f"{uri} is not a version of {model} in this store: {why}",
             hint="`ulora list` shows the versions with their numbers in MLflow; `ulora create VERSION --from "
             f"{uri}` makes one of it",
         )

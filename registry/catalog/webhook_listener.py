@@ -169,7 +169,7 @@ async def _read(reader: asyncio.StreamReader) -> _WebhookRequest:
     """One request, whole.
 
     Raises:
-        _BadRequest: it is no HTTP, too large, or does not say its length.
+        _BadRequest: it is not HTTP, too large, or does not say its length.
         IncompleteReadError: the client went away.
     """
     try:

@@ -33,7 +33,7 @@ _HINT = "a line holds one secret of at least 16 characters; `openssl rand -hex 3
 
 
 class RefusedWebhook(ValueError):
-    """A message that is no webhook of this MLflow server; the text says why."""
+    """A message that is not a webhook of this MLflow server; the text says why."""
 
 
 class Deliveries:
@@ -92,7 +92,7 @@ def read_secrets(path: Path) -> tuple[str, ...]:
     """The secrets in a file, one a line; `#` begins a comment line.
 
     Raises:
-        BadSetting: it can't be read, or a line is no secret, or there is none, or too many.
+        BadSetting: it can't be read, a line is not a secret, there is no secret, or too many.
     """
     try:
         about = path.stat()

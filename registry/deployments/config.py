@@ -5,6 +5,7 @@ MLflow's command line gives texts, its API whatever was passed; both are checked
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -37,9 +38,9 @@ class Action(BaseModel):
 
     reason: str = ""
 
+    @abstractmethod
     def carry_out(self, registry: Registry, channel: str, version: str) -> Change:
         """Make the change; the errors are those of the method of `Registry`."""
-        raise NotImplementedError
 
 
 class Promote(Action):

@@ -63,7 +63,7 @@ class OciReference:
         """
         match = _REFERENCE.fullmatch(text)
         if match is None or len(match["repository"]) > _MAX_REPOSITORY:
-            raise _bad(text, "is not of the form oci://REGISTRY/REPO[:TAG][@sha256:DIGEST]")
+            raise _bad(text, "is not of the form oci://REGISTRY/REPO:TAG")
         registry, repository, tag, digest = (match[name] or "" for name in ("registry", "repository", "tag", "digest"))
         if tag and not is_tag(tag):
             raise _bad(text, "has a tag that no registry takes")

@@ -304,7 +304,7 @@ class _Broken(Exception):
 
 
 class _BoundedAdapter(HTTPAdapter):
-    """Sends what this session and oras send: over TLS, within time limits, and reads no more than MAX_ANSWER."""
+    """Sends the requests of this module and of oras: over TLS, within time limits; reads MAX_ANSWER bytes at most."""
 
     def __init__(self, reference: OciReference) -> None:
         super().__init__(pool_maxsize=_MAX_CALLS)

@@ -117,7 +117,7 @@ class OciSource:
         sizes = {layer.sha256: layer.size for layer in artifact.layers}
         if artifact.artifactType != oci.MODEL_TYPE or not digest or digest not in sizes:
             raise BadManifest(
-                f"{self.url} is no version of ulora", hint="`ulora store copy V --to oci://…` makes such artifacts"
+                f"{self.url} is not a version of ulora", hint="`ulora store copy V --to oci://…` makes such artifacts"
             )
         if sizes[digest] > Manifest.LIMIT:
             raise BadManifest(f"version.json in {self.url} has {sizes[digest]} bytes, more than {Manifest.LIMIT}")

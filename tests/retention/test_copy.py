@@ -370,7 +370,7 @@ def _endpoint() -> str:
         (["--to", "x", "--plain-http"], "about an OCI registry"),
         (["--to", "oci://localhost/a", "--endpoint-url", "http://x"], "about the other store"),
         (["--to", f"oci://localhost/a@sha256:{'0' * 64}"], "names a digest"),
-        (["--from", "oci://localhost/A"], "is not of the form"),
+        (["--from", "oci://localhost/A"], "is not of the form oci://REGISTRY/REPO:TAG"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -191,7 +191,9 @@ def test_a_tag_with_something_else_is_left_alone(
     with pytest.raises(VersionExists):
         here.copy_to(V1, f"{place}:other")
     assert here.copy_to(V1, place).digest == digest
-    complains(ulora("store", "copy", V1, "--from", f"{place}:other", "--model", here.model), 6, "no version of ulora")
+    complains(
+        ulora("store", "copy", V1, "--from", f"{place}:other", "--model", here.model), 6, "not a version of ulora"
+    )
 
 
 @pytest.mark.acceptance
