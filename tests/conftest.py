@@ -43,7 +43,7 @@ settings.load_profile("ulora")
 # Every store opens a session of its own, and every session would parse botocore's description of S3 again.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
-pytest_plugins = ["tests.faults.plugin"]
+pytest_plugins = ["tests.faults.plugin", "tests.running"]
 
 _ISOLATED = ("AWS_", "ULORA_", "MLFLOW_", "HF_")
 _SHARED_MLFLOW = pytest.StashKey["SharedMlflow"]()
