@@ -41,6 +41,7 @@
     + NotGiven
     + CatalogUnreachable
     + CatalogRefused
+    + CatalogDenied
     + ReplicaUnreachable
     + ReplicaDenied
     + OciUnreachable

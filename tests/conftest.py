@@ -31,6 +31,8 @@ from tests.servers.proxy import Proxy
 
 # Before torch is imported: workers share few cores, and more threads than cores make every one of them slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Else each of the many processes that tests start would compile all modules of the project for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A run that a script starts in the background ignores SIGINT, and so would its children: some tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -71,6 +71,7 @@ def released(folder: Path, store: str, model: str) -> Registry:
 class Answered:
     """What one request got: when it was sent and answered, and by which version; `status` 0 without an answer."""
 
+    image: bytes
     sent: float
     done: float
     status: int
@@ -140,15 +141,15 @@ class Clients:
         try:
             answer = client.post(f"{self.url}/predict", content=image, headers=IMAGE)
         except httpx.HTTPError as error:
-            return Answered(sent, time.monotonic(), 0, problem="", version=repr(error))
+            return Answered(image, sent, time.monotonic(), 0, problem="", version=repr(error))
         done = time.monotonic()
         if answer.status_code != 200:
-            return Answered(sent, done, answer.status_code, answer.text[:200])
+            return Answered(image, sent, done, answer.status_code, answer.text[:200])
         said = answer.json()
         right = hashlib.sha256(self._weights[said["version"]] + image).hexdigest()
         same = said["answer"] == right and answer.headers["X-Ulora-Version"] == said["version"]
         same = same and said["manifest_sha256"] == self._manifests[said["version"]]
-        return Answered(sent, done, 200, said["version"], "" if same else f"another version's answer: {said}")
+        return Answered(image, sent, done, 200, said["version"], "" if same else f"another version's answer: {said}")
 
 
 def test_a_change_under_load_fails_and_mixes_nothing(cluster: RayCluster, shop: Shop) -> None:
@@ -181,7 +182,7 @@ def test_a_removed_node_costs_what_was_in_flight_on_it(cluster: RayCluster, shop
             with Clients(url, shop, image=LONG, tries=2) as clients:
                 clients.wait_for_more(3 * CLIENTS)
                 began = time.monotonic()
-                cluster.kill_a_node_of([one.pid for one in heartbeats(shop)])
+                dead = cluster.kill_a_node_of([one.pid for one in heartbeats(shop)])
                 removed = time.monotonic()
                 clients.wait_for_more(3 * CLIENTS)
         finally:
@@ -191,6 +192,11 @@ def test_a_removed_node_costs_what_was_in_flight_on_it(cluster: RayCluster, shop
         failed = clients.failed()
         assert len(failed) <= CLIENTS
         assert all(one.sent < removed and one.done > began for one in failed)
+        answered = {one.image for one in clients.answers if one.done < began}
+        in_flight = {image for image, pid in cluster.begun() if pid in dead} - answered
+        assert in_flight, "nothing was in flight on the node"
+        assert in_flight <= {one.image for one in clients.answers if one.status == 200}
+        print("in flight", in_flight, "failed", failed, sorted(cluster.begun()))
         wait_until(lambda: len([one for one in heartbeats(shop) if one.generation == 2]) >= 3)
 
 

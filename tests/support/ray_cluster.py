@@ -43,6 +43,7 @@ _QUICK = {
 """Lets Ray Serve look at the number of requests every second, not every ten, and keep no token in the home folder."""
 SLOW, LONG, HANG = b"slow", b"long", b"hang"
 """Images that take a while to compute, a second, and for ever."""
+_SECONDS = {SLOW: 0.1, LONG: 1, HANG: 10**6}
 
 
 class RayCluster:
@@ -85,16 +86,23 @@ class RayCluster:
             else:
                 return
 
-    def kill_a_node_of(self, actors: Sequence[int]) -> None:
+    def begun(self) -> set[tuple[bytes, int]]:
+        """The `LONG` images that replicas began to compute, and the process of each."""
+        named = (file.name.partition(".") for file in _begun(self.env).glob("*.*"))
+        return {(bytes.fromhex(image), int(pid)) for image, _, pid in named}
+
+    def kill_a_node_of(self, actors: Sequence[int]) -> set[int]:
         """Kill a node that one of these processes belongs to, with everything on it, as when its machine dies. The head
-        is left alone.
+        is left alone. Returns those of the processes that were on it.
 
         Ray's own `remove_node` leaves the actors to find out that their node is gone, so they are killed first.
         """
         nodes = {node.all_processes["raylet"][0].process.pid: node for node in self._cluster.worker_nodes}
         raylet, node = next((raylet, nodes[raylet]) for raylet in map(_parent_of, actors) if raylet in nodes)
-        _kill({each for each in _marked(self.env[_MARK]) if _parent_of(each) == raylet})
+        on_it = {each for each in _marked(self.env[_MARK]) if _parent_of(each) == raylet}
+        _kill(on_it)
         self._cluster.remove_node(node, allow_graceful=False)
+        return on_it & set(actors)
 
     def end(self) -> None:
         """End its processes."""
@@ -181,14 +189,25 @@ class _SlowEcho(Echo):
     """An echo that takes its time for some images."""
 
     def predict(self, images: bytes | list[bytes], *, target: object = None) -> EchoAnswer | list[EchoAnswer]:
-        if isinstance(images, bytes):
-            if images.startswith(SLOW):
-                time.sleep(0.1)
-            if images.startswith(LONG):
-                time.sleep(1)
-            if images.startswith(HANG):
-                time.sleep(10**6)
+        every = [images] if isinstance(images, bytes) else images
+        for image in every:
+            if image.startswith(LONG):
+                _note_begun(image)
+        for start, seconds in _SECONDS.items():
+            if any(image.startswith(start) for image in every):
+                time.sleep(seconds)
         return super().predict(images, target=target)
+
+
+def _note_begun(image: bytes) -> None:
+    folder = _begun(os.environ)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{image.hex()}.{os.getpid()}").touch()
+
+
+def _begun(environment: Mapping[str, str]) -> Path:
+    """Where the replicas of a cluster note what they begin to compute."""
+    return Path(environment["RAY_TMPDIR"]) / "begun"
 
 
 @contextmanager
