@@ -196,7 +196,6 @@ def test_a_removed_node_costs_what_was_in_flight_on_it(cluster: RayCluster, shop
         in_flight = {image for image, pid in cluster.begun() if pid in dead} - answered
         assert in_flight, "nothing was in flight on the node"
         assert in_flight <= {one.image for one in clients.answers if one.status == 200}
-        print("in flight", in_flight, "failed", failed, sorted(cluster.begun()))
         wait_until(lambda: len([one for one in heartbeats(shop) if one.generation == 2]) >= 3)
 
 
