@@ -6,7 +6,8 @@ ARGS ?=
 SHARD ?= 1/1
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-PYTEST = $(BIN)/pytest -n 3 --dist worksteal
+# A process that died is not replaced: pytest-xdist 3.8 may wait for ever for what it hands to the new one.
+PYTEST = $(BIN)/pytest -n 3 --dist worksteal --max-worker-restart=0
 CATALOG_TESTS = $(addprefix tests/integration/test_,catalog.py catalog_channels.py reconcile.py)
 
 .PHONY: help demo test acceptance faults bench bench-check clean
