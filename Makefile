@@ -10,6 +10,9 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 PYTEST = $(BIN)/pytest -n 3 --dist worksteal --max-worker-restart=0
 CATALOG_TESTS = $(addprefix tests/integration/test_,catalog.py catalog_channels.py reconcile.py)
 
+# Else every process, those that tests start too, would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test acceptance faults bench bench-check clean
 .DEFAULT_GOAL := help
 # An interrupted or failed step leaves no file behind that the next run would take for finished.

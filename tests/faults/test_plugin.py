@@ -41,6 +41,7 @@ def test_a_sample_has_as_many_cases_as_asked_for() -> None:
     assert drawn != sampled(PAIRS, "acceptance", 140)
 
 
+@pytest.mark.acceptance
 def test_a_shard_of_the_sample_is_refused() -> None:
     pytest_here = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     command = [*pytest_here, __file__, "--shard=2/8"]

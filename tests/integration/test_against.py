@@ -42,6 +42,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.mark.acceptance
 def test_a_ratio_to_the_stable_version_decides(registry: Registry, images: Path) -> None:
     before = registry.judge(V2, "production")
     (check,) = before.checks

@@ -103,6 +103,7 @@ def test_a_trial_of_what_was_rolled_back_is_not_cut_short(registry: Registry, fi
     assert [change.action for change in state.apply(allow_back=True)] == ["advance"]
 
 
+@pytest.mark.acceptance
 def test_what_the_stack_has_forgotten_is_not_promoted_again(registry: Registry, file: Path) -> None:
     names = [f"v5.{number}.0" for number in range(STACK_DEPTH + 1)]
     bind(registry, *names)
@@ -165,6 +166,7 @@ except Conflict as error:
 """
 
 
+@pytest.mark.acceptance
 def test_processes_that_apply_one_file_make_each_change_once(
     registry: Registry, file: Path, store_url: str, tmp_path: Path
 ) -> None:

@@ -266,6 +266,7 @@ def at_once(registry: Registry, *acts: str) -> list[str]:
     return in_processes(CHANGE, *([act, *rest] for act in acts))
 
 
+@pytest.mark.acceptance
 def test_of_a_person_a_plan_and_a_guard_one_wins(registry: Registry) -> None:
     begun = at_once(registry, "start", "start")
     assert sorted(begun) == ["ChannelMoved", "changed"]

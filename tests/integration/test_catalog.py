@@ -145,6 +145,7 @@ def test_versions_with_equal_content_share_nothing_in_mlflow(catalog: Catalog, t
     assert not client(catalog).get_logged_model(one.model_id).metrics
 
 
+@pytest.mark.acceptance
 def test_a_model_left_by_a_crash_is_not_used_for_another_version(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_model_left_by_a_crash_is_not_used_for_another_version(
     assert client(catalog).get_logged_model(logged.model_id).name == "v1_0_1"
 
 
+@pytest.mark.acceptance
 def test_a_crash_before_registering_logs_the_model_once(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_crash_before_registering_logs_the_model_once(
     assert [each.model_id for each in client(catalog).search_logged_models([experiment])] == [logged.model_id]
 
 
+@pytest.mark.acceptance
 def test_a_crash_between_registering_and_naming_is_finished(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
@@ -186,6 +189,7 @@ def test_a_registration_whose_reply_is_lost_leaves_one_version(
     assert [version.number for version in catalog.versions(model)] == [1]
 
 
+@pytest.mark.acceptance
 def test_files_that_could_not_be_sent_leave_one_model(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
@@ -205,6 +209,7 @@ def test_files_that_could_not_be_sent_leave_one_model(
     assert len(client(catalog).search_runs([experiment])) == 1
 
 
+@pytest.mark.acceptance
 def test_of_two_who_log_at_once_the_first_to_register_wins(
     mlflow_proxy: Proxy, catalog: Catalog, tmp_path: Path, model: str
 ) -> None:
@@ -317,6 +322,7 @@ def test_ping_passes_on_a_server_that_answers(catalog: Catalog) -> None:
     catalog.ping()
 
 
+@pytest.mark.acceptance
 def test_nothing_listening_is_unreachable(tmp_path: Path, model: str, dead_address: str) -> None:
     dead = Catalog(dead_address.replace("http://", "http://user:secret@"), STORE)
     calls = [dead.ping, lambda: dead.versions(model), lambda: log(dead, tmp_path, model)]

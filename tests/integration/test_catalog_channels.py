@@ -68,6 +68,7 @@ def test_versions_with_equal_content_are_shown_as_themselves(registry: Registry,
     assert (left.logged, left.changes, left.skipped) == ((), (), ())
 
 
+@pytest.mark.acceptance
 def test_a_version_on_trial_is_staging_with_a_tag_of_its_share(registry: Registry, equal_pair: tuple[str, str]) -> None:
     first, second = equal_pair
     registry.promote(first, "production")

@@ -104,6 +104,7 @@ def test_a_preview_writes_nothing(catalog: Catalog, model: str) -> None:
     assert aliases(catalog, model) == {}
 
 
+@pytest.mark.acceptance
 def test_a_mirror_repeats_until_the_channels_stop_moving(catalog: Catalog, model: str) -> None:
     register(catalog, model, V1, V2, V3)
     reads = iter([views(V1, generation=1), views(V2, generation=2), views(V3, generation=3), views(V3, generation=3)])
@@ -112,6 +113,7 @@ def test_a_mirror_repeats_until_the_channels_stop_moving(catalog: Catalog, model
     assert [number for number, stage in shown(catalog, model).items() if stage == "Production"] == [3]
 
 
+@pytest.mark.acceptance
 def test_a_channel_that_never_stands_still_ends_in_an_error(catalog: Catalog, model: str) -> None:
     register(catalog, model, V1)
     generation = iter(range(1, 10_000))
@@ -169,6 +171,7 @@ def test_a_model_that_mlflow_does_not_know_is_skipped(catalog: Catalog, model: s
     assert V1 in done.skipped[0]
 
 
+@pytest.mark.acceptance
 def test_a_mirror_that_died_half_way_is_finished_by_the_next(mlflow_proxy: Proxy, catalog: Catalog, model: str) -> None:
     register(catalog, model, V1, V2)
     mlflow_proxy.next(faults.refuse, containing="/transition-stage", times=99)

@@ -159,6 +159,7 @@ def test_evidence_never_goes_to_a_false_version(first: Registry) -> None:
     assert found.number == number
 
 
+@pytest.mark.acceptance
 def test_versions_of_early_builds_are_adopted_by_content(first: Registry) -> None:
     client(first).create_registered_model(first.model)
     for version in (V1, V2):

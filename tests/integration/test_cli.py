@@ -114,6 +114,7 @@ def test_serve_says_where_in_one_json_document(released: Registry) -> None:
     assert said["url"].startswith("http://127.0.0.1:")
 
 
+@pytest.mark.acceptance
 def test_serve_logs_each_change_of_version(released: Registry) -> None:
     command = [sys.executable, "-m", "registry", "serve", "--port", "0", "--log-format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -182,6 +183,7 @@ def test_dry_runs_change_nothing(released: Registry, tmp_path: Path) -> None:
 # --- exit codes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.acceptance
 def test_1_the_doctor_found_something(released: Registry) -> None:
     assert ulora("doctor").code == 0
     flip_a_byte(released, "v1.0.0", WEIGHTS)
@@ -226,6 +228,7 @@ def test_5_there_is_no_such_thing(released: Registry) -> None:
     assert ulora("show", "v9.0.0", "--json").error["error"] == "VersionNotFound"
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("options", [[], ["--read-data"]], ids=["asked", "read"])
 def test_6_a_file_is_not_what_it_should_be(released: Registry, options: list[str]) -> None:
     flip_a_byte(released, "v1.0.0", WEIGHTS)
@@ -239,6 +242,7 @@ def test_6_a_file_is_not_what_it_should_be(released: Registry, options: list[str
     assert bad[WEIGHTS] == "corrupt"
 
 
+@pytest.mark.acceptance
 def test_6_the_chain_of_a_channel_is_broken(released: Registry) -> None:
     key = layout.record(released.model, "production", 1)
     body = released.store.get(key).body
@@ -274,6 +278,7 @@ def test_0_a_rollback_and_a_promotion_need_no_mlflow(released: Registry, dead_ad
     assert json.loads(ulora("list", "--json", "--tracking-uri", dead_address).out)[0]["catalog_number"] is None
 
 
+@pytest.mark.acceptance
 def test_a_reader_of_a_list_that_went_away_is_no_failure(released: Registry) -> None:
     read, write = os.pipe()
     os.close(read)

@@ -64,6 +64,7 @@ def compared(
     return rows, found.by, len(done)
 
 
+@pytest.mark.acceptance
 def test_only_answers_of_one_runtime_and_device_are_compared(registry: Registry) -> None:
     for version, right in ((V1, 1), (V2, 2)):
         add(registry, version, "torch-fp32", right, day=10)
@@ -85,6 +86,7 @@ def test_a_runtime_that_computed_both_is_preferred(registry: Registry, tmp_path:
     assert said.endswith("by torch-fp32 on cpu are compared; what torch-int8 computed is not (--runtime chooses)")
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("asked", ["", "torch-fp32"], ids=["own", "asked"])
 def test_versions_with_other_runtimes_of_their_own_meet(
     registry: Registry, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,7 @@ def test_only_the_component_is_uploaded(registry: Registry, bundles: dict[str, P
     assert answers["v1.1.0", "mid"] == answers["v1.0.0", "mid"] != answers["v2.0.0", "mid"]
 
 
+@pytest.mark.acceptance
 def test_a_partial_rollback_of_real_adapters_loads_and_verifies(registry: Registry, bundles: dict[str, Path]) -> None:
     registry.create("v2.0.0", bundles["second"], offline=True)
     for name in ("v1.0.0", "v2.0.0"):
@@ -95,6 +96,7 @@ def test_a_partial_rollback_of_real_adapters_loads_and_verifies(registry: Regist
     assert registry.rollback(options=RollbackOptions(leave=composed)).version == "v1.0.0"
 
 
+@pytest.mark.acceptance
 def test_another_backbone_s_adapter_is_refused(registry: Registry, bundles: dict[str, Path], tmp_path: Path) -> None:
     before = listing(registry)
     with pytest.raises(BadInput, match=r"was made for another backbone .* v1\.0\.0 runs on"):

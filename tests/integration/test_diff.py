@@ -77,6 +77,7 @@ def test_the_outcomes_are_those_of_the_version(registry: Registry, images: Path)
     assert accuracy.value == right / len(outcomes)
 
 
+@pytest.mark.acceptance
 def test_the_same_measurement_twice_keeps_the_same_outcomes(registry: Registry, images: Path) -> None:
     for _ in range(2):
         measure(registry, V1, images, "accuracy", "routing", "ood")
@@ -109,6 +110,7 @@ def test_a_diff_names_files_metrics_and_images(registry: Registry, images: Path)
     assert len(registry.diff(V1, V1).images) == 0
 
 
+@pytest.mark.acceptance
 def test_the_command_prints_it_and_writes_a_page(registry: Registry, images: Path, tmp_path: Path) -> None:
     assert "neither was measured" in ulora("diff", V1, V2).out
     for version in (V1, V2):
@@ -146,6 +148,7 @@ def test_the_newest_measurement_that_has_answers_counts(registry: Registry) -> N
     assert (found.compared, [each.right for each in found.images]) == (1, ["older"])
 
 
+@pytest.mark.acceptance
 def test_other_data_are_not_compared(registry: Registry, images: Path, tmp_path: Path) -> None:
     measure(registry, V1, images)
     Image.fromarray(noise(99)).save(images / "low/test/one/99.png")
@@ -154,6 +157,7 @@ def test_other_data_are_not_compared(registry: Registry, images: Path, tmp_path:
     assert notes == {"measured on different data"}
 
 
+@pytest.mark.acceptance
 def test_damaged_outcomes_are_missing_ones(registry: Registry, images: Path) -> None:
     for version in (V1, V2):
         measure(registry, version, images)

@@ -71,6 +71,7 @@ def test_a_clock_that_is_wrong_is_told_with_how_much(store_url: str, model: str,
     assert 86_300 < int(finding.detail.removesuffix(" s behind the store's")) < 86_500
 
 
+@pytest.mark.acceptance
 def test_the_rollback_target_is_to_be_read_daily(registry: Registry) -> None:
     assert one(registry, "rollback target").level == "warning"
     assert "doctor --read-data" in one(registry, "rollback target").fix
@@ -90,6 +91,7 @@ def test_the_rollback_target_is_to_be_read_daily(registry: Registry) -> None:
     assert one(registry, "rollback target").level == "warning"
 
 
+@pytest.mark.acceptance
 def test_a_bad_target_stays_an_error_until_it_is_read_again(registry: Registry, tmp_path: Path) -> None:
     flip_a_byte(registry, V1, WEIGHTS)
     assert ulora("verify", V1, "--read-data").code == 6
@@ -191,6 +193,7 @@ def test_a_replica_is_said_to_be_behind_unready_or_silent(registry: Registry) ->
     assert "out of memory" in told["replica failing"].detail
 
 
+@pytest.mark.acceptance
 def test_a_missing_git_tag_of_a_version_is_reported(registry: Registry, tmp_path: Path) -> None:
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=tmp_path, capture_output=True, text=True, check=True)

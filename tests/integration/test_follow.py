@@ -283,6 +283,7 @@ def test_a_log_that_went_backwards_is_not_followed(shop: Shop, two_versions: Liv
     assert two_versions.wait_for(version="v1.2.0", timeout=150)
 
 
+@pytest.mark.acceptance
 def test_a_log_that_was_rewritten_is_not_taken_for_the_one_seen(shop: Shop, two_versions: Live) -> None:
     shop.store.delete(layout.record(shop.model, "production", 2))
     shop.promote("v1.0.0")  # nothing to change for the store, but another record than the one that was seen
@@ -298,6 +299,7 @@ def other(record: Record, **changes: Any) -> bytes:
     return record.model_copy(update={"reason": "nobody saw this", **changes}).to_bytes()
 
 
+@pytest.mark.acceptance
 def test_a_record_that_continues_another_history_is_refused(shop: Shop) -> None:
     for name in ("v1.0.0", "v1.1.0", "v1.2.0"):
         shop.release(name)
@@ -329,6 +331,7 @@ def test_a_head_with_other_bytes_and_the_same_nonce_is_refused(shop: Shop, two_v
     wait_until(lambda: two_versions.health().error == "")
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("broken", [3, 70], ids=["early", "in the second batch"])
 def test_every_link_of_a_long_way_is_checked(shop: Shop, broken: int) -> None:
     for name in ("v1.0.0", "v1.1.0"):
@@ -357,6 +360,7 @@ def test_every_link_of_a_long_way_is_checked(shop: Shop, broken: int) -> None:
     assert newest.sha256 == records[-1].sha256
 
 
+@pytest.mark.acceptance
 def test_a_read_that_hangs_is_said_and_holds_up_no_later_one(shop: Shop, store_url: str, proxy: Proxy) -> None:
     for name in ("v1.0.0", "v1.1.0"):
         shop.release(name)
@@ -377,6 +381,7 @@ def test_a_read_that_hangs_is_said_and_holds_up_no_later_one(shop: Shop, store_u
         assert (live.health().state, live.health().error) == ("serving", "")
 
 
+@pytest.mark.acceptance
 def test_a_load_that_lacked_the_store_is_tried_when_it_is_back(shop: Shop, store_url: str, proxy: Proxy) -> None:
     for name in ("v1.0.0", "v1.1.0"):
         shop.release(name)
@@ -442,6 +447,7 @@ def test_a_forked_process_is_refused_and_leaves_its_parent_alone(two_versions: L
     assert two_versions.predict(b"leaf").version == "v1.1.0"
 
 
+@pytest.mark.acceptance
 def test_without_the_store_it_serves_on_and_says_so(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,7 @@ def test_a_decision_is_void_if_the_channel_moved(watched: Watched, monkeypatch: 
     assert (watched.head.action, watched.head.decision) == ("advance", None)
 
 
+@pytest.mark.acceptance
 def test_a_guard_that_died_before_it_acted_is_followed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     watched.start()
     watched.fleet.ask(watched.head, 3000, BAD)
@@ -198,6 +199,7 @@ def test_a_guard_that_died_before_it_acted_is_followed(watched: Watched, monkeyp
     assert left.says == next(each for each in watched.decisions() if each.sha256 == looked.decision).says
 
 
+@pytest.mark.acceptance
 def test_a_guard_that_died_before_its_note_is_followed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     watched.start()
     watched.fleet.ask(watched.head, 3000, BAD)
@@ -382,6 +384,7 @@ def test_a_decision_is_found_by_its_first_characters(watched: Watched, tmp_path:
     complains(ulora("guard", "replay", tmp_path / "no.json", *model), 2, "can't be read")
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_at_once_with_0(watched: Watched, number: signal.Signals, tmp_path: Path) -> None:
     with guard_process(watched, tmp_path) as process:
@@ -509,6 +512,7 @@ def test_a_policy_that_cannot_be_read_ends_the_look(watched: Watched) -> None:
         watched.guard(channels=("staging", "production")).look()
 
 
+@pytest.mark.acceptance
 def test_of_earlier_trials_nothing_is_kept_in_memory(watched: Watched) -> None:
     watched.start()
     watched.fleet.ask(watched.head, 1000)

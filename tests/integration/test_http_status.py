@@ -114,6 +114,7 @@ def test_readers_that_all_hang_ask_for_a_restart(shop: Shop, controls: Controls)
         assert statuses(http) == (200, 200, 200)
 
 
+@pytest.mark.acceptance
 def test_first_batches_that_hang_end_the_start(shop: Shop, controls: Controls) -> None:
     controls.computing.clear()
     with pytest.raises(LoadFailed, match=r"its first batches were not computed within 0\.1 s"):

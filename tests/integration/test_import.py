@@ -100,6 +100,7 @@ def test_the_same_source_again_is_no_change(registry: Registry, tmp_path: Path) 
     assert listing(registry) == before
 
 
+@pytest.mark.acceptance
 def test_release_notes_of_an_old_version_can_be_overridden(registry: Registry, tmp_path: Path) -> None:
     folder, said = old_version(tmp_path / "backups" / "v5.5.1"), list[str]()
     registry.create("v5.5.1", folder, offline=True, say=said.append)
@@ -116,6 +117,7 @@ def test_release_notes_of_an_old_version_can_be_overridden(registry: Registry, t
     assert registry.manifest("v5.5.2").breaking_changes == ("labels moved",)
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("damaged", [PHASE + "/classifier.pth", "requirements.txt"])
 def test_an_old_version_with_wrong_digests_is_refused(registry: Registry, tmp_path: Path, damaged: str) -> None:
     folder = old_version(tmp_path / "v5.5.1")
@@ -137,6 +139,7 @@ def test_a_backbone_of_the_store_is_found_by_its_name(registry: Registry, tmp_pa
     assert backbone.name == "plant-vit"
 
 
+@pytest.mark.acceptance
 def test_a_dry_run_shows_what_would_become_of_it(registry: Registry, tmp_path: Path) -> None:
     write_phase(tmp_path / "crops" / PHASE)
     before = listing(registry)
@@ -212,6 +215,7 @@ def test_fields_of_an_old_version_are_kept_with_given_changes(registry: Registry
     assert changes["imported"]["by"] == "ann"
 
 
+@pytest.mark.acceptance
 def test_paths_that_were_written_on_windows_are_understood(registry: Registry, tmp_path: Path) -> None:
     folder = old_version(tmp_path / "v5.5.1")
     windows = {PHASE.replace("/", "\\") + "\\classifier.pth": "0" * 64, "C:\\old\\lost.py": "0" * 64}
@@ -268,6 +272,7 @@ def test_sigterm_leaves_no_temporary_folder(store_url: str, tmp_path: Path) -> N
 # --- models:/ --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.acceptance
 def test_a_version_of_mlflow_becomes_one_of_another_store(
     catalogued: Registry, store_url: str, model: str, tmp_path: Path
 ) -> None:
@@ -293,6 +298,7 @@ def test_a_model_that_others_logged_is_taken_in(catalogued: Registry, model: str
     assert "adapters/maize" in catalogued.manifest("v1.0.0").components
 
 
+@pytest.mark.acceptance
 def test_a_model_that_is_not_what_its_manifest_says_is_refused(
     catalogued: Registry, model: str, tmp_path: Path
 ) -> None:
@@ -310,6 +316,7 @@ def test_a_model_that_is_not_what_its_manifest_says_is_refused(
     assert listing(catalogued) == before
 
 
+@pytest.mark.acceptance
 def test_a_model_that_lost_its_manifest_is_refused(catalogued: Registry, model: str, tmp_path: Path) -> None:
     create(catalogued, "v1.0.0", tmp_path)
     catalogued.reconcile()

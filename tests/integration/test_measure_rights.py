@@ -74,6 +74,7 @@ def desk(tmp_path: Path, tracking_uri: str, model: str) -> Iterator[Desk]:
         server.kill()
 
 
+@pytest.mark.acceptance
 def test_a_measurement_is_kept_though_outcomes_are_refused(desk: Desk) -> None:
     said: list[str] = []
     options = MeasureOptions(only=("accuracy", "routing"), data=desk.images)
@@ -86,6 +87,7 @@ def test_a_measurement_is_kept_though_outcomes_are_refused(desk: Desk) -> None:
     assert [line.partition(":")[0] for line in told] == ["accuracy", "routing"]
 
 
+@pytest.mark.acceptance
 def test_a_page_that_may_not_be_read_stops_no_measurement(desk: Desk) -> None:
     """The page has the verdict of the promotion, which the role could not read."""
     with pytest.raises(NotInMlflow, match="are in the store, but not in MLflow") as caught:

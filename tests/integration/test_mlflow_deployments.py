@@ -188,6 +188,7 @@ def test_of_several_at_once_one_creates_and_one_updates(registry: Registry) -> N
     assert len(registry.history()) == 2
 
 
+@pytest.mark.acceptance
 def test_servers_that_do_not_answer_are_named(
     registry: Registry, deployments: Any, dead_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ def test_without_settings_only_the_target_fails(monkeypatch: pytest.MonkeyPatch)
         refused(error, "INVALID_PARAMETER_VALUE")
 
 
+@pytest.mark.acceptance
 def test_the_command_line_ends_with_a_line_and_the_exit_code(registered: Registry) -> None:
     """MLflow prints what its own exceptions say as a traceback; these are click's too."""
     uri = f"models:/{registered.model}/1"

@@ -64,6 +64,7 @@ def same(rows: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> None:
                 assert row[name] == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.acceptance
 def test_both_families_load_in_one_process_and_predict_the_same(released: Registry) -> None:
     import mlflow
     import pandas
@@ -76,6 +77,7 @@ def test_both_families_load_in_one_process_and_predict_the_same(released: Regist
         assert {row["version"] for row in rows} == {name}
 
 
+@pytest.mark.acceptance
 def test_an_image_that_is_none_spoils_its_own_row_only(released: Registry) -> None:
     import mlflow
     import pandas

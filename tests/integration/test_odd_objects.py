@@ -103,6 +103,7 @@ def test_an_object_that_s3_can_not_give_hides_no_other(
         far.channel("production").read(2)
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda case: case[1])
 def test_a_script_has_the_exit_code_of_the_package_for_it(
     registry: Registry, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, str]

@@ -60,6 +60,7 @@ def image_input(images: list[bytes], *, binary: bool = True, shape: list[int] | 
     return tensor.set_data_from_numpy(content.reshape(shape or [len(images)]), binary_data=binary)
 
 
+@pytest.mark.acceptance
 def test_tritons_client_gets_what_predict_answers(shop: Shop, tmp_path: Path) -> None:
     shop.release("v1.0.0", write_bundle(tmp_path / "v1", family="dinov3"), flavor=DEFAULT_FLAVOR)
     shop.promote("v1.0.0")

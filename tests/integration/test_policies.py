@@ -187,6 +187,7 @@ def collect(cast: Cast) -> None:
         cast["gc"].collect_garbage(RetentionRule(keep=1, older_than=timedelta(0)), grace=timedelta(0))
 
 
+@pytest.mark.acceptance
 def test_every_request_of_a_role_is_allowed_by_its_policy(cast: Cast) -> None:
     for role in ROLES:
         calls = cast.calls(role)

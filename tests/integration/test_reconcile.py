@@ -80,6 +80,7 @@ def test_without_mlflow_there_is_nothing_to_reconcile_with(offline: Registry) ->
     assert [listed.catalog_number for listed in offline.versions()] == [None, None]
 
 
+@pytest.mark.acceptance
 def test_a_damaged_version_does_not_hide_the_others(online: Registry) -> None:
     binding = online.bindings.get(VersionName.parse("v1.0.0-dinov3"))
     online.store.overwrite(layout.blob(binding.manifest_sha256), b"{}")

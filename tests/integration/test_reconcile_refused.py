@@ -39,6 +39,7 @@ def pages(registry: Registry) -> Mapping[str, object]:
     return {each.version: each.description for each in registry.catalog.versions(registry.model)}
 
 
+@pytest.mark.acceptance
 def test_a_page_of_a_refused_log_stays_as_it_was(online: Registry, proxy: Proxy) -> None:
     before = pages(online)
     assert "because of v2.0.0" in str(before)
@@ -54,6 +55,7 @@ def test_a_page_of_a_refused_log_stays_as_it_was(online: Registry, proxy: Proxy)
     assert pages(online) != before
 
 
+@pytest.mark.acceptance
 def test_a_refused_verdict_keeps_only_its_own_page(online: Registry, proxy: Proxy) -> None:
     before = pages(online)
     verdict = online.history()[0].verdict

@@ -79,6 +79,7 @@ def test_a_seed_draws_the_same_sample_of_at_least_one_file(registry: Registry) -
     assert Sample(0.0).choose(files) == []
 
 
+@pytest.mark.acceptance
 def test_a_dry_run_shows_the_repairs_and_makes_none(registry: Registry, tmp_path: Path) -> None:
     flip_a_byte(registry, V1, WEIGHTS)
     lose(registry, V1, CONFIG)
@@ -135,6 +136,7 @@ def test_the_own_cache_of_blobs_is_a_source_of_copies(registry: Registry) -> Non
     assert left.ok
 
 
+@pytest.mark.acceptance
 def test_good_bytes_without_a_digest_are_uploaded_again(registry: Registry, tmp_path: Path) -> None:
     # As after other tools copied the bucket: the bytes are right, but the store keeps no digest to ask for.
     key = layout.blob(file_of(registry, V1, WEIGHTS).sha256)
@@ -177,6 +179,7 @@ def test_a_blob_in_parts_is_replaced_in_parts(registry: Registry, tmp_path: Path
         registry.store.replace(layout.blob(digest), other, digest_of(other.read_bytes()), other.stat().st_size, etag)
 
 
+@pytest.mark.acceptance
 def test_everything_else_that_is_damaged_is_named_by_all(registry: Registry, tmp_path: Path) -> None:
     registry.promote(V1, "staging")
     drill = registry.channel("drill-1")

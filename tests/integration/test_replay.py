@@ -124,6 +124,7 @@ KINDS = {
 }
 
 
+@pytest.mark.acceptance
 def test_each_kind_of_rule_is_computed_again(registry: Registry) -> None:
     measure(registry, V1, 97)
     registry.promote(V1, "production")

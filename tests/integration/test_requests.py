@@ -102,6 +102,7 @@ def test_a_request_is_promoted_once_and_answered(registry: Registry) -> None:
     assert generations(registry) == [V1, V2]
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -141,6 +142,7 @@ def test_a_request_refused_by_gates_is_answered_with_all_rules(registry: Registr
     assert len(shown) <= 6
 
 
+@pytest.mark.acceptance
 def test_a_dry_run_answers_nothing(registry: Registry) -> None:
     ask(registry, V2)
     assert registry.reconcile(dry_run=True).requests == (f"{V2} for production: would be judged by the gates",)
@@ -303,6 +305,7 @@ def test_with_the_store_down_a_request_stays_claimed(registry: Registry, dead_ad
     assert answer(registry, V2).startswith("promoted")
 
 
+@pytest.mark.acceptance
 def test_of_two_reconcilers_one_commits_and_both_agree(registry: Registry) -> None:
     ask(registry, V2)
     deciders = [registry.reconciler().decider, Registry(settings=registry.settings).reconciler().decider]
@@ -411,6 +414,7 @@ def test_a_late_mirror_is_not_a_manual_change_or_a_request(registry: Registry, d
     assert not any("by hand" in " ".join(notices(registry, version)) for version in NUMBERS)
 
 
+@pytest.mark.acceptance
 def test_a_junk_end_of_a_log_stops_nothing_else(registry: Registry) -> None:
     registry.promote(V2, "staging")
     registry.reconcile()
@@ -436,6 +440,7 @@ def watching(registry: Registry, control: LoopControl, say: Callable[[str], None
     return thread
 
 
+@pytest.mark.acceptance
 def test_a_watch_survives_an_outage_without_false_requests(registry: Registry, mlflow_proxy: Proxy) -> None:
     registry.reconcile()
     through = Registry(settings=replace(registry.settings, tracking_uri=mlflow_proxy.url))
@@ -461,6 +466,7 @@ def test_a_watch_survives_an_outage_without_false_requests(registry: Registry, m
     assert generations(registry) == [V1, V2, V3, V2, V3]
 
 
+@pytest.mark.acceptance
 def test_the_first_round_shows_the_pages_of_new_versions_too(registry: Registry) -> None:
     registry.reconcile()
     away = Registry(settings=replace(registry.settings, tracking_uri=None))

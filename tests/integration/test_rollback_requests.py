@@ -45,6 +45,7 @@ def served(registry: Registry) -> list[str]:
     return [record.stable.version for record in registry.history() if record.stable]
 
 
+@pytest.mark.acceptance
 def test_on_the_served_version_it_rolls_back_from_it(registry: Registry) -> None:
     (answer,) = ask(registry, 3)
     assert answer.startswith(f"{V3} for rollback: rolled ")

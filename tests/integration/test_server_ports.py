@@ -83,6 +83,7 @@ def others(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherPro
     others.leave()
 
 
+@pytest.mark.acceptance
 def test_a_first_start_ends_on_a_port_of_its_own(server: Server, others: OtherProcesses) -> None:
     others.times = 1
     server.start()
@@ -111,6 +112,7 @@ def test_a_port_that_is_free_at_the_look_was_still_lost(
     assert server.port != other.port
 
 
+@pytest.mark.acceptance
 def test_a_restart_fails_clearly_while_its_port_is_taken(server: Server, others: OtherProcesses) -> None:
     port = server.start().port
     server.kill()

@@ -70,6 +70,7 @@ def key() -> str:
     return uuid.uuid4().hex
 
 
+@pytest.mark.acceptance
 def test_s3_killed_and_restarted_keeps_every_acknowledged_object(tmp_path: Path) -> None:
     server = S3Server(tmp_path).start()
     try:
@@ -129,6 +130,7 @@ def test_a_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         wait_until(lambda: is_closed(port))
 
 
+@pytest.mark.acceptance
 def test_ctrl_c_stops_the_stack_even_while_it_starts(tmp_path: Path) -> None:
     with hold(_HOLD_STACK, tmp_path) as (owner, port):
         os.kill(owner.pid, signal.SIGINT)

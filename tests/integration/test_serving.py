@@ -124,6 +124,7 @@ def test_changes_under_load_fail_no_request_and_mix_no_answer(
         assert_equal_answers(answer.to_dict(), quiet[answer.version, number].to_dict())
 
 
+@pytest.mark.acceptance
 def test_a_load_beside_the_live_version_disturbs_no_answer(
     shop: Shop, live: Live, quiet: dict[tuple[str, int], Prediction], tmp_path: Path
 ) -> None:
@@ -337,6 +338,7 @@ def test_a_slow_prediction_does_not_hold_up_health(shop: Shop) -> None:
         assert slow.result().status_code == 200
 
 
+@pytest.mark.acceptance
 def test_a_taken_port_is_named(live: Live) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -361,6 +363,7 @@ print("closed", flush=True)
 """
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_serving_cleanly(store_url: str, model: str, tmp_path: Path, number: signal.Signals) -> None:
     shop = Shop(ObjectStore(store_url), model, tmp_path)
@@ -413,6 +416,7 @@ print("closed", flush=True)
 """
 
 
+@pytest.mark.acceptance
 def test_sigterm_before_or_right_after_the_start_ends_serving(store_url: str, model: str, tmp_path: Path) -> None:
     shop = Shop(ObjectStore(store_url), model, tmp_path)
     shop.release("v1.0.0")

@@ -82,6 +82,7 @@ def jpeg(seed: int) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.acceptance
 def test_many_clients_get_the_answers_of_quiet_times(shop: Shop, tmp_path: Path) -> None:
     shop.release("v1.0.0", write_bundle(tmp_path / "v1", family="dinov3"), flavor=DEFAULT_FLAVOR)
     shop.promote("v1.0.0")

@@ -64,6 +64,7 @@ def replace_by_a_file(cache: Path, stack: ExitStack) -> None:
     cache.write_text("no folder")
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("damage", [delete, corrupt, forbid, replace_by_a_file])
 def test_a_cache_that_breaks_costs_no_answer(shop: Shop, live: Live, damage: Callable[[Path, ExitStack], None]) -> None:
     shop.release("v2.0.0")

@@ -89,6 +89,7 @@ def test_a_replica_that_may_not_write_serves_without_heartbeats(shop: Shop, stor
         assert seen(shop) == []
 
 
+@pytest.mark.acceptance
 def test_heartbeats_begin_again_when_they_are_allowed_again(shop: Shop, store_url: str, proxy: Proxy) -> None:
     def deny(exchange: Exchange) -> None:
         exchange.send(DENIED)
@@ -179,6 +180,7 @@ def test_a_replica_that_is_silent_for_an_hour_is_gone(shop: Shop, monkeypatch: p
         assert kept.heartbeat.id == replica.heartbeat.id
 
 
+@pytest.mark.acceptance
 def test_waiting_reads_again_only_those_that_are_behind(shop: Shop, store_url: str, proxy: Proxy) -> None:
     with follow(shop), follow(shop), follow(shop):
         wait_until(lambda: len(seen(shop)) == 3)
@@ -210,6 +212,7 @@ def test_a_heartbeat_that_cannot_be_read_follows_nothing(shop: Shop, body: bytes
     assert shown.error.startswith("its heartbeat can't be read: ")
 
 
+@pytest.mark.acceptance
 def test_one_whose_heartbeat_became_unreadable_stays_behind(shop: Shop, store_url: str, proxy: Proxy) -> None:
     with follow(shop):
         wait_until(lambda: seen(shop))
@@ -231,6 +234,7 @@ def test_one_whose_heartbeat_became_unreadable_stays_behind(shop: Shop, store_ur
     assert [one.heartbeat.id for one in state.behind] == ["late-1"]
 
 
+@pytest.mark.acceptance
 def test_one_that_says_goodbye_is_not_waited_for(shop: Shop, store_url: str, proxy: Proxy) -> None:
     with follow(shop):
         wait_until(lambda: seen(shop))

@@ -197,6 +197,7 @@ def test_a_hook_that_failed_runs_again_after_a_restart(shop: Shop, path: Path, t
     assert sidecar(shop, path, command="true").once().hook == "none"
 
 
+@pytest.mark.acceptance
 def test_a_hook_that_hangs_is_ended(shop: Shop, path: Path) -> None:
     with pytest.raises(LoadFailed, match=r"did not end within 0\.2 s: waiting"):
         sidecar(shop, path, command="echo waiting; sleep 1000", hook_seconds=0.2).once()
@@ -228,6 +229,7 @@ def test_a_corrupt_download_is_refused_and_current_stays(
     assert current(path) == "v1.2.0"
 
 
+@pytest.mark.acceptance
 def test_an_outage_is_survived_and_said_once(
     shop: Shop, path: Path, store_url: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,6 +249,7 @@ def test_an_outage_is_survived_and_said_once(
     assert caplog.text.count("the log can't be read") == caplog.text.count("can be read again") == 1
 
 
+@pytest.mark.acceptance
 def test_it_starts_in_an_outage_and_catches_up(shop: Shop, path: Path, store_url: str, proxy: Proxy) -> None:
     sidecar(shop, path).once()
     shop.rollback()
@@ -277,6 +280,7 @@ def test_closing_gives_up_a_download(shop: Shop, path: Path, store_url: str, pro
 # What is slow is stalled for as long as the test runs: nothing here ends because a download does.
 
 
+@pytest.mark.acceptance
 def test_a_rollback_overtakes_a_download(
     shop: Shop, path: Path, store_url: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -302,6 +306,7 @@ def test_a_rollback_overtakes_a_download(
     assert names(path / ".ulora") == ["admitted", "follow.json", "lock"]
 
 
+@pytest.mark.acceptance
 def test_a_promotion_overtakes_the_download_of_a_rollback_target(
     shop: Shop, path: Path, store_url: str, proxy: Proxy
 ) -> None:
@@ -317,6 +322,7 @@ def test_a_promotion_overtakes_the_download_of_a_rollback_target(
     assert versions(path) == ["v1.1.0", "v1.2.0"]
 
 
+@pytest.mark.acceptance
 def test_a_rollback_overtakes_a_hook(shop: Shop, path: Path, tmp_path: Path) -> None:
     said = tmp_path / "said"
     command = f"echo $ULORA_VERSION >> {said}; test $ULORA_VERSION = v1.0.0 || sleep 1000"
@@ -342,6 +348,7 @@ def test_what_is_wanted_all_the_time_is_downloaded_once(shop: Shop, path: Path, 
     assert len([key for _, key in proxy.requests if weights in key]) == 1
 
 
+@pytest.mark.acceptance
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("what", [WEIGHTS, "the manifest"])
 def test_sigterm_ends_it_while_a_download_hangs(
@@ -360,6 +367,7 @@ def test_sigterm_ends_it_while_a_download_hangs(
     assert names(path / ".ulora") == ["follow.json", "lock"]
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(
     ("layout", "fault"),
     [
@@ -507,6 +515,7 @@ def test_once_and_dry_run_on_the_command_line(path: Path) -> None:
     complains(ulora("follow", "production", "--into", path, "--once"), 2, "is kept at")
 
 
+@pytest.mark.acceptance
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_0_and_leaves_nothing_half(shop: Shop, path: Path, number: int) -> None:
@@ -525,6 +534,7 @@ def test_a_signal_ends_it_with_0_and_leaves_nothing_half(shop: Shop, path: Path,
     assert names(path / ".ulora") == ["admitted", "follow.json", "lock"]
 
 
+@pytest.mark.acceptance
 @pytest.mark.usefixtures("settings")
 def test_a_kill_while_it_downloads_leaves_current_whole(
     shop: Shop, path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch

@@ -114,6 +114,7 @@ def cached(registry: Registry, shop: Shop, name: str = "v1.0.0") -> Path:
     return registry.settings.cache / "blobs" / digest[:2] / digest
 
 
+@pytest.mark.acceptance
 def test_a_trial_goes_on_in_a_start_without_the_store(registry: Registry, shop: Shop, proxy: Proxy) -> None:
     start_trial(shop, "v1.1.0", percent=50)
     keys = [f"user-{number}" for number in range(20)]
@@ -153,6 +154,7 @@ def test_it_starts_from_what_is_kept_and_catches_up(
         wait_until(lambda: keeps(mine, record))
 
 
+@pytest.mark.acceptance
 def test_two_replicas_share_what_a_machine_keeps(mine: Registry, server: S3Server) -> None:
     with follow(mine) as one, follow(mine) as other:
         record = shop_of(mine).promote("v1.1.0")
@@ -229,6 +231,7 @@ def test_a_file_that_is_not_in_the_cache_is_named(registry: Registry, shop: Shop
         follow(registry).start()
 
 
+@pytest.mark.acceptance
 def test_the_backbone_comes_from_the_cache(registry: Registry, shop: Shop, proxy: Proxy, tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
@@ -250,6 +253,7 @@ def test_the_backbone_comes_from_the_cache(registry: Registry, shop: Shop, proxy
         follow(registry, find=lambda flavor: load).start()
 
 
+@pytest.mark.acceptance
 def test_only_trusted_versions_start_without_the_store(
     registry: Registry, shop: Shop, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -269,6 +273,7 @@ def test_only_trusted_versions_start_without_the_store(
         follow(trusting(ours, "v1.1.0")).start()
 
 
+@pytest.mark.acceptance
 def test_a_composed_version_starts_without_the_store(
     registry: Registry, shop: Shop, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -303,6 +308,7 @@ def test_a_log_that_contradicts_what_is_kept_is_not_followed(registry: Registry,
     assert state.served().live() == ("v1.1.0",)
 
 
+@pytest.mark.acceptance
 def test_a_cache_that_may_not_be_written_still_starts(mine: Registry, server: S3Server) -> None:
     with TemporaryDirectory() as name:
         cache = Path(name)
@@ -324,6 +330,7 @@ def test_a_store_that_refuses_has_answered(registry: Registry, proxy: Proxy) -> 
         follow(registry, read_seconds=30).start()
 
 
+@pytest.mark.acceptance
 def test_a_store_that_hangs_does_not_answer(registry: Registry, proxy: Proxy) -> None:
     before = serve_once(registry)
     stall = Stall()
@@ -336,6 +343,7 @@ def test_a_store_that_hangs_does_not_answer(registry: Registry, proxy: Proxy) ->
         wait_until(lambda: live.health().state == "serving")
 
 
+@pytest.mark.acceptance
 def test_without_a_limit_a_replica_stays_ready(registry: Registry, shop: Shop, proxy: Proxy) -> None:
     serve_once(registry)
     is_away(proxy)

@@ -241,6 +241,7 @@ def test_a_replica_that_loads_for_the_first_time_says_for_what(shop: Shop) -> No
         started.result().close()
 
 
+@pytest.mark.acceptance
 def test_observations_go_on_when_the_store_is_back(shop: Shop, store_url: str, proxy: Proxy) -> None:
     def away(exchange: Exchange) -> None:
         exchange.send(Reply(503, [], b""))
@@ -254,6 +255,7 @@ def test_observations_go_on_when_the_store_is_back(shop: Shop, store_url: str, p
         wait_until(lambda: (stage := stage_in_store(shop, record.generation)) and stage.arms["canary"].of("asked"))
 
 
+@pytest.mark.acceptance
 def test_a_canary_that_was_far_too_slow_at_its_load_is_shed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOPELESS_SECONDS", "SHADOW_SECONDS"):
         monkeypatch.setattr(computing, name, 0.0)
@@ -322,6 +324,7 @@ def test_a_forced_arm_is_left_out(http: httpx.Client, shop: Shop) -> None:
     assert feedback(http, receipt, "leaf").json()["result"] == "left_out"
 
 
+@pytest.mark.acceptance
 def test_forcing_an_arm_needs_the_scope_admin(shop: Shop, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"app predict {'a' * 32}\nops predict,admin {'b' * 32}\n")
@@ -363,6 +366,7 @@ def test_a_label_finds_its_arm(http: httpx.Client, shop: Shop) -> None:
     assert {'arm="canary",result="taken"' in line for line in series} == {True, False}
 
 
+@pytest.mark.acceptance
 def test_what_is_no_receipt_of_this_channel_is_refused(http: httpx.Client, shop: Shop, tmp_path: Path) -> None:
     receipt = ask(http, "k").json()["request_id"]
     assert feedback(http, receipt[:-4] + "AAAA", "leaf").status_code == 400
@@ -375,6 +379,7 @@ def test_what_is_no_receipt_of_this_channel_is_refused(http: httpx.Client, shop:
         assert feedback(other, receipt, "leaf").status_code == 503
 
 
+@pytest.mark.acceptance
 def test_a_label_of_an_earlier_generation_is_taken_anywhere(http: httpx.Client, shop: Shop, tmp_path: Path) -> None:
     receipt = ask(http, key_of(http, "canary")).json()["request_id"]
     abort_trial(shop)

@@ -66,6 +66,7 @@ def later_format(body: bytes) -> bytes:
     return body.replace(b'"format":1', b'"format":2')
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(
     "change",
     [lambda body: body[:-9], lambda body: body.replace(b"1.5", b"1.0"), later_format],
@@ -108,6 +109,7 @@ def test_other_rules_go_by_what_can_be_read(registry: Registry) -> None:
     assert b"unread" not in verdict.to_bytes()
 
 
+@pytest.mark.acceptance
 def test_many_keys_are_counted_and_some_named(registry: Registry) -> None:
     for number in range(120):
         registry.store.create(layout.evidence(registry.model, V2, f"{number:064x}"), b"{}")

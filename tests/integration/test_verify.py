@@ -55,6 +55,7 @@ def test_a_byte_flipped_on_the_server_is_found_by_reading(registry: Registry) ->
     assert [bad.problem for bad in registry.verify("v1.0.0", read_data=True).bad] == ["corrupt"]
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("read_data", [False, True])
 def test_every_file_of_a_lost_blob_is_named(registry: Registry, tmp_path: Path, read_data: bool) -> None:
     bundle = tmp_path / "v1.0.0"
@@ -126,6 +127,7 @@ def test_a_share_is_read_and_can_be_read_again_by_its_seed(registry: Registry) -
         VerifyOptions(read_data=True, share=0.01)
 
 
+@pytest.mark.acceptance
 def test_a_name_that_was_bound_again_is_found(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     bind(registry, "v2.0.0")
     registry.promote("v1.0.0", "staging")
@@ -174,6 +176,7 @@ def test_a_rebound_name_is_found_by_documents_and_old_records(registry: Registry
     assert all(f"it is about the content {old} of v1.0.0" in each for each in report.documents.bad.values())
 
 
+@pytest.mark.acceptance
 def test_counts_and_decisions_are_compared_with_their_keys(registry: Registry) -> None:
     model, store = registry.model, registry.store
     right = (layout.observation(model, "production", "one"), layout.decision(model, "production", sha256(b"{}")))

@@ -103,6 +103,7 @@ def test_a_poll_of_an_unchanged_channel_is_one_read(registry: Registry, proxy: P
     assert log.next(1) is None
 
 
+@pytest.mark.acceptance
 def test_changes_of_a_channel_cost_the_same_with_many_versions(registry: Registry, proxy: Proxy) -> None:
     bind(registry, *map(version, range(FEW)))
     for number in range(3):
@@ -151,6 +152,7 @@ def test_a_name_that_is_only_planned_or_taken_sends_nothing(registry: Registry, 
     assert calls(proxy, lambda: registry.create("v1.0.0", bundle, dry_run=True)) == ["GET versions", "LIST"]
 
 
+@pytest.mark.acceptance
 def test_many_small_new_files_are_sent_without_asking_for_each(
     registry: Registry, proxy: Proxy, tmp_path: Path
 ) -> None:

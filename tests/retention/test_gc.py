@@ -152,6 +152,7 @@ def counts(registry: Registry, channel: str, replica: str) -> str:
     return key
 
 
+@pytest.mark.acceptance
 def test_counts_go_a_week_after_their_trial_decisions_stay(registry: Registry, calendar: Calendar) -> None:
     bind(registry, "v1.0.0", "v2.0.0")
     for channel in ("staging", "production"):
@@ -281,6 +282,7 @@ def test_nothing_but_files_is_ever_deleted(registry: Registry, calendar: Calenda
     assert before.keys() - listing(registry).keys() == files
 
 
+@pytest.mark.acceptance
 def test_whatever_a_note_says_what_is_needed_keeps_its_files(registry: Registry, calendar: Calendar) -> None:
     bodies = [f"file {number}".encode() for number in range(5)]
     for number, body in enumerate(bodies):

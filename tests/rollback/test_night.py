@@ -46,6 +46,7 @@ def serves(registry: Registry) -> str:
     return head.stable.version
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("fault", [drip_headers, drip_body], ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("words", ["status", "history", "rollback --wait 0"])
 def test_a_command_ends_though_the_server_drips(
@@ -113,6 +114,7 @@ def test_a_stale_listing_never_says_it_is_done(registry: Registry, proxy: Proxy,
     assert serves(registry) == "v1.0.0"
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("listed", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"to": "v1.0.0"}, {"leave": "v2.0.0"}], ids=str)
 def test_a_stale_listing_never_says_there_is_nothing(
@@ -151,6 +153,7 @@ def test_an_object_that_stands_for_a_folder_is_left_out(registry: Registry) -> N
     assert serves(registry) == "v1.0.0"
 
 
+@pytest.mark.acceptance
 def test_broken_settings_of_aws_are_one_line(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -327,6 +327,7 @@ def test_where_nobody_can_be_asked_it_does_nothing_without_yes(
     assert now(registry)[0] == "v3.0.0"
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(("answer", "code", "serves"), [("y", 0, "v2.0.0"), ("", 1, "v3.0.0")])
 def test_a_person_at_a_terminal_is_asked(
     registry: Registry, script: Script, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, serves: str
@@ -726,6 +727,7 @@ def test_nobody_can_guess_where_a_script_is_written(script: Script, tmp_path: Pa
 # --- its output, AWS's settings, and servers that answer byte by byte -------------------------------------------------
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("fault", [drip_headers, drip_body], ids=lambda fault: fault.__name__)
 def test_the_script_ends_though_the_server_drips(
     registry: Registry, script: Script, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]

@@ -34,6 +34,7 @@ def test_no_test_is_named_before_its_time() -> None:
     assert running.long_ones() == []
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "with workers"])
 def test_a_failure_is_said_once_and_before_the_summary(tmp_path: Path, workers: list[str]) -> None:
     (tmp_path / "test_two.py").write_text(TESTS)

@@ -166,6 +166,7 @@ FAR = tuple(Shot(Path(f"far-{number}")) for number in range(50))
 MEASURES = ("auroc", "fpr95", "aupr_in", "aupr_out", "detection_rate")
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("target", [None, "leaf", "fruit"])
 def test_a_perfect_detector_separates_far_and_near(target: str | None) -> None:
     found = ood(Player(LABELS, score_of=score_by_name), album(far=FAR))
@@ -297,6 +298,7 @@ def test_memory_is_per_adapter_and_the_aggregate_is_the_largest() -> None:
     assert metric(found, "adapters_memory_mb_total").value == 5.5
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("benchmark", [accuracy, routing, ood, memory])
 def test_every_benchmark_draws_a_plot_and_reports_progress(benchmark: object) -> None:
     assert callable(benchmark)
@@ -308,6 +310,7 @@ def test_every_benchmark_draws_a_plot_and_reports_progress(benchmark: object) ->
     assert told == sorted(told)
 
 
+@pytest.mark.acceptance
 @settings(max_examples=15)  # each draws a plot
 @given(st.dictionaries(st.sampled_from(list(COUNTS)), st.integers(1, 5), min_size=1))
 def test_accuracy_counts_every_image_once(counts: dict[tuple[str, str], int]) -> None:

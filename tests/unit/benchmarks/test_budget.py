@@ -285,6 +285,7 @@ def test_each_rows_command_takes_its_arguments(row: BudgetRow, tmp_path: Path) -
         command.make_context("x", words[2:], resilient_parsing=False)
 
 
+@pytest.mark.acceptance
 def test_a_failing_command_is_a_failed_row(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     done = measure_row(BudgetRow("mixed", "mixed", ("--no-such-option",), None), MeasureHow())
     assert (done.state, done.result) == ("failed", {})

@@ -55,6 +55,7 @@ def measured(version: LoadedVersion, data: ImageFolder) -> dict[str, Measurement
     return {name: benchmark(version, data) for name, benchmark in BENCHMARKS.items()}
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_every_benchmark_gives_evidence_that_can_be_stored(name: str, measured: dict[str, Measurement]) -> None:
     kept = Evidence.of(
@@ -117,6 +118,7 @@ def test_latency_quantiles_are_ordered_and_have_enough_samples(measured: dict[st
     assert found["latency_ms_p95"].n >= MIN_REPETITIONS
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("name", ["accuracy", "routing", "ood"])
 def test_measuring_again_gives_the_same_numbers(
     name: str, version: LoadedVersion, data: ImageFolder, measured: dict[str, Measurement]

@@ -81,6 +81,7 @@ def test_a_mixed_batch_is_compared_and_computed_like_peft() -> None:
     assert [budget["what"] for budget in result["budgets"]] == [f"{m}: mixed batch / single batch" for m in MODULES]
 
 
+@pytest.mark.acceptance
 def test_a_flip_goes_through_a_replica_and_moves_no_tensor(store_url: str, tmp_path: Path) -> None:
     store = ObjectStore(store_url)
     store.initialise()
@@ -106,6 +107,7 @@ def test_the_loaded_adapters_have_the_sizes_in_their_names() -> None:
         assert 4 * adapter.rank * numbers / 1e6 == pytest.approx(float(name.split()[0]), rel=0.03)
 
 
+@pytest.mark.acceptance
 def test_a_process_says_what_versions_take(made: SyntheticBackbone, place: Path) -> None:
     seen = footprint.observe(made.folder, [place], threads=1, rounds=1)
     held = residents.adapter_bytes(place)
@@ -209,6 +211,7 @@ def test_exits_are_held_against_full_depth_and_a_static_cut(
     )
 
 
+@pytest.mark.acceptance
 def test_the_same_shares_leave_early_on_the_large_backbone(place_with_exits: Path, data: ImageFolder) -> None:
     given_bundle = ["--data", str(data.root), "--bundle", str(place_with_exits)]
     result = ask(depth.main, *given_bundle, "--speed-on", "tiny", "--rounds", "1")

@@ -76,6 +76,7 @@ def test_a_server_has_no_address_before_it_is_started(server: Server) -> None:
         _ = server.url
 
 
+@pytest.mark.acceptance
 def test_the_status_200_of_another_process_is_not_ready(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     run_instead(server, "import time; time.sleep(300)", monkeypatch)
     server.launch()

@@ -52,6 +52,7 @@ def test_a_port_that_another_process_has_taken_is_replaced() -> None:
     assert Ports(first=taken.first).first != taken.first
 
 
+@pytest.mark.acceptance
 def test_settings_and_exports_are_for_this_user_only(s3: S3Server, tmp_path: Path) -> None:
     stack = Stack(tmp_path)
     stack.s3, stack.mlflow._ports = s3, Ports()
@@ -68,6 +69,7 @@ def test_settings_and_exports_are_for_this_user_only(s3: S3Server, tmp_path: Pat
     assert (again.s3.wanted_port, again.s3.secret_key) == (s3.port, s3.secret_key)
 
 
+@pytest.mark.acceptance
 def test_a_server_that_died_is_started_again_where_it_was(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)

@@ -53,6 +53,7 @@ def test_a_drop_of_the_margin_passes_one_time_in_twenty(n: int) -> None:
     assert paired_pass_probability(rule, 300, 0.01, 0.01) >= 0.9
 
 
+@pytest.mark.acceptance
 def test_the_documented_chances_are_those_of_the_default_policy() -> None:
     page = Path("docs/policy.md").read_text("utf-8")
     assert [line for line in table(list(chances())) if line not in page.splitlines()] == []

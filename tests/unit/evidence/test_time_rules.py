@@ -167,6 +167,7 @@ def test_a_value_is_asked_of_every_measurement() -> None:
     assert "measuring again can't undo it" in check.reason
 
 
+@pytest.mark.acceptance
 def test_ten_tries_do_not_make_a_slow_version_pass() -> None:
     """A version at the bound, whose interval is of the known spread; it is given up only after the tenth."""
     draws, passed, versions = random.Random(0), 0, 200

@@ -30,6 +30,7 @@ def test_how_it_ended_and_the_last_of_what_it_said() -> None:
     assert len(answer.said) <= 4096
 
 
+@pytest.mark.acceptance
 def test_at_its_time_out_it_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     assert run(f"sleep 1000 & echo $! > {pids}; trap '' TERM; wait; sleep 1000", seconds=0.5).code is None
@@ -37,6 +38,7 @@ def test_at_its_time_out_it_is_ended_with_all_that_it_started(tmp_path: Path) ->
     wait_until(lambda: not _runs(child))
 
 
+@pytest.mark.acceptance
 def test_what_goes_on_when_its_shell_has_ended_is_ended_too(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     child = f"trap '' TERM; echo $$ > {pids}; while :; do sleep 0.1; done"

@@ -19,6 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
     return ImageFolder(root)
 
 
+@pytest.mark.acceptance
 def test_there_are_five_thousand_digits_in_balanced_splits(data: ImageFolder) -> None:
     assert data.skipped == ()
     for split, per_digit in digits.SPLITS.items():

@@ -78,6 +78,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
     return ImageFolder(root)
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(
     ("backbone", "settings"),
     [
@@ -219,6 +220,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_interrupted_fit_goes_on_and_gives_the_same_files(
     moment: str, report: FitReport, data: ImageFolder, tmp_path: Path

@@ -108,6 +108,7 @@ def test_an_import_that_answers_otherwise_is_refused(
         convert(source, source.parent / "bundle", target="maize")
 
 
+@pytest.mark.acceptance
 def test_threads_do_not_change_what_is_recorded(source: Path) -> None:
     write_phase(source)
     threads = torch.get_num_threads()

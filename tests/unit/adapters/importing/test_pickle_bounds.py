@@ -79,6 +79,7 @@ def test_what_takes_too_much_memory_is_refused(as_archive: bool, tmp_path: Path)
     refused(write(tmp_path / "bomb.bin", MADE, as_archive=as_archive))
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("what", COPIES)
 def test_many_copies_of_one_value_are_refused(what: str, tmp_path: Path) -> None:
     refused(write(tmp_path / "copies.bin", COPIES[what], as_archive=True))
@@ -181,6 +182,7 @@ def test_the_opcodes_are_those_that_torch_reads() -> None:
     assert {getattr(pickle, name) for name in read} == {bytes([code]) for code in _OPCODES}
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize(
     "content",
     [{"a": bytearray(300_000_000)}, [bytearray(60_000)] * 2_000],
