@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
 
-from registry.catalog.webhook_signature import Deliveries, RefusedWebhook
+from registry.catalog.webhook_signature import DELIVERY, SIGNATURE, TIMESTAMP, Deliveries, RefusedWebhook
 
 PATH = "/mlflow"
 MAX_HEAD = 16 * 1024
@@ -34,6 +34,8 @@ AT_MOST_EVERY = 1.0
 more than that."""
 _CLOSE_SECONDS = 5.0
 _NUMBER = re.compile(r"-?[0-9]+")
+_READ = frozenset({"content-length", "transfer-encoding", SIGNATURE, DELIVERY, TIMESTAMP})
+"""The headers that are read. Each of them has one meaning; others may come twice, as proxies add them."""
 
 
 class _BadRequest(Exception):
@@ -82,13 +84,17 @@ class WebhookListener:
         self._next_wake = 0.0
         self._waking: asyncio.TimerHandle | None = None
         self._ready = threading.Event()
+        self._failure: OSError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="ulora-webhooks", daemon=True)
 
     def __enter__(self) -> Self:
+        """Raises OSError: the socket does not listen."""
         self._thread.start()
         self._ready.wait()
+        if self._failure:
+            raise self._failure
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,6 +107,9 @@ class WebhookListener:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         try:
             server = await asyncio.start_server(self._connected, sock=self._listener, limit=MAX_HEAD)
+        except OSError as error:
+            self._failure = error
+            return
         finally:
             self._ready.set()
         await self._end.wait()
@@ -189,10 +198,10 @@ def _headers(lines: bytes) -> dict[str, str]:
         found = http.client.parse_headers(io.BytesIO(lines)).items()
     except http.client.HTTPException as error:
         raise _BadRequest(HTTPStatus.BAD_REQUEST, "the headers are not readable") from error
-    headers = {name.lower(): value.strip() for name, value in found}
-    if len(headers) != len(found):
+    read = [(name.lower(), value.strip()) for name, value in found if name.lower() in _READ]
+    if len(dict(read)) != len(read):
         raise _BadRequest(HTTPStatus.BAD_REQUEST, "a header is there twice")
-    return headers
+    return dict(read)
 
 
 def _length(headers: Mapping[str, str]) -> int:

@@ -124,6 +124,7 @@ def test_what_is_not_from_this_server_is_refused(heard: Heard) -> None:
         (b"POST /mlflow HTTP/1.1\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(200)) + b"\r\n", 400),
         (b"POST /mlflow HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
         (b"POST /mlflow HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 401),
+        (b"POST /mlflow HTTP/1.1\r\nContent-Length: 0\r\n" + b"X-Forwarded-For: 10.0.0.1\r\n" * 2 + b"\r\n", 401),
     ],
 )
 def test_requests_that_no_client_sends_are_answered(heard: Heard, request_: bytes, status: int) -> None:
@@ -159,6 +160,13 @@ def test_the_end_waits_for_no_client(caplog: pytest.LogCaptureFixture) -> None:
     assert [record for record in caplog.records if record.name == "asyncio"] == []
     with pytest.raises(ConnectionRefusedError):
         connect(found.url)
+
+
+def test_a_listener_that_can_not_listen_says_so() -> None:
+    found = Heard()
+    found.socket.close()
+    with pytest.raises(OSError, match="Bad file descriptor"), found.listener:
+        pytest.fail("it does not listen")
 
 
 def test_the_options_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
