@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TextIO
 
 from registry.errors import BadInput, BadManifest, MissingDependency, NotGiven, ObjectNotFound, UloraError
 from registry.formats.bounded import read_regular
@@ -27,6 +27,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """How the names of files end that are taken from a folder or from S3. A table may name others."""
 _MAX_DEPTH = 64
 _MAX_PATH = 32_768
+_MAX_LINE = 1024 * 1024
 _ROWS = 10_000
 """Of a Parquet file that are read at a time."""
 _OF_THE_FILE = (
@@ -216,12 +217,24 @@ def _as_text(path: str) -> str:
 def _csv_rows(table: Path) -> Iterator[tuple[Any, Any]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
+            reader = csv.DictReader(_lines(opened), strict=True)
             _check_columns(table, reader.fieldnames or ())
             for row in reader:
                 yield row["path"], row.get("target")
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise BadInput(f"{table} is not a CSV file in UTF-8: {error}") from error
+
+
+def _lines(table: TextIO) -> Iterator[str]:
+    """The lines of a table. A file of any size may be a single one.
+
+    Raises:
+        csv.Error: one is too long.
+    """
+    while line := table.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise csv.Error(f"a line has {_MAX_LINE} characters or more")
+        yield line
 
 
 def _parquet_rows(table: Path) -> Iterator[tuple[Any, Any]]:

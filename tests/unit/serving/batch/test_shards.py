@@ -306,6 +306,14 @@ def test_a_disk_that_fails_ends_the_run(tmp_path: Path) -> None:
     assert not parts_of(tmp_path / "out")
 
 
+def test_a_file_that_is_one_endless_line_is_not_read_whole(tmp_path: Path) -> None:
+    table = tmp_path / "paths.csv"
+    with table.open("wb") as text:
+        text.truncate(1 << 40)  # zeros that take no room on the disk
+    with pytest.raises(BadInput, match="a line has 1048576 characters or more"):
+        run_shard(job(table, tmp_path / "out"))
+
+
 def test_a_long_list_is_not_held_in_memory(tmp_path: Path) -> None:
     table, out = tmp_path / "paths.csv", tmp_path / "out"
     with table.open("w") as text:
