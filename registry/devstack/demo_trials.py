@@ -117,12 +117,13 @@ def _tell(demo: DemoEnvironment, decision: Decision, seconds: float) -> None:
 
 
 def exposure(demo: DemoEnvironment, percent: float, ended_by: str, began: float, seconds: float) -> Exposure:
-    """What the bad version has answered since it got traffic, once it has none any more.
+    """What the bad version has answered since it got traffic, once it gets none any more.
 
     Args:
         began: by `time.monotonic`.
         seconds: from then to the record that ended it.
     """
+    demo.load.wait_for_those_in_flight()
     answers = demo.load.by(BAD, began)
     wrong = sum(not answer.is_right for answer in answers)
     return Exposure(percent, ended_by, seconds, len(answers), wrong)

@@ -121,6 +121,8 @@ class SteadyLoad:
         self._questions = itertools.cycle(questions)
         self._pause = clients / rate
         self._answers: list[ClientReply] = []
+        self._asked: set[int] = set()
+        self._numbers = itertools.count()
         self._arrived = threading.Condition()
         self._stop = threading.Event()
         delays = [number / rate for number in range(clients)]
@@ -180,6 +182,19 @@ class SteadyLoad:
             raise UloraError(f"{version} gave {len(self.by(version, since))} of {count} answers in {seconds:g} s")
         return self.by(version, since)[:count]
 
+    def wait_for_those_in_flight(self, seconds: float = 180.0) -> None:
+        """Wait until whatever was asked by now is answered.
+
+        Raises:
+            UloraError: a request failed, or they are not answered in time.
+        """
+        with self._arrived:
+            asked = set(self._asked)
+            came = self._arrived.wait_for(lambda: not asked & self._asked, seconds)
+        self.check()
+        if not came:
+            raise UloraError(f"what was asked {seconds:g} s ago is not answered")
+
     def rate(self, seconds: float = 3.0) -> float:
         """Answers a second lately."""
         now = time.monotonic()
@@ -196,10 +211,11 @@ class SteadyLoad:
         self._stop.wait(delay)
         with closing(Client(self.url)) as client:
             for due in self._schedule():
-                question = self._next()
+                number, question = self._next()
                 answer = client.ask(question)
                 self._answered(question, answer)
                 with self._arrived:
+                    self._asked.remove(number)
                     self._answers.append(answer)
                     self._arrived.notify_all()
                 self._stop.wait(due - time.monotonic())
@@ -211,9 +227,12 @@ class SteadyLoad:
             due = max(due + self._pause, time.monotonic())
             yield due
 
-    def _next(self) -> Question:
+    def _next(self) -> tuple[int, Question]:
+        """The next question, which is asked from now on, and its number."""
         with self._arrived:
-            return next(self._questions)
+            number = next(self._numbers)
+            self._asked.add(number)
+            return number, next(self._questions)
 
 
 def raise_if_failed(answer: ClientReply, name: str = "a request") -> None:

@@ -24,6 +24,8 @@ class Service:
 
     def __init__(self) -> None:
         self.status, self.document, self.body = 200, dict(RIGHT), b""
+        self.came, self.answers_now = threading.Event(), threading.Event()
+        self.answers_now.set()
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,6 +34,8 @@ class Service:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 body = service.body or json.dumps(service.document).encode()
+                service.came.set()
+                service.answers_now.wait()
                 self.send_response(service.status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -61,6 +65,18 @@ def test_every_answer_is_kept_with_its_version(service: Service) -> None:
     assert accuracy(answers) == 1
     assert load.failures() == []
     assert load.versions() == {"v1.0.0": len(load.answers)}
+
+
+def test_what_is_in_flight_is_waited_for(service: Service) -> None:
+    service.answers_now.clear()
+    with SteadyLoad(service.url, [QUESTION], rate=200, clients=1) as load:
+        service.came.wait()
+        with pytest.raises(UloraError, match="is not answered"):
+            load.wait_for_those_in_flight(seconds=0.01)
+        assert load.answers == []
+        service.answers_now.set()
+        load.wait_for_those_in_flight()
+        assert load.answers
 
 
 def test_an_answer_is_told_with_its_question(service: Service) -> None:
