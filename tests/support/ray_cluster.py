@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,7 +25,6 @@ from typing import Any
 from registry.devstack.ports import HOST, Ports
 from registry.serving.fleet import Heartbeat, Heartbeats, replicas
 from registry.serving.follow import Live
-from registry.serving.loaders import Loader
 from registry.serving.options import LiveOptions
 from registry.serving.ray import RayArguments, application
 from registry.store.objects import ObjectStore
@@ -39,11 +39,13 @@ _QUICK = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
 }
-"""Lets Ray Serve look at the number of requests every second, not every ten, and keep no token in the home folder."""
+"""Lets Ray Serve look at the number of requests every second, not every ten, keep no token in the home folder, and ask
+replicas of all nodes: the one proxy of these clusters would ask that of its own node first."""
 SLOW, LONG, HANG = b"slow", b"long", b"hang"
-"""Images that take a while to compute, a second, and for ever."""
-_SECONDS = {SLOW: 0.1, LONG: 1, HANG: 10**6}
+"""Images that take a while to compute, seconds, and for ever."""
+_SECONDS = {SLOW: 0.1, LONG: 2, HANG: 10**6}
 
 
 class RayCluster:
@@ -85,11 +87,6 @@ class RayCluster:
                     raise
             else:
                 return
-
-    def begun(self) -> set[tuple[bytes, int]]:
-        """The `LONG` images that replicas began to compute, and the process of each."""
-        named = (file.name.partition(".") for file in _begun(self.env).glob("*.*"))
-        return {(bytes.fromhex(image), int(pid)) for image, _, pid in named}
 
     def kill_a_node_of(self, actors: Sequence[int]) -> set[int]:
         """Kill a node that one of these processes belongs to, with everything on it, as when its machine dies. The head
@@ -161,7 +158,8 @@ def open_echo(store: str, model: str, folder: str, options: LiveOptions) -> Live
 
     shop = Shop(ObjectStore(store), model, Path(folder))
     fleet = Heartbeats(shop.store, model, "production", every=1.0)
-    return Live(shop.channel(), shop.versions, shop.blobs, replace(options, find=_find_slow_echo), fleet=fleet)
+    wanted = replace(options, find=lambda flavor: partial(_load_slow_echo, shop))
+    return Live(shop.channel(), shop.versions, shop.blobs, wanted, fleet=fleet)
 
 
 def heartbeats(shop: Shop) -> list[Heartbeat]:
@@ -176,38 +174,35 @@ def all_serve(shop: Shop, generation: int, count: int) -> bool:
     return len(found) == count and min(found) >= generation
 
 
-def _find_slow_echo(flavor: str) -> Loader:
-    return _load_slow_echo
+def begun(shop: Shop) -> set[tuple[bytes, int]]:
+    """The `LONG` images that replicas of a shop began to compute, and the process of each."""
+    named = (file.name.partition(".") for file in _notes(shop).glob("*.*"))
+    return {(bytes.fromhex(image), int(pid)) for image, _, pid in named}
 
 
-def _load_slow_echo(manifest: Manifest, files: Mapping[str, Path], **how: Any) -> Echo:
+def _load_slow_echo(shop: Shop, manifest: Manifest, files: Mapping[str, Path], **how: Any) -> Echo:
     echo = load_echo(manifest, files)
-    return _SlowEcho(echo.version, echo.content_sha256, echo.weights)
+    _notes(shop).mkdir(exist_ok=True)
+    return _SlowEcho(echo.version, echo.content_sha256, echo.weights, notes=_notes(shop))
 
 
+def _notes(shop: Shop) -> Path:
+    """Where replicas note what they begin to compute."""
+    return shop.folder / "begun"
+
+
+@dataclass(frozen=True)
 class _SlowEcho(Echo):
     """An echo that takes its time for some images."""
 
+    notes: Path = Path()
+
     def predict(self, images: bytes | list[bytes], *, target: object = None) -> EchoAnswer | list[EchoAnswer]:
-        every = [images] if isinstance(images, bytes) else images
-        for image in every:
-            if image.startswith(LONG):
-                _note_begun(image)
-        for start, seconds in _SECONDS.items():
-            if any(image.startswith(start) for image in every):
-                time.sleep(seconds)
+        if isinstance(images, bytes):
+            if images.startswith(LONG):
+                (self.notes / f"{images.hex()}.{os.getpid()}").touch()
+            time.sleep(next((seconds for start, seconds in _SECONDS.items() if images.startswith(start)), 0))
         return super().predict(images, target=target)
-
-
-def _note_begun(image: bytes) -> None:
-    folder = _begun(os.environ)
-    folder.mkdir(exist_ok=True)
-    (folder / f"{image.hex()}.{os.getpid()}").touch()
-
-
-def _begun(environment: Mapping[str, str]) -> Path:
-    """Where the replicas of a cluster note what they begin to compute."""
-    return Path(environment["RAY_TMPDIR"]) / "begun"
 
 
 @contextmanager
