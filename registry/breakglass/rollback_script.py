@@ -125,6 +125,9 @@ NO_CREDENTIALS = tuple(
     if hasattr(faults, name)
 )  # fmt: skip
 SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, ...) and ~/.aws/config"
+LATER: list[tuple[str, str]] = []
+"""With --yes, the stream and the text of what is said at the end: a terminal that was stopped, or a full pipe, would
+keep this from going back."""
 Result = TypeVar("Result")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CODES = {
@@ -185,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = after(store, f"unexpected {type(error).__name__}: {first_line(error)}")
         print_error(as_json, "Failed", text, "run the same command again: it is safe; `ulora rollback` does the same")
         return 1
+    print_later()
     emit("stdout", json.dumps(answer, indent=2, ensure_ascii=False) if as_json else printable(answer["sentence"]))
     return 0
 
@@ -243,8 +247,9 @@ def roll_back(store: Store, options: argparse.Namespace) -> dict[str, Any]:
     serves = " with ".join(live(head)) or "nothing"
     print_line(options, f"{VERSION['channel']} is {serves}; this makes it {record['stable']['version']}")
     left_out = fit(record)
-    if left_out and not options.json:
-        emit("stderr", f"note: not taken over, as the record would have been too large: {', '.join(left_out)}")
+    if left_out:
+        text = f"note: not taken over, as the record would have been too large: {', '.join(left_out)}"
+        print_line(options, text, "stderr")
     check(store, options, head)
     if options.dry_run:
         planned = answer_document(record, head, record["action"], "nothing was written: --dry-run")
@@ -1221,10 +1226,18 @@ def who() -> str:
     return name.encode("utf-8", "replace").decode("utf-8")[:MAX_WHO]
 
 
-def print_line(options: argparse.Namespace, text: str) -> None:
-    """Print a line for people."""
+def print_line(options: argparse.Namespace, text: str, name: str = "stdout") -> None:
+    """Print a line for people; with --yes at the end."""
     if not options.json:
-        emit("stdout", printable(text))
+        LATER.append((name, printable(text)))
+    if not options.yes:
+        print_later()
+
+
+def print_later() -> None:
+    """Print what was kept for the end."""
+    while LATER:
+        emit(*LATER.pop(0))
 
 
 def emit(name: str, text: str, end: str = "\n") -> None:
@@ -1247,6 +1260,7 @@ def printable(text: str) -> str:
 
 def print_error(as_json: bool, error: str, message: str, hint: str) -> None:
     """Print an error to standard error."""
+    print_later()
     if as_json:
         emit("stderr", json.dumps({"error": error, "message": message, "hint": hint}, ensure_ascii=False))
     else:

@@ -87,10 +87,14 @@ def rollback_command(
       ulora rollback --only adapters/tomato --reason "tomato flags healthy leaves"
     """
     with sigterm_interrupts():
-        out.say(place(registry))
-        began = time.perf_counter()
-        with time_limit(_SECONDS):
-            done = registry.rollback(change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run)
+        where, began = place(registry), time.perf_counter()
+        try:
+            with time_limit(_SECONDS):
+                done = registry.rollback(
+                    change.channel, options, reason=change.reason, only=only, dry_run=change.dry_run
+                )
+        finally:
+            out.say(where)  # not before: a terminal that was stopped, or a full pipe, would keep it from going back
         _answer(registry, out, done, change.dry_run, time.perf_counter() - began)
         if not change.dry_run:
             fleet = wait_for_followers(registry, out, done, afterwards.wait)

@@ -20,6 +20,8 @@ from registry.store.client import Deadlines
 from registry.store.objects import ObjectStore
 from tests.servers.proxy import Exchange, Fault, Proxy, Reply, drip_body, drip_headers
 from tests.support.broken_aws import BROKEN, apply
+from tests.support.echo_releases import wait_until
+from tests.support.full_pipe import full_pipe
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import complains, ulora
 
@@ -176,3 +178,12 @@ def test_what_becomes_of_the_output_of_a_command(registry: Registry, redirection
     assert (done.returncode, serves(registry)) == (0, "v1.0.0"), done
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_a_rollback_waits_for_no_reader_of_its_output(registry: Registry) -> None:
+    command = [sys.executable, "-m", "registry", "rollback", "--reason", "so", "--wait", "0"]
+    with full_pipe() as (_, writes), subprocess.Popen(command, stdout=writes, stderr=writes) as process:
+        try:
+            wait_until(lambda: serves(registry) == "v1.0.0")
+        finally:
+            process.kill()

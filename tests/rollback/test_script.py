@@ -42,6 +42,8 @@ from tests.servers.proxy import (
     swallow_reply,
 )
 from tests.support.broken_aws import BROKEN, apply
+from tests.support.echo_releases import wait_until
+from tests.support.full_pipe import full_pipe
 from tests.support.registries import bind, create, listing, open_registry
 from tests.support.run_script import TEST, pointer_of, run, serve, serve_three
 from tests.support.run_ulora import complains, ulora
@@ -771,6 +773,15 @@ def test_what_becomes_of_its_output_changes_nothing(
     assert (done.returncode, now(registry)[0]) == (0, "v2.0.0"), done
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_it_rolls_back_though_nobody_reads_its_output(registry: Registry, script: Script, tmp_path: Path) -> None:
+    command = [sys.executable, str(script.write(tmp_path / script.name)), "--yes"]
+    with full_pipe() as (_, writes), subprocess.Popen(command, stdout=writes, stderr=writes) as process:
+        try:
+            wait_until(lambda: now(registry)[0] == "v2.0.0")
+        finally:
+            process.kill()
 
 
 def test_the_script_says_what_is_wrong_with_aws_s_settings(
