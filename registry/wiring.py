@@ -50,7 +50,14 @@ class Wiring:
     @cached_property
     def store(self) -> ObjectStore:
         """The objects of the store."""
-        return ObjectStore(self.settings.store, endpoint_url=self.settings.endpoint_url, encryption=self.encryption)
+
+        def tested(honoured: bool) -> None:
+            self.last_probe.note(honoured=honoured)
+
+        settings = self.settings
+        return ObjectStore(
+            settings.store, endpoint_url=settings.endpoint_url, encryption=self.encryption, tested=tested
+        )
 
     def through(self, store: ObjectStore) -> Wiring:
         """Parts of their own that read another view of the store."""
@@ -178,7 +185,6 @@ class Wiring:
         """Check once, before the first write, that this is a store and that it honours conditional writes."""
         if not self._is_checked:
             self.store.check_writable()
-            self.last_probe.note(honoured=True)
             self.note_caller()
             self._is_checked = True
 

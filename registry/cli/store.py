@@ -52,7 +52,6 @@ def init_command(registry: Registry, out: Output, *, create_bucket: bool, dry_ru
     if create_bucket:
         store.create_bucket()
     store.initialise()
-    registry.wiring.last_probe.note(honoured=True)
     registry.wiring.note_caller()
     out.answer({"store": store.url, "created": True}, f"{store.url} is a store")
 

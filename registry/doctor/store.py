@@ -22,8 +22,8 @@ _MAX_VERSIONS, _MAX_BLOBS = 300, 20_000
 
 
 def check_store(registry: Registry) -> Iterator[Finding]:
-    """Conditional writes and ordered listings, where this identity may write. The result is kept for `status`."""
-    store, last = registry.store, registry.wiring.last_probe
+    """Conditional writes and ordered listings, where this identity may write."""
+    store = registry.store
     store.check_target()  # raises if this is no store, or this identity may not even read
     try:
         store.check_writable()
@@ -33,11 +33,9 @@ def check_store(registry: Registry) -> Iterator[Finding]:
         yield Finding("store", "warning", detail, "run it as an identity that may write format.json and probe/")
         return
     except StoreUnfit as error:
-        last.note(honoured=False)
         fix = f"promote, create and roll back nothing until it does: two writers may overwrite each other. {error.hint}"
         yield Finding("store", "error", str(error), fix)
         return
-    last.note(honoured=True)
     yield Finding("store", "ok", f"{store.url} honours conditional writes and lists in order")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from registry.errors import StoreUnreachable, UloraError
 from registry.formats import canonical
 from registry.formats.local_file import LocalFile
-from registry.progress import Progress, no_progress
+from registry.progress import Progress, ignore, no_progress
 from registry.store import layout
 from registry.store.bucket import Bucket
 from registry.store.client import Deadlines, S3Client
@@ -35,6 +35,7 @@ class ObjectStore:
         profile: str | None = None,
         encryption: Encryption | None = None,
         deadlines: Deadlines | None = None,
+        tested: Callable[[bool], None] = ignore,
     ) -> None:
         """Args:
             url: `s3://BUCKET/PREFIX`.
@@ -42,6 +43,7 @@ class ObjectStore:
             profile: whose credentials in AWS's own files to use; None for boto3's own choice.
             encryption: asked for with every write; None for the bucket's own default.
             deadlines: how long to wait for the server; None for the defaults.
+            tested: is called with whether conditional writes are honoured, each time that this is tested.
 
         Raises:
             BadSetting: the URL is not an S3 URL.
@@ -52,7 +54,7 @@ class ObjectStore:
         self._reader = ObjectReader(self._client)
         self._writer = ConditionalWriter(self._client, self._reader)
         self._uploader = Uploader(self._client, self._reader)
-        self._probe = StoreProbe(self._client.url, self._reader, self._writer, self.delete)
+        self._probe = StoreProbe(self._client.url, self._reader, self._writer, self.delete, tested)
         self._bucket = Bucket(self._client)
 
     @property

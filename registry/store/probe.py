@@ -37,12 +37,14 @@ class StoreProbe:
     """Checks one prefix. `ObjectStore` says what each method promises."""
 
     def __init__(
-        self, url: str, reader: ObjectReader, writer: ConditionalWriter, delete: Callable[[str], None]
-    ) -> None:
+        self, url: str, reader: ObjectReader, writer: ConditionalWriter, delete: Callable[[str], None],
+        tested: Callable[[bool], None],
+    ) -> None:  # fmt: skip
         self._url = url
         self._reader = reader
         self._writer = writer
         self._delete = delete
+        self._tested = tested
         self._id: str | None = None
 
     def is_initialised(self) -> bool:
@@ -180,8 +182,10 @@ class StoreProbe:
             self._writer.put_once(key, body, etag=None)
         except StoreUnreachable as refused:
             if refused.code in CONDITION_FAILED:
+                self._tested(True)
                 return
             raise
+        self._tested(False)
         raise StoreUnfit(
             f"{self._url} ignores `If-None-Match: *`: two writers could overwrite each other without noticing",
             hint="use AWS S3, MinIO, SeaweedFS or another server with conditional writes",

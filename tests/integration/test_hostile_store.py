@@ -186,3 +186,23 @@ def test_the_doctor_and_status_say_that_the_store_is_unfit(
     complains(ulora("doctor"), 1, "store")
     assert "NOT honoured" in ulora("status").out
     assert ulora("status", "--json").document["probed"]["honoured"] is False
+
+
+def test_status_knows_what_a_promotion_found(ann: Registry, proxy: Proxy, ignoring: IgnoreConditions) -> None:
+    assert ann.status().probed.honoured
+    proxy.next(
+        after(lambda: ignoring.begin(proxy), lambda exchange: exchange.send(exchange.forward())),
+        method="PUT",
+        containing=PUBLISHED,
+    )
+    with pytest.raises(Overwritten, match="may have replaced"):
+        ann.promote(V3, "production")
+    assert not ann.status().probed.honoured
+
+
+def test_status_knows_what_a_refused_promotion_found(ann: Registry, proxy: Proxy, ignoring: IgnoreConditions) -> None:
+    newcomer = open_registry(ann.settings.cache, ann.settings.store, ann.model, endpoint_url=proxy.url)
+    newcomer.wiring.last_probe.note(honoured=True)
+    ignoring.begin(proxy)
+    assert heard(lambda: newcomer.promote(V3, "production")) == "StoreUnfit"
+    assert not newcomer.status().probed.honoured
