@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from click.testing import CliRunner
 
+# Before any test runs: another thread that imports parts of MLflow at the same time would see them half imported.
+from mlflow.cli import cli
+
 
 @dataclass(frozen=True)
 class MlflowDone:
@@ -17,8 +20,6 @@ class MlflowDone:
 
 def mlflow_command(*words: object) -> MlflowDone:
     """Run `mlflow` with these words. An exception other than a click one, which would print a traceback, is raised."""
-    from mlflow.cli import cli
-
     done = CliRunner().invoke(cli, [str(word) for word in words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
