@@ -41,7 +41,7 @@ test: $(VENV)/.installed-dev
 
 acceptance: $(VENV)/.installed-dev
 	$(PYTEST) -m acceptance $(ARGS)
-	$(PYTEST) --catalog postgresql $(CATALOG_TESTS)
+	$(PYTEST) --catalog postgresql -m '' $(CATALOG_TESTS)
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 tests/faults --faults=all --shard=$(SHARD) $(ARGS)
