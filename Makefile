@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo 'make demo        install into $(VENV), then show everything on real images (ARGS=--keep leaves it up)'
 	@echo 'make test        install into $(VENV), then run every check and the tests of every change (13 minutes)'
-	@echo 'make acceptance  install into $(VENV), then run the other tests, which need more time (45 minutes)'
+	@echo 'make acceptance  install into $(VENV), then run the other tests, which need more time (50 minutes)'
 	@echo 'make faults      install into $(VENV), then fail every call of every command in every way (an hour or more);'
 	@echo '                 SHARD=3/8 runs the third of eight parts: the cases whose name has a CRC-32 of 2 modulo 8'
 	@echo 'make bench       install into $(VENV), then measure the budget of docs/benchmarks.md beside rivals (25 minutes idle);'

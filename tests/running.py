@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 _LONG_SECONDS = 300.0
-"""A test that runs for longer is named, again and again. The longest that are known take less, on an idle machine."""
+"""A test that runs for longer is named, again and again. The demo alone takes as long."""
 
 
 class RunningTests:

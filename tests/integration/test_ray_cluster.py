@@ -199,10 +199,10 @@ def test_a_removed_node_costs_what_was_in_flight_on_it(cluster: RayCluster, shop
                 clients.wait_for_more(3 * CLIENTS)
                 actors = [one.pid for one in heartbeats(shop)]
                 wait_until(lambda: {pid for _, pid in clients.in_flight()} >= set(actors))
-                began = time.monotonic()
+                began, computing = time.monotonic(), clients.in_flight()
                 dead = cluster.kill_a_node_of(actors)
                 removed = time.monotonic()
-                lost = {image for image, pid in clients.in_flight() if pid in dead}
+                lost = {image for image, pid in computing if pid in dead}
                 clients.wait_for_more(3 * CLIENTS)
         finally:
             cluster.add_node()
