@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from registry.channels.record import Record
     from registry.evidence.results import Evidence
     from registry.evidence.verdict import Verdict
+    from registry.integrity.operations import Operation
     from registry.integrity.report import Verification, VerificationReport
     from registry.retention.copy import Copied
     from registry.retention.forget import Collected, RetentionRule
@@ -252,6 +253,10 @@ class Registry(RegistryParts):
     def history(self, channel: str = "production", limit: int | None = None) -> list[Record]:
         """The records of a channel, newest first; without a limit the whole chain is verified, else `BrokenChain`."""
         return usecases.status.history(self.wiring, channel, limit)
+
+    def operations(self, since: datetime | None = None) -> list[Operation]:
+        """How the commands of the command line ended, oldest first. See `registry.integrity.operations`."""
+        return self.wiring.operations.since(since)
 
     def standings(self, version: str) -> tuple[Standing, ...]:
         """What a version is in each channel whose log names it, since when, by whom and why."""

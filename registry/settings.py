@@ -66,6 +66,13 @@ SOURCES = {
     ),
     "sse": Source("encryption in the store: AES256 or aws:kms", "", "ULORA_SSE", "sse", "the bucket's own"),
     "sse_kms_key_id": Source("the KMS key of aws:kms", "", "ULORA_SSE_KMS_KEY_ID", "sse_kms_key_id", "AWS's own"),
+    "operations_log": Source(
+        "whether commands note in the store how they ended: on or off",
+        "",
+        "ULORA_OPERATIONS_LOG",
+        "operations_log",
+        "on",
+    ),
     # Whoever knows the address of a webhook can write there.
     "notify_json": Source("webhooks for programs", "", "ULORA_NOTIFY_JSON", "notify.json", "none", True),
     "notify_slack": Source("webhooks of Slack", "", "ULORA_NOTIFY_SLACK", "notify.slack", "none", True),
@@ -96,6 +103,7 @@ class Settings:
             served nor restored; empty: signatures are not checked.
         minimum_version: replicas refuse versions before it in the order of names. Nothing else uses it.
         sse, sse_kms_key_id: how the store encrypts what is written, None for the bucket's own default.
+        operations_log: `on`: commands note in the store how they ended; `off`: they do not.
         notify_json, notify_slack, notify_teams: addresses that the guard tells what happened, see
             `registry.guard.notifiers`.
         notify_secret: what these messages are signed with, None for no signature.
@@ -115,6 +123,7 @@ class Settings:
     minimum_version: str | None = None
     sse: str | None = None
     sse_kms_key_id: str | None = None
+    operations_log: str = "on"
     notify_json: tuple[str, ...] = field(default=(), repr=False)
     notify_slack: tuple[str, ...] = field(default=(), repr=False)
     notify_teams: tuple[str, ...] = field(default=(), repr=False)
@@ -126,6 +135,8 @@ class Settings:
             VersionName.parse(self.minimum_version)
         if self.mlflow_artifacts not in ("copy", "reference"):
             raise BadSetting(f"mlflow_artifacts is {self.mlflow_artifacts!r}", hint="copy or reference")
+        if self.operations_log not in ("on", "off"):
+            raise BadSetting(f"operations_log is {self.operations_log!r}", hint="on or off")
         if self.sse not in (None, "AES256", "aws:kms"):
             raise BadSetting(f"sse is {self.sse!r}", hint="AES256 or aws:kms; leave it out for the bucket's default")
         if self.sse_kms_key_id is not None and self.sse != "aws:kms":
@@ -169,6 +180,7 @@ class Settings:
             minimum_version=found["minimum_version"],
             sse=found["sse"],
             sse_kms_key_id=found["sse_kms_key_id"],
+            operations_log=found["operations_log"] or "on",
             notify_json=_addresses(found["notify_json"]),
             notify_slack=_addresses(found["notify_slack"]),
             notify_teams=_addresses(found["notify_teams"]),

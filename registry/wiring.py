@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from registry.evidence.ledger import Ledger
     from registry.integrity.lastprobe import LastProbe
     from registry.integrity.lastread import LastReads
+    from registry.integrity.operations import OperationsLog
     from registry.retention.notes import Forgotten, Notes, Pin
     from registry.trust.admission import Admission
     from registry.trust.signatures import Signatures
@@ -93,6 +94,13 @@ class Wiring:
         from registry.evidence.ledger import Ledger
 
         return Ledger(self.store, self.model)
+
+    @cached_property
+    def operations(self) -> OperationsLog:
+        """How the commands of the command line ended."""
+        from registry.integrity.operations import OperationsLog
+
+        return OperationsLog(self.store, self.model)
 
     @cached_property
     def signatures(self) -> Signatures:

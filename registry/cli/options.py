@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from registry.cli.completion import complete_channels, complete_versions
+from registry.cli.operations import run_and_note
 from registry.cli.output import Output
 from registry.names import check_channel
 
@@ -119,9 +120,11 @@ def lazy_registry_options(command: Command) -> Command:
         def open_registry() -> Registry:
             from registry.api import Registry
 
-            return Registry(model, store=store, tracking_uri=tracking_uri)
+            opened.append(Registry(model, store=store, tracking_uri=tracking_uri))
+            return opened[-1]
 
-        command(open_registry=open_registry, **arguments)
+        opened: list[Registry] = []
+        run_and_note(lambda: command(open_registry=open_registry, **arguments), opened)
 
     return run  # type: ignore[return-value]
 

@@ -173,7 +173,8 @@ def _check_options(place: str, options: CopyOptions, *, is_target: bool) -> None
 
 def _document(done: Collected) -> dict[str, object]:
     return {"model": done.model, "kept": done.kept, "forgotten": done.forgotten, "forgotten_before": done.before,
-            "remembered": done.remembered, "pruned": done.pruned, "old_counts": done.old_counts}  # fmt: skip
+            "remembered": done.remembered, "pruned": done.pruned, "old_counts": done.old_counts,
+            "old_operations": done.old_operations}  # fmt: skip
 
 
 def _collected(done: Collected, dry_run: bool) -> str:
@@ -185,6 +186,8 @@ def _collected(done: Collected, dry_run: bool) -> str:
         forgot += f"\n{'would remember' if dry_run else 'remembered'} {', '.join(done.remembered)}: still needed"
     would = "would delete" if dry_run else "deleted"
     counts = f"\n{would} what {counted(done.old_counts, 'replica')} counted in trials" if done.old_counts else ""
+    if done.old_operations:
+        counts += f"\n{would} {counted(done.old_operations, 'note')} in the operations log"
     return "\n\n".join(part for part in (kept, f"{forgot}\n{_pruned(done.pruned, dry_run)}{counts}") if part)
 
 

@@ -14,6 +14,7 @@ from registry.evidence.outcomes import unpacked
 from registry.evidence.results import Evidence
 from registry.evidence.verdict import Verdict
 from registry.formats import canonical
+from registry.integrity.operations import Operation
 from registry.integrity.rebound import BoundNames
 from registry.integrity.report import BadFile, ChainCheck, Documents, GarbageCheck
 from registry.names import is_version_name
@@ -186,6 +187,10 @@ def _decision(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.decision(model, key.split("/")[-2], canonical.sha256(body)))
 
 
+def _operation(model: str, body: bytes, key: str) -> _Said:
+    return _Said(Operation.parse(body, key).key)
+
+
 def _signature(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.signature(model, key.split("/")[-2], canonical.sha256(body)))
 
@@ -194,7 +199,7 @@ def _script(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.script(model, key.split("/")[-3], canonical.sha256(body)))
 
 
-_TAKEN_BACK = ("forgotten", "pins", "replicas", "observations")
+_TAKEN_BACK = ("forgotten", "pins", "replicas", "observations", "operations")
 """What may be deleted between a listing and a look."""
 _READ: dict[str, ReadDocument] = {
     "versions": _foreign,
@@ -210,6 +215,7 @@ _READ: dict[str, ReadDocument] = {
     "observations": _observation,
     "decisions": _decision,
     "signatures": _signature,
+    "operations": _operation,
     "scripts": _script,
 }
 """By the folder below that of the model."""

@@ -18,6 +18,7 @@ from registry.parallel import in_parallel
 from registry.progress import Say, say_nothing
 from registry.retention.notes import Forgotten, Notes, forgotten_notes
 from registry.retention.old_counts import delete_old_counts, old_counts
+from registry.retention.old_operations import delete_old_operations, old_operations
 from registry.retention.prune import GRACE, Prune, Pruned
 from registry.retention.references import References, holds
 from registry.store import layout
@@ -48,6 +49,7 @@ class Collected:
         remembered: versions that were forgotten and are needed after all: that was taken back.
         pruned: what was done with the blobs of all models.
         old_counts: how many observations of trials that ended long ago were deleted; None where this identity may not.
+        old_operations: how many notes of commands that ended long ago were deleted; None in the same way.
     """
 
     model: str
@@ -57,6 +59,7 @@ class Collected:
     remembered: tuple[str, ...]
     pruned: Pruned
     old_counts: int | None = 0
+    old_operations: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class GarbageCollection:
         done = self._forget(self._sort(rule))
         references = References(self.store, self.blobs, say=self.say)
         pruned = Prune(self.store, references, self.author.who, grace, self.say).run()
-        return Collected(self.model, *done, pruned, delete_old_counts(self.store, self.model))
+        counts = delete_old_counts(self.store, self.model)
+        return Collected(self.model, *done, pruned, counts, delete_old_operations(self.store, self.model))
 
     def plan(self, rule: RetentionRule, grace: timedelta = GRACE) -> Collected:
         """What `collect` would do. Nothing is written.
@@ -112,8 +116,8 @@ class GarbageCollection:
         would = self._sort(rule)
         references = References(self.store, self.blobs, {self.model: frozenset(would.forgotten)}, self.say)
         plan = Prune(self.store, references, self.author.who, grace, self.say).plan()
-        counts = len(old_counts(self.store, self.model))
-        return Collected(self.model, *would, plan.outcome(plan.due, grace), counts)
+        counts, operations = (len(old(self.store, self.model)) for old in (old_counts, old_operations))
+        return Collected(self.model, *would, plan.outcome(plan.due, grace), counts, operations)
 
     def remember(self, version: str) -> bool:
         """Take back that a version was forgotten, if its files are still there. False if it was not forgotten.

@@ -14,6 +14,7 @@ PROBE_PREFIX = "probe/"
 BLOBS_PREFIX = "blobs/sha256/"
 BACKBONES_PREFIX = "backbones/"
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _RECORD = re.compile(r"[0-9]{13}\.json", re.ASCII)
 _NEWEST_FIRST = 10**12
 """Generation n has the key 10^12 - n, so that a listing starts with the newest."""
@@ -150,6 +151,21 @@ def decision(model: str, channel_name: str, sha256: str = "") -> str:
 def incident(model: str, channel_name: str, decision_sha256: str = "") -> str:
     """The note on what a decision of the guard took back, or without a digest the folder of a channel's."""
     return f"models/{model}/incidents/{channel_name}/" + (f"{decision_sha256}.md" if decision_sha256 else "")
+
+
+def operations(model: str) -> str:
+    """The folder of what the commands of the command line did."""
+    return f"models/{model}/operations/"
+
+
+def is_day(name: str) -> bool:
+    """Whether a name is that of the folder of one day's operations. Their order is that of the days."""
+    return _DAY.fullmatch(name) is not None
+
+
+def operation(model: str, day: str, sha256: str = "") -> str:
+    """One command that has ended, or without a digest the folder of a day's (`2026-11-21`)."""
+    return f"{operations(model)}{day}/" + (f"{sha256}.json" if sha256 else "")
 
 
 def forgotten(model: str, name: str = "") -> str:
