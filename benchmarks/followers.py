@@ -5,25 +5,23 @@ Two measurements on one real S3 server:
 - A real replica at rest, and in a trial: its requests by kind, counted at the level of HTTP, and from them what AWS
   would charge for 10, 100 and 1,000 replicas.
 - 1 to 1,000 simulated followers: each reads the log with the replica's own reader, every `poll` seconds, and loads
-  nothing. They share one process and the machine with the server, so with many of them `poll` is longer: what a
-  follower asks does not depend on it, and when it sees a record does only by `poll` itself.
+  nothing. They share the machine with the server, so with many of them `poll` is longer: what a follower asks does not
+  depend on it, and when it sees a record does only by `poll` itself.
 """
 
 from __future__ import annotations
 
-import random
 import statistics
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import click
 
 from benchmarks.comparison import Budget, option_json, run, say
 from benchmarks.counting import CountingProxy, Traffic
+from benchmarks.crowd import Crowd
 from benchmarks.empty_versions import CHANNEL, bind_empty, pointer_to, serve, version_names
 from benchmarks.flat_result import FlatResult, Size, option_effort
 from benchmarks.serving.stage import ModelOnStage, ServingStage, on_stage
@@ -32,7 +30,6 @@ from registry.channels.record import Author, ChannelPosition, trial_started
 from registry.channels.trial import StartTrial
 from registry.errors import NotNow
 from registry.machine.cores import usable_cores
-from registry.serving.log_reader import LogReader
 from registry.settings import Settings
 
 COUNTS: Mapping[Size, tuple[int, ...]] = {"full": (1, 10, 100, 1000), "tiny": (1, 3)}
@@ -46,7 +43,7 @@ PRICES = {"PUT": 5e-6, "LIST": 5e-6, "POST": 5e-6, "GET": 0.4e-6, "HEAD": 0.4e-6
 """US dollars of a request in S3 Standard, us-east-1 (aws.amazon.com/s3/pricing). An answer of 404, as of a poll that
 finds no newer record, is charged (docs.aws.amazon.com/AmazonS3/latest/userguide/ErrorCodeBilling.html)."""
 _READS_A_SECOND = 150
-"""What followers of one process ask together at most; a machine with two cores answers more, but not in good time."""
+"""What followers ask together at most; a machine with two cores answers more, but not in good time."""
 _WAIT = 600.0
 _AUTHOR = Author("a benchmark")
 
@@ -180,56 +177,6 @@ class SeenRecords:
         return statistics.quantiles(self.delays, n=100)[98] if len(self.delays) > 1 else self.delays[0]
 
 
-@dataclass
-class _Crowd:
-    """Followers of one channel: each a thread with the reader of a replica."""
-
-    registry: Registry
-    count: int
-    poll: float
-    _seen: list[int] = field(default_factory=list)
-    _at: dict[tuple[int, int], float] = field(default_factory=dict)
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-    _closing: threading.Event = field(default_factory=threading.Event)
-
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        """Let them follow until the end of the block."""
-        self._seen = [0] * self.count
-        threads = [threading.Thread(target=self._follow, args=(number,), daemon=True) for number in range(self.count)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._closing.set()
-            for thread in threads:
-                thread.join()
-
-    def wait(self, generation: int) -> list[float]:
-        """When each of them had read a record.
-
-        Raises:
-            NotNow: one has not, after ten minutes.
-        """
-        with self._changed:
-            if not self._changed.wait_for(lambda: min(self._seen) >= generation, _WAIT):
-                raise NotNow(f"{sum(seen < generation for seen in self._seen)} followers do not see {generation}")
-        return [self._at[number, generation] for number in range(self.count)]
-
-    def _follow(self, number: int) -> None:
-        reader = LogReader(self.registry.channel(CHANNEL))
-        self._closing.wait(random.uniform(0, self.poll))  # noqa: S311  replicas do not start at one instant
-        while not self._closing.is_set():
-            record = reader.read(_WAIT)
-            with self._changed:
-                if record and record.generation > self._seen[number]:
-                    self._seen[number] = record.generation
-                    self._at[number, record.generation] = time.monotonic()
-                    self._changed.notify_all()
-            self._closing.wait(self.poll)
-
-
 def _follow(stage: ServingStage, count: int, records: int) -> SeenRecords:
     """Let so many followers see records."""
     poll = max(1.0, count / _READS_A_SECOND)
@@ -241,7 +188,7 @@ def _follow(stage: ServingStage, count: int, records: int) -> SeenRecords:
     pointers = [pointer_to(writer, name) for name in names]
     serve(writer, pointers[0])
     with CountingProxy(stage.stack.s3.url) as proxy:
-        crowd = _Crowd(Registry(settings=replace(settings, endpoint_url=proxy.url)), count, poll)
+        crowd = Crowd(replace(settings, endpoint_url=proxy.url), count, poll)
         with crowd.following():
             crowd.wait(1)
             proxy.take()
