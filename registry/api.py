@@ -37,11 +37,15 @@ if TYPE_CHECKING:
     from registry.trust.keys import SigningKey
     from registry.usecases.apply import WantedState
     from registry.usecases.approve import Approved
+    from registry.usecases.audit import Audited
+    from registry.usecases.audit_options import AuditOptions, ChecklistOptions
     from registry.usecases.canary import Canaries
     from registry.usecases.check_results import VersionTest
+    from registry.usecases.checklist import Checklist
     from registry.usecases.diff import VersionDiff
     from registry.usecases.options import CopyOptions, CreateOptions, MeasureOptions, RestoreOptions, VerifyOptions
     from registry.usecases.verify import Checked
+    from registry.usecases.version_report import VersionReport
     from registry.usecases.version_test_options import TestOptions
     from registry.versions.backbones import AddedBackbone, Mirrored
     from registry.versions.manifest import Manifest
@@ -142,6 +146,22 @@ class Registry(RegistryParts):
     ) -> Approved:
         """Say yes to a version in a channel whose policy asks several people. Raises: NotNow: you have done so."""
         return usecases.approve.approve(self.wiring, version, channel, reason=reason, dry_run=dry_run)
+
+    def report(self, version: str) -> VersionReport:
+        """Everything that the store says of a version: what it is, changed, measured, and by whom it was approved.
+        `registry.usecases.version_report_page` makes HTML and Markdown of it. What can't be read is named in it."""
+        return usecases.version_report.report(self.wiring, version)
+
+    def audit(self, out: Path, options: AuditOptions, *, dry_run: bool = False, say: Say = say_nothing) -> Audited:
+        """Write an archive that proves what a version or channel was. What is missing or damaged is named in it, and
+        not raised. Raises: BadInput, NotFound: there is too much, or nothing; BadSetting, DiskFull."""
+        return usecases.audit.audit(self.wiring, Path(out), options, dry_run=dry_run, say=say)
+
+    def checklist(
+        self, version: str, options: ChecklistOptions | None = None, *, reason: str = "", dry_run: bool = False
+    ) -> Checklist:
+        """Go through the checklists of a release, or tick lines. What is open is told, and not raised."""
+        return usecases.checklist.checklist(self.wiring, version, options, reason=reason, dry_run=dry_run)
 
     def add_backbone(
         self, spec: Path | str, *, revision: str | None = None, name: str | None = None, dry_run: bool = False,

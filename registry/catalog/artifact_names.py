@@ -18,6 +18,8 @@ from registry.formats.local_file import LocalFile
 from registry.versions.manifest import RENAMED, Manifest
 
 MANIFEST_NAME = "version.json"
+REPORT = "report.html"
+"""A version's report, which is no file of the version."""
 
 
 def write_files(manifest: Manifest, files: Mapping[str, LocalFile], folder: Path) -> None:

@@ -205,7 +205,11 @@ class Catalog:
             set_tags(client, wanted.model, entries.get(wanted), values)
 
     def add_file(self, wanted: Known, name: str, body: bytes) -> None:
-        """Add a file to a version's artifacts, such as its rollback script; an older one is replaced.
+        """Add a file to a version's artifacts, such as its rollback script; see `add_files`."""
+        self.add_files(wanted, {name: body})
+
+    def add_files(self, wanted: Known, files: Mapping[str, bytes]) -> None:
+        """Add files to a version's artifacts, such as its report, by name; older ones are replaced.
 
         Raises:
             VersionNotFound: the version is not in MLflow.
@@ -213,7 +217,8 @@ class Catalog:
         with self._entries() as (client, entries), scratch("ulora-file-") as folder:
             found = entries.get(wanted)
             if found.model_id is not None:
-                (folder / name).write_bytes(body)
+                for name, body in files.items():
+                    (folder / name).write_bytes(body)
                 client.log_model_artifacts(found.model_id, str(folder))
 
     def lacks_file(self, wanted: Known, name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Protocol
 from registry.answers import Reconciled
 from registry.breakglass.write_script import Script
 from registry.catalog import mirror, requests
+from registry.catalog.artifact_names import REPORT
 from registry.catalog.client import Catalog
 from registry.catalog.denials import MAX_DENIED
 from registry.catalog.entries import CatalogVersion, by_id
@@ -85,6 +86,7 @@ class Reconciler:
         log: logs a version in MLflow from the store.
         pages: reads the whole logs, or (True) their newest records, and makes the pages of versions.
         script: makes the script that rolls production back to a version.
+        report: makes the files of a version's report, by name.
         forgotten: returns the names of the versions whose files may be deleted.
         unmanaged: what to do with aliases and stages of versions that are not of this store.
     """
@@ -98,6 +100,7 @@ class Reconciler:
     pages: Callable[[bool], PageSource]
     log: Callable[[Binding], object]
     script: Callable[[Pointer], Script]
+    report: Callable[[Binding], Mapping[str, bytes]]
     forgotten: Callable[[], set[str]]
     unmanaged: Unmanaged
 
@@ -128,11 +131,12 @@ class Reconciler:
         options, views = self._mirror_options(bound), self.views
         plan = mirror.mirror(self.catalog, self.model, lambda: views.from_logs(troubles.note), options)
         shown = self._show_pages(bound, self.pages(False), troubles)
+        reports = self._add_reports(troubles)
         added, left = self._add_scripts()
         done = _reconciled(plan, answers, troubles)
         logged = tuple(each.version for each in missing if each.version not in troubles.names)
         refused = tuple(map(_refusal, false))
-        changes = (*refused, *adopted, *done.changes, *described, *shown, *added)
+        changes = (*refused, *adopted, *done.changes, *described, *shown, *reports, *added)
         return replace(done, logged=logged, changes=changes, skipped=done.skipped + left)
 
     def reconcile_quickly(self) -> Reconciled:
@@ -175,9 +179,10 @@ class Reconciler:
         plan = mirror.preview(self.catalog, self.model, views, self._mirror_options(bound))
         stale = self._stale_pages(bound, self.pages(False), troubles)
         pages = tuple(f"page of {binding.version}" for binding, _, found in stale if found.store)
+        reports = tuple(_of_report(binding) for binding in self._without_report(troubles))
         scripts = tuple(map(_in_words, self._missing_scripts()))
         planned = _reconciled(plan, answers, troubles)
-        changes = (*map(_refusal, false), *self._adoptions(bound, known), *planned.changes, *pages, *scripts)
+        changes = (*map(_refusal, false), *self._adoptions(bound, known), *planned.changes, *pages, *reports, *scripts)
         return replace(planned, logged=missing, changes=changes)
 
     def _describe_model(self, troubles: _Troubles) -> tuple[str, ...]:
@@ -281,6 +286,27 @@ class Reconciler:
         except UloraError as error:
             troubles.failed[what] = str(error)
 
+    def _without_report(self, troubles: _Troubles) -> list[Binding]:
+        """The versions that channels serve or try, and whose report MLflow lacks: they were promoted without it."""
+        views = self.views.from_newest_records(note_nothing)
+        served = dict.fromkeys(each for view in views for each in (view.stable, view.canary) if each)
+        found = []
+        for each in served:
+            with self._its_own(troubles, each.version):
+                binding = self.bindings.get(VersionName.parse(each.version))
+                if VersionId.of(binding) == each and self.catalog.lacks_file(binding, REPORT):
+                    found.append(binding)
+        return found
+
+    def _add_reports(self, troubles: _Troubles) -> tuple[str, ...]:
+        """Add the missing reports; returns what was added."""
+        added = []
+        for binding in self._without_report(troubles):
+            with self._its_own(troubles, binding.version):
+                self.catalog.add_files(binding, self.report(binding))
+                added.append(_of_report(binding))
+        return tuple(added)
+
     def _missing_scripts(self) -> list[Script]:
         """The scripts of production's rollback targets that MLflow lacks, from the nearest to the first that it has.
 
@@ -322,6 +348,10 @@ def _reconciled(plan: MirrorPlan, requests: AnsweredRequests, troubles: _Trouble
 
 def _refusal(false: CatalogVersion) -> str:
     return f"#{false.number}: no longer counts as {false.version}, whose files it does not have"
+
+
+def _of_report(binding: Binding) -> str:
+    return f"report of {binding.version}: none -> {REPORT}"
 
 
 def _in_words(script: Script) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from registry.errors import disk_errors
 from registry.formats import canonical
 from registry.formats.bounded import read_regular
+from registry.formats.html_page import html_page
 
 if TYPE_CHECKING:
     from registry.evidence.differences import Disagreement
@@ -23,9 +24,8 @@ _MAX_IMAGE = 1024 * 1024
 """Bytes of an image that is put into the page."""
 _TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
 _STYLE = (
-    "body{font:15px system-ui;margin:2em;max-width:80em}table{border-collapse:collapse}td,th{padding:.4em .8em;"
-    "border-bottom:1px solid #ccc;text-align:left}img{width:112px;height:112px;object-fit:contain;background:#eee}"
-    ".older{background:#fdecea}.newer{background:#e8f5e9}"
+    "img{width:112px;height:112px;object-fit:contain;background:#eee}.older{background:#fdecea}"
+    ".newer{background:#e8f5e9}"
 )
 
 
@@ -44,15 +44,16 @@ def write_page(page: Path, found: VersionDiff, data: Path | None) -> int:
     shown = found.images[:MAX_SHOWN]
     files = _files(data, {each.image for each in shown}) if data else {}
     rows = "".join(_row(each, files.get(each.image)) for each in shown)
-    title = escape(f"{found.older} and {found.newer}: {len(found.images)} of {found.compared} images")
+    title = f"{found.older} and {found.newer}: {len(found.images)} of {found.compared} images"
     more = f"<p>… and {len(found.images) - len(shown)} more</p>" if len(found.images) > len(shown) else ""
     head = "".join(
         f"<th>{escape(name)}</th>" for name in ("image", "target", "label", found.older, found.newer, "right")
     )
-    text = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><p>Images for which the two versions answer different labels.</p>"
-        f"<table><tr>{head}</tr>{rows}</table>{more}</html>\n"
+    text = html_page(
+        title,
+        f"<h1>{escape(title)}</h1><p>Images for which the two versions answer different labels.</p>"
+        f"<table><tr>{head}</tr>{rows}</table>{more}",
+        _STYLE,
     )
     with disk_errors(page, hint="give another --html FILE"):
         page.write_text(text, "utf-8", "replace")  # names of files may not be text

@@ -27,7 +27,7 @@ _INTERRUPT_HINT = "run the same command again: it is safe, and what was transfer
 _SECTIONS = {
     "Everyday": (
         "create", "list", "show", "diff", "measure", "test", "promote", "rollback", "status", "history", "verify",
-        "sign", "approve", "restore", "switch", "serve", "follow", "predict", "apply",
+        "report", "checklist", "audit", "sign", "approve", "restore", "switch", "serve", "follow", "predict", "apply",
     ),
     "Trials": ("canary", "guard", "feedback"),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),

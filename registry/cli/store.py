@@ -130,8 +130,8 @@ def copy_command(
 
     Copied are the files that are missing there, the manifest, the evidence, the signatures, and the backbone if the
     store holds it. Every byte is verified; the name is bound last, so an interrupted copy is not a version yet, and
-    the same command again finishes it. Channels, verdicts, policies, passes and approvals are not copied: each store
-    has its own history, and judges by its own policy. Another store must be one already: `ulora store init`.
+    the same command again finishes it. Channels, verdicts, policies, passes, approvals and ticks are not copied: each
+    store has its own history, and judges by its own policy. Another store must be one already: `ulora store init`.
 
     In an OCI registry the tag is the version's name, if none is given. It is never moved to other content. The user and
     password are those of `docker login`, or ULORA_OCI_USERNAME and ULORA_OCI_PASSWORD.

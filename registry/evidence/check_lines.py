@@ -21,8 +21,13 @@ def check_lines(verdict: Verdict, *, refusals_only: bool = False) -> list[str]:
     The status is `ok`; `FAIL`; `TOO FEW` samples; `NOT MEASURED`; `NO VALUE` where the value is not a number;
     `UNDECIDED` where the stable version was not measured on the same data.
     """
+    return _aligned(check_cells(verdict, refusals_only=refusals_only))
+
+
+def check_cells(verdict: Verdict, *, refusals_only: bool = False) -> list[tuple[str, str, str, str, str]]:
+    """The same as rows of a table."""
     checks = [*verdict.refusals, *(() if refusals_only else _passed(verdict))]
-    return _aligned([_cells(check) for check in checks])
+    return [_cells(check) for check in checks]
 
 
 def check_summary(verdict: Verdict) -> str:

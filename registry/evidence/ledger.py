@@ -16,6 +16,7 @@ from registry.evidence.gates import Past
 from registry.evidence.outcomes import MAX_STORED, ImageOutcome, unpacked
 from registry.evidence.policy import Policy
 from registry.evidence.results import Evidence
+from registry.evidence.ticks import Tick
 from registry.evidence.verdict import Verdict
 from registry.evidence.verdict_inputs import RecordName
 from registry.formats import canonical
@@ -103,6 +104,15 @@ class Ledger:
     def approvals(self, version: VersionName) -> list[Approval]:
         """Every yes to a version, without what this release can't read."""
         return list(self._read_named(layout.approval(self._model, str(version)), Approval).found.values())
+
+    def add_tick(self, tick: Tick) -> str:
+        """Store what a person says of a line of a checklist; return its digest."""
+        self._store.create(layout.tick(self._model, tick.version, tick.sha256), tick.to_bytes())
+        return tick.sha256
+
+    def ticks(self, version: VersionName) -> list[Tick]:
+        """What people said of a version's checklist, without what this release can't read."""
+        return list(self._read_named(layout.tick(self._model, str(version)), Tick).found.values())
 
     def add_verdict(self, verdict: Verdict, policy: Policy) -> str:
         """Store a verdict, also one that refuses, and before it the policy that it names; return its digest."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from registry.answers import ReplicaStatus
 from registry.channels.record import Record
 from registry.formats.counts import counted
+from registry.formats.markdown import markdown_table as _table
+from registry.formats.markdown import markdown_text as _text
 
-_MAX_RECORDS, _MAX_REPLICAS, _MAX_TEXT = 50, 100, 500
-_MARKS = re.compile(r"([\\`*_{}\[\]<>()#|!&~])")
+_MAX_RECORDS, _MAX_REPLICAS = 50, 100
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,3 @@ def _to_do(last: Record, harm: JudgedHarm) -> Iterator[str]:
         f"{_text(harm.version)} is withdrawn. Fix it under a new name; the same content goes back only with "
         f"`ulora promote {harm.version} --channel {last.channel} --force --reason …`"
     )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _text(text: str) -> str:
-    """A text of people or servers on one line, of which Markdown makes nothing."""
-    line = " ".join(text.split())
-    line = line if len(line) <= _MAX_TEXT else f"{line[: _MAX_TEXT - 1]}…"
-    return _MARKS.sub(r"\\\1", line)

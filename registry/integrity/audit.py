@@ -12,6 +12,7 @@ from registry.evidence.approvals import Approval
 from registry.evidence.ledger import Passed
 from registry.evidence.outcomes import unpacked
 from registry.evidence.results import Evidence
+from registry.evidence.ticks import Tick
 from registry.evidence.verdict import Verdict
 from registry.formats import canonical
 from registry.integrity.operations import Operation
@@ -148,6 +149,11 @@ def _approval(model: str, body: bytes, key: str) -> _Said:
     return _Said(place, approval.version, content_sha256=approval.content_sha256)
 
 
+def _tick(model: str, body: bytes, key: str) -> _Said:
+    tick = Tick.parse(body, key)
+    return _Said(layout.tick(tick.model, tick.version, tick.sha256), tick.version, content_sha256=tick.content_sha256)
+
+
 def _policy(model: str, body: bytes, key: str) -> _Said:
     return _Said(layout.policy(model, canonical.sha256(body)))
 
@@ -206,6 +212,7 @@ _READ: dict[str, ReadDocument] = {
     "evidence": _evidence,
     "outcomes": _outcomes,
     "approvals": _approval,
+    "ticks": _tick,
     "policies": _policy,
     "verdicts": _verdict,
     "passed": _passed,

@@ -13,7 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
-PREFIXES = tuple(f"ulora-{what}-" for what in ("log", "import", "plots", "file", "git", "blobs", "model", "test"))
+PREFIXES = tuple(
+    f"ulora-{what}-" for what in ("log", "import", "plots", "file", "git", "blobs", "model", "test", "audit")
+)
 _OLD = 86400.0
 
 

@@ -2,7 +2,7 @@
 
 Copied: missing blobs, the manifest, the backbone if the source holds it, evidence with its outcomes, signatures. The
 name is bound last: an interrupted copy is not a version yet, and the next one completes it. Not copied: channels,
-verdicts, policies, passes, approvals, notes. Each store has its own history, and its gates and people judge for
+verdicts, policies, passes, approvals, ticks, notes. Each store has its own history, and its gates and people judge for
 themselves.
 """
 

@@ -70,6 +70,11 @@ def approval(model: str, version: str, sha256: str = "") -> str:
     return f"models/{model}/approvals/{version}/" + (f"{sha256}.json" if sha256 else "")
 
 
+def tick(model: str, version: str, sha256: str = "") -> str:
+    """What a person says of a line of a version's checklist, or without a digest the folder of a version's."""
+    return f"models/{model}/ticks/{version}/" + (f"{sha256}.json" if sha256 else "")
+
+
 def policy(model: str, sha256: str) -> str:
     """The content of a policy that has judged versions."""
     return f"models/{model}/policies/{sha256}.json"

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from registry.usecases import apply as apply
     from registry.usecases import approve as approve
+    from registry.usecases import audit as audit
     from registry.usecases import backbones as backbones
     from registry.usecases import canary as canary
+    from registry.usecases import checklist as checklist
     from registry.usecases import create as create
     from registry.usecases import diff as diff
     from registry.usecases import judge as judge
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from registry.usecases import sign as sign
     from registry.usecases import status as status
     from registry.usecases import verify as verify
+    from registry.usecases import version_report as version_report
     from registry.usecases import version_test as version_test
 
 

@@ -22,8 +22,14 @@ MIRROR_SECONDS = 5.0
 """How long a promotion waits for MLflow; what is not shown by then is left to `reconcile`."""
 
 
-def mirror(wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | None = None) -> tuple[str, ...]:
-    """Make MLflow show what the channels serve; see `Registry.mirror`."""
+def mirror(
+    wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | None = None, report: str = ""
+) -> tuple[str, ...]:
+    """Make MLflow show what the channels serve; see `Registry.mirror`.
+
+    Args:
+        report: a version whose report becomes artifacts of it; empty for none.
+    """
     if wiring.settings.tracking_uri is None:
         return ()
     catalog = wiring.catalog.hasty()
@@ -37,6 +43,8 @@ def mirror(wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | N
             left.extend(_show_moved(wiring, catalog))
         for script in scripts:
             catalog.add_file(script, script.name, script.body)
+        if report:
+            left.extend(_add_report(wiring, catalog, report))
 
     try:
         within(MIRROR_SECONDS if seconds is None else seconds, show)
@@ -63,6 +71,19 @@ def _show_moved(wiring: Wiring, catalog: Catalog) -> list[str]:
         except StoreDenied as error:
             left.append(f"{named.version}: {error}")
     return left
+
+
+def _add_report(wiring: Wiring, catalog: Catalog, version: str) -> list[str]:
+    """Make a version's report, as of now, artifacts of it. Returns why that did not work."""
+    from registry.usecases.version_report_page import report_files
+
+    try:
+        binding = wiring.bindings.get(VersionName.parse(version))
+        with suppress(VersionNotFound):  # it was created without MLflow: `reconcile` logs it, and adds the report
+            catalog.add_files(binding, report_files(wiring, version, RECENT))
+    except Exception as error:  # all else is shown, and anybody can make the report at any time
+        return [f"the report of {version} ({first_line(error)}); `ulora report {version}` makes it"]
+    return []
 
 
 @contextmanager

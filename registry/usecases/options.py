@@ -1,5 +1,5 @@
 """The options of `Registry`'s methods and of the commands. Those of promote and rollback are in `channels.channel`,
-those of test in `version_test_options`.
+those of test in `version_test_options`, those of audit and checklist in `audit_options`.
 
 Nothing heavy is imported here, as the command line reads this module to build its help.
 """

@@ -258,7 +258,8 @@ def _read_back(log: Channel, record: Record) -> tuple[str, ...]:
 
 
 def _after(wiring: Wiring, before: Record | None, record: Record, version: str) -> tuple[str, ...]:
-    """Leave a script that goes back, then update MLflow: `MIRROR_SECONDS` for both. Returns notes for the caller."""
+    """Leave a script that goes back, then update MLflow, with the version's report: `MIRROR_SECONDS` for all. Returns
+    notes for the caller."""
     if record.channel not in CHANNELS:  # MLflow shows no scratch channel, and nobody needs a script for one
         return _forgotten_meanwhile(wiring, version)
     began = time.monotonic()
@@ -267,7 +268,7 @@ def _after(wiring: Wiring, before: Record | None, record: Record, version: str) 
     if before and before.stable:
         notes = _leave_script(wiring, before.stable, record.channel, scripts)
     seconds = max(0.1, MIRROR_SECONDS - (time.monotonic() - began))
-    mirrored = mirror(wiring, scripts, seconds=seconds)
+    mirrored = mirror(wiring, scripts, seconds=seconds, report=version)
     return (*notes, *mirrored, *_forgotten_meanwhile(wiring, version))
 
 

@@ -14,6 +14,7 @@ from registry.usecases.pages import RECENT, Pages
 from registry.usecases.promote import promote
 from registry.usecases.rollback import rollback
 from registry.usecases.scripts import script_of
+from registry.usecases.version_report_page import report_files
 from registry.wiring import Wiring
 
 
@@ -40,6 +41,7 @@ def reconciler(wiring: Wiring, *, adopt: bool = False) -> Reconciler:
         pages=lambda quick: Pages.read(wiring, RECENT if quick else None),
         log=lambda binding: log_version(wiring, binding, None),
         script=lambda pointer: script_of(wiring, wiring.bindings.manifest(pointer), "production"),
+        report=lambda binding: report_files(wiring, binding.version),
         forgotten=lambda: set(wiring.forgotten.versions()),
         unmanaged="adopt" if adopt else "leave",
     )  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from registry.evidence.arm_stats import ShareDifference
 from registry.evidence.trial_differences import Looks
 from registry.evidence.trial_figures import TRIAL_EVENTS, ArmFigures, ObservedRate, TrialEvent
 from registry.evidence.trial_report import TrialReport
 from registry.formats.counts import counted
+from registry.formats.report_parts import ReportTable
 
 EVENT_NAMES: Mapping[TrialEvent, str] = {
     "error": "errors",
@@ -21,16 +21,6 @@ EVENT_NAMES: Mapping[TrialEvent, str] = {
 }
 _LARGEST_E = 1e6
 _SMALLEST_P = 1e-4
-
-
-@dataclass(frozen=True)
-class ReportTable:
-    """A table: a name of one word, its title, the names of columns, and rows."""
-
-    name: str
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def facts_of(report: TrialReport) -> dict[str, str]:

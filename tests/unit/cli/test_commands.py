@@ -31,7 +31,7 @@ COMMANDS += [
     "follow",
 ]
 COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback", "guard"]
-COMMANDS += ["predict", "apply"]
+COMMANDS += ["predict", "apply", "report", "audit", "checklist"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
@@ -39,6 +39,9 @@ ARGUMENTS = {
     "diff": ["v1.0.0", "v2.0.0"],
     "apply": ["channels.yaml"],
     "approve": ["v1.0.0"],
+    "report": ["v1.0.0"],
+    "audit": ["v1.0.0"],
+    "checklist": ["v1.0.0"],
     "measure": ["v1.0.0"],
     "test": ["v1.0.0"],
     "restore": ["v1.0.0"],
