@@ -184,8 +184,10 @@ def check_channels(archive: AuditArchive) -> str:
     said = []
     for channel, span in sorted(archive.index["channels"].items()):
         before = None
-        archive.expect(span["last"] - span["first"] < MAX_FILES, f"the log of {channel} has no end")
-        for generation in range(span["first"], min(span["last"], span["first"] + MAX_FILES) + 1):
+        if span["last"] - span["first"] > len(archive.files) + len(archive.index["missing"]):
+            archive.wrong.append(f"the log of {channel} is said to have more records than there are files")
+            continue
+        for generation in range(span["first"], span["last"] + 1):
             path = f"{archive.folder('channels')}{channel}/{10**12 - generation:013d}.json"
             if not archive.need(path, f"the log of {channel}"):
                 before = None

@@ -63,7 +63,7 @@ def audit_command(registry: Registry, out: Output, *, options: AuditOptions, pat
     path = path or Path(f"audit-{options.version or options.channel}.zip")
     with sigterm_interrupts():
         out.say(place(registry))
-        found = registry.audit(path, options, dry_run=dry_run, say=out.note)
+        found = registry.audit(path, options, dry_run=dry_run, say=out.say)
         out.answer(found, _text(found, path, dry_run))
     if found.problem:
         raise found.problem

@@ -9,7 +9,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from registry.errors import CorruptBlob, IntegrityError, MissingBlob, NotFound, first_line
-from registry.names import is_channel_name, is_version_name
+from registry.names import CHANNELS, is_channel_name, is_version_name
 from registry.progress import Say, say_nothing
 from registry.store import layout
 from registry.usecases.audit_documents import AuditDocuments
@@ -143,7 +143,7 @@ class AuditWalk:
             self._evidence(name, layout.stem(key))
         for folder in (layout.outcomes, layout.approval, layout.tick):
             self._folder(folder(self._model, name))
-        for channel in self.channels:
+        for channel in dict.fromkeys((*CHANNELS, *self.channels)):
             self._folder(layout.passed(self._model, channel, name))
 
     def files(self, name: str) -> None:
