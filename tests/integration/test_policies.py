@@ -29,6 +29,7 @@ from registry.serving.follow import LiveOptions
 from registry.store import layout, uploads
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
+from registry.usecases.audit_options import AuditOptions, ChecklistOptions
 from registry.usecases.options import AdvanceOptions, CanaryOptions, VerifyOptions
 from registry.usecases.replay import newest_digest, replay
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
@@ -97,6 +98,7 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
         assert registry.wiring.ledger.outcomes(registry.evidence(version)[0])
     promoter = cast["promoter"]
     promoter.approve("v1.0.0", "staging")
+    promoter.checklist("v1.0.0", ChecklistOptions(tick=("team-told",)))
     for role in ("publisher", "measurer"):  # whose pages say what the gates say
         assert cast[role].wiring.ledger.approvals(VersionName.parse("v1.0.0"))
     for version in ("v1.0.0", "v1.1.0"):
@@ -107,6 +109,9 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     serve(cast["replica"], promoter)
     try_beside_stable(cast)
     cast["verifier"].verify_all(None, VerifyOptions(read_data=True))
+    assert cast["verifier"].audit(folder / "audit.zip", AuditOptions(channel="production")).problem is None
+    for role in ("publisher", "measurer", "promoter", "verifier"):
+        assert cast[role].report("v1.1.0").unread == ()
     collect(cast)
 
 
@@ -205,6 +210,7 @@ def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
         "verdicts",
         "policies",
         "approvals",
+        "ticks",
         "channels",
         "passed",
         "decisions",

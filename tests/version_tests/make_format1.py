@@ -3,6 +3,8 @@
 It was run once, by the release that made format 1 final, and what it wrote is `format1/`: never make that again. A
 store of a later format gets a folder and a script of its own beside it; every release reads all of them.
 
+Added since by hand, as later kinds of documents of the same format: `ticks/`.
+
 The keys are files below `store/`; `expected.json` has what readers must find; `keys/` what signed it.
 """
 

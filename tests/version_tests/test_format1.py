@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from registry.api import Registry
+from registry.breakglass import verify_audit
 from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.devstack.s3_server import S3Server
 from registry.errors import NotTrusted, VersionForgotten
 from registry.formats.canonical import sha256
+from registry.names import VersionName
 from registry.retention.notes import check_remembered
 from registry.settings import Settings
 from registry.store import layout
+from registry.usecases.audit_options import AuditOptions, ChecklistOptions
 from registry.versions.bundle import read_bundle
 from tests.support.bundles import png
 from tests.support.registries import write_policy
@@ -112,6 +115,22 @@ def test_evidence_and_notes_are_read(registry: Registry) -> None:
     assert registry.is_pinned("v1.0.0")
     with pytest.raises(VersionForgotten):
         check_remembered(registry.wiring.forgotten, "v0.9.0")
+
+
+def test_ticks_are_read(registry: Registry) -> None:
+    ticks = registry.wiring.ledger.ticks(VersionName.parse("v1.0.0"))
+    assert sorted((tick.line, bool(tick.takes_back)) for tick in ticks) == [("lessons", True), ("team-told", False)]
+    found = registry.checklist("v1.0.0", ChecklistOptions(stage="before")).lines
+    assert [line.said for line in found if line.id == "team-told"] == ["ana@golden, 2026-11-21T10:00: größer, besser"]
+
+
+def test_an_archive_of_it_is_right(registry: Registry, tmp_path: Path) -> None:
+    for name in VERSIONS:
+        assert registry.report(name).unread == ()
+    made = registry.audit(tmp_path / "golden.zip", AuditOptions(channel="production"))
+    assert made.problem is None
+    keys = ["--key", str(HERE / "keys" / "release.pub.pem")]
+    assert verify_audit.main([str(tmp_path / "golden.zip"), *keys]) == 3, "one signature is by a certificate"
 
 
 def test_signatures_hold_and_make_a_composed_version_trusted(registry: Registry) -> None:

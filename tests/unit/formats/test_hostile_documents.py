@@ -23,6 +23,7 @@ from registry.errors import BadManifest, BadPolicy, BadSetting, BadVersionName, 
 from registry.evidence.ledger import Passed
 from registry.evidence.policy import parse_policy
 from registry.evidence.results import Evidence
+from registry.evidence.ticks import Tick
 from registry.evidence.verdict import Verdict
 from registry.formats import canonical
 from registry.formats.document import Document
@@ -41,7 +42,7 @@ from registry.versions.weights import read_header
 GOLDEN = Path(__file__).parents[2] / "version_tests" / "format1" / "store"
 BELOW_A_MODEL: dict[str, type[Document]] = {
     "versions": Binding, "evidence": Evidence, "verdicts": Verdict, "channels": Record, "passed": Passed,
-    "forgotten": Forgotten, "pins": Pin, "replicas": Heartbeat,
+    "forgotten": Forgotten, "pins": Pin, "replicas": Heartbeat, "ticks": Tick,
 }  # fmt: skip
 NO_DOCUMENTS = ("scripts", "signatures")
 
