@@ -212,7 +212,8 @@ def check_record(archive: AuditArchive, path: str, record: dict[str, Any]) -> No
             archive.expect(same, f"{path} names another manifest of {pointer['version']} than its name is bound to")
     served = record.get("canary") or record.get("stable") or {}
     verdict = f"{archive.folder('verdicts')}{record.get('verdict')}.json"
-    archive.expect(record["action"] not in ("promote", "canary") or record.get("verdict"), f"{path} names no verdict")
+    is_judged = record["action"] == "promote" or (record["action"] == "canary" and record.get("trial"))
+    archive.expect(not is_judged or record.get("verdict"), f"{path} names no verdict")
     if record.get("verdict") and archive.need(verdict, path):
         found = archive.json(verdict)
         about = (found["version"], found["channel"])
@@ -235,7 +236,8 @@ def check_verdicts(archive: AuditArchive) -> str:
     for path in archive.names("verdicts"):
         found = archive.json(path)
         inputs, name = found.get("inputs") or {}, found["version"]
-        archive.need(f"{archive.folder('policies')}{found['policy']}.json", path)
+        if inputs:  # earlier releases kept neither them nor the policy
+            archive.need(f"{archive.folder('policies')}{found['policy']}.json", path)
         for kind, field in (("evidence", "evidence"), ("approvals", "approvals")):
             for digest in inputs.get(field, ()):
                 each = f"{archive.folder(kind)}{name}/{digest}.json"

@@ -93,8 +93,8 @@ class AuditWalk:
             return
         verdict = self.documents.json(key)
         inputs, version, stable = _part(verdict, "inputs"), str(verdict.get("version")), str(verdict.get("stable"))
-        if digest := _digest(verdict.get("policy")):
-            self.documents.choose(layout.policy(self._model, digest))
+        if digest := _digest(verdict.get("policy")):  # earlier releases kept neither the policy nor the inputs
+            self.documents.choose(layout.policy(self._model, digest), optional=not inputs)
         for digest in _digests(inputs, "evidence"):
             self._evidence(version, digest)
         for digest in _digests(inputs, "stable_evidence"):

@@ -109,7 +109,7 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     serve(cast["replica"], promoter)
     try_beside_stable(cast)
     cast["verifier"].verify_all(None, VerifyOptions(read_data=True))
-    assert cast["verifier"].audit(folder / "audit.zip", AuditOptions(channel="production")).problem is None
+    assert cast["verifier"].audit(folder / "audit.zip", AuditOptions(channel="production")).missing == {}
     for role in ("publisher", "measurer", "promoter", "verifier"):
         assert cast[role].report("v1.1.0").unread == ()
     collect(cast)
