@@ -130,7 +130,7 @@ def check_whole(blobs: Collection[str] | Mapping[str, bytes], manifest_sha256: s
 
 
 def committed(snapshot: Snapshot) -> dict[str, Any]:
-    """What people were promised, by what stays the same from case to case: names, logs, notes of gc, labels."""
+    """What people were promised, by what stays the same from case to case: names, logs, notes of gc, labels, ticks."""
     blobs = snapshot.blobs()
     found: dict[str, Any] = {}
     for model in snapshot.models():
@@ -143,8 +143,16 @@ def committed(snapshot: Snapshot) -> dict[str, Any]:
                 "forgotten": sorted(snapshot.forgotten(model)),
                 "pins": sorted(snapshot.below(f"models/{model}/pins/")),
                 "labels": sorted(_labels(snapshot, model)),
+                "ticks": sorted(_ticks(snapshot, model)),
             }
     return found
+
+
+def _ticks(snapshot: Snapshot, model: str) -> Iterator[str]:
+    """What people said of lines of checklists."""
+    for name, body in snapshot.below(f"models/{model}/ticks/").items():
+        said = json.loads(body)
+        yield f"{name.partition('/')[0]} {said['line']} by {said['who']}, taken back: {len(said.get('takes_back', ()))}"
 
 
 def _labels(snapshot: Snapshot, model: str) -> Iterator[str]:
@@ -164,14 +172,14 @@ def is_between(old: Mapping[str, Any], now: Mapping[str, Any], new: Mapping[str,
     """Whether each part of what was committed is the old or the new one, and no note or name is neither's."""
     if not (old.keys() <= now.keys() <= new.keys()):
         return False
-    nothing: dict[str, Any] = {"versions": {}, "logs": {}, "forgotten": [], "pins": [], "labels": []}
+    nothing: dict[str, Any] = {"versions": {}, "logs": {}, "forgotten": [], "pins": [], "labels": [], "ticks": []}
     for model, found in now.items():
         before, after = old.get(model, nothing), new[model]
         if any(
             log not in (before["logs"].get(name, []), after["logs"].get(name)) for name, log in found["logs"].items()
         ):
             return False
-        for part in ("versions", "forgotten", "pins", "labels"):
+        for part in ("versions", "forgotten", "pins", "labels", "ticks"):
             low, middle, high = (_set(each[part]) for each in (before, found, after))
             if not low <= middle <= high:
                 return False

@@ -232,6 +232,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("apply", "wanted_by_a_file", ("apply", "{folder}/channels.yaml"), moves_channel=True),
         Scenario("guard", "one_that_errs", ("guard", "run", "--once", "--channel", "production"), moves_channel=True),
         Scenario("feedback", "labels_of_a_trial", _LABELS),
+        Scenario("tick", "three_versions", ("checklist", "v1.0.0", "--tick", "team-told", "--reason", "a mail")),
         Scenario(
             "restore", "an_edited_tree", ("restore", "v2.0.0", "--target", "{folder}/site/current"), tree="current"
         ),
