@@ -20,16 +20,12 @@ from registry.wiring import Wiring
 
 MIRROR_SECONDS = 5.0
 """How long a promotion waits for MLflow; what is not shown by then is left to `reconcile`."""
+_REPORT_SECONDS = 5.0
+"""After that, for the version's report, if MLflow shows all else."""
 
 
-def mirror(
-    wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | None = None, report: str = ""
-) -> tuple[str, ...]:
-    """Make MLflow show what the channels serve; see `Registry.mirror`.
-
-    Args:
-        report: a version whose report becomes artifacts of it; empty for none.
-    """
+def mirror(wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | None = None) -> tuple[str, ...]:
+    """Make MLflow show what the channels serve; see `Registry.mirror`."""
     if wiring.settings.tracking_uri is None:
         return ()
     catalog = wiring.catalog.hasty()
@@ -43,14 +39,31 @@ def mirror(
             left.extend(_show_moved(wiring, catalog))
         for script in scripts:
             catalog.add_file(script, script.name, script.body)
-        if report:
-            left.extend(_add_report(wiring, catalog, report))
 
     try:
         within(MIRROR_SECONDS if seconds is None else seconds, show)
     except Exception as error:  # the channel has moved: MLflow only shows it, so this is not a failure
         return (f"MLflow does not show it yet ({error}); `ulora reconcile` does that later",)
     return tuple(f"MLflow does not show it: {skipped}" for skipped in left)
+
+
+def add_report(wiring: Wiring, version: str) -> tuple[str, ...]:
+    """Make a version's report, as of now, artifacts of it in MLflow. Returns why that did not work."""
+    from registry.usecases.version_report_page import report_files
+
+    if wiring.settings.tracking_uri is None:
+        return ()
+
+    def add() -> None:
+        binding = wiring.bindings.get(VersionName.parse(version))
+        with suppress(VersionNotFound):  # it was created without MLflow: `reconcile` logs it, and adds the report
+            wiring.catalog.hasty().add_files(binding, report_files(wiring, version, RECENT))
+
+    try:
+        within(_REPORT_SECONDS, add)
+    except Exception as error:  # all else is shown, and anybody can make the report at any time
+        return (f"MLflow does not have the report of {version} yet ({first_line(error)}); `ulora reconcile` adds it",)
+    return ()
 
 
 def show_version(wiring: Wiring, binding: Binding) -> None:
@@ -71,19 +84,6 @@ def _show_moved(wiring: Wiring, catalog: Catalog) -> list[str]:
         except StoreDenied as error:
             left.append(f"{named.version}: {error}")
     return left
-
-
-def _add_report(wiring: Wiring, catalog: Catalog, version: str) -> list[str]:
-    """Make a version's report, as of now, artifacts of it. Returns why that did not work."""
-    from registry.usecases.version_report_page import report_files
-
-    try:
-        binding = wiring.bindings.get(VersionName.parse(version))
-        with suppress(VersionNotFound):  # it was created without MLflow: `reconcile` logs it, and adds the report
-            catalog.add_files(binding, report_files(wiring, version, RECENT))
-    except Exception as error:  # all else is shown, and anybody can make the report at any time
-        return [f"the report of {version} ({first_line(error)}); `ulora report {version}` makes it"]
-    return []
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from registry.retention.notes import check_remembered
 from registry.store import layout
 from registry.usecases.checks import check_loadable, check_servable
 from registry.usecases.judge import basis_of
-from registry.usecases.mirror import MIRROR_SECONDS, mirror
+from registry.usecases.mirror import MIRROR_SECONDS, add_report, mirror
 from registry.usecases.scripts import script_of
 from registry.versions.bindings import Binding
 from registry.versions.pointer import Pointer
@@ -258,8 +258,8 @@ def _read_back(log: Channel, record: Record) -> tuple[str, ...]:
 
 
 def _after(wiring: Wiring, before: Record | None, record: Record, version: str) -> tuple[str, ...]:
-    """Leave a script that goes back, then update MLflow, with the version's report: `MIRROR_SECONDS` for all. Returns
-    notes for the caller."""
+    """Leave a script that goes back, then update MLflow, `MIRROR_SECONDS` for both; then add the version's report
+    there, if it answers. Returns notes for the caller."""
     if record.channel not in CHANNELS:  # MLflow shows no scratch channel, and nobody needs a script for one
         return _forgotten_meanwhile(wiring, version)
     began = time.monotonic()
@@ -268,7 +268,8 @@ def _after(wiring: Wiring, before: Record | None, record: Record, version: str) 
     if before and before.stable:
         notes = _leave_script(wiring, before.stable, record.channel, scripts)
     seconds = max(0.1, MIRROR_SECONDS - (time.monotonic() - began))
-    mirrored = mirror(wiring, scripts, seconds=seconds, report=version)
+    mirrored = mirror(wiring, scripts, seconds=seconds)
+    mirrored = mirrored or add_report(wiring, version)
     return (*notes, *mirrored, *_forgotten_meanwhile(wiring, version))
 
 
