@@ -11,7 +11,7 @@ from registry.evidence.verdict import Verdict
 from registry.formats.svg import WIDTH, PlotAxis, SvgDrawing
 
 _COLOUR = "#4a6fa5"
-_LEFT = 270
+_LEFT, _ROW = 270, 22
 _MAX_ROWS = 30
 """Metrics of one plot: the table has all."""
 _MAX_PLOTS = 12
@@ -61,24 +61,26 @@ def _plot(one: Evidence, unit: str, metrics: Sequence[Metric], bounds: Bounds) -
     ends = [end for metric in shown for end in (*_ends(metric), *bounds.get((metric.name, metric.target), ()))]
     axis, top = _axis(min(ends), max(ends)), drawing.height
     for metric in shown:
-        _row(drawing, axis, metric, bounds.get((metric.name, metric.target), ()))
+        _row(drawing, axis, metric)
     drawing.scale(axis, top, f" {unit}" if unit else "")
+    for number_of_row, metric in enumerate(shown):  # above the lines of the scale, which would hide them
+        y = top + _ROW * number_of_row + _ROW / 2
+        for bound in bounds.get((metric.name, metric.target), ()):
+            drawing.line((axis.at(bound), y - 9), (axis.at(bound), y + 9), "margin")
     if any((metric.name, metric.target) in bounds for metric in shown):
         drawing.text(_LEFT, drawing.height + 8, "dashed: what the gates ask", small=True)
         drawing.height += 14
     return drawing.svg()
 
 
-def _row(drawing: SvgDrawing, axis: PlotAxis, metric: Metric, bounds: Sequence[float]) -> None:
+def _row(drawing: SvgDrawing, axis: PlotAxis, metric: Metric) -> None:
     low, value, high = _ends(metric)
-    y = drawing.height + 11
+    y = drawing.height + _ROW / 2
     name = named(metric.name, metric.target)
     drawing.text(0, y + 4, name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…")
-    for bound in bounds:
-        drawing.line((axis.at(bound), y - 9), (axis.at(bound), y + 9), "margin")
     drawing.interval(axis, y, (low, value, high), _COLOUR)
     drawing.text(WIDTH, y + 4, number(value), anchor="end", small=True)
-    drawing.height += 22
+    drawing.height += _ROW
 
 
 def _ends(metric: Metric) -> tuple[float, float, float]:

@@ -386,6 +386,7 @@ def test_a_record_that_was_overwritten_is_found(small: Registry, tmp_path: Path)
     assert "does not follow the record before it" in said
 
 
+@pytest.mark.acceptance
 def test_an_audit_of_a_forgotten_version(small: Registry, tmp_path: Path) -> None:
     create(small, V2, tmp_path)
     create(small, V3, tmp_path)
@@ -426,7 +427,11 @@ def test_the_command_plans_writes_and_refuses(small: Registry, tmp_path: Path, m
     complains(ulora("audit", V1, "--out", tmp_path / "no" / "such.zip"), 2, "can't be a file")
 
 
-@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+SLOW = pytest.mark.acceptance
+CURVES = [ec.SECP256R1(), pytest.param(ec.SECP384R1(), marks=SLOW), pytest.param(ec.SECP521R1(), marks=SLOW)]
+
+
+@pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve.name)
 def test_signatures_on_each_curve_are_checked(curve: ec.EllipticCurve, small: Registry, tmp_path: Path) -> None:
     key, other = key_pair(tmp_path, "mine", curve), key_pair(tmp_path, "other", curve)
     small.sign(V1, key.key)

@@ -111,6 +111,7 @@ def test_the_command_writes_what_is_asked_for(registry: Registry, tmp_path: Path
     complains(ulora("report", "v9.0.0"), 5, "v9.0.0")
 
 
+@pytest.mark.acceptance
 def test_a_promotion_leaves_the_report_in_mlflow(
     registry: Registry, tracking_uri: str, tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
