@@ -18,7 +18,7 @@ from registry.store.storage import ReadableStorage
 MAX_DOCUMENTS = 100_000
 MAX_BYTES = 4 * 1024**3
 """Documents of one archive, and bytes of them, besides files of versions."""
-_WORKERS = 8
+_WORKERS, _BATCH = 8, 64
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*(/[A-Za-z0-9_][A-Za-z0-9._+@-]*)*")
 _OWN_NAME = re.compile(
     r"(?:blobs/sha256|models/[^/]+/(?:evidence|outcomes|approvals|ticks|verdicts|policies|decisions|signatures))"
@@ -57,6 +57,7 @@ class AuditDocuments:
     _kept: dict[str, KeptDocument] = field(default_factory=dict)
     _absent: dict[str, str] = field(default_factory=dict)
     _number: count[int] = field(default_factory=count)
+    _size: int = 0
 
     def read(self, keys: Iterable[str]) -> None:
         """Read documents that will be asked for, several at a time.
@@ -66,13 +67,15 @@ class AuditDocuments:
             StoreUnreachable: the store does not answer.
         """
         new = [key for key in dict.fromkeys(keys) if key not in self._kept and key not in self._absent]
-        in_parallel(self._fetch, new, _WORKERS)
-        size = sum(each.size for each in self._kept.values())
-        if len(self._kept) > MAX_DOCUMENTS or size > MAX_BYTES:
-            raise BadInput(
-                f"these are more than {MAX_DOCUMENTS:,} documents, or {MAX_BYTES:,} bytes of them",
-                hint="audit one version, or a shorter time: --since, --until",
-            )
+        for start in range(0, len(new), _BATCH):  # so that a bound which is passed is passed by one batch at most
+            batch = new[start : start + _BATCH]
+            in_parallel(self._fetch, batch, _WORKERS)
+            self._size += sum(self._kept[key].size for key in batch if key in self._kept)
+            if len(self._kept) > MAX_DOCUMENTS or self._size > MAX_BYTES:
+                raise BadInput(
+                    f"these are more than {MAX_DOCUMENTS:,} documents, or {MAX_BYTES:,} bytes of them",
+                    hint="audit one version, or a shorter time: --since, --until",
+                )
 
     def choose(self, key: str, *, optional: bool = False) -> bool:
         """Put a document into the archive; False if it is not there, which is noted unless it is `optional`."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from registry.catalog.version_id import VersionId
 from registry.channels.record import Record
@@ -18,6 +18,7 @@ from registry.evidence.results import Evidence
 from registry.evidence.verdict import Check, Verdict
 from registry.formats.counts import counted
 from registry.names import VersionName
+from registry.parallel import in_parallel
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
 from registry.usecases.check_results import DEPLOYED, STORED
@@ -86,6 +87,21 @@ class CheckedRelease:
         """By the store's clock."""
         return self.wiring.store.now()
 
+    @cached_property
+    def decisions(self) -> dict[str, dict[str, Any] | None]:
+        """The newest decisions of the guard about the channel, by digest; None for one that can't be read."""
+        listed = islice(self.wiring.store.list(layout.decision(self.wiring.model, self.channel)), 20_000)
+        newest = sorted(listed, key=_modified, reverse=True)[:_MAX_DECISIONS]
+        digests = [layout.stem(info.key) for info in newest]
+
+        def read(sha256: str) -> dict[str, Any] | None:
+            try:
+                return read_decision(self.wiring, self.channel, sha256)
+            except (NotFound, IntegrityError):
+                return None
+
+        return dict(zip(digests, in_parallel(read, digests), strict=True))
+
     @property
     def trial(self) -> list[Record]:
         """The records of the version's newest trial, oldest first, with the one that ended it."""
@@ -153,25 +169,14 @@ def unit_tests(about: CheckedRelease) -> CheckedLine:
 
 def no_alert(about: CheckedRelease) -> CheckedLine:
     """The guard neither went back from this version nor asked for a person."""
-    folder = layout.decision(about.wiring.model, about.channel)
-    infos = sorted(islice(about.wiring.store.list(folder), 20_000), key=_modified, reverse=True)[:_MAX_DECISIONS]
     bad = []
-    for info in infos:
-        try:
-            decision = read_decision(about.wiring, about.channel, layout.stem(info.key))
-        except (NotFound, IntegrityError):
-            return CheckedLine("failed", f"{info.key} can't be read: nobody knows what it says")
-        facts = decision.get("facts")
-        record = facts.get("record", {}) if isinstance(facts, dict) else {}
-        tried = record.get("canary") or record.get("stable")
-        if tried == about.name and decision.get("action") in ("rollback", "alert"):
-            bad.append(f"{decision.get('action')} by decision {layout.stem(info.key)[:12]}")
-    said = (
-        "; ".join(bad[:3])
-        if bad
-        else f"{counted(len(infos), 'decision')} of the guard in {about.channel}, none against it"
-    )
-    return CheckedLine.of(not bad, said)
+    for sha256, decision in about.decisions.items():
+        if decision is None:
+            return CheckedLine("failed", f"decision {sha256[:12]} can't be read: nobody knows what it says")
+        if _tried(decision) == about.name and decision.get("action") in ("rollback", "alert"):
+            bad.append(f"{decision.get('action')} by decision {sha256[:12]}")
+    none = f"{counted(len(about.decisions), 'decision')} of the guard in {about.channel}, none against it"
+    return CheckedLine.of(not bad, "; ".join(bad[:3]) or none)
 
 
 def performance(about: CheckedRelease) -> CheckedLine:
@@ -311,6 +316,13 @@ def _since(about: CheckedRelease) -> Record:
 def _when(record: Record) -> datetime:
     found = datetime.fromisoformat(record.when)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _tried(decision: Mapping[str, Any]) -> object:
+    """The version that a decision is about; whoever writes decisions may write anything."""
+    facts = decision.get("facts")
+    record = facts.get("record") if isinstance(facts, dict) else None
+    return record.get("canary") or record.get("stable") if isinstance(record, dict) else None
 
 
 def _modified(info: ObjectInfo) -> datetime:

@@ -26,6 +26,7 @@ from registry.guard.guard import Guard, GuardOptions
 from registry.guard.notifiers import Notifiers
 from registry.retention.forget import RetentionRule
 from registry.store import layout
+from registry.usecases import audit_documents
 from registry.usecases.audit_options import AuditOptions, ChecklistOptions
 from registry.usecases.options import CanaryOptions
 from tests.support.measured_versions import accuracy_of
@@ -372,6 +373,14 @@ def test_what_is_damaged_is_in_it_as_it_is(small: Registry, tmp_path: Path) -> N
     assert files[f"store/{key}"] == body
     assert list(json.loads(files["index.json"])["damaged"]) == [key]
     assert verify_here(tmp_path / "audit.zip")[0] == 1
+
+
+def test_more_than_one_archive_takes_is_refused(
+    small: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_documents, "MAX_DOCUMENTS", 3)
+    complains(ulora("audit", V1, "--out", tmp_path / "audit.zip"), 2, "more than 3 documents", "a shorter time")
+    assert not list(tmp_path.glob("*.zip*"))
 
 
 def test_a_record_that_was_overwritten_is_found(small: Registry, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from registry.channels.channel import PromoteOptions
 from registry.channels.record import Record
 from registry.errors import BadInput, GateRefused, NotFound
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
+from registry.formats.canonical import sha256
 from registry.guard.guard import Guard, GuardOptions
 from registry.guard.notifiers import Notifiers
 from registry.names import VersionName
@@ -180,6 +181,14 @@ def test_an_alert_of_the_guard_is_an_open_line(registry: Registry) -> None:
     assert looked.changed
     assert states(registry, "deploy")["trial-no-alert"] == "failed"
     assert states(registry, "deploy", V1)["trial-no-alert"] == "passed", "it is about the other version"
+
+
+def test_a_decision_of_any_content_ends_no_checklist(registry: Registry) -> None:
+    for body in (b'{"facts":[]}', b'{"facts":{"record":7}}', b'{"action":"alert"}'):
+        registry.store.create(layout.decision(registry.model, "production", sha256(body)), body)
+    assert states(registry, "deploy")["trial-no-alert"] == "passed"
+    registry.store.create(layout.decision(registry.model, "production", "e" * 64), b"no JSON")
+    assert states(registry, "deploy")["trial-no-alert"] == "failed", "nobody knows what it says"
 
 
 # --- people -----------------------------------------------------------------------------------------------------------
