@@ -42,3 +42,12 @@ def check_free(host: str, port: int) -> None:
         BadSetting: it would not.
     """
     listen(host, port).close()
+
+
+def is_listening(host: str, port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Plots: pure functions from what was read to plotly's figures."""

@@ -1,0 +1,1 @@
+"""The pages, drawn with Streamlit. Only this package and `server` import it."""
