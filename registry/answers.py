@@ -178,6 +178,7 @@ class ReplicaStatus:
     """What a replica last reported. `age` is in seconds, by the store's clock.
 
     `proof` says how the digests that it reported compare with the version's manifest; see `registry.serving.proof`.
+    `manifest_sha256` and `weights_sha256` are these digests, empty where it does not tell.
     """
 
     id: str
@@ -189,6 +190,8 @@ class ReplicaStatus:
     error: str = ""
     loading: str = ""
     proof: ProofState = "not told"
+    manifest_sha256: str = ""
+    weights_sha256: str = ""
 
     @classmethod
     def of(cls, replica: Replica, proof: ProofState) -> Self:
@@ -204,6 +207,8 @@ class ReplicaStatus:
             error=said.error,
             loading=said.loading,
             proof=proof,
+            manifest_sha256=said.manifest_sha256,
+            weights_sha256=said.weights_sha256,
         )
 
 

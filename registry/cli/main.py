@@ -31,7 +31,7 @@ _SECTIONS = {
     ),
     "Trials": ("canary", "guard", "feedback"),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),
-    "Start": ("data", "fit", "demo", "dev"),
+    "Start": ("data", "fit", "demo", "dev", "dashboard"),
 }  # fmt: skip
 """The commands. Each is in the module of its name, with underscores for dashes, as `NAME_command`."""
 

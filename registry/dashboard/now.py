@@ -191,4 +191,5 @@ def waits_for(trial: TrialStatus, report: TrialReport, policy: Policy, now: date
     stage = next((each for each in report.stages if each.generation == trial.generation), None)
     asked = stage.asked.get("canary", 0) if stage else 0
     units = f", {asked:,} of {step.min_units:,} units" if step.min_units else ""
-    return f"{following.percent:g}% follows after {step.hold or '0s'} at {step.percent:g}%: {text.duration(max(0.0, held))} so far{units}"
+    so_far = f"{text.duration(max(0.0, held))} so far{units}"
+    return f"{following.percent:g}% follows after {step.hold or '0s'} at {step.percent:g}%: {so_far}"

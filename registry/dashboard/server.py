@@ -20,8 +20,8 @@ _POLL_SECONDS = 0.05
 
 
 def settings(options: DashboardOptions) -> Mapping[str, Any]:
-    """Streamlit's settings. They overrule its files and variables: nothing is sent anywhere, nothing is watched, and what
-    went wrong inside is for the log, not for browsers."""
+    """Streamlit's settings. They overrule its files and variables: nothing is sent anywhere, nothing is watched, and
+    what went wrong inside is for the log, not for browsers."""
     return {
         "server.address": options.host, "server.port": options.port, "server.headless": True,
         "server.fileWatcherType": "none", "server.runOnSave": False, "server.enableStaticServing": False,

@@ -15,7 +15,7 @@ class Dashboard:
     """The registry that is shown, and how."""
 
     registry: Registry
-    options: DashboardOptions = DashboardOptions()
+    options: DashboardOptions = field(default_factory=DashboardOptions)
     kept: KeptReads = field(default_factory=KeptReads)
 
 

@@ -1,5 +1,5 @@
-"""Texts for people. What the store says was written by anybody: it is cut, has no control characters, and no page and no
-plot takes any of it for marks."""
+"""Texts for people. What the store says was written by anybody: it is cut, has no control characters, and no page and
+no plot takes any of it for marks."""
 
 from __future__ import annotations
 

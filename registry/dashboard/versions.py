@@ -57,7 +57,8 @@ class ShownBound:
     """What a gate asks of a metric.
 
     Attributes:
-        kind: `goal`: the measured value has to meet it; `gate`: the end of its interval; `stable`: it comes from stable.
+        kind: `goal`: the measured value has to meet it; `gate`: the end of its interval; `stable`: it comes from
+            stable's value.
     """
 
     kind: str

@@ -31,7 +31,7 @@ COMMANDS += [
     "follow",
 ]
 COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback", "guard"]
-COMMANDS += ["predict", "apply", "report", "audit", "checklist"]
+COMMANDS += ["predict", "apply", "report", "audit", "checklist", "dashboard"]
 WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
