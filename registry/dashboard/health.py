@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
-from typing import Any, Protocol
 
 from registry.api import Registry
 from registry.channels.record import Record
 from registry.dashboard import text
 from registry.dashboard.versions import Place
+from registry.errors import StoreDenied
 from registry.evidence.results import Metric
 from registry.evidence.stats import wilson
+from registry.integrity.operations import Operation
 from registry.names import CHANNELS
 from registry.trials.counts import rate_of
 from registry.trials.merge import MergedStage
@@ -27,21 +28,6 @@ _REFUSED, _INTERRUPTED = (3, 4), 130
 _DONE = (0, 8)
 _MAX_LABELS = 10
 COST_METRICS = ("latency_ms_p95", "adapter_memory_mb", "adapters_memory_mb_total")
-
-
-class RecordedOperation(Protocol):
-    """One run of a command, as the log of operations has it. `started` is in UTC; `error` the name of its class."""
-
-    @property
-    def command(self) -> str: ...
-    @property
-    def started(self) -> datetime: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def exit_code(self) -> int: ...
-    @property
-    def error(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -128,7 +114,7 @@ class LabelsOfStage:
 
 @dataclass(frozen=True)
 class HealthView:
-    """Everything on the page but what is measured of versions. `operations` is None where no log of them is kept."""
+    """Everything on the page but what is measured of versions. `operations` is None where they may not be read."""
 
     operations: tuple[CommandHealth, ...] | None
     changes: tuple[DayOfChanges, ...]
@@ -156,9 +142,9 @@ def read_health(registry: Registry, days: int = DAYS) -> HealthView:
     )
 
 
-def health_of(operations: Iterable[RecordedOperation]) -> list[CommandHealth]:
+def health_of(operations: Iterable[Operation]) -> list[CommandHealth]:
     """How the runs of each command went, by name."""
-    groups: dict[str, list[RecordedOperation]] = defaultdict(list)
+    groups: dict[str, list[Operation]] = defaultdict(list)
     for one in operations:
         groups[text.plain(one.command, 40)].append(one)
     return [_command(name, groups[name]) for name in sorted(groups)]
@@ -216,11 +202,13 @@ def labels_of(stages: Iterable[tuple[Record, MergedStage]]) -> Iterator[LabelsOf
 
 
 def _operations(registry: Registry, since: datetime) -> tuple[CommandHealth, ...] | None:
-    kept: Any = getattr(registry, "operations", None)
-    return tuple(health_of(kept(since))) if kept else None
+    try:
+        return tuple(health_of(registry.operations(since)))
+    except StoreDenied:
+        return None
 
 
-def _command(name: str, runs: Sequence[RecordedOperation]) -> CommandHealth:
+def _command(name: str, runs: Sequence[Operation]) -> CommandHealth:
     done = [one for one in runs if one.exit_code in _DONE]
     refused = sum(one.exit_code in _REFUSED for one in runs)
     interrupted = sum(one.exit_code == _INTERRUPTED for one in runs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from registry.dashboard import session
 from registry.dashboard.options import DashboardOptions
@@ -65,12 +66,14 @@ def serve(dashboard: Dashboard, started: Callable[[str], None]) -> None:
     session.show(dashboard)
     flags = dict(settings(options))
     bootstrap.load_config_options(flags)
-    threading.Thread(target=_tell, args=(options, started), name="dashboard-address", daemon=True).start()
-    with suppress(KeyboardInterrupt):
+    answers = sys.stdout
+    threading.Thread(target=_tell, args=(options, started, answers), name="dashboard-address", daemon=True).start()
+    with suppress(KeyboardInterrupt), redirect_stdout(sys.stderr):  # what Streamlit prints is no answer
         bootstrap.run(str(SCRIPT), False, [], flags)
 
 
-def _tell(options: DashboardOptions, started: Callable[[str], None]) -> None:
+def _tell(options: DashboardOptions, started: Callable[[str], None], answers: TextIO) -> None:
     while not is_listening(options.host, options.port):
         time.sleep(_POLL_SECONDS)
-    started(options.url)
+    with redirect_stdout(answers):
+        started(options.url)

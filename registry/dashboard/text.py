@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
         return f"{1000 * seconds:.0f} ms"
     for unit, size, most in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
         if seconds < most:
-            return f"{seconds / size:.3g} {unit}" if unit == "s" else f"{seconds / size:.0f} {unit}"
+            return f"{seconds / size:.{1 if seconds < 10 else 0}f} {unit}"
     return f"{seconds / 86_400:.0f} d"
 
 

@@ -1,6 +1,6 @@
 """The dashboard in a headless Chromium: its process, its pages, and the pictures of them for the docs.
 
-`python -m tests.support.dashboard_browser DIR` makes a model's story on a store of its own and writes the pictures to DIR.
+`python -m tests.support.dashboard_browser DIR` makes a model's story on a store of its own and writes them to DIR.
 """
 
 from __future__ import annotations

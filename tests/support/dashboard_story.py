@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from registry.api import Registry
-from registry.channels.channel import Channel, PromoteOptions, RollbackOptions
+from registry.channels.channel import Channel
+from registry.channels.record import Author, ChannelPosition, Record, promoted, rolled_back, trial_started
+from registry.channels.trial import StartTrial
 from registry.evidence.outcomes import ImageOutcome, packed
+from registry.evidence.policy import load_policy
 from registry.evidence.results import BenchmarkRun, Evidence, Measurement, Metric
 from registry.formats.canonical import sha256
+from registry.integrity.operations import Operation
 from registry.names import VersionName
-from registry.usecases.options import CanaryOptions
 from registry.versions.manifest import Component, Manifest
 from tests.support.registries import open_registry
 from tests.support.watched_trials import Fleet, Rates
@@ -62,17 +67,85 @@ def tell(folder: Path, store: str, model: str, *, keys: int = 4000, tracking_uri
     (folder / "policy.yaml").write_text(POLICY)
     registry.store.initialise()
     images = _write_images(folder / "images")
-    for number, name in enumerate((OLD, STABLE, BAD, CANARY)):
+    told = _Teller(registry)
+    for number, (name, days) in enumerate({OLD: 13.0, STABLE: 9.0, BAD: 5.0, CANARY: 1.4}.items()):
         _bind(registry, name, number)
         _measure(registry, name, images, number)
-        registry.promote(name, "staging", reason="weekly release")
+        told.promote(name, "staging", days, "weekly release")
         if name in (OLD, STABLE):
-            registry.promote(name, "production", reason="weekly release")
+            told.promote(name, "production", days - 0.7, "weekly release")
         if name == BAD:
-            registry.promote(BAD, "production", PromoteOptions(force=True), reason="the field needs it today")
-            registry.rollback(options=RollbackOptions(leave=BAD), reason=EVIL)
-    registry.canary.start(CANARY, options=CanaryOptions(percent=10, plan="default"), reason="try it on the farm")
+            told.promote(BAD, "production", days - 0.7, "the field needs it today", force=True)
+            told.commit("production", days - 1.9, EVIL, rolled_back)
+    start = StartTrial("split", 10, "default")
+    told.judged(CANARY, "production", 1.1, "try it on the farm", partial(trial_started, start=start))
+    _note_operations(registry)
     return DashboardStory(registry, _watched(registry, keys), folder / "images")
+
+
+@dataclass(frozen=True)
+class _Teller:
+    """Writes records as the commands do, of some days ago."""
+
+    registry: Registry
+
+    def promote(self, name: str, channel: str, days: float, reason: str, *, force: bool = False) -> None:
+        self.judged(name, channel, days, reason, promoted, force=force)
+
+    def judged(
+        self, name: str, channel: str, days: float, reason: str, make: Callable[..., Record], *, force: bool = False
+    ) -> None:
+        verdict = self.registry.judge(name, channel)
+        assert verdict.outcome == "pass" or force, verdict.refusals
+        ledger = self.registry.wiring.ledger
+        digest = ledger.add_verdict(
+            verdict.force(reason) if force else verdict, load_policy(self.registry.settings.policy)
+        )
+        binding = self.registry.bindings.get(VersionName.parse(name))
+        record = self.commit(
+            channel, days, reason, lambda position, author: make(position, binding.pointer, author, digest)
+        )
+        ledger.add_pass(record, binding.content_sha256)
+
+    def commit(self, channel: str, days: float, reason: str, make: Callable[..., Record]) -> Record:
+        log = self.registry.channel(channel)
+        position = ChannelPosition(self.registry.model, channel, log.head())
+        when = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
+        record = make(position, Author("ana@lab", reason)).model_copy(update={"when": when})
+        log.commit(record)
+        return record
+
+
+def _note_operations(registry: Registry) -> None:
+    """How commands ended, as they note it themselves."""
+    ends = [
+        ("promote", 0, ""),
+        ("promote", 0, ""),
+        ("promote", 3, "GateRefused"),
+        ("promote", 0, ""),
+        ("rollback", 0, ""),
+    ]
+    ends += [
+        ("restore", 0, ""),
+        ("restore", 1, "DiskFull"),
+        ("switch", 0, ""),
+        ("verify", 0, ""),
+        ("verify", 6, "CorruptBlob"),
+    ]
+    for number, (command, code, error) in enumerate(ends):
+        started = datetime.now(UTC) - timedelta(days=12 - number)
+        registry.wiring.operations.add(
+            Operation(
+                format=1,
+                model=registry.model,
+                command=command,
+                started=started.isoformat(),
+                seconds=0.4 + 0.3 * number,
+                exit_code=code,
+                error=error,
+                who="ana@lab",
+            )  # fmt: skip
+        )
 
 
 def channel_of(registry: Registry) -> Channel:
@@ -83,7 +156,8 @@ def channel_of(registry: Registry) -> Channel:
 def _watched(registry: Registry, keys: int) -> Fleet:
     """Three replicas that have counted the trial for some minutes."""
     head = channel_of(registry).head()
-    assert head and head.stable
+    assert head
+    assert head.stable
     fleet = Fleet(now=datetime.now(UTC) - timedelta(seconds=200))
     fleet.begin(head)
     for _ in range(20):

@@ -79,30 +79,27 @@ def costs_figure(found: Sequence[CostOfVersion], title: str) -> go.Figure:
         hovertemplate="%{x}: %{y:.4g}<extra></extra>",
     )  # fmt: skip
     styled(figure, 280, left=60, legend=False)
-    figure.update_xaxes(type="category", tickangle=-25 if len(shown) > 4 else 0)
+    figure.update_xaxes(type="category", tickangle=-25 if len(shown) > 3 else 0)
     return figure.update_yaxes(title=title, rangemode="tozero")
 
 
 def ood_figure(found: Sequence[StageTraffic]) -> go.Figure:
     """The OOD rate of each version in each stage, by the day on which the stage began."""
-    shown, figure = [each for each in found if each.asked and each.began], go.Figure()
+    shown, figure = sorted((each for each in found if each.asked and each.began), key=_stage_order), go.Figure()
     shade = colours([each.version for each in shown])
     for version, colour in shade.items():
-        ours = sorted((each for each in shown if each.version == version), key=lambda each: each.generation)
+        ours = [each for each in shown if each.version == version]
         value = [100 * (each.share or 0.0) for each in ours]
         ends = [wilson(each.flagged, each.asked) for each in ours]
-        figure.add_scatter(
-            x=[each.began for each in ours], y=value, mode="markers", name=text.label(version),
-            marker={"size": 11, "color": colour},
+        figure.add_bar(
+            x=[_stage_name(each) for each in ours], y=value, name=text.label(version), marker_color=colour,
             error_y=error_bars(value, [100 * end.low for end in ends], [100 * end.high for end in ends]),
-            hovertext=[
-                f"{text.label(version)}, {each.channel} generation {each.generation}<br>{each.flagged:,} of "
-                f"{each.asked:,} units flagged"
-                for each in ours
-            ],
+            hovertext=[f"{text.label(version)}: {each.flagged:,} of {each.asked:,} units flagged" for each in ours],
             hoverinfo="text",
         )  # fmt: skip
-    styled(figure, 300, left=60).update_xaxes(type="date", title="the stage's begin, UTC")
+    styled(figure, 320, left=60).update_layout(barmode="group", bargap=0.5)
+    names = list(dict.fromkeys(_stage_name(each) for each in shown))
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=names)
     return figure.update_yaxes(title="flagged as OOD, %", rangemode="tozero")
 
 
@@ -119,3 +116,11 @@ def labels_figure(found: Sequence[LabelsOfStage]) -> go.Figure:
         )  # fmt: skip
     styled(figure, rows_height(len(names)), left=150).update_layout(barmode="stack")
     return figure.update_xaxes(title="% of the answers", range=[0, 100])
+
+
+def _stage_order(each: StageTraffic) -> tuple[str, str, int]:
+    return f"{each.began:%Y-%m-%d}", each.channel, each.generation
+
+
+def _stage_name(each: StageTraffic) -> str:
+    return f"{each.began:%Y-%m-%d}<br>{text.label(each.channel, 20)}, generation {each.generation}"

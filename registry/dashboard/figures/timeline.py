@@ -29,7 +29,7 @@ def timeline_figure(
             marker={"color": shade[version], "line": {"width": 1, "color": "white"}}, name=text.label(version),
             text=[f"{text.label(each.version, 24)} {each.share}".strip() for each in ours], textposition="inside",
             insidetextanchor="middle", textfont={"color": "white", "size": 12}, width=0.62, showlegend=False,
-            hovertext=[_stretch_text(each) for each in ours], hoverinfo="text", constraintext="none",
+            hovertext=[_stretch_text(each) for each in ours], hoverinfo="text", textangle=0,
         )  # fmt: skip
     _add_changes(figure, histories)
     if moment is not None:

@@ -61,10 +61,10 @@ def differences_figure(report: TrialReport) -> go.Figure | None:
     )  # fmt: skip
     figure.add_vline(x=0, line={"color": MUTED, "width": 1})
     margin = 100 * report.horizon.margin
-    figure.add_vline(
-        x=margin, line={"color": GATE, "dash": "dash"}, annotation_text=f"margin {margin:g}", annotation_position="top",
-    )  # fmt: skip
-    return styled(figure, rows_height(len(known)), legend=False).update_xaxes(title="points; to the right is worse")
+    figure.add_vline(x=margin, line={"color": GATE, "dash": "dash"})
+    return styled(figure, rows_height(len(known)), legend=False).update_xaxes(
+        title=f"points, to the right is worse; dashed: margin {margin:g}"
+    )
 
 
 def compute_figure(report: TrialReport) -> go.Figure | None:

@@ -1,4 +1,4 @@
-"""The widgets that change channels. They exist only where the dashboard was started for it; what they call checks it."""
+"""The widgets that change channels, only where the dashboard was started for it; what they call checks that again."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def _operations(found: HealthView) -> None:
             chart(durations_figure(found.operations), "durations", "Nothing was done.")
         table([_row(each) for each in found.operations], "commands")
     elif found.operations is None:
-        st.caption("No log of operations is kept; the changes below are those of the channels' records.")
+        st.caption("The log of operations may not be read here; below are the changes in the channels' records.")
     else:
-        st.caption("No command has been recorded.")
+        st.caption("No command has noted its end yet. `ulora promote`, `rollback`, `restore`, `verify` and others do.")
     st.subheader("Changes of channels")
     if found.changes:
         chart(changes_figure(found.changes), "days")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import streamlit as st
@@ -53,7 +53,7 @@ def _asked(now: datetime) -> datetime:
     time = clock.time_input("Time, UTC", value=now.time().replace(microsecond=0, second=0), key="history-time")
     if not isinstance(date, type(now.date())) or time is None:
         return now
-    return datetime.combine(date, time, tzinfo=UTC)
+    return min(now, datetime.combine(date, time, tzinfo=UTC) + timedelta(seconds=59))  # the minute that is asked for
 
 
 def _answer(found: Sequence[ServedAt], moment: datetime) -> None:

@@ -14,6 +14,8 @@ from registry.errors import UloraError, Unreachable
 
 _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"], "responsive": True}
 RETRY_SECONDS = 4
+_WHOLE_ROWS = 25
+"""A longer table scrolls."""
 
 
 def page(title: str, draw: Callable[[Dashboard], None]) -> Callable[[], None]:
@@ -51,7 +53,8 @@ def chart(figure: Any, key: str, empty: str = "") -> None:
 
 def table(rows: Sequence[dict[str, Any]], key: str, columns: dict[str, Any] | None = None) -> None:
     """Rows as a table, which shows texts as they are."""
-    st.dataframe(list(rows), hide_index=True, width="stretch", column_config=columns or {}, key=key)
+    height: Any = "content" if 0 < len(rows) <= _WHOLE_ROWS else "auto"
+    st.dataframe(list(rows), hide_index=True, width="stretch", height=height, column_config=columns or {}, key=key)
 
 
 def _about(dashboard: Dashboard) -> None:

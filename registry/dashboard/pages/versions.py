@@ -27,7 +27,7 @@ from registry.evidence.differences import Disagreement
 from registry.evidence.number_text import number
 from registry.names import CHANNELS, is_version_name
 
-_SHOWN_METRICS = ("accuracy", "crop_routing_accuracy", "latency_ms_p95")
+_SHOWN_METRICS = {"accuracy": "accuracy", "routing": "crop_routing_accuracy", "p95, ms": "latency_ms_p95"}
 _MAX_IMAGES = 200
 _THUMBNAILS = 24
 _EXPENSIVE_SECONDS = 60.0
@@ -43,11 +43,13 @@ def draw(dashboard: Dashboard) -> None:
     st.caption(f"{len(shown)} of {len(found.versions)} versions{older}")
     table([_row(each, metrics.get(each.version, {})) for each in shown], "versions")
     st.header("Compare two versions")
-    _compare(dashboard, [each.version for each in found.versions if is_version_name(each.version) and not each.problem])
+    served = next((each.version for each in found.versions[1:] if "production" in each.channels), "")
+    names = [each.version for each in found.versions if is_version_name(each.version) and not each.problem]
+    _compare(dashboard, names, served)
 
 
 def _filter(versions: Sequence[Listed]) -> VersionFilter:
-    words, channels, benchmarks, forgotten = st.columns([3, 2, 2, 1], vertical_alignment="bottom")
+    words, channels, benchmarks, forgotten = st.columns([3, 2, 2, 1.4], vertical_alignment="bottom")
     known = sorted({name for each in versions for name in each.evidence})
     return VersionFilter(
         words.text_input("Name or description", max_chars=200, key="versions-words"),
@@ -58,12 +60,12 @@ def _filter(versions: Sequence[Listed]) -> VersionFilter:
 
 
 def _row(each: Listed, metrics: Metrics) -> dict[str, object]:
-    values = {name: metrics.get((name, None)) for name in _SHOWN_METRICS}
+    values = {title: metrics.get((name, None)) for title, name in _SHOWN_METRICS.items()}
     return {
         "version": text.plain(each.version, 120),
         "served in": ", ".join(each.channels),
         "withdrawn from": ", ".join(each.withdrawn_from),
-        "created": text.when_text(each.timestamp) if each.timestamp else "",
+        "created": text.when_text(each.timestamp)[:10] if each.timestamp else "",
         "size": text.megabytes(each.size),
         **{name: number(found.value) if found and found.value is not None else "" for name, found in values.items()},
         "measured": ", ".join(each.evidence),
@@ -71,12 +73,12 @@ def _row(each: Listed, metrics: Metrics) -> dict[str, object]:
     }
 
 
-def _compare(dashboard: Dashboard, names: Sequence[str]) -> None:
+def _compare(dashboard: Dashboard, names: Sequence[str], served: str) -> None:
     if len(names) < 2:
         st.caption("There are not two versions to compare yet.")
         return
     left, right = st.columns(2)
-    older = left.selectbox("Older", names, index=1, key="compare-older")
+    older = left.selectbox("Older", names, index=names.index(served) if served in names[1:] else 1, key="compare-older")
     newer = right.selectbox("Newer", names, index=0, key="compare-newer")
     if older is None or newer is None or older == newer:
         st.caption("Choose two versions.")
