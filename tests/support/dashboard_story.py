@@ -144,7 +144,7 @@ def _note_operations(registry: Registry) -> None:
                 exit_code=code,
                 error=error,
                 who="ana@lab",
-            )  # fmt: skip
+            )
         )
 
 
@@ -161,7 +161,7 @@ def _watched(registry: Registry, keys: int) -> Fleet:
     fleet = Fleet(now=datetime.now(UTC) - timedelta(seconds=200))
     fleet.begin(head)
     for _ in range(20):
-        fleet.ask(head, keys // 20, Rates(wrong=0.03, flagged=0.05, milliseconds=58), Rates(wrong=0.04, flagged=0.04))
+        fleet.ask(head, keys // 20, Rates(wrong=0.03, flagged=0.05, milliseconds=47), Rates(wrong=0.04, flagged=0.04))
         fleet.now += timedelta(seconds=10)
     for name, said in fleet.heartbeats.items():
         now = {"manifest_sha256": head.stable.manifest_sha256, "version": head.stable.version}

@@ -43,11 +43,12 @@ def durations_figure(found: Sequence[CommandHealth]) -> go.Figure | None:
         return None
     figure, names = go.Figure(), [text.label(each.command) for each in shown]
     for name, colour, values in (
-        ("median", STABLE, [each.seconds for each in shown]),
         ("95th percentile", MUTED, [each.slow_seconds for each in shown]),
+        ("median", STABLE, [each.seconds for each in shown]),
     ):
         figure.add_scatter(
-            y=names, x=values, mode="markers", name=name, marker={"size": 11, "color": colour},
+            y=names, x=values, mode="markers", name=name,
+            marker={"size": 9 if name == "median" else 15, "color": colour},
             hovertemplate=f"%{{y}}: {name} %{{x:.3g}} s<extra></extra>",
         )  # fmt: skip
     return styled(figure, rows_height(len(shown)), left=110).update_xaxes(title="seconds", rangemode="tozero")
@@ -64,7 +65,10 @@ def changes_figure(found: Sequence[DayOfChanges]) -> go.Figure:
         )  # fmt: skip
     styled(figure, 300, left=50).update_layout(barmode="stack")
     figure.update_xaxes(type="category", categoryorder="category ascending", title="day, UTC")
-    return figure.update_yaxes(title="changes", rangemode="tozero", tickformat="d")
+    most = max(
+        (sum(each.count for each in found if each.day == day) for day in {each.day for each in found}), default=0
+    )
+    return figure.update_yaxes(title="changes", rangemode="tozero", dtick=1 if most <= 8 else None)
 
 
 def costs_figure(found: Sequence[CostOfVersion], title: str) -> go.Figure:

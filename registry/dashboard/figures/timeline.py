@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from registry.dashboard import text
 from registry.dashboard.figures.style import GATE, MUTED, colours, styled
-from registry.dashboard.history import ChannelHistory, Stretch
+from registry.dashboard.history import ChannelHistory, HistoryEntry, Stretch
 
 _SYMBOLS = {"promote": "triangle-up", "canary": "circle", "advance": "diamond", "rollback": "x", "abort": "x"}
 _MILLISECONDS = 1000
@@ -31,7 +31,7 @@ def timeline_figure(
             insidetextanchor="middle", textfont={"color": "white", "size": 12}, width=0.62, showlegend=False,
             hovertext=[_stretch_text(each) for each in ours], hoverinfo="text", textangle=0,
         )  # fmt: skip
-    _add_changes(figure, histories)
+    _add_changes(figure, histories, set(rows))
     if moment is not None:
         figure.add_vline(x=moment, line={"color": GATE, "width": 2, "dash": "dot"})
     styled(figure, 120 + 56 * max(1, len(rows)), left=140)
@@ -50,13 +50,13 @@ def _row(channel: str, role: str) -> str:
     return channel if role == "stable" else f"{channel} trial"
 
 
-def _add_changes(figure: go.Figure, histories: Sequence[ChannelHistory]) -> None:
+def _add_changes(figure: go.Figure, histories: Sequence[ChannelHistory], rows: set[str]) -> None:
     every = [entry for history in histories for entry in history.entries if entry.at and not entry.unread]
     for action, symbol in _SYMBOLS.items():
         ours = [entry for entry in every if entry.action == action]
         if ours:
             figure.add_scatter(
-                y=[entry.channel for entry in ours], x=[entry.at for entry in ours], mode="markers", name=action,
+                y=[_row_of(entry, rows) for entry in ours], x=[entry.at for entry in ours], mode="markers", name=action,
                 marker={
                     "symbol": symbol, "size": 11, "color": GATE if action in ("rollback", "abort") else "white",
                     "line": {"width": 1.5, "color": MUTED},
@@ -68,6 +68,12 @@ def _add_changes(figure: go.Figure, histories: Sequence[ChannelHistory]) -> None
                 ],
                 hoverinfo="text",
             )  # fmt: skip
+
+
+def _row_of(entry: HistoryEntry, rows: set[str]) -> str:
+    """The row of a change: that of the channel's trials for what begins or ends one."""
+    trial = _row(entry.channel, "canary")
+    return trial if entry.action in ("canary", "advance", "abort") and trial in rows else entry.channel
 
 
 def _stretch_text(each: Stretch) -> str:

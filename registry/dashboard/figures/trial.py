@@ -63,7 +63,7 @@ def differences_figure(report: TrialReport) -> go.Figure | None:
     margin = 100 * report.horizon.margin
     figure.add_vline(x=margin, line={"color": GATE, "dash": "dash"})
     return styled(figure, rows_height(len(known)), legend=False).update_xaxes(
-        title=f"points, to the right is worse; dashed: margin {margin:g}"
+        title=f"points; dashed: margin {margin:g}"
     )
 
 

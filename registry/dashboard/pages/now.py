@@ -128,7 +128,7 @@ def _fleet(found: NowView) -> None:
             "channel": channel.channel, "replica": text.plain(each.id, 120), "state": text.plain(each.state, 40),
             "version": text.plain(each.version, 120), "generation": each.generation,
             "manifest": text.digest(each.manifest_sha256), "weights": text.digest(each.weights_sha256),
-            "digests": each.proof, "rollback ready": each.rollback_ready, "reported": f"{text.duration(each.age)} ago",
+            "digests": each.proof, "can go back": each.rollback_ready, "reported": f"{text.duration(each.age)} ago",
             "problem": text.plain(each.error),
         }
         for channel in found.status.channels

@@ -124,7 +124,7 @@ def _images(dashboard: Dashboard, found: VersionComparison) -> None:
     if not images:
         return
     if dashboard.options.data:
-        _pictures(_thumbnails(dashboard, dashboard.options.data, images[:_THUMBNAILS]), images, found)
+        _pictures(_thumbnails(dashboard, dashboard.options.data, images[:_THUMBNAILS]), images)
     else:
         st.caption("`ulora dashboard --data DIR` shows them as pictures.")
     rows = [
@@ -143,15 +143,14 @@ def _thumbnails(dashboard: Dashboard, folder: Path, images: Sequence[Disagreemen
     return dashboard.kept.get(("thumbnails", wanted), partial(thumbnails, folder, wanted), FOR_EVER)
 
 
-def _pictures(found: Mapping[str, Thumbnail], images: Sequence[Disagreement], compared: VersionComparison) -> None:
+def _pictures(found: Mapping[str, Thumbnail], images: Sequence[Disagreement]) -> None:
     known = [each for each in images if each.image in found][:_THUMBNAILS]
+    if known:
+        st.caption("What each shows, and what the older version and the newer one answered.")
     if not known:
         st.caption("None of these images is in the folder that was given.")
     for begin in range(0, len(known), 6):
         for column, each in zip(st.columns(6), known[begin : begin + 6], strict=False):
             column.image(found[each.image].png, width=140)
-            column.caption(
-                f"{text.markdown(each.label or '–', 30)}; {text.markdown(compared.diff.older, 30)}: "
-                f"{text.markdown(each.older or '–', 30)}; {text.markdown(compared.diff.newer, 30)}: "
-                f"{text.markdown(each.newer or '–', 30)}"
-            )
+            answers = [text.markdown(answer or "–", 30) for answer in (each.label, each.older, each.newer)]
+            column.caption(f"{answers[0]}: {answers[1]} → {answers[2]}")
