@@ -63,6 +63,7 @@ def texts(app: AppTest) -> str:
     return "\n".join(map(str, said)).replace("\\", "")
 
 
+@pytest.mark.acceptance
 def test_every_page_shows_what_the_store_says(story: DashboardStory) -> None:
     shown = Dashboard(story.registry, DashboardOptions(data=story.images))
     now = page("now", shown)
@@ -94,6 +95,7 @@ def test_every_page_shows_what_the_store_says(story: DashboardStory) -> None:
     assert "one weak target must not hide behind strong ones" in policy
 
 
+@pytest.mark.acceptance
 def test_a_day_in_the_past_has_its_version(story: DashboardStory) -> None:
     history = page("history", Dashboard(story.registry))
     for days, version in ((10, OLD), (7, STABLE), (4, BAD)):
@@ -103,6 +105,7 @@ def test_a_day_in_the_past_has_its_version(story: DashboardStory) -> None:
     assert [each.value for each in history.metric] == ["nothing", "nothing"]
 
 
+@pytest.mark.acceptance
 def test_a_change_needs_the_flag_a_plan_and_a_reason(story: DashboardStory) -> None:
     generation = story.registry.status().channels[1].generation
     wanted = WantedChange("abort", "production", generation)
@@ -183,7 +186,9 @@ def test_people_click_through_every_page_with_mlflow_down(story: DashboardStory)
 
 
 def _end_the_trial(view: Any) -> None:
-    view.get_by_role("combobox", name="Change").last.click()
+    choice = view.get_by_role("combobox", name="Change", exact=True)
+    choice.focus()
+    choice.press("ArrowDown")
     view.get_by_role("option", name="End the trial").click()
     drawn(view)
     view.get_by_role("button", name="Show the plan").click()
@@ -191,4 +196,4 @@ def _end_the_trial(view: Any) -> None:
     view.get_by_label("Reason (required", exact=False).press("Enter")
     drawn(view)
     view.get_by_role("button", name="End the trial").click()
-    view.get_by_text("production serves").first.wait_for()
+    view.get_by_text(f"production serves {STABLE}, generation 6").wait_for()
