@@ -24,7 +24,7 @@ _READ_SECONDS = 60.0
 
 
 @dataclass
-class _Place:
+class _KeptPlace:
     """A value or an error, and until when it holds. Its lock lets one thread read while others wait for the result."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -38,7 +38,7 @@ class KeptReads:
 
     def __init__(self, now: Callable[[], float] = time.monotonic, limit: int = _MAX_KEPT) -> None:
         self._now, self._limit = now, limit
-        self._places: OrderedDict[Hashable, _Place] = OrderedDict()
+        self._places: OrderedDict[Hashable, _KeptPlace] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, read: Callable[[], Value], seconds: float = SECONDS) -> Value:
@@ -60,15 +60,15 @@ class KeptReads:
         with self._lock:
             self._places.clear()
 
-    def _place(self, key: Hashable) -> _Place:
+    def _place(self, key: Hashable) -> _KeptPlace:
         with self._lock:
-            place = self._places.setdefault(key, _Place())
+            place = self._places.setdefault(key, _KeptPlace())
             self._places.move_to_end(key)
             while len(self._places) > self._limit:
                 self._places.popitem(last=False)
             return place
 
-    def _read(self, place: _Place, read: Callable[[], Any], seconds: float) -> None:
+    def _read(self, place: _KeptPlace, read: Callable[[], Any], seconds: float) -> None:
         place.value = place.error = None
         try:
             with time_limit(_READ_SECONDS):

@@ -19,6 +19,9 @@ from registry.dashboard.changes import WantedChange
 from registry.dashboard.options import DashboardOptions
 from registry.dashboard.session import Dashboard
 from registry.errors import BadInput, ChannelMoved
+from registry.store import layout
+from registry.usecases.incidents import incident_note
+from registry.usecases.options import AbortOptions
 from tests.servers.proxy import Proxy, unavailable
 from tests.support.dashboard_browser import PAGES, dashboard, drawn, open_page
 from tests.support.dashboard_story import BAD, CANARY, EVIL, OLD, STABLE, DashboardStory, tell
@@ -128,6 +131,22 @@ def test_a_change_needs_the_flag_a_plan_and_a_reason(story: DashboardStory) -> N
     assert (newest.action, newest.reason, newest.who) == ("abort", "the farm says no", "ana@lab")
     with pytest.raises(ChannelMoved):
         changes.make(shown, WantedChange("promote", "production", generation - 3, version=OLD), "too late")
+
+
+@pytest.mark.acceptance
+def test_the_note_on_a_rollback_by_the_guard_is_only_text(story: DashboardStory) -> None:
+    decision = "ab" * 32
+    story.registry.canary.abort("production", AbortOptions(decision=decision), reason="it is worse")
+    history = page("history", Dashboard(story.registry))
+    assert [each.value for each in history.code] == ["There is no note."]
+    key = layout.incident(story.registry.model, "production", decision)
+    story.registry.store.create(key, f"# v5.5.5 was rolled back {EVIL}\n".encode())
+    assert incident_note(story.registry.wiring, "production", decision).startswith("# v5.5.5")
+    history = page("history", Dashboard(story.registry))
+    assert [each.value for each in history.code] == [f"# v5.5.5 was rolled back {EVIL}"]
+    assert "the guard went back" in texts(page("now", Dashboard(story.registry)))
+    with pytest.raises(BadInput, match="not the digest of a decision"):
+        incident_note(story.registry.wiring, "production", "../../secret")
 
 
 @pytest.mark.acceptance

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,29 @@ def test_streamlit_sends_nothing_and_watches_nothing() -> None:
     assert said["server.fileWatcherType"] == "none"
     assert said["server.enableXsrfProtection"] is True
     assert said["client.showErrorDetails"] == "none"
+
+
+def test_the_command_checks_its_options_before_anything_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom registry.cli.main import main\n"
+        "try: main(['dashboard', '--data', 'nosuch'])\nexcept SystemExit as end: assert end.code == 2, end.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    env = os.environ | {"ULORA_STORE": "s3://bucket/x"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & {"streamlit", "plotly", "mlflow", "pandas"}
+
+
+def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
+    """Another Python that finds no Streamlit: a folder before all others has one that can't be imported."""
+    (tmp_path / "streamlit.py").write_text("raise ImportError('No module named streamlit')\n")
+    env = os.environ | {"ULORA_STORE": "s3://bucket/x", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "registry", "dashboard", "--json"], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "MissingDependency" in done.stderr
+    assert "ulora-registry[dashboard]" in done.stderr
