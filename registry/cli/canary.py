@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.cli.changes import answer, judged
-from registry.cli.completion import complete_versions
+from registry.cli.completers import complete_versions
 from registry.cli.followers import wait_option
 from registry.cli.options import (
     ChangeOptions,

@@ -1,50 +1,72 @@
-"""What a shell completes: versions, channels, benchmarks. It is quick, and silent when something is wrong."""
+"""`ulora completion`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+import os
+from pathlib import Path
 
 import click
-from click.shell_completion import CompletionItem
 
-from registry.names import CHANNELS
-from registry.parallel import time_limit, within
-from registry.plugins import ASKED, BENCHMARKS, installed
-
-_SECONDS = 2.0
-"""A person waits at the prompt for no longer."""
+from registry.cli import completion_script
+from registry.cli.completion_script import SHELLS
+from registry.cli.options import dry_run_option, json_option
+from registry.cli.output import Output
+from registry.errors import BadInput
 
 
-def complete_versions(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the model's versions in the store; none if it does not answer in time."""
-    with suppress(Exception), time_limit(_SECONDS):
-        return _beginning(within(_SECONDS, lambda: _versions(context)), incomplete)
-    return []
+@click.command("completion", short_help="Complete commands, versions and channels in the shell.")
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
+@click.option("--install", is_flag=True, help="Write the script where the shell finds it.")
+@click.option("--uninstall", is_flag=True, help="Remove what --install wrote.")
+@dry_run_option
+@json_option
+def completion_command(out: Output, *, shell: str | None, install: bool, uninstall: bool, dry_run: bool) -> None:
+    """Print the script that completes commands, options, versions, channels and benchmarks; or install it.
+
+    The shell is that of SHELL when left out. Only the one file that is named is written; no file of yours is changed.
+
+    \b
+    Examples:
+      ulora completion bash --install
+      ulora completion zsh > ~/.zfunc/_ulora
+      ulora completion --uninstall
+    """
+    if install and uninstall:
+        raise BadInput("--install and --uninstall exclude each other", hint="choose one")
+    shell = shell or _own_shell()
+    if install or uninstall:
+        _change(out, shell, install=install, dry_run=dry_run)
+        return
+    text = _script(shell)
+    out.answer({"shell": shell, "script": text}, text.rstrip("\n"))
 
 
-def complete_channels(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The channels that every model has."""
-    return _beginning(CHANNELS, incomplete)
+def _change(out: Output, shell: str, *, install: bool, dry_run: bool) -> None:
+    file = completion_script.script_file(shell)
+    was_there = completion_script.is_ours(file)
+    if not dry_run:
+        if install:
+            completion_script.install(file, _script(shell))
+        else:
+            completion_script.uninstall(file)
+    did = "would write" if dry_run else "wrote"
+    if not install:
+        did = ("would remove" if dry_run else "removed") if was_there else "there is no"
+    text = f"{did} {file}"
+    if install:
+        text += f"\n{completion_script.note_for(shell, file)}"
+    changed = not dry_run and (install or was_there)
+    out.answer({"shell": shell, "file": file, "changed": changed}, text)
 
 
-def complete_benchmarks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The installed benchmarks, after those that a list with commas has already."""
-    before, comma, last = incomplete.rpartition(",")
-    with suppress(Exception):
-        left = [name for name in (*installed(BENCHMARKS), *installed(ASKED)) if name not in before.split(",")]
-        return _beginning([f"{before}{comma}{name}" for name in left], f"{before}{comma}{last}")
-    return []
+def _script(shell: str) -> str:
+    from registry.cli.main import cli
+
+    return completion_script.script(cli, shell)
 
 
-def _versions(context: click.Context) -> list[str]:
-    from registry.settings import Settings
-    from registry.wiring import Wiring
-
-    given = context.params
-    settings = Settings.load(model=given.get("model"), store=given.get("store"))
-    return [str(name) for name in Wiring(settings).bindings.names()]
-
-
-def _beginning(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+def _own_shell() -> str:
+    name = Path(os.environ.get("SHELL", "")).name
+    if name not in SHELLS:
+        raise BadInput(f"which shell? SHELL is {name or 'not set'}", hint=f"say {', '.join(SHELLS)}")
+    return name

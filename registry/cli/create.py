@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from registry.cli.completion import complete_versions
+from registry.cli.completers import complete_versions
 from registry.cli.options import dry_run_option, folder, lazy_registry_options, offline_option, options_as
 from registry.cli.output import Output, megabytes
 from registry.cli.signals import sigterm_interrupts

@@ -31,7 +31,7 @@ _SECTIONS = {
     ),
     "Trials": ("canary", "guard", "feedback"),
     "Care": ("store", "backbone", "policy", "reconcile", "doctor", "rollback-script", "config"),
-    "Start": ("data", "fit", "demo", "dev", "dashboard"),
+    "Start": ("init", "demo", "dev", "dashboard", "data", "fit", "completion"),
 }  # fmt: skip
 """The commands. Each is in the module of its name, with underscores for dashes, as `NAME_command`."""
 
@@ -72,14 +72,31 @@ class _Commands(click.Group):
 
 
 HELP_OPTIONS = ["-h", "--help"]
+_SHORTEST = """No store is set here. To begin:
+  ulora demo     everything on real images, in three minutes: pip install 'ulora-registry[demo]'
+  ulora dev      an S3 server and an MLflow server on this machine, from the same extra
+  ulora init     with a bucket of your own: writes ulora.toml, and says what to run next
+
+`ulora --help` lists all commands."""
 EXIT_STATUS = """Exit status:
   0 done; 1 failed; 2 usage; 3 gate refused; 4 channel moved, name taken, or not
   now; 5 not found; 6 integrity; 7 unreachable or outcome unknown; 8 done in the
   store, but MLflow lacks it; 130 interrupted"""
 
 
+def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from registry.machine.build import version_line
+
+        click.echo(f"ulora, version {version_line()}")
+        context.exit()
+
+
 @click.command(cls=_Commands, context_settings={"help_option_names": HELP_OPTIONS, "max_content_width": 110})
-@click.version_option(package_name="ulora-registry", prog_name="ulora")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Show the version, and the commit that it was built from.",
+)  # fmt: skip
 def cli() -> None:
     """Version management for LoRA adapters on DINO backbones: create, measure, promote by gates, roll back in a second.
 
@@ -123,7 +140,7 @@ def _run(words: list[str], as_json: bool, watch: CommitWatch, lost: Sequence[obj
             _stop(as_json, watch.known)
         fail(error, as_json, watch.known)
     except click.exceptions.NoArgsIsHelpError as error:
-        to_stderr(error.format_message())
+        to_stderr(error.format_message() if (error.ctx and error.ctx.parent) or _has_store() else _SHORTEST)
         sys.exit(BadInput.exit_code)
     except click.UsageError as error:
         fail(_usage(error), as_json)
@@ -134,6 +151,16 @@ def _run(words: list[str], as_json: bool, watch: CommitWatch, lost: Sequence[obj
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         _fail_unexpectedly(error, as_json, watch.known)
+
+
+def _has_store() -> bool:
+    """Whether something says which store is meant; a settings file with a mistake in it is one, too."""
+    from registry.settings import find, read_file
+
+    try:
+        return bool(find("store", None, read_file())[0])
+    except UloraError:
+        return True
 
 
 def _stop(as_json: bool, known: str) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from registry.cli.completion import complete_channels, complete_versions
+from registry.cli.completers import complete_channels, complete_versions
 from registry.cli.operations import run_and_note
 from registry.cli.output import Output
 from registry.names import check_channel

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.cli.completion import complete_versions
+from registry.cli.completers import complete_versions
 from registry.cli.options import registry_options
 from registry.cli.output import Output, checks, facts, megabytes, metrics_table, table
 from registry.errors import IntegrityError, StoreDenied

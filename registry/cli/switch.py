@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.completion import complete_versions
+from registry.cli.completers import complete_versions
 from registry.cli.options import dry_run_option, folder, lazy_registry_options
 from registry.cli.output import Output, megabytes, some
 from registry.cli.signals import sigterm_interrupts

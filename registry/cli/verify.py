@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.cli.completion import complete_versions
+from registry.cli.completers import complete_versions
 from registry.cli.options import dry_run_option, folder, options_as, registry_options
 from registry.cli.output import Output, megabytes
 from registry.errors import BadInput, BadWeights, CorruptBlob, NotTrusted, StoreDenied

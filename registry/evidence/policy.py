@@ -28,7 +28,8 @@ from registry.names import CHANNELS, VersionName, check_channel
 MAX_POLICY = 256 * 1024
 """Bytes of the largest policy file."""
 MAX_RULES = 1000
-_DEFAULT = "default_policy.yaml"
+SHIPPED = {"default": "default_policy.yaml", "aads": "aads_policy.yaml"}
+"""Files of the policies that ship, by their names."""
 
 
 def _check_time(text: str) -> str:
@@ -248,13 +249,18 @@ def load_policy(path: Path | None = None) -> Policy:
         BadPolicy: it can't be read, or does not follow the format; the message names the line and the field.
     """
     if path is None:
-        return parse_policy(resources.files(__package__).joinpath(_DEFAULT).read_bytes(), f"policy {_DEFAULT}")
+        return parse_policy(policy_that_ships("default"), f"policy {SHIPPED['default']}")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_POLICY + 1)
     except OSError as error:
         raise BadPolicy(f"policy {path} can't be read: {error.strerror}", hint="check the path") from error
     return parse_policy(data, f"policy {path}")
+
+
+def policy_that_ships(name: str) -> bytes:
+    """The bytes of a policy that ships, by its name in `SHIPPED`."""
+    return resources.files(__package__).joinpath(SHIPPED[name]).read_bytes()
 
 
 def parse_policy(data: bytes, what: str = "the policy") -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,8 +32,8 @@ COMMANDS += [
     "follow",
 ]
 COMMANDS += ["demo", "dev", "policy", "data", "config", "diff", "approve", "canary", "test", "feedback", "guard"]
-COMMANDS += ["predict", "apply", "report", "audit", "checklist", "dashboard"]
-WITHOUT_STORE = ("data", "demo", "dev", "fit", "config")
+COMMANDS += ["predict", "apply", "report", "audit", "checklist", "dashboard", "init", "completion"]
+WITHOUT_STORE = ("data", "demo", "dev", "fit", "config", "init", "completion")
 ARGUMENTS = {
     "create": ["v1.0.0", "--from", "."],
     "show": ["v1.0.0"],
@@ -97,7 +98,7 @@ def test_the_help_has_sections_an_emergency_and_the_exit_status() -> None:
 
 
 def test_the_version_is_the_distributions() -> None:
-    assert ulora("--version").out.startswith("ulora, version 0.")
+    assert re.fullmatch(r"ulora, version 0\.\S+( \(commit [0-9a-f]{12}\))?\n", ulora("--version").out)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +127,27 @@ def test_wrong_usage_is_one_line_and_exit_2(words: list[str], says: str) -> None
     assert ulora(*words, "--json").error["hint"]
 
 
-def test_no_command_at_all_shows_the_help_and_is_wrong_usage() -> None:
+def test_no_command_at_all_shows_the_help_and_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULORA_STORE", "s3://bucket/x")
     shown = ulora()
     assert shown.code == 2
     assert "Usage: ulora" in shown.out + shown.err
     assert not (shown.out + shown.err).startswith("error")
+
+
+def test_without_a_store_no_command_shows_how_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = ulora()
+    assert (shown.code, shown.out) == (2, "")
+    assert [line.split()[1] for line in shown.err.splitlines() if line.startswith("  ulora ")] == [
+        "demo",
+        "dev",
+        "init",
+    ]
+    assert len(shown.err.splitlines()) <= 6
+    assert "Usage: ulora guard" in ulora("guard").err, "a group without its command still shows its help"
+    (tmp_path / "ulora.toml").write_text("a mistake")
+    assert "Usage: ulora" in ulora().err
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in WITHOUT_STORE])

@@ -244,7 +244,7 @@ def test_a_kept_policy_is_the_policy(channel: dict[str, Any]) -> None:
 
 
 def test_the_policies_that_ship_are_kept_as_they_are() -> None:
-    for path in (None, Path("policies/aads.yaml")):
+    for path in (None, Path("registry/evidence/aads_policy.yaml")):
         policy = load_policy(path)
         assert kept_policy.read(policy.to_bytes(), "a policy") == policy
 

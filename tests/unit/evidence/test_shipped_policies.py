@@ -13,7 +13,7 @@ from registry.evidence.results import Evidence, Metric
 from registry.evidence.verdict import Verdict
 from tests.unit.evidence.samples import CONTENT, NOW, candidate, evidence
 
-AADS = Path("policies/aads.yaml")
+AADS = Path("registry/evidence/aads_policy.yaml")
 
 
 @dataclass(frozen=True)
