@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 import urllib.error
@@ -21,13 +20,13 @@ from registry.api import Registry
 from registry.devstack.server import INSTANCE_HEADER, Server
 from registry.errors import LoadFailed
 from tests.conftest import TrackingServer
+from tests.support.built_wheel import build_wheel, pip
 from tests.support.bundles import add_goldens, png, write_bundle
 from tests.support.registries import open_registry
 
 CHECKOUT = Path(__file__).parents[2]
 V2, V3 = "v1.0.0-dinov2", "v1.1.0-dinov3"
 IMAGES = [png(seed) for seed in range(4)]
-NEVER_COPIED = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "ulora-data", "shared")
 
 
 @pytest.fixture
@@ -96,11 +95,7 @@ def test_an_image_that_is_none_spoils_its_own_row_only(released: Registry) -> No
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The distribution, built from a copy of this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(CHECKOUT, folder / "source", ignore=shutil.ignore_patterns(*NEVER_COPIED), symlinks=True)
-    pip("wheel", folder / "source", "--no-build-isolation", "--wheel-dir", folder)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +104,6 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     pip("install", wheel, "--no-index", "--target", folder)
     return folder
-
-
-def pip(verb: str, what: Path, *words: object) -> None:
-    command = [sys.executable, "-m", "pip", verb, what, "--no-deps", "--quiet", "--disable-pip-version-check", *words]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_wheel_holds_what_runs_and_no_test(wheel: Path) -> None:
@@ -128,6 +117,7 @@ def test_the_wheel_holds_what_runs_and_no_test(wheel: Path) -> None:
     for needed in (
         "registry/py.typed",
         "registry/evidence/default_policy.yaml",
+        "registry/evidence/aads_policy.yaml",
         "adapters/tiny/dinov2-tiny/model.safetensors",
         "adapters/tiny/dinov3-tiny/model.safetensors",
         "adapters/tiny/dinov3-tiny/config.json",

@@ -71,7 +71,10 @@ class Block:
 
 def pages() -> list[Path]:
     """Every page that people write."""
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
     return [page for page in found if page != GENERATED]
 
 
