@@ -13,7 +13,7 @@ CATALOG_TESTS = $(addprefix tests/integration/test_,catalog.py catalog_channels.
 # Else every process, those that tests start too, would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test acceptance faults bench bench-check clean
+.PHONY: help demo test acceptance faults bench bench-check docs clean
 .DEFAULT_GOAL := help
 # An interrupted or failed step leaves no file behind that the next run would take for finished.
 .DELETE_ON_ERROR:
@@ -27,6 +27,7 @@ help:
 	@echo 'make bench       install into $(VENV), then measure the budget of docs/benchmarks.md beside rivals (25 minutes idle);'
 	@echo '                 ARGS="--quick", "--only ROW", "--write", "--packages DIR"'
 	@echo 'make bench-check compare ratios of small sizes with benchmarks/baseline.json; fails beyond a tolerance (3 minutes)'
+	@echo 'make docs        install into $(VENV), then build the pages as a site in site/; a warning is a failure (half a minute)'
 	@echo 'make clean       remove $(VENV) and the caches of the tools'
 
 demo: $(VENV)/.installed-demo
@@ -52,10 +53,13 @@ bench: $(VENV)/.installed-demo
 bench-check: $(VENV)/.installed-demo
 	$(BIN)/python -m benchmarks.budget.check $(ARGS)
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+docs: $(VENV)/.installed-docs
+	$(BIN)/zensical build --strict
 
-$(VENV)/.installed-demo $(VENV)/.installed-dev: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
+clean:
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/.installed-demo $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing ulora-registry[$*] and about 150 pinned packages into $(VENV): 2 GB, or 5 with a CUDA build of torch; log: $(VENV)/pip-$*.log'
 	@rm -rf *.egg-info  # of earlier builds: Python would read their entry points before those of this one
 	@{ $(PIP) install -c constraints.txt -e '.[$*]'$(if $(filter dev,$*), && $(PIP) install --no-deps -c constraints.txt pytorch-ood); } \

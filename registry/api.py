@@ -172,7 +172,8 @@ class Registry(RegistryParts):
         Args:
             spec: a folder with `config.json` and `model.safetensors`, or a repository on the hub: from its cache on
                 this machine, else downloaded.
-            revision, name: a commit, branch or tag of the repository; what to call it instead of its own name.
+            revision: a commit, branch or tag of the repository.
+            name: what to call it instead of its own name.
 
         Raises:
             BackboneNotFound: it is gated, missing or unreachable; the hint says what to do.

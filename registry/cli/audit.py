@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.completion import complete_channels, complete_versions
+from registry.cli.completers import complete_channels, complete_versions
 from registry.cli.options import dry_run_option, options_as, registry_options
 from registry.cli.output import Output, facts, megabytes, place
 from registry.cli.signals import sigterm_interrupts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.completion import complete_versions
+from registry.cli.completers import complete_versions
 from registry.cli.options import channel_option, dry_run_option, options_as, reason_option, registry_options
 from registry.cli.output import Output, place, table
 from registry.formats.counts import counted

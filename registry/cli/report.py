@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.cli.completion import complete_versions
+from registry.cli.completers import complete_versions
 from registry.cli.options import folder, registry_options
 from registry.cli.output import Output
 from registry.errors import BadInput, disk_errors

@@ -216,7 +216,9 @@ class Live:
         """Predict for one image, for a caller that does not wait in a thread; cancel the future if nobody wants it.
 
         Args:
-            image, target, key: see `predict`.
+            image: see `predict`.
+            target: see `predict`.
+            key: see `predict`.
             deadline: seconds; that of `LiveOptions` if it is None.
 
         Raises:
