@@ -10,6 +10,7 @@ import pytest
 from mlflow.artifacts import download_artifacts
 
 from registry.api import Registry
+from registry.catalog.connection import PATIENT
 from registry.channels.channel import PromoteOptions
 from registry.store import layout
 from registry.usecases.audit_options import ChecklistOptions
@@ -115,6 +116,8 @@ def test_the_command_writes_what_is_asked_for(registry: Registry, tmp_path: Path
 def test_a_promotion_leaves_the_report_in_mlflow(
     registry: Registry, tracking_uri: str, tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("registry.catalog.client.HASTY", PATIENT)  # the machine may be busy
+    monkeypatch.setattr("registry.usecases.promote.MIRROR_SECONDS", 600.0)
     online = open_registry(tmp_path / "online", store_url, registry.model, tracking_uri=tracking_uri)
     register(online, V1, V2, V3)
 
