@@ -72,7 +72,7 @@ def run(command: str, folder: Path, env: dict[str, str]) -> Ran:
     sys.stderr.write(f"{seconds:.1f} s  {command}\n")
     text = ESCAPES.sub("", said.decode("utf-8", "replace")).replace("\r\n", "\n")
     assert status in (0, GATE_REFUSED), f"{command} ended with {status}:\n{text}"
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]  # of a bar its last state
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]  # of a bar its last state
     return Ran(command, tuple(part for line in lines if line for part in folded(line)), seconds)
 
 
