@@ -22,7 +22,6 @@ from registry.usecases.status import readable_history
 RECENT = 100
 MAX_RECORDS = 5_000
 """Records of a channel that are read at most."""
-_CHANGES_BY_PEOPLE = "–"
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,8 @@ def _of_channel(channel: ChannelStatus) -> Iterator[ShownAlert]:
         yield alert("warning", f"the guard went back at {text.when_text(channel.when)}: {channel.reason}")
     if channel.overruled:
         yield alert("warning", f"its newest change was forced; overruled: {channel.overruled}")
-    states = [("differs", "error", "other weights in memory than were released")]
-    for proof, level, said in states:
-        if names := [each.id for each in channel.replicas if each.proof == proof]:
-            yield alert("error" if level == "error" else "warning", f"{said}: {_some(names)}")
+    if names := [each.id for each in channel.replicas if each.proof == "differs"]:
+        yield alert("error", f"other weights in memory than were released: {_some(names)}")
     if names := [each.id for each in channel.replicas if each.state in ("silent", "unreadable")]:
         yield alert("warning", f"silent, or not to be read: {_some(names)}")
     if named := [f"{each.id}: {each.error}" for each in channel.replicas if each.error]:

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from registry.api import Registry
-from registry.channels.channel import Channel
 from registry.channels.record import Author, ChannelPosition, Record, promoted, rolled_back, trial_started
 from registry.channels.trial import StartTrial
 from registry.evidence.outcomes import ImageOutcome, packed
@@ -148,14 +147,9 @@ def _note_operations(registry: Registry) -> None:
         )
 
 
-def channel_of(registry: Registry) -> Channel:
-    """The log of production."""
-    return registry.channel("production")
-
-
 def _watched(registry: Registry, keys: int) -> Fleet:
     """Three replicas that have counted the trial for some minutes."""
-    head = channel_of(registry).head()
+    head = registry.channel("production").head()
     assert head
     assert head.stable
     fleet = Fleet(now=datetime.now(UTC) - timedelta(seconds=200))
