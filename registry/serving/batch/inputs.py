@@ -9,13 +9,15 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from registry.errors import BadInput, BadManifest, MissingDependency, NotGiven, ObjectNotFound, UloraError
+from registry.formats.addresses import without_password
 from registry.formats.bounded import read_regular
 from registry.names import MAX_TARGET
 from registry.serving.batch.rows import ReadFile
@@ -36,6 +38,9 @@ _OF_THE_FILE = (
 )  # fmt: skip
 """What one file alone can be to blame for. All else, such as a disk that fails, ends the run: it can go on later."""
 _S3 = "s3://"
+_OBJECT = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}/(.+)", re.DOTALL)
+_MAX_KEY = 1024
+"""Bytes, of S3's longest key."""
 
 InputKind = Literal["folder", "csv", "parquet", "s3"]
 OpenStore = Callable[[str], ObjectStore]
@@ -102,7 +107,20 @@ class LocalFolder:
 
     def read(self, file: InputFile) -> ReadFile:
         """A file's bytes."""
-        return _read_local(self._folder / file.path, file)
+        found = _read_local(self._folder / file.path, file)
+        if found.problem:
+            self._check_there()
+        return found
+
+    def _check_there(self) -> None:
+        """Raise UloraError if there is nothing at all in the folder any more, as where its disk was unmounted."""
+        try:
+            with os.scandir(self._folder) as entries:
+                is_there = any(entries)
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise _gone(self._folder)
 
     def _below(self, folder: str, depth: int) -> Iterator[str]:
         if depth > _MAX_DEPTH:
@@ -155,12 +173,21 @@ class PathTable:
         for number, (path, target) in enumerate(rows, 1):
             if not _is_text(path, _MAX_PATH) or not path or not (target is None or _is_text(target, MAX_TARGET)):
                 raise BadInput(f"row {number} of {self._table} has no path, or a path or target that is far too long")
+            if path.startswith(_S3) and not _is_object(path):
+                shown = without_password(path)[:200]
+                raise BadInput(
+                    f"row {number} of {self._table} has no address of an object in S3: {shown!r}",
+                    hint="it is s3://BUCKET/KEY",
+                )
             yield InputFile(path, target or None)
 
     def read(self, file: InputFile) -> ReadFile:
         """A file's bytes."""
         if not file.path.startswith(_S3):
-            return _read_local(self._table.parent / file.path, file)
+            found = _read_local(self._table.parent / file.path, file)
+            if found.problem and not self._table.exists():  # the disk that has both was unmounted
+                raise _gone(self._table)
+            return found
         bucket, _, key = file.path.removeprefix(_S3).partition("/")
         return _read_object(self._store(bucket), key, file)
 
@@ -175,8 +202,21 @@ def _is_text(value: object, most: int) -> bool:
     return isinstance(value, str) and len(value) <= most
 
 
+def _is_object(url: str) -> bool:
+    match = _OBJECT.fullmatch(url)
+    return match is not None and len(match[1].encode("utf-8", "surrogatepass")) <= _MAX_KEY
+
+
 def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _gone(place: Path) -> UloraError:
+    """No file of it could be read, so no row says that of a single one: each would say so for ever."""
+    return UloraError(
+        f"{place} is not there any more, or is empty: was a disk unmounted?",
+        hint="what was written stays; bring it back, and the same command goes on",
+    )
 
 
 def _read_local(path: Path, file: InputFile) -> ReadFile:
@@ -220,6 +260,8 @@ def _csv_rows(table: Path) -> Iterator[tuple[Any, Any]]:
             reader = csv.DictReader(_lines(opened), strict=True)
             _check_columns(table, reader.fieldnames or ())
             for row in reader:
+                if any(row.get(None) or ()):  # DictReader's place for what has no column
+                    raise csv.Error(f"line {reader.line_num} has more fields than there are columns")
                 yield row["path"], row.get("target")
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise BadInput(f"{table} is not a CSV file in UTF-8: {error}") from error
@@ -252,11 +294,14 @@ def _parquet_rows(table: Path) -> Iterator[tuple[Any, Any]]:
             for batch in opened.iter_batches(_ROWS, columns=columns):
                 found = batch.to_pydict()
                 yield from zip(found["path"], found.get("target") or [None] * len(found["path"]), strict=True)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: of a text that is no UTF-8, for one
         raise BadInput(f"{table} is not a Parquet file: {error}"[:500]) from error
 
 
-def _check_columns(table: Path, names: Iterable[str]) -> None:
+def _check_columns(table: Path, names: Sequence[str]) -> None:
+    for name in ("path", "target"):
+        if names.count(name) > 1:
+            raise BadInput(f"{table} has more than one column `{name}`", hint="leave one of them")
     if "path" not in names:
-        shown = ", ".join(list(names)[:10])[:200]
+        shown = ", ".join(names[:10])[:200]
         raise BadInput(f"{table} has no column `path`, but {shown}", hint="name the column of the paths `path`")
