@@ -272,7 +272,10 @@ class OciSession:
             raise
         except Exception as error:  # of whatever a token server answers
             raise _RefusedAddress(f"its token server's answer can't be read ({type(error).__name__})") from None
-        return str(headers["Authorization"]) if is_changed else ""
+        found = str(headers["Authorization"]) if is_changed else ""
+        if not (found.isascii() and found.isprintable()):  # requests would show it in an error
+            raise _RefusedAddress("its token server's answer has a token that no header can hold")
+        return found
 
     def _denied(self, what: str, status: int) -> OciDenied:
         known = hasattr(self._auth, "_basic_auth")

@@ -338,7 +338,7 @@ def test_a_token_server_may_be_elsewhere(
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("token", [b"[]", b"no JSON", b"{}", b'{"token":"abc"}'])
+@pytest.mark.parametrize("token", [b"[]", b"no JSON", b"{}", b'{"token":"abc"}', b'{"token":"abc\\n"}'])
 def test_a_token_that_is_none_or_never_enough(
     here: Registry, there: Registry, door: Proxy, elsewhere: Elsewhere, password: str, token: bytes
 ) -> None:
