@@ -29,7 +29,7 @@ from tests.faults.scenarios import SCENARIOS, Scenario
 # The process that starts pytest-xdist's workers hands it on to them, so that all draw the same.
 SEED = os.environ.setdefault("ULORA_FAULT_SEED", str(random.SystemRandom().randrange(10**6)))
 CASES = int(os.environ.get("ULORA_FAULT_CASES", "8"))
-ACCEPTANCE_CASES = int(os.environ.get("ULORA_FAULT_ACCEPTANCE_CASES", "240"))
+ACCEPTANCE_CASES = int(os.environ.get("ULORA_FAULT_ACCEPTANCE_CASES", "120"))
 ALL = "all"
 
 
