@@ -73,7 +73,7 @@ class AuditArchive:
             kind = stat.S_IFMT(each.external_attr >> 16)
             is_plain = kind in (0, stat.S_IFREG) and each.compress_type in (0, 8) and not each.flag_bits & 1
             if not is_plain or not SAFE.fullmatch(each.filename):
-                raise ValueError(f"{each.filename[:200]!r} is no plain file with a safe name")
+                raise ValueError(f"{each.filename[:200]!r} is not a plain file with a safe name")
             if each.filename in self.files:
                 raise ValueError(f"{each.filename[:200]!r} is there twice")
             self.files[each.filename] = each
@@ -96,7 +96,7 @@ class AuditArchive:
     def json(self, path: str) -> dict[str, Any]:
         found = json.loads(self.body(path))
         if not isinstance(found, dict):
-            raise ValueError(f"{path} is no JSON object")
+            raise ValueError(f"{path} is not a JSON object")
         return found
 
     def names(self, kind: str) -> list[str]:
@@ -122,10 +122,12 @@ class AuditArchive:
 
 
 def canonical(document: Any) -> bytes:
+    """A document as canonical JSON: sorted keys, no spaces, UTF-8."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def sha256(data: bytes) -> str:
+    """The digest in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -278,7 +280,7 @@ def check_signatures(archive: AuditArchive, keys: dict[str, Key]) -> str:
         try:
             by = signed_by(archive, path, keys)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            archive.unknown.append(f"{path} is no signature that this script can read")
+            archive.unknown.append(f"{path} is not a signature that this script can read")
             continue
         good += by == "a key that was given"
         if by == "nobody":
@@ -368,6 +370,7 @@ def multiply(number: int, point: Point, p: int) -> Point | None:
 
 
 def main(words: list[str] | None = None) -> int:
+    """Check an archive and print what was found; returns the exit status."""
     parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive")
     parser.add_argument("--key", action="append", default=[], metavar="PUBLIC.pem", help="a public key that you trust")

@@ -19,7 +19,7 @@ from registry.versions.manifest import RENAMED, Manifest
 
 MANIFEST_NAME = "version.json"
 REPORT = "report.html"
-"""A version's report, which is no file of the version."""
+"""A version's report, which is not one of the version's own files."""
 
 
 def write_files(manifest: Manifest, files: Mapping[str, LocalFile], folder: Path) -> None:

@@ -68,7 +68,7 @@ def serve(dashboard: Dashboard, started: Callable[[str], None]) -> None:
     bootstrap.load_config_options(flags)
     answers = sys.stdout
     threading.Thread(target=_tell, args=(options, started, answers), name="dashboard-address", daemon=True).start()
-    with suppress(KeyboardInterrupt), redirect_stdout(sys.stderr):  # what Streamlit prints is no answer
+    with suppress(KeyboardInterrupt), redirect_stdout(sys.stderr):  # what Streamlit prints is not the answer
         bootstrap.run(str(SCRIPT), False, [], flags)
 
 

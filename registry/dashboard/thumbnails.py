@@ -31,7 +31,7 @@ class Thumbnail:
 
 
 def thumbnails(folder: Path, wanted: Collection[str]) -> dict[str, Thumbnail]:
-    """Thumbnails by the sha256 of the files. What is no image, too large, or outside of the folder is left out."""
+    """Thumbnails by the sha256 of the files, without files that are too large, outside of the folder, or not images."""
     found: dict[str, Thumbnail] = {}
     for path in _files(folder):
         if len(found) == len(set(wanted)):

@@ -88,7 +88,7 @@ class AuditDocuments:
         return True
 
     def json(self, key: str) -> dict[str, Any]:
-        """What a document says; nothing where it is not there, or is no JSON object."""
+        """What a document says; nothing where it is not there, or is not a JSON object."""
         self.read([key])
         kept = self._kept.get(key)
         if kept is None:

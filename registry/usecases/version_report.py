@@ -255,7 +255,7 @@ def read_decision(wiring: Wiring, channel: str, sha256: str | None) -> dict[str,
 
     Raises:
         ObjectNotFound: there is none.
-        IntegrityError: it is no JSON object, or does not hash to its name.
+        IntegrityError: it is not a JSON object, or does not hash to its name.
     """
     key = layout.decision(wiring.model, channel, str(sha256))
     body = wiring.store.get(key).body

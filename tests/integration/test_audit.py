@@ -467,4 +467,4 @@ def test_a_false_signature_by_a_known_key_is_wrong(small: Registry, tmp_path: Pa
     done = verify(tmp_path / "audit.zip", "--key", key.trusted)
     assert done.returncode == 1
     assert "is not signed by it" in done.stdout
-    assert "is no signature that this script can read" in done.stdout
+    assert "is not a signature that this script can read" in done.stdout

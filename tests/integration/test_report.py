@@ -118,6 +118,7 @@ def test_a_promotion_leaves_the_report_in_mlflow(
 ) -> None:
     monkeypatch.setattr("registry.catalog.client.HASTY", PATIENT)  # the machine may be busy
     monkeypatch.setattr("registry.usecases.promote.MIRROR_SECONDS", 600.0)
+    monkeypatch.setattr("registry.usecases.mirror._REPORT_SECONDS", 600.0)
     online = open_registry(tmp_path / "online", store_url, registry.model, tracking_uri=tracking_uri)
     register(online, V1, V2, V3)
 
@@ -130,8 +131,6 @@ def test_a_promotion_leaves_the_report_in_mlflow(
         found = {name: download_artifacts(f"{place}/{name}", dst_path=str(folder)) for name in names}
         return {name: Path(path).read_text() for name, path in found.items()}
 
-    monkeypatch.setattr("registry.usecases.promote.MIRROR_SECONDS", 120)  # on a busy machine MLflow takes longer
-    monkeypatch.setattr("registry.usecases.mirror._REPORT_SECONDS", 120)
     assert online.promote(V3, "production", reason="<b>the third</b>").notes == ()
     files = kept(3)
     assert sorted(files) == [PAGE, MARKDOWN]

@@ -294,7 +294,7 @@ def _parquet_rows(table: Path) -> Iterator[tuple[Any, Any]]:
             for batch in opened.iter_batches(_ROWS, columns=columns):
                 found = batch.to_pydict()
                 yield from zip(found["path"], found.get("target") or [None] * len(found["path"]), strict=True)
-    except (ArrowException, OSError, ValueError) as error:  # ValueError: of a text that is no UTF-8, for one
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: of text that is not UTF-8, for example
         raise BadInput(f"{table} is not a Parquet file: {error}"[:500]) from error
 
 
