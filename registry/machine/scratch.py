@@ -21,9 +21,12 @@ _OLD = 86400.0
 
 @contextmanager
 def scratch(prefix: str) -> Iterator[Path]:
-    """A temporary folder whose name begins with one of `PREFIXES`; locked, so that no other process removes it."""
+    """A temporary folder whose name begins with one of `PREFIXES`; locked, so that no other process removes it.
+
+    After an interruption other threads may still write there: what they leave is removed later, as of a killed process.
+    """
     remove_abandoned()
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
         lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,33 @@ def test_an_old_folder_that_is_in_use_stays(temporary: Path) -> None:
         os.utime(place, (YESTERDAY, YESTERDAY))
         assert remove_abandoned() == 0
         assert place.exists()
+
+
+def test_a_thread_that_still_writes_changes_no_interruption(temporary: Path) -> None:
+    done = threading.Event()
+
+    def write(place: Path) -> None:
+        with suppress(FileNotFoundError):
+            for number in count():
+                (place / f"late-{number}").write_bytes(b"x")
+                if done.is_set():
+                    return
+
+    def interrupted() -> None:
+        with scratch("ulora-audit-") as place:
+            for number in range(3000):
+                (place / str(number)).write_bytes(b"x")
+            threading.Thread(target=write, args=(place,), daemon=True).start()
+            until_written(place / "late-0")
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    finally:
+        done.set()
+
+
+def until_written(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.001)
