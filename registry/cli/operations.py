@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.errors import UloraError
+from registry.errors import BadInput, StoreUnfit, UloraError, Unreachable
 from registry.parallel import time_limit, within
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ _KEPT = frozenset(
         "canary start", "canary advance", "canary abort", "store gc",
     )
 )  # fmt: skip
-_USAGE, _UNREACHABLE = 2, 7
 _SECONDS = 2.0
 """For the note: the command is done, and somebody waits for its end."""
 
@@ -30,19 +29,20 @@ _SECONDS = 2.0
 def run_and_note(command: Callable[[], None], opened: Sequence[Registry]) -> None:
     """Run a command; note how it ended in the store of the registry that it opened.
 
-    Nothing is noted of what only asked (`--dry-run`), was called wrongly or interrupted, or had no store that answers.
+    Nothing is noted of what only asked (`--dry-run`), was called wrongly or interrupted, nor of a failed `create`: it
+    leaves nothing behind. The store must answer, keep its promises, and have a version of this model.
     """
     started, began = datetime.now(UTC), time.perf_counter()
 
-    def note(exit_code: int = 0, error: str = "") -> None:
+    def note(error: UloraError | None = None) -> None:
         context = click.get_current_context()
         name = context.command_path.partition(" ")[2]
-        if not opened or name not in _KEPT or context.params.get("dry_run") or exit_code in (_USAGE, _UNREACHABLE):
+        if not opened or name not in _KEPT or context.params.get("dry_run") or _leaves_none(name, error):
             return
         about = {
             "command": name, "version": _version(context.params), "channel": str(context.params.get("channel") or ""),
             "started": started.isoformat(), "seconds": round(time.perf_counter() - began, 3),
-            "exit_code": exit_code, "error": error,
+            "exit_code": error.exit_code if error else 0, "error": type(error).__name__ if error else "",
         }  # fmt: skip
         with suppress(Exception), time_limit(_SECONDS):
             within(_SECONDS, lambda: _add(opened[0], about))
@@ -50,9 +50,13 @@ def run_and_note(command: Callable[[], None], opened: Sequence[Registry]) -> Non
     try:
         command()
     except UloraError as error:
-        note(error.exit_code, type(error).__name__)
+        note(error)
         raise
     note()
+
+
+def _leaves_none(command: str, error: UloraError | None) -> bool:
+    return isinstance(error, BadInput | Unreachable | StoreUnfit) or (error is not None and command == "create")
 
 
 def _version(parameters: Mapping[str, Any]) -> str:
@@ -63,8 +67,9 @@ def _version(parameters: Mapping[str, Any]) -> str:
 
 def _add(registry: Registry, about: Mapping[str, Any]) -> None:
     from registry.integrity.operations import Operation
+    from registry.store import layout
 
-    settings = registry.settings
-    if settings.operations_log == "on":
+    settings, versions = registry.settings, layout.versions(registry.model)
+    if settings.operations_log == "on" and any(True for _ in registry.wiring.store.list(versions)):
         operation = Operation(format=1, model=registry.model, who=settings.who[:500], **about)
         registry.wiring.operations.add(operation)

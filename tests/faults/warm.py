@@ -32,8 +32,11 @@ _CHANGES = {
     "os.symlink": (1, 2), "os.chmod": (0, 2), "os.truncate": (0, -1),
 }  # fmt: skip
 """Audited changes of files: which of their arguments is the path, and which the folder that it is relative to."""
-_NOT_LOADED = {"registry.__main__", "registry.breakglass.rollback_script", "registry.catalog.reference_code"}
-"""Programs, and code that MLflow runs with a model's configuration."""
+_NOT_LOADED = (
+    "registry.__main__", "registry.breakglass.rollback_script", "registry.breakglass.verify_audit",
+    "registry.catalog.reference_code", "registry.dashboard",
+)  # fmt: skip
+"""Programs, code that MLflow runs with a model's configuration, and pages, which draw when they are loaded."""
 _WRITES = os.O_WRONLY | os.O_RDWR
 
 
@@ -104,7 +107,8 @@ def _load() -> None:
     from registry.store import client, gc_marks, objects
 
     tests = ("tests.support.run_ulora", "tests.faults.scenarios")
-    modules = {found.name for found in pkgutil.walk_packages(registry.__path__, "registry.")} - _NOT_LOADED
+    found = (one.name for one in pkgutil.walk_packages(registry.__path__, "registry."))
+    modules = {name for name in found if not name.startswith(_NOT_LOADED)}
     for name in sorted({*modules, "mlflow.pyfunc", "adapters.model", *tests}):
         importlib.import_module(name)
     session = boto3.session.Session()

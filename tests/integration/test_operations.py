@@ -11,7 +11,7 @@ from registry.api import Registry
 from registry.integrity.operations import Operation
 from registry.retention.old_operations import KEPT_FOR
 from registry.store import layout
-from tests.support.registries import bind, open_registry, write_policy
+from tests.support.registries import bind, open_registry, small_bundle, write_policy
 from tests.support.run_ulora import complains, ulora
 
 
@@ -51,6 +51,15 @@ def test_what_only_asks_notes_nothing(registry: Registry, monkeypatch: pytest.Mo
     monkeypatch.setenv("ULORA_OPERATIONS_LOG", "perhaps")
     complains(ulora("verify", "v1.0.0"), 2, "operations_log is 'perhaps'")
     assert registry.operations() == []
+
+
+def test_what_leaves_no_trace_leaves_no_note(registry: Registry, tmp_path: Path) -> None:
+    other = small_bundle(tmp_path / "other")
+    complains(ulora("create", "v1.0.0", "--from", other, "--offline"), 4, "v1.0.0 exists with other content")
+    complains(ulora("rollback", "--no-mirror", "--model", "mistyped"), 5)
+    assert ulora("store", "gc", "--model", "mistyped").code == 0
+    assert registry.operations() == []
+    assert "models/mistyped/" not in registry.store.folders("models/")
 
 
 def test_an_unreadable_note_is_left_out_and_verify_names_it(registry: Registry) -> None:
