@@ -18,8 +18,9 @@ from registry.evidence.stats import wilson
 from registry.integrity.operations import Operation
 from registry.names import CHANNELS
 from registry.trials.counts import rate_of
+from registry.trials.days import AnswersOfDay
 from registry.trials.merge import MergedStage
-from registry.usecases.incidents import counted_stages
+from registry.usecases.incidents import counts_of
 
 DAYS = 30
 _STAGES = 16
@@ -102,14 +103,11 @@ class StageTraffic:
 
 
 @dataclass(frozen=True)
-class LabelsOfStage:
-    """The answered labels of a shadow trial's stage, where replicas count them."""
+class DayOfAnswers:
+    """What a version answered on one day through a channel."""
 
     channel: str
-    generation: int
-    began: datetime | None
-    version: str
-    labels: Mapping[str, int]
+    answered: AnswersOfDay
 
 
 @dataclass(frozen=True)
@@ -119,27 +117,24 @@ class HealthView:
     operations: tuple[CommandHealth, ...] | None
     changes: tuple[DayOfChanges, ...]
     traffic: tuple[StageTraffic, ...]
-    labels: tuple[LabelsOfStage, ...]
+    days: tuple[DayOfAnswers, ...]
 
 
-def read_health(registry: Registry, days: int = DAYS) -> HealthView:
+def read_health(registry: Registry, last: int = DAYS) -> HealthView:
     """How well it went in the last days.
 
     Raises:
         BadManifest, BrokenChain: see `Registry.history`.
         StoreUnreachable, StoreDenied: the store does not answer.
     """
-    since = datetime.now(UTC) - timedelta(days=days)
+    since = datetime.now(UTC) - timedelta(days=last)
     records = {channel: registry.history(channel, _STAGES * 10) for channel in CHANNELS}
-    stages = [
-        (record, stage)
-        for channel, found in records.items()
-        for record, stage in counted_stages(registry.wiring, channel, found[:_STAGES])
-    ]
+    counts = {channel: counts_of(registry.wiring, channel, found[:_STAGES]) for channel, found in records.items()}
+    stages = [pair for found in counts.values() for pair in found.stages]
+    days = [DayOfAnswers(channel, day) for channel, found in counts.items() for day in found.days]
     every = [record for found in records.values() for record in found]
-    return HealthView(
-        _operations(registry, since), tuple(days_of(every, since)), tuple(traffic_of(stages)), tuple(labels_of(stages))
-    )
+    changes = tuple(days_of(every, since))
+    return HealthView(_operations(registry, since), changes, tuple(traffic_of(stages)), tuple(days))
 
 
 def health_of(operations: Iterable[Operation]) -> list[CommandHealth]:
@@ -184,21 +179,6 @@ def traffic_of(stages: Iterable[tuple[Record, MergedStage]]) -> Iterator[StageTr
                 record.channel, record.generation, text.moment(record.when), counted.version, arm, rate.x, rate.n,
                 dict(outcomes.most_common(_MAX_LABELS)),
             )  # fmt: skip
-
-
-def labels_of(stages: Iterable[tuple[Record, MergedStage]]) -> Iterator[LabelsOfStage]:
-    """The labels that both versions of shadow trials answered, from the pairs that replicas count."""
-    for record, stage in stages:
-        answered: dict[int, Counter[str]] = {0: Counter(), 1: Counter()}
-        for pairs in stage.pairs.values():
-            for pair, count in pairs.items():
-                parts = pair.split(" -> ")
-                for side in (0, 1):
-                    answered[side][parts[side] if len(parts) == 2 else "other"] += count
-        for side, version in enumerate((stage.stage.stable, stage.stage.canary)):
-            if answered[side]:
-                labels = dict(answered[side].most_common(_MAX_LABELS))
-                yield LabelsOfStage(record.channel, record.generation, text.moment(record.when), version, labels)
 
 
 def _operations(registry: Registry, since: datetime) -> tuple[CommandHealth, ...] | None:

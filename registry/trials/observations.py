@@ -7,6 +7,7 @@ The store is the bus: the guard reads these objects and no replica. `registry.tr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -38,6 +39,9 @@ MAX_WINDOWS = 360
 MAX_STAGES = 16
 MAX_PAIRS = 100
 MAX_COUNTERS = 100
+MAX_DAYS = 14
+"""Days of a version that are kept: a week in which two versions answer each day."""
+MAX_DAY_LABELS = 20
 MAX_NUMBER = 10.0**9
 """Milliseconds or megabytes are below it."""
 
@@ -156,10 +160,34 @@ class StageCounts(DocumentPart):
         )
 
 
+class DayCounts(DocumentPart):
+    """What one version answered on one day, for people.
+
+    Attributes:
+        day: UTC, by the replica's clock.
+        answers: without errors, and without those that are left out of statistics; see `LeftOut`.
+        flagged: those that were flagged as OOD.
+        labels: how often each was answered; an image without a label has none.
+    """
+
+    day: str = Field(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")
+    version: _Text
+    answers: _Count
+    flagged: _Count = 0
+    labels: dict[Annotated[str, Field(max_length=40)], _Count] = Field(default_factory=dict, max_length=MAX_DAY_LABELS)
+
+    @field_validator("day")
+    @classmethod
+    def _is_a_day(cls, day: str) -> str:
+        date.fromisoformat(day)
+        return day
+
+
 class Observations(Document):
     """Everything that a replica has counted, the stages in order, the newest last.
 
     Attributes:
+        days: of the newest days, by version.
         started, when: when counting began, and when this was written: UTC, ISO 8601, by the replica's clock.
     """
 
@@ -171,3 +199,4 @@ class Observations(Document):
     started: str = Field(max_length=40)
     when: str = Field(max_length=40)
     stages: tuple[StageCounts, ...] = Field(max_length=MAX_STAGES)
+    days: tuple[DayCounts, ...] = Field(default=(), max_length=MAX_DAYS)

@@ -11,12 +11,14 @@ import threading
 import time
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from registry.formats import canonical
+from registry.formats.document import DocumentPart
 from registry.machine import clock
+from registry.trials.days import DayTallies
 from registry.trials.observations import (
     BASES,
     FIRST,
@@ -49,7 +51,7 @@ _MAX_SECONDS = 100_000.0
 _NAME = re.compile(r"[a-z0-9_.-]{1,40}")
 _OTHER = "other"
 _ROOM = 2_048
-"""Bytes of a document beside its stages, at most."""
+"""Bytes of a document beside its stages and days, at most."""
 
 LabelResult = Literal["taken", "repeated", "contradictory", "late", "left_out"]
 """What became of a label. `repeated`, `contradictory`: the receipt had this label, or another one, before. `late`: the
@@ -87,6 +89,7 @@ class Recorder:
         self._replica, self._host, self._now = replica, host, now
         self._started = clock.timestamp()
         self._stages: OrderedDict[TrialStage, _StageTally] = OrderedDict()
+        self._days = DayTallies()
         self._labels: OrderedDict[bytes, str] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -103,14 +106,14 @@ class Recorder:
     def record(self, stage: TrialStage, arm: ArmName, unit: int, counted: Counted) -> None:
         """Count a request that an arm answered, or failed at."""
         with self._lock:
-            self._tally(stage).arms[arm].add(unit, counted, self._now())
+            self._add(stage, arm, unit, counted)
 
     def record_pair(self, stage: TrialStage, unit: int, stable: Counted, canary: Counted) -> None:
         """Count a request of a shadow trial that both versions computed."""
         with self._lock:
-            tally, now = self._tally(stage), self._now()
-            tally.arms["stable"].add(unit, stable, now)
-            tally.arms["canary"].add(unit, canary, now)
+            self._add(stage, "stable", unit, stable)
+            self._add(stage, "canary", unit, canary)
+            tally = self._tally(stage)
             pair = f"{_shown(stable.label)} -> {_shown(canary.label)}"
             tally.pairs[pair if _has_room(tally.pairs, pair, MAX_PAIRS) else _OTHER] += 1
 
@@ -157,11 +160,18 @@ class Recorder:
         with self._lock:
             now = self._now()
             copies = [tally.copy(stage, now) for stage, tally in self._stages.items()]
+            days = tuple(self._days.copy())
         counts = [copy() for copy in copies]
         return Observations(
             format=1, replica=self._replica, host=self._host[:255], started=self._started, when=clock.timestamp(),
-            stages=tuple(_newest_that_fit(sorted(counts, key=lambda one: one.generation))),
+            stages=tuple(_newest_that_fit(sorted(counts, key=lambda one: one.generation), _size(days))), days=days,
         )  # fmt: skip
+
+    def _add(self, stage: TrialStage, arm: ArmName, unit: int, counted: Counted) -> None:
+        now = self._now()
+        self._tally(stage).arms[arm].add(unit, counted, now)
+        if not counted.error and not counted.outcome.isdigit():  # a status code, such as 429, is no answer
+            self._days.add(stage.version(arm), counted.label, now, is_flagged=counted.flagged)
 
     def _is_left(self, stage: TrialStage) -> bool:
         """Whether a stage is older than the last ones that are kept."""
@@ -320,14 +330,19 @@ def _shown(label: str | None) -> str:
     return text if text.isprintable() else _OTHER
 
 
-def _newest_that_fit(stages: list[StageCounts]) -> list[StageCounts]:
-    """The newest stages whose bytes fit into a document together; a single one always does."""
+def _newest_that_fit(stages: list[StageCounts], others: int) -> list[StageCounts]:
+    """The newest stages whose bytes fit into a document beside `others`; a single one always does."""
     if len(stages) < 2:
         return stages
-    left, kept = Observations.LIMIT - _ROOM, list[StageCounts]()
+    left, kept = Observations.LIMIT - _ROOM - others, list[StageCounts]()
     for stage in reversed(stages):
-        left -= len(canonical.encode(stage.model_dump(mode="json", exclude_unset=True))) + 1
+        left -= _size((stage,))
         if kept and left < 0:
             break
         kept.insert(0, stage)
     return kept
+
+
+def _size(parts: Iterable[DocumentPart]) -> int:
+    """Bytes of parts in a document."""
+    return sum(len(canonical.encode(part.model_dump(mode="json", exclude_unset=True))) + 1 for part in parts)

@@ -148,11 +148,14 @@ def _note_operations(registry: Registry) -> None:
 
 
 def _watched(registry: Registry, keys: int) -> Fleet:
-    """Three replicas that have counted the trial for some minutes."""
-    head = registry.channel("production").head()
-    assert head
+    """Three replicas that have answered for some days, and counted the trial for some minutes."""
+    head, before = registry.history("production", 2)
     assert head.stable
-    fleet = Fleet(now=datetime.now(UTC) - timedelta(seconds=200))
+    fleet = Fleet()
+    for days in range(5, 0, -1):
+        fleet.now = datetime.now(UTC) - timedelta(days=days)
+        fleet.ask(before, keys // 20, stable=Rates(flagged=0.02 + 0.005 * days), labels=False)
+    fleet.now = datetime.now(UTC) - timedelta(seconds=200)
     fleet.begin(head)
     for _ in range(20):
         fleet.ask(head, keys // 20, Rates(wrong=0.03, flagged=0.05, milliseconds=47), Rates(wrong=0.04, flagged=0.04))

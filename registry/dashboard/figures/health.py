@@ -18,9 +18,10 @@ from registry.dashboard.figures.style import (
     rows_height,
     styled,
 )
-from registry.dashboard.health import CommandHealth, CostOfVersion, DayOfChanges, LabelsOfStage, StageTraffic
+from registry.dashboard.health import CommandHealth, CostOfVersion, DayOfAnswers, DayOfChanges
 from registry.evidence.stats import wilson
 
+_DAY_MS = 86_400_000
 _ENDS = (("done", GOAL), ("refused", "#b8860b"), ("failed", GATE), ("interrupted", MUTED))
 
 
@@ -87,44 +88,35 @@ def costs_figure(found: Sequence[CostOfVersion], title: str) -> go.Figure:
     return figure.update_yaxes(title=title, rangemode="tozero")
 
 
-def ood_figure(found: Sequence[StageTraffic]) -> go.Figure:
-    """The OOD rate of each version in each stage, by the day on which the stage began."""
-    shown, figure = sorted((each for each in found if each.asked and each.began), key=_stage_order), go.Figure()
-    shade = colours([each.version for each in shown])
-    for version, colour in shade.items():
-        ours = [each for each in shown if each.version == version]
-        value = [100 * (each.share or 0.0) for each in ours]
-        ends = [wilson(each.flagged, each.asked) for each in ours]
-        figure.add_bar(
-            x=[_stage_name(each) for each in ours], y=value, name=text.label(version), marker_color=colour,
+def ood_figure(found: Sequence[DayOfAnswers]) -> go.Figure:
+    """The OOD rate of each version on each day, in its answers through each channel."""
+    shown, figure = [each for each in found if each.answered.answers], go.Figure()
+    shade = colours([each.answered.version for each in shown])
+    for channel, version in dict.fromkeys((each.channel, each.answered.version) for each in shown):
+        ours = [one.answered for one in shown if (one.channel, one.answered.version) == (channel, version)]
+        value = [100 * one.flagged / one.answers for one in ours]
+        ends = [wilson(one.flagged, one.answers) for one in ours]
+        figure.add_scatter(
+            x=[one.day for one in ours], y=value, mode="markers+lines", name=f"{text.label(version)}, {channel}",
+            marker={"size": 9, "color": shade[version]}, line={"width": 1, "color": shade[version]},
             error_y=error_bars(value, [100 * end.low for end in ends], [100 * end.high for end in ends]),
-            hovertext=[f"{text.label(version)}: {each.flagged:,} of {each.asked:,} units flagged" for each in ours],
+            hovertext=[f"{text.label(version)}: {one.flagged:,} of {one.answers:,} answers flagged" for one in ours],
             hoverinfo="text",
         )  # fmt: skip
-    styled(figure, 320, left=60).update_layout(barmode="group", bargap=0.5)
-    names = list(dict.fromkeys(_stage_name(each) for each in shown))
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=names)
+    styled(figure, 320, left=60).update_xaxes(tickformat="%Y-%m-%d", dtick=_DAY_MS)
     return figure.update_yaxes(title="flagged as OOD, %", rangemode="tozero")
 
 
-def labels_figure(found: Sequence[LabelsOfStage]) -> go.Figure:
-    """The mix of labels of each version in each stage."""
-    figure = go.Figure()
-    names = [f"{text.label(each.version, 24)}, g{each.generation}" for each in found]
-    labels = sorted({label for each in found for label in each.labels})
+def labels_figure(found: Sequence[DayOfAnswers]) -> go.Figure:
+    """The mix of labels of each version on each day."""
+    figure, shown = go.Figure(), [each.answered for each in found if each.answered.labels]
+    names = [f"{one.day:%Y-%m-%d}, {text.label(one.version, 24)}" for one in shown]
+    labels = sorted({label for one in shown for label in one.labels})
     for number, label in enumerate(labels):
-        share = [100 * each.labels.get(label, 0) / max(1, sum(each.labels.values())) for each in found]
+        share = [100 * one.labels.get(label, 0) / max(1, sum(one.labels.values())) for one in shown]
         figure.add_bar(
             y=names[::-1], x=share[::-1], orientation="h", name=text.label(label, 30),
             marker_color=PALETTE[number % len(PALETTE)], hovertemplate="%{y}: %{x:.3g}%<extra>%{fullData.name}</extra>",
         )  # fmt: skip
-    styled(figure, rows_height(len(names)), left=150).update_layout(barmode="stack")
+    styled(figure, rows_height(len(names)), left=220).update_layout(barmode="stack")
     return figure.update_xaxes(title="% of the answers", range=[0, 100])
-
-
-def _stage_order(each: StageTraffic) -> tuple[str, str, int]:
-    return f"{each.began:%Y-%m-%d}", each.channel, each.generation
-
-
-def _stage_name(each: StageTraffic) -> str:
-    return f"{each.began:%Y-%m-%d}<br>{text.label(each.channel, 20)}, generation {each.generation}"

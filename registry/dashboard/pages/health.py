@@ -91,22 +91,17 @@ def _costs(metrics: Mapping[str, Metrics]) -> None:
 
 def _traffic(found: HealthView) -> None:
     st.header("Traffic")
-    st.caption(
-        "Replicas count by stage: from one change of a channel to the next. What they counted is kept for 7 days "
-        "after a trial. Each mark is one version in one stage, on the day on which the stage began."
-    )
-    if any(each.asked for each in found.traffic):
+    if found.days:
         st.subheader("Flagged as out of distribution")
-        chart(ood_figure(found.traffic), "ood")
+        chart(ood_figure(found.days), "ood")
+        st.subheader("Labels that were answered")
+        chart(labels_figure(found.days), "labels")
     else:
-        st.caption("No replica has counted anything.")
-    _outcomes(found)
-    if found.labels:
-        st.subheader("Labels that were answered in shadow trials")
-        chart(labels_figure(found.labels), "labels")
+        st.caption("No replica has counted an answer.")
+    _stages(found)
 
 
-def _outcomes(found: HealthView) -> None:
+def _stages(found: HealthView) -> None:
     rows: Sequence[dict[str, object]] = [
         {
             "day": f"{each.began:%Y-%m-%d}" if each.began else "–", "channel": each.channel,
@@ -117,4 +112,6 @@ def _outcomes(found: HealthView) -> None:
         for each in found.traffic
     ]  # fmt: skip
     if rows:
+        st.subheader("Since each change of a channel")
+        st.caption("What replicas counted is kept for 7 days after a trial.")
         table(rows, "traffic")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from registry.dashboard.figures.health import (
     operations_figure,
 )
 from registry.dashboard.figures.metrics import metric_figures, paired_figure
-from registry.dashboard.health import costs_of, days_of, health_of, labels_of, traffic_of
+from registry.dashboard.health import DayOfAnswers, costs_of, days_of, health_of, traffic_of
 from registry.dashboard.policy import view_of
 from registry.dashboard.thumbnails import SIDE, thumbnails
 from registry.dashboard.versions import ShownBound, VersionComparison, VersionFilter, bounds_of, rows_of
@@ -28,6 +28,7 @@ from registry.evidence.policy import load_policy
 from registry.evidence.results import Metric
 from registry.evidence.verdict import Check
 from registry.integrity.operations import Operation
+from registry.trials.days import AnswersOfDay
 from registry.usecases.diff import VersionDiff
 from registry.versions.changes import ManifestChanges
 from tests.support.watched_trials import Fleet, Rates, stages_of, started
@@ -93,18 +94,26 @@ def test_traffic_has_a_rate_for_each_version_of_a_stage() -> None:
     assert found["stable"].share == 0
     assert found["canary"].share == pytest.approx(0.1, abs=0.02)
     assert found["canary"].outcomes["answer"] >= found["canary"].asked, "some units ask twice"
-    assert {trace.name for trace in ood_figure(list(found.values())).data} == {"v1.0.0", "v2.0.0"}
 
 
-def test_the_mix_of_labels_is_that_of_shadow_trials() -> None:
-    records = started(100, kind="shadow")
-    stages = stages_of(records, Fleet().asked(records, 400).observations())
-    found = list(labels_of(list(zip(records[1:], stages, strict=True))))
-    assert [(each.version, each.labels) for each in found] == [
-        ("v1.0.0", {"healthy": 400}), ("v2.0.0", {"healthy": 400}),
-    ]  # fmt: skip
-    (bar,) = labels_figure(found).data
-    assert list(bar.x) == [100.0, 100.0]
+def test_answers_are_drawn_by_day_and_version() -> None:
+    monday, tuesday = date(2026, 11, 30), date(2026, 12, 1)
+    days = [
+        DayOfAnswers("production", AnswersOfDay(day, version, answers, flagged, labels))
+        for day, version, answers, flagged, labels in (
+            (monday, "v1.0.0", 200, 10, {"blight": 50, "healthy": 150}),
+            (tuesday, "v1.0.0", 100, 20, {"healthy": 100}),
+            (tuesday, "v2.0.0", 50, 0, {}),
+        )
+    ]
+    rates = {trace.name: dict(zip(trace.x, trace.y, strict=True)) for trace in ood_figure(days).data}
+    assert rates == {
+        "v1.0.0, production": {monday: pytest.approx(5), tuesday: pytest.approx(20)},
+        "v2.0.0, production": {tuesday: 0},
+    }
+    mix = {bar.name: dict(zip(bar.y, bar.x, strict=True)) for bar in labels_figure(days).data}
+    assert mix["blight"] == {"2026-11-30, v1.0.0": 25, "2026-12-01, v1.0.0": 0}
+    assert mix["healthy"] == {"2026-11-30, v1.0.0": 75, "2026-12-01, v1.0.0": 100}
 
 
 def accuracy(right: int, target: str | None = None) -> Metric:

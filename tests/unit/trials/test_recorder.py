@@ -7,7 +7,7 @@ import pytest
 
 from registry.errors import BadManifest
 from registry.formats import canonical
-from registry.trials.observations import BASES, EVENTS, FIRST, Observations, TrialStage
+from registry.trials.observations import BASES, EVENTS, FIRST, MAX_DAY_LABELS, MAX_DAYS, Observations, TrialStage
 from registry.trials.receipts import OOD_LABEL, ArmAnswer, Receipt
 from registry.trials.recorder import Counted, Recorder
 
@@ -188,6 +188,10 @@ def test_no_counts_make_a_document_too_large(recorder: Recorder, clock: Clock) -
     stages = [TrialStage(number, "v" * 120, "w" * 120, TRIAL, "split", 0.1 + number) for number in range(1, 21)]
     for stage in stages:
         fill(recorder, stage, clock, bits)
+    for number in range(MAX_DAYS * (MAX_DAY_LABELS + 1)):
+        counted = Counted("answer", label=f"{number:05}" + 40 * "\N{CJK UNIFIED IDEOGRAPH-4E00}")
+        clock.now += 86_400 / MAX_DAY_LABELS
+        recorder.record(stages[-1], "stable", number, counted)
     data = recorder.document().to_bytes()
     assert 256 * 1024 < len(data) <= 512 * 1024
     assert [one.stage for one in Observations.parse(data, "observations").stages] == stages[-1:]
