@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import socket
 
 WORKERS = 16
 MAX_CALLS = 256
@@ -23,6 +27,9 @@ _IDLE = "ulora-idle"
 """Their name while they wait for one."""
 _LAST_SECONDS = 1.0
 """How long after Ctrl-C the other threads may go on."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
+_FRAMES = 6
+"""Between a function of a library that reads an answer, and that of the standard library that waits for its bytes."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -135,57 +142,97 @@ def within(
 
 
 def within_or_ended(seconds: float, act: Callable[[], Result], name: str = "ulora-within") -> Result:
-    """The same for a call that waits for a server: if it does not return in time, its thread is ended too.
+    """The same for a call that waits for a server: if it does not return in time, its sockets are shut down until it
+    has ended too.
 
     A process that asks for weeks would otherwise have a thread, and one place of MAX_CALLS less, for each answer that
-    never ends.
+    never ends. What the call does then, such as to try again, is its own matter; see `time_left`.
 
     Raises:
         NotStarted, TimeoutError, Exception: see `within`.
     """
-    call = _Interruptible(act)
+    call = _Endable(act)
     try:
         return within(seconds, call.make, name)
     except TimeoutError:
-        call.interrupt()
+        if call.give_up():
+            threading.Thread(target=call.end, name="ulora-end", daemon=True).start()
         raise
 
 
-class _Interrupted(BaseException):
-    """The caller has gone. No `Exception`, so that a loop that retries does not go on."""
+class _Endable(Generic[Result]):
+    """One call, made in one thread, that another thread may end.
 
-
-class _Interruptible(Generic[Result]):
-    """One call, made in one thread, which may be interrupted from another one."""
+    No exception is raised in its thread from outside (`PyThreadState_SetAsyncExc`): between two lines of a library it
+    would leave a lock taken for ever, such as that of the connections to S3, and no later call would get one.
+    """
 
     def __init__(self, act: Callable[[], Result]) -> None:
         self._act = act
         self._lock = threading.Lock()
         self._thread: int | None = None
-        self._is_over = False
+        self._has_ended = threading.Event()
+        self._is_given_up = False
 
     def make(self) -> Result:
         with self._lock:
-            if self._is_over:
-                raise _Interrupted
+            if self._is_given_up:
+                raise NotStarted("nobody waits for it any more")
             self._thread = threading.get_ident()
         try:
             return self._act()
         finally:
             with self._lock:
-                self._is_over = True
+                self._thread = None
+            self._has_ended.set()
 
-    def interrupt(self) -> None:
-        """Raise `_Interrupted` in the thread when it next runs Python code, as it does after each byte that it reads.
-
-        Python offers no other way to end a thread, and a socket deep inside of a library can't be reached to close it.
-        """
-        import ctypes  # not before: a rollback that is answered does not need it
-
+    def give_up(self) -> bool:
+        """Do not begin; whether it has begun and goes on."""
         with self._lock:
-            if not self._is_over and self._thread is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(_Interrupted))
-            self._is_over = True
+            self._is_given_up = True
+            return self._thread is not None
+
+    def end(self) -> None:
+        """Shut down what it waits for, again and again, until it has ended: it may open another connection."""
+        pause = _FIRST_PAUSE
+        while not self._has_ended.is_set():
+            with self._lock:  # while it is held, the thread makes no other call
+                if self._thread is not None and (found := _socket_of(self._thread)):
+                    _shut(found)
+            self._has_ended.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _socket_of(thread: int) -> socket.socket | None:
+    """The socket that a thread reads from, writes to or connects, found in the innermost functions that it is in."""
+    frame = sys._current_frames().get(thread)
+    for _ in range(_FRAMES):
+        if frame is None:
+            break
+        is_sending = frame.f_globals.get("__name__") == "http.client"
+        for value in list(frame.f_locals.values()):
+            if found := _socket_in(value, is_sending=is_sending):
+                return found
+        frame = frame.f_back
+    return None
+
+
+def _socket_in(value: object, *, is_sending: bool) -> socket.socket | None:
+    import socket  # not before: a rollback that is answered does not need it
+    from http.client import HTTPConnection
+
+    if isinstance(value, socket.SocketIO):
+        value = value._sock  # type: ignore[attr-defined]
+    elif is_sending and isinstance(value, HTTPConnection):
+        value = value.sock
+    return value if isinstance(value, socket.socket) else None
+
+
+def _shut(found: socket.socket) -> None:
+    import socket
+
+    with suppress(OSError):  # it is closed already
+        socket.socket.shutdown(found, socket.SHUT_RDWR)  # that of an SSLSocket changes what its reader needs
 
 
 class _Call(Generic[Result]):
@@ -246,7 +293,7 @@ class _Threads:
 
     def reset(self) -> None:
         """Begin anew: a forked process has none of its parent's threads, and maybe a lock that one of them held."""
-        # In C: an interrupt in the middle of a semaphore, which is Python, would leave it locked for ever.
+        # In C: Ctrl-C in the middle of a semaphore, which is Python, would leave it locked for ever.
         self.places: SimpleQueue[None] = SimpleQueue()
         for _ in range(MAX_CALLS):
             self.places.put(None)

@@ -24,7 +24,7 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def call(self, act: Callable[[], Result]) -> Result:
-        """The result of `act`. If the time ends first, its thread is interrupted and left behind.
+        """The result of `act`. If the time ends first, it is left behind, and ended.
 
         Raises:
             TimeoutError: it has not returned in time.

@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from registry.errors import BadSetting, StoreUnreachable, UloraError, first_line
 from registry.formats.addresses import without_password
-from registry.parallel import NotStarted, within, within_or_ended
+from registry.parallel import NotStarted, time_left, within, within_or_ended
 from registry.store.bounded_replies import bound_replies, check_replies
 from registry.store.endpoint import check_endpoint
 from registry.store.error_table import Asked, translated
@@ -208,6 +208,7 @@ class S3Client:
         check_endpoint(client.meta.endpoint_url, self.bucket)
         bound_replies(client)
         check_replies(client)
+        client.meta.events.register("before-send.s3", _refuse_late)
         if self._encryption:
             # By an event, so that a write that is added later can't be forgotten.
             for operation in _WRITES:
@@ -245,6 +246,12 @@ class S3Client:
     @property
     def _place(self) -> str:
         return f"{self.url} at {without_password(self._endpoint_url)}" if self._endpoint_url else self.url
+
+
+def _refuse_late(**_: Any) -> None:
+    """Send nothing once more after the caller has given up: botocore tries again by itself. Raises: NotStarted."""
+    if not time_left():
+        raise NotStarted("the time for it is over")
 
 
 def base64_text(raw: bytes) -> str:

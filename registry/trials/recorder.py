@@ -106,14 +106,14 @@ class Recorder:
     def record(self, stage: TrialStage, arm: ArmName, unit: int, counted: Counted) -> None:
         """Count a request that an arm answered, or failed at."""
         with self._lock:
-            self._add(stage, arm, unit, counted)
+            self._add(stage, arm, unit, counted, self._now())
 
     def record_pair(self, stage: TrialStage, unit: int, stable: Counted, canary: Counted) -> None:
         """Count a request of a shadow trial that both versions computed."""
         with self._lock:
-            self._add(stage, "stable", unit, stable)
-            self._add(stage, "canary", unit, canary)
-            tally = self._tally(stage)
+            tally, now = self._tally(stage), self._now()
+            self._add(stage, "stable", unit, stable, now)
+            self._add(stage, "canary", unit, canary, now)
             pair = f"{_shown(stable.label)} -> {_shown(canary.label)}"
             tally.pairs[pair if _has_room(tally.pairs, pair, MAX_PAIRS) else _OTHER] += 1
 
@@ -167,8 +167,7 @@ class Recorder:
             stages=tuple(_newest_that_fit(sorted(counts, key=lambda one: one.generation), _size(days))), days=days,
         )  # fmt: skip
 
-    def _add(self, stage: TrialStage, arm: ArmName, unit: int, counted: Counted) -> None:
-        now = self._now()
+    def _add(self, stage: TrialStage, arm: ArmName, unit: int, counted: Counted, now: float) -> None:
         self._tally(stage).arms[arm].add(unit, counted, now)
         if not counted.error and not counted.outcome.isdigit():  # a status code, such as 429, is no answer
             self._days.add(stage.version(arm), counted.label, now, is_flagged=counted.flagged)

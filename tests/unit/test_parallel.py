@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import math
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -89,18 +92,52 @@ def test_ctrl_c_ends_what_hangs_in_other_threads() -> None:
         assert process.stdout.read().splitlines()[-1] == "interrupted"
 
 
-def test_a_call_for_a_server_is_ended_when_it_is_given_up() -> None:
+def _read(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection, connection.makefile("rb") as answer:
+        answer.read()
+
+
+def _read_again_and_again(address: tuple[str, int]) -> None:
+    for _ in range(3):
+        _read(address)
+
+
+def _send(address: tuple[str, int]) -> None:
+    client = http.client.HTTPConnection(*address)
+    client.request("PUT", "/", body=bytes(1 << 26))
+
+
+@pytest.mark.parametrize("act", [_read, _read_again_and_again, _send])
+def test_a_call_for_a_server_is_ended_when_it_is_given_up(act: Callable[[tuple[str, int]], None]) -> None:
     threads: list[threading.Thread] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        def ask() -> None:
+            threads.append(threading.current_thread())
+            with suppress(OSError):
+                act(silent.getsockname())
+
+        with pytest.raises(TimeoutError):
+            within_or_ended(0.1, ask)
+        threads[0].join(300)
+        assert not threads[0].is_alive()
+
+
+def test_a_call_that_is_given_up_is_not_cut_in_the_middle() -> None:
+    lock, given_up, ended = threading.Lock(), threading.Event(), threading.Event()
 
     def act() -> None:
-        threads.append(threading.current_thread())
-        while True:  # a byte now and then
-            threading.Event().wait(0.01)
+        lock.acquire()  # as a library does: an exception between this line and the next would leave it taken
+        while not given_up.is_set():
+            sum(range(100))
+        lock.release()
+        ended.set()
 
     with pytest.raises(TimeoutError):
         within_or_ended(0.1, act)
-    threads[0].join(300)
-    assert not threads[0].is_alive()
+    given_up.set()
+    assert ended.wait(300)
+    assert lock.acquire(timeout=300)
 
 
 def test_a_call_for_a_server_returns_what_it_got() -> None:
