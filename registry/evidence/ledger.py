@@ -192,7 +192,7 @@ class Ledger:
                 refused.add(key)
                 raise
 
-        keys = [info.key for info in self._store.list(folder)]
+        keys = [info.key for info in self._store.list(folder) if layout.is_directly_in(folder, info.key)]
         read_ones = dict(zip(keys, read_each(read, keys), strict=True))
         found = {key: document for key, document in read_ones.items() if document is not None}
         return ReadDocuments(found, tuple(key for key in keys if key not in found), tuple(sorted(refused)))

@@ -89,7 +89,8 @@ class Notes(Generic[Kind]):
     def versions(self) -> list[str]:
         """The names of the versions that have a note, as their keys spell them. One LIST."""
         folder = self._key(self._model, "")
-        return [info.key.removeprefix(folder).removesuffix(".json") for info in self._store.list(folder)]
+        keys = [info.key for info in self._store.list(folder) if layout.is_directly_in(folder, info.key)]
+        return [key.removeprefix(folder).removesuffix(".json") for key in keys]
 
     def all(self) -> list[Kind]:
         """All notes. One that was taken back since it was listed is none.

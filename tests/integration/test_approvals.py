@@ -55,6 +55,19 @@ def test_two_different_people_are_asked(registry: Registry) -> None:
     assert (check.outcome, check.reason) == ("pass", "2 of 2 approvals: ann, bob")
 
 
+def test_what_stands_in_a_folder_inside_is_no_approval(registry: Registry) -> None:
+    as_person(registry, "ann").approve(V1)
+    (true,) = registry.wiring.ledger.approvals(VersionName.parse(V1))
+    forged = true.model_copy(update={"who": "bob"})
+    folder = layout.approval(registry.model, V1)
+    # Where a role may write that may write to `models/*/operations/*`: AWS's `*` goes past slashes.
+    registry.store.create(f"{folder}operations/{forged.sha256}.json", forged.to_bytes())
+    with pytest.raises(GateRefused, match="1 of 2 approvals: ann"):
+        registry.promote(V1, "production")
+    registry.store.create(f"{layout.forgotten(registry.model)}operations/x.json", b"{}")
+    assert registry.collect_garbage(dry_run=True)
+
+
 def test_another_spelling_is_no_other_person(registry: Registry) -> None:
     as_person(registry, "Ann Lee").approve(V1)
     for who in ("ann lee", " Ann  Lee", "\uff21nn Lee"):

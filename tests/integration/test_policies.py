@@ -235,6 +235,11 @@ PASSED = layout.passed(MODEL, "staging", "v1.0.0", "e" * 64)
 FORGOTTEN, SIGNATURE = layout.forgotten(MODEL, "v1.0.0"), layout.signature(MODEL, "v1.0.0", "e" * 64)
 DECISION = layout.decision(MODEL, "production", "e" * 64)
 INCIDENT = layout.incident(MODEL, "production", "e" * 64)
+NESTED = tuple(
+    f"models/{MODEL}/{folder}/v1.0.0/{inside}/{'e' * 64}.json"
+    for folder in ("approvals", "evidence", "ticks", "versions") for inside in ("operations", "forgotten")
+)  # fmt: skip
+"""Where a role may write whose rights hold for `models/*/operations/*`: AWS's `*` goes past slashes."""
 BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
 
 
@@ -249,8 +254,11 @@ BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
             "replica",
             (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, POLICY, PASSED, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE),
         ),
-        ("verifier", (VERSION, RECORD, EVIDENCE, VERDICT, FORGOTTEN, SIGNATURE, BLOB, layout.GC_KEY, ELSEWHERE)),
-        ("gc", (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE)),
+        (
+            "verifier",
+            (VERSION, RECORD, EVIDENCE, VERDICT, FORGOTTEN, SIGNATURE, BLOB, layout.GC_KEY, ELSEWHERE, *NESTED),
+        ),
+        ("gc", (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE, *NESTED)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -251,7 +251,7 @@ def test_the_verifier_writes_notes_of_its_commands_only() -> None:
     reads = {"s3:ListBucket", "s3:GetObject"}
     writing = [statement for statement in statements if not set(statement["Action"]) <= reads]
     assert [(statement["Action"], statement["Resource"]) for statement in writing] == [
-        (["s3:PutObject"], ["arn:aws:s3:::BUCKET/PREFIX/models/*/operations/*"])
+        (["s3:PutObject"], ["arn:aws:s3:::BUCKET/PREFIX/models/MODEL/operations/*"])
     ]
 
 
