@@ -41,14 +41,14 @@ def predict_files(
         progress: is told of images.
 
     Raises:
-        BadInput: there are no images; or `out` has another run, or the files changed since it began.
+        BadInput: there are no images, or a table is refused; or `out` has another run, or the files changed since then.
         NotNow: another process writes this shard.
         VersionNotFound, ChannelEmpty: there is no version to answer with.
         LoadFailed: the version can't be loaded, or nothing of a part could be computed; or as `Registry.load`.
         DiskFull, BadSetting: a part can't be written.
         BadManifest: a plan or a list in `out` is damaged.
         MissingDependency: Parquet is wanted without pyarrow.
-        Unreachable, UloraError: files can't be read, and that is not the fault of single ones.
+        Unreachable, BucketNotFound, UloraError: files can't be read, and that is not the fault of single ones.
     """
     options = options or PredictOptions()
     if options.target is not None:

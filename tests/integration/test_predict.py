@@ -15,11 +15,21 @@ import pytest
 
 from registry.api import Registry
 from registry.devstack.s3_server import S3Server
-from registry.errors import BadInput, BucketNotFound, ChannelEmpty, NotTrusted, StoreUnreachable, VersionNotFound
+from registry.errors import (
+    BadInput,
+    BucketNotFound,
+    ChannelEmpty,
+    NotTrusted,
+    StoreDenied,
+    StoreUnreachable,
+    UloraError,
+    VersionNotFound,
+)
 from registry.serving.batch.options import PredictOptions, Shard
+from registry.serving.batch.shard import run_shard
 from registry.store.objects import ObjectStore
-from tests.servers.proxy import Proxy, refuse, unavailable
-from tests.support.batch_jobs import parts_of, rows_in, shards, write_files
+from tests.servers.proxy import Proxy, answering, refuse, unavailable
+from tests.support.batch_jobs import job, parts_of, rows_in, shards, write_files
 from tests.support.bundles import png
 from tests.support.echo_releases import Shop, find_echo, wait_until
 from tests.support.registries import create, open_registry
@@ -141,7 +151,68 @@ def test_an_s3_server_that_goes_away_ends_the_run(
 def test_a_bucket_that_is_not_there_is_told(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(BucketNotFound):
         predict(registry, "s3://no-such-bucket-here/x", tmp_path / "out")
+    table = tmp_path / "paths.csv"
+    table.write_text("path\ns3://no-such-bucket-here/a.jpg\n")
+    with pytest.raises(
+        BucketNotFound, match=r"s3://no-such-bucket-here/a\.jpg can't be read: there is no bucket"
+    ) as told:
+        predict(registry, table, tmp_path / "out")
+    assert "ULORA_STORE" not in told.value.hint
     assert parts_of(tmp_path / "out") == {}
+
+
+def test_a_prefix_that_was_emptied_ends_the_run(s3: S3Server, store_url: str, model: str, tmp_path: Path) -> None:
+    url, out = photos_of(s3, model, 3), tmp_path / "out"
+    store, whole = ObjectStore(url), job(url, out, open_store=ObjectStore)
+
+    def emptied(plan: Any) -> Any:
+        for info in list(store.list("")):
+            store.delete(info.key)
+        return whole.load(plan)
+
+    with pytest.raises(UloraError, match=f"nothing is there any more below {url}/2026/"):
+        run_shard(replace(whole, load=emptied))
+    assert parts_of(out) == {}
+    photos_of(s3, model, 3)
+    run_shard(whole)
+    assert {row["outcome"] for row in rows_in(out)} == {"answer"}
+
+
+def test_a_refused_object_is_told_in_its_row(
+    registry: Registry, s3: S3Server, model: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    """One that refuses all of them ends the run, however few they are."""
+    url = photos_of(s3, model, 3)
+    table = tmp_path / "paths.csv"
+    table.write_text(f"path\n{url}/2026/000.jpg\n{url}/2026/001.jpg\n")
+    distant = Registry(settings=replace(registry.settings, endpoint_url=proxy.url))
+    for source in (url, table):
+        proxy.next(answering(403, "AccessDenied"), containing=".jpg", times=1_000_000)
+        out = tmp_path / f"out-{Path(source).name}"
+        with pytest.raises(StoreDenied, match=r"refuses access to .*000\.jpg \(AccessDenied\)"):
+            predict(distant, source, out)
+        assert parts_of(out) == {}
+        proxy.clear()
+        proxy.next(answering(403, "AccessDenied"), containing="000.jpg", times=1_000_000)
+        predict(distant, source, out)
+        first, *others = rows_in(out)
+        assert (first["path"], first["outcome"]) == (f"{url}/2026/000.jpg", "unreadable")
+        assert "refuses access" in first["detail"]
+        assert {row["outcome"] for row in others} == {"answer"}
+        proxy.clear()
+
+
+def test_a_missing_object_where_nothing_may_be_listed(
+    registry: Registry, s3: S3Server, model: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    url = photos_of(s3, model, 1)
+    table = tmp_path / "paths.csv"
+    table.write_text(f"path\n{url}/2026/000.jpg\n{url}/2026/gone.jpg\n")
+    distant = Registry(settings=replace(registry.settings, endpoint_url=proxy.url))
+    proxy.next(answering(403, "AccessDenied"), containing="prefix=photos", times=1_000_000)
+    predict(distant, table, tmp_path / "out")
+    assert [row["outcome"] for row in rows_in(tmp_path / "out")] == ["answer", "unreadable"]
+    assert [seen for seen in proxy.requests if "prefix=photos" in str(seen)]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from typing import BinaryIO
 
 from registry.errors import BadManifest, NotNow, disk_errors
 from registry.formats.bounded import open_regular, read_regular
-from registry.serving.batch.inputs import InputFile
 from registry.serving.batch.options import FORMATS, PartFormat, Shard
 from registry.serving.batch.plan import BatchPlan
+from registry.serving.batch.reading import InputFile
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _MAX_LINE = 1024 * 1024

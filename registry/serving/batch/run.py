@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
 
-from registry.errors import LoadFailed
+from registry.errors import LoadFailed, UloraError
 from registry.machine.cores import usable_cores
 from registry.progress import Progress
 from registry.serving.batch.folder import BatchFolder
-from registry.serving.batch.inputs import BatchInput, InputFile
+from registry.serving.batch.inputs import BatchInput
 from registry.serving.batch.parts import part_writer
 from registry.serving.batch.plan import BatchPlan
+from registry.serving.batch.reading import InputFile
 from registry.serving.batch.rows import FAILED, UNREADABLE, PredictedRow, PreparedFile, ReadFile, RowPredictor
 
 _BATCH = 64
@@ -32,7 +33,7 @@ _AHEAD = 4 * _BATCH
 """Files that are read and wait for their turn at most, as small as the version takes them."""
 _MAX_READERS = 8
 _FEW = 8
-"""A part of which so many files were computed, and all of them failed, is not a matter of the files."""
+"""A part of which so many files were read or computed, and all of them failed, is not a matter of the files."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def compute_parts(
         LoadFailed: nothing of a part could be computed. It is not written.
         BadManifest: the list of inputs is not the one of the plan.
         DiskFull, BadSetting: a part can't be written.
-        UloraError: files can't be read, and that is not the fault of single ones.
+        UloraError: files can't be read, and that is not the fault of single ones; or none of a part can.
     """
     write, began = part_writer(plan.output), time.monotonic()
 
@@ -102,8 +103,19 @@ def _batches(files: Iterable[PreparedFile]) -> Iterator[list[PreparedFile]]:
 
 
 def _check_some(rows: list[PredictedRow], part: int) -> None:
-    """Refuse a part of which everything failed: it would keep an error of this machine for ever."""
+    """Refuse a part of which everything failed: it would keep an error of this machine for ever.
+
+    Raises:
+        UloraError: no file could be read.
+        LoadFailed: nothing could be computed.
+    """
     computed = [row for row in rows if row.outcome != UNREADABLE]
+    if len(rows) >= _FEW and not computed:
+        raise UloraError(
+            f"none of the {len(rows)} files of part {part} could be read: {rows[-1].path[:300]!r}: {rows[-1].detail}",
+            hint="the part was not written; bring the files back, and the same command goes on. If they are gone for "
+            "good, leave them out of the input, and give another --out",
+        )
     if len(computed) >= _FEW and all(row.outcome == FAILED for row in computed):
         raise LoadFailed(
             f"none of the {len(computed)} images of part {part} could be computed: {computed[-1].detail}",

@@ -12,9 +12,10 @@ from pathlib import Path
 from registry.errors import BadInput
 from registry.progress import OpenProgress, ignore, open_no_progress
 from registry.serving.batch.folder import BatchFolder, list_digest
-from registry.serving.batch.inputs import BatchInput, InputFile
+from registry.serving.batch.inputs import BatchInput
 from registry.serving.batch.options import PredictOptions, shard_of
 from registry.serving.batch.plan import BatchPlan, make_plan
+from registry.serving.batch.reading import InputFile
 from registry.serving.batch.rows import RowPredictor
 from registry.serving.batch.run import WrittenPart, compute_parts
 from registry.serving.loaders import Loaded

@@ -58,7 +58,8 @@ def predict_dataset(
     """Predict every row of a dataset by one version; nothing is computed before the result is read or written.
 
     Each actor loads the version once, verified and self-tested, and refuses it if its manifest is not the one that was
-    named here. A row that has no prediction says why; it does not end the run.
+    named here. A row that has no prediction says why; it does not end the run. With a column of paths that holds for
+    every row of a disk that is unmounted meanwhile.
 
     Args:
         dataset: rows with an image each, e.g. of `ray.data.read_binary_files(…, include_paths=True)`.

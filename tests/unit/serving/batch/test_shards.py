@@ -13,7 +13,6 @@ import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import BadInput, BadManifest, DiskFull, LoadFailed, NotNow, UloraError
-from registry.serving.batch.inputs import MAX_BYTES, SUFFIXES
+from registry.serving.batch.inputs import SUFFIXES
 from registry.serving.batch.options import Shard, shard_of
 from registry.serving.batch.plan import make_plan
+from registry.serving.batch.reading import MAX_BYTES
 from registry.serving.batch.rows import rows_for
 from registry.serving.batch.shard import plan_shard, run_shard
 from registry.serving.http.request_body import MAX_IMAGE
@@ -376,68 +376,6 @@ def test_parquet_is_read_and_written(images: Path, tmp_path: Path) -> None:
     run_shard(job(tmp_path / "paths.parquet", tmp_path / "lines"))
     assert found == rows_in(tmp_path / "lines")
     assert [row["outcome"] for row in found] == ["answer", "unreadable"]
-
-
-@pytest.mark.parametrize(
-    ("name", "body", "says"),
-    [
-        ("a.csv", b"file\nx.jpg\n", "no column `path`, but file"),
-        ("a.csv", b'path\n"x', "is not a CSV file"),
-        ("a.csv", b"path\n\xff\n", "is not a CSV file in UTF-8"),
-        ("a.csv", b"path,target\n,low\n", "row 1 of .* has no path"),
-        ("a.csv", b"path\n" + b"x" * 40_000, "row 1 of .* far too long"),
-        ("a.csv", b"path\n", "has no images"),
-        ("a.csv", b"path,path\na.jpg,b.jpg\n", "more than one column `path`"),
-        ("a.csv", b"path,target\na.jpg,low\na,b.jpg,low\n", "line 3 has more fields than there are columns"),
-        ("a.csv", b"path\na.jpg\ns3://\n", "row 2 of .* has no address of an object in S3: 's3://'"),
-        ("a.csv", b"path\ns3:///a.jpg\n", "row 1 of .* has no address"),
-        ("a.csv", b"path\ns3://photos/\n", "row 1 of .* has no address"),
-        ("a.csv", b"path\ns3://photos/" + b"x" * 1025 + b"\n", "row 1 of .* has no address"),
-        ("a.csv", b"path\ns3://me:secret@photos/a.jpg\n", "row 1 of .* has no address .* 's3://photos/a.jpg'"),
-        ("a.parquet", b"PAR1", "is not a Parquet file"),
-        ("a.txt", b"", "has another kind"),
-    ],
-)
-def test_what_is_no_table_is_refused(name: str, body: bytes, says: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(body)
-    with pytest.raises(BadInput, match=says):
-        run_shard(job(tmp_path / name, tmp_path / "out"))
-    assert not parts_of(tmp_path / "out")
-
-
-def test_parquet_whose_text_is_no_utf8_is_refused(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    letters = pyarrow.array([b"\xff.jpg"], pyarrow.binary())
-    paths = pyarrow.Array.from_buffers(pyarrow.string(), 1, letters.buffers())
-    parquet.write_table(pyarrow.table({"path": paths}), tmp_path / "paths.parquet")
-    with pytest.raises(BadInput, match="is not a Parquet file"):
-        run_shard(job(tmp_path / "paths.parquet", tmp_path / "out"))
-
-
-def test_a_disk_that_was_unmounted_fills_no_rows(images: Path, tmp_path: Path) -> None:
-    """Every path below it "does not exist" then; rows of that would stay for ever."""
-    table, away = tmp_path / "tables" / "paths.csv", tmp_path / "away"
-    table.parent.mkdir()
-    table.write_text("path\na.jpg\n")
-    (table.parent / "a.jpg").write_bytes(b"leaf")
-    for place, source in ((images, images), (table.parent, table)):
-        out = tmp_path / f"out-{place.name}"
-        whole = job(source, out)
-
-        def unmounted(plan: Any, whole: Any = whole, place: Path = place) -> Any:
-            """Load the version; meanwhile the disk goes, and leaves the empty folder that it was mounted on."""
-            place.rename(away)
-            place.mkdir()
-            return whole.load(plan)
-
-        with pytest.raises(UloraError, match="is not there any more, or is empty"):
-            run_shard(replace(whole, load=unmounted))
-        assert not parts_of(out)
-        place.rmdir()
-        away.rename(place)
-        run_shard(whole)
-        assert {row["outcome"] for row in rows_in(out)} == {"answer"}
 
 
 def test_rows_for_bytes_without_a_folder() -> None:
