@@ -89,12 +89,18 @@ def linked(folder: Path, disk: Path) -> Path:
     return folder
 
 
+def disk_file(path: Path) -> Path:
+    path.write_bytes(b"leaf")
+    return path
+
+
 SOURCES: dict[str, Callable[[Path, Path], Path]] = {
     "the folder": lambda root, disk: disk,
     "one of two disks below it": lambda root, disk: write_files(root / "two" / "other", 4).parent,
     "links to it": lambda root, disk: linked(root / "links", disk),
     "a table on it": lambda root, disk: table_of(disk / "paths.csv", ["000/00000.jpg"]),
     "a table beside it": lambda root, disk: table_of(disk.parent / "paths.csv", ["disk/000/00001.jpg"]),
+    "a table of what is right on it": lambda root, disk: table_of(root / "paths.csv", [disk_file(disk / "a.jpg")]),
     "a table elsewhere": lambda root, disk: table_of(root / "tables" / "paths.csv", disk.rglob("*.jpg")),
 }
 """From a folder and the disk `two/disk` in it, with files, the input."""
