@@ -62,6 +62,7 @@ The message says what happened and to what; `hint` says what to do next.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -371,13 +372,28 @@ class Expired(UloraError):
     """The deadline of a request passed before it was answered."""
 
 
+_HEADER_VALUE = re.compile(r"(?i)((?:invalid|illegal) header value|in header value|header part)\b.*")
+_LETTER = re.compile(r"('(?:ascii|latin-1)' codec can't encode character) '[^']*'")
+
+
+def without_header_value(text: str) -> str:
+    """What an HTTP library says of a header that it refuses, without the header's value, which may be a credential.
+
+    A line ends where the value began. Of one that can't be encoded, as headers are, the letter is left out.
+    """
+    return _LETTER.sub(r"\1", _HEADER_VALUE.sub(r"\1 (not shown)", text))
+
+
 def first_line(error: BaseException, limit: int = 400) -> str:
-    """The first line of an error's message, cut to `limit` characters; the name of its type if it has no message."""
+    """The first line of an error's message, cut to `limit` characters; the name of its type if it has no message.
+
+    The value of a header that an HTTP library refused is left out.
+    """
     try:
         lines = str(error).strip().splitlines()
     except Exception:  # the code of a class of another package
         lines = []
-    return lines[0].rstrip()[:limit] if lines else type(error).__name__
+    return without_header_value(lines[0]).rstrip()[:limit] if lines else type(error).__name__
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -125,6 +125,10 @@ NO_CREDENTIALS = tuple(
     if hasattr(faults, name)
 )  # fmt: skip
 SETTINGS = "look at AWS's variables (AWS_PROFILE, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, ...) and ~/.aws/config"
+SENT, CONTROL = ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"), re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""The variables that boto3 sends as headers, and what no header can have in it."""
+HEADER = re.compile(r"((?:invalid|illegal) header value|in header value|header part)\b.*", re.IGNORECASE)
+"""How HTTP libraries begin to show a header that they refuse, which may be a credential."""
 LATER: list[tuple[str, str]] = []
 """With --yes, the stream and the text of what is said at the end: a terminal that was stopped, or a full pipe, would
 keep this from going back."""
@@ -791,6 +795,7 @@ class Store:
         self.known = ""
         """What is known of a record that was sent; empty before."""
         with self.errors("client"):
+            check_credentials()
             try:
                 self.reads, self.writes = within(OPENING, self.open)
             except TimeoutError as error:
@@ -1049,6 +1054,9 @@ class Store:
             never = (faults.EndpointConnectionError, faults.ConnectTimeoutError)
             text = f"the store {self.place} does not answer: {first_line(error)}"
             hint = "is the server up, and is its address right? (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL)"
+            if "Invalid header value" in text:
+                text = f"the store {self.place} can't be asked: a header of the request has a line break in it"
+                raise Failure("BadSetting", text, "do the AWS credentials have one?") from error
             if isinstance(error, faults.SSLError):
                 hint = f"are the certificates right? AWS_CA_BUNDLE is {os.environ.get('AWS_CA_BUNDLE', 'not set')}"
             raise OutcomeUnclear(text, hint, was_sent=not isinstance(error, never)) from error
@@ -1108,6 +1116,16 @@ class Store:
         if code in LOST or status >= 500 or status in (408, 409, 412, 429):
             return OutcomeUnclear(text)
         return Failure("Failed", f"{text}: {first_line(error)}")
+
+
+def check_credentials() -> None:
+    """Check that the credentials in the environment can be sent; the error does not show them."""
+    for name in SENT if os.environ.get(SENT[0]) else ():
+        value = os.environ.get(name, "")
+        if CONTROL.search(value) or not is_text(value):
+            problem = "ends with a line break" if value.endswith(("\n", "\r")) else "has characters in it"
+            text = f"{name} {problem} that can't be sent in an HTTP header"
+            raise Failure("BadSetting", text, "was it made from a file? `printf %s` writes no line break at the end")
 
 
 def may_be_applied(failure: Failure) -> bool:
@@ -1268,8 +1286,9 @@ def print_error(as_json: bool, error: str, message: str, hint: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """The first line of an error's message, without the value of a header that was refused."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return HEADER.sub(r"\1 (not shown)", line)[:300]
 
 
 if __name__ == "__main__":

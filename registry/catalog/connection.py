@@ -26,8 +26,9 @@ from registry.catalog.bounded_answers import bounded_answers
 from registry.catalog.calls import BadAnswer, BoundedClient, Deadline
 from registry.catalog.denials import CREDENTIALS, denial
 from registry.catalog.tracking_uri import check_tracking_uri
-from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency
+from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, without_header_value
 from registry.formats.addresses import secrets_of, without_password, without_password_of, without_secrets
+from registry.formats.header_values import check_header
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +47,8 @@ _REASONS = ("Connection refused", "Name or service not known", "timed out")
 """The part of a long error text that is shown, if it contains one of these."""
 
 
+_SENT = {"MLFLOW_TRACKING_TOKEN": "ascii", "MLFLOW_TRACKING_USERNAME": "utf-8", "MLFLOW_TRACKING_PASSWORD": "utf-8"}
+"""The variables that MLflow sends as headers, and how it encodes them."""
 _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """What pip calls a module that SQLAlchemy imports for a database."""
 
@@ -152,13 +155,16 @@ class Connection:
 
         Raises:
             CatalogUnreachable: there is no server.
-            BadSetting: the address can't be one of an MLflow server.
+            BadSetting: the address can't be one of an MLflow server, or the credentials for it can't be sent.
         """
         if self.uri is None:
             raise CatalogUnreachable(
                 "no MLflow tracking server is set",
                 hint="set MLFLOW_TRACKING_URI or --tracking-uri; with --offline `create` and `measure` do not need it",
             )
+        if self.uri.startswith(("http://", "https://")):
+            for name, encoding in _SENT.items():
+                check_header(name, os.environ.get(name, ""), encoding)
         return check_tracking_uri(self.uri)
 
     @contextmanager
@@ -171,7 +177,7 @@ class Connection:
         Raises:
             CatalogUnreachable: there is no server, it does not answer, or another thread uses MLflow for too long.
             CatalogRefused: it answers, and refuses; CatalogDenied if that is for want of a login or a right.
-            BadSetting: the address can't be one of an MLflow server.
+            BadSetting: the address can't be one of an MLflow server, or the credentials for it can't be sent.
             MissingDependency: MLflow is not installed, or the driver of its database is not.
         """
         uri = self.checked_uri()
@@ -223,7 +229,7 @@ class Connection:
     def _said(self, error: Exception) -> str:
         """An error's text on one line, without what was sent to prove who asks: a server may repeat that in it."""
         uri = self.uri or ""
-        text = " ".join(str(error)[:_MAX_READ].split()).replace(uri, self.name)
+        text = without_header_value(" ".join(str(error)[:_MAX_READ].split())).replace(uri, self.name)
         return without_secrets(_sent_secrets(), without_password_of(uri, text))
 
 

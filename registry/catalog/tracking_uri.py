@@ -9,10 +9,11 @@ import os
 import re
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from registry.errors import BadSetting
 from registry.formats.addresses import has_host, without_password
+from registry.formats.header_values import check_header
 
 _DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
 _SCHEMES = ("http", "https", *_DATABASES, "databricks", "databricks-uc", "uc", "file")
@@ -29,7 +30,7 @@ def check_tracking_uri(uri: str) -> str:
     """Return the address of an MLflow server unchanged.
 
     Raises:
-        BadSetting: it can't be one: no or an unknown scheme, a folder, no host.
+        BadSetting: it can't be one: no or an unknown scheme, a folder, no host, or a password that can't be sent.
     """
     shown = without_password(uri)
     scheme = urlsplit(uri).scheme if "://" in uri or uri.startswith("file:") else ""
@@ -42,9 +43,20 @@ def check_tracking_uri(uri: str) -> str:
                 hint="set MLFLOW_TRACKING_URI (or --tracking-uri) to http://HOST:PORT; quote special characters "
                 "(`@` is %40), or use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
             )
+        _check_password(uri, shown)
     elif scheme:
         _check_scheme(scheme.partition("+")[0], shown)
     return uri
+
+
+def _check_password(uri: str, shown: str) -> None:
+    """Check the user and password in an address, which MLflow's HTTP client encodes as Latin-1."""
+    parts = urlsplit(uri)
+    for what, value in (("user", parts.username), ("password", parts.password)):
+        check_header(
+            f"the {what} in the MLflow server's address {shown!r}", unquote(value or ""), "latin-1",
+            hint="use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which may have any letters",
+        )  # fmt: skip
 
 
 def _refuse_folder(shown: str, scheme: str) -> None:

@@ -9,8 +9,10 @@ import queue
 import time
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
+from typing import Any
 
 from registry.cli.output import to_stderr, visible
+from registry.errors import without_header_value
 
 FORMATS = ("text", "json")
 
@@ -70,14 +72,19 @@ def _when(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class _Text(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:
+        return without_header_value(super().formatException(ei))
+
+
+class _Text(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         lines = [f"{_when(record)} {record.levelname}", *record.getMessage().splitlines()]
         lines += self.formatException(record.exc_info).splitlines() if record.exc_info else []
         return visible(" ".join(lines))  # one line: other people wrote parts of it
 
 
-class _Json(logging.Formatter):
+class _Json(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         document = {
             "time": _when(record), "level": record.levelname, "logger": record.name, "message": record.getMessage(),

@@ -16,7 +16,7 @@ import click
 from registry.channels.committed import CommitWatch, watched_commits
 from registry.cli.output import complain, fail, to_stderr
 from registry.cli.signals import lost_interrupts
-from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError, first_line
+from registry.errors import DISK_FULL, BadInput, DiskFull, UloraError, first_line, without_header_value
 from registry.machine.programs import drop_relative_search_paths
 
 INTERRUPTED = 130
@@ -180,7 +180,7 @@ def _usage(error: click.UsageError) -> BadInput:
 
 def _fail_unexpectedly(error: Exception, as_json: bool, known: str) -> NoReturn:
     if os.environ.get("ULORA_DEBUG"):
-        traceback.print_exc()
+        to_stderr(without_header_value(traceback.format_exc().rstrip()))
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         place = error.filename or "a file"
         full = DiskFull(f"no space left while writing {place}", hint="free some disk space and run it again")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from registry.errors import BadSetting
+from registry.formats.header_values import check_header
 
 USERNAME = "ULORA_OCI_USERNAME"
 PASSWORD = "ULORA_OCI_PASSWORD"  # noqa: S105  the name of a variable
@@ -19,12 +20,17 @@ class OciCredentials:
     username: str = ""
     password: str = field(default="", repr=False)
 
+    def __post_init__(self) -> None:
+        """Raises: BadSetting: they can't be sent."""
+        check_header(USERNAME, self.username, "utf-8")
+        check_header(PASSWORD, self.password, "utf-8")
+
     @classmethod
     def from_environment(cls) -> Self:
         """What the environment says.
 
         Raises:
-            BadSetting: it has only one of the two.
+            BadSetting: it has only one of the two, or they can't be sent.
         """
         username, password = os.environ.get(USERNAME, ""), os.environ.get(PASSWORD, "")
         if bool(username) != bool(password):

@@ -25,6 +25,7 @@ from urllib3.exceptions import HTTPError
 from registry.errors import BadSetting, MissingBlob, OciDenied, OciUnreachable, first_line
 from registry.formats.addresses import without_passwords
 from registry.formats.bounded import joined
+from registry.formats.header_values import check_header, header_problem
 from registry.oci.credentials import OciCredentials
 from registry.oci.reference import OciReference, is_loopback
 from registry.parallel import within_or_ended
@@ -66,7 +67,7 @@ class OciSession:
     """Asks one registry. Threads may share it."""
 
     def __init__(self, reference: OciReference, credentials: OciCredentials) -> None:
-        """Raises: BadSetting: docker's configuration can't be read."""
+        """Raises: BadSetting: docker's configuration can't be read, or what it has can't be sent."""
         self._reference, self._credentials = reference, credentials
         client: Any = oras.provider.Registry(hostname=reference.registry, insecure=reference.is_plain)
         self._http: requests.Session = client.session
@@ -250,6 +251,9 @@ class OciSession:
                 f"the credentials in ~/.docker/config.json can't be read ({type(error).__name__})",
                 hint="`docker login` writes it; or set ULORA_OCI_USERNAME and ULORA_OCI_PASSWORD",
             ) from None
+        where = f"the `auth` of {self._reference.registry} in ~/.docker/config.json"
+        hint = f"`docker login {self._reference.registry}` writes it anew (`base64 -w 0` writes no line breaks)"
+        check_header(where, str(getattr(self._auth, "_basic_auth", "")), hint=hint)
 
     def _authenticate(self, response: requests.Response, used: str) -> bool:
         """Get other credentials than `used` for what a registry asks for; whether there are some."""
@@ -273,8 +277,8 @@ class OciSession:
         except Exception as error:  # of whatever a token server answers
             raise _RefusedAddress(f"its token server's answer can't be read ({type(error).__name__})") from None
         found = str(headers["Authorization"]) if is_changed else ""
-        if not (found.isascii() and found.isprintable()):  # requests would show it in an error
-            raise _RefusedAddress("its token server's answer has a token that no header can hold")
+        if problem := header_problem(found):
+            raise _RefusedAddress(f"its token server's answer is a token that {problem}")
         return found
 
     def _denied(self, what: str, status: int) -> OciDenied:

@@ -25,7 +25,7 @@ from registry.errors import BadSetting, StoreUnreachable, UloraError, first_line
 from registry.formats.addresses import without_password
 from registry.parallel import NotStarted, time_left, within, within_or_ended
 from registry.store.bounded_replies import bound_replies, check_replies
-from registry.store.endpoint import check_endpoint
+from registry.store.endpoint import check_endpoint, check_sent_credentials
 from registry.store.error_table import Asked, translated
 from registry.store.object_info import Encryption
 
@@ -179,6 +179,8 @@ class S3Client:
             StoreDenied: there are no credentials.
             BadSetting: the settings can't be used.
         """
+        if self._profile is None:
+            check_sent_credentials()
         with self.errors("client"):
             try:
                 return within(_OPENING_SECONDS, lambda: self._open(config), "ulora-store")

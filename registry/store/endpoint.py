@@ -1,4 +1,4 @@
-"""Whether an address can be that of an S3 server: mistakes are named before anything is sent there."""
+"""Whether an S3 server can be asked: mistakes in its address and credentials are named before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from urllib.parse import urlsplit
 
 from registry.errors import BadSetting
 from registry.formats.addresses import has_host, without_password
+from registry.formats.header_values import check_header
 
 _VARIABLES = "ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL"
+_KEY = "AWS_ACCESS_KEY_ID"
+_SENT = (_KEY, "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
+"""What boto3 sends as it is, of the variables that it finds credentials in."""
 
 
 def check_endpoint(address: str, bucket: str) -> str:
@@ -34,6 +38,19 @@ def check_endpoint(address: str, bucket: str) -> str:
             hint=f"set {_VARIABLES} to {parts.scheme}://{server}",
         )
     return address
+
+
+def check_sent_credentials() -> None:
+    """Check the credentials in the environment.
+
+    Those of elsewhere are not looked at: it may take a request to get them. See `error_table` for their errors.
+
+    Raises:
+        BadSetting: they can't be sent.
+    """
+    if os.environ.get(_KEY):  # else boto3 uses none of them
+        for name in _SENT:
+            check_header(name, os.environ.get(name, ""), "utf-8")
 
 
 def named_endpoint(endpoint_url: str | None) -> str:

@@ -272,6 +272,13 @@ _TABLE = (
         exceptions=(SSLError,),
     ),
     _Translation(
+        BadSetting,
+        "the store {place} can't be asked: a header of the request has a line break in it",
+        "is there one in the AWS credentials (`aws configure list` says where they are) or in ULORA_SSE_KMS_KEY_ID?",
+        exceptions=(HTTPClientError, ValueError),
+        detail="Invalid header value",
+    ),
+    _Translation(
         StoreUnreachable,
         "the store {place} does not answer: {detail}",
         "is the server up, and is its address right? (ULORA_S3_ENDPOINT or AWS_ENDPOINT_URL)",

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from registry.errors import BadInput, ReplicaDenied, ReplicaUnreachable, first_line
 from registry.formats.addresses import has_host, without_password
+from registry.formats.header_values import check_header
 from registry.parallel import within_or_ended
 from registry.usecases.version_test_options import TOKEN
 
@@ -56,15 +57,14 @@ class ReplicaClient:
     """One connection to a replica, kept open between requests. For one thread at a time."""
 
     def __init__(self, url: str, token: str = "", seconds: float = SECONDS) -> None:
-        """Raises: BadInput: the URL or the token is invalid."""
+        """Raises: BadInput, BadSetting: the URL or the token is invalid."""
         self.url, self._seconds = check_url(url), seconds
         parts = urlsplit(self.url)
         self._folder = parts.path
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.netloc, timeout=seconds)
         self._used = time.monotonic()
-        if not (token.isascii() and token.isprintable()):
-            raise BadInput("the token has characters that no header holds", hint=f"look at {TOKEN}")
+        check_header(TOKEN, token)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def close(self) -> None:

@@ -799,6 +799,38 @@ def test_the_script_says_what_is_wrong_with_aws_s_settings(
     assert now(registry)[0] == "v3.0.0"
 
 
+@pytest.mark.parametrize("value", ["horse\n", "ho\r\nrse", "horse\x01", "horse\udcff"])
+def test_credentials_that_cant_be_sent_are_not_shown(
+    script: Script, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    problem = "ends with a line break" if value.endswith("\n") else "has characters in it"
+    for name in ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ACCESS_KEY_ID"):
+        with monkeypatch.context() as broken:
+            broken.setenv(name, value)
+            ended = run(script, "--yes")
+        assert (ended.code, f"error: {name} {problem} that can't be sent" in ended.err) == (2, True), ended
+        assert "rse" not in ended.err
+
+
+def test_a_token_of_a_file_that_cant_be_sent_is_not_shown(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"{name} = {os.environ[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    lines = ["[default]", *keys, "aws_session_token = horse", "  horse", ""]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    ended = run(script, "--yes")
+    assert (ended.code, "a header of the request has a line break in it" in ended.err) == (2, True), ended
+    assert "horse" not in ended.err
+
+
+def test_what_it_says_of_a_library_s_error_has_no_header() -> None:
+    for said in ("Invalid header value b'horse\\n'", "Illegal header value b'horse'", "in header value: 'horse\\n'"):
+        assert source.first_line(ValueError(f"It failed: {said}")).endswith("header value (not shown)")
+
+
 def test_an_unexpected_error_is_one_line(registry: Registry, script: Script) -> None:
     ended = run(script, "--yes", "--json", roll_back=None)
     assert (ended.code, ended.error) == (1, "Failed")

@@ -30,6 +30,7 @@ BROKEN: Mapping[str, Broken] = {
     "a circle of roles": ("[profile p]\nrole_arn = x\nsource_profile = q", _NO_KEYS, "can't be used"),
     "no address": ("", {"AWS_ENDPOINT_URL_S3": "garbage"}, "garbage"),
     "an odd region": ("", {"AWS_DEFAULT_REGION": "no such/region"}, "region"),
+    "a token that ends with a line break": ("", {"AWS_SESSION_TOKEN": "a-token\n"}, "AWS_SESSION_TOKEN ends with"),
     "no proxy there": ("", {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}, "127.0.0.1:9"),
 }  # fmt: skip
 

@@ -25,6 +25,9 @@ MISTAKES = {
     "http://host:70000": ("no valid host", "http://HOST:PORT"),
     "http://user:SE/CRET@host": ("no valid host", "MLFLOW_TRACKING_PASSWORD"),
     "http://user:SE CRET#1@host": ("no valid host", "MLFLOW_TRACKING_PASSWORD"),
+    "http://user:SECRET\u0151@host": ("the password in the MLflow server's address", "MLFLOW_TRACKING_PASSWORD"),
+    "http://user:SECRET%C5%91@host": ("is not Latin-1", "MLFLOW_TRACKING_PASSWORD"),
+    "http://SECRET%0A:x@host": ("the user in the MLflow server's address", "MLFLOW_TRACKING_PASSWORD"),
 }
 
 
@@ -37,6 +40,30 @@ def test_a_mistake_is_named_with_what_to_set(uri: str) -> None:
     assert fix in error.value.hint
     assert "\n" not in f"{error.value}{error.value.hint}"
     assert "CRET" not in f"{error.value}{error.value.hint}"
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"])
+@pytest.mark.parametrize("value", ["SECRET\n", "SEC\r\nRET", "SECRET\udcff"])
+def test_credentials_that_cant_be_sent_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSetting, match=f"^{name} ") as error, Connection("http://h").open():
+        pass
+    assert "SEC" not in f"{error.value}{error.value.hint}"
+    assert Connection("sqlite:////tmp/x.db").checked_uri()  # where nothing is sent
+
+
+def test_a_password_may_have_any_letter_and_a_token_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "k\u0151")
+    assert Connection("http://h").checked_uri() == "http://h"
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "k\u0151")
+    with pytest.raises(BadSetting, match="MLFLOW_TRACKING_TOKEN has a character in it that is not ASCII"):
+        Connection("http://h").checked_uri()
+
+
+def test_a_header_that_mlflow_shows_is_cut() -> None:
+    said = "failed with exception Invalid leading whitespace, reserved character(s), or return character(s) in header"
+    error = Connection("http://h")._translate("INTERNAL_ERROR", RuntimeError(f"{said} value: 'Bearer SECRET\\n'"))
+    assert str(error).endswith("in header value (not shown)")
 
 
 @pytest.mark.parametrize(

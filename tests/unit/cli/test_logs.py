@@ -45,6 +45,15 @@ def test_the_exception_of_a_line_is_shown(log_format: str) -> None:
     assert any("ZeroDivisionError" in line for line in logged(log_format, code))
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_exception_of_a_line_has_no_credential(log_format: str) -> None:
+    code = r"""try: raise ValueError("Invalid header value b'SECRET\\n'")
+except Exception: log.exception("it failed")"""
+    (line,) = logged(log_format, code)
+    assert "Invalid header value (not shown)" in line
+    assert "b'SECRET" not in line.rpartition("ValueError: ")[2]
+
+
 def test_only_warnings_of_other_packages_are_shown() -> None:
     other = 'other = logging.getLogger("urllib3"); other.info("no"); other.warning("yes")'
     assert [line.rpartition(" ")[2] for line in logged("text", other)] == ["yes"]

@@ -54,6 +54,12 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
 
+def _write_keys(path: Path, keys: dict[str, str], more: str = "") -> None:
+    """A file of credentials, as `aws configure` writes it."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    path.write_text("[default]\n" + "".join(f"{name.lower()} = {keys[name]}\n" for name in names) + more)
+
+
 def _wrong_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
 
@@ -88,6 +94,41 @@ def test_a_profile_that_is_not_there_is_a_bad_setting(store_url: str, monkeypatc
     monkeypatch.setenv("AWS_PROFILE", "missing")
     with pytest.raises(BadSetting, match="missing"):
         ObjectStore(store_url).get(KEY)
+
+
+@pytest.mark.parametrize("name", ["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ACCESS_KEY_ID"])
+@pytest.mark.parametrize("value", ["horse\n", "ho\r\nrse", "horse\x01", "horse\udcff"])
+def test_credentials_that_cant_be_sent_are_named(
+    s3_env: dict[str, str], dead_address: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSetting, match=f"^{name} ") as error:
+        ObjectStore("s3://bucket/x", endpoint_url=dead_address).get(KEY)
+    assert "rse" not in f"{error.value} {error.value.hint}"
+
+
+def test_a_token_that_is_not_used_is_not_looked_at(
+    store_url: str, s3_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 takes all from one place."""
+    _write_keys(tmp_path / "keys", s3_env)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "SECRET\n")
+    assert ObjectStore(store_url, profile="default").first("") is None
+    _no_keys(monkeypatch)
+    assert ObjectStore(store_url).first("") is None
+
+
+def test_a_token_of_a_file_that_cant_be_sent_is_not_shown(
+    s3_env: dict[str, str], dead_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_keys(monkeypatch)
+    _write_keys(tmp_path / "keys", s3_env, "aws_session_token = SECRET\n  SECRET\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    with pytest.raises(BadSetting, match="a header of the request has a line break") as error:
+        ObjectStore("s3://bucket/x", endpoint_url=dead_address).get(KEY)
+    assert "aws configure list" in error.value.hint
+    assert "SECRET" not in f"{error.value}{error.value.hint}"
 
 
 def test_certificates_that_are_not_there_are_named(
