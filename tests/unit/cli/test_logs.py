@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from registry.cli.main import _fail_unexpectedly
+
 LOGS = """
 import logging, sys
 from registry.cli.logs import start_logging
@@ -52,6 +54,21 @@ except Exception: log.exception("it failed")"""
     (line,) = logged(log_format, code)
     assert "Invalid header value (not shown)" in line
     assert "b'SECRET" not in line.rpartition("ValueError: ")[2]
+
+
+def test_the_traceback_of_an_unexpected_error_has_no_credential(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ULORA_DEBUG", "1")
+    said = r"Invalid header value b'horse\n'"
+    try:
+        raise RuntimeError(said)
+    except RuntimeError as error:
+        with pytest.raises(SystemExit):
+            _fail_unexpectedly(error, as_json=False, known="")
+    shown = capsys.readouterr().err
+    assert "RuntimeError: Invalid header value (not shown)" in shown
+    assert "horse" not in shown
 
 
 def test_only_warnings_of_other_packages_are_shown() -> None:
