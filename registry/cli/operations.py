@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.errors import BadInput, StoreUnfit, UloraError, Unreachable
+from registry.errors import BadInput, NotInMlflow, StoreUnfit, UloraError, Unreachable
 from registry.parallel import time_limit, within
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def run_and_note(command: Callable[[], None], opened: Sequence[Registry]) -> Non
 
 
 def _leaves_none(command: str, error: UloraError | None) -> bool:
+    if isinstance(error, NotInMlflow):  # it is done in the store
+        return False
     return isinstance(error, BadInput | Unreachable | StoreUnfit) or (error is not None and command == "create")
 
 
@@ -70,6 +72,6 @@ def _add(registry: Registry, about: Mapping[str, Any]) -> None:
     from registry.store import layout
 
     settings, versions = registry.settings, layout.versions(registry.model)
-    if settings.operations_log == "on" and any(True for _ in registry.wiring.store.list(versions)):
+    if settings.operations_log == "on" and registry.wiring.store.first(versions):
         operation = Operation(format=1, model=registry.model, who=settings.who[:500], **about)
         registry.wiring.operations.add(operation)

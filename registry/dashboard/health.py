@@ -37,7 +37,8 @@ class CommandHealth:
 
     Attributes:
         refused: by a gate, or because somebody else was first; `interrupted`: by Ctrl-C; neither is a failure.
-        share: of those that were done, of done and failed ones, with Wilson's 95% interval; None without any.
+        share: of those that were done, of done and failed ones, with Wilson's 95% interval; None without any, and for
+            `create`, whose failures are not noted.
         seconds, slow_seconds: median and 95th percentile of those that were done; None without any.
         errors: how often each class of error ended a run.
     """
@@ -193,13 +194,14 @@ def _command(name: str, runs: Sequence[Operation]) -> CommandHealth:
     refused = sum(one.exit_code in _REFUSED for one in runs)
     interrupted = sum(one.exit_code == _INTERRUPTED for one in runs)
     failed = len(runs) - len(done) - refused - interrupted
+    is_rated = (done or failed) and name != "create"
     ends, counts = (
         wilson(len(done), len(done) + failed),
         Counter(text.plain(one.error, 60) for one in runs if one.error),
     )
     times = sorted(one.seconds for one in done)
     return CommandHealth(
-        name, len(done), refused, failed, interrupted, len(done) / (len(done) + failed) if done or failed else None,
+        name, len(done), refused, failed, interrupted, len(done) / (len(done) + failed) if is_rated else None,
         ends.low, ends.high, median(times) if times else None,
         times[min(len(times) - 1, int(0.95 * len(times)))] if times else None, dict(counts.most_common(_MAX_LABELS)),
     )  # fmt: skip

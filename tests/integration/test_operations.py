@@ -11,6 +11,8 @@ from registry.api import Registry
 from registry.integrity.operations import Operation
 from registry.retention.old_operations import KEPT_FOR
 from registry.store import layout
+from tests.servers import proxy as faults
+from tests.servers.proxy import Proxy
 from tests.support.registries import bind, open_registry, small_bundle, write_policy
 from tests.support.run_ulora import complains, ulora
 
@@ -59,7 +61,14 @@ def test_what_leaves_no_trace_leaves_no_note(registry: Registry, tmp_path: Path)
     complains(ulora("rollback", "--no-mirror", "--model", "mistyped"), 5)
     assert ulora("store", "gc", "--model", "mistyped").code == 0
     assert registry.operations() == []
-    assert "models/mistyped/" not in registry.store.folders("models/")
+    assert "mistyped" not in set(registry.store.folders("models/"))
+
+
+def test_a_create_that_mlflow_lacks_is_noted(registry: Registry, tmp_path: Path, mlflow_proxy: Proxy) -> None:
+    mlflow_proxy.next(faults.refuse, containing="/model-versions/create", times=99)
+    created = ulora("create", "v2.0.0", "--from", small_bundle(tmp_path / "more"), "--tracking-uri", mlflow_proxy.url)
+    complains(created, 8)
+    assert [(one.command, one.version, one.exit_code) for one in registry.operations()] == [("create", "v2.0.0", 8)]
 
 
 def test_an_unreadable_note_is_left_out_and_verify_names_it(registry: Registry) -> None:
