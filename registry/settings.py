@@ -81,6 +81,8 @@ SOURCES = {
 }
 """Every field of `Settings`, and where it may come from."""
 _MAX_FILE = 1024 * 1024
+_STACK = Path("ulora-data/env.sh")
+"""What `ulora dev` writes, where no other folder is named."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,7 @@ class Settings:
         file = read_file()
         found = {name: find(name, given.get(name), file)[0] for name in SOURCES}
         if not found["store"]:
-            raise BadSetting(
-                "no store is set", hint="pass --store s3://BUCKET/PREFIX or set ULORA_STORE; `ulora dev` starts one"
-            )
+            raise BadSetting("no store is set", hint=_no_store_hint())
         cache = _cache(found["cache"])
         return cls(
             model=check_model(found["model"] or DEFAULT_MODEL),
@@ -213,6 +213,12 @@ def cache_folder() -> Path:
         BadSetting: the settings file is invalid.
     """
     return _cache(find("cache", None, read_file())[0])
+
+
+def _no_store_hint() -> str:
+    if _STACK.is_file():
+        return f"`source {_STACK}`: `ulora dev` wrote it here; or pass --store s3://BUCKET/PREFIX, or set ULORA_STORE"
+    return "pass --store s3://BUCKET/PREFIX or set ULORA_STORE; `ulora dev` starts one"
 
 
 def find(name: str, given: Any, file: Mapping[str, Any]) -> tuple[Any, str]:

@@ -74,8 +74,10 @@ def check_command(out: Output, *, data: Path, rename: Path | None, source: str |
         by_guess = f", {guesses} of them by a guess" if guesses else ""
         out.note(f"wrote {rename}: what each folder shows{by_guess}; read and correct it")
     images = open_data(DEFAULT_FLAVOR, data, rename)
-    if source is not None and not checks.make_far(data, lambda place: _write_far(checks, source, place, data)):
-        out.note(f"{data}/_ood/far holds files already, which are used as they are; remove them to make new ones")
+    if source is not None:
+        is_made = checks.make_far(data, lambda place: _write_far(checks, source, place, data))
+        used = "holds files already, which are used as they are; remove them to make new ones"
+        out.note(f"{data}/_ood/far {'now has images that show none of the targets' if is_made else used}")
     report = checks.check(images)
     missing = gates_will_miss(report, report.counts, out)
     out.answer(_document(data, report, missing), "\n".join(_lines(data, report, missing)))

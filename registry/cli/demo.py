@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LIVE_SECONDS = 10.0
 
 
-@click.command("demo", short_help="Every step on real images, in under three minutes.")
+@click.command("demo", short_help="Every step on real images, in three minutes or more.")
 @click.option("--data", type=folder, metavar="DIR", help="Your own images, crop/disease/*.jpg, instead of the demo's.")
 @click.option("--keep", is_flag=True, help="Leave everything up at the end, until Ctrl-C.")
 @click.option("--folder", "root", type=folder, help="Where its data lives; a temporary folder by default.")
@@ -95,4 +95,5 @@ def _result_text(result: DemoResult) -> str:
     seconds = ", ".join(f"act {number + 1} {took:.0f} s" for number, took in enumerate(result.act_seconds.values()))
     versions = ", ".join(f"{version} {count}" for version, count in sorted(result.versions.items()))
     total = f"{counted(result.requests, 'request')}, {result.failures} failed; answered by {versions}"
-    return f"\n{table(header, rows)}\n\n{total}\n{seconds}"
+    then = "Next: your own images; the README goes on with `ulora dev`."
+    return f"\n{table(header, rows)}\n\n{total}\n{seconds}\n{then}"

@@ -133,6 +133,8 @@ def _of_channel(channel: ChannelStatus) -> Iterator[ShownAlert]:
         yield alert("warning", f"the guard went back at {text.when_text(channel.when)}: {channel.reason}")
     if channel.overruled:
         yield alert("warning", f"its newest change was forced; overruled: {channel.overruled}")
+    if channel.stable and not channel.canary and not channel.rollback_target:
+        yield alert("info", "a rollback has nowhere to go: it serves its oldest version that was not withdrawn")
     if names := [each.id for each in channel.replicas if each.proof == "differs"]:
         yield alert("error", f"other weights in memory than were released: {_some(names)}")
     if names := [each.id for each in channel.replicas if each.state in ("silent", "unreadable")]:

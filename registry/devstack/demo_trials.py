@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from registry.channels.record import Record
@@ -11,7 +12,7 @@ from registry.devstack.demo_environment import DemoEnvironment
 from registry.devstack.demo_releases import BAD, FIRST, SECOND, expect
 from registry.devstack.demo_result import CanaryTrial, Exposure, ShadowTrial
 from registry.devstack.traffic import accuracy
-from registry.errors import UloraError
+from registry.errors import GateRefused, UloraError
 from registry.evidence.trial_report import TrialReport
 from registry.formats.counts import counted
 from registry.guard.decision import Decision
@@ -33,7 +34,7 @@ Found = TypeVar("Found")
 def shadow_trial(demo: DemoEnvironment) -> ShadowTrial:
     """Let the second release read what the first one answers until the report says what to do; then it answers."""
     began = time.monotonic()
-    demo.registry.canary.start(SECOND, options=CanaryOptions(shadow=True), reason="some photographs are in mist by now")
+    _start_in_the_shadow(demo)
     demo.report(f"is tried in the shadow of {FIRST}", SECOND, "both read each image, and the first one answers")
     _wait_for(demo, lambda: _is_decided(demo), "the report of the shadow trial says what to do")
     found = demo.registry.canary.report()
@@ -47,6 +48,18 @@ def shadow_trial(demo: DemoEnvironment) -> ShadowTrial:
     demo.load.wait_for(SECOND, moved)
     demo.report("answers everything; the change failed no request", SECOND)
     return result
+
+
+def _start_in_the_shadow(demo: DemoEnvironment) -> None:
+    """Start the trial. Where the user's own images make the gates refuse it, the demo does what a person may do."""
+    start, options = demo.registry.canary.start, CanaryOptions(shadow=True)
+    try:
+        start(SECOND, options=options, reason="some photographs are in mist by now")
+    except GateRefused as refused:
+        if not demo.data:
+            raise
+        demo.report("the gates refuse it; the demo goes on by force, which stays on the record", SECOND, str(refused))
+        start(SECOND, options=replace(options, force=True), reason="the demo shows the other steps too")
 
 
 def _is_decided(demo: DemoEnvironment) -> bool | None:

@@ -371,7 +371,8 @@ def _lock(folder: Path) -> BinaryIO:
     except BlockingIOError as error:
         file.close()
         raise NotNow(
-            f"another stack uses {folder}", hint="stop the other one, or choose another folder for this one"
+            f"another stack uses {folder}",
+            hint=f"use it, by `source {folder.parent}/env.sh`; or stop it, or choose another folder for this one",
         ) from error
     return file
 

@@ -124,8 +124,7 @@ def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
     for role, pointer in _roles(head):
         subject = f"{head.channel} {role}"
         if pointer is None:
-            fix = "promote a second version, so that a rollback has a target"
-            yield Finding(subject, "warning", "there is none", fix)
+            yield Finding(subject, "warning", *_no_target(head))
             continue
         try:
             checked = registry.verify(pointer.version)
@@ -134,6 +133,13 @@ def _check_served(registry: Registry, head: Record) -> Iterator[Finding]:
             continue
         detail = f"{pointer.version}: every file is there, {counted(checked.files, 'file')}"
         yield _finding(subject, detail, checked.bad, f"ulora verify {pointer.version} --read-data --repair DIR")
+
+
+def _no_target(head: Record) -> tuple[str, str]:
+    """What is wrong, and what to do, where a channel has nothing to roll back to."""
+    if head.withdrawn:
+        return "there is none: the channel is at its oldest version", "promote another version, so that there is one"
+    return "there is none", "promote a second version, so that a rollback has a target"
 
 
 def _finding(subject: str, detail: str, bad: tuple[BadFile, ...], fix: str) -> Finding:

@@ -70,7 +70,8 @@ def _asked(check: Check) -> str:
         return "measured"
     if check.bound is not None:
         return f"{_SIGNS[kind]} {bound_text(check.bound, check.observed, is_relative=kind in _RELATIVE)}"
-    return f"{_SIGNS[kind]} {_RELATIVE.get(kind, '')}{check.rule[kind]:g}"
+    nothing = " (no stable)" if kind in _RELATIVE and check.outcome == "pass" else ""
+    return f"{_SIGNS[kind]} {_RELATIVE.get(kind, '')}{check.rule[kind]:g}{nothing}"
 
 
 def _status(check: Check) -> str:

@@ -158,6 +158,13 @@ def test_without_a_store_every_command_says_so(name: str, tmp_path: Path, monkey
     assert ulora(*words, "--json").error["error"] == "BadSetting"
 
 
+def test_a_stack_that_is_here_is_named_where_no_store_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ulora-data").mkdir()
+    (tmp_path / "ulora-data/env.sh").touch()
+    complains(ulora("status"), 2, "no store is set", "source ulora-data/env.sh")
+
+
 @pytest.mark.parametrize(
     "text", ["[]", "{", '{"a":NaN}', '{"a":' + "[" * 3000 + "]" * 3000 + "}"], ids=["list", "cut", "NaN", "deep"]
 )

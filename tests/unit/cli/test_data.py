@@ -62,6 +62,7 @@ def test_far_images_are_made_where_there_are_none(source: str, images: Path) -> 
     done = ulora("data", "check", "images", "--ood-from", source, "--json")
     assert done.code == 0, done
     assert done.document["ood"]["far"] >= 100
+    assert "images/_ood/far now has images that show none of the targets" in done.err
     assert [one for one in done.document["gates"] if one["images"] == "far"] == []
     again = ulora("data", "check", "images", "--ood-from", source)
     assert (again.code, again.err.partition(" holds files already")[0]) == (0, "note: images/_ood/far")

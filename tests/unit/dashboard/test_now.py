@@ -41,6 +41,12 @@ def test_a_fleet_that_is_in_order_needs_no_look() -> None:
     assert said(channel(replica("a"), replica("b"))) == []
 
 
+def test_a_channel_that_can_not_go_back_says_so() -> None:
+    ((level, text),) = said(channel(replica("a"), canary=None))
+    assert (level, text.partition(":")[0]) == ("info", "a rollback has nowhere to go")
+    assert said(channel(replica("a"), canary=None, rollback_target="v0.9.0")) == []
+
+
 def test_what_needs_a_look_is_told_errors_first() -> None:
     found = said(
         channel(

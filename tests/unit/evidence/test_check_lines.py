@@ -88,6 +88,11 @@ def test_a_relative_check_shows_the_bound_or_what_to_measure() -> None:
     assert why.startswith("measure v1.0.0 first")
 
 
+def test_a_first_release_is_compared_with_nothing() -> None:
+    found = lines("metric: accuracy, max_decrease: 0.03, per: target", found=(MIXED,))
+    assert {tuple(line[2:4]) for line in found} == {(">= stable - 0.03 (no stable)", "ok")}
+
+
 def test_a_value_that_is_no_number_says_why() -> None:
     found = evidence("ood", Metric.of("ood_auroc", float("nan"), n=0))
     ((_, value, _, status, why),) = lines("metric: ood_auroc", found=(found,))
