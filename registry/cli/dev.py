@@ -48,7 +48,7 @@ def dev_command(out: Output, *, root: Path) -> None:
         registry.store.initialise()
         exports = stack.exports_file.read_text()
         source = f"# in other terminals: source {shlex.quote(str(stack.exports_file))}"
-        out.answer(stack.env, f"{exports}\n{source}\n# MLflow: {stack.mlflow.url}   stop with Ctrl-C")
+        out.answer(stack.env, f"{exports}\n{source}\n# MLflow: {stack.mlflow.url}/#/models   stop with Ctrl-C")
         with Watch(registry.reconciler(), LoopControl(_WATCH_SECONDS), done=lambda reconciled: None):
             wait_for_signal(Keeper(stack.servers, out.note).look, _LOOK_SECONDS)
     out.note("stopped; the data stays in " + str(root))

@@ -25,7 +25,7 @@ from registry.usecases.incidents import counts_of
 DAYS = 30
 _STAGES = 16
 """Changes of a channel of which replicas keep the counts."""
-_REFUSED, _INTERRUPTED = (3, 4), 130
+_REFUSED, _INTERRUPTED = (3, 4, 5), 130
 _DONE = (0, 8)
 _MAX_LABELS = 10
 COST_METRICS = ("latency_ms_p95", "adapter_memory_mb", "adapters_memory_mb_total")
@@ -36,7 +36,8 @@ class CommandHealth:
     """How the runs of one command went.
 
     Attributes:
-        refused: by a gate, or because somebody else was first; `interrupted`: by Ctrl-C; neither is a failure.
+        refused: by a gate, because somebody else was first, or because there was no such version or nothing to go
+            back to; `interrupted`: by Ctrl-C; neither is a failure.
         share: of those that were done, of done and failed ones, with Wilson's 95% interval; None without any, and for
             `create`, whose failures are not noted.
         seconds, slow_seconds: median and 95th percentile of those that were done; None without any.

@@ -176,6 +176,8 @@ def no_alert(about: CheckedRelease) -> CheckedLine:
         if _tried(decision) == about.name and decision.get("action") in ("rollback", "alert"):
             bad.append(f"{decision.get('action')} by decision {sha256[:12]}")
     none = f"{counted(len(about.decisions), 'decision')} of the guard in {about.channel}, none against it"
+    if not about.decisions:
+        none = f"the guard has decided nothing in {about.channel}; that one runs is not known here"
     return CheckedLine.of(not bad, "; ".join(bad[:3]) or none)
 
 

@@ -43,13 +43,22 @@ def operation(command: str, code: int, seconds: float, error: str = "") -> Opera
 
 
 def test_refusals_and_interrupts_are_no_failures() -> None:
-    ends = [(0, ""), (0, ""), (8, ""), (3, "GateRefused"), (4, "ChannelMoved"), (7, "StoreUnreachable"), (130, "")]
+    ends = [
+        (0, ""),
+        (0, ""),
+        (8, ""),
+        (3, "GateRefused"),
+        (4, "ChannelMoved"),
+        (5, "VersionNotFound"),
+        (7, "StoreUnreachable"),
+        (130, ""),
+    ]
     (found,) = health_of([operation("promote", code, 1.0 + code, error) for code, error in ends])
-    assert (found.done, found.refused, found.failed, found.interrupted, found.runs) == (3, 2, 1, 1, 7)
+    assert (found.done, found.refused, found.failed, found.interrupted, found.runs) == (3, 3, 1, 1, 8)
     assert found.share == 3 / 4
     assert found.low < 3 / 4 < found.high
     assert (found.seconds, found.slow_seconds) == (1.0, 9.0)
-    assert found.errors == {"GateRefused": 1, "ChannelMoved": 1, "StoreUnreachable": 1}
+    assert found.errors == {"GateRefused": 1, "ChannelMoved": 1, "VersionNotFound": 1, "StoreUnreachable": 1}
 
 
 def test_the_figures_of_operations_count_each_end() -> None:
