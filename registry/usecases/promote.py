@@ -36,6 +36,8 @@ SCRIPT_SECONDS = 2.0
 CONFIRM_SECONDS = 5.0
 """How long a promotion waits to read back what it wrote."""
 _SHOWN_REASONS = 3
+_MANY_MISSING = 4
+"""Checks without a number; those of fewer are named in the refusal, each with its command."""
 
 
 class Step(Protocol):
@@ -235,9 +237,17 @@ def _check_allowed(verdict: Verdict) -> None:
         return
     raise GateRefused(
         _refusal(verdict),
-        hint="`--force --reason …` overrules the gates; it stays on the record",
+        hint=_after_refusal(verdict),
         verdict=verdict,
     )
+
+
+def _after_refusal(verdict: Verdict) -> str:
+    force = "`--force --reason …` overrules the gates; it stays on the record"
+    missing = [check for check in verdict.refusals if check.observed is None and "`ulora measure" in check.reason]
+    if len(missing) < _MANY_MISSING:
+        return force
+    return f"`ulora measure {verdict.version} --data DIR` measures all that is missing; {force}"
 
 
 # --- after the commit: nothing here may look like a failed change, but that its record does not stand -----------------

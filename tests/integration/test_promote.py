@@ -67,6 +67,7 @@ def test_a_refusal_names_the_rules_and_keeps_the_verdict(registry: Registry, tmp
     with pytest.raises(GateRefused, match=r"staging refuses v1\.0\.0 .*accuracy") as refused:
         strict.promote("v1.0.0", "staging")
     assert refused.value.exit_code == 3
+    assert refused.value.hint.startswith("`ulora measure v1.0.0 --data DIR` measures all that is missing; `--force")
     (kept,) = kept_verdicts(registry)
     assert isinstance(refused.value.verdict, Verdict)
     assert kept.sha256 == refused.value.verdict.sha256
@@ -79,8 +80,10 @@ def test_a_snapshot_is_promoted_by_rules_of_its_flavor(registry: Registry, tmp_p
     project.mkdir()
     (project / "read.me").write_text("a snapshot")
     registry.create("v1.0.0", options=CreateOptions(project=project), offline=True)
-    with pytest.raises(GateRefused, match=r"a snapshot can't be measured; a policy with `by_flavor: \{files: \[\]\}`"):
+    asks = r"a snapshot can't be measured; a policy with `by_flavor: \{files: \[\]\}`"
+    with pytest.raises(GateRefused, match=asks) as refused:
         under(registry, tmp_path, None).promote("v1.0.0", "staging")
+    assert refused.value.hint.startswith("`--force")
     asked = "{defaults: [{metric: accuracy}], by_flavor: {files: []}}"
     own = under(registry, tmp_path, f"format: 1\nchannels: {{staging: {asked}, production: {asked}}}\n")
     assert own.promote("v1.0.0", "staging").changed
