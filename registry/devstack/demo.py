@@ -137,7 +137,9 @@ def _play(demo: DemoEnvironment) -> _Acts:
         raise
     except UloraError as error:
         reasons = "\n".join([str(error), *demo.ended_servers()])
-        raise UloraError(f"the demo ended early: {reasons}", hint=error.hint) from error
+        is_slow = isinstance(error, GateRefused) and "latency" in str(error)
+        hint = "this machine is busy: end other work, and run the demo again" if is_slow else error.hint
+        raise UloraError(f"the demo ended early: {reasons}", hint=hint) from error
     return _Acts(imported, runtime, shadow, refusal, canary, race, incident, corruption)
 
 
