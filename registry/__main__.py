@@ -78,7 +78,9 @@ def _is_waited_for(until: float) -> bool:
 
 def _working() -> bool:
     """Whether another thread, daemons not counted, does something. A pool's thread without work ends by itself."""
-    frames = sys._current_frames()
+    from registry.parallel import frames_of_threads
+
+    frames = frames_of_threads()
     others = (thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread())
     return any((frame := frames.get(each.ident or 0)) and frame.f_code.co_name != "_worker" for each in others)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import socket
+    from types import FrameType
 
 WORKERS = 16
 MAX_CALLS = 256
@@ -156,7 +158,8 @@ def within_or_ended(seconds: float, act: Callable[[], Result], name: str = "ulor
         return within(seconds, call.make, name)
     except TimeoutError:
         if call.give_up():
-            threading.Thread(target=call.end, name="ulora-end", daemon=True).start()
+            with suppress(RuntimeError):  # there may be no more threads: it is as late all the same
+                threading.Thread(target=call.end, name="ulora-end", daemon=True).start()
         raise
 
 
@@ -203,9 +206,26 @@ class _Endable(Generic[Result]):
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+def frames_of_threads() -> dict[int, FrameType]:
+    """Where each thread is.
+
+    CPython 3.11 may collect garbage while it makes the frames, and holds a lock that every thread needs to start and to
+    end. To close a socket that is garbage lets other threads go on: the first one that waits for that lock stops all of
+    the process for ever (github.com/python/cpython/issues/106883). So nothing is collected meanwhile.
+    """
+    with _THREADS.looking:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if was_enabled:
+                gc.enable()
+
+
 def _socket_of(thread: int) -> socket.socket | None:
     """The socket that a thread reads from, writes to or connects, found in the innermost functions that it is in."""
-    frame = sys._current_frames().get(thread)
+    frame = frames_of_threads().get(thread)
     for _ in range(_FRAMES):
         if frame is None:
             break
@@ -286,6 +306,7 @@ class _Threads:
     Attributes:
         places: for the calls that may be made at a time.
         idle: where threads that have made a call wait for the next one.
+        looking: whoever holds it may look where threads are.
     """
 
     def __init__(self) -> None:
@@ -298,6 +319,7 @@ class _Threads:
         for _ in range(MAX_CALLS):
             self.places.put(None)
         self.idle: list[SimpleQueue[_Call[Any]]] = []
+        self.looking = threading.Lock()
 
 
 _THREADS = _Threads()

@@ -1,4 +1,5 @@
 """Answers of an MLflow server, bounded in size: MLflow reads a whole answer into memory, whatever it is, and parses it.
+And its requests, bounded in time.
 
 A server that sends without end, or that sends a few megabytes which unpack to gigabytes, would have a promotion killed
 for its memory before anybody is told that the channel has moved.
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from registry.formats.bounded import joined
+from registry.parallel import time_left
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Bytes, unpacked, of a success that is read as a whole: 1,000 versions with 32 KB of tags and description each. Parsed
@@ -35,6 +38,8 @@ def bounded_answers() -> Iterator[None]:
         session = make(*args, **options)
         if _read_bounded not in session.hooks["response"]:
             session.hooks["response"].append(_read_bounded)
+            for adapter in session.adapters.values():
+                adapter.max_retries.__class__ = _in_time(type(adapter.max_retries))  # type: ignore[arg-type]
         return session
 
     request_utils._get_request_session = make_bounded
@@ -42,6 +47,19 @@ def bounded_answers() -> Iterator[None]:
         yield
     finally:
         request_utils._get_request_session = make
+
+
+@cache
+def _in_time(retries: Any) -> Any:
+    """Retries that end with the call: what is sent again after its caller gave up would come after later changes."""
+
+    class RetriesInTime(retries):  # type: ignore[misc]
+        def increment(self, *args: Any, **options: Any) -> Any:
+            if not time_left():
+                raise TimeoutError("the time for it is over")
+            return super().increment(*args, **options)
+
+    return RetriesInTime
 
 
 def _read_bounded(answer: Any, *, stream: bool = False, **_: Any) -> None:

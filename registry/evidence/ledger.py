@@ -25,6 +25,7 @@ from registry.names import VersionName
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.store.refusals import as_listed, read_each
+from registry.store.storage import list_folder
 
 Kind = TypeVar("Kind", bound=Document)
 
@@ -192,7 +193,7 @@ class Ledger:
                 refused.add(key)
                 raise
 
-        keys = [info.key for info in self._store.list(folder) if layout.is_directly_in(folder, info.key)]
+        keys = [info.key for info in list_folder(self._store, folder)]
         read_ones = dict(zip(keys, read_each(read, keys), strict=True))
         found = {key: document for key, document in read_ones.items() if document is not None}
         return ReadDocuments(found, tuple(key for key in keys if key not in found), tuple(sorted(refused)))

@@ -13,6 +13,7 @@ from registry.names import check_channel
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
+from registry.store.storage import list_folder
 
 MIN_PREFIX = 4
 """Characters of a digest that are enough where only one decision begins so."""
@@ -52,7 +53,7 @@ class Decisions:
 
     def newest(self, channel: str) -> Decision | None:
         """The decision about a channel that was stored last; None if there is none, or it can't be read."""
-        infos = islice(self.store.list(layout.decision(self.model, channel)), _MAX_LISTED)
+        infos = islice(list_folder(self.store, layout.decision(self.model, channel)), _MAX_LISTED)
         last = max(infos, key=lambda info: info.modified or _EPOCH, default=None)
         try:
             return self.read(channel, layout.stem(last.key)) if last else None

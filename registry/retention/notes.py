@@ -23,7 +23,7 @@ from registry.errors import (
 from registry.formats.document import Document, Sha256
 from registry.parallel import in_parallel
 from registry.store import layout
-from registry.store.storage import Storage
+from registry.store.storage import Storage, list_folder
 from registry.versions.pointer import Pointer
 
 
@@ -89,8 +89,7 @@ class Notes(Generic[Kind]):
     def versions(self) -> list[str]:
         """The names of the versions that have a note, as their keys spell them. One LIST."""
         folder = self._key(self._model, "")
-        keys = [info.key for info in self._store.list(folder) if layout.is_directly_in(folder, info.key)]
-        return [key.removeprefix(folder).removesuffix(".json") for key in keys]
+        return [info.key.removeprefix(folder).removesuffix(".json") for info in list_folder(self._store, folder)]
 
     def all(self) -> list[Kind]:
         """All notes. One that was taken back since it was listed is none.

@@ -35,6 +35,7 @@ from registry.store import layout
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
 from registry.store.refusals import Refusals
+from registry.store.storage import list_folder
 
 EVERY = 10.0
 """Seconds between two heartbeats of a replica whose state does not change."""
@@ -140,7 +141,7 @@ def replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
     Raises:
         StoreUnreachable, StoreDenied: the heartbeats can't be read.
     """
-    infos = list(islice(store.list(layout.replicas(model, channel)), _MAX_LISTED))
+    infos = list(islice(list_folder(store, layout.replicas(model, channel)), _MAX_LISTED))
     if len(infos) > _FEW:  # a replica that is killed again and again leaves one each time
         since = store.now() - timedelta(seconds=GONE_AFTER)
         infos = [info for info in infos if info.modified is None or info.modified >= since]
@@ -154,7 +155,7 @@ def all_replicas(store: ObjectStore, model: str, channel: str) -> list[Replica]:
     Raises:
         StoreUnreachable, StoreDenied: the heartbeats can't be read.
     """
-    return _read_all(store, _newest(islice(store.list(layout.replicas(model, channel)), _MAX_LISTED)))
+    return _read_all(store, _newest(islice(list_folder(store, layout.replicas(model, channel)), _MAX_LISTED)))
 
 
 def wait_for_replicas(store: ObjectStore, model: str, channel: str, generation: int, timeout: float = 30.0) -> Followed:

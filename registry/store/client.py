@@ -250,10 +250,16 @@ class S3Client:
         return f"{self.url} at {without_password(self._endpoint_url)}" if self._endpoint_url else self.url
 
 
-def _refuse_late(**_: Any) -> None:
-    """Send nothing once more after the caller has given up: botocore tries again by itself. Raises: NotStarted."""
+def _refuse_late(request: Any, **_: Any) -> None:
+    """Send nothing once more after the caller has given up: botocore tries again by itself.
+
+    Raises:
+        NotStarted: nothing was sent.
+        TimeoutError: an earlier try was.
+    """
     if not time_left():
-        raise NotStarted("the time for it is over")
+        is_first = request.context.get("retries", {}).get("attempt", 1) == 1
+        raise (NotStarted if is_first else TimeoutError)("the time for it is over")
 
 
 def base64_text(raw: bytes) -> str:

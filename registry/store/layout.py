@@ -25,12 +25,6 @@ def stem(key: str) -> str:
     return key.rpartition("/")[2].removesuffix(".json")
 
 
-def is_directly_in(folder: str, key: str) -> bool:
-    """Whether a key that was listed below a folder is in it, and not in a folder inside of it: there nobody writes but
-    somebody whose rights hold for a pattern that goes past slashes."""
-    return "/" not in key.removeprefix(folder)
-
-
 def blob(sha256: str) -> str:
     """Where bytes are stored under their own sha256."""
     return f"{BLOBS_PREFIX}{sha256[:2]}/{sha256}"

@@ -46,3 +46,12 @@ class Storage(ReadableStorage, Protocol):
     def delete(self, key: str) -> None: ...
     def check_target(self) -> None: ...
     def check_writable(self) -> None: ...
+
+
+def list_folder(store: ReadableStorage, folder: str) -> Iterator[ObjectInfo]:
+    """The objects that are directly in a folder, such as `models/m/approvals/v1.0.0/`.
+
+    What is in folders inside of it, nobody puts there but somebody whose right is a pattern that goes past slashes,
+    such as `models/*/operations/*`: it is no approval.
+    """
+    return (info for info in store.list(folder) if "/" not in info.key.removeprefix(folder))

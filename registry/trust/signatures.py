@@ -10,6 +10,7 @@ from registry.formats import canonical
 from registry.store import layout
 from registry.store.objects import ObjectStore
 from registry.store.refusals import read_each
+from registry.store.storage import list_folder
 from registry.trust.statement import MAX_SIGNATURE
 
 MAX_SIGNATURES = 64
@@ -60,7 +61,7 @@ class Signatures:
 
     def _oldest(self, version: str) -> list[str]:
         """The keys that are read: the oldest by the server's clock, so that later objects can't hide a signature."""
-        infos = islice(self._store.list(layout.signature(self._model, version)), _MAX_LISTED)
+        infos = islice(list_folder(self._store, layout.signature(self._model, version)), _MAX_LISTED)
         fitting = [(info.modified, info.key) for info in infos if info.modified and info.size <= MAX_SIGNATURE]
         return [key for _, key in sorted(fitting)[:MAX_SIGNATURES]]
 

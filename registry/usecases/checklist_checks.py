@@ -21,6 +21,7 @@ from registry.names import VersionName
 from registry.parallel import in_parallel
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
+from registry.store.storage import list_folder
 from registry.usecases.check_results import DEPLOYED, STORED
 from registry.usecases.judge import judge
 from registry.usecases.pages import verdict_of
@@ -90,7 +91,7 @@ class CheckedRelease:
     @cached_property
     def decisions(self) -> dict[str, dict[str, Any] | None]:
         """The newest decisions of the guard about the channel, by digest; None for one that can't be read."""
-        listed = islice(self.wiring.store.list(layout.decision(self.wiring.model, self.channel)), 20_000)
+        listed = islice(list_folder(self.wiring.store, layout.decision(self.wiring.model, self.channel)), 20_000)
         newest = sorted(listed, key=_modified, reverse=True)[:_MAX_DECISIONS]
         digests = [layout.stem(info.key) for info in newest]
 

@@ -22,6 +22,7 @@ from registry.serving.fleet import GONE_AFTER, MAX_REPLICAS, Heartbeat
 from registry.store import layout
 from registry.store.object_info import ObjectInfo
 from registry.store.objects import ObjectStore
+from registry.store.storage import list_folder
 from registry.trials.observations import WINDOW_SECONDS, ArmCounts, Observations, StageCounts, Window
 
 MAX_RECORDS = 32
@@ -174,7 +175,7 @@ class _Folder(Generic[Kind]):
         Args:
             first: stages of earlier generations are dropped: a replica keeps those of its last trials.
         """
-        listed = islice(self._store.list(self._folder), _MAX_LISTED)
+        listed = islice(list_folder(self._store, self._folder), _MAX_LISTED)
         infos = [info for info in listed if info.modified is None or info.modified >= since]
         newest = heapq.nlargest(MAX_REPLICAS, infos, key=lambda info: info.modified or _EPOCH)
         newest.sort(key=lambda info: info.key)
@@ -208,7 +209,7 @@ class _Folder(Generic[Kind]):
         does not give it hides what its replica says."""
         gone = {key for key, (_, _, problem) in self._known.items() if problem == _NOT_THERE}
         if gone:
-            listed = {info.key for info in islice(self._store.list(self._folder), _MAX_LISTED)}
+            listed = {info.key for info in islice(list_folder(self._store, self._folder), _MAX_LISTED)}
             self._known = {key: known for key, known in self._known.items() if key not in gone - listed}
 
     def _seen(self, info: ObjectInfo, now: datetime) -> SeenObject[Kind]:

@@ -98,6 +98,14 @@ def test_commands_go_on_without_a_catalog_that_drips(
         assert "does not answer" in fails_in_time(act)
 
 
+def test_what_was_given_up_is_not_sent_again(mlflow_proxy: Proxy) -> None:
+    mlflow_proxy.next(faults.drip_headers, method="POST", times=10**6)
+    with pytest.raises(CatalogUnreachable), Catalog(mlflow_proxy.url, STORE).connection.open(SHORT) as client:
+        client.create_registered_model("given-up")
+    wait_until(lambda: all(thread.name != "ulora-end" for thread in threading.enumerate()))
+    assert [method for method, path in mlflow_proxy.requests if "registered-models/create" in path] == ["POST"]
+
+
 @pytest.mark.acceptance
 def test_looking_into_loggedmodels_that_drip_has_a_total_time(
     store_url: str, model: str, tmp_path: Path, mlflow_proxy: Proxy, monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,41 @@ def test_a_call_for_a_server_is_ended_when_it_is_given_up(act: Callable[[tuple[s
         assert not threads[0].is_alive()
 
 
+_GARBAGE = """
+import gc, socket, threading, time, warnings
+from registry.parallel import within_or_ended
+warnings.simplefilter("ignore")
+gc.set_threshold(20)  # so that garbage is collected whenever it can be
+for _ in range(100):
+    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+silent = socket.create_server(("127.0.0.1", 0), backlog=1000)
+
+def ask():
+    for _ in range(3):  # sockets that are garbage, in circles, as the traceback of an error leaves them
+        circle = [socket.socket()]
+        circle.append(circle)
+    socket.create_connection(silent.getsockname()).recv(1)
+
+def work():
+    for _ in range(40):
+        try:
+            within_or_ended(0.02, ask)
+        except TimeoutError:
+            pass
+
+workers = [threading.Thread(target=work) for _ in range(8)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+"""
+
+
+def test_sockets_that_are_garbage_do_not_stop_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", _GARBAGE], timeout=120, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_call_that_is_given_up_is_not_cut_in_the_middle() -> None:
     lock, given_up, ended = threading.Lock(), threading.Event(), threading.Event()
 

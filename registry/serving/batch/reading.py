@@ -106,15 +106,16 @@ def _local(path: Path) -> bytes:
 
 
 def _check_folder(path: Path, origin: Path) -> None:
-    """Check that the folder which the file is really in, behind all links, is there, with files, and may be entered.
+    """Check that the folder which the file is really in, behind all links, may be entered, and that it, or where it is
+    not there the next one above it, has something in it: a place without its disk is empty.
 
     Raises:
-        UloraError: it is not, or what named the file has gone: so it may be with every file, and no row says that.
+        UloraError: it is not so, or what named the file has gone: so it may be with every file, and no row says that.
     """
     place, gone = origin, "is not there any more, is empty, or may not be entered: was a disk unmounted?"
     try:
         origin.stat()
-        place = Path(os.path.realpath(path)).parent
+        place = _nearest_folder(Path(os.path.realpath(path)))
         with os.scandir(f"{place}/.") as entries:  # the dot needs the right to enter, not only that to list
             # Some mark a mount point with a hidden file, which shows while no disk is there.
             if all(entry.name.startswith(".") for entry in entries):
@@ -124,6 +125,21 @@ def _check_folder(path: Path, origin: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER:
             raise _gone(path, f"{place} {gone}") from error
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The innermost folder above a path that is there."""
+    return next((folder for folder in path.parents if _is_there(folder)), Path(path.anchor))
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it can't be looked at: that is found out by who enters it
+        return True
+    return True
 
 
 def _gone(path: Path | str, what: str) -> UloraError:

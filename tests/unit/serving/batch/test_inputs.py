@@ -160,8 +160,18 @@ def test_a_folder_that_may_not_be_entered_ends_the_run(kind: str, mode: int) -> 
 def test_a_file_is_to_blame_where_its_folder_is_there(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"leaf")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "link.jpg").symlink_to("never/there/key")  # as git-annex has those that were not fetched
     source = open_input(str(table_of(tmp_path / "paths.csv", ["a.jpg"])), no_store)
-    for path in ("gone.jpg", "a.jpg/b.jpg", "a.jpg/b/c.jpg", "x" * 300 + "/a.jpg", "loop.jpg", "a\0.jpg"):
+    for path in (
+        "gone.jpg",
+        "never/there/a.jpg",
+        "link.jpg",
+        "a.jpg/b.jpg",
+        "a.jpg/b/c.jpg",
+        "x" * 300 + "/a.jpg",
+        "loop.jpg",
+        "a\0.jpg",
+    ):
         assert source.read(InputFile(path)).problem, path
 
 
