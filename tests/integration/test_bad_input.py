@@ -222,7 +222,9 @@ def test_a_full_disk(registry: Registry, images: Path, tmp_path: Path) -> None:
     full = ["sh", "-c", 'ulimit -f 1 && exec "$@"', "sh", *words, "--offline"]
     done = subprocess.run(full, capture_output=True, text=True, check=False)
     assert (done.returncode, "no space left" in done.stderr, sha256 in done.stderr) == (1, True, True), done
-    assert listing(registry) == before
+    (noted,) = registry.operations()
+    assert (noted.command, noted.error) == ("measure", "DiskFull")
+    assert {key: size for key, size in listing(registry).items() if key != noted.key} == before
     measured = ulora("measure", "v1.0.0", "--only", "memory", "--data", images, "--offline")
     assert measured.code == 0
     assert "checks do not pass" in measured.out, "the gates are told at once, not by promote"
