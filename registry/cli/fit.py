@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,8 +120,8 @@ def fit_command(
     except KeyboardInterrupt:
         out.note("the finished steps are kept: the same command goes on from there")
         raise
-    out.answer({"folder": report.folder, **report.document}, _report_text(report.document, out_folder))
-    _warn(out, report.notes)
+    out.answer({"folder": report.folder, **report.document}, _report_text(report.document, out_folder, backbone))
+    _warn(out, [*report.notes, *doubts(report.document["targets"])])
 
 
 def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[BackboneRef], FetchBlob | None]:
@@ -180,7 +180,7 @@ def _plan_text(plan: dict[str, Any], place: Path) -> str:
     return f"{images_table(plan['data']['images'])}\n{told}"
 
 
-def _report_text(document: dict[str, Any], place: Path) -> str:
+def _report_text(document: dict[str, Any], place: Path, backbone: str) -> str:
     rows = [
         [
             target,
@@ -203,7 +203,21 @@ def _report_text(document: dict[str, Any], place: Path) -> str:
     lines = [table(header, rows)]
     for name, verdict in document["runtimes"].items():
         lines.append(f"{name} {'passes' if verdict['passes'] else 'does not pass: ' + '; '.join(verdict['reasons'])}")
-    return "\n".join([*lines, f"wrote {place}; next: ulora create VERSION --from {place}"])
+    then = f"ulora backbone add {backbone} (once), and ulora create VERSION --from {place}"
+    return "\n".join([*lines, f"wrote {place}; next: {then}"])
+
+
+def doubts(targets: Mapping[str, Any]) -> Iterator[str]:
+    """What the table's numbers say against a target, in words."""
+    for target, one in targets.items():
+        frozen, val, test = one.get("frozen", {}).get("accuracy"), one["val"]["accuracy"], one["test"]["accuracy"]
+        if frozen is not None and val is not None and val < frozen:
+            yield f"{target}: {val:.4f} of its val images are right, without LoRA {frozen:.4f}: the fit made it worse"
+        if test is not None and test <= 1 / len(one["labels"]):
+            yield f"{target}: {test:.4f} of its test images are right, as by guessing among {len(one['labels'])} labels"
+        flagged, promised = one["test"]["flagged"], one.get("false_alarms", {}).get("upper_bound_90")
+        if flagged is not None and promised is not None and flagged > promised:
+            yield f"{target}: {flagged:.4f} of its test images raise false alarms, more than promised ({promised:.3f})"
 
 
 def _rate(numbers: dict[str, Any], name: str) -> str:

@@ -88,7 +88,7 @@ def _options(given: InitAnswers, asks: bool) -> InitOptions:
     store, model = known("store"), known("model", DEFAULT_MODEL)
     tracking_uri, endpoint_url, policy = known("tracking_uri"), known("endpoint_url"), given.policy or "default"
     if asks:
-        store = given.store or _ask("Store, s3://BUCKET/PREFIX", store)
+        store = given.store or _ask("Store, s3://BUCKET/PREFIX (`ulora dev` makes one here)", store)
         endpoint_url = given.endpoint_url or _ask("S3 server, empty for AWS", endpoint_url, may_be_empty=True)
         tracking_uri = given.tracking_uri or _ask("MLflow server, empty for none", tracking_uri, may_be_empty=True)
         model = given.model or _ask("Model", model)

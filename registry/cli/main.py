@@ -23,7 +23,7 @@ INTERRUPTED = 130
 _COMPLETE = "_ULORA_COMPLETE"
 """Set by a shell that asks for completions."""
 
-_INTERRUPT_HINT = "run the same command again: it is safe, and what was transferred is kept"
+_INTERRUPT_HINT = "run the same command again: it is safe, and what was done is kept"
 _SECTIONS = {
     "Everyday": (
         "create", "list", "show", "diff", "measure", "test", "promote", "rollback", "status", "history", "verify",

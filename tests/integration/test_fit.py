@@ -58,7 +58,8 @@ def test_a_fit_writes_a_bundle_and_a_table_and_says_what_is_odd(images: Path) ->
     assert "WITHOUT LORA (VAL)" in header
     assert "<= 0.134" in pear, "16 validation images promise no better false-alarm rate"
     assert router.startswith("(router)")
-    assert wrote == "wrote bundle; next: ulora create VERSION --from bundle"
+    assert wrote.startswith("wrote bundle; next: ulora backbone add ")
+    assert wrote.endswith(" (once), and ulora create VERSION --from bundle")
     assert "note: pear: the OOD thresholds rest on 16 held-out images, fewer than 300" in done.err
     assert load_bundle(read_bundle(Path("bundle"))).targets == ("pear",)
 
