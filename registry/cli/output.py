@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from registry.evidence.verdict import Verdict
 
 _MAX_CELL = 60
+_LINE_SECONDS = 10.0
+"""Between the lines of progress in a log."""
 
 
 class Output:
@@ -72,12 +76,34 @@ class Output:
 
     @contextmanager
     def progress(self, total: int, label: str) -> Iterator[Callable[[int], None]]:
-        """A bar over `total` bytes on a terminal, nothing elsewhere; yields a function to call with the bytes done."""
-        if self.as_json or not sys.stderr.isatty() or total == 0:
+        """A bar over `total` bytes on a terminal, lines elsewhere, nothing with --json; yields a function to call with
+        the bytes done."""
+        if self.as_json or total == 0:
             yield lambda done: None
-            return
-        with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=False) as bar:
-            yield bar.update
+        elif sys.stderr.isatty():
+            with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=False) as bar:
+                yield bar.update
+        else:
+            yield _ProgressLines(total, label).update
+
+
+class _ProgressLines:
+    """What a log gets instead of a bar: a line now and then, and none for what is soon done."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self._total, self._label = total, label
+        self._done, self._next = 0, time.monotonic() + _LINE_SECONDS
+        self._lock = threading.Lock()
+
+    def update(self, done: int) -> None:
+        with self._lock:
+            self._done += done
+            is_due = time.monotonic() >= self._next
+            if is_due:
+                self._next = time.monotonic() + _LINE_SECONDS
+                share = min(1.0, self._done / self._total)
+        if is_due:
+            to_stderr(f"{self._label}: {share:.0%}")
 
 
 def to_json(document: Any) -> str:
