@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ def _document(data: Path, report: Any, missing: list[Shortage]) -> dict[str, obj
 def _lines(data: Path, report: Any, missing: list[Shortage]) -> Iterator[str]:
     from registry.evidence.data_check import summary
 
-    yield images_table(report.document()["images"])
+    yield images_table(report.document()["images"], with_labels=True)
     near = f"{report.near} near" if report.near else "no near ones"
     if not report.near and len(report.counts) > 1:
         near += ": for each target the other targets' test images are taken"
@@ -139,10 +139,12 @@ def _lines(data: Path, report: Any, missing: list[Shortage]) -> Iterator[str]:
         yield f"next: ulora fit --data {data} --backbone dinov2-tiny --out bundle/"
 
 
-def images_table(images: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
-    """The number of images of each target and split, given target -> label -> split -> number."""
-    rows = [
-        [target, len(labels), *(sum(n[split] for n in labels.values()) for split in _SPLITS)]
-        for target, labels in images.items()
-    ]
+def images_table(images: Mapping[str, Mapping[str, Mapping[str, int]]], *, with_labels: bool = False) -> str:
+    """The number of images of each target, or of each of its labels too, and split, given target -> label -> split ->
+    number."""
+    rows: list[Sequence[object]] = []
+    for target, labels in images.items():
+        rows.append([target, len(labels), *(sum(n[split] for n in labels.values()) for split in _SPLITS)])
+        if with_labels:
+            rows += [["", label, *(n[split] for split in _SPLITS)] for label, n in labels.items()]
     return table(("TARGET", "LABELS", "TRAIN", "VAL", "TEST"), rows)

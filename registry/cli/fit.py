@@ -198,7 +198,7 @@ def _report_text(document: dict[str, Any], place: Path, backbone: str) -> str:
     rows.append(["(router)", len(rows), "", *rates, "", "", ""])
     header = (
         "TARGET", "LABELS", "WITHOUT LORA (VAL)", "ACCURACY (VAL)", "ACCURACY (TEST)", "FALSE ALARMS", "PROMISED",
-        "BLOCKS",
+        "BLOCKS USED",
     )  # fmt: skip
     lines = [table(header, rows)]
     for name, verdict in document["runtimes"].items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from registry.evidence.number_text import bound_text, number
 from registry.evidence.results import Metric
 from registry.evidence.rule import DEFAULT_CONFIDENCE
 from registry.evidence.verdict import Check, Verdict
 
+Cells = tuple[str, str, str, str, str]
+_STATUS, _WHY = 3, 4
 _SIGNS = {"min": ">=", "max": "<=", "max_increase": "<=", "max_decrease": ">="}
 _RELATIVE = {"max_increase": "stable + ", "max_decrease": "stable - "}
 _OWN = {"past": "stable in staging before", "withdrawn": "not rolled back", "approvals": "approved by people"}
@@ -16,16 +18,17 @@ _OWN = {"past": "stable in staging before", "withdrawn": "not rolled back", "app
 
 
 def check_lines(verdict: Verdict, *, refusals_only: bool = False) -> list[str]:
-    """The checks, one on each line, in columns: what, its value, what is asked, the status, and why.
+    """The checks, one on each line, in columns: what, its value, what is asked, the status, and why. Those that one
+    measurement would answer share a line.
 
     The status is `ok`; `FAIL`; `TOO FEW` samples; `NOT MEASURED`; `NO VALUE` where the value is not a number;
     `UNDECIDED` where the stable version was not measured on the same data.
     """
-    return _aligned(check_cells(verdict, refusals_only=refusals_only))
+    return _aligned(_not_measured_together(check_cells(verdict, refusals_only=refusals_only)))
 
 
-def check_cells(verdict: Verdict, *, refusals_only: bool = False) -> list[tuple[str, str, str, str, str]]:
-    """The same as rows of a table."""
+def check_cells(verdict: Verdict, *, refusals_only: bool = False) -> list[Cells]:
+    """The same as rows of a table, a check each."""
     checks = [*verdict.refusals, *(() if refusals_only else _passed(verdict))]
     return [_cells(check) for check in checks]
 
@@ -56,7 +59,21 @@ def _passed(verdict: Verdict) -> Iterable[Check]:
     return (check for check in verdict.checks if check.outcome == "pass")
 
 
-def _cells(check: Check) -> tuple[str, str, str, str, str]:
+def _not_measured_together(rows: Iterable[Cells]) -> list[Cells]:
+    """The rows, with one for all that were not measured and would be by the same command."""
+    together: dict[object, list[Cells]] = {}
+    for number_of_row, row in enumerate(rows):
+        together.setdefault(row[_WHY] if row[_STATUS] == "NOT MEASURED" else number_of_row, []).append(row)
+    return [alike[0] if len(alike) == 1 else _summed(alike) for alike in together.values()]
+
+
+def _summed(alike: Sequence[Cells]) -> Cells:
+    first, *others = dict.fromkeys(row[0].partition(" (")[0] for row in alike)
+    what = f"{first} and {len(others)} more" if others else first
+    return what, "-", f"{len(alike)} checks", alike[0][_STATUS], alike[0][_WHY]
+
+
+def _cells(check: Check) -> Cells:
     status = _status(check)
     value = "-" if check.observed is None else number(check.observed, check.bound)
     return named(check.metric, check.target), value, _asked(check), status, _why(check, status)
@@ -123,6 +140,6 @@ def _samples(low: float | None, high: float | None, n: int) -> str:
     return f"n={n}" if low is None or high is None else f"95% CI {number(low)}-{number(high)}, n={n}"
 
 
-def _aligned(rows: list[tuple[str, str, str, str, str]]) -> list[str]:
+def _aligned(rows: Sequence[Cells]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

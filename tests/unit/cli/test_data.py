@@ -29,6 +29,7 @@ def test_it_counts_and_says_what_the_gates_will_miss(images: Path) -> None:
     lines = done.out.splitlines()
     assert lines[0].split() == ["TARGET", "LABELS", "TRAIN", "VAL", "TEST"]
     assert lines[1].split() == ["apple", "2", "16", "16", "8"]
+    assert lines[2].split() == ["rot", "8", "8", "4"]
     assert "out-of-distribution: 0 far" in done.out
     assert (
         "pear has 8 test images, and production asks ood_false_alarm_rate of 300: 292 more in test of pear" in done.out

@@ -48,6 +48,16 @@ def test_a_check_is_a_line_and_those_that_did_not_pass_are_first() -> None:
     ]
 
 
+def test_what_one_measurement_would_answer_shares_a_line() -> None:
+    assert lines(
+        "metric: ood_auroc", "metric: ood_fpr95", "metric: ood_auroc, min: 0.9", "metric: accuracy, min: 0.9",
+        found=(LATENCY,),
+    ) == [
+        ["ood_auroc and 1 more", "-", "3 checks", "NOT MEASURED", "run `ulora measure v2.0.0 --only ood`"],
+        ["accuracy", "-", ">= 0.9", "NOT MEASURED", "run `ulora measure v2.0.0 --only accuracy`"],
+    ]  # fmt: skip
+
+
 def test_the_lines_can_be_those_that_did_not_pass_only() -> None:
     judged = verdict("metric: accuracy, min: 0.95, per: target, min_n: 100", found=(MIXED,))
     assert [line.split()[1] for line in check_lines(judged, refusals_only=True)] == ["(mid)"]
