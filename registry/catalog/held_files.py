@@ -9,8 +9,9 @@ takes its files from the store, never from here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from registry.catalog import tags
 from registry.catalog.calls import Deadline
@@ -57,16 +58,26 @@ def refuse(client: MlflowClient, model_id: str, version: str) -> None:
 
 
 def _read(connection: Connection, location: str) -> bytes:
-    import mlflow.artifacts
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+    place, _, name = location.rpartition("/")
     with scratch("ulora-file-") as folder:
 
         def fetch() -> str:
-            return str(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=location, dst_path=str(folder), tracking_uri=connection.uri,
-                    registry_uri=connection.uri,
-                )
-            )  # fmt: skip
+            repository = get_artifact_repository(place, tracking_uri=connection.uri, registry_uri=connection.uri)
+            repository.thread_pool = _InThisThread()
+            return str(repository.download_artifacts(name, str(folder)))
 
         return Path(Deadline(connection.limits.total).call(fetch)).read_bytes()
+
+
+class _InThisThread(Executor):
+    """Downloads in the thread that asks: only that one is ended where MLflow sends a file for ever."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future

@@ -31,6 +31,12 @@ ENOUGH = 300
 """Seconds after which a test fails instead of hanging."""
 
 
+def wait_until_ended(others: set[threading.Thread]) -> None:
+    """Wait until the calls that were given up have ended, but for those of earlier tests."""
+    names = ("ulora-mlflow", "ulora-end")
+    wait_until(lambda: all(one.name not in names for one in set(threading.enumerate()) - others))
+
+
 def _download(catalog: Catalog) -> object:
     with TemporaryDirectory() as folder:
         return catalog.download("models:/m/1", Path(folder) / "model")
@@ -54,12 +60,12 @@ def fails_in_time(act: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_answer_that_never_ends_is_given_up(mlflow_proxy: Proxy, method: str) -> None:
-    before = dict(os.environ)
+    before, others = dict(os.environ), set(threading.enumerate())
     mlflow_proxy.next(faults.drip, times=10**6)
     said = fails_in_time(lambda: METHODS[method](Catalog(mlflow_proxy.url, STORE, limits=SHORT)))
     assert "does not answer: timed out" in said
     assert dict(os.environ) == before
-    wait_until(lambda: all(thread.name != "ulora-mlflow" for thread in threading.enumerate()))
+    wait_until_ended(others)
     mlflow_proxy.clear()
     Catalog(mlflow_proxy.url, STORE, limits=replace(PATIENT, turn=0)).versions("m")
 
@@ -99,12 +105,14 @@ def test_commands_go_on_without_a_catalog_that_drips(
 
 
 def test_what_was_given_up_is_not_sent_again(mlflow_proxy: Proxy) -> None:
-    others = set(threading.enumerate())  # earlier tests leave calls that MLflow makes in threads of its own
+    others = set(threading.enumerate())
     mlflow_proxy.next(faults.drip_headers, method="POST", times=10**6)
-    with pytest.raises(CatalogUnreachable), Catalog(mlflow_proxy.url, STORE).connection.open(SHORT) as client:
+    limits = replace(SHORT, total=3.0)
+    with pytest.raises(CatalogUnreachable), Catalog(mlflow_proxy.url, STORE).connection.open(limits) as client:
         client.create_registered_model("given-up")
-    wait_until(lambda: all(one.name != "ulora-end" for one in set(threading.enumerate()) - others))
-    assert [method for method, path in mlflow_proxy.requests if "registered-models/create" in path] == ["POST"]
+    wait_until_ended(others)
+    sent = [method for method, path in mlflow_proxy.requests if "registered-models/create" in path]
+    assert sent in ([], ["POST"]), "a busy machine may give up before it sends, but never sends twice"
 
 
 @pytest.mark.acceptance
@@ -120,6 +128,8 @@ def test_looking_into_loggedmodels_that_drip_has_a_total_time(
     registry.reconcile()
     monkeypatch.setattr(reconciler_module, "_LOOKING_SECONDS", 1.0)
     mlflow_proxy.next(faults.drip_body, method="GET", containing="/mlflow-artifacts/artifacts/", times=10**6)
+    others = set(threading.enumerate())
     done = within(ENOUGH, registry.reconcile)
     assert [line.partition(":")[0] for line in done.failed] == names
     assert all("does not answer: timed out" in line for line in done.failed)
+    wait_until_ended(others)
