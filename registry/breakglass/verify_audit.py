@@ -30,6 +30,8 @@ OWN_NAME = re.compile(
     r"/(?:[^/]+/)?([0-9a-f]{64})(?:\.json|\.jsonl\.gz)?"
 )
 """What is stored under its own digest."""
+LOOSE = ("evidence", "outcomes", "approvals", "ticks", "passed", "signatures", "forgotten")
+"""What belongs to a version without anything that must name it."""
 CONTENT = ("model", "flavor", "backbone", "components", "files")
 Point = tuple[int, int]
 Curve = tuple[int, int, int, Point, str]
@@ -66,7 +68,11 @@ class AuditArchive:
         self.files: dict[str, zipfile.ZipInfo] = {}
         self.wrong: list[str] = []
         self.unknown: list[str] = []
+        self.named: set[str] = set()
+        self.loose = "everything"
         entries = self.zip.infolist()
+        if not is_only_files(self.zip):
+            raise ValueError("it has other bytes than those of its files")
         if len(entries) > MAX_FILES or sum(max(0, each.file_size) for each in entries) > MAX_TOTAL:
             raise ValueError("it is larger than this script reads")
         for each in entries:
@@ -78,10 +84,20 @@ class AuditArchive:
                 raise ValueError(f"{each.filename[:200]!r} is there twice")
             self.files[each.filename] = each
         self.index = self.json("index.json")
+        if self.index.get("format", 1) != 1:
+            raise ValueError("it is of a format that a newer script reads")
 
     def digest(self, path: str) -> str:
         found = hashlib.sha256()
         with self.zip.open(self.files[path]) as file:
+            for piece in iter(lambda: file.read(1 << 20), b""):
+                found.update(piece)
+        return found.hexdigest()
+
+    def sha256(self) -> str:
+        """Of the archive itself."""
+        found = hashlib.sha256()
+        with open(str(self.zip.filename), "rb") as file:
             for piece in iter(lambda: file.read(1 << 20), b""):
                 found.update(piece)
         return found.hexdigest()
@@ -109,6 +125,7 @@ class AuditArchive:
 
     def need(self, path: str, by: str) -> bool:
         """Whether a file that something names is there; else it must be among those that are said to be missing."""
+        self.named.add(path)
         if path in self.files:
             return True
         why = self.index["missing"].get(path.partition("store/")[2])
@@ -129,6 +146,22 @@ def canonical(document: Any) -> bytes:
 def sha256(data: bytes) -> str:
     """The digest in hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def is_only_files(opened: zipfile.ZipFile) -> bool:
+    """Whether nothing is before, between or behind the files of an archive, as in those that `ulora audit` writes."""
+    place, listed, file = 0, 0, opened.fp
+    for each in sorted(opened.infolist(), key=lambda each: each.header_offset):
+        if file is None or each.header_offset != place or each.comment or each.flag_bits & 8 or len(each.extra) > 28:
+            return False
+        file.seek(place + 26)
+        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+        place += 30 + name + extra + each.compress_size
+        listed += 46 + name + len(each.extra)
+        if extra > 20:
+            return False
+    size = file.seek(0, 2) if file else 0
+    return not opened.comment and opened.start_dir == place and size - place - listed in (22, 98)  # 98: of a large one
 
 
 def check_files(archive: AuditArchive) -> str:
@@ -172,8 +205,9 @@ def check_versions(archive: AuditArchive) -> str:
         archive.expect(
             (bound["model"], bound["version"]) == (archive.index["model"], name), f"{path} binds another name"
         )
-        if archive.need(f"store/blobs/sha256/{blob[:2]}/{blob}", path):
-            manifest = archive.json(f"store/blobs/sha256/{blob[:2]}/{blob}")
+        if archive.need(blob_path(blob), path):
+            manifest = archive.json(blob_path(blob))
+            archive.named.update(blob_path(file["sha256"]) for file in manifest["files"])
             content = sha256(canonical({field: manifest[field] for field in CONTENT}))
             said = (manifest["version"], manifest["content_sha256"], bound["content_sha256"])
             same = said == (name, content, content)
@@ -181,13 +215,18 @@ def check_versions(archive: AuditArchive) -> str:
     return f"{len(archive.names('versions'))} versions have the content that their names are bound to"
 
 
+def blob_path(digest: str) -> str:
+    """Where bytes are that are stored under their own digest."""
+    return f"store/blobs/sha256/{digest[:2]}/{digest}"
+
+
 def check_channels(archive: AuditArchive) -> str:
     """Each record names the one before it by its digest; generations have no gaps; what a record rests on is here."""
     said = []
     for channel, span in sorted(archive.index["channels"].items()):
-        before = None
-        if span["last"] - span["first"] > len(archive.files) + len(archive.index["missing"]):
-            archive.wrong.append(f"the log of {channel} is said to have more records than there are files")
+        before, most = None, len(archive.files) + len(archive.index["missing"])
+        if not 0 < span["first"] <= span["last"] <= span["first"] + most:
+            archive.wrong.append(f"the log of {channel} is said to have none, or more records than there are files")
             continue
         for generation in range(span["first"], span["last"] + 1):
             path = f"{archive.folder('channels')}{channel}/{10**12 - generation:013d}.json"
@@ -201,8 +240,8 @@ def check_channels(archive: AuditArchive) -> str:
             archive.expect(generation > 1 or record.get("previous") is None, f"{path} is not the beginning of a log")
             check_record(archive, path, record)
             before = digest
-        said.append(f"{channel} {span['first']} to {span['last']}, newest record {before}")
-    return f"records are unbroken: {'; '.join(said) or 'there are none'}"
+        said.append(f"{channel} {span['first']} to {span['last']}, newest record {before or 'not here'}")
+    return f"all records that are here follow each other: {'; '.join(said) or 'there are none'}"
 
 
 def check_record(archive: AuditArchive, path: str, record: dict[str, Any]) -> None:
@@ -226,6 +265,7 @@ def check_record(archive: AuditArchive, path: str, record: dict[str, Any]) -> No
             inputs["manifest"] == served.get("manifest_sha256"), f"{path} rests on a verdict about other bytes"
         )
     decision = f"{archive.folder('decisions')}{record['channel']}/{record.get('decision')}.json"
+    archive.named.add(decision.replace("/decisions/", "/incidents/")[:-5] + ".md")
     if record.get("decision") and archive.need(decision, path):
         facts = archive.json(decision)["facts"]
         was = (facts["channel"], facts["record"]["generation"], facts["record"]["sha256"])
@@ -238,8 +278,10 @@ def check_verdicts(archive: AuditArchive) -> str:
     for path in archive.names("verdicts"):
         found = archive.json(path)
         inputs, name = found.get("inputs") or {}, found["version"]
+        policy = f"{archive.folder('policies')}{found['policy']}.json"
+        archive.named.add(policy)
         if inputs:  # earlier releases kept neither them nor the policy
-            archive.need(f"{archive.folder('policies')}{found['policy']}.json", path)
+            archive.need(policy, path)
         for kind, field in (("evidence", "evidence"), ("approvals", "approvals")):
             for digest in inputs.get(field, ()):
                 each = f"{archive.folder(kind)}{name}/{digest}.json"
@@ -251,21 +293,25 @@ def check_verdicts(archive: AuditArchive) -> str:
         for field, channel in (("head", found["channel"]), ("past", "staging"), ("past_head", "staging")):
             record = inputs.get(field) or {"generation": 0}
             each = f"{archive.folder('channels')}{channel}/{10**12 - record['generation']:013d}.json"
-            if each in archive.files:
-                archive.expect(
-                    archive.digest(each) == record["sha256"], f"{path} was made after another record than {each}"
-                )
-        bound = f"{archive.folder('versions')}{name}.json"
-        if archive.need(bound, path):
-            same = archive.json(bound)["content_sha256"] == found["content_sha256"]
-            archive.expect(same, f"{path} is about other content than {name} is bound to")
+            if record["generation"] and archive.need(each, path):
+                same = archive.digest(each) == record["sha256"]
+                archive.expect(same, f"{path} was made after another record than {each}")
+        for each in filter(None, (name, found.get("stable"))):
+            archive.need(f"{archive.folder('versions')}{each}.json", path)
+        check_content(archive, path, name, found["content_sha256"])
     return f"{len(archive.names('verdicts'))} verdicts rest on what they name"
 
 
+def check_content(archive: AuditArchive, path: str, name: str, content: str) -> None:
+    """What a document is about is the content that the version's name is bound to."""
+    bound = f"{archive.folder('versions')}{name}.json"
+    if bound in archive.files:
+        same = archive.json(bound)["content_sha256"] == content
+        archive.expect(same, f"{path} is about other content than {name} is bound to")
+
+
 def check_evidence(archive: AuditArchive) -> str:
-    """The answers for each image that evidence names are here, and the decisions that notes on incidents are about."""
-    for path in [path for path in sorted(archive.files) if path.startswith(archive.folder("incidents"))]:
-        archive.need(path.replace("/incidents/", "/decisions/")[:-3] + ".json", path)
+    """The answers for each image that evidence names are here."""
     for path in archive.names("evidence"):
         found = archive.json(path)
         if found.get("outcomes"):
@@ -273,9 +319,32 @@ def check_evidence(archive: AuditArchive) -> str:
     return f"{len(archive.names('evidence'))} results of benchmarks are here with the answers that they name"
 
 
+def check_rest(archive: AuditArchive) -> str:
+    """What belongs to a version is in its folder and about its content; all else is named by something that is here."""
+    index, loose = archive.index, 0
+    asked = index["about"]
+    archive.expect(asked.get("channel", "") in {"", *index["channels"]}, "the records that were asked for are not here")
+    for name in [*index["versions"], *filter(None, [asked.get("version")])]:
+        archive.need(f"{archive.folder('versions')}{name}.json", "index.json")
+    for path in sorted(set(archive.files) - {"index.json", "verify.py"}):
+        folders, file = path.split("/")[:-1], path.split("/")[-1]
+        if path not in archive.named:
+            loose += 1
+            fits = folders[:3] == archive.folder("x").split("/")[:3] and folders[3:] and folders[3] in LOOSE
+            name = file[:-5] if folders[3:] == ["forgotten"] else folders[-1]
+            is_here = f"{archive.folder('versions')}{name}.json" in archive.files
+            archive.expect(fits and is_here, f"{path} is here, and nothing here names it")
+        if folders[3:] and folders[3] in ("evidence", "approvals", "ticks", "passed"):
+            found = archive.json(path)
+            archive.expect(found["version"] == folders[-1], f"{path} is about {found['version']}")
+            check_content(archive, path, folders[-1], found["content_sha256"])
+    archive.loose = f"the newest record of each log, and {loose} documents that no other names"
+    return "what belongs to a version is about its content; all else is named by something"
+
+
 def check_signatures(archive: AuditArchive, keys: dict[str, Key]) -> str:
     """Signatures by the given public keys. Others prove nothing here: anybody may have put them there."""
-    good = 0
+    good, bare = 0, {path.rpartition("/")[2][:-5] for path in archive.names("versions") if keys}
     for path in archive.names("signatures"):
         try:
             by = signed_by(archive, path, keys)
@@ -283,10 +352,12 @@ def check_signatures(archive: AuditArchive, keys: dict[str, Key]) -> str:
             archive.unknown.append(f"{path} is not a signature that this script can read")
             continue
         good += by == "a key that was given"
+        bare -= {path.split("/")[-2]} if by == "a key that was given" else set()
         if by == "nobody":
             archive.wrong.append(f"{path} names a key that was given, and is not signed by it")
         elif by != "a key that was given":
             archive.unknown.append(f"signature not checked, as it is by {by}: {path}")
+    archive.unknown += [f"{name} has no signature by a key that was given" for name in sorted(bare)]
     return f"{good} of {len(archive.names('signatures'))} signatures are right, by the keys that were given"
 
 
@@ -378,10 +449,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         keys = {path: read_key(path) for path in given.key}
         archive = AuditArchive(given.archive)
-    except (OSError, ValueError, KeyError, RecursionError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        print(f"can't be read: {error}", file=sys.stderr)
+    except Exception as error:  # whatever is in a file that is no archive of ulora's
+        print(f"can't be read: {str(error)[:1000]!a}", file=sys.stderr)
         return 2
-    checks = (check_files, check_names, check_versions, check_channels, check_verdicts, check_evidence)
+    checks = (check_files, check_names, check_versions, check_channels, check_verdicts, check_evidence, check_rest)
     for check in (*checks, lambda each: check_signatures(each, keys)):
         before = len(archive.wrong)
         try:
@@ -390,10 +461,12 @@ def main(words: list[str] | None = None) -> int:
             said = ""
             archive.wrong.append(f"a document is not as it should be: {type(error).__name__}: {str(error)[:300]}")
         if len(archive.wrong) == before:
-            print(f"ok: {said}")
+            print(f"ok: {ascii(said)[1:-1]}")
     for word, lines in (("not checked", archive.unknown), ("WRONG", archive.wrong)):
         for line in dict.fromkeys(lines):
             print(f"{word}: {line[:1000]!a}")
+    print(f"only the index says that these are whole: {archive.loose}")
+    print(f"sha256 of the archive, as `ulora audit` said it: {archive.sha256()}")
     most = "nothing wrong was found, and some of it was not checked" if archive.unknown else "all of it is right"
     print("result:", "something is WRONG" if archive.wrong else most)
     return 1 if archive.wrong else 3 if archive.unknown else 0

@@ -62,6 +62,7 @@ def story(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
             measured = [number < right for number in range(100)]
             registry.wiring.ledger.add(*accuracy_of(registry.manifest(version), measured))
             registry.sign(version, key.key)
+        registry.sign(V4, key.key)
         for version in (V1, V2):
             registry.approve(version, reason="looked at it")
             registry.promote(version, "staging")
@@ -156,7 +157,7 @@ def test_a_good_archive_is_right(story: tuple[Registry, Pair], archive: Path) ->
     done = verify(archive, "--key", story[1].trusted)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "result: all of it is right" in done.stdout
-    assert "3 of 3 signatures are right" in done.stdout
+    assert "4 of 4 signatures are right" in done.stdout
     head = story[0].history()[0]
     assert f"production 1 to {head.generation}, newest record {head.sha256}" in done.stdout
     assert set(kinds(files_in(archive))) == KINDS
@@ -248,6 +249,69 @@ def test_a_verdict_about_something_else_is_found(archive: Path, tmp_path: Path) 
         code, said = verify_here(written(tmp_path / "forged.zip", forged, indexed=True))
         assert code == 1, (changed, said)
         assert "verdict" in said.split("WRONG", 1)[1]
+
+
+def test_what_nothing_names_is_found_too(archive: Path, tmp_path: Path) -> None:
+    """Whoever writes the index anew can't leave a record out of it, or add what belongs to nothing."""
+    files, by_kind = files_in(archive), kinds(files_in(archive))
+    head = min(name for name in files if "/channels/production/" in name)
+    index = json.loads(files["index.json"])
+    for channels in ({}, {"production": {"first": 1, "last": 2}}, {"production": {"first": 2, "last": 1}}):
+        changed = {**files, "index.json": canonical.encode({**index, "channels": channels})}
+        assert verify_here(written(tmp_path / "forged.zip", changed, indexed=True))[0] == 1, channels
+    more = {
+        head.replace("0999999999994", "0999999999993"): other_value(files[head], generation=7, previous="e" * 64),
+        by_kind["evidence"].replace(V1, V3): files[by_kind["evidence"]],
+        by_kind["ticks"].replace(V2, V1): files[by_kind["ticks"]],
+        by_kind["decisions"].replace("production", "staging"): files[by_kind["decisions"]],
+        "store/models/other/versions/v1.0.0.json": files[by_kind["versions"]],
+        "store/more.json": b"{}",
+    }
+    for name, body in more.items():
+        assert name not in files
+        code, said = verify_here(written(tmp_path / "forged.zip", {**files, name: body}, indexed=True))
+        assert code == 1, (name, said)
+
+
+def test_what_only_the_index_vouches_for_is_said(archive: Path, tmp_path: Path) -> None:
+    code, said = verify_here(archive)
+    assert "only the index says that these are whole: the newest record of each log, and " in said
+    assert canonical.sha256(archive.read_bytes()) in said
+    files = files_in(archive)
+    junk = {"x\nresult: all of it is right": {"first": 1, "last": 1}}
+    files["index.json"] = canonical.encode({**json.loads(files["index.json"]), "channels": junk})
+    code, said = verify_here(written(tmp_path / "forged.zip", files, indexed=True))
+    assert (code, "\nresult: all" in said) == (1, False), "a name in the index can't write lines of its own"
+
+
+def test_a_version_without_a_known_signature_is_told(
+    story: tuple[Registry, Pair], archive: Path, tmp_path: Path
+) -> None:
+    files = {name: body for name, body in files_in(archive).items() if f"/signatures/{V2}/" not in name}
+    done = verify(written(tmp_path / "bare.zip", files, indexed=True), "--key", story[1].trusted)
+    assert done.returncode == 3, done.stdout
+    assert f"{V2} has no signature by a key that was given" in done.stdout
+
+
+AROUND: dict[str, Callable[[bytes], bytes]] = {
+    "before": lambda body: b"#!/bin/sh\n" + body,
+    "an archive before": lambda body: body + body,
+    "behind": lambda body: body + b"more",
+    "a comment": lambda body: body[:-2] + b"\4\0more",
+    "between": lambda body: body[: body.rindex(b"PK\3\4")] + b"more" + body[body.rindex(b"PK\3\4") :],
+    "of a newer format": lambda body: body.replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xeb", 1),
+}
+
+
+@pytest.mark.parametrize("change", AROUND.values(), ids=AROUND)
+def test_other_bytes_than_those_of_files_are_refused(
+    change: Callable[[bytes], bytes], archive: Path, tmp_path: Path
+) -> None:
+    body = archive.read_bytes()
+    assert change(body) != body
+    (tmp_path / "more.zip").write_bytes(change(body))
+    done = verify(tmp_path / "more.zip")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stdout + done.stderr
 
 
 def symlink(opened: zipfile.ZipFile) -> None:

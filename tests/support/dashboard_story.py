@@ -104,7 +104,8 @@ class _Teller:
         record = self.commit(
             channel, days, reason, lambda position, author: make(position, binding.pointer, author, digest)
         )
-        ledger.add_pass(record, binding.content_sha256)
+        if record.action == "promote":
+            ledger.add_pass(record, binding.content_sha256)
 
     def commit(self, channel: str, days: float, reason: str, make: Callable[..., Record]) -> Record:
         log = self.registry.channel(channel)

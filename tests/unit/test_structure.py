@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("registry", "adapters", "benchmarks")
 MAX_LINES = 450
 MAX_TEST_NAME = 60
-ALONE = ROOT / "registry" / "breakglass" / "rollback_script.py"
-"""One file on purpose: it runs where nothing else of this package is."""
+ALONE = [ROOT / "registry" / "breakglass" / name for name in ("rollback_script.py", "verify_audit.py")]
+"""Each is one file on purpose: it runs where nothing else of this package is."""
 
 STARTS_PROGRAMS = ROOT / "registry" / "machine" / "programs.py"
 """The only module that starts other programs."""
@@ -29,7 +29,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 def test_no_module_is_too_long_to_read() -> None:
-    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in sources(*PACKAGES) if path != ALONE}
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in sources(*PACKAGES) if path not in ALONE}
     assert {str(path.relative_to(ROOT)): lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
@@ -43,7 +43,7 @@ def test_one_name_stands_for_one_class() -> None:
     names = Counter(
         node.name
         for path in sources(*PACKAGES)
-        if path != ALONE
+        if path not in ALONE
         for node in ast.parse(path.read_text("utf-8")).body
         if isinstance(node, ast.ClassDef) and "Protocol" not in {ast.unparse(base) for base in node.bases}
     )
