@@ -21,7 +21,7 @@ from registry.cli.options import (
 )
 from registry.cli.output import Output, place
 from registry.cli.signals import sigterm_interrupts
-from registry.errors import GateRefused, disk_errors
+from registry.errors import GateRefused
 
 if TYPE_CHECKING:
     from registry.api import Registry
@@ -182,10 +182,10 @@ def report_command(
 
     found = registry.canary.report(channel, options)
     if html:
+        from registry.formats.own_file import is_page, write_own_text
         from registry.usecases.trial_page import page
 
-        with disk_errors(html, hint="give another --html FILE"):
-            html.write_text(page(found.report), "utf-8", "replace")
+        write_own_text(html, page(found.report), is_page, hint="give another --html FILE")
     out.answer({"report": found.report.document(), "run": found.run, "notes": found.notes}, report_text(found.report))
     for note in (*found.notes, *([f"logged in MLflow as run {found.run}"] if found.run else [])):
         out.note(note)

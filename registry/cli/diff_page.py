@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from registry.errors import disk_errors
 from registry.formats import canonical
 from registry.formats.bounded import read_regular
 from registry.formats.html_page import html_page
+from registry.formats.own_file import is_page, write_own_text
 
 if TYPE_CHECKING:
     from registry.evidence.differences import Disagreement
@@ -38,6 +38,7 @@ def write_page(page: Path, found: VersionDiff, data: Path | None) -> int:
     """Write the page, with the image files of `data`; return how many images it shows.
 
     Raises:
+        BadInput: another file than such a page is there.
         BadSetting: the page can't be written there.
         DiskFull: there is no space for it.
     """
@@ -55,8 +56,7 @@ def write_page(page: Path, found: VersionDiff, data: Path | None) -> int:
         f"<table><tr>{head}</tr>{rows}</table>{more}",
         _STYLE,
     )
-    with disk_errors(page, hint="give another --html FILE"):
-        page.write_text(text, "utf-8", "replace")  # names of files may not be text
+    write_own_text(page, text, is_page, hint="give another --html FILE")
     return len(shown)
 
 

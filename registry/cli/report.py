@@ -11,11 +11,14 @@ from registry.cli.completers import complete_versions
 from registry.cli.options import folder, registry_options
 from registry.cli.output import Output
 from registry.errors import BadInput, disk_errors
+from registry.formats.own_file import IsOwn, check_own, is_markdown_report, is_page, write_own_text
 from registry.store.refusals import each_by_itself
 
 if TYPE_CHECKING:
     from registry.api import Registry
     from registry.usecases.version_report import VersionReport
+
+_ELSEWHERE = "give another --out PATH"
 
 
 @click.command("report", short_help="One page about a version: what it is, what was measured, who approved it.")
@@ -39,6 +42,8 @@ def report_command(registry: Registry, out: Output, *, version: str, place: Path
       ulora report v5.5.4-dinov3 --json | jq '.verdicts[].outcome'
     """
     kinds = _kinds(place, version)
+    for path in kinds:
+        check_own(path, _is_own(path), hint=_ELSEWHERE)
     found = registry.report(version)
     written = [_write(path, found) for path in kinds]
     text = "\n".join(f"wrote {path}" for path in written) if written else _text(Path("report.md"), found)
@@ -53,17 +58,21 @@ def _kinds(place: Path | None, version: str) -> list[Path]:
     """
     if place is None:
         return []
-    if place.is_dir():
+    with disk_errors(place, hint=_ELSEWHERE):
+        is_folder = place.is_dir()
+    if is_folder:
         return [place / f"report-{version}{suffix}" for suffix in (".html", ".md")]
     if place.suffix.lower() in (".html", ".md"):
         return [place]
-    raise BadInput(f"{place} is neither a folder nor FILE.html or FILE.md", hint="give another --out PATH")
+    raise BadInput(f"{place} is neither a folder nor FILE.html or FILE.md", hint=_ELSEWHERE)
 
 
 def _write(path: Path, found: VersionReport) -> Path:
-    with disk_errors(path, hint="give another --out PATH"):
-        path.write_text(_text(path, found), "utf-8", "replace")
-    return path
+    return write_own_text(path, _text(path, found), _is_own(path), hint=_ELSEWHERE)
+
+
+def _is_own(path: Path) -> IsOwn:
+    return is_page if path.suffix.lower() == ".html" else is_markdown_report
 
 
 def _text(path: Path, found: VersionReport) -> str:

@@ -18,12 +18,16 @@ _STYLE = (
 _MORE_STYLE = "h3{font-size:1em;margin:1.2em 0 .4em}pre{white-space:pre-wrap;background:#f6f6f6;padding:.8em}"
 
 
+BEGIN = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    '<meta name="generator" content="ulora-registry">'
+)
+"""How each page begins, by which it is known."""
+
+
 def html_page(title: str, body: str, style: str = "") -> str:
     """A whole page. `title` is text; `body` is HTML."""
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}{style}</style>{body}</html>\n"
-    )
+    return f"{BEGIN}<title>{escape(title)}</title><style>{_STYLE}{style}</style>{body}</html>\n"
 
 
 def badge(word: str, colour: str) -> str:

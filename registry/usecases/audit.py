@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from registry.errors import BadInput, IntegrityError, NotFound, StoreDenied, UloraError
+from registry.errors import IntegrityError, NotFound, StoreDenied, UloraError
 from registry.formats import canonical
 from registry.formats.addresses import without_password
 from registry.formats.html import HtmlTable
@@ -16,7 +16,7 @@ from registry.machine.provenance import release
 from registry.machine.scratch import scratch
 from registry.names import CHANNELS, VersionName, check_channel
 from registry.progress import Say, say_nothing
-from registry.usecases.audit_archive import Content, write_archive
+from registry.usecases.audit_archive import Content, check_place, write_archive
 from registry.usecases.audit_documents import AuditDocuments, in_archive
 from registry.usecases.audit_options import AuditOptions
 from registry.usecases.audit_walk import AuditWalk, served, within
@@ -70,8 +70,7 @@ def audit(
     wiring: Wiring, place: Path, options: AuditOptions, *, dry_run: bool = False, say: Say = say_nothing
 ) -> Audited:
     """Write the archive; see `Registry.audit`."""
-    if not dry_run and (place.is_dir() or not place.parent.is_dir()):
-        raise BadInput(f"{place} can't be a file", hint="give --out FILE.zip in a folder that exists")
+    check_place(place)
     with scratch("ulora-audit-") as folder:
         documents = AuditDocuments(wiring.store, folder)
         walk = AuditWalk(wiring, documents, say)

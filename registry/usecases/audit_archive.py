@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
-from registry.errors import disk_errors
+from registry.errors import BadInput, disk_errors
+from registry.formats.own_file import check_own, is_audit_archive, own_file
 
 _BEGIN = (1980, 1, 1, 0, 0, 0)
 """The time of every file: the earliest that a zip file can say."""
 _MODE = 0o100644
+_ELSEWHERE = "give --out FILE.zip in a folder that exists"
 Content = bytes | Path
 """A file of the archive: its bytes, or where they are on this disk."""
 
 
-def write_archive(place: Path, files: Mapping[str, Content]) -> None:
-    """Write the archive, whole or not at all; an older one there is replaced.
+def check_place(place: Path) -> None:
+    """Check that an archive can be written there, over nothing but an older one.
 
     Raises:
+        BadInput: it can't.
+        BadSetting: it can't be looked at.
+    """
+    check_own(place, is_audit_archive, hint=_ELSEWHERE)
+    with disk_errors(place, hint=_ELSEWHERE):
+        if not place.parent.is_dir():
+            raise BadInput(f"{place} can't be a file", hint=_ELSEWHERE)
+
+
+def write_archive(place: Path, files: Mapping[str, Content]) -> None:
+    """Write the archive, whole or not at all; an older one there is replaced, and nothing else.
+
+    Raises:
+        BadInput: something else has the name.
         BadSetting: it can't be written there.
         DiskFull: there is no space for it.
     """
-    with disk_errors(place, hint="give another --out FILE"), _beside(place) as scratch:
-        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-            for name, content in sorted(files.items()):
-                _add(archive, name, content)
-        with scratch.open("rb") as written:
-            os.fsync(written.fileno())
-        scratch.replace(place)
+    with (
+        own_file(place, is_audit_archive, hint=_ELSEWHERE) as part,
+        zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
+    ):
+        for name, content in sorted(files.items()):
+            _add(archive, name, content)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: Content) -> None:
@@ -44,17 +56,3 @@ def _add(archive: zipfile.ZipFile, name: str, content: Content) -> None:
     entry.file_size = content.stat().st_size  # by which it is known whether 32 bits are enough
     with content.open("rb") as source, archive.open(entry, "w") as target:
         shutil.copyfileobj(source, target, 1024 * 1024)
-
-
-@contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A file beside a path that is gone afterwards, unless it was renamed."""
-    opened, name = tempfile.mkstemp(prefix=f".{place.name[:100]}.", dir=place.parent)
-    os.close(opened)
-    scratch = Path(name)
-    try:
-        scratch.chmod(0o644)
-        yield scratch
-    finally:
-        with suppress(FileNotFoundError):
-            scratch.unlink()
