@@ -447,6 +447,22 @@ def test_more_than_one_archive_takes_is_refused(
     assert not list(tmp_path.glob("*.zip*"))
 
 
+@pytest.mark.parametrize("body", [b"junk", b"[]", b'{"stable":5,"canary":[],"action":1}', None])
+def test_one_damaged_document_is_one_finding(body: bytes | None, small: Registry, tmp_path: Path) -> None:
+    """What a document names that can't be read is not said to be named by nobody."""
+    keys = [layout.record(small.model, "production", 1), layout.version(small.model, V1)]
+    for key in keys:
+        before = small.store.get(key).body
+        small.store.overwrite(key, body) if body else small.store.delete(key)
+        if body or key == keys[1]:
+            ulora("audit", "-c", "production", "--out", tmp_path / "audit.zip")
+            code, said = verify_here(tmp_path / "audit.zip")
+            assert code == (1 if body else 3), said
+            assert key in said
+            assert "nothing here names it" not in said
+        small.store.overwrite(key, before)
+
+
 def test_a_record_that_was_overwritten_is_found(small: Registry, tmp_path: Path) -> None:
     bind(small, V2)
     small.promote(V2, "production")
