@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
-from registry.cli.output import to_stderr, visible
+from registry.cli.output import to_stderr
 from registry.errors import without_header_value
+from registry.formats.visible_text import visible
 
 FORMATS = ("text", "json")
 

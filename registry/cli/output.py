@@ -19,6 +19,7 @@ import click
 from registry.channels.committed import told
 from registry.errors import UloraError
 from registry.formats.addresses import without_password, without_passwords
+from registry.formats.visible_text import visible
 
 if TYPE_CHECKING:
     from registry.answers import Change
@@ -253,11 +254,6 @@ def _cell(value: object, limit: int = _MAX_CELL) -> str:
         return ", ".join(_cell(item, limit=0) for item in value)
     text = visible(" ".join(str(value).split()))
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
-
-
-def visible(text: str) -> str:
-    """A text without control characters, except line ends: names and reasons may come from anybody."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _plain(value: Any) -> Any:

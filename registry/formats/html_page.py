@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from registry.formats.report_parts import ReportSection, ReportTable
+from registry.formats.visible_text import visible, visible_lines
 
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;padding:0 1em;max-width:64em;color:#222}"
@@ -26,8 +27,8 @@ BEGIN = (
 
 
 def html_page(title: str, body: str, style: str = "") -> str:
-    """A whole page. `title` is text; `body` is HTML."""
-    return f"{BEGIN}<title>{escape(title)}</title><style>{_STYLE}{style}</style>{body}</html>\n"
+    """A whole page. `title` is text; `body` is HTML. It has no invisible characters, whoever wrote them."""
+    return f"{BEGIN}<title>{escape(visible(title))}</title><style>{_STYLE}{style}</style>{visible_lines(body)}</html>\n"
 
 
 def badge(word: str, colour: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from registry.formats.report_parts import ReportSection
+from registry.formats.visible_text import visible, visible_lines
 
 _MAX_TEXT = 500
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#|!&~])")
@@ -14,7 +15,7 @@ _TICKS = re.compile(r"`{3,}")
 
 def markdown_text(text: str) -> str:
     """A text of people or servers on one line, of which Markdown makes nothing."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     line = line if len(line) <= _MAX_TEXT else f"{line[: _MAX_TEXT - 1]}…"
     return _MARKS.sub(r"\\\1", line)
 
@@ -28,7 +29,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def markdown_block(text: str) -> str:
     """A whole text as a block that nothing in it can end."""
     fence = "`" * (1 + max((len(found) for found in _TICKS.findall(text)), default=2))
-    return f"{fence}text\n{text.rstrip()}\n{fence}"
+    return f"{fence}text\n{visible_lines(text.rstrip())}\n{fence}"
 
 
 def sections_markdown(title: str, sections: Iterable[ReportSection]) -> str:
