@@ -112,6 +112,9 @@ def test_metrics_are_judged_by_the_policy(registry: Registry) -> None:
     registry.promote(V2, "production", PromoteOptions(force=True), reason="growers wait")
     asks(registry, "")
     assert states(registry)["metrics"] == "failed", "it came in by force, whatever the policy says since"
+    registry.canary.start(V1, options=CanaryOptions(percent=10, plan="careful"), reason="a trial")
+    assert states(registry)["metrics"] == "failed", "the verdict about a version on trial beside it is not its own"
+    assert states(registry, version=V1)["metrics"] == "passed"
 
 
 def test_files_that_are_damaged_are_found(registry: Registry, tmp_path: Path) -> None:
