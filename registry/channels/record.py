@@ -113,6 +113,12 @@ class Record(Document):
         return tuple(pointer.version for pointer in (self.stable, self.canary) if pointer)
 
     @property
+    def judged(self) -> str | None:
+        """The version that the verdict is about, if it names one: others may be stable beside a trial, or have left."""
+        pointer = self.canary or self.stable
+        return pointer.version if pointer and self.verdict else None
+
+    @property
     def running_trial(self) -> Trial | None:
         """The trial of the canary; None if no canary runs."""
         return self.trial if self.canary else None

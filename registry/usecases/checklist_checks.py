@@ -241,15 +241,9 @@ def watched_a_day(about: CheckedRelease) -> CheckedLine:
     return CheckedLine.of(lasted >= DAY, said, "failed" if is_over else "not yet")
 
 
-def _came(record: Record) -> str | None:
-    """The version that a change with a verdict was about; another one may be stable beside its trial."""
-    pointer = record.canary or record.stable
-    return pointer.version if pointer else None
-
-
 def metrics(about: CheckedRelease) -> CheckedLine:
     """It came into the channel by a verdict that passed, or would come into it now."""
-    entered = [record for record in about.records if record.verdict and _came(record) == about.name]
+    entered = [record for record in about.records if record.judged == about.name]
     verdict = verdict_of(about.wiring, entered[0]) if entered else about.verdict
     if verdict is None or verdict.version != about.name:
         return CheckedLine("failed", "the verdict that it came in by is missing or damaged")

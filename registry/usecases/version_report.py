@@ -169,7 +169,7 @@ class _Reporter:
 
     def _verdicts(self, records: Sequence[Record], is_measured: bool) -> Iterator[Verdict]:
         for channel in reversed(CHANNELS):
-            entered = [each for each in records if each.channel == channel and each.verdict]
+            entered = [each for each in records if each.channel == channel and each.judged == self.manifest.version]
             found = self._entered_by(entered[-1]) if entered else self._judged(channel) if is_measured else None
             if found:
                 yield found

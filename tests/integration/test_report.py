@@ -64,6 +64,14 @@ def test_a_report_tells_the_life_of_a_version(registry: Registry) -> None:
         assert said in written
 
 
+def test_the_gates_of_a_report_are_those_of_its_version(registry: Registry) -> None:
+    """Records of other versions end its time in a channel, and have verdicts of their own."""
+    registry.rollback(reason="too many errors")
+    for version, outcome in ((V1, "pass"), (V2, "fail")):
+        verdict = registry.report(version).verdicts[0]
+        assert (verdict.version, verdict.channel, verdict.outcome) == (version, "production", outcome)
+
+
 def test_a_version_that_came_nowhere_is_compared_with_stable(registry: Registry) -> None:
     found = registry.report(V3)
     assert (found.standings, found.records, found.verdicts, found.evidence) == ((), (), (), ())
