@@ -470,7 +470,7 @@ def main(words: list[str] | None = None) -> int:
         for line in dict.fromkeys(lines):
             print(f"{word}: {line[:1000]!a}")
     print(f"only the index says that these are whole: {archive.loose}")
-    print(f"sha256 of the archive, as `ulora audit` said it: {archive.sha256()}")
+    print(f"sha256 of the archive, to compare with what `ulora audit` said: {archive.sha256()}")
     most = "nothing wrong was found, and some of it was not checked" if archive.unknown else "all of it is right"
     print("result:", "something is WRONG" if archive.wrong else most)
     return 1 if archive.wrong else 3 if archive.unknown else 0
