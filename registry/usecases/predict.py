@@ -41,7 +41,8 @@ def predict_files(
         progress: is told of images.
 
     Raises:
-        BadInput: there are no images, or a table is refused; or `out` has another run, or the files changed since then.
+        BadInput: there are no images, or a table is refused; the version has no such target; `out` has another run, or
+            the files changed since then.
         NotNow: another process writes this shard.
         VersionNotFound, ChannelEmpty: there is no version to answer with.
         LoadFailed: the version can't be loaded, or nothing of a part could be computed; or as `Registry.load`.
@@ -97,7 +98,12 @@ def _load(wiring: Wiring, options: PredictOptions, plan: BatchPlan) -> Loaded:
         options.check(manifest)
 
     fetch = wiring.backbone_mirror.fetch if options.fetch is no_mirror else options.fetch
-    return load_version(wiring.bindings, wiring.blobs, plan.pointer, replace(options, check=check, fetch=fetch))
+    loaded = load_version(wiring.bindings, wiring.blobs, plan.pointer, replace(options, check=check, fetch=fetch))
+    if plan.target is not None and plan.target not in loaded.targets:
+        raise BadInput(
+            f"{loaded.version} has no target {plan.target}", hint=f"it has {', '.join(loaded.targets) or 'none'}"
+        )
+    return loaded
 
 
 def _open_store(wiring: Wiring, url: str) -> ObjectStore:

@@ -102,6 +102,14 @@ def test_only_what_is_there_and_trusted_answers(registry: Registry, tmp_path: Pa
         assert parts_of(tmp_path / f"out-{number}") == {}
 
 
+def test_a_target_that_the_version_lacks_is_refused(registry: Registry, tmp_path: Path) -> None:
+    images, out = write_files(tmp_path / "images", 2), tmp_path / "out"
+    with pytest.raises(BadInput, match=r"v1\.1\.0 has no target grape") as refused:
+        predict(registry, images, out, target="grape")
+    assert parts_of(out) == {}
+    assert "it has " in str(refused.value.hint)
+
+
 # --- S3 ---------------------------------------------------------------------------------------------------------------
 
 
