@@ -25,6 +25,7 @@ from registry.usecases.options import AbortOptions
 from tests.servers.proxy import Proxy, unavailable
 from tests.support.dashboard_browser import PAGES, dashboard, drawn, open_page
 from tests.support.dashboard_story import BAD, CANARY, EVIL, OLD, STABLE, DashboardStory, tell
+from tests.support.drawn_pages import page
 from tests.support.mlflow_browser import browser, chromium
 from tests.support.run_ulora import complains, ulora
 
@@ -41,17 +42,6 @@ def story(store_url: str, model: str, tmp_path: Path, dead_address: str) -> Iter
     """MLflow is down all the time."""
     yield tell(tmp_path, store_url, model, keys=800, tracking_uri=dead_address)
     session._CURRENT.clear()
-
-
-def page(name: str, shown: Dashboard) -> AppTest:
-    """A page, drawn once."""
-    session.show(shown)
-    script = f"""
-from registry.dashboard.pages import {name}
-from registry.dashboard.pages.parts import page
-page("{name.title()}", {name}.draw)()
-"""
-    return AppTest.from_string(script, default_timeout=_SECONDS).run()
 
 
 def texts(app: AppTest) -> str:

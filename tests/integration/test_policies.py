@@ -16,6 +16,8 @@ import pytest
 from registry.api import Registry
 from registry.channels.channel import RollbackOptions
 from registry.channels.record import Author, ChannelPosition, promoted
+from registry.dashboard import session
+from registry.dashboard.session import Dashboard
 from registry.devstack.s3_server import S3Server
 from registry.errors import StoreDenied
 from registry.evidence.outcomes import ImageOutcome, packed
@@ -33,6 +35,8 @@ from registry.usecases.audit_options import AuditOptions, ChecklistOptions
 from registry.usecases.options import AdvanceOptions, CanaryOptions, VerifyOptions
 from registry.usecases.replay import newest_digest, replay
 from tests.servers.iam import Call, Policy, UserServer, allows, read_policy
+from tests.support.dashboard_browser import PAGES
+from tests.support.drawn_pages import page
 from tests.support.echo_releases import load_echo, wait_until
 from tests.support.registries import create, open_registry
 from tests.support.sent_requests import Sent, record
@@ -40,7 +44,7 @@ from tests.support.signing_keys import key_pair
 from tests.support.watched_trials import Fleet, Rates
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
-ROLES = ("publisher", "measurer", "promoter", "replica", "guard", "gc", "verifier")
+ROLES = ("publisher", "measurer", "promoter", "replica", "guard", "gc", "verifier", "reader")
 MODEL, PREFIX = "leaves", "team/ulora"
 GC_ROLE = "arn:aws:iam::123456789012:role/gc"
 FIVE_MIB = 5 * 1024 * 1024
@@ -109,6 +113,7 @@ def tell_the_story(cast: Cast, folder: Path) -> None:
     serve(cast["replica"], promoter)
     try_beside_stable(cast)
     cast["verifier"].verify_all(None, VerifyOptions(read_data=True))
+    look(cast["reader"], folder)
     assert cast["verifier"].audit(folder / "audit.zip", AuditOptions(channel="production")).missing == {}
     for role in ("promoter", "verifier"):
         assert cast[role].report("v1.1.0").decisions[0].action == "", "what decided is no decision in this story"
@@ -186,6 +191,17 @@ def go_back(guard: Registry, replica: Registry) -> None:
     assert guard.store.head(layout.incident(MODEL, "production", looked.decision))
 
 
+def look(reader: Registry, folder: Path) -> None:
+    """All that people look at is read."""
+    assert reader.status().channels[1].stable
+    assert list(reader.history("production"))
+    assert reader.audit(folder / "seen.zip", AuditOptions(channel="production")).missing == {}
+    for listed in reader.versions(mlflow=False):
+        reader.evidence(listed.version)
+        reader.report(listed.version)
+        reader.checklist(listed.version)
+
+
 def collect(cast: Cast) -> None:
     """What no channel needs is forgotten, and its files go."""
     for _ in range(2):
@@ -198,6 +214,14 @@ def test_every_request_of_a_role_is_allowed_by_its_policy(cast: Cast) -> None:
         calls = cast.calls(role)
         assert calls
         assert [call for call in calls if not allows(cast.policies[role], cast.policies["bucket"], call)] == []
+
+
+@pytest.mark.acceptance
+def test_a_dashboard_needs_the_rights_of_a_reader(cast: Cast) -> None:
+    for name in PAGES:
+        shown = page(name.lower(), Dashboard(cast["reader"]))
+        assert not [*shown.exception, *shown.error], name
+    session._CURRENT.clear()
 
 
 def test_the_story_had_every_kind_of_write_in_it(cast: Cast) -> None:
@@ -240,6 +264,7 @@ NESTED = tuple(
     for folder in ("approvals", "evidence", "ticks", "versions") for inside in ("operations", "forgotten")
 )  # fmt: skip
 """Where a role may write whose rights hold for `models/*/operations/*`: AWS's `*` goes past slashes."""
+OPERATION, TICK = f"{layout.operations(MODEL)}2026-11-21/{'e' * 64}.json", layout.tick(MODEL, "v1.0.0", "e" * 64)
 BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
 
 
@@ -258,6 +283,7 @@ BLOB, ELSEWHERE = layout.blob("e" * 64), layout.record("roses", "production", 1)
             "verifier",
             (VERSION, RECORD, EVIDENCE, VERDICT, FORGOTTEN, SIGNATURE, BLOB, layout.GC_KEY, ELSEWHERE, *NESTED),
         ),
+        ("reader", (VERSION, RECORD, TICK, EVIDENCE, VERDICT, OPERATION, FORGOTTEN, SIGNATURE, BLOB, ELSEWHERE)),
         ("gc", (DECISION, VERSION, RECORD, EVIDENCE, VERDICT, PASSED, SIGNATURE, BLOB, ELSEWHERE, *NESTED)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -286,7 +312,7 @@ def test_no_role_deletes_history(cast: Cast, role: str) -> None:
         assert cast["admin"].store.head(key)
 
 
-@pytest.mark.parametrize("role", ["publisher", "measurer", "promoter", "replica", "guard", "verifier"])
+@pytest.mark.parametrize("role", ["publisher", "measurer", "promoter", "replica", "guard", "verifier", "reader"])
 def test_only_garbage_collection_deletes_files_and_signatures(cast: Cast, role: str) -> None:
     blob = layout.blob(cast["admin"].manifest("v1.0.0").files[0].sha256)
     for key in (blob, cast["admin"].store.first(layout.signature(MODEL, "v1.0.0"))):
