@@ -29,7 +29,7 @@ class Approval(Document):
     channel: str = Field(max_length=64)
     who: str = Field(min_length=1, max_length=500)
     when: UtcTime
-    reason: str = Field(default="", max_length=4000)
+    reason: str = Field(default="", max_length=4096)
 
 
 def approvers(approvals: Iterable[Approval], channel: str, content_sha256: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class Tick(Document):
     line: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
     who: str = Field(min_length=1, max_length=500)
     when: UtcTime
-    reason: str = Field(default="", max_length=4000)
+    reason: str = Field(default="", max_length=4096)
     takes_back: tuple[Sha256, ...] = Field(default=(), max_length=500)
 
 

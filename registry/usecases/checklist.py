@@ -117,7 +117,7 @@ def _tick(about: CheckedRelease, line: str, who: str, reason: str, takes_back: t
     more: dict[str, Any] = {"takes_back": takes_back} if takes_back else {}
     return Tick(
         format=1, model=about.wiring.model, version=about.name, content_sha256=about.binding.content_sha256,
-        channel=about.channel, line=line, who=who, when=clock.timestamp("microseconds"), reason=reason[:4000], **more,
+        channel=about.channel, line=line, who=who, when=clock.timestamp("microseconds"), reason=reason, **more,
     )  # fmt: skip
 
 

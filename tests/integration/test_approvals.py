@@ -14,6 +14,7 @@ from registry.errors import BadInput, GateRefused, NotNow, VersionNotFound
 from registry.evidence.approvals import approvers
 from registry.names import VersionName
 from registry.store import layout
+from registry.usecases.audit_options import ChecklistOptions
 from tests.support.registries import bind, listing, open_registry
 from tests.support.run_ulora import complains, ulora
 
@@ -53,6 +54,16 @@ def test_two_different_people_are_asked(registry: Registry) -> None:
     assert done.verdict
     (check,) = [one for one in done.verdict.checks if one.metric == "approvals"]
     assert (check.outcome, check.reason) == ("pass", "2 of 2 approvals: ann, bob")
+
+
+def test_an_approval_and_a_tick_have_the_whole_reason(registry: Registry) -> None:
+    longest = "\U0001f331" * 4096
+    as_person(registry, "ann").approve(V1, reason=longest)
+    registry.checklist(V1, ChecklistOptions(tick=("team-told",)), reason=longest)
+    ledger, version = registry.wiring.ledger, VersionName.parse(V1)
+    assert [one.reason for one in (*ledger.approvals(version), *ledger.ticks(version))] == [longest, longest]
+    with pytest.raises(BadInput, match="longer than 4096"):
+        registry.checklist(V1, ChecklistOptions(tick=("team-told",)), reason=longest + "x")
 
 
 def test_what_stands_in_a_folder_inside_is_no_approval(registry: Registry) -> None:
