@@ -284,6 +284,41 @@ def test_what_only_the_index_vouches_for_is_said(archive: Path, tmp_path: Path) 
     assert (code, "\nresult: all" in said) == (1, False), "a name in the index can't write lines of its own"
 
 
+def test_what_older_releases_copy_on_is_no_finding(archive: Path, tmp_path: Path) -> None:
+    """A release without trials writes the fields of trials, which it does not know, into each record that follows."""
+    files, folder = files_in(archive), "store/models/leaves/channels/production/"
+    name = min(each for each in files if each.startswith(folder))
+    promotion = next(record for each in files if each.startswith(folder)
+                     if (record := json.loads(files[each]))["action"] == "promote")  # fmt: skip
+    trial = next(record["trial"] for each in sorted(files) if each.startswith(folder)
+                 if (record := json.loads(files[each])).get("canary"))  # fmt: skip
+    stable = {"action": "promote", "stable": promotion["stable"], "verdict": promotion["verdict"], "trial": trial}
+    canary = {"action": "canary", "canary": {**json.loads(files[name])["stable"], "weight": 10.0}, "verdict": None}
+    first = json.loads(files[name])["generation"]
+    for changed in (stable, canary):
+        head = json.loads(files[name])
+        body = canonical.encode({**head, **changed, "generation": head["generation"] + 1,
+                                 "previous": canonical.sha256(files[name])})  # fmt: skip
+        name = f"{folder}{10**12 - head['generation'] - 1:013d}.json"
+        files[name] = body
+    assert json.loads(files[name])["decision"]
+    for begin in (1, first + 1):
+        index = {**json.loads(files["index.json"]), "channels": {"production": {"first": begin, "last": first + 2}}}
+        files["index.json"] = canonical.encode(index)
+        code, said = verify_here(written(tmp_path / "copied.zip", files, indexed=True))
+        wrong = [line for line in said.splitlines() if line.startswith("WRONG") and "nothing here names it" not in line]
+        assert (code, wrong) == (3 if begin == 1 else 1, []), said
+
+
+def test_an_index_may_be_larger_than_a_document(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of 100,000 documents is."""
+    sizes = {name: len(body) for name, body in files_in(archive).items() if name.endswith(".json")}
+    index = sizes.pop("index.json")
+    assert max(sizes.values()) < index
+    monkeypatch.setattr(verify_audit, "MAX_DOCUMENT", max(sizes.values()))
+    assert verify_here(archive)[0] == 3
+
+
 def test_a_version_without_a_known_signature_is_told(
     story: tuple[Registry, Pair], archive: Path, tmp_path: Path
 ) -> None:
@@ -334,7 +369,7 @@ HOSTILE: dict[str, Callable[[zipfile.ZipFile], object]] = {
     "no index": lambda opened: opened.writestr("other", b"x"),
     "an index that is a list": lambda opened: opened.writestr("index.json", b"[]"),
     "an index too deep": lambda opened: opened.writestr("index.json", b"[" * 200_000),
-    "an index too large": lambda opened: opened.writestr("index.json", b" " * (17 * 1024 * 1024)),
+    "an index too large": lambda opened: opened.writestr("index.json", b" " * (129 * 1024 * 1024)),
     "another compression": lambda opened: opened.writestr("index.json", b"{}", zipfile.ZIP_LZMA),
 }
 
