@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from registry.formats.visible_text import visible
+
 LIMIT = 5000
 """Characters that MLflow's tables hold."""
 _MAX_PARSED = 4 * LIMIT
@@ -104,7 +106,7 @@ class Description:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     return line if len(line) <= _MAX_NOTICE else line[: _MAX_NOTICE - 2] + " …"
 
 

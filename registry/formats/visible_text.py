@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+_MARKED = re.compile(r"[^ -~]")
+_JOINERS = "\u200c\u200d"
+"""They join and part letters, as in Persian and Hindi, and the parts of an emoji."""
+_FIRST_JOINED = 0x590
+"""No letter below it, such as those of Latin, Greek and Cyrillic, looks otherwise beside a joiner."""
+
 
 def visible(text: str) -> str:
-    """A text without control characters, except line ends, and without those that turn what follows around."""
-    return "\n".join(line if line.isprintable() else _line(line) for line in text.split("\n"))
+    """A text without control characters, except line ends, and without those that turn what follows around.
+
+    Spaces of all kinds become plain ones; joiners stay behind the letters that need them.
+    """
+    return "\n".join(line if line.isprintable() else _MARKED.sub(_shown, line) for line in text.split("\n"))
 
 
 def visible_lines(text: str) -> str:
@@ -13,5 +25,13 @@ def visible_lines(text: str) -> str:
     return visible("\n".join(text.expandtabs(4).splitlines()))
 
 
-def _line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+def _shown(found: re.Match[str]) -> str:
+    letter, before = found[0], found.string[max(0, found.start() - 1) : found.start()]
+    if letter.isprintable() or (letter in _JOINERS and _is_joined(before)):
+        return letter
+    return " " if unicodedata.category(letter) == "Zs" else "\ufffd"
+
+
+def _is_joined(before: str) -> bool:
+    """Whether a joiner has a meaning behind this letter, if it is one."""
+    return bool(before) and ord(before) >= _FIRST_JOINED and before.isprintable()

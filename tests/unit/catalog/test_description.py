@@ -39,6 +39,13 @@ def test_the_table_of_earlier_releases_is_no_text_of_people() -> None:
     assert Description.parse(OLD + "\nand mine", "v1.0.0").people == "a first one\n\n\nand mine"
 
 
+def test_a_notice_acts_on_nobody_and_is_written_once() -> None:
+    said = {"Forced into production": "by eve: \u202egood\x1b[31m 👩\u200d🔬"}
+    shown = str(PAGE.noting(said))
+    assert "by eve: \ufffdgood\ufffd[31m 👩\u200d🔬" in shown
+    assert str(Description.parse(shown, "v1.0.0").noting(said)) == shown
+
+
 def test_a_notice_goes_with_an_empty_text() -> None:
     assert PAGE.noting({"Refused: request-production": ""}).notices == {}
     assert PAGE.noting({"Other": "two\nlines"}).notices["Other"] == "two lines"

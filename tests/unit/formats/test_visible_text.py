@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from registry.formats.html_page import html_page, sections_page
 from registry.formats.markdown import markdown_block, markdown_text, sections_markdown
 from registry.formats.report_parts import ReportSection
@@ -17,6 +19,26 @@ def is_plain(text: str) -> bool:
 def test_invisible_characters_are_shown() -> None:
     assert visible("a\u202eb\x1bc\nd é 文") == "a\ufffdb\ufffdc\nd é 文"
     assert visible_lines("a\tb\r\nc\u2028d") == "a   b\nc\nd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["مرحبا بالعالم", "שלום", "می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "❤\ufe0f\u200d🔥", "e\u0301", "漢字かな"],
+)
+def test_texts_in_all_scripts_stay(text: str) -> None:
+    said = f"{text} and {text}\n{text}"
+    assert visible(said) == visible_lines(said) == said
+    assert text in html_page(text, text)
+    assert markdown_text(text) == text
+
+
+def test_spaces_of_all_kinds_are_spaces() -> None:
+    assert visible("10\u00a0000\u202fkm\u3000漢字") == "10 000 km 漢字"
+
+
+def test_joiners_hide_nothing() -> None:
+    assert visible("a\u200db \u200d") == "a\ufffdb \ufffd"
+    assert visible("\u200d文\u200d\u200d\u200c") == "\ufffd文\u200d\ufffd\ufffd"
 
 
 def test_pages_have_none() -> None:
