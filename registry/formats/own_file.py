@@ -58,6 +58,8 @@ def check_own(place: Path, is_own: IsOwn, *, hint: str) -> None:
 def own_file(place: Path, is_own: IsOwn, *, hint: str) -> Iterator[Path]:
     """A new file, which gets its name at the end of the block; where a link is, what it leads to is replaced.
 
+    Who may read an older one may read the new one, and nobody else.
+
     Raises:
         BadInput: something else has the name.
         BadSetting: it can't be written there.
@@ -67,15 +69,26 @@ def own_file(place: Path, is_own: IsOwn, *, hint: str) -> Iterator[Path]:
     with disk_errors(place, hint=hint):
         target = Path(os.path.realpath(place))
         part = target.with_name(f".ulora.{secrets.token_hex(8)}.part")
+        mode = _mode(target)
         try:
-            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
             yield part
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             check_own(place, is_own, hint=hint)
+            if mode is not None:
+                part.chmod(mode)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _mode(target: Path) -> int | None:
+    """Who may do what with a file; None if there is none."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode) & 0o777
+    except FileNotFoundError:
+        return None
 
 
 def write_own_text(place: Path, text: str, is_own: IsOwn, *, hint: str) -> Path:

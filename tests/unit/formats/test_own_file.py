@@ -90,3 +90,13 @@ def test_who_may_read_it_is_what_the_process_says(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "page.html").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o400])
+def test_who_may_read_an_older_file_may_read_the_new_one(mode: int, tmp_path: Path) -> None:
+    place = tmp_path / "page.html"
+    place.write_text(PAGE)
+    place.chmod(mode)
+    write_own_text(place, html_page("new", "text"), is_page, hint=HINT)
+    assert stat.S_IMODE(place.stat().st_mode) == mode
+    assert "new" in place.read_text()
