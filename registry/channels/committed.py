@@ -12,10 +12,10 @@ from contextvars import ContextVar
 
 class CommitWatch:
     """Holds what is known of the newest record that was sent inside of `watched_commits`; empty if there is nothing to
-    tell."""
+    tell. `is_sent` says whether a record may have been written, told or not."""
 
     def __init__(self) -> None:
-        self.known = ""
+        self.known, self.is_sent = "", False
 
 
 _WATCH: ContextVar[CommitWatch | None] = ContextVar("commit_watch", default=None)
@@ -37,11 +37,12 @@ def sending(channel: str, serves: str, generation: int) -> Iterator[None]:
     """Send a record inside: what ends it without an answer leaves the outcome unknown."""
     watch = _WATCH.get() or CommitWatch()
     what = f"{channel} serves {serves}, generation {generation}"
+    watch.is_sent, was_sent = True, watch.is_sent
     watch.known = f"not known whether {what}: that record was sent, and the store had not answered (`ulora status`)"
     try:
         yield
     except Exception:  # it was not taken; `OutcomeUnknown` says itself that nobody knows
-        watch.known = ""
+        watch.known, watch.is_sent = "", was_sent
         raise
     watch.known = f"{what}: that record is written (`ulora status`)"
 

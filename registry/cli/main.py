@@ -24,6 +24,7 @@ _COMPLETE = "_ULORA_COMPLETE"
 """Set by a shell that asks for completions."""
 
 _INTERRUPT_HINT = "run the same command again: it is safe, and what was done is kept"
+_CHANGED_HINT = "the channel may have changed: `ulora status` shows what it serves; look before you change it again"
 _SECTIONS = {
     "Everyday": (
         "create", "list", "show", "diff", "measure", "test", "promote", "rollback", "status", "history", "verify",
@@ -137,7 +138,7 @@ def _run(words: list[str], as_json: bool, watch: CommitWatch, lost: Sequence[obj
         sys.exit(end.exit_code)
     except UloraError as error:
         if lost:
-            _stop(as_json, watch.known)
+            _stop(as_json, watch)
         fail(error, as_json, watch.known)
     except click.exceptions.NoArgsIsHelpError as error:
         to_stderr(error.format_message() if (error.ctx and error.ctx.parent) or _has_store() else _SHORTEST)
@@ -145,7 +146,7 @@ def _run(words: list[str], as_json: bool, watch: CommitWatch, lost: Sequence[obj
     except click.UsageError as error:
         fail(_usage(error), as_json)
     except (KeyboardInterrupt, click.Abort):
-        _stop(as_json, watch.known)
+        _stop(as_json, watch)
     except BrokenPipeError:
         # Only help is printed by others than `Output`: `ulora --help | head -1` is not a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,13 +164,15 @@ def _has_store() -> bool:
         return True
 
 
-def _stop(as_json: bool, known: str) -> NoReturn:
-    """Say that the command was interrupted, and what had become of a record by then."""
+def _stop(as_json: bool, watch: CommitWatch) -> NoReturn:
+    """Say that the command was interrupted, and what had become of a record by then. A rollback that was made is not to
+    be made again: it would go back to one version more."""
+    known, hint = watch.known, _CHANGED_HINT if watch.is_sent else _INTERRUPT_HINT
     said = f"{known}; interrupted" if known else "interrupted"
-    document = {"error": "Interrupted", "message": said, "hint": _INTERRUPT_HINT}
+    document = {"error": "Interrupted", "message": said, "hint": hint}
     if not as_json and known:
         complain(f"note: {known}")
-    to_stderr(json.dumps(document) if as_json else f"interrupted\nhint: {_INTERRUPT_HINT}")
+    to_stderr(json.dumps(document) if as_json else f"interrupted\nhint: {hint}")
     sys.exit(INTERRUPTED)
 
 

@@ -95,6 +95,9 @@ def test_an_interrupt_says_what_became_of_the_record(
     answered = f"went from v2.0.0 to {newest.stable.version}"  # before the look at the log below, which is interrupted
     assert said in err or (moment == "after" and answered in out), (out, err)
     assert "interrupted" in err
+    if way != "script":  # which goes to one version, however often
+        assert "look before you change it again" in err
+        assert "it is safe" not in err
     assert "Traceback" not in err
 
 
