@@ -463,7 +463,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         keys = {path: read_key(path) for path in given.key}
         archive = AuditArchive(given.archive)
-    except Exception as error:  # whatever is in a file that is no archive of ulora's
+    except Exception as error:  # a file that `ulora audit` did not write may raise anything
         print(f"can't be read: {str(error)[:1000]!a}", file=sys.stderr)
         return 2
     checks = (check_files, check_names, check_versions, check_channels, check_verdicts, check_evidence, check_rest)
@@ -471,7 +471,7 @@ def main(words: list[str] | None = None) -> int:
         before = len(archive.wrong)
         try:
             said = check(archive)
-        except Exception as error:  # whatever is in a document that is not one of ulora's
+        except Exception as error:  # so may a document that ulora did not write
             said, archive.is_odd = "", True
             archive.wrong.append(f"{archive.read} is not as it should be: {type(error).__name__}: {str(error)[:300]}")
         if len(archive.wrong) == before:
