@@ -26,7 +26,7 @@ from benchmarks.serving.client import LoadJob
 from benchmarks.serving.load import RunningLoad, wait_for
 from benchmarks.serving.stage import CHANNEL, ModelOnStage, on_stage, replica
 from registry.devstack.ports import HOST, Ports
-from registry.errors import MissingDependency
+from registry.errors import MissingDependency, install_hint
 from registry.machine.cores import usable_cores
 from registry.serving.fleet import replicas
 
@@ -165,7 +165,7 @@ def _ray(env: Mapping[str, str]) -> Iterator[int]:
             import ray
             from ray import serve
         except ModuleNotFoundError as error:
-            raise MissingDependency("ray is not installed", hint="pip install 'ulora-registry[ray]'") from error
+            raise MissingDependency("ray is not installed", hint=install_hint("ray")) from error
         say("starting Ray")
         cores = max(COUNTS)  # as many replicas as are asked for find a place, whatever the machine has
         with redirect_stdout(sys.stderr):  # where Ray prints what its own processes complain of, whatever it is told

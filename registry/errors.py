@@ -410,6 +410,11 @@ _UNWRITABLE = (
 )
 
 
+def install_hint(extra: str) -> str:
+    """How to install what `[extra]` of this package stands for."""
+    return f"pip install 'ulora-registry[{extra}]' (in a clone of the repository, add -c constraints.txt)"
+
+
 def no_folder(path: Path | str) -> str:
     """What to say of a path where a folder is needed and there is none."""
     return f"{path} is not a folder" if Path(path).exists() else f"no such folder: {path}"

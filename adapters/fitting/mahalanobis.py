@@ -242,10 +242,9 @@ def calibration_record(predicted: torch.Tensor, labels: Sequence[str], rate: flo
     """What thresholds are based on, with warnings."""
     counts = {label: int((predicted == number).sum()) for number, label in enumerate(labels)}
     n, notes = len(predicted), []
-    if n < MIN_HELD_OUT:
-        notes.append(f"the OOD thresholds rest on {n} held-out images, fewer than {MIN_HELD_OUT}")
+    based = f"the OOD thresholds rest on {n} held-out images"
     if (n + 1) * rate < 1:
-        notes.append(
-            f"{n} held-out images are too few for a false-alarm rate of {rate:g}: the largest distance is the threshold"
-        )
+        notes.append(f"{based}, too few for a false-alarm rate of {rate:g}: the largest distance is the threshold")
+    elif n < MIN_HELD_OUT:
+        notes.append(f"{based}, fewer than {MIN_HELD_OUT}")
     return {"images": n, "images_per_predicted_label": counts, "notes": notes}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from registry.errors import BadInput, MissingDependency
+from registry.errors import BadInput, MissingDependency, install_hint
 
 if TYPE_CHECKING:
     from adapters.bank.slots import Slot
@@ -39,7 +39,7 @@ def openvino_package() -> Any:
         import openvino.opset13
     except ImportError as error:
         raise MissingDependency(
-            "this runtime needs OpenVINO, which is not installed", hint="pip install 'ulora-registry[openvino]'"
+            "this runtime needs OpenVINO, which is not installed", hint=install_hint("openvino")
         ) from error
     return openvino
 

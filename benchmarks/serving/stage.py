@@ -29,7 +29,7 @@ from registry.channels.record import Author, ChannelPosition, Record, promoted
 from registry.devstack.ports import HOST
 from registry.devstack.server import Server, environment_without, request
 from registry.devstack.stack import Stack
-from registry.errors import LoadFailed, UloraError
+from registry.errors import LoadFailed, UloraError, install_hint
 from registry.names import VersionName
 from registry.settings import Settings
 from registry.usecases.options import CreateOptions
@@ -268,7 +268,7 @@ def photos(count: int = 96) -> list[bytes]:
 
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise LoadFailed("scikit-image is not installed", hint="pip install 'ulora-registry[demo]'")
+        raise LoadFailed("scikit-image is not installed", hint=install_hint("demo"))
     random, found = np.random.default_rng(12), []
     names = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")
     for number in range(count):

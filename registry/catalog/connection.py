@@ -26,7 +26,7 @@ from registry.catalog.bounded_answers import bounded_answers
 from registry.catalog.calls import BadAnswer, BoundedClient, Deadline
 from registry.catalog.denials import CREDENTIALS, denial
 from registry.catalog.tracking_uri import check_tracking_uri
-from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, without_header_value
+from registry.errors import CatalogRefused, CatalogUnreachable, MissingDependency, install_hint, without_header_value
 from registry.formats.addresses import secrets_of, without_password, without_password_of, without_secrets
 from registry.formats.header_values import check_header
 
@@ -259,9 +259,7 @@ def _client_class() -> type[MlflowClient]:
     try:
         from mlflow import MlflowClient
     except ImportError as error:
-        raise MissingDependency(
-            f"MLflow can't be imported: {error}", hint="pip install 'ulora-registry[mlflow]'"
-        ) from error
+        raise MissingDependency(f"MLflow can't be imported: {error}", hint=install_hint("mlflow")) from error
     return cast("type[MlflowClient]", MlflowClient)
 
 

@@ -100,7 +100,7 @@ def fit_command(
       ulora fit --data images/ --backbone dinov3-tiny --out bundle/ --targets tomato,potato --depth auto
       ulora create v5.6.0-dinov2 --from bundle/ --description "fitted again"
     """
-    from registry.evidence.data_check import summary
+    from registry.evidence.data_check import in_short
     from registry.evidence.measure import open_data
     from registry.versions.bundle import DEFAULT_FLAVOR
 
@@ -110,7 +110,7 @@ def fit_command(
         fit = plugin(FIT, DEFAULT_FLAVOR)(
             data, backbone, out_folder, settings, targets=targets, known=known, fetch=fetch
         )
-    _warn(out, [*fit.plan["data"]["warnings"], *summary(gates_will_miss(fit.data, fit.plan["targets"], out))])
+    _warn(out, [*fit.plan["data"]["warnings"], *in_short(gates_will_miss(fit.data, fit.plan["targets"], out))])
     if dry_run:
         out.answer(fit.plan, _plan_text(fit.plan, out_folder))
         return
@@ -120,8 +120,8 @@ def fit_command(
     except KeyboardInterrupt:
         out.note("the finished steps are kept: the same command goes on from there")
         raise
-    out.answer({"folder": report.folder, **report.document}, _report_text(report.document, out_folder, backbone))
     _warn(out, [*report.notes, *doubts(report.document["targets"])])
+    out.answer({"folder": report.folder, **report.document}, _report_text(report.document, out_folder, backbone))
 
 
 def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[BackboneRef], FetchBlob | None]:
@@ -197,7 +197,7 @@ def _report_text(document: dict[str, Any], place: Path, backbone: str) -> str:
     rates = [_rate(routing[split], "accuracy") for split in ("val", "test")]
     rows.append(["(router)", len(rows), "", *rates, "", "", ""])
     header = (
-        "TARGET", "LABELS", "WITHOUT LORA (VAL)", "ACCURACY (VAL)", "ACCURACY (TEST)", "FALSE ALARMS", "PROMISED",
+        "TARGET", "LABELS", "WITHOUT LORA (VAL)", "ACCURACY (VAL)", "ACCURACY (TEST)", "FALSE ALARMS", "AT MOST (90%)",
         "BLOCKS USED",
     )  # fmt: skip
     lines = [table(header, rows)]

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from registry.dashboard import session
 from registry.dashboard.options import DashboardOptions
 from registry.dashboard.session import Dashboard
-from registry.errors import MissingDependency
+from registry.errors import MissingDependency, install_hint
 from registry.serving.listening import check_free, is_listening
 
 SCRIPT = Path(__file__).parent / "app" / "main.py"
@@ -43,9 +43,7 @@ def check_installed() -> None:
         import plotly  # noqa: F401
         import streamlit  # noqa: F401
     except ImportError as error:
-        raise MissingDependency(
-            f"the dashboard can't be started: {error}", hint="pip install 'ulora-registry[dashboard]'"
-        ) from error
+        raise MissingDependency(f"the dashboard can't be started: {error}", hint=install_hint("dashboard")) from error
 
 
 def serve(dashboard: Dashboard, started: Callable[[str], None]) -> None:

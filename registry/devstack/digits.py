@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import MissingDependency
+from registry.errors import MissingDependency, install_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,6 +129,6 @@ def _package_folder(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependency(
             f"the demo's images come with {package}, which is not installed",
-            hint="pip install 'ulora-registry[demo]', or give a folder of your own: ulora demo --data DIR",
+            hint=f"{install_hint('demo')}, or give a folder of your own: ulora demo --data DIR",
         )
     return Path(spec.submodule_search_locations[0])

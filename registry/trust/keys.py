@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from registry.errors import BadInput, BadSetting, MissingDependency, first_line
+from registry.errors import BadInput, BadSetting, MissingDependency, first_line, install_hint
 from registry.formats import canonical
 from registry.trust.statement import (
     MAX_SIGNATURE,
@@ -158,7 +158,7 @@ class SigningKey:
         if not states_digest_of(signature, manifest):
             raise MissingDependency(
                 "this release of model-signing writes signatures in an unknown form",
-                hint="pip install 'ulora-registry[signing]'",
+                hint=install_hint("signing"),
             )
         return signature
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry.errors import BadManifest, MissingDependency
+from registry.errors import BadManifest, MissingDependency, install_hint
 from registry.formats import canonical
 
 MAX_SIGNATURE = 64 * 1024
 """Bytes of the largest signature that is read."""
-_EXTRA = "pip install 'ulora-registry[signing]'"
+_EXTRA = install_hint("signing")
 _PREDICATE = "https://model_signing/signature/v1.0"
 
 

@@ -25,6 +25,7 @@ from registry.errors import (
     MissingDependency,
     ObjectNotFound,
     StoreDenied,
+    install_hint,
 )
 from registry.formats.document import Document, first_problem
 from registry.machine import clock
@@ -39,7 +40,7 @@ from registry.store.refusals import as_listed
 from registry.versions.manifest import BackboneRef, FileEntry
 from registry.versions.weights import read_header
 
-_EXTRA = "pip install 'ulora-registry[dino]'"
+_EXTRA = install_hint("dino")
 
 FetchBlob = Callable[[str], Path | None]
 """Returns a verified local file of a backbone's weights by their sha256, None if the store does not have them."""

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from registry.errors import BadBundle, BadInput, BadManifest, CorruptBlob, MissingDependency, disk_errors, no_folder
+from registry.errors import (
+    BadBundle,
+    BadInput,
+    BadManifest,
+    CorruptBlob,
+    MissingDependency,
+    disk_errors,
+    install_hint,
+    no_folder,
+)
 from registry.formats import canonical
 from registry.formats.counts import counted
 from registry.formats.local_file import LocalFile
@@ -31,7 +40,7 @@ MODELS = "models:/"
 MANIFEST = "version.json"
 _LOGGED = "artifacts"
 """The folder of the bundle in a model that ulora logged."""
-_EXTRA = "pip install 'ulora-registry[dino]'"
+_EXTRA = install_hint("dino")
 _DIGESTS = {64: "sha256", 40: "sha1", 32: "md5"}
 """The hash algorithm of an old version folder, by the length of its hex digests."""
 _SHOWN = 20

@@ -143,6 +143,21 @@ def test_dev_prints_its_exports_as_one_json_document(tmp_path: Path) -> None:
     assert {"ULORA_STORE", "MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(said)
 
 
+@pytest.mark.acceptance
+def test_dev_tells_people_where_its_servers_are_and_keeps_its_keys(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "registry", "dev", "--folder", str(tmp_path / "stack")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        said = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=300)
+    exports = (tmp_path / "stack" / "env.sh").read_text()
+    secret = exports.split("AWS_SECRET_ACCESS_KEY=")[1].splitlines()[0]
+    assert [line.split()[0] for line in said] == ["S3", "MLflow", "in"]
+    assert f"source {tmp_path}/stack/env.sh" in said[2]
+    assert secret not in "".join([*said, rest])
+
+
 def test_answers_for_people_say_what_happened(released: Registry, tmp_path: Path) -> None:
     assert "v2.0.0" in ulora("list").out
     assert "staging, production" in ulora("list").out

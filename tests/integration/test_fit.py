@@ -60,7 +60,9 @@ def test_a_fit_writes_a_bundle_and_a_table_and_says_what_is_odd(images: Path) ->
     assert router.startswith("(router)")
     assert wrote.startswith("wrote bundle; next: ulora backbone add ")
     assert wrote.endswith(" (once), and ulora create VERSION --from bundle")
-    assert "note: pear: the OOD thresholds rest on 16 held-out images, fewer than 300" in done.err
+    assert (
+        "note: pear: the OOD thresholds rest on 16 held-out images, too few for a false-alarm rate of 0.03" in done.err
+    )
     assert load_bundle(read_bundle(Path("bundle"))).targets == ("pear",)
 
 
@@ -157,7 +159,7 @@ def test_what_the_gates_will_miss_is_said_before_the_fit(images: Path) -> None:
     Path(".bundle.fit").mkdir()
     Path(".bundle.fit/recipe.json").write_text('{"format":1,"recipe":{"epochs":7}}')
     said = fit(images, "bundle").err
-    assert said.index("pear has 8 test images, and production asks ood_false_alarm_rate of 300") < said.index("error:")
+    assert said.index("ood_false_alarm_rate 300 test images (apple has 8, pear has 8)") < said.index("error:")
 
 
 def test_a_fit_takes_a_file_of_names() -> None:

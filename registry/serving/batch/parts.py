@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any, BinaryIO
 
-from registry.errors import MissingDependency
+from registry.errors import MissingDependency, install_hint
 from registry.serving.batch.options import PartFormat
 from registry.serving.batch.rows import PredictedRow
 
@@ -48,7 +48,7 @@ def _parquet_writer() -> WritePart:
     except ImportError as error:
         raise MissingDependency(
             "pyarrow is not installed, which writes Parquet",
-            hint="pip install 'ulora-registry[mlflow]', or choose another --format",
+            hint=f"{install_hint('mlflow')}, or choose another --format",
         ) from error
     kinds: dict[str, Any] = {"confidence": pyarrow.float64(), "ood_score": pyarrow.float64(), "is_ood": pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])

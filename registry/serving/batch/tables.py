@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeGuard
 
-from registry.errors import BadInput, MissingDependency
+from registry.errors import BadInput, MissingDependency, install_hint
 from registry.formats.addresses import without_password
 from registry.names import MAX_TARGET, is_target_name
 from registry.serving.batch.reading import InputFile
@@ -96,7 +96,7 @@ def _parquet_rows(table: Path) -> Iterator[tuple[Any, Any]]:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingDependency(
-            "pyarrow is not installed, which reads Parquet", hint="pip install 'ulora-registry[mlflow]', or give a .csv"
+            "pyarrow is not installed, which reads Parquet", hint=f"{install_hint('mlflow')}, or give a .csv"
         ) from error
     try:
         with parquet.ParquetFile(table) as opened:

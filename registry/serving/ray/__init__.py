@@ -17,12 +17,10 @@ Ray itself is imported by what needs it: an import of this package does not take
 
 from importlib.util import find_spec
 
-from registry.errors import MissingDependency
+from registry.errors import MissingDependency, install_hint
 
 if find_spec("ray") is None:
-    raise MissingDependency(
-        "serving on Ray needs ray, which is not installed", hint="pip install 'ulora-registry[ray]'"
-    )
+    raise MissingDependency("serving on Ray needs ray, which is not installed", hint=install_hint("ray"))
 
 from registry.serving.ray.application import app, application
 from registry.serving.ray.arguments import RayArguments

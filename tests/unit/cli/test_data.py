@@ -32,7 +32,8 @@ def test_it_counts_and_says_what_the_gates_will_miss(images: Path) -> None:
     assert lines[2].split() == ["rot", "8", "8", "4"]
     assert "out-of-distribution: 0 far" in done.out
     assert (
-        "pear has 8 test images, and production asks ood_false_alarm_rate of 300: 292 more in test of pear" in done.out
+        "pear has 8 test images, and production needs 300 for ood_false_alarm_rate: 292 more in test of pear"
+        in done.out
     )
     assert "--ood-from photos" in done.out
     assert lines[-1] == "next: ulora fit --data images --backbone dinov2-tiny --out bundle/"

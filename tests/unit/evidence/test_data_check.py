@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from registry.evidence.candidate import Candidate
-from registry.evidence.data_check import Shortage, future_version, shortages, summary
+from registry.evidence.data_check import Shortage, future_version, in_short, shortages, summary
 from registry.evidence.metrics import METRICS
 from registry.evidence.policy import load_policy, parse_policy
 from registry.names import VersionName
@@ -52,9 +52,19 @@ def test_eighty_images_a_label_never_pass_the_default_policy() -> None:
     said = "\n".join(summary(shortages(load_policy(), counts, future_version(ENOUGH, "dino-lora"))))
     assert "these rules can't be met with these images" in said
     assert (
-        "tomato has 26 test images, and production asks ood_false_alarm_rate of 300: about 1,875 images of it in all "
+        "tomato has 26 test images, and production needs 300 for ood_false_alarm_rate: about 1,875 images of it in all "
         "would be enough, or 274 more in test of tomato" in said
     )
+
+
+def test_a_channel_says_in_one_sentence_what_it_needs() -> None:
+    rules = ("metric: accuracy, min: 0.9, per: target, min_n: 301", "metric: ood_auroc, min: 0.9, min_n: 2000")
+    assert in_short(missing(Counts(ENOUGH, far=1), *rules)) == [
+        "production needs more images, whatever is fitted (`ulora data check` says what to add): "
+        "accuracy 301 test images (potato has 300, tomato has 300); ood_auroc 2,000 test images (there are 600); "
+        "ood_auroc 2,000 far images (there are 1)"
+    ]
+    assert in_short([]) == []
 
 
 @pytest.mark.parametrize(
