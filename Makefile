@@ -62,7 +62,10 @@ clean:
 $(VENV)/.installed-demo $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing ulora-registry[$*] and about 150 pinned packages into $(VENV): 2 GB, or 5 with a CUDA build of torch; log: $(VENV)/pip-$*.log'
 	@rm -rf *.egg-info  # of earlier builds: Python would read their entry points before those of this one
-	@{ $(PIP) install -c constraints.txt -e '.[$*]'$(if $(filter dev,$*), && $(PIP) install --no-deps -c constraints.txt pytorch-ood); } \
+	@# pip prints a thousand lines, and without any nothing is seen for minutes: its last one every 15 s.
+	@(while sleep 15 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do tail -n 1 $(VENV)/pip-$*.log | cut -c1-100; done) & \
+	said=$$!; trap 'kill $$said' EXIT; \
+	{ $(PIP) install -c constraints.txt -e '.[$*]'$(if $(filter dev,$*), && $(PIP) install --no-deps -c constraints.txt pytorch-ood); } \
 	    >$(VENV)/pip-$*.log 2>&1 || { status=$$?; cat $(VENV)/pip-$*.log >&2; \
 	    echo 'error: the installation failed; the reason is above (log of pip, if it ran: $(VENV)/pip-$*.log)' >&2; exit $$status; }
 	@touch $@

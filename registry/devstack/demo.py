@@ -8,8 +8,8 @@ than the expected one, or a request that fails, ends the demo with an error that
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def run(
         BadInput: `data` or `root` can't be used.
         UloraError: a step had another result than the expected one, or a request failed.
     """
-    with ExitStack() as ending:
+    with ExitStack() as ending, _said_to_end(screen):
         demo = DemoEnvironment.create(screen, data, root, ending)
         with drawn(screen, demo.live_line):
             acts = _play(demo)
@@ -97,6 +97,16 @@ def run(
             act_seconds=dict(demo.timeline.act_seconds),
         )
         finish(demo, result)
+
+
+@contextmanager
+def _said_to_end(screen: Screen) -> Iterator[None]:
+    """Say that an interrupted demo ends, as its processes take seconds to."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        screen.say("interrupted: ending the demo's processes and removing its files, up to half a minute")
+        raise
 
 
 @dataclass(frozen=True)

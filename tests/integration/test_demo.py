@@ -72,9 +72,10 @@ def test_an_interrupted_demo_ends_its_processes_and_files(tmp_path: Path, number
         said = next(line for line in running.stdout if moment in line)
 
         running.send_signal(number)
-        _, errors = running.communicate(timeout=300)
+        rest, errors = running.communicate(timeout=300)
 
     assert running.returncode == 130
+    assert "interrupted: ending the demo's processes" in rest
     assert "interrupted" in errors.splitlines()
     assert left_behind(tmp_path) == []
     for url in (word for word in said.split() if word.startswith("http")):
