@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -22,7 +22,7 @@ from registry.evidence.metrics import did_you_mean
 from registry.evidence.rule import MisplacedValue, PolicyPart, Rule, Text, without_defaults
 from registry.evidence.trial_policy import DEFAULT_PLAN, Alpha, Horizon, Plan, Step, TrialPolicy
 from registry.formats import canonical
-from registry.formats.strict_yaml import BadYaml, StrictYaml
+from registry.formats.strict_yaml import BadYaml, FormatNumber, StrictYaml
 from registry.names import CHANNELS, VersionName, check_channel
 
 MAX_POLICY = 256 * 1024
@@ -106,7 +106,7 @@ class Policy(PolicyPart):
             `guard_rules` and `in_full` answer.
     """
 
-    format: Literal[1]
+    format: FormatNumber
     channels: dict[str, ChannelPolicy]
     trials: TrialPolicy | None = None
     guard: GuardPolicy | None = None

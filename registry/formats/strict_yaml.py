@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator
 
 MAX_DEPTH = 20
 MAX_NODES = 20_000
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]{0,17})(\.[0-9]{1,40})?|\.[0-9]{1,40})([eE][-+]?[0-9]{1,4})?")
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+
+
+def _integer(value: object) -> object:
+    if type(value) is not int:
+        raise ValueError("Input should be 1")
+    return value
+
+
+FormatNumber = Annotated[Literal[1], BeforeValidator(_integer)]
+"""The field `format` of a file: 1. For Python `true` and 1.0 are equal to it; here they are not."""
 
 
 class BadYaml(ValueError):

@@ -13,14 +13,14 @@ channels:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from registry.channels.trial import StartTrial
 from registry.errors import BadInput, UloraError
 from registry.formats import canonical
-from registry.formats.strict_yaml import BadYaml, StrictYaml
+from registry.formats.strict_yaml import BadYaml, FormatNumber, StrictYaml
 from registry.names import CHANNELS, VersionName
 from registry.usecases.options import CanaryOptions
 
@@ -84,7 +84,7 @@ class WantedChannels(_Part):
         model: whose channels they are; None leaves that to the settings.
     """
 
-    format: Literal[1]
+    format: FormatNumber
     model: Annotated[str, Field(max_length=100)] | None = None
     channels: Annotated[dict[str, WantedChannel], Field(min_length=1)]
 

@@ -145,6 +145,8 @@ def test_a_policy_file_that_is_missing_is_named(tmp_path: Path) -> None:
         ("small:", "not-one-word:", r"by_suffix\.not-one-word"),
         ("small:", "fast:", r"line 12: .*'fast'.* repeated"),
         ("format: 1", "format: 2", r"line 1: format"),
+        ("format: 1", "format: true", r"line 1: format: .*should be 1"),
+        ("format: 1", "format: 1.0", r"line 1: format: .*should be 1"),
         ("format: 1", "format: [", r"line \d+: "),
         ("  staging: {}\n", "", r"staging and production"),
         ("  staging: {}", "  stagging: {}\n  staging: {}", r"staging and production"),

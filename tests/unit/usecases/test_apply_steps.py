@@ -206,6 +206,7 @@ def test_a_file_is_read() -> None:
     ("was", "now", "says"),
     [
         (b"format: 1", b"format: 2", "line 1: format"),
+        (b"format: 1", b"format: true", "line 1: format"),
         (b"production:", b"prod:", "no channel is called 'prod'"),
         (b"stable: v5.5.3-performance", b"stable: 5.5", "line 5"),
         (b"stable:", b"stabel:", "line 5"),
