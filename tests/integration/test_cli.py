@@ -144,7 +144,7 @@ def test_dev_prints_its_exports_as_one_json_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.acceptance
-def test_dev_tells_people_where_its_servers_are_and_keeps_its_keys(tmp_path: Path) -> None:
+def test_dev_says_where_its_servers_are_and_no_secret_key(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "registry", "dev", "--folder", str(tmp_path / "stack")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
