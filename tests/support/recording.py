@@ -84,7 +84,7 @@ def folded(line: str) -> list[str]:
 def picture(ran: list[Ran]) -> str:
     """The SVG: every line appears at its time, and the text moves up when the terminal is full."""
     shown: list[tuple[float, str]] = []
-    now = 0.5
+    now = 0.0
     for each in ran:
         for part in folded(f"$ {each.command}"):
             shown.append((now, f'<tspan class="c">{html.escape(part)}</tspan>'))
