@@ -217,7 +217,7 @@ main()
 
 
 def test_what_was_logged_is_printed_also_beside_what_hangs() -> None:
-    done = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, len(done.stderr.splitlines())) == (0, 200)
 
 
@@ -242,13 +242,13 @@ main()
 @pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["no-such-command"], 2)])
 def test_a_pool_whose_threads_hang_is_not_waited_for(words: list[str], status: int) -> None:
     code = POOL.format(work="threading.Event().wait()", words=words)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout.startswith("ulora"), "the end" in done.stdout) == (status, not status, False)
 
 
 def test_beside_a_pool_without_work_a_process_ends_as_usual() -> None:
     code = POOL.format(work="pass", words=["--version"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the end")
 
 
@@ -268,7 +268,7 @@ def test_a_download_from_mlflow_that_drips_is_interrupted(
     try:
         wait_until(lambda: any("/mlflow-artifacts/artifacts/" in path for _, path in mlflow_proxy.requests))
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert (process.returncode, "interrupted\n" in err) == (130, True)
