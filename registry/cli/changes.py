@@ -25,7 +25,7 @@ def judged(out: Output, change: Callable[[], Change]) -> Change:
     with refusal_shown(out):
         done = change()
     if done.verdict:
-        out.say(checks(done.verdict))
+        out.say(_overruled(done.verdict) if done.verdict.forced else checks(done.verdict))
     return done
 
 
@@ -40,7 +40,7 @@ def refusal_shown(out: Output) -> Iterator[None]:
         if out.as_json:
             raise
         verdict: Verdict = refused.verdict  # type: ignore[assignment]
-        out.say(checks(verdict))
+        out.say(checks(verdict, refusals_only=True))
         raise _without_reasons(refused, verdict) from refused
 
 
@@ -55,6 +55,13 @@ def answer(registry: Registry, out: Output, done: Change, *, dry_run: bool, wait
         out.note(note)
     if not dry_run:
         check_proofs(wait_for_followers(registry, out, done, wait), done)
+
+
+def _overruled(verdict: Verdict) -> str:
+    """In short: a note of the change names what force overruled."""
+    from registry.evidence.check_lines import check_summary
+
+    return f"{verdict.channel}: {check_summary(verdict)}; forced: {verdict.forced}"
 
 
 def _without_reasons(refused: GateRefused, verdict: Verdict) -> GateRefused:

@@ -60,8 +60,8 @@ def _split(context: click.Context, parameter: click.Parameter, text: str) -> tup
 def measure_command(registry: Registry, out: Output, *, version: str, options: MeasureOptions, offline: bool) -> None:
     """Measure a version on held-out images. The evidence goes to the store first, then to MLflow as a run with a plot.
 
-    First it says what is odd about the images, and which ones the gates will miss; last, a check a line, what
-    production's gates would say of all evidence of the version.
+    First it says what is odd about the images, and which ones the gates will miss; last, what production's gates would
+    say of all evidence of the version, a line for each check that does not pass.
 
     `mlflow run . -e ood -P version=…` does the same for one benchmark.
 
@@ -74,8 +74,8 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
     """
 
     def tell(evidence: Evidence) -> None:
-        images = counted(evidence.data.n, "image")
-        out.say(f"{evidence.benchmark}: {images} of {evidence.data.name}, {evidence.seconds:.1f} s")
+        images = f"{counted(evidence.data.n, 'image')} of {evidence.data.name}, " if evidence.data.n else ""
+        out.say(f"{evidence.benchmark}: {images}{evidence.seconds:.1f} s")
 
     evidence = registry.measure(version, options, offline=offline, on_done=tell, say=out.note)
     out.answer(evidence, f"{metrics_table(evidence)}\n\n{_judged(registry, version)}")
@@ -84,6 +84,6 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
 def _judged(registry: Registry, version: str) -> str:
     """What production would say now. The evidence is kept: that it can't be judged is no failure of the command."""
     try:
-        return checks(registry.judge(version, "production"))
+        return checks(registry.judge(version, "production"), refusals_only=True)
     except UloraError as error:
         return f"production can't judge it: {error}"

@@ -162,8 +162,7 @@ def checks(verdict: Verdict, *, refusals_only: bool = False) -> str:
     from registry.evidence.check_lines import check_lines, check_summary
 
     lines = check_lines(verdict, refusals_only=refusals_only)
-    forced = [f"forced: {verdict.forced}"] if verdict.forced else []
-    return "\n".join([f"{verdict.channel}: {check_summary(verdict)}", *(f"  {line}" for line in lines), *forced])
+    return "\n".join([f"{verdict.channel}: {check_summary(verdict)}", *(f"  {line}" for line in lines)])
 
 
 def metrics_table(evidence: Iterable[Evidence]) -> str:

@@ -55,7 +55,7 @@ def show_command(registry: Registry, out: Output, *, version: str) -> None:
         "\n".join(f"{MAY_NOT}: {each}" for each in unread),
         files,
         metrics_table(evidence),
-        tested.checks(refusals_only=True),
+        tested.checks(),
         ready.checks(),
     )
     out.answer(document, "\n\n".join(part for part in text if part))
@@ -77,9 +77,9 @@ class _Judged:
         """Whether it passes, in a word; or why that can't be said."""
         return self.reason or ("yes" if self.passes else "no")
 
-    def checks(self, *, refusals_only: bool = False) -> str:
-        """The checks, a line each; empty where it can't be judged."""
-        return checks(self.verdict, refusals_only=refusals_only) if self.verdict else ""
+    def checks(self) -> str:
+        """The checks that do not pass, a line each; empty where it can't be judged."""
+        return checks(self.verdict, refusals_only=True) if self.verdict else ""
 
 
 def _evidence(registry: Registry, version: VersionName, unread: list[str]) -> list[Evidence]:

@@ -9,7 +9,8 @@ from registry.formats.report_parts import ReportSection
 from registry.formats.visible_text import visible, visible_lines
 
 _MAX_TEXT = 500
-_MARKS = re.compile(r"([\\`*_{}\[\]<>()#|!&~])")
+_MARKS = re.compile(r"([\\`*{}\[\]<>#|!&~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+"""What may begin or end a mark. An underscore inside of a word does neither (CommonMark 0.31.2, 6.2)."""
 _TICKS = re.compile(r"`{3,}")
 
 

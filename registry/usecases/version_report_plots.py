@@ -12,7 +12,7 @@ from registry.formats.svg import WIDTH, PlotAxis, SvgDrawing
 
 _COLOUR = "#4a6fa5"
 _LEFT, _ROW = 270, 22
-_MAX_ROWS = 30
+_MAX_ROWS = 60
 """Metrics of one plot: the table has all."""
 _MAX_PLOTS = 12
 _LARGEST = 1e12
@@ -56,8 +56,9 @@ def _by_unit(metrics: Iterable[Metric]) -> dict[str, list[Metric]]:
 
 def _plot(one: Evidence, unit: str, metrics: Sequence[Metric], bounds: Bounds) -> str:
     shown = metrics[:_MAX_ROWS]
+    of_unit = f" in {unit}" if unit else ""
     more = f", {len(shown)} of {len(metrics)}" if len(metrics) > len(shown) else ""
-    drawing = SvgDrawing(f"{one.benchmark} by {one.runtime} on {one.device}{more}"[:90])
+    drawing = SvgDrawing(f"{one.benchmark}{of_unit} by {one.runtime} on {one.device}{more}"[:90])
     ends = [end for metric in shown for end in (*_ends(metric), *bounds.get((metric.name, metric.target), ()))]
     axis, top = _axis(min(ends), max(ends)), drawing.height
     for metric in shown:
@@ -91,5 +92,5 @@ def _ends(metric: Metric) -> tuple[float, float, float]:
 
 def _axis(low: float, high: float) -> PlotAxis:
     """An axis with some room beside what it shows."""
-    room = max((high - low) * 0.05, abs(high) * 1e-3, abs(low) * 1e-3, 1e-9)
+    room = max((high - low) * 0.05, abs(high) * 0.02, abs(low) * 0.02, 1e-9)
     return PlotAxis(low - room, high + room, left=_LEFT)

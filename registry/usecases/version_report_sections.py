@@ -75,11 +75,18 @@ def _identity(report: VersionReport) -> ReportSection:
 
 def _standing(report: VersionReport) -> ReportSection:
     rows = tuple(
-        (each.channel, f"{each.role} {each.share}".strip(), *_change(each.record)) for each in report.standings
+        (each.channel, f"{each.role} {each.share}".strip(), *_change(each.record), overruled(report, each.channel))
+        for each in report.standings
     )
-    table = ReportTable("channels", "", ("CHANNEL", "IS", "SINCE", "GENERATION", "BY", "WHY"), rows)
+    table = ReportTable("channels", "", ("CHANNEL", "IS", "SINCE", "GENERATION", "BY", "WHY", "OVERRULED"), rows)
     lines = () if rows else ("No channel's log names it.",)
     return ReportSection("Where it stands", lines=lines, tables=_tables(table))
+
+
+def overruled(report: VersionReport, channel: str) -> str:
+    """How many checks did not pass when force brought the version into a channel; empty where nothing was overruled."""
+    forced = [verdict for verdict in report.verdicts if verdict.channel == channel and verdict.forced]
+    return f"by force: {check_summary(forced[-1])}" if forced else ""
 
 
 def _change(record: Record | None) -> tuple[str, str, str, str]:

@@ -56,8 +56,8 @@ def test_the_note_has_what_why_who_and_what_next() -> None:
         "## What to look at",
     ]
     assert f"decision `{'d' * 64}`" in note
-    assert "| units with an error \\(canary\\) | 37 |" in lines
-    assert "| 2026-11-21T12:03:00+00:00 | 3 | abort | v1.0.0 |  | ann | guard: error\\_rate |" in lines
+    assert "| units with an error (canary) | 37 |" in lines
+    assert "| 2026-11-21T12:03:00+00:00 | 3 | abort | v1.0.0 |  | ann | guard: error_rate |" in lines
     assert "2 replicas, of which 1 did not serve generation 3 yet." in lines
     shown = [line for line in lines if line.startswith(("| one", "| two"))]
     assert shown == [
@@ -70,7 +70,7 @@ def test_the_note_has_what_why_who_and_what_next() -> None:
 
 def test_markdown_makes_nothing_of_what_people_wrote() -> None:
     note = incident_note(RECORDS, HARM, [])
-    assert "try \\| it \\<b\\>now\\</b\\> \\[x\\]\\(http://evil\\)" in note
+    assert "try \\| it \\<b\\>now\\</b\\> \\[x\\](http://evil)" in note
     assert "None reports for this channel." in note
 
 
