@@ -1,4 +1,4 @@
-"""The measurements of rollback, growth and transfer run with real servers, and the budget does. Figures: no concern."""
+"""The budget runs with real servers, and bytes are counted where they arrive. Figures are no test's concern."""
 
 from __future__ import annotations
 
@@ -20,31 +20,12 @@ from benchmarks.transfer import StepBytes
 from registry.devstack.s3_server import S3Server
 from registry.errors import LoadFailed
 
-BUDGETS = {"rollback": 3, "scale": 3, "transfer": 2}
-METRICS = {
-    "rollback": {"rollback_over_mlflow_alias", "import_registry_seconds", "rollback_requests", "drill_log_moved_ms"},
-    "scale": {"promote_growth", "rollback_growth", "resolve_growth", "mlflow_alias_growth"},
-    "transfer": {"publish_rate_over_raw_put", "next_version_bytes_over_changed", "update_seconds"},
-}
-
 
 def ask(*words: str) -> Any:
     command = [sys.executable, "-m", *words, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-@pytest.mark.acceptance
-@pytest.mark.parametrize("name", BUDGETS)
-def test_a_measurement_runs_and_judges_its_budgets(name: str) -> None:
-    found = ask(f"benchmarks.{name}", "--size", "tiny", "--rounds", "1")
-    assert len(found["budgets"]) == BUDGETS[name]
-    assert found["metrics"].keys() >= METRICS[name]
-    exact = {one["what"]: one["value"] for one in found["budgets"] if one["unit"] == "requests"}
-    assert exact == ({"rollback in process": 3} if name == "rollback" else {})
-    if name == "transfer":
-        assert found["metrics"]["next_version_bytes_over_changed"] == 1
 
 
 def test_bytes_of_files_are_counted_where_they_arrive(

@@ -5,6 +5,7 @@ All tests use one store, one MLflow server, and one model with two versions.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -37,6 +38,12 @@ from tests.support.registries import write_policy
 
 OLDER, NEWER = "v5.5.3-performance", "v5.5.4-dinov3"
 BY = MeasuredBy("cpu", "torch-fp32")
+BUDGETS = {"rollback": 3, "scale": 3, "transfer": 2, "serving": 2}
+METRICS = {
+    "rollback": {"rollback_over_mlflow_alias", "import_registry_seconds", "rollback_requests", "drill_log_moved_ms"},
+    "scale": {"promote_growth", "rollback_growth", "resolve_growth", "mlflow_alias_growth"},
+    "transfer": {"publish_rate_over_raw_put", "next_version_bytes_over_changed", "update_seconds"},
+}
 NO_SUCH = f"{NEWER}; touch ran"
 
 
@@ -252,6 +259,13 @@ def test_a_measurement_of_the_software(checkout: Checkout, name: str, given: Map
     assert "met" in run.data.metrics
     assert "machine.cpus" in run.data.params
     assert {RESULT, *filter(None, [plot])} <= checkout.files(run)
+    result = json.loads(Path(checkout.client.download_artifacts(run.info.run_id, RESULT)).read_text())
+    assert len(result["budgets"]) == BUDGETS[name]
+    assert result.get("metrics", {}).keys() >= METRICS.get(name, set())
+    exact = {one["what"]: one["value"] for one in result["budgets"] if one["unit"] == "requests"}
+    assert exact == ({"rollback in process": 3} if name == "rollback" else {})
+    if name == "transfer":
+        assert result["metrics"]["next_version_bytes_over_changed"] == 1
     if name == "scale":
         points = checkout.client.get_metric_history(run.info.run_id, "promote_ms")
         assert [point.step for point in points] == [10, 40], "versions"
