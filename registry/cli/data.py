@@ -76,8 +76,10 @@ def check_command(out: Output, *, data: Path, rename: Path | None, source: str |
     images = open_data(DEFAULT_FLAVOR, data, rename)
     if source is not None:
         is_made = checks.make_far(data, lambda place: _write_far(checks, source, place, data))
+        made = "now has images that show none of the targets"
+        made += ": pieces of the photos of scikit-image and scikit-learn" if source == "photos" else ""
         used = "holds files already, which are used as they are; remove them to make new ones"
-        out.note(f"{data}/_ood/far {'now has images that show none of the targets' if is_made else used}")
+        out.note(f"{data}/_ood/far {made if is_made else used}")
     report = checks.check(images)
     missing = gates_will_miss(report, report.counts, out)
     out.answer(_document(data, report, missing), "\n".join(_lines(data, report, missing)))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LIVE_SECONDS = 10.0
 
 
-@click.command("demo", short_help="Every step on real images, in three minutes or more.")
+@click.command("demo", short_help="Every step on real images, in three to seven minutes.")
 @click.option("--data", type=folder, metavar="DIR", help="Your own images, crop/disease/*.jpg, instead of the demo's.")
 @click.option("--keep", is_flag=True, help="Leave everything up at the end, until Ctrl-C.")
 @click.option("--folder", "root", type=folder, help="Where its data lives; a temporary folder by default.")

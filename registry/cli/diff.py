@@ -10,7 +10,7 @@ import click
 
 from registry.cli.completers import complete_versions
 from registry.cli.options import registry_options
-from registry.cli.output import Output, facts, megabytes, table
+from registry.cli.output import Output, facts, table
 from registry.evidence.number_text import number
 from registry.formats.counts import counted
 
@@ -82,8 +82,8 @@ def _what_changed(weights: bool, requires: tuple[str, ...]) -> str:
 
 
 def _file_text(file: FileChange) -> str:
-    sizes = " -> ".join(megabytes(size) for size in (file.before, file.after) if size is not None)
-    return f"{_SIGNS[file.change]} {file.path} ({sizes})"
+    sizes = " -> ".join(f"{size:,}" for size in (file.before, file.after) if size is not None)
+    return f"{_SIGNS[file.change]} {file.path} ({sizes} bytes)"
 
 
 def _metrics_text(found: VersionDiff) -> str:
@@ -131,5 +131,6 @@ def _images_text(found: VersionDiff, limit: int) -> str:
         for each in found.images[:limit]
     ]
     header = ("RIGHT", "TARGET", "LABEL", found.older, found.newer, "IMAGE")
-    more = len(found.images) - len(rows)
-    return "\n".join([title, *([table(header, rows)] if rows else []), *([f"… and {more} more"] if more else [])])
+    more = f"… and {len(found.images) - len(rows)} more; " if len(found.images) > len(rows) else ""
+    shown = f"{more}`ulora diff {found.older} {found.newer} --html FILE --data DIR` shows the images"
+    return "\n".join([title, *([table(header, rows), shown] if rows else [])])

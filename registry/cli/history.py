@@ -54,7 +54,8 @@ def history_command(registry: Registry, out: Output, *, channel: str, limit: int
     told = [_Told(entry, by_force.get(entry.generation), unread.get(entry.generation, "")) for entry in log.entries]
     rows = [each.row() for each in told]
     header = ("GENERATION", "ACTION", "STABLE", "CANARY", "WHO", "WHEN", "REASON")
-    out.answer([each.document() for each in told], table(header, rows) if rows else f"{channel} has no history yet")
+    shown = f"{table(header, rows)}\n{channel} of {registry.model}" if rows else f"{channel} has no history yet"
+    out.answer([each.document() for each in told], shown)
     _fail_if_refused(log.refused, verdicts)
 
 

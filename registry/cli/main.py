@@ -74,7 +74,7 @@ class _Commands(click.Group):
 
 HELP_OPTIONS = ["-h", "--help"]
 _SHORTEST = """No store is set here. To begin:
-  ulora demo     everything on real images, in three minutes: pip install 'ulora-registry[demo]'
+  ulora demo     everything on real images, in some minutes: pip install 'ulora-registry[demo]'
   ulora dev      an S3 server and an MLflow server on this machine, from the same extra
   ulora init     with a bucket of your own: writes ulora.toml, and says what to run next
 

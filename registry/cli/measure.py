@@ -78,7 +78,11 @@ def measure_command(registry: Registry, out: Output, *, version: str, options: M
         out.say(f"{evidence.benchmark}: {images}{evidence.seconds:.1f} s")
 
     evidence = registry.measure(version, options, offline=offline, on_done=tell, say=out.note)
-    out.answer(evidence, f"{metrics_table(evidence)}\n\n{_judged(registry, version)}")
+    out.answer(evidence, f"{metrics_table(evidence)}\n\n{_judged(registry, version)}\n{_next(version)}")
+
+
+def _next(version: str) -> str:
+    return f"next: ulora promote {version} --channel staging"
 
 
 def _judged(registry: Registry, version: str) -> str:

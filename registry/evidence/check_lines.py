@@ -86,7 +86,8 @@ def _asked(check: Check) -> str:
     if kind is None:
         return "measured"
     if check.bound is not None:
-        return f"{_SIGNS[kind]} {bound_text(check.bound, check.observed, is_relative=kind in _RELATIVE)}"
+        rule = f" ({_RELATIVE[kind]}{check.rule[kind]:g})" if kind in _RELATIVE else ""
+        return f"{_SIGNS[kind]} {bound_text(check.bound, check.observed, is_relative=kind in _RELATIVE)}{rule}"
     nothing = " (no stable)" if kind in _RELATIVE and check.outcome == "pass" else ""
     return f"{_SIGNS[kind]} {_RELATIVE.get(kind, '')}{check.rule[kind]:g}{nothing}"
 

@@ -43,7 +43,7 @@ def mirror(wiring: Wiring, scripts: Sequence[Script] = (), *, seconds: float | N
     try:
         within(MIRROR_SECONDS if seconds is None else seconds, show)
     except Exception as error:  # the channel has moved: MLflow only shows it, so this is not a failure
-        return (f"MLflow does not show it yet ({error}); `ulora reconcile` does that later",)
+        return (f"MLflow does not show it yet ({error}); the next change does, or `ulora reconcile`",)
     return tuple(f"MLflow does not show it: {skipped}" for skipped in left)
 
 
