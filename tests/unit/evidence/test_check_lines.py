@@ -92,7 +92,9 @@ def test_a_relative_check_shows_the_bound_or_what_to_measure() -> None:
         evidence("memory", Metric.of("adapter_memory_mb", 30, n=3)),
     )
     theirs = evidence("memory", Metric.of("adapter_memory_mb", 20, n=3), content=STABLE_CONTENT)
-    assert lines(rule, found=(mine,), theirs=(theirs,)) == [["adapter_memory_mb", "30", "<= 25 (stable + 5)", "FAIL", "n=3"]]
+    assert lines(rule, found=(mine,), theirs=(theirs,)) == [
+        ["adapter_memory_mb", "30", "<= 25 (stable + 5)", "FAIL", "n=3"]
+    ]
     ((_, _, asked, status, why),) = lines(rule, found=(mine,), theirs=())
     assert (asked, status) == ("<= stable + 5", "UNDECIDED")
     assert why.startswith("measure v1.0.0 first")
