@@ -34,6 +34,7 @@ def wait_for_followers(registry: Registry, out: Output, change: Change, seconds:
 
     if not seconds > 0:
         return None
+    out.say(f"waiting for the replicas, {seconds:g} s at most (--wait 0 does not)")
     try:
         with time_limit(seconds + _LAST_LOOK_SECONDS):
             fleet = wait_for_followers(registry.wiring, change, seconds)
