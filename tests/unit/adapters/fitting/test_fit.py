@@ -115,7 +115,7 @@ def test_the_report_tells_what_was_fitted_to_what_and_how_well(report: FitReport
             "images": 16,
         }
     assert document["routing"]["test"] == {"images": 16, "accuracy": pytest.approx(1, abs=0.1)}
-    assert any("16 held-out images, fewer than 300" in warning for warning in report.warnings)
+    assert any("16 held-out images, too few for a false-alarm rate of 0.03" in warning for warning in report.warnings)
 
 
 def test_recorded_outputs_are_reproduced(version: LoadedVersion, report: FitReport) -> None:
