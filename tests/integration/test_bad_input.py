@@ -229,7 +229,8 @@ def test_a_full_disk(registry: Registry, images: Path, tmp_path: Path) -> None:
     measured = ulora("measure", "v1.0.0", "--only", "memory", "--data", images, "--offline")
     assert measured.code == 0
     assert "checks do not pass" in measured.out, "the gates are told at once, not by promote"
-    assert measured.out.splitlines()[-1].split()[:2] == ["adapter_memory_mb", "(low)"]
+    assert "adapter_memory_mb (low)" in measured.out
+    assert measured.out.splitlines()[-1] == "next: ulora promote v1.0.0 --channel staging"
 
 
 def test_measuring_without_images_or_what_is_no_benchmark(registry: Registry, images: Path, tmp_path: Path) -> None:
