@@ -126,7 +126,8 @@ def test_history_shows_the_records_around_a_refused_one(registry: Registry, prox
     refuse(proxy, record(registry, 2))
     done = ulora("history")
     complains(done, 7, "(generation 2)", "the chain can't be checked over")
-    (_, third, second, first) = done.out.splitlines()
+    (_, third, second, first, of) = done.out.splitlines()
+    assert of == f"production of {registry.model}"
     assert (third.split()[0], REASON in third, second.split()[:5], first.split()[0]) == (
         "3", True, ["2", "may", "not", "be", "read"], "1",
     )  # fmt: skip
@@ -160,7 +161,7 @@ def test_history_says_of_which_change_the_verdict_is_refused(registry: Registry,
     done = ulora("history")
     complains(done, 7, "whether a change was forced is not known of 1")
     assert "its verdict may not be read" in done.out
-    assert len(done.out.splitlines()) == 4
+    assert len(done.out.splitlines()) == 5, "a header, three records, and whose history it is"
 
 
 def test_show_tells_what_it_may_read_of_a_version(registry: Registry, proxy: Proxy) -> None:
