@@ -1,4 +1,4 @@
-"""The budget runs with real servers, and bytes are counted where they arrive. Figures are no test's concern."""
+"""The budget runs with real servers, and bytes are counted where they arrive. No test judges the figures."""
 
 from __future__ import annotations
 

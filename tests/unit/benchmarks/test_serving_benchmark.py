@@ -1,4 +1,4 @@
-"""Each part of the serving benchmark runs on the tiny backbone, with real servers. Figures are no test's concern."""
+"""Each part of the serving benchmark runs on the tiny backbone, with real servers. No test judges the figures."""
 
 from __future__ import annotations
 
