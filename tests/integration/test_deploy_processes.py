@@ -360,7 +360,12 @@ def prometheus(port: int, replicas: tuple[int, int], folder: Path) -> Container:
 
 
 def scraped(port: int) -> bool:
-    """Whether Prometheus has read the metrics of both replicas, and knows the alerts."""
+    """Whether Prometheus has read the metrics of both replicas, and knows the alerts.
+
+    While it starts it answers everything with 503 and plain text.
+    """
+    if not answers(port, "/-/ready"):
+        return False
     targets = get(port, "/api/v1/targets").json()["data"]["activeTargets"]
     groups = get(port, "/api/v1/rules").json()["data"]["groups"]
     is_up = [target["health"] for target in targets] == ["up", "up"]
