@@ -152,17 +152,52 @@ def test_a_refused_promotion_shows_the_rule_and_the_hint(story: DashboardStory) 
 
 @pytest.mark.acceptance
 def test_a_store_that_is_down_is_one_message_until_it_is_back(
-    story: DashboardStory, proxy: Proxy, tmp_path: Path
+    story: DashboardStory, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = Dashboard(Registry(settings=replace(story.registry.settings, endpoint_url=proxy.url)))
+    registry = Registry(settings=replace(story.registry.settings, endpoint_url=proxy.url))
+    for name in ("versions", "history", "health", "policy"):
+        shown = Dashboard(registry, DashboardOptions(allow_changes=True))
+        shown.kept.get("status", registry.status)
+        asked = reads(monkeypatch, shown)
+        proxy.next(unavailable, times=1_000_000)
+        app = page(name, shown)
+        assert len(asked) == 1, "what is kept of the status says nothing about the store now"
+        assert len(app.error) == 1, name
+        assert not app.dataframe
+        assert texts(app).count("It is tried again every few seconds.") == 1
+        proxy.clear()
+        shown.kept.forget()
+        app.run()
+        assert not app.error, name
+        assert app.dataframe
+
+
+def reads(monkeypatch: pytest.MonkeyPatch, shown: Dashboard) -> list[object]:
+    """The keys of what the pages read, as they come."""
+    asked: list[object] = []
+    get = shown.kept.get
+
+    def counted(key: Any, *rest: Any) -> Any:
+        asked.append(key)
+        return get(key, *rest)
+
+    monkeypatch.setattr(shown.kept, "get", counted)
+    return asked
+
+
+@pytest.mark.acceptance
+def test_the_form_of_changes_comes_back_with_the_store(story: DashboardStory, proxy: Proxy) -> None:
+    registry = Registry(settings=replace(story.registry.settings, endpoint_url=proxy.url))
+    shown = Dashboard(registry, DashboardOptions(allow_changes=True))
     proxy.next(unavailable, times=1_000_000)
-    app = page("versions", shown)
-    assert len(app.error) == 1
-    assert "Traceback" not in texts(app)
-    assert not app.dataframe
+    app = page("now", shown)
+    assert len(app.error) == 2, "what is drawn every ten seconds, and the form"
+    assert texts(app).count("It is tried again every few seconds.") == 1
     proxy.clear()
     shown.kept.forget()
-    assert "4 of 4 versions" in texts(app.run())
+    app.run()
+    assert not app.error
+    assert app.button(key="change-plan")
 
 
 def test_a_taken_port_and_a_missing_folder_are_clear_errors() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from registry.answers import ChannelStatus
@@ -24,13 +26,14 @@ def draw_changes(dashboard: Dashboard) -> None:
     st.caption(text.markdown(f"Records are signed by {dashboard.registry.settings.who}: there is no login here."))
     if done := st.session_state.pop(_DONE, ""):
         st.success(text.markdown(done, 1000))
+    wanted, channel = _chosen(dashboard)  # where the store is away, the page says so and comes back by itself
     try:
-        _ask(dashboard)
+        _plan_and_make(dashboard, wanted, channel)
     except UloraError as error:
         show_error(error)
 
 
-def _ask(dashboard: Dashboard) -> None:
+def _chosen(dashboard: Dashboard) -> tuple[WantedChange, ChannelStatus]:
     channels = {each.channel: each for each in dashboard.kept.get("status", dashboard.registry.status).channels}
     left, middle, right = st.columns(3)
     channel = channels[left.selectbox("Channel", list(channels), index=len(channels) - 1, key="change-channel")]
@@ -39,14 +42,16 @@ def _ask(dashboard: Dashboard) -> None:
     wanted = WantedChange(kind, channel.channel, channel.generation)
     with right:
         if kind == "promote":
-            names = [
-                each.version for each in dashboard.kept.get("listed", lambda: dashboard.registry.versions(mlflow=False))
-            ]
-            version = st.selectbox("Version", names[::-1], key="change-version")
-            wanted = WantedChange(kind, channel.channel, channel.generation, version=version or "")
+            listed = dashboard.kept.get("listed", lambda: dashboard.registry.versions(mlflow=False))
+            version = st.selectbox("Version", [each.version for each in listed][::-1], key="change-version")
+            wanted = replace(wanted, version=version or "")
         elif kind == "advance":
             percent = st.number_input("Share of the keys, %", 0.01, 100.0, 100.0, key="change-percent")
-            wanted = WantedChange(kind, channel.channel, channel.generation, percent=float(percent))
+            wanted = replace(wanted, percent=float(percent))
+    return wanted, channel
+
+
+def _plan_and_make(dashboard: Dashboard, wanted: WantedChange, channel: ChannelStatus) -> None:
     if st.button("Show the plan", key="change-plan"):
         st.session_state[_PLANNED] = (wanted, _planned(dashboard, wanted, channel))
     planned = st.session_state.get(_PLANNED)

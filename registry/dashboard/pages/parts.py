@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import streamlit as st
@@ -30,7 +32,7 @@ def page(title: str, draw: Callable[[Dashboard], None]) -> Callable[[], None]:
         except UloraError as error:
             show_error(error)
             if isinstance(error, Unreachable):
-                st.fragment(_when_back, run_every=RETRY_SECONDS)()
+                st.fragment(_drawn_again(), run_every=RETRY_SECONDS)()
 
     show.__name__ = title.lower()
     return show
@@ -67,12 +69,21 @@ def _about(dashboard: Dashboard) -> None:
         right.link_button("Open in MLflow", link)
 
 
-def _when_back() -> None:
-    """Draw the page again once the store answers."""
-    dashboard = current()
-    try:
-        dashboard.kept.get("status", dashboard.registry.status)
-    except UloraError:
+def _drawn_again() -> Callable[[], None]:
+    """Draws the page again once the store answers.
+
+    It looks only some seconds after the page was drawn: the page may fail by a read that is newer than what is kept of
+    the status, and would be drawn without a pause.
+    """
+    looks = itertools.count()
+
+    def look() -> None:
         st.caption("It is tried again every few seconds.")
-        return
-    st.rerun()
+        if next(looks) == 0:
+            return
+        dashboard = current()
+        with suppress(UloraError):
+            dashboard.kept.get("status", dashboard.registry.status)
+            st.rerun()
+
+    return look
