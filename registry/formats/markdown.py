@@ -9,8 +9,10 @@ from registry.formats.report_parts import ReportSection
 from registry.formats.visible_text import visible, visible_lines
 
 _MAX_TEXT = 500
-_MARKS = re.compile(r"([\\`*{}\[\]<>#|!&~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_MARKS = re.compile(r"([\\`*{}\[\]<>#|!&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+=](?![\w.]))")
 """What may begin or end a mark. An underscore inside of a word does neither (CommonMark 0.31.2, 6.2)."""
+_NUMBER = re.compile(r"^([0-9]{1,9})([.)])(?=\s|$)")
+"""What begins a numbered list (CommonMark 0.31.2, 5.2)."""
 _TICKS = re.compile(r"`{3,}")
 
 
@@ -18,7 +20,7 @@ def markdown_text(text: str) -> str:
     """A text of people or servers on one line, of which Markdown makes nothing."""
     line = visible(" ".join(text.split()))
     line = line if len(line) <= _MAX_TEXT else f"{line[: _MAX_TEXT - 1]}…"
-    return _MARKS.sub(r"\\\1", line)
+    return _NUMBER.sub(r"\1\\\2", _MARKS.sub(r"\\\1", line))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from registry.evidence.differences import MetricDifference
 from registry.evidence.results import Evidence, Metric
 from registry.evidence.ticks import Tick
 from registry.evidence.verdict import Check, Verdict
-from registry.formats.markdown import markdown_block, markdown_text
+from registry.formats.markdown import markdown_block
 from registry.usecases.diff import VersionDiff
 from registry.usecases.version_report import ActedDecision, VersionReport
 from registry.usecases.version_report_page import markdown, page
@@ -156,18 +156,6 @@ def test_what_entered_by_force_says_so_at_once() -> None:
     assert said in markdown(found)
     allowed = replace(found, verdicts=(found.verdicts[0].model_copy(update={"forced": ""}),))
     assert "by force" not in page(allowed)
-
-
-@pytest.mark.parametrize("text", ["ood_false_alarm_rate", "a (b)", "v1.0.0"])
-def test_markdown_has_names_as_they_are(text: str) -> None:
-    assert markdown_text(text) == text
-
-
-@pytest.mark.parametrize("text", ["_a_", "__a__", "a_ b_", "_", "(_a_)", "[a](b)", "![a](b)", "a*b*", "<b>"])
-def test_markdown_makes_nothing_of_a_text(text: str) -> None:
-    written = markdown_text(text)
-    assert written.replace("\\", "") == text
-    assert not re.search(r"(?<!\\)[*\[\]<>]|(?<![A-Za-z0-9\\])_|(?<!\\)_(?![A-Za-z0-9])", written)
 
 
 def lines(svg: str, kind: str) -> list[ElementTree.Element]:
