@@ -22,6 +22,8 @@ from registry.formats.addresses import without_password, without_passwords
 from registry.formats.visible_text import visible
 
 if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
     from registry.answers import Change
     from registry.api import Registry
     from registry.evidence.results import Evidence
@@ -83,9 +85,21 @@ class Output:
             yield lambda done: None
         elif sys.stderr.isatty():
             with click.progressbar(length=total, label=label, file=sys.stderr, show_pos=False) as bar:
-                yield bar.update
+                yield _Bar(bar).update
+                bar.update(max(0, total - bar.pos))  # `total` may count what need not be done, such as a second copy
         else:
             yield _ProgressLines(total, label).update
+
+
+class _Bar:
+    """A bar that threads may move; click's own forgets what two add at once."""
+
+    def __init__(self, bar: ProgressBar[int]) -> None:
+        self._bar, self._lock = bar, threading.Lock()
+
+    def update(self, done: int) -> None:
+        with self._lock:
+            self._bar.update(done)
 
 
 class _ProgressLines:
