@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from registry.devstack.stack import Stack
 from tests.support.coloured_images import write_unsplit
 
-COLUMNS, ROWS, LINE, WIDTH = 104, 30, 18, 900
+COLUMNS, ROWS, LINE, WIDTH = 112, 30, 18, 900
 LONGEST_WAIT, LAST_WAIT, TYPING = 2.0, 6.0, 0.8
 """Seconds of the picture: the most that a command seems to take, how long the end stays, and how long typing takes."""
 GATE_REFUSED = 3
