@@ -183,8 +183,12 @@ class Registry(RegistryParts):
         return add(self.wiring, spec, revision=revision, name=name, dry_run=dry_run, progress=progress)
 
     def backbones(self) -> Mirrored:
-        """The backbones that the store holds, by name."""
-        return self.wiring.backbone_mirror.all()
+        """The backbones that the store holds, by name.
+
+        Raises:
+            NotFound: there is no store.
+        """
+        return usecases.backbones.backbones(self.wiring)
 
     def measure(
         self, version: str, options: MeasureOptions | None = None, *, offline: bool = False,

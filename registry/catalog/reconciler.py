@@ -195,9 +195,13 @@ class Reconciler:
         return mirror.MirrorOptions(self.unmanaged, frozenset(map(VersionId.of, bound)))
 
     def _bound(self, troubles: _Troubles) -> list[Binding]:
-        """The versions of the store, without those that can't be read."""
+        """The versions of the store, without those that can't be read.
+
+        Raises:
+            NotFound: there is no store, or no such model in it.
+        """
         bound = []
-        for name in self.bindings.names():
+        for name in self.bindings.existing_names():
             with self._its_own(troubles, str(name)):
                 bound.append(self.bindings.get(name))
         return bound

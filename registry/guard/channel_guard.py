@@ -62,6 +62,7 @@ class ChannelGuard:
         self._incidents = Incidents(self._wiring, channel, self._decisions)
         self._teller, self._alerts, self._now = teller, alerts, now
         self._head: Record | None = None
+        self._is_known = False
         self._said: tuple[object, ...] | None = None
         self._stored_at = float("-inf")
         self._refused: _Refused | None = None
@@ -73,11 +74,13 @@ class ChannelGuard:
             StoreUnreachable, StoreDenied: the store does not answer, or refuses.
             BadPolicy: the policy can't be read.
             IntegrityError: a record is damaged.
+            NotFound: there is no store, or no such model in it.
             UloraError: what follows can't be done, see `registry.usecases.canary`; it is tried again after a pause.
         """
         with time_limit(_LOOK_SECONDS):
             look = self._view.records()
             if look is None:
+                self._check_model()
                 return Looked(self._channel, summary="no record")
             policy = load_policy(self._wiring.settings.policy)
             decision = self._decide(look, policy)
@@ -87,6 +90,16 @@ class ChannelGuard:
         if decision is None:
             return _nothing_tried(look)
         return Looked.of(decision) if dry_run else self._follow(decision)
+
+    def _check_model(self) -> None:
+        """Check that a channel without a record is none of a wrong address; once it was not, it is not asked again.
+
+        Raises:
+            NotFound: there is no store, or no such model in it.
+        """
+        if not self._is_known:
+            self._wiring.store.check_holds(self._wiring.model)
+            self._is_known = True
 
     # --- deciding ----------------------------------------------------------------------------------------------------
 

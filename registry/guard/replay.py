@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.channels.channel import channel_names
-from registry.errors import BadInput, BadManifest, first_line
+from registry.errors import BadInput, BadManifest, NotFound, first_line
 from registry.formats import canonical
 from registry.formats.html import HtmlTable
 from registry.guard.decision import Decision
@@ -79,7 +79,11 @@ def find_decision(wiring: Wiring, named: str, channels: list[str] | None = None)
     if path.suffix or "/" in named:
         return read_decision(path)
     decisions = Decisions(wiring.store, wiring.model)
-    return decisions.find(named, channels or channel_names(wiring.store, wiring.model))
+    try:
+        return decisions.find(named, channels or channel_names(wiring.store, wiring.model))
+    except NotFound:
+        wiring.store.check_holds(wiring.model)
+        raise
 
 
 def read_decision(path: Path) -> Decision:

@@ -173,7 +173,7 @@ class GarbageCollection:
     def _sort(self, rule: RetentionRule) -> _Sorted:
         """What to keep and why, what to forget, what is forgotten already, and what of that to remember; by name."""
         noted = set(self._notes.versions())
-        names = [str(name) for name in self._versions.names()]
+        names = [str(name) for name in self._versions.existing_names()]
         held: dict[str, list[str]] = {name: [] for name in names}
         for hold in holds(self.store, self.model):
             held.get(hold.version, []).append(hold.why)

@@ -80,9 +80,9 @@ class S3Client:
             BadSetting: the URL is not an S3 URL, or the endpoint not the address of a server.
         """
         match = _URL.fullmatch(url)
-        if match is None:
+        if match is None or not url.isprintable():  # a control character, or bytes of a terminal that are no text
             raise BadSetting(
-                f"{without_password(url)[:200]!r} is not a store",
+                f"{without_password(url)[:200]!a} is not a store",
                 hint="a store reads s3://BUCKET/PREFIX; a bucket's name has 3 to 63 letters, digits, dots or dashes",
             )
         bucket, prefix = match.groups()

@@ -119,7 +119,7 @@ class ConditionalWriter:
             if not time_left():
                 raise OutcomeUnknown(
                     f"a write of {key} was sent, but the store did not say whether it was applied; at last: {answer}",
-                    hint="look with `ulora status`; if nothing has changed, run the same command again",
+                    hint="look with `ulora status` or `ulora list`; if nothing has changed, run the same command again",
                 )
             is_undecided = True
             time.sleep(min(pause, time_left()))

@@ -108,8 +108,9 @@ def _walk(walk: AuditWalk, options: AuditOptions) -> None:
         records = walk.log(channel, lambda record: within(record, since, until))
         if not records:
             walk.wiring.store.check_holds(walk.wiring.model)
+            period = f" from {since.isoformat()} on, before {until.isoformat()}"
             raise NotFound(
-                f"{channel} has no record from {since.isoformat()} on, before {until.isoformat()}",
+                f"{channel} has no record{period if options.since or options.until else ''}",
                 hint=f"`ulora history --channel {channel}` shows when it moved",
             )
         for name in dict.fromkeys(name for record in records for name in served(record)):

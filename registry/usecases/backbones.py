@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.progress import OpenProgress, open_no_progress
-from registry.versions.backbones import AddedBackbone, find_backbone
+from registry.versions.backbones import AddedBackbone, Mirrored, find_backbone
 from registry.versions.bundle import DEFAULT_FLAVOR
 from registry.wiring import Wiring
+
+
+def backbones(wiring: Wiring) -> Mirrored:
+    """The backbones that the store holds; see `Registry.backbones`."""
+    found = wiring.backbone_mirror.all()
+    if not (found.backbones or found.damaged or found.refused):
+        wiring.store.check_holds(wiring.model)
+    return found
 
 
 def add_backbone(

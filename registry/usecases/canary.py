@@ -95,7 +95,7 @@ class Canaries:
         """
         options, log = options or AdvanceOptions(), self.wiring.channel(channel)
         check_reasoned(options.force, reason)
-        head = newest_of(log)
+        head = self._newest_of(log)
         check_expected(channel, head, options.expected)
         if head and (why := _reached(head, to)):
             return Change.unneeded(head, why)
@@ -119,7 +119,7 @@ class Canaries:
         author = self.wiring.author(reason)
         ending: str | None = None
         for _ in range(MAX_RACES):
-            head = newest_of(log)
+            head = self._newest_of(log)
             check_expected(channel, head, options.expected)
             if head and _has_ended(head, ending):
                 return Change.of_rollback(Rollback(head, ending or "", changed=False), changed=False)
@@ -160,6 +160,17 @@ class Canaries:
         from registry.usecases.canary_report import report
 
         return report(self.wiring, channel, options or ReportOptions())
+
+    def _newest_of(self, log: Channel) -> Record | None:
+        """The newest record of a channel; None for a channel without any.
+
+        Raises:
+            NotFound: there is no store, or no such model in it.
+        """
+        head = newest_of(log)
+        if head is None:
+            self.wiring.store.check_holds(self.wiring.model)
+        return head
 
     def _advance(
         self, log: Channel, position: ChannelPosition, record: Record, options: AdvanceOptions, *, dry_run: bool

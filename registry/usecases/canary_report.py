@@ -42,6 +42,8 @@ def report(wiring: Wiring, channel: str, options: ReportOptions) -> CanaryReport
     """Report a trial of a channel; see `registry.usecases.canary.Canaries.report`."""
     log = wiring.channel(channel)
     records = log.history(_MAX_RECORDS)
+    if not records:
+        wiring.store.check_holds(wiring.model)
     trial = _trial(channel, records, options)
     during = [record for record in reversed(records) if record.running_trial == trial]
     end = next((record for record in records if record.generation == during[-1].generation + 1), None)
@@ -115,6 +117,7 @@ def _logged(wiring: Wiring, found: TrialReport) -> CanaryReport:
     from registry.usecases.trial_run import run_of
 
     try:
+        wiring.catalog.ping()  # a server that hangs does not keep the report for as long as its parts may take
         versions = [wiring.bindings.get(VersionName.parse(name)) for name in (found.trial.stable, found.trial.canary)]
         return CanaryReport(found, wiring.catalog.record_result(versions, run_of(found, wiring.settings.who)))
     except (CatalogUnreachable, CatalogRefused, VersionNotFound) as error:

@@ -97,6 +97,8 @@ def take_labels(
             "there is no fleet key", hint="give --fleet-key-file, or set ULORA_FLEET_KEY, as for the replicas"
         )
     log = wiring.channel(channel)
+    if log.head() is None:
+        wiring.store.check_holds(wiring.model)
     with _opened(labels) as file:
         digest = file_digest(file.fileno(), _MAX_FILE)
         if digest is None:

@@ -95,6 +95,7 @@ def newest_digest(wiring: Wiring, version: str, channel: str) -> str:
         each for each in wiring.ledger.verdicts() if (each.version, each.channel) == (name, check_channel(channel))
     ]
     if not about:
+        wiring.store.check_holds(wiring.model)
         raise NotFound(
             f"no verdict on {version} in {channel} is kept",
             hint="`ulora promote` keeps one, whether it refuses or not",
@@ -111,6 +112,7 @@ def _whole_digest(wiring: Wiring, digest: str) -> str:
     listed = wiring.ledger.verdict_digests(digest, _SHOWN)
     found = [each for each in listed if re.fullmatch("[0-9a-f]{64}", each)]
     if not found:
+        wiring.store.check_holds(wiring.model)
         raise NotFound(f"no verdict begins with {digest}", hint="`ulora history --json` has that of every promotion")
     if len(found) > 1:
         raise BadInput(f"more than one verdict begins with {digest}: {', '.join(found)}", hint="give more characters")

@@ -34,6 +34,8 @@ def rollback_script(wiring: Wiring, version: str, channel: str, *, reason: str, 
 def rollback_scripts(wiring: Wiring, channel: str) -> list[Script]:
     """The scripts of all versions that a rollback could go to now; see `Registry.rollback_scripts`."""
     head = wiring.channel(channel).head()
+    if head is None:
+        wiring.store.check_holds(wiring.model)
     targets = head.rollback_targets() if head else ()
     if not targets:
         raise NothingToRollBackTo(f"{wiring.model} {channel} has no earlier version to roll back to")

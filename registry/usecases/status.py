@@ -55,9 +55,7 @@ def versions(wiring: Wiring, *, mlflow: bool, say: Say) -> list[Listed]:
             forgotten=str(name) in forgotten,
         )
 
-    names = wiring.bindings.names()
-    if not names:
-        wiring.store.check_holds(wiring.model)
+    names = wiring.bindings.existing_names()
     found = in_parallel(describe, names)
     refusals.check(len(names))
     return found

@@ -70,7 +70,7 @@ def verify_all(
     verifier = _verifier(wiring, sample)
     repairer = _repairer(wiring, verifier, source, dry_run=dry_run, tell=tell) if source else None
     run = _VerifyRun(wiring, sample, verifier, repairer, tell, BoundNames(wiring.bindings))
-    names = [str(name) for name in wiring.bindings.names()] if versions is None else versions
+    names = [str(name) for name in wiring.bindings.existing_names()] if versions is None else versions
     report = VerificationReport(
         versions=tuple(run.version(name, progress or open_no_progress) for name in names),
         seed=None if options.share is None else sample.seed,

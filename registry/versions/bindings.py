@@ -69,6 +69,17 @@ class Bindings:
         """All version names, in their order."""
         return self._names(self._store.list(layout.versions(self._model)))
 
+    def existing_names(self) -> list[VersionName]:
+        """The same; that there are none is not taken for an answer where the address is wrong.
+
+        Raises:
+            NotFound: there is no store, or no such model in it.
+        """
+        names = self.names()
+        if not names:
+            self._store.check_holds(self._model)
+        return names
+
     def settled(self, age: timedelta) -> list[VersionName]:
         """The names that were bound at least `age` ago by the server's clock, so that their `create` has finished."""
         before = self._store.now() - age

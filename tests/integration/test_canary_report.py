@@ -16,7 +16,7 @@ from registry.errors import BadInput, NotFound
 from registry.names import VersionName
 from registry.store import layout
 from registry.usecases.options import CanaryOptions, ReportOptions
-from tests.servers.proxy import Proxy, answering
+from tests.servers.proxy import Proxy, answering, drip
 from tests.support.mlflow_versions import register
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import complains, ulora
@@ -132,6 +132,16 @@ def test_a_report_is_a_run_of_both_versions(registry: Registry, tracking_uri: st
     fleet.asked([head_of(registry)], 40, STRONG, WEAK)
     fleet.write(registry)
     assert logged.canary.report().run != found.run
+
+
+def test_a_report_sends_nothing_to_an_mlflow_that_hangs(
+    registry: Registry, mlflow_proxy: Proxy, tmp_path: Path
+) -> None:
+    logged = open_registry(tmp_path, registry.settings.store, registry.model, tracking_uri=mlflow_proxy.url)
+    (tmp_path / "policy.yaml").write_text(HORIZON)
+    mlflow_proxy.next(drip, times=10**6)
+    assert "not logged in MLflow" in logged.canary.report().notes[0]
+    assert [path.partition("?")[0] for _, path in mlflow_proxy.requests] == ["/api/2.0/mlflow/experiments/search"]
 
 
 def test_the_command_prints_a_report_and_writes_a_page(

@@ -106,6 +106,8 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(place: str, tmp_path: Pat
     [
         ([], "no store was given"),
         (["--store", "ftp://x"], "is not a store"),
+        (["--store", "s3://bucket/\udcff"], "is not a store"),
+        (["--store", "s3://bucket/a\x01"], "is not a store"),
         (["--store", "s3://bucket/x", "--model", "../x"], "not a model's name"),
         (["--store", "s3://bucket/x", "--tracking-uri", "127.0.0.1:5000"], "does not begin with http"),
         (["--store", "s3://bucket/x", "--tracking-uri", "https://ann:SECRET@h"], "was given with a password"),

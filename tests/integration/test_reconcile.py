@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry.api import Registry
 from registry.doctor import examine
-from registry.errors import CatalogUnreachable
+from registry.errors import CatalogUnreachable, NotFound
 from registry.names import VersionName
 from registry.store import layout
 from tests.support.registries import create, open_registry
@@ -49,6 +50,14 @@ def test_a_dry_run_says_what_is_missing_and_changes_nothing(online: Registry) ->
         planned = online.reconcile(dry_run=True)
         assert planned.logged == ("v1.0.0-dinov3", "v2.0.0-dinov3")
     assert online.catalog.versions(online.model) == ()
+
+
+def test_a_wrong_model_is_not_taken_for_an_empty_one(online: Registry) -> None:
+    wrong = Registry(settings=replace(online.settings, model=f"{online.model}x"))
+    for dry_run in (True, False):
+        with pytest.raises(NotFound, match=f"there are: {online.model}"):
+            wrong.reconcile(dry_run=dry_run)
+    assert wrong.catalog.versions(wrong.model) == ()
 
 
 def test_what_happened_offline_is_shown_by_reconcile(offline: Registry, online: Registry) -> None:

@@ -10,8 +10,21 @@ import pytest
 
 from registry.api import Registry
 from registry.errors import BucketNotFound, ChannelEmpty, NotFound, NothingToRollBackTo, VersionNotFound
+from registry.guard.guard import Guard, GuardOptions
+from registry.guard.notifiers import Notifiers
+from registry.guard.replay import find_decision
+from registry.usecases.audit_options import AuditOptions
+from registry.usecases.replay import replay
 from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import ulora
+
+
+def look_once(registry: Registry) -> None:
+    guard = Guard(registry, Notifiers([]), GuardOptions(once=True))
+    guard.look()
+    for error in guard.errors:
+        raise error
+
 
 LOOKS: dict[str, Callable[[Registry], object]] = {
     "status": lambda registry: registry.status(),
@@ -23,6 +36,17 @@ LOOKS: dict[str, Callable[[Registry], object]] = {
     "show": lambda registry: registry.manifest("v1.0.0"),
     "promote": lambda registry: registry.promote("v1.0.0"),
     "load": lambda registry: registry.load("v1.0.0"),
+    "verify all": lambda registry: registry.verify_all(),
+    "collect garbage": lambda registry: registry.collect_garbage(dry_run=True),
+    "backbones": lambda registry: registry.backbones(),
+    "advance": lambda registry: registry.canary.advance(),
+    "abort": lambda registry: registry.canary.abort(),
+    "canary report": lambda registry: registry.canary.report(),
+    "rollback scripts": lambda registry: registry.rollback_scripts(),
+    "replay": lambda registry: replay(registry.wiring, "0123"),
+    "audit": lambda registry: registry.audit(Path("audit.zip"), AuditOptions(channel="production"), dry_run=True),
+    "guard": look_once,
+    "guard replay": lambda registry: find_decision(registry.wiring, "012345678"),
 }
 EACH = pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 
@@ -70,6 +94,12 @@ def test_what_is_really_empty_is_empty(store_url: str, tmp_path: Path) -> None:
         registry.rollback()
     with pytest.raises(ChannelEmpty):
         registry.follow().start()
+
+
+def test_the_guard_waits_for_the_first_record_of_a_channel(registry: Registry) -> None:
+    guard = Guard(registry, Notifiers([]), GuardOptions(("staging",)))
+    assert [looked.summary for _ in range(2) for looked in guard.look()] == ["no record", "no record"]
+    assert not guard.errors
 
 
 def test_a_misspelt_version_is_told_the_near_ones(registry: Registry) -> None:

@@ -300,6 +300,7 @@ def test_whatever_a_note_says_what_is_needed_keeps_its_files(registry: Registry,
 def test_other_models_and_backbones_keep_their_files(
     registry: Registry, calendar: Calendar, tmp_path: Path, store_url: str
 ) -> None:
+    release(registry, "v1.0.0", b"ours")
     other, _ = open_calendar(tmp_path / "other", store_url, f"{registry.model}-other")
     release(other, "v1.0.0", b"theirs")
     registry.blobs.put(b"weights")

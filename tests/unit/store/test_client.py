@@ -36,6 +36,10 @@ KEY = "models/m/channels/staging/0999999999999.json"
         "s3://bucket/a/../b",
         "s3://bucket/x//",
         "s3://" + "b" * 64,
+        "s3://bucket/a\x01",
+        "s3://bucket/a\x7fb",
+        "s3://bucket/a\n",
+        "s3://bucket/\udcff\udcfe",
     ],
 )
 def test_a_url_that_is_not_of_s3_is_refused(url: str) -> None:
