@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import click
 
 from registry.cli.options import dry_run_option, json_option, options_as
 from registry.cli.output import Output, facts
-from registry.errors import BadSetting
+from registry.errors import BadSetting, UloraError
+from registry.names import check_model
 from registry.settings import DEFAULT_MODEL, find
 from registry.usecases.init import POLICIES
 
@@ -80,7 +82,7 @@ def _options(given: InitAnswers, asks: bool) -> InitOptions:
     Raises:
         BadSetting: nothing says which store.
     """
-    from registry.usecases.init import InitOptions
+    from registry.usecases.init import InitOptions, check_mlflow, check_store
 
     def known(name: str, default: str = "") -> str:
         return str(find(name, getattr(given, name), {})[0] or default)
@@ -88,20 +90,34 @@ def _options(given: InitAnswers, asks: bool) -> InitOptions:
     store, model = known("store"), known("model", DEFAULT_MODEL)
     tracking_uri, endpoint_url, policy = known("tracking_uri"), known("endpoint_url"), given.policy or "default"
     if asks:
-        store = given.store or _ask("Store, s3://BUCKET/PREFIX (`ulora dev` makes one here)", store)
-        endpoint_url = given.endpoint_url or _ask("S3 server, empty for AWS", endpoint_url, may_be_empty=True)
-        tracking_uri = given.tracking_uri or _ask("MLflow server, empty for none", tracking_uri, may_be_empty=True)
-        model = given.model or _ask("Model", model)
-        policy = given.policy or _ask("Policy", policy, POLICIES)
+        store = given.store or _ask("Store, s3://BUCKET/PREFIX (`ulora dev` makes one here)", store, check_store)
+        endpoint_url = given.endpoint_url or _ask(
+            "S3 server, empty for AWS", endpoint_url, lambda answer: check_store(store, answer), may_be_empty=True
+        )
+        tracking_uri = given.tracking_uri or _ask(
+            "MLflow server, empty for none", tracking_uri, check_mlflow, may_be_empty=True
+        )
+        model = given.model or _ask("Model", model, check_model)
+        policy = given.policy or click.prompt("Policy", default=policy, type=click.Choice(POLICIES), err=True)
     if not store:
         raise _NO_STORE
     return InitOptions(model, store, tracking_uri or None, endpoint_url or None, policy, given.force)
 
 
-def _ask(text: str, default: str, choices: tuple[str, ...] = (), *, may_be_empty: bool = False) -> str:
-    kind = click.Choice(choices) if choices else str
-    answer = click.prompt(text, default=default if default or may_be_empty else None, type=kind, err=True)
-    return str(answer).strip()
+def _ask(text: str, default: str, check: Callable[[str], object], *, may_be_empty: bool = False) -> str:
+    """What a person answers, who is asked again where it is invalid."""
+
+    def checked(answer: str) -> str:
+        answer = answer.strip()
+        try:
+            if answer or not may_be_empty:
+                check(answer)
+        except UloraError as error:
+            raise click.UsageError(f"{error}; {error.hint}" if error.hint else str(error)) from error
+        return answer
+
+    shown = default if default or may_be_empty else None
+    return str(click.prompt(text, default=shown, value_proc=checked, err=True))
 
 
 def _document(prepared: InitFiles, found: InitLook, dry_run: bool) -> dict[str, object]:

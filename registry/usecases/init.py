@@ -24,6 +24,7 @@ from registry.errors import (
 from registry.formats.addresses import without_password
 from registry.names import check_model
 from registry.settings import SOURCES, Settings, default_cache, file_path
+from registry.store.objects import ObjectStore
 from registry.wiring import Wiring
 
 POLICIES = ("default", "aads", "none")
@@ -95,17 +96,11 @@ def prepare(options: InitOptions) -> InitFiles:
     Raises:
         BadInput, BadSetting: a name or an address is invalid, or a file exists and `force` is not given.
     """
-    from registry.catalog.tracking_uri import check_tracking_uri
     from registry.evidence.policy import policy_that_ships
 
+    check_store(options.store, options.endpoint_url)
     if options.tracking_uri:
-        check_tracking_uri(options.tracking_uri)
-    for address in filter(None, (options.tracking_uri, options.endpoint_url)):
-        if without_password(address) != address:
-            raise BadSetting(
-                f"{without_password(address)} was given with a password, which is not written into a file",
-                hint="leave it out: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or AWS's own variables",
-            )
+        check_mlflow(options.tracking_uri)
     policy = None if options.policy == "none" else file_path().with_name(_POLICY.name)
     settings = Settings(
         model=check_model(options.model),
@@ -115,11 +110,41 @@ def prepare(options: InitOptions) -> InitFiles:
         policy=policy,
         cache=default_cache(),
     )
-    _ = Wiring(settings).store  # raises if its address is none
     files = {policy: policy_that_ships(options.policy)} if policy else {}
     files[file_path()] = _text(settings).encode()
     _check_free(files, replace=options.force)
     return InitFiles(options, files, settings)
+
+
+def check_store(url: str, endpoint_url: str | None = None) -> None:
+    """Check the address of a store, and that of its S3 server. No server is asked.
+
+    Raises:
+        BadSetting: one is invalid, or has a password.
+    """
+    if endpoint_url:
+        _check_without_password(endpoint_url)
+    ObjectStore(url, endpoint_url=endpoint_url)
+
+
+def check_mlflow(uri: str) -> None:
+    """Check the address of an MLflow server, which is not asked.
+
+    Raises:
+        BadSetting: it is invalid, or has a password.
+    """
+    from registry.catalog.tracking_uri import check_tracking_uri
+
+    check_tracking_uri(uri)
+    _check_without_password(uri)
+
+
+def _check_without_password(address: str) -> None:
+    if without_password(address) != address:
+        raise BadSetting(
+            f"{without_password(address)} was given with a password, which is not written into a file",
+            hint="leave it out: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or AWS's own variables",
+        )
 
 
 def write(prepared: InitFiles) -> None:

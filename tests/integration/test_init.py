@@ -129,8 +129,22 @@ def test_a_variable_that_hides_the_file_is_told(place: str, monkeypatch: pytest.
     assert "note: ULORA_MODEL is set to something else" in done.err
 
 
-def test_on_a_terminal_it_asks_for_what_is_left_out(place: str, model: str) -> None:
-    answers = {"Store": place, "S3 server": "", "MLflow server": "", "Policy": "none"}
+RIGHT = {"Store": "PLACE", "S3 server": "", "MLflow server": "", "Policy": "none"}
+WRONG_FIRST = {
+    "Store": "s3://",
+    "is not a store": "PLACE",
+    "S3 server": "ann",
+    "is not an address": "http://ann:SECRET@h",
+    "was given with a password": "",
+    "MLflow server": "127.0.0.1:5000",
+    "does not begin with http": "",
+    "Policy": "strict",
+    "is not one of": "none",
+}
+
+
+@pytest.mark.parametrize("answers", [RIGHT, WRONG_FIRST], ids=["right", "wrong first"])
+def test_on_a_terminal_it_asks_for_what_is_left_out(place: str, model: str, answers: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "registry", "init", "--model", model],
@@ -146,7 +160,7 @@ def test_on_a_terminal_it_asks_for_what_is_left_out(place: str, model: str) -> N
             while not asked.rstrip().endswith(b":") or words.encode() not in asked:
                 asked += os.read(ours, 4096)
             asked = b""
-            os.write(ours, f"{answer}\n".encode())
+            os.write(ours, f"{answer.replace('PLACE', place)}\n".encode())
         out, _ = process.communicate()
     finally:
         guard.cancel()
