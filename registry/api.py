@@ -186,7 +186,7 @@ class Registry(RegistryParts):
         """The backbones that the store holds, by name.
 
         Raises:
-            NotFound: there is no store.
+            ObjectNotFound: this prefix is not a store.
         """
         return usecases.backbones.backbones(self.wiring)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -137,7 +138,8 @@ def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[Bac
             raise
         return (), None
     try:
-        return [mirrored.backbone for mirrored in registry.backbones()], registry.wiring.backbone_mirror.fetch
+        mirror = registry.wiring.backbone_mirror  # of a store that may not be made yet: a fit comes before it
+        return [mirrored.backbone for mirrored in mirror.all()], mirror.fetch
     except Unreachable as error:
         out.note(f"the store's backbones are left out: {error}")
         return (), None
@@ -150,9 +152,9 @@ def _bars(out: Output) -> Iterator[Callable[[str, int, int], None]]:
     advance: Callable[[int], None] = lambda done: None  # noqa: E731
     current, shown = "", 0
 
-    def close() -> None:
+    def close(*error: Any) -> None:
         if bar is not None:
-            bar.__exit__(None, None, None)
+            bar.__exit__(*(error or (None, None, None)))
 
     def told(stage: str, done: int, total: int) -> None:
         nonlocal bar, advance, current, shown
@@ -165,8 +167,10 @@ def _bars(out: Output) -> Iterator[Callable[[str, int, int], None]]:
 
     try:
         yield told
-    finally:
-        close()
+    except BaseException:
+        close(*sys.exc_info())  # the bar stays where it is
+        raise
+    close()
 
 
 def _warn(out: Output, warnings: Sequence[str]) -> None:

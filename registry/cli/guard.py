@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -118,7 +118,7 @@ class _NewLooks:
 
     def __init__(self, out: Output) -> None:
         self._out = out
-        self._before: dict[str, str] = {}
+        self._before: dict[str, tuple[str, Sequence[str]]] = {}
         self._is_down = False
 
     def done(self, found: list[Looked]) -> None:
@@ -127,11 +127,11 @@ class _NewLooks:
         self._is_down = False
         for looked in found:
             line = _line(looked)
-            if looked.changed or looked.notes or self._before.get(looked.channel) != line:
+            if looked.changed or self._before.get(looked.channel) != (line, looked.notes):
                 self._out.event(looked, line)
                 for note in looked.notes:
                     self._out.note(f"{looked.channel}: {note}")
-            self._before[looked.channel] = line
+            self._before[looked.channel] = (line, looked.notes)
 
     def failed(self, error: Exception, pause: float) -> None:
         if not self._is_down:
@@ -154,7 +154,8 @@ def _line(looked: Looked) -> str:
     kept = f" (decision {looked.decision[:12]})" if looked.decision else ""
     done = "done: " if looked.changed else ""
     outcome = f"{looked.outcome}, " if looked.outcome else ""
-    return f"{looked.channel}: {done}{outcome}{looked.summary}{kept}"
+    problem = f": {looked.problem}" if looked.problem else ""
+    return f"{looked.channel}: {done}{outcome}{looked.summary}{problem}{kept}"
 
 
 def _finding_lines(looked: Looked) -> Iterator[str]:

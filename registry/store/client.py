@@ -6,6 +6,7 @@ import base64
 import os
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from registry.store.object_info import Encryption
 
 _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
 """No part of a prefix is empty or begins with a dot: some servers would take `..` for the folder above."""
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, of bytes that are no text, and of ends of lines."""
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _WRITES = ("PutObject", "CreateMultipartUpload", "CopyObject")
 _FALLBACK_REGION = "us-east-1"
@@ -80,10 +83,11 @@ class S3Client:
             BadSetting: the URL is not an S3 URL, or the endpoint not the address of a server.
         """
         match = _URL.fullmatch(url)
-        if match is None or not url.isprintable():  # a control character, or bytes of a terminal that are no text
+        if match is None or any(unicodedata.category(letter) in _NO_TEXT for letter in url):
             raise BadSetting(
-                f"{without_password(url)[:200]!a} is not a store",
-                hint="a store reads s3://BUCKET/PREFIX; a bucket's name has 3 to 63 letters, digits, dots or dashes",
+                f"{without_password(url)[:200]!r} is not a store",
+                hint="a store reads s3://BUCKET/PREFIX; a bucket's name has 3 to 63 letters, digits, dots or dashes, "
+                "a prefix no control characters",
             )
         bucket, prefix = match.groups()
         self.url: str = url.rstrip("/")

@@ -14,7 +14,7 @@ def backbones(wiring: Wiring) -> Mirrored:
     """The backbones that the store holds; see `Registry.backbones`."""
     found = wiring.backbone_mirror.all()
     if not (found.backbones or found.damaged or found.refused):
-        wiring.store.check_holds(wiring.model)
+        wiring.store.check_target()  # backbones belong to the store, and come before a model's first version
     return found
 
 

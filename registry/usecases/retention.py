@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from registry.errors import BadInput
+from registry.errors import BadInput, VersionNotFound
 from registry.names import VersionName
 from registry.oci.push import OciPush
 from registry.oci.reference import OciReference, is_oci
@@ -70,7 +70,11 @@ def copy_to(
     else:
         target = open_place(place, endpoint_url=options.endpoint_url, profile=options.profile, sse=wiring.settings.sse)
         copy = Copy(wiring.store, target, local, wiring.model)
-    return copy.plan(version) if dry_run else copy.run(version, progress or open_no_progress)
+    try:
+        return copy.plan(version) if dry_run else copy.run(version, progress or open_no_progress)
+    except VersionNotFound:
+        wiring.store.check_holds(wiring.model)
+        raise
 
 
 def copy_from(

@@ -57,6 +57,8 @@ def unpin(wiring: Wiring, version: str) -> bool:
     was_pinned = is_pinned(wiring, version)
     if was_pinned:
         wiring.pins.take_back(version)
+    else:
+        wiring.store.check_holds(wiring.model)
     return was_pinned
 
 

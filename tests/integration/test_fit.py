@@ -19,6 +19,7 @@ from adapters.answer.loading import load_bundle
 from tests.support.bundles import read_bundle
 from tests.support.coloured_images import write_blotches
 from tests.support.image_layouts import plantdoc
+from tests.support.registries import bind, open_registry
 from tests.support.run_ulora import Finished, complains, ulora
 
 
@@ -118,6 +119,18 @@ def test_fit_works_without_the_store_on_a_local_backbone(
     done = fit(images, "bundle", "--dry-run")
     assert done.code == 0, done
     assert "note: the store's backbones are left out" in done.err
+
+
+def test_a_fit_comes_before_the_store_and_the_first_version(
+    images: Path, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = open_registry(tmp_path, store_url, "others")
+    others.store.initialise()
+    bind(others, "v1.0.0")
+    for url in (store_url, f"{store_url}-new"):
+        monkeypatch.setenv("ULORA_STORE", url)
+        done = fit(images, "bundle", "--dry-run")
+        assert done.code == 0, done
 
 
 @pytest.mark.acceptance

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from registry.api import Registry
-from registry.errors import BucketNotFound, ChannelEmpty, NotFound, NothingToRollBackTo, VersionNotFound
+from registry.cli.guard import _NewLooks
+from registry.cli.output import Output
+from registry.errors import BucketNotFound, ChannelEmpty, NotFound, NothingToRollBackTo, ObjectNotFound, VersionNotFound
 from registry.guard.guard import Guard, GuardOptions
 from registry.guard.notifiers import Notifiers
 from registry.guard.replay import find_decision
@@ -38,7 +40,8 @@ LOOKS: dict[str, Callable[[Registry], object]] = {
     "load": lambda registry: registry.load("v1.0.0"),
     "verify all": lambda registry: registry.verify_all(),
     "collect garbage": lambda registry: registry.collect_garbage(dry_run=True),
-    "backbones": lambda registry: registry.backbones(),
+    "copy": lambda registry: registry.copy_to("v1.0.0", "folder", dry_run=True),
+    "unpin": lambda registry: registry.unpin("v1.0.0"),
     "advance": lambda registry: registry.canary.advance(),
     "abort": lambda registry: registry.canary.abort(),
     "canary report": lambda registry: registry.canary.report(),
@@ -94,6 +97,24 @@ def test_what_is_really_empty_is_empty(store_url: str, tmp_path: Path) -> None:
         registry.rollback()
     with pytest.raises(ChannelEmpty):
         registry.follow().start()
+
+
+def test_backbones_are_of_the_store(registry: Registry) -> None:
+    assert list(elsewhere(registry, model="new-team").backbones()) == []
+    with pytest.raises(ObjectNotFound, match="not in the store"):
+        elsewhere(registry, store=f"{registry.settings.store}-typo").backbones()
+
+
+def test_a_guard_of_a_wrong_model_says_it_once(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = elsewhere(registry, model="aads-ulroa")
+    guard, lines = Guard(wrong, Notifiers([]), GuardOptions(("production",))), _NewLooks(Output(as_json=False))
+    for _ in range(3):
+        lines.done(guard.look())
+    said = capsys.readouterr()
+    assert said.out.count("it can't be judged: NotFound") == said.out.count("has no model 'aads-ulroa'") == 1
+    assert said.err.count("did you mean --model aads-ulora?") == 1
 
 
 def test_the_guard_waits_for_the_first_record_of_a_channel(registry: Registry) -> None:

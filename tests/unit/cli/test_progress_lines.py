@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from registry.cli import output as output_module
+from registry.cli.fit import _bars
 from registry.cli.output import Output
 
 
@@ -73,6 +74,21 @@ def test_a_bar_stays_where_the_work_failed(monkeypatch: pytest.MonkeyPatch) -> N
         fail()
     assert not any("100%" in state for state in terminal.bars())
     assert any("60%" in state for state in terminal.bars())
+
+
+def test_the_bar_of_a_fit_stays_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+
+    def interrupt() -> None:
+        with _bars(Output(as_json=False)) as told:
+            told("train", 10, 10)
+            told("val", 3, 10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    of_val = [state for state in terminal.bars() if state.startswith("val")]
+    assert of_val[-1].endswith("30%")
 
 
 def test_threads_move_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:

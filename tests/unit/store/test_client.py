@@ -48,7 +48,10 @@ def test_a_url_that_is_not_of_s3_is_refused(url: str) -> None:
     assert "s3://BUCKET/PREFIX" in error.value.hint
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/", "s3://bucket/a", "s3://bucket/a/b-c/", "s3://my.b/ä b"])
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket", "s3://bucket/", "s3://bucket/a", "s3://bucket/a/b-c/", "s3://my.b/ä b", "s3://my.b/می\u200cخواهم"],
+)
 def test_a_store_is_a_bucket_and_a_prefix(url: str) -> None:
     assert ObjectStore(url).url == url.rstrip("/")
 
