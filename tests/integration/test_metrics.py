@@ -46,7 +46,9 @@ def follow(shop: Shop) -> Live:
             manifest.version, manifest.content_sha256, load_echo(manifest, files).weights, controls=CONTROLS
         )
 
-    return Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=lambda flavor: load, max_batch=4))
+    return Live(
+        shop.channel(), shop.versions, shop.blobs, LiveOptions(find=lambda flavor: load, max_batch=4, deadline=600)
+    )
 
 
 @pytest.fixture

@@ -273,7 +273,7 @@ def test_a_replica_predicts_at_its_endpoint(registry: Registry, tmp_path: Path, 
     target = get_deploy_client("ulora")
     table = {"image": [png(0), base64.b64encode(png(1)).decode()], "target": ["low", None]}
     with (
-        Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live,
+        Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600)) as live,
         running_server(live) as (_, url),
     ):
         answers = target.predict(inputs=table, endpoint=url)["predictions"]

@@ -100,7 +100,10 @@ def test_a_flavor_that_tells_less_is_told_as_it_is(store_url: str, model: str, t
     shop = Shop(ObjectStore(store_url), model, tmp_path)
     shop.release("v1.0.0")
     shop.promote("v1.0.0")
-    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live, running(live) as http:
+    with (
+        Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600)) as live,
+        running(live) as http,
+    ):
         assert http.get("/v1/adapters/low/status").json()["has_ood"] is None
         assert http.post("/v1/diagnose", json={"image": as_text(b"leaf")}).json()["outcome"] == "answer"
         assert http.post("/v1/diagnose", content=b"x").status_code == 415

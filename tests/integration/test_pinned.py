@@ -62,7 +62,7 @@ def shop_of(registry: Registry) -> Shop:
 
 
 def pinned(registry: Registry, version: str = "v1.0.0", **options: Any) -> Live:
-    options = {"poll": 0.02, "retry": 0.02, "read_seconds": 0.5, "find": find_echo, **options}
+    options = {"poll": 0.02, "retry": 0.02, "read_seconds": 0.5, "find": find_echo, "deadline": 600, **options}
     return registry.pinned(version, LiveOptions(**options))
 
 
@@ -105,7 +105,7 @@ def test_a_pinned_replica_follows_no_channel(registry: Registry) -> None:
 
 
 def test_a_replica_that_follows_says_that_it_is_not_pinned(registry: Registry) -> None:
-    with registry.follow("production", LiveOptions(find=find_echo)) as live, running(live) as client:
+    with registry.follow("production", LiveOptions(find=find_echo, deadline=600)) as live, running(live) as client:
         assert [client.get(path).json()["pinned"] for path in ("/version", "/health")] == [False, False]
 
 

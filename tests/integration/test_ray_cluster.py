@@ -252,7 +252,7 @@ def test_answers_are_those_of_ulora_serve(cluster: RayCluster, shop: Shop) -> No
         ("POST", "/predict", {"content": b"leaf", "headers": {**IMAGE, "X-Request-Id": "mine"}}),
     ]
     options = HttpOptions(max_body=1024)
-    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo))
+    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600))
     with (
         live,
         running(live, options) as plain,

@@ -62,7 +62,7 @@ def shop(store_url: str, model: str, tmp_path: Path) -> Shop:
 
 @pytest.fixture
 def live(shop: Shop) -> Iterator[Live]:
-    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(poll=0.02, retry=0.05)) as live:
+    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(poll=0.02, retry=0.05, deadline=600)) as live:
         yield live
 
 
@@ -162,7 +162,9 @@ def test_a_cache_that_may_not_be_written_is_no_reason_to_stop(store_url: str, mo
     cache.mkdir()
     with (
         no_right_to_write(cache),
-        Live(shop.channel(), shop.versions, Blobs(shop.store, cache), LiveOptions(find=find_echo)) as live,
+        Live(
+            shop.channel(), shop.versions, Blobs(shop.store, cache), LiveOptions(find=find_echo, deadline=600)
+        ) as live,
     ):
         assert live.predict(b"leaf").version == "v1.0.0"
     assert list(cache.iterdir()) == []
@@ -292,7 +294,7 @@ def test_health_version_and_refresh_say_what_is_served(shop: Shop, http: httpx.C
 
 
 def test_a_replica_that_should_not_be_asked_answers_503(shop: Shop) -> None:
-    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(max_staleness=-1))
+    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(max_staleness=-1, deadline=600))
     with live, running(live) as http:
         assert http.get("/health").status_code == 503
         assert http.get("/health").json()["state"] == "not ready"
@@ -328,7 +330,7 @@ def test_a_slow_prediction_does_not_hold_up_health(shop: Shop) -> None:
 
         return load
 
-    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_slow))
+    live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_slow, deadline=600))
     with live, running(live) as http, ThreadPoolExecutor(1) as pool:
         loading.clear()
         slow = pool.submit(http.post, "/predict", files={"image": IMAGES[0]})
@@ -357,7 +359,8 @@ from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 heartbeats = Heartbeats(shop.store, shop.model, "production")
-with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo), fleet=heartbeats) as live:
+options = LiveOptions(find=find_echo, deadline=600)
+with Live(shop.channel(), shop.versions, shop.blobs, options, fleet=heartbeats) as live:
     serve(live, HttpOptions(port=0, drain=0.1), started=lambda url: print(url, flush=True))
 print("closed", flush=True)
 """
@@ -405,7 +408,7 @@ class StoppedBeforeItRuns(server.HttpServer):
     def run(self, sockets=None):
         stop()
         super().run(sockets=sockets)
-with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live:
+with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600)) as live:
     for _ in range(5):
         server.serve(live, HttpOptions(port=0, drain=0), started=stop)
     assert len(announced) == 5

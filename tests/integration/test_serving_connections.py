@@ -35,7 +35,7 @@ def live(store_url: str, model: str, tmp_path: Path) -> Iterator[Live]:
     shop = Shop(ObjectStore(store_url), model, tmp_path)
     shop.release("v1.0.0")
     shop.promote("v1.0.0")
-    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live:
+    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600)) as live:
         yield live
 
 
@@ -163,7 +163,7 @@ from registry.store.objects import ObjectStore
 from tests.support.echo_releases import Shop, find_echo
 from tests.support.running_app import running_server
 shop = Shop(ObjectStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
-live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo))
+live = Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600))
 with live, running_server(live) as (server, url):
     print(url, flush=True)
     sys.stdin.readline()

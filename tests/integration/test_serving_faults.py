@@ -18,7 +18,7 @@ from tests.support.echo_releases import Shop, find_echo, wait_until
 from tests.support.running_app import running
 from tests.support.unwritable_folder import no_right_to_write
 
-OPTIONS = LiveOptions(find=find_echo, poll=0.02, retry=0.05)
+OPTIONS = LiveOptions(find=find_echo, poll=0.02, retry=0.05, deadline=600)
 
 
 @pytest.fixture

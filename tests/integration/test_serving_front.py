@@ -61,7 +61,8 @@ def http(live: Live) -> Iterator[httpx.Client]:
 
 def ask(http: httpx.Client, image: bytes = b"leaf", **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return http.post("/predict", content=image, headers={"Content-Type": "image/png", **named})
+    patient = {"Content-Type": "image/png", "X-Request-Timeout-Ms": "600000"}
+    return http.post("/predict", content=image, headers={**patient, **named})
 
 
 def test_every_answer_has_a_request_id(http: httpx.Client) -> None:

@@ -27,7 +27,7 @@ def live(store_url: str, model: str, tmp_path: Path) -> Iterator[Live]:
     shop = Shop(ObjectStore(store_url), model, tmp_path)
     shop.release("v1.0.0")
     shop.promote("v1.0.0")
-    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo)) as live:
+    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600)) as live:
         yield live
 
 

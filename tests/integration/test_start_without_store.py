@@ -377,7 +377,7 @@ def test_ulora_serve_starts_without_the_store(mine: Registry, server: S3Server, 
     environment = {"ULORA_MODEL": mine.model, "ULORA_STORE": settings.store, "ULORA_CACHE": str(settings.cache)}
 
     def started(folder: str) -> Any:
-        return serving(tmp_path / folder, environment, "--max-cache-age", "1h")
+        return serving(tmp_path / folder, environment, "--max-cache-age", "1h", "--deadline", "600")
 
     with started("first") as process:
         assert process.stdout

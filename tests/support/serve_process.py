@@ -52,7 +52,9 @@ def main(store: str, model: str, folder: str, drain: str, grace: str, ahead: str
 
     shop = Shop(ObjectStore(store), model, Path(folder))
     fleet = Heartbeats(shop.store, model, "production")
-    with Live(shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo), fleet=fleet) as live:
+    with Live(
+        shop.channel(), shop.versions, shop.blobs, LiveOptions(find=find_echo, deadline=600), fleet=fleet
+    ) as live:
         options = HttpOptions(
             port=0, drain=float(drain), grace=float(grace), header_seconds=600, body_seconds=600, idle_seconds=600
         )
