@@ -123,7 +123,7 @@ class Registry(RegistryParts):
             tell: is called with each result as soon as it is known.
 
         Raises:
-            BadInput: the folder with copies does not exist, or the share is invalid.
+            BadInput, NotFound: no such folder with copies, an invalid share; no such store or model.
         """
         return usecases.verify.verify_all(self.wiring, versions, options, dry_run=dry_run, tell=tell, progress=progress)
 
@@ -303,12 +303,12 @@ class Registry(RegistryParts):
         """The scripts of all versions that a rollback of a channel could go to now. Pins nothing.
 
         Raises:
-            NothingToRollBackTo, MissingBlob, CorruptBlob, NotTrusted: there is none, or one could not be served.
+            NothingToRollBackTo, NotFound, MissingBlob, CorruptBlob, NotTrusted: there is none, or it can't be served.
         """
         return usecases.scripts.rollback_scripts(self.wiring, channel)
 
     def unpin(self, version: str) -> bool:
-        """Let garbage collection delete a version that a rollback script pinned; False if it was not pinned."""
+        """Let garbage collection delete a version that a script pinned; False if none did. Raises: NotFound."""
         return usecases.scripts.unpin(self.wiring, version)
 
     def is_pinned(self, version: str) -> bool:
@@ -356,7 +356,7 @@ class Registry(RegistryParts):
         and deleting, is 24 hours.
 
         Raises:
-            NotNow, IntegrityError: another one is deleting, or something can't be read. No file was deleted.
+            NotNow, NotFound, IntegrityError: nothing was deleted: another one is at it, or it can't all be read.
         """
         collect = usecases.retention.collect_garbage
         return collect(self.wiring, rule, grace=grace, reason=reason, dry_run=dry_run, say=say)
@@ -398,7 +398,7 @@ class Registry(RegistryParts):
     def reconcile(self, *, adopt: bool = False, dry_run: bool = False) -> Reconciled:
         """Make MLflow hold every version and show what the channels serve; promote or refuse what is requested there.
 
-        What is damaged in the store is reported, and the rest goes on. Raises: CatalogUnreachable.
+        What is damaged in the store is reported, and the rest goes on. Raises: CatalogUnreachable, NotFound.
         """
         reconciler = self.reconciler(adopt=adopt)
         return reconciler.preview() if dry_run else reconciler.reconcile()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,30 +146,20 @@ def _mirror(store: str | None, backbone: str, out: Output) -> tuple[Sequence[Bac
 
 @contextmanager
 def _bars(out: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage of a fit."""
-    bar: AbstractContextManager[Callable[[int], None]] | None = None
+    """A bar for each stage of a fit. That of a stage that failed stays where it is."""
     advance: Callable[[int], None] = lambda done: None  # noqa: E731
     current, shown = "", 0
+    with ExitStack() as bar:
 
-    def close(*error: Any) -> None:
-        if bar is not None:
-            bar.__exit__(*(error or (None, None, None)))
+        def told(stage: str, done: int, total: int) -> None:
+            nonlocal advance, current, shown
+            if stage != current or done < shown:
+                bar.close()
+                advance, current, shown = bar.enter_context(out.progress(total, stage)), stage, 0
+            advance(done - shown)
+            shown = done
 
-    def told(stage: str, done: int, total: int) -> None:
-        nonlocal bar, advance, current, shown
-        if stage != current or done < shown:
-            close()
-            bar = out.progress(total, stage)
-            advance, current, shown = bar.__enter__(), stage, 0
-        advance(done - shown)
-        shown = done
-
-    try:
         yield told
-    except BaseException:
-        close(*sys.exc_info())  # the bar stays where it is
-        raise
-    close()
 
 
 def _warn(out: Output, warnings: Sequence[str]) -> None:

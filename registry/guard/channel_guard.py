@@ -92,7 +92,7 @@ class ChannelGuard:
         return Looked.of(decision) if dry_run else self._follow(decision)
 
     def _check_model(self) -> None:
-        """Check that a channel without a record is none of a wrong address; once it was not, it is not asked again.
+        """Check that the store and the model exist. Once they do, the store is not asked again.
 
         Raises:
             NotFound: there is no store, or no such model in it.

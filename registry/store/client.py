@@ -33,7 +33,7 @@ from registry.store.object_info import Encryption
 _URL = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{2,62})/?((?<=/)[^/.][^/]*(?:/[^/.][^/]*)*)?/?")
 """No part of a prefix is empty or begins with a dot: some servers would take `..` for the folder above."""
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, of bytes that are no text, and of ends of lines."""
+"""Unicode categories that no prefix has: control characters, bytes that are not valid text, and line ends."""
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _WRITES = ("PutObject", "CreateMultipartUpload", "CopyObject")
 _FALLBACK_REGION = "us-east-1"

@@ -108,9 +108,10 @@ def _walk(walk: AuditWalk, options: AuditOptions) -> None:
         records = walk.log(channel, lambda record: within(record, since, until))
         if not records:
             walk.wiring.store.check_holds(walk.wiring.model)
-            period = f" from {since.isoformat()} on, before {until.isoformat()}"
+            began = f" from {since.isoformat()} on" if options.since else ""
+            ended = f" before {until.isoformat()}" if options.until else ""
             raise NotFound(
-                f"{channel} has no record{period if options.since or options.until else ''}",
+                f"{channel} has no record{began}{ended}",
                 hint=f"`ulora history --channel {channel}` shows when it moved",
             )
         for name in dict.fromkeys(name for record in records for name in served(record)):

@@ -70,7 +70,7 @@ class Bindings:
         return self._names(self._store.list(layout.versions(self._model)))
 
     def existing_names(self) -> list[VersionName]:
-        """The same; that there are none is not taken for an answer where the address is wrong.
+        """All version names, in their order; an empty list only where the store and the model are the right ones.
 
         Raises:
             NotFound: there is no store, or no such model in it.

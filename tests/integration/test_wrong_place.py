@@ -105,9 +105,7 @@ def test_backbones_are_of_the_store(registry: Registry) -> None:
         elsewhere(registry, store=f"{registry.settings.store}-typo").backbones()
 
 
-def test_a_guard_of_a_wrong_model_says_it_once(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_guard_of_a_wrong_model_says_it_once(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = elsewhere(registry, model="aads-ulroa")
     guard, lines = Guard(wrong, Notifiers([]), GuardOptions(("production",))), _NewLooks(Output(as_json=False))
     for _ in range(3):
