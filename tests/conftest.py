@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import botocore.session
+import httpx._transports.default as httpx_transports
 import pytest
 from hypothesis import settings
 
@@ -44,6 +45,8 @@ settings.load_profile("ulora")
 
 # Every store opens a session of its own, and every session would parse botocore's description of S3 again.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+# Every client of HTTP would read the certificates of all authorities again, in 0.08 s.
+httpx_transports.create_ssl_context = functools.cache(httpx_transports.create_ssl_context)  # type: ignore[attr-defined]
 
 pytest_plugins = ["tests.faults.plugin", "tests.running"]
 

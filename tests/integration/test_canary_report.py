@@ -134,6 +134,7 @@ def test_a_report_is_a_run_of_both_versions(registry: Registry, tracking_uri: st
     assert logged.canary.report().run != found.run
 
 
+@pytest.mark.acceptance
 def test_a_report_sends_nothing_to_an_mlflow_that_hangs(
     registry: Registry, mlflow_proxy: Proxy, tmp_path: Path
 ) -> None:

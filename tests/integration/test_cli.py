@@ -52,6 +52,7 @@ def as_json(*words: object) -> Finished:
     return done
 
 
+@pytest.mark.acceptance
 def test_the_answer_of_every_command_is_one_json_document(
     released: Registry, tmp_path: Path, tracking_uri: str
 ) -> None:

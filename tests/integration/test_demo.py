@@ -58,13 +58,8 @@ def test_the_demo_has_the_results_that_it_shows(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"),
-    [
-        pytest.param(signal.SIGINT, "S3 and MLflow are up", marks=pytest.mark.acceptance),
-        (signal.SIGTERM, "began"),
-    ],
-)
+@pytest.mark.acceptance
+@pytest.mark.parametrize(("number", "moment"), [(signal.SIGINT, "S3 and MLflow are up"), (signal.SIGTERM, "began")])
 def test_an_interrupted_demo_ends_its_processes_and_files(tmp_path: Path, number: signal.Signals, moment: str) -> None:
     images = few_digits(tmp_path / "digits")
     with running_demo(tmp_path, images) as running:

@@ -129,6 +129,7 @@ def test_an_old_version_with_wrong_digests_is_refused(registry: Registry, tmp_pa
     assert registry.bindings.names() == []
 
 
+@pytest.mark.acceptance
 def test_a_backbone_of_the_store_is_found_by_its_name(registry: Registry, tmp_path: Path) -> None:
     shutil.copytree(TINY / "dinov2-tiny", tmp_path / "vit")
     registry.add_backbone(tmp_path / "vit", name="plant-vit")

@@ -74,6 +74,7 @@ def refused(error: pytest.ExceptionInfo[MlflowException], code: str, *says: str)
     assert [word for word in says if word not in str(error.value)] == [], str(error.value)
 
 
+@pytest.mark.acceptance
 def test_a_channel_is_created_changed_and_rolled_back(registered: Registry, deployments: Any) -> None:
     theirs = client(registered)
     made = deployments.create_deployment("production", f"models:/{registered.model}/1", config={"reason": "the first"})

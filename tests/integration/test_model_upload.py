@@ -82,6 +82,7 @@ def test_few_files_or_none_are_no_special_case(
     assert len(uploaded(client, model_id)) == number
 
 
+@pytest.mark.acceptance
 def test_a_file_that_is_not_taken_ends_the_upload(
     model: str, mlflow_proxy: Proxy, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -278,6 +278,7 @@ def balanced(registry: Registry, **changes: str) -> Iterator[Balanced]:
         yield Balanced(nginx, configuration, ends)
 
 
+@pytest.mark.acceptance
 @needs_nginx
 def test_nginx_gives_a_key_the_same_version_always(registry: Registry) -> None:
     with balanced(registry) as two, httpx.Client(timeout=300, limits=ONE_EACH) as client:

@@ -43,6 +43,8 @@ from tests.support.sent_requests import Sent, record
 from tests.support.signing_keys import key_pair
 from tests.support.watched_trials import Fleet, Rates
 
+pytestmark = pytest.mark.acceptance
+
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
 ROLES = ("publisher", "measurer", "promoter", "replica", "guard", "gc", "verifier", "reader")
 MODEL, PREFIX = "leaves", "team/ulora"
@@ -208,7 +210,6 @@ def collect(cast: Cast) -> None:
         cast["gc"].collect_garbage(RetentionRule(keep=1, older_than=timedelta(0)), grace=timedelta(0))
 
 
-@pytest.mark.acceptance
 def test_every_request_of_a_role_is_allowed_by_its_policy(cast: Cast) -> None:
     for role in ROLES:
         calls = cast.calls(role)
@@ -216,7 +217,6 @@ def test_every_request_of_a_role_is_allowed_by_its_policy(cast: Cast) -> None:
         assert [call for call in calls if not allows(cast.policies[role], cast.policies["bucket"], call)] == []
 
 
-@pytest.mark.acceptance
 def test_a_dashboard_needs_the_rights_of_a_reader(cast: Cast) -> None:
     for name in PAGES:
         shown = page(name.lower(), Dashboard(cast["reader"]))

@@ -123,6 +123,7 @@ def test_a_request_is_no_way_around_people_and_freezes(
     assert aliases(registry) == {"production": 1}
 
 
+@pytest.mark.acceptance
 def test_a_request_refused_by_gates_is_answered_with_all_rules(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "strict.yaml").write_text(STRICT)
     strict = Registry(settings=replace(registry.settings, policy=tmp_path / "strict.yaml"))

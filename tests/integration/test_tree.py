@@ -161,6 +161,7 @@ def test_a_git_tag_is_created_and_recorded_in_the_version(here: Path, monkeypatc
     complains(ulora("show", "v1.1.0"), 5)
 
 
+@pytest.mark.acceptance
 def test_a_snapshot_can_be_promoted_but_not_served(
     tmp_path: Path, store_url: str, tracking_uri: str, model: str
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_missing_artifact_is_refused(folder: Path) -> None:
         opened(folder)
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("beside", [False, True], ids=["instead of ours", "merged with ours"])
 def test_another_package_named_adapters_is_detected(folder: Path, tmp_path: Path, *, beside: bool) -> None:
     (tmp_path / "foreign" / "adapters").mkdir(parents=True)

@@ -130,6 +130,7 @@ comparison.run(measure, threads=1, as_json=False)
 """
 
 
+@pytest.mark.acceptance
 def test_a_terminated_command_deletes_its_temporary_folder(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WAITS, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -215,6 +215,7 @@ def test_corrupt_bytes_are_not_put_there(shelf: Shelf, path: Path) -> None:
     assert names(path / ".ulora") == ["follow.json", "lock"]
 
 
+@pytest.mark.acceptance
 def test_killed_anywhere_current_is_the_old_or_the_new_version(shelf: Shelf, tmp_path: Path) -> None:
     zero, one, two = (shelf.manifest(f"v{number}.0.0", text) for number, text in enumerate((ONE, ONE, TWO)))
     start = tmp_path / "start"
@@ -235,6 +236,7 @@ def test_killed_anywhere_current_is_the_old_or_the_new_version(shelf: Shelf, tmp
     assert seen == {True, False}
 
 
+@pytest.mark.acceptance
 def test_killed_at_the_first_start_it_begins_again(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "start").mkdir()
     one = shelf.manifest("v1.0.0", ONE)
