@@ -21,6 +21,7 @@ from registry.api import Registry
 from registry.breakglass import verify_audit
 from registry.channels.channel import PromoteOptions, RollbackOptions
 from registry.devstack.s3_server import S3Server
+from registry.errors import NotFound
 from registry.formats import canonical
 from registry.guard.guard import Guard, GuardOptions
 from registry.guard.notifiers import Notifiers
@@ -29,6 +30,7 @@ from registry.store import layout
 from registry.usecases import audit_documents
 from registry.usecases.audit_options import AuditOptions, ChecklistOptions
 from registry.usecases.options import CanaryOptions
+from tests.support.echo_releases import wait_until
 from tests.support.measured_versions import accuracy_of
 from tests.support.registries import bind, create, open_registry
 from tests.support.run_ulora import complains, ulora
@@ -433,8 +435,10 @@ def test_a_time_has_its_records_and_the_one_before(registry: Registry, tmp_path:
     assert found.channels == {"production": (records[3].generation, records[0].generation)}
     assert verify_here(tmp_path / "late.zip")[0] == 3, "it has no keys, and nothing is wrong"
     later = AuditOptions(channel="production", since=datetime.now(UTC) + timedelta(days=1))
-    with pytest.raises(Exception, match="has no record from"):
+    with pytest.raises(NotFound, match=r"production has no record from [0-9T:.+-]+ on\n"):
         registry.audit(tmp_path / "none.zip", later)
+    with pytest.raises(NotFound, match=r"production has no record before 2020-01-01T00:00:00\+00:00\n"):
+        registry.audit(tmp_path / "none.zip", replace(later, since=None, until=datetime(2020, 1, 1, tzinfo=UTC)))
 
 
 # --- what is missing, damaged or forgotten, in stores of their own ---------------------------------------------------
@@ -517,8 +521,9 @@ def test_an_audit_of_a_forgotten_version(small: Registry, tmp_path: Path) -> Non
     whole = small.audit(tmp_path / "whole.zip", AuditOptions(version=V2, with_weights=True))
     assert whole.problem is None
     assert verify_here(tmp_path / "whole.zip")[0] == 0
-    for _ in range(2):
-        small.collect_garbage(RetentionRule(keep=1, older_than=timedelta(0)), grace=timedelta(0), reason="old")
+    all_but_one = RetentionRule(keep=1, older_than=timedelta(0))
+    # A blob has to be older than its mark, by a clock of whole seconds.
+    wait_until(lambda: small.collect_garbage(all_but_one, grace=timedelta(0), reason="old").pruned.deleted)
     gone = replace(small.settings, cache=tmp_path / "other-cache")
     found = Registry(settings=gone).audit(tmp_path / "gone.zip", AuditOptions(version=V2, with_weights=True))
     assert found.problem is None, "that its files are gone is as it should be"
