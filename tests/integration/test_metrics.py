@@ -148,7 +148,10 @@ def test_a_load_that_fails_is_counted(http: httpx.Client, live: Live, shop: Shop
     shop.promote("v1.1.0")
     live.refresh()
     wait_until(lambda: (value(scrape(http), "ulora_swaps_total", result="failed") or 0) >= 1)
+    assert (post(http, b"a").json()["version"], value(scrape(http), "ulora_generation")) == ("v1.0.0", 1)
     repair()
+    wait_until(lambda: value(scrape(http), "ulora_generation") == 2)
+    assert post(http, b"a").json()["version"] == "v1.1.0"
 
 
 def test_replicas_in_one_process_have_metrics_of_their_own(http: httpx.Client, shop: Shop) -> None:

@@ -114,6 +114,7 @@ def test_a_client_that_does_not_read_is_cut_off(live: Live) -> None:
                 asked += 10
                 wait_until(lambda asked=asked: paused() or state.total_requests >= asked)
             wait_until(lambda: not state.connections)
+        assert httpx.post(f"{url}/predict", timeout=300, **IMAGE).status_code == 200, "others are answered"
 
 
 def test_more_connections_than_there_may_be_are_refused(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
